@@ -1,0 +1,250 @@
+"""What a run is: the dataclasses that every YAML file, override and message is checked against.
+
+Groups in `RUN_SCOPE` travel to the silos as plain values; everything else stays where it was written.
+A field's limits stand beside it (`number`, `one_of`); `conf.validate` enforces them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def number(
+    default: Any, *, above: float | None = None, at_least: float | None = None, at_most: float | None = None
+) -> Any:
+    """A numeric field with its limits; None is allowed where the annotation allows it."""
+    return field(default=default, metadata={"above": above, "at_least": at_least, "at_most": at_most})
+
+
+def one_of(default: str, *others: str) -> Any:
+    """A string field that takes one of the listed values; the first is the default."""
+    return field(default=default, metadata={"one_of": (default, *others)})
+
+
+@dataclass
+class EarlyStopConf:
+    """Stop when `metric` has not improved by `min_delta` for `patience` rounds; off when patience is None."""
+
+    metric: str = "loss"
+    mode: str = one_of("min", "max")
+    patience: int | None = number(None, at_least=1)
+    min_delta: float = number(0.0, at_least=0)
+
+
+@dataclass
+class RunConf:
+    """How long a run goes on, when its rounds close, and what it leaves behind. Times in seconds."""
+
+    rounds: int = number(5, at_least=1)
+    seed: int = number(0, at_least=0, at_most=2**31 - 1)
+    cohort: int | None = number(None, at_least=1)  # silos asked each round; None = all of them
+    quorum: int | None = number(None, at_least=1)  # admitted updates that may close a round; None = the whole cohort
+    start_quorum: int | None = number(None, at_least=1)  # silos that must be there to begin; None = all of them
+    start_timeout: float = number(600.0, above=0)
+    round_timeout: float = number(3600.0, above=0)
+    reconnect_patience: float = number(300.0, at_least=0)
+    grace: float | None = number(None, at_least=0)  # close this long after the quorum; None = wait for all
+    baseline: str = one_of("none", "silos", "pooled", "all")
+    early_stop: EarlyStopConf = field(default_factory=EarlyStopConf)
+    resume: str | None = None  # a run_id, or the path of a run's folder
+    name: str | None = None  # the run's id; None = made from the date, the task and the strategy
+    output: str = "outputs"
+
+
+@dataclass
+class TaskConf:
+    """The task by its registered name: `client/tasks/<name>.py`."""
+
+    name: str = "digits"
+
+
+@dataclass
+class DataConf:
+    """Where a silo's examples come from and how a public set is parted among silos."""
+
+    root: str | None = None  # folder of the data; None = the task's own default
+    partition: str = one_of("dirichlet", "iid", "labels", "quantity")
+    alpha: float = number(0.5, above=0)  # concentration of the Dirichlet partition (labels) or of the sizes (quantity)
+    labels_per_silo: int = number(2, at_least=1)
+    held_out: float = number(0.2, at_least=0, at_most=0.9)  # share of each silo's examples kept for evaluation
+    examples: int | None = number(None, at_least=1)  # use only the first so many of the set; None = all
+    seed: int = number(0, at_least=0)
+    download: bool = True
+
+
+@dataclass
+class ModelConf:
+    """A model by its registered name, and where its first weights come from."""
+
+    name: str = "cnn"
+    init: str | None = None  # a .safetensors file or a run_id; None = seeded by run.seed
+
+
+@dataclass
+class MlpConf(ModelConf):
+    """A multilayer perceptron."""
+
+    name: str = "mlp"
+    hidden: list[int] = field(default_factory=lambda: [64])
+
+
+@dataclass
+class ResNetConf(ModelConf):
+    """ResNet-18 with its normalisation: batch (buffers travel) or group (none to travel)."""
+
+    name: str = "resnet18"
+    norm: str = one_of("batch", "group")
+
+
+@dataclass
+class TrainerConf:
+    """The local training of one round."""
+
+    epochs: int = number(1, at_least=1)
+    batch_size: int = number(32, at_least=1)
+    eval_batch_size: int = number(512, at_least=1)
+    optimizer: str = one_of("sgd", "adam", "adamw")
+    lr: float = number(0.05, above=0)
+    momentum: float = number(0.9, at_least=0, at_most=1)
+    weight_decay: float = number(0.0, at_least=0)
+    schedule: str = one_of("constant", "cosine", "step")  # over the whole run, continued from round to round
+    schedule_gamma: float = number(0.5, above=0, at_most=1)  # step: factor after each step
+    schedule_steps: int = number(3, at_least=1)  # step: how many equal parts the run has
+    clip_norm: float | None = number(None, above=0)
+    accumulate: int = number(1, at_least=1)  # batches per optimizer step
+    precision: str = one_of("fp32", "bf16", "fp16")
+    channels_last: bool = False
+    compile: bool = False
+    deterministic: bool = True
+    device: str = "auto"  # auto = cuda, then mps, then cpu
+    threads: int = number(1, at_least=1)
+    loader_workers: int = number(0, at_least=0)  # only for data that is not kept in memory
+    keep_on_device: bool = True  # when it fits in a quarter of the free memory of the GPU
+
+
+@dataclass
+class StrategyConf:
+    """How updates become a model: `strategies/<name>.py`."""
+
+    name: str = "fedavg"
+
+
+@dataclass
+class FedProxConf(StrategyConf):
+    """FedAvg with mu/2 ||w - w_t||^2 added to the silo's loss (Li et al. 2020, arXiv 1812.06127, eq. 2)."""
+
+    name: str = "fedprox"
+    mu: float = number(0.01, at_least=0)
+
+
+@dataclass
+class ExternalStrategyConf(StrategyConf):
+    """Any Flower `Strategy`, by its import path; `args` are checked against its constructor."""
+
+    name: str = "external"
+    target: str = ""
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class PrivacyConf:
+    """What noise and clipping a run asks of its silos."""
+
+    name: str = one_of("none")
+
+
+@dataclass
+class CompressionConf:
+    """How an update is made smaller before it travels."""
+
+    name: str = one_of("none")
+
+
+@dataclass
+class SiloConf:
+    """What a silo's owner sets, out of the run's reach; None and absent keys fall back to `data` and `trainer`."""
+
+    data: dict[str, Any] = field(default_factory=dict)  # keys of DataConf
+    device: str | None = None
+    threads: int | None = number(None, at_least=1)
+
+
+@dataclass
+class FederationConf:
+    """Who takes part: silos by name, or `size` generated ones (silo-1, silo-2, ...) when none is named."""
+
+    name: str = "federation"
+    size: int = number(3, at_least=1)
+    silos: dict[str, SiloConf] = field(default_factory=dict)
+    file: str | None = None  # a YAML file of this same shape, from outside the tree
+
+
+@dataclass
+class SimulationConf:
+    """What runs the silos on one machine: Flower's own engine on Ray, or Meadow's pool of warm workers."""
+
+    engine: str = one_of("ray", "pool")
+    workers: int | None = number(None, at_least=0)  # None = one a core; pool: 0 = in this process
+    ray_address: str | None = None  # an existing Ray cluster; None = a private one
+    malloc: bool = True  # glibc thresholds that keep activations mapped (docs/benchmarks.md)
+
+
+@dataclass
+class TrackingConf:
+    """Where metrics go beside the run's own folder."""
+
+    mlflow: str = one_of("off", "local", "environment")
+    experiment: str = "meadow"
+
+
+@dataclass
+class Conf:
+    """The whole configuration of a run."""
+
+    run: RunConf = field(default_factory=RunConf)
+    task: TaskConf = field(default_factory=TaskConf)
+    data: DataConf = field(default_factory=DataConf)
+    model: ModelConf = field(default_factory=ModelConf)
+    trainer: TrainerConf = field(default_factory=TrainerConf)
+    strategy: StrategyConf = field(default_factory=StrategyConf)
+    privacy: PrivacyConf = field(default_factory=PrivacyConf)
+    compression: CompressionConf = field(default_factory=CompressionConf)
+    federation: FederationConf = field(default_factory=FederationConf)
+    simulation: SimulationConf = field(default_factory=SimulationConf)
+    tracking: TrackingConf = field(default_factory=TrackingConf)
+
+
+RUN_SCOPE = ("run", "task", "model", "trainer", "strategy", "privacy", "compression")
+"""The groups that travel to a silo."""
+
+VARIANTS: dict[str, dict[str, type[Any]]] = {
+    "model": {"cnn": ModelConf, "mlp": MlpConf, "resnet18": ResNetConf},
+    "strategy": {"fedavg": StrategyConf, "fedprox": FedProxConf, "external": ExternalStrategyConf},
+}
+"""Groups whose keys depend on the chosen name."""
+
+
+@dataclass
+class RunScope:
+    """The part of a configuration that travels, as a silo reads it from a message."""
+
+    run: RunConf
+    task: TaskConf
+    model: ModelConf
+    trainer: TrainerConf
+    strategy: StrategyConf
+    privacy: PrivacyConf
+    compression: CompressionConf
+
+
+@dataclass
+class Silo:
+    """One silo as its own process sees it: its name, its place among `of` silos, and its owner's settings."""
+
+    name: str
+    index: int = 0
+    of: int = 1
+    data: DataConf = field(default_factory=DataConf)
+    device: str | None = None
+    threads: int | None = None
