@@ -39,7 +39,7 @@ class RunConf:
     rounds: int = number(5, at_least=1)
     seed: int = number(0, at_least=0, at_most=2**31 - 1)
     cohort: int | None = number(None, at_least=1)  # silos asked each round; None = all of them
-    quorum: int | None = number(None, at_least=1)  # admitted updates that may close a round; None = the whole cohort
+    quorum: int | None = number(None, at_least=1)  # admitted updates that may close a round; None = more than half
     start_quorum: int | None = number(None, at_least=1)  # silos that must be there to begin; None = all of them
     start_timeout: float = number(600.0, above=0)
     round_timeout: float = number(3600.0, above=0)

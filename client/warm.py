@@ -1,0 +1,48 @@
+"""What a client process keeps warm between rounds: its task, data, model and device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from client.loop import prepare
+from client.models import build_model
+from client.tasks import task_named
+from client.tasks.base import SiloData, Task
+from conf.schema import ModelConf, RunScope, Silo, TrainerConf
+
+
+@dataclass
+class Warm:
+    """A task with one silo's data, and a model ready for its weights."""
+
+    task: Task
+    data: SiloData
+    model: nn.Module
+
+
+_data: dict[str, tuple[str, Silo, SiloData]] = {}
+_models: dict[str, nn.Module] = {}
+
+
+def warm(scope: RunScope, silo: Silo) -> Warm:
+    """Return the silo's data and a model of the run's kind, loaded at the first call only.
+
+    One entry a silo and one model a kind, so that a worker that serves many silos holds one model.
+    """
+    task = task_named(scope.task.name)
+    known = _data.get(silo.name)
+    if known is None or known[:2] != (task.name, silo):
+        known = _data[silo.name] = (task.name, silo, task.load(silo))
+    torch.set_num_threads(silo.threads or scope.trainer.threads)
+    return Warm(task, known[2], _model(scope.model, scope.trainer, task, silo))
+
+
+def _model(conf: ModelConf, trainer: TrainerConf, task: Task, silo: Silo) -> nn.Module:
+    key = repr((conf, trainer, task.name, silo.device))
+    if key not in _models:
+        _models.clear()  # one kind at a time: a worker must not pile up the models of a sweep
+        _models[key] = prepare(build_model(conf, task.contract, seed=0), trainer, silo.device)
+    return _models[key]
