@@ -1,0 +1,67 @@
+"""The Flower ServerApp: config -> strategy -> rounds -> finish.
+
+    flwr run . --run-config 'overrides="task=digits run.rounds=3"'
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from client.silo import hand_over
+from conf.compose import compose
+from conf.silos import silos
+from server.evaluation import central_score
+from server.progress import progress
+from server.rounds import Rounds
+from server.roster import silo_names
+from server.session import Session, session
+from strategies import build_strategy
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation that the run config's `overrides` describe, over whatever nodes Flower connected."""
+    overrides = str(context.run_config.get("overrides", ""))
+    conf = compose(shlex.split(overrides))
+    if not conf.federation.silos:
+        conf.federation.size = _settled_size(grid, conf.run.start_timeout)
+    members = silos(conf)
+    left_for_workers = hand_over(members, context.run_id)
+    try:
+        with session(conf, members, mode="flower", command=f"flwr run: {overrides}", display=progress(live=False)) as run:
+            federate(run, grid)
+    finally:
+        left_for_workers.unlink(missing_ok=True)
+
+
+def federate(run: Session, grid: Grid) -> None:
+    """Train the run's rounds over a grid, in any mode, and write the model."""
+    names = silo_names(grid, run.conf, len(run.members))
+    rounds = Rounds(
+        run.conf,
+        run.folder.run_id,
+        grid,
+        names,
+        build_strategy(run.conf.strategy),
+        run.checkpoints,
+        run.observer,
+        central_score(run.conf),
+    )
+    run.finish(stopped_early=rounds.run(run.state))
+
+
+def _settled_size(grid: Grid, timeout: float) -> int:
+    """Return the number of nodes once it has not changed for a second: Flower registers them one by one."""
+    deadline, seen, since = time.monotonic() + timeout, 0, time.monotonic()
+    while time.monotonic() < deadline and (seen == 0 or time.monotonic() - since < 1.0):
+        now = len(list(grid.get_node_ids()))
+        if now != seen:
+            seen, since = now, time.monotonic()
+        time.sleep(0.05)
+    return max(seen, 1)

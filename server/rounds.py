@@ -1,0 +1,203 @@
+"""The round loop: select -> exchange -> admit -> aggregate -> evaluate -> checkpoint -> report.
+
+It calls the four methods of any Flower `Strategy` and replaces only `Strategy.start`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from conf import travel
+from conf.errors import RoundError
+from conf.schema import Conf
+from conf.seeds import seed_for
+from server.admission import Admission
+from server.checkpoint import Checkpoints, RunState
+from server.early_stop import EarlyStop
+from server.exchange import Closing, Exchange
+from server.observers import Observer
+from server.result import Metrics, RoundRecord
+from server.roster import plain_reason
+from server.selection import CohortGrid, select
+from strategies import wire
+from strategies.state import restore, state_of
+
+log = logging.getLogger(__name__)
+
+Score = Callable[[ArrayRecord], Metrics]
+
+
+@dataclass
+class Rounds:
+    """One run's rounds over a grid. `silos` maps node ids to names; `score` evaluates on a central test set."""
+
+    conf: Conf
+    run_id: str
+    grid: Grid
+    silos: dict[int, str]
+    strategy: Strategy
+    checkpoints: Checkpoints
+    observer: Observer
+    score: Score | None = None
+    early_stop: EarlyStop = field(init=False)
+    admission: Admission = field(init=False)
+
+    def run(self, state: RunState) -> bool:
+        """Go on from `state`, which is kept up to date, until the last round; return True if stopped early.
+
+        Raises RoundError MDW-401 when a round cannot close with its quorum; the state then is the last closed one.
+        """
+        run = self.conf.run
+        self.early_stop = EarlyStop(run.early_stop, **state.early_stop)
+        restore(self.strategy, state.strategy)
+        self.admission = Admission(state.arrays)
+        if state.round == 0:
+            self.checkpoints.save(state)
+        while state.round < run.rounds:
+            started = time.monotonic()
+            record = self._round(state)
+            record.seconds = time.monotonic() - started
+            state.round, state.strategy = record.round, state_of(self.strategy)
+            state.records.append(record)
+            state.seconds += record.seconds
+            stop = self.early_stop.should_stop(record.aggregate)
+            state.early_stop = {"best": self.early_stop.best, "since": self.early_stop.since}
+            self.checkpoints.save(state)
+            self.observer.round_closed(record)
+            if stop:
+                return True
+        return False
+
+    def _round(self, state: RunState) -> RoundRecord:
+        run, number = self.conf.run, state.round + 1
+        _seed_strategy(run.seed, number)
+        cohort = select(list(self.silos.values()), cohort=run.cohort, seed=run.seed, round=number)
+        record = RoundRecord(number, cohort)
+        self.observer.round_started(number, cohort)
+        shown = CohortGrid(self.grid, [node for node, name in sorted(self.silos.items(), key=_by_name) if name in cohort])
+
+        messages = self.strategy.configure_train(number, state.arrays, self._config(), shown)
+        arrays, metrics = self._train(messages, record)
+        if arrays is not None:
+            state.arrays = arrays
+        record.aggregate |= {f"train_{name}": value for name, value in _means(metrics).items()}
+
+        messages = self.strategy.configure_evaluate(number, state.arrays, self._config(), shown)
+        record.aggregate |= _means(self._evaluate(messages, record))
+        if self.score:
+            record.aggregate |= {f"central_{name}": value for name, value in self.score(state.arrays).items()}
+        return record
+
+    def _train(
+        self, messages: Iterable[Message], record: RoundRecord
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        run = self.conf.run
+        quorum = run.quorum or len(record.cohort) // 2 + 1
+        exchange = Exchange(self.grid, Closing(run.round_timeout, quorum, run.grace, run.reconnect_patience))
+        started = time.monotonic()
+        replies = self._admitted(exchange, messages, record, "train")
+        outcome: tuple[ArrayRecord | None, MetricRecord | None]
+        if getattr(self.strategy, "streaming", False):
+            outcome = self.strategy.aggregate_train(record.round, replies)
+            for _ in replies:  # a strategy that stopped early must not leave the round half heard
+                pass
+        else:
+            outcome = self.strategy.aggregate_train(record.round, self._in_order(replies))
+        record.seconds_waiting = time.monotonic() - started - max(record.seconds_training.values(), default=0.0)
+        self._late(exchange, record)
+        if exchange.admitted < quorum:
+            raise RoundError(
+                "MDW-401",
+                f"Round {record.round} has {exchange.admitted} of the {quorum} updates it needs"
+                f" ({'; '.join(f'{silo}: {why}' for silo, why in sorted(record.failed.items())) or 'none failed'}).",
+                f"Mend the silos, then go on with run.resume={self.run_id}; or lower run.quorum.",
+            )
+        return outcome
+
+    def _evaluate(self, messages: Iterable[Message], record: RoundRecord) -> MetricRecord | None:
+        exchange = Exchange(self.grid, Closing(self.conf.run.round_timeout))
+        replies = self._in_order(self._admitted(exchange, messages, record, "evaluate"))
+        self._late(exchange, record)
+        return self.strategy.aggregate_evaluate(record.round, replies) if replies else None
+
+    def _admitted(
+        self, exchange: Exchange, messages: Iterable[Message], record: RoundRecord, phase: str
+    ) -> Iterator[Message]:
+        """Yield the replies that may count, each noted in the record; the others are noted with their reason."""
+        sent = list(messages)
+        for message in sent:
+            if phase == "train":
+                record.bytes_down[self.silos[message.metadata.dst_node_id]] = wire.size(message.content)
+        for node, reply in exchange.run(sent):
+            silo = self.silos[node]
+            why = self._refused(reply, silo, record.round, phase)
+            if why:
+                log.warning("round %d: %s refused or failed: %s", record.round, silo, why)
+                record.failed[silo] = why
+                continue
+            metrics = _metrics(reply)
+            if phase == "train":
+                exchange.admitted += 1
+                record.replied.append(silo)
+                record.train[silo] = metrics
+                record.seconds_training[silo] = metrics.get(wire.SECONDS, 0.0)
+                record.bytes_up[silo] = wire.size(reply.content)
+            else:
+                record.metrics[silo] = metrics
+            self.observer.reply(record.round, phase, silo, metrics)
+            if phase == "train" or metrics.get(wire.NUM_EXAMPLES, 0) > 0:
+                yield reply
+
+    def _refused(self, reply: Message, silo: str, round: int, phase: str) -> str | None:
+        if reply.has_error():
+            return plain_reason(reply.error.reason)
+        return self.admission.check(reply.content, silo=silo, round=round, phase=phase)
+
+    def _in_order(self, replies: Iterable[Message]) -> list[Message]:
+        """Return replies in the order of their silos' names: arrival must not change the model."""
+        return sorted(replies, key=lambda reply: self.silos[reply.metadata.src_node_id])
+
+    def _late(self, exchange: Exchange, record: RoundRecord) -> None:
+        for message_id in exchange.late:
+            silo = self.silos[exchange.waiting[message_id].metadata.dst_node_id]
+            record.failed.setdefault(silo, "no reply before the round closed")
+
+    def _config(self) -> ConfigRecord:
+        text = travel.pack(self.conf)
+        return ConfigRecord(
+            {
+                wire.PROTOCOL_KEY: wire.PROTOCOL,
+                wire.RUN_ID: self.run_id,
+                wire.RUN_CONFIG: text,
+                wire.RUN_DIGEST: travel.digest(text),
+            }
+        )
+
+
+def _metrics(reply: Message) -> Metrics:
+    record = reply.content.metric_records.get(wire.METRICS, MetricRecord())
+    return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
+
+
+def _means(record: MetricRecord | None) -> Metrics:
+    return {name: float(value) for name, value in (record or {}).items() if isinstance(value, int | float)}
+
+
+def _by_name(item: tuple[int, str]) -> str:
+    return item[1]
+
+
+def _seed_strategy(seed: int, round: int) -> None:
+    """Seed the global generators that some of Flower's strategies draw from."""
+    drawn = seed_for(seed, "server", round, "strategy")
+    random.seed(drawn)
+    np.random.seed(drawn % 2**32)

@@ -1,0 +1,142 @@
+"""One run from its folder to its report: opened new or resumed, closed well or not, in every mode."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from conf import travel
+from conf.errors import CheckpointError, Interrupted, MeadowError
+from conf.schema import Conf, Silo
+from server import run_folder
+from server.checkpoint import Checkpoints, RunState
+from server.environment import environment
+from server.evaluation import first_weights
+from server.metrics_file import MetricsFile
+from server.observers import Observer, Observers
+from server.report import write_report
+from server.result import Metrics, RoundRecord, RunResult
+from server.run_folder import RunFolder
+from server.tracking import tracking
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """A run in progress: its configuration, silos, folder, state, result and observers."""
+
+    conf: Conf
+    members: list[Silo]
+    folder: RunFolder
+    state: RunState
+    result: RunResult
+    checkpoints: Checkpoints
+    observer: Observer
+    started: float = field(default_factory=time.monotonic)
+
+    def finish(self, *, stopped_early: bool) -> None:
+        """Note that the last round is done and write the model."""
+        self.result.status = "stopped_early" if stopped_early else "finished"
+        self.result.final = dict(self.state.records[-1].aggregate) if self.state.records else {}
+        self.folder.write_model(self.state.arrays, self.result)
+
+
+@contextlib.contextmanager
+def session(
+    conf: Conf, members: list[Silo], *, mode: str, command: str = "", display: Observer | None = None
+) -> Iterator[Session]:
+    """Open a run, and leave its folder whole however it ends: result, model and report are always written.
+
+    KeyboardInterrupt becomes Interrupted (MDW-900), which says how to go on.
+    """
+    opened = _open(conf, members, mode, command, display)
+    result, observer = opened.result, opened.observer
+    observer.run_started(result, conf.run.rounds)
+    try:
+        yield opened
+    except (KeyboardInterrupt, Interrupted) as stop:
+        result.status = "interrupted"
+        result.error = {"code": "MDW-900", "message": f"stopped after round {opened.state.round}"}
+        raise Interrupted(
+            "MDW-900",
+            f"Stopped after round {opened.state.round} of {conf.run.rounds}.",
+            f"Go on with run.resume={opened.folder.run_id}",
+        ) from stop
+    except BaseException as error:
+        result.status = "failed"
+        code = error.code if isinstance(error, MeadowError) else "MDW-000"
+        message = error.message if isinstance(error, MeadowError) else f"{type(error).__name__}: {error}"
+        result.error = {"code": code, "message": message}
+        raise
+    finally:
+        _close(opened)
+
+
+def _open(conf: Conf, members: list[Silo], mode: str, command: str, display: Observer | None) -> Session:
+    folder = run_folder.find(conf.run.resume, conf.run.output) if conf.run.resume else RunFolder.create(conf)
+    checkpoints = Checkpoints(folder.store())
+    state = checkpoints.load() if conf.run.resume else RunState(0, first_weights(conf))
+    if state is None:
+        raise CheckpointError(
+            "MDW-503", f"The run {folder.run_id} has no checkpoint.", "Start it anew without run.resume."
+        )
+    result = RunResult(
+        run_id=folder.run_id,
+        mode=mode,
+        task=conf.task.name,
+        strategy=conf.strategy.name,
+        silos=[silo.name for silo in members],
+        command=command,
+        seed=conf.run.seed,
+        engine=conf.simulation.engine if mode == "simulate" else "",
+        rounds=state.records,
+        environment=environment(conf.trainer),
+        config_digest=travel.digest(travel.pack(conf)),
+        mlflow_run_id=state.mlflow_run_id,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    folder.write_config(conf, command)
+    tracker = tracking(conf.tracking, folder.path)
+    observers = [MetricsFile(folder.path), tracker, _ResultFile(folder, result, state), *([display] if display else [])]
+    return Session(conf, members, folder, state, result, checkpoints, Observers(observers))
+
+
+def _close(opened: Session) -> None:
+    result = opened.result
+    result.seconds = opened.state.seconds
+    if result.status in ("interrupted", "failed") and opened.state.round > 0:
+        opened.folder.write_model(opened.state.arrays, result)
+    opened.folder.write_result(result)
+    write_report(opened.folder.path)
+    opened.observer.run_finished(result)
+    opened.folder.write_result(result)
+
+
+@dataclass
+class _ResultFile:
+    """Keeps result.json up to date, so that a run can be looked at while it goes on."""
+
+    folder: RunFolder
+    result: RunResult
+    state: RunState
+
+    def run_started(self, result: RunResult, rounds: int) -> None:
+        self.state.mlflow_run_id = result.mlflow_run_id
+        self.folder.write_result(result)
+
+    def round_started(self, round: int, cohort: list[str]) -> None:
+        pass
+
+    def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
+        pass
+
+    def round_closed(self, record: RoundRecord) -> None:
+        self.folder.write_result(self.result)
+
+    def run_finished(self, result: RunResult) -> None:
+        pass

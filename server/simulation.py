@@ -1,0 +1,65 @@
+"""The whole federation on this machine: the same apps on `flwr.simulation` (engine ray) or on our pool.
+
+    from server.simulation import simulate
+    run = simulate(["task=mnist", "run.rounds=3"])
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from client.tasks import class_counts, task_named
+from conf.compose import compose
+from conf.schema import Conf
+from conf.silos import silos
+from server.app import federate
+from server.baseline import compare
+from server.finished import FinishedRun
+from server.pool import PoolGrid
+from server.progress import progress as progress_display
+from server.quiet import logs_to
+from server.ray_engine import run_on_ray
+from server.session import Session, session
+
+
+def simulate(overrides: Sequence[str] = (), *, progress: bool = False) -> FinishedRun:
+    """Run a federation on this machine and return its result, metrics and model.
+
+    `overrides` are Hydra's, as on the command line. Raises the errors of `conf.errors`.
+    """
+    command = " ".join(["meadow simulate", *overrides])
+    return simulate_conf(compose(list(overrides)), command=command, progress=progress)
+
+
+def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> FinishedRun:
+    """Run a federation on this machine from a composed configuration."""
+    members = silos(conf)
+    display = progress_display(live=progress)
+    with session(conf, members, mode="simulate", command=command, display=display) as run, logs_to(run.folder.logs):
+        task = task_named(conf.task.name)
+        run.result.classes = list(task.contract.classes)
+        run.result.partition = class_counts(task, members)
+        _train(run)
+        if conf.run.baseline != "none":
+            run.result.baseline = compare(
+                conf, members, run.state.arrays, len(run.state.records), conf.simulation.workers
+            )
+    return FinishedRun(run.result, run.folder.path)
+
+
+def _train(run: Session) -> None:
+    conf = run.conf.simulation
+    if conf.engine == "pool":
+        workers = min(os.cpu_count() or 1, len(run.members)) if conf.workers is None else conf.workers
+        with PoolGrid(run.members, workers, malloc=conf.malloc, log=run.folder.logs / "workers.log") as grid:
+            federate(run, grid)
+    else:
+        run_on_ray(
+            lambda grid, _: federate(run, grid),
+            run.members,
+            workers=conf.workers,
+            ray_address=conf.ray_address,
+            malloc=conf.malloc,
+            log_dir=run.folder.logs,
+        )
