@@ -88,11 +88,11 @@ class Checkpoints:
 
 def encode(state: RunState) -> bytes:
     """Return a state as the bytes of one safetensors file."""
-    tensors = {f"model/{name}": np.ascontiguousarray(array.numpy()) for name, array in state.arrays.items()}
+    tensors = {f"model/{name}": np.asarray(array.numpy(), order="C") for name, array in state.arrays.items()}
     values: dict[str, Any] = {}
     for key, record in state.strategy.items():
         if isinstance(record, ArrayRecord):
-            tensors |= {f"strategy/{key}/{name}": np.ascontiguousarray(a.numpy()) for name, a in record.items()}
+            tensors |= {f"strategy/{key}/{name}": np.asarray(a.numpy(), order="C") for name, a in record.items()}
             values[key] = {"kind": "arrays", "order": list(record)}
         else:
             values[key] = {"kind": "metrics" if isinstance(record, MetricRecord) else "config", "values": dict(record)}

@@ -20,7 +20,7 @@ from conf import travel
 from conf.errors import RoundError
 from conf.schema import Conf
 from conf.seeds import seed_for
-from server.admission import Admission
+from server.admission import Admission, Admitted, Refused
 from server.checkpoint import Checkpoints, RunState
 from server.early_stop import EarlyStop
 from server.exchange import Closing, Exchange
@@ -48,8 +48,8 @@ class Rounds:
     checkpoints: Checkpoints
     observer: Observer
     score: Score | None = None
+    admission: Admission = field(default_factory=Admission)
     early_stop: EarlyStop = field(init=False)
-    admission: Admission = field(init=False)
 
     def run(self, state: RunState) -> bool:
         """Go on from `state`, which is kept up to date, until the last round; return True if stopped early.
@@ -59,7 +59,6 @@ class Rounds:
         run = self.conf.run
         self.early_stop = EarlyStop(run.early_stop, **state.early_stop)
         restore(self.strategy, state.strategy)
-        self.admission = Admission(state.arrays)
         if state.round == 0:
             self.checkpoints.save(state)
         while state.round < run.rounds:
@@ -82,6 +81,7 @@ class Rounds:
         _seed_strategy(run.seed, number)
         cohort = select(list(self.silos.values()), cohort=run.cohort, seed=run.seed, round=number)
         record = RoundRecord(number, cohort)
+        self.admission.open(number, state.arrays, cohort)
         self.observer.round_started(number, cohort)
         shown = CohortGrid(self.grid, [node for node, name in sorted(self.silos.items(), key=_by_name) if name in cohort])
 
@@ -139,27 +139,27 @@ class Rounds:
                 record.bytes_down[self.silos[message.metadata.dst_node_id]] = wire.size(message.content)
         for node, reply in exchange.run(sent):
             silo = self.silos[node]
-            why = self._refused(reply, silo, record.round, phase)
-            if why:
-                log.warning("round %d: %s refused or failed: %s", record.round, silo, why)
-                record.failed[silo] = why
+            verdict = self._judge(reply, silo, record.round, phase)
+            if isinstance(verdict, Refused):
+                log.warning("round %d, %s: %s %s", record.round, silo, verdict.code, verdict.reason)
+                record.failed[silo] = verdict.reason
                 continue
             metrics = _metrics(reply)
             if phase == "train":
                 exchange.admitted += 1
                 record.replied.append(silo)
-                record.train[silo] = metrics
+                record.train[silo] = metrics | ({} if verdict.norm is None else {"update-norm": verdict.norm})
                 record.seconds_training[silo] = metrics.get(wire.SECONDS, 0.0)
                 record.bytes_up[silo] = wire.size(reply.content)
-            else:
+            elif verdict.examples:
                 record.metrics[silo] = metrics
             self.observer.reply(record.round, phase, silo, metrics)
-            if phase == "train" or metrics.get(wire.NUM_EXAMPLES, 0) > 0:
+            if phase == "train" or verdict.examples:
                 yield reply
 
-    def _refused(self, reply: Message, silo: str, round: int, phase: str) -> str | None:
+    def _judge(self, reply: Message, silo: str, round: int, phase: str) -> Admitted | Refused:
         if reply.has_error():
-            return plain_reason(reply.error.reason)
+            return Refused("MDW-304", plain_reason(reply.error.reason))
         return self.admission.check(reply.content, silo=silo, round=round, phase=phase)
 
     def _in_order(self, replies: Iterable[Message]) -> list[Message]:
