@@ -1,0 +1,58 @@
+# The commands of this repository; each installs what it needs first and installs nothing when nothing changed.
+# Another interpreter: make PYTHON=python3.12 ...    Overrides for a run: make simulate ARGS="run.rounds=3"
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+PACKAGES := conf strategies client server azureml_jobs
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+
+export FLWR_TELEMETRY_ENABLED := 0
+export PIP_ROOT_USER_ACTION := ignore
+
+.DEFAULT_GOAL := help
+.PHONY: help install simulate test test-fast nightly check format benchmarks clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+
+install: $(INSTALLED) ## only install, into .venv
+
+simulate: $(INSTALLED) ## a federated training on this machine; ARGS="key=value ..." changes it
+	@$(BIN)/meadow simulate experiment=quickstart $(ARGS)
+
+test: $(INSTALLED) ## every test that is not marked slow
+	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-fast: $(INSTALLED) ## stop at the first failure, integration tests left out
+	@$(BIN)/python -m pytest -q -x -m "not slow" --ignore=tests/integration $(ARGS)
+
+nightly: $(INSTALLED) ## the tests marked slow
+	@$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+check: $(INSTALLED) ## lint, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(INSTALLED) ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+benchmarks: $(INSTALLED) ## the tables of docs/benchmarks.md (minutes to hours)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; done
+
+clean: ## remove caches and build output; .venv and outputs/ stay
+	@rm -rf build dist ./*.egg-info ./*.fab .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find $(PACKAGES) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The lock is a constraints file: it fixes versions, and a platform that does not need a package does not get it.
+$(INSTALLED): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(None if ok else "Meadow needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@test -x $(BIN)/python || { echo "Creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@$(PIP) install --upgrade "pip>=25"
+	@echo "Installing Meadow and its dependencies into $(VENV) (minutes the first time)"
+	@$(PIP) install --constraint requirements.lock --editable ".[dev]"
+	@touch $@

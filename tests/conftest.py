@@ -1,0 +1,76 @@
+"""What every test stands on: one thread, no telemetry, a Flower home of its own, and no process left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+SESSION = "MEADOW_TEST_SESSION"
+"""Environment variable that every process started by this session inherits, detached ones included."""
+
+# Read by the libraries at import or handed to their processes, so set before anything is imported.
+FLOWER_HOME = Path(tempfile.mkdtemp(prefix="meadow-test-flwr-"))
+os.environ.update(
+    {
+        SESSION: uuid.uuid4().hex,
+        "FLWR_HOME": str(FLOWER_HOME),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "MPLBACKEND": "Agg",
+    }
+)
+
+import psutil  # noqa: E402  # after the environment
+import pytest  # noqa: E402
+from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
+
+# The standard library's own helpers of a pool live as long as the interpreter that started them.
+STANDARD_LIBRARY = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+@pytest.fixture
+def task_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give this process the three ids that Flower's `Message` reads when one is made."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Fail the session when a process that a test started is still alive at its end."""
+    yield
+    _, alive = psutil.wait_procs(started_here(), timeout=10)
+    lines = [describe(process) for process in alive]
+    for process in alive:
+        process.kill()
+    shutil.rmtree(FLOWER_HOME, ignore_errors=True)
+    assert not lines, "left running by a test:\n" + "\n".join(lines)
+
+
+def started_here() -> list[psutil.Process]:
+    """Return the processes that carry this session's mark, without this one and the standard library's."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.pid != os.getpid() and process.environ().get(SESSION) == os.environ[SESSION]
+            if ours and not any(name in " ".join(process.cmdline()) for name in STANDARD_LIBRARY):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def describe(process: psutil.Process) -> str:
+    """Return a process as one line."""
+    try:
+        return f"{process.pid} {' '.join(process.cmdline())}"
+    except psutil.Error:
+        return str(process.pid)
