@@ -86,7 +86,7 @@ class MlpConf(ModelConf):
     """A multilayer perceptron."""
 
     name: str = "mlp"
-    hidden: list[int] = field(default_factory=lambda: [64])
+    hidden: list[int] = field(default_factory=lambda: [64], metadata={"at_least": 1})  # units of each hidden layer
 
 
 @dataclass
@@ -165,7 +165,7 @@ class CompressionConf:
 class SiloConf:
     """What a silo's owner sets, out of the run's reach; None and absent keys fall back to `data` and `trainer`."""
 
-    data: dict[str, Any] = field(default_factory=dict)  # keys of DataConf
+    data: dict[str, Any] = field(default_factory=dict, metadata={"keys_of": DataConf})
     device: str | None = None
     threads: int | None = number(None, at_least=1)
 

@@ -1,0 +1,102 @@
+"""The valid keys of a configuration, read off the dataclasses, and the nearest one to a misspelt word."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from conf.errors import ConfigError
+from conf.schema import VARIANTS, Conf, RunScope
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return what to do about a misspelt `word`: the nearest of the valid `names`, or all of them."""
+    valid = sorted(names)
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.6)
+    return f"Did you mean '{close[0]}'?" if close else f"Valid here: {', '.join(valid) or 'nothing'}."
+
+
+def unknown_key(key: str, valid: Iterable[str], where: str) -> ConfigError:
+    """Return the error for a `key` (dotted) that is none of the `valid` names at its level."""
+    key = key if len(key) <= 100 else key[:97] + "..."
+    parent, _, name = key.rpartition(".")
+    place = f"'{parent}' has no key '{name}'" if parent else f"there is no key or group '{name}'"
+    return ConfigError("MDW-101", f"{key} ({where}): {place}.", nearest(name, valid))
+
+
+@cache
+def hints(cls: Any) -> dict[str, Any]:
+    """Return the annotations of a dataclass, evaluated."""
+    return typing.get_type_hints(cls)
+
+
+def bare(hint: Any) -> Any:
+    """Return `X` for the annotation `X | None`, any other annotation as it is."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return next(a for a in typing.get_args(hint) if a is not type(None))
+    return hint
+
+
+def variants(owner: type[Any], name: str) -> dict[str, type[Any]]:
+    """Return the classes by name that a field may hold: those of a group of variants, or none."""
+    return VARIANTS.get(name, {}) if owner in (Conf, RunScope) else {}
+
+
+def is_open(key: str, where: str) -> bool:
+    """Return whether `key` is, or lies in, a mapping that takes new names (`strategy.args.eta`).
+
+    Raises ConfigError (MDW-101) for a key that no class of the schema has, naming the nearest.
+    """
+    classes: list[Any] = [Conf]
+    path = key.split(".")
+    for depth, name in enumerate(path):
+        valid = {f for cls in classes for f in hints(cls)}
+        if name not in valid:
+            raise unknown_key(".".join(path[: depth + 1]), valid, where)
+        inner, keys_of = _inside(classes, name)
+        if typing.get_origin(inner) is dict:
+            return _is_open_mapping(path[depth + 1 :], inner, keys_of, ".".join(path[: depth + 1]), where)
+        classes = list(variants(classes[0], name).values()) or [inner]
+        if not is_dataclass(inner):
+            if depth + 1 < len(path):
+                raise unknown_key(key, (), where)
+            return False
+    return False
+
+
+def _inside(classes: list[Any], name: str) -> tuple[Any, Any]:
+    owner = next(cls for cls in classes if name in hints(cls))
+    metadata = next(f.metadata for f in fields(owner) if f.name == name)
+    return bare(hints(owner)[name]), metadata.get("keys_of")
+
+
+def _is_open_mapping(rest: list[str], mapping: Any, keys_of: Any, at: str, where: str) -> bool:
+    if not rest:
+        return True
+    if keys_of is not None and rest[0] not in hints(keys_of):
+        raise unknown_key(f"{at}.{rest[0]}", hints(keys_of), where)
+    inner = typing.get_args(mapping)[1]
+    if is_dataclass(inner) and len(rest) > 1:
+        _check_below(inner, rest[1:], f"{at}.{rest[0]}", where)
+    return True
+
+
+def _check_below(cls: Any, rest: list[str], at: str, where: str) -> None:
+    if rest[0] not in hints(cls):
+        raise unknown_key(f"{at}.{rest[0]}", hints(cls), where)
+    inner, keys_of = _inside([cls], rest[0])
+    if typing.get_origin(inner) is dict:
+        _is_open_mapping(rest[1:], inner, keys_of, f"{at}.{rest[0]}", where)
+
+
+def owners(key: str) -> Iterator[str]:
+    """Yield the group choices that have `key` where the chosen one has not (`strategy.mu`: fedprox)."""
+    group, _, name = key.partition(".")
+    for choice, cls in VARIANTS.get(group, {}).items():
+        if name.split(".")[0] in hints(cls):
+            yield f"{group}={choice}"

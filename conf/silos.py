@@ -1,0 +1,55 @@
+"""Who takes part: each silo's name, its place among the others, and its owner's settings over the run's `data`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from conf.errors import ConfigError
+from conf.plain import build
+from conf.schema import Conf, DataConf, Silo, SiloConf
+from conf.validate import Where, check_limits
+
+
+def silos(conf: Conf) -> list[Silo]:
+    """Return the silos of a federation: the named ones in the order of their names, or silo-1 to silo-N.
+
+    The order decides each silo's part of a public set, so it must not depend on how a file was written.
+    Raises ConfigError where a silo's own settings are wrong.
+    """
+    named = conf.federation.silos
+    names = sorted(named) if named else [f"silo-{i}" for i in range(1, conf.federation.size + 1)]
+    return [_silo(conf, name, index, len(names)) for index, name in enumerate(names)]
+
+
+def _silo(conf: Conf, name: str, index: int, of: int) -> Silo:
+    own = conf.federation.silos.get(name, SiloConf())
+    data = data_of(conf.data, own, f"federation.silos.{name}.data", lambda key: "federation")
+    return Silo(name, index, of, data, own.device, own.threads)
+
+
+def data_of(data: DataConf, own: SiloConf, key: str, where: Where) -> DataConf:
+    """Return the run's `data` with a silo's own keys laid over it; `key` and `where` are for the error.
+
+    Raises ConfigError: MDW-101 an unknown key, MDW-103 a wrong type, MDW-104 outside the limits.
+    """
+    checked = build(DataConf, own.data, key=key, where=where(key))
+    check_limits(checked, key, where)
+    return dataclasses.replace(data, **{name: getattr(checked, name) for name in own.data})
+
+
+def silo_to_json(silo: Silo) -> str:
+    """Return a silo's settings as one line of JSON, to be handed to its process."""
+    return json.dumps(dataclasses.asdict(silo), sort_keys=True, allow_nan=False)
+
+
+def silo_from_json(text: str) -> Silo:
+    """Return the silo written by `silo_to_json`; raises ConfigError for anything else."""
+    where = "the silo's settings"
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise ConfigError("MDW-103", f"{where} are no JSON: {e}.", "Write them with silo_to_json.") from e
+    silo = build(Silo, raw, key="silo", where=where)
+    check_limits(silo, "silo", lambda key: where)
+    return silo

@@ -1,0 +1,146 @@
+"""Whether a composed configuration makes sense: each field's own limits, then the rules between fields."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from conf.errors import ConfigError
+from conf.keys import nearest
+from conf.schema import VARIANTS, Conf, ExternalStrategyConf
+
+Where = Callable[[str], str]
+"""Says where a key got its value: a file, or the command line."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
+    """Raise ConfigError for the first thing that is wrong: MDW-104 a value, MDW-105 two that contradict."""
+    check_limits(conf, "", where)
+    for rule in (_variants, _names, _silo_data, _counts, _external):
+        rule(conf, where)
+
+
+def check_limits(value: Any, key: str, where: Where) -> None:
+    """Hold a dataclass, and all those inside it, to the limits beside its fields (`number`, `one_of`).
+
+    Raises ConfigError (MDW-104).
+    """
+    if is_dataclass(value):
+        for f in fields(value):
+            inner, at = getattr(value, f.name), f"{key}.{f.name}" if key else f.name
+            _check(inner, at, dict(f.metadata), where)
+            check_limits(inner, at, where)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            check_limits(inner, f"{key}.{name}", where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise _refused(key, value, where, "must be a finite number.")
+
+
+def _check(value: Any, key: str, limits: dict[str, Any], where: Where) -> None:
+    choices = limits.get("one_of")
+    if choices is not None and value not in choices:
+        raise _refused(key, value, where, "is not one of its values.", nearest(str(value), choices))
+    if isinstance(value, list):
+        for i, element in enumerate(value):
+            _check(element, f"{key}[{i}]", limits, where)
+        return
+    if value is None:
+        return
+    above, least, most = (limits.get(name) for name in ("above", "at_least", "at_most"))
+    if above is not None and not value > above:
+        raise _refused(key, value, where, f"must be above {above}.")
+    if least is not None and not value >= least:
+        raise _refused(key, value, where, f"must be at least {least}.")
+    if most is not None and not value <= most:
+        raise _refused(key, value, where, f"must be at most {most}.")
+
+
+def _refused(key: str, value: object, where: Where, why: str, hint: str = "Correct the value.") -> ConfigError:
+    return ConfigError("MDW-104", f"{key}={value} ({where(key)}): {key} {why}", hint)
+
+
+def _variants(conf: Conf, where: Where) -> None:
+    for group, classes in VARIANTS.items():
+        chosen = getattr(conf, group)
+        if chosen.name not in classes:
+            raise ConfigError(
+                "MDW-102",
+                f"{group}.name={chosen.name} ({where(f'{group}.name')}): there is no {group} '{chosen.name}'.",
+                nearest(chosen.name, classes),
+            )
+        if type(chosen) is not classes[chosen.name]:
+            raise ConfigError(
+                "MDW-105",
+                f"{group}.name={chosen.name} ({where(f'{group}.name')}) does not fit the keys of the chosen group.",
+                f"Write {group}={chosen.name}, which brings its own keys.",
+            )
+
+
+def _names(conf: Conf, where: Where) -> None:
+    for name in conf.federation.silos:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                "MDW-104",
+                f"'{name}' ({where('federation.silos')}) can't name a silo.",
+                "Use up to 64 letters, digits, '-' and '_', the first a letter or digit.",
+            )
+    if conf.run.name is not None and not _RUN_NAME.fullmatch(conf.run.name):
+        raise _refused("run.name", conf.run.name, where, "names a folder: letters, digits, '.', '-' and '_' only.")
+    for key, text in (("task.name", conf.task.name), ("run.output", conf.run.output)):
+        if not text.strip():
+            raise _refused(key, text, where, "is empty.")
+
+
+def _silo_data(conf: Conf, where: Where) -> None:
+    from conf.silos import data_of  # conf.silos checks limits with this module
+
+    for name, silo in conf.federation.silos.items():
+        data_of(conf.data, silo, f"federation.silos.{name}.data", where)
+
+
+def _counts(conf: Conf, where: Where) -> None:
+    run, silos = conf.run, len(conf.federation.silos) or conf.federation.size
+    there = f"{silos} silo{'s' if silos > 1 else ''} in the federation"
+    cohort = run.cohort or silos
+    limits = [("run.cohort", run.cohort, silos, there), ("run.start_quorum", run.start_quorum, silos, there)]
+    asked = f"the {cohort} asked in a round (run.cohort)" if run.cohort else there
+    limits.append(("run.quorum", run.quorum, cohort, asked))
+    for key, value, most, of in limits:
+        if value is not None and value > most:
+            raise _contradiction(key, value, where, f"is more than {of}.", f"Set {key} to {most} or less.")
+    if conf.data.examples is not None and _parted(conf) > conf.data.examples:
+        raise _contradiction(
+            "data.examples",
+            conf.data.examples,
+            where,
+            f"gives {_parted(conf)} silos less than one example each.",
+            "Use more examples or fewer silos.",
+        )
+
+
+def _parted(conf: Conf) -> int:
+    """Return how many silos share the public set: those without a folder of their own."""
+    silos = conf.federation.silos
+    return sum("root" not in s.data for s in silos.values()) if silos else conf.federation.size
+
+
+def _external(conf: Conf, where: Where) -> None:
+    strategy = conf.strategy
+    example = "Write for instance strategy.target=flwr.serverapp.strategy.FedAdam."
+    if isinstance(strategy, ExternalStrategyConf) and not strategy.target:
+        raise ConfigError("MDW-105", f"strategy=external ({where('strategy.name')}) lacks strategy.target.", example)
+    if isinstance(strategy, ExternalStrategyConf) and not _DOTTED.fullmatch(strategy.target):
+        why = "is no import path of a class."
+        raise _contradiction("strategy.target", strategy.target, where, why, example)
+
+
+def _contradiction(key: str, value: object, where: Where, why: str, hint: str) -> ConfigError:
+    return ConfigError("MDW-105", f"{key}={value} ({where(key)}) {why}", hint)
