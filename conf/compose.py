@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.explain import Origins, explained
 from conf.federation import federation_of
 from conf.overrides import ready
+from conf.resume import resumed
 from conf.schema import VARIANTS, Conf, FederationConf
 from conf.validate import validate
 
@@ -77,7 +78,7 @@ def finish(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Co
         raise explained(e, overrides) from e
     conf = Conf(federation=federation_of(federation, overrides, origins), **groups)
     validate(conf, origins)
-    return conf
+    return resumed(conf, overrides) if conf.run.resume else conf
 
 
 register()

@@ -18,8 +18,8 @@ from client.examples import union
 from client.models import build_model
 from client.tasks import task_named
 from client.tasks.base import Task
-from conf.compose import from_plain
 from conf.errors import ConfigError
+from conf.resume import stored
 from conf.schema import Conf, ModelConf, Silo
 from conf.silos import silos
 from server import run_folder
@@ -93,7 +93,7 @@ def first_weights(conf: Conf) -> ArrayRecord:
 def load_model(run: str | Path) -> nn.Module:
     """Return the finished model of a run (its folder, or its id in `outputs`), in evaluation mode."""
     folder = run_folder.find(str(run))
-    conf = from_plain(folder.path / "config.yaml")
+    conf = stored(folder.path)
     model = build_model(conf.model, task_named(conf.task.name).contract, conf.run.seed)
     _load(model, folder.path / "model/model.safetensors", str(folder.path))
     return model.eval()
@@ -102,7 +102,7 @@ def load_model(run: str | Path) -> nn.Module:
 def evaluate_run(run: str) -> Scores:
     """Score a finished run's model on the held-out data of its own configuration; the test set where it has one."""
     folder = run_folder.find(run)
-    conf = from_plain(folder.path / "config.yaml")
+    conf = stored(folder.path)
     arrays = wire.to_record(load_model(folder.path).state_dict())
     splits = held_out(conf, silos(conf))
     scores = Judge.of(conf, splits).scores(arrays) if splits else Scores({}, {})

@@ -7,13 +7,13 @@ import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from flwr.app import ArrayRecord
 from safetensors.numpy import save
 
 from conf.errors import ConfigError
+from conf.resume import folder_of
 from conf.schema import Conf
 from server.atomic import write_atomic
 from server.model_card import card
@@ -66,7 +66,7 @@ class RunFolder:
     def write_config(self, conf: Conf, command: str) -> None:
         """Write the resolved configuration, with the command that gave it as a comment."""
         head = f"# {command}\n" if command else ""
-        write_atomic(self.path / "config.yaml", head + yaml.safe_dump(plain(conf), sort_keys=False))
+        write_atomic(self.path / "config.yaml", head + yaml.safe_dump(asdict(conf), sort_keys=False))
 
     def write_result(self, result: RunResult) -> None:
         """Write `result.json` as it stands."""
@@ -88,14 +88,4 @@ class RunFolder:
 
 def find(run: str, output: str = "outputs") -> RunFolder:
     """Return the folder of a run given by id or path; raises ConfigError MDW-183 where there is none."""
-    for path in (Path(run), Path(output) / run):
-        if (path / "config.yaml").is_file():
-            return RunFolder(path)
-    raise ConfigError(
-        "MDW-183", f"There is no run {run!r} here or in {output}/.", "Give a run's id, or the path of its folder."
-    )
-
-
-def plain(conf: Conf) -> dict[str, Any]:
-    """Return a configuration as plain values."""
-    return asdict(conf)
+    return RunFolder(folder_of(run, output))
