@@ -1,0 +1,182 @@
+"""Imports point one way, and Flower's internals are touched only where the plumbing is."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LEAVES = {"azureml_jobs.credentials", "azureml_jobs.rendezvous"}
+MAY_ENTER = {
+    "conf": {"conf"},
+    "strategies": {"strategies", "conf"},
+    "client": {"client", "strategies", "conf", *LEAVES},
+    "server": {"server", "strategies", "conf", "client", *LEAVES},
+    "azureml_jobs": {"azureml_jobs", "conf"},
+}
+ROOMS = set(MAY_ENTER)
+TOP = {"azureml_jobs.cli", "azureml_jobs.verbs"}  # the command line and what its verbs do: anything, lazily
+CONF_STANDS_ON = {"omegaconf", "hydra", "yaml"}  # yaml is OmegaConf's own reader
+
+FLOWER = {
+    "flwr.app",
+    "flwr.clientapp",
+    "flwr.clientapp.mod",
+    "flwr.serverapp",
+    "flwr.serverapp.strategy",
+    "flwr.simulation",
+}
+PLUMBING = (
+    "server/orchestrator*.py",
+    "server/pool*.py",
+    "server/simulation.py",
+    "server/ray_engine.py",
+    "client/node*.py",
+)
+SINGLE_INTERNALS = {
+    # The type of a mod's `call_next`: the public `flwr.clientapp` does not export it.
+    ("client/state.py", "flwr.clientapp.typing"),
+    # The types in the signatures of the public `Grid`, which a subclass has to repeat.
+    ("server/selection.py", "flwr.proto.node_pb2"),
+    ("server/selection.py", "flwr.supercore.run"),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, and whether it is imported only when a function runs."""
+
+    module: str
+    line: int
+    lazy: bool
+
+
+def module_files() -> list[Path]:
+    """Return every Python file of the five packages."""
+    return sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def dotted(path: Path) -> str:
+    """Return the module name of a file below the root."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(source: str, module: str, is_package: bool) -> Iterator[Import]:
+    """Yield every import of a module: relative, inside functions, under TYPE_CHECKING and by import_module."""
+    tree = ast.parse(source)
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+    lazy = {id(inner) for function in functions for inner in ast.walk(function)}
+    package = module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        for name in names_in(node, package):
+            yield Import(name, getattr(node, "lineno", 0), id(node) in lazy)
+
+
+def names_in(node: ast.AST, package: str) -> list[str]:
+    """Return the modules that one syntax node imports; `from a import b` counts as a and as a.b."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            above = package.split(".")[: len(package.split(".")) - (node.level - 1)]
+            base = ".".join([*above, base]).rstrip(".")
+        return [f"{base}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        called = ast.unparse(node.func)
+        if called in ("importlib.import_module", "import_module", "__import__"):
+            return [str(node.args[0].value)]
+    return []
+
+
+def within(name: str, allowed: set[str]) -> bool:
+    """Whether a dotted name is one of the allowed modules or lies below one."""
+    return any(name == one or name.startswith(one + ".") for one in allowed)
+
+
+def wrong_rooms(source: str, module: str, is_package: bool = False) -> list[str]:
+    """Return the imports of a module that enter a room it may not enter."""
+    room, found = module.split(".")[0], []
+    allowed = {"conf", module} if module in LEAVES else MAY_ENTER[room]
+    for one in imports_of(source, module, is_package):
+        first = one.module.split(".")[0]
+        if first in ("tests", "benchmarks"):
+            found.append(f"{module}:{one.line} imports {one.module}")
+        if first not in ROOMS or within(one.module, allowed) or (module in TOP and one.lazy):
+            continue
+        found.append(f"{module}:{one.line} imports {one.module}")
+    return found
+
+
+@pytest.mark.parametrize("path", module_files(), ids=dotted)
+def test_a_module_enters_only_the_rooms_it_may(path: Path) -> None:
+    assert wrong_rooms(path.read_text(), dotted(path), path.name == "__init__.py") == []
+
+
+def test_conf_stands_on_the_standard_library_and_hydra_alone() -> None:
+    allowed = {"conf", *CONF_STANDS_ON, *sys.stdlib_module_names}
+    found = [
+        f"{path.name}:{one.line} imports {one.module}"
+        for path in sorted((ROOT / "conf").rglob("*.py"))
+        for one in imports_of(path.read_text(), dotted(path), path.name == "__init__.py")
+        if one.module.split(".")[0] not in allowed
+    ]
+    assert found == []
+
+
+def test_flowers_internals_are_touched_only_in_the_plumbing() -> None:
+    found, used = [], set()
+    for path in module_files():
+        where = path.relative_to(ROOT)
+        if any(where.match(pattern) for pattern in PLUMBING):
+            continue
+        for one in imports_of(path.read_text(), dotted(path), path.name == "__init__.py"):
+            parent = one.module.rpartition(".")[0]
+            if one.module.split(".")[0] != "flwr" or one.module in FLOWER or parent in FLOWER - {"flwr.clientapp"}:
+                continue
+            if parent == "flwr.clientapp" and one.module != "flwr.clientapp.typing":
+                continue
+            if (str(where), parent) in SINGLE_INTERNALS or (str(where), one.module) in SINGLE_INTERNALS:
+                used |= {(str(where), parent), (str(where), one.module)}
+                continue
+            found.append(f"{where}:{one.line} imports {one.module}")
+    assert found == []
+    assert used >= SINGLE_INTERNALS, f"no longer used, remove them from the list: {SINGLE_INTERNALS - used}"
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("conf.schema", "import server"),
+        ("strategies.average", "from client import loop"),
+        ("client.app", "def f():\n    from server.rounds import Rounds"),
+        ("client.app", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import server.rounds"),
+        ("client.app", "import importlib\nimportlib.import_module('azureml_jobs.jobs')"),
+        ("server.app", "from azureml_jobs import launch"),
+        ("azureml_jobs.launch", "from server.store import Store"),
+        ("azureml_jobs.credentials", "from azureml_jobs.workspace import workspace"),
+        ("azureml_jobs.credentials", "from . import workspace"),
+        ("azureml_jobs.cli", "from server.simulation import simulate"),
+        ("server.app", "from tests.conftest import SESSION"),
+    ],
+)
+def test_a_wrong_import_is_found(module: str, source: str) -> None:
+    assert len(wrong_rooms(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("server.app", "from azureml_jobs.rendezvous import find\nfrom azureml_jobs import credentials"),
+        ("azureml_jobs.cli", "def simulate():\n    from server.simulation import simulate_conf"),
+        ("client.app", "from . import loop\nfrom conf.errors import DataError"),
+    ],
+)
+def test_a_right_import_passes(module: str, source: str) -> None:
+    assert wrong_rooms(source, module) == []
