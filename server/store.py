@@ -108,7 +108,7 @@ def follow(store: Store, pointer: str) -> tuple[str, bytes]:
     except (ValueError, TypeError, LookupError) as error:
         if isinstance(error, StoreMissing):
             raise
-        raise CheckpointError("MDW-517", f"The pointer {pointer} is not readable.", "Restore it or delete it.") from None
+        raise CheckpointError("MDW-517", f"The pointer {pointer} is not readable.", "Restore or delete it.") from None
     data = store.read(target)
     if digest(data) != sha256:
         hint = "The file was damaged after it was written; use an earlier one."
@@ -283,13 +283,17 @@ class FolderStore:
             raise self._failure(error, "list", str(error.filename)) from error
 
     def _failure(self, error: OSError, verb: str, name: str) -> CheckpointError:
-        where = f"{name} in {self._path}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return CheckpointError("MDW-513", f"The disk is full: can't {verb} {where}.", "Free some, then resume.")
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            hint = "Make the folder writable for this user, on a file system with hard links, or choose another."
-            return CheckpointError("MDW-514", f"May not {verb} {where} ({error.strerror}).", hint)
-        return CheckpointError("MDW-515", f"Can't {verb} {where}: {error.strerror or error}.", "Check the disk.")
+        return disk_error(error, verb, f"{name} in {self._path}")
+
+
+def disk_error(error: OSError, verb: str, where: str) -> CheckpointError:
+    """Return what a failed system call means to a person: full, forbidden or broken."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return CheckpointError("MDW-513", f"The disk is full: can't {verb} {where}.", "Free some space, then resume.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "Make the folder writable for this user, on a file system with hard links, or choose another."
+        return CheckpointError("MDW-514", f"May not {verb} {where} ({error.strerror}).", hint)
+    return CheckpointError("MDW-515", f"Can't {verb} {where}: {error.strerror or error}.", "Check the disk.")
 
 
 def _invalid(name: str) -> CheckpointError:
