@@ -1,0 +1,1 @@
+"""The command line, and jobs, keys, data and provisioning on Azure ML."""

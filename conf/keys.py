@@ -29,9 +29,13 @@ def unknown_key(key: str, valid: Iterable[str], where: str) -> ConfigError:
     return ConfigError("MDW-101", f"{key} ({where}): {place}.", nearest(name, valid))
 
 
-@cache
 def hints(cls: Any) -> dict[str, Any]:
     """Return the annotations of a dataclass, evaluated."""
+    return _hints(cls)
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 

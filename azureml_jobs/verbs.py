@@ -1,0 +1,97 @@
+"""The verbs of the command line, one function each; what a verb needs is imported when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from conf.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: one line that says what it does, and the function that takes its arguments and gives the status."""
+
+    summary: str
+    run: Callable[[list[str]], int]
+
+
+def simulate(args: list[str]) -> int:
+    """Train one model over several silos on this machine, as a Hydra application."""
+    from azureml_jobs.application import application
+
+    progress = "--no-progress" not in args
+    args = [arg for arg in args if arg != "--no-progress"]
+
+    def train(conf: Any, command: str) -> None:
+        from server.simulation import simulate_conf
+
+        simulate_conf(conf, command=command, progress=progress)
+
+    return application("simulate", args, train)
+
+
+def evaluate(args: list[str]) -> int:
+    """Score a finished run's model on the data of its own configuration."""
+    given = _arguments("evaluate", args, "Score a finished run's model on the data of its own configuration.")
+    if given is None:
+        return 0
+    from server.evaluation import evaluate_run
+
+    scores = evaluate_run(given["run"])
+    rows = {"all silos": scores.union, **scores.by_silo}
+    width = max(map(len, rows))
+    for name, metrics in rows.items():
+        print(f"{name:{width}}  " + "  ".join(f"{metric} {value:.4f}" for metric, value in metrics.items()))
+    return 0
+
+
+def report(args: list[str]) -> int:
+    """Write a run's report.html anew from what lies in its folder."""
+    given = _arguments("report", args, "Write a run's report.html anew from what lies in its folder.")
+    if given is None:
+        return 0
+    from conf.resume import folder_of
+    from server.report import write_report
+
+    print(write_report(folder_of(given["run"])))
+    return 0
+
+
+def version(args: list[str]) -> int:
+    """Print the versions of Meadow and of what it stands on, without importing them."""
+    for name in ("meadow", "flwr", "torch", "hydra-core"):
+        try:
+            print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name} (not installed)")
+    return 0
+
+
+VERBS = {
+    "simulate": Verb("train one model over several silos on this machine", simulate),
+    "evaluate": Verb("score a finished run's model: run=RUN_ID", evaluate),
+    "report": Verb("write a run's report anew: run=RUN_ID", report),
+    "version": Verb("print versions", version),
+}
+"""Every verb, in the order of the help."""
+
+
+def _arguments(verb: str, args: list[str], what: str) -> dict[str, str] | None:
+    """Return the arguments of a verb that takes `run=RUN_ID` alone, or None when help was asked for and given."""
+    if "--help" in args or "-h" in args:
+        print(f"meadow {verb} run=RUN_ID\n\n{what}\nRUN_ID is the name of a folder in outputs/, or the path of one.")
+        return None
+    given = {}
+    for arg in args:
+        key, _, value = arg.partition("=")
+        if key != "run" or not value:
+            raise ConfigError("MDW-111", f"meadow {verb}: '{arg}' is no argument of it.", "Write run=RUN_ID.")
+        given[key] = value
+    if "run" not in given:
+        raise ConfigError(
+            "MDW-111", f"meadow {verb}: which run?", "Write run=RUN_ID; the ids are the names in outputs/."
+        )
+    return given
