@@ -1,0 +1,111 @@
+"""Flower's own command line runs the same app: `flwr build` bundles it, `flwr run .` trains with it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from flwr.cli.build import build_fab_from_disk
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("conf", "strategies", "client", "server", "azureml_jobs")
+BIN = Path(sys.executable).parent
+TIMEOUT = 240.0
+OVERRIDES = "task=digits run.rounds=2 run.output={}"
+
+
+def bundled() -> set[str]:
+    """Return the names in the app bundle of this tree."""
+    return set(zipfile.ZipFile(io.BytesIO(build_fab_from_disk(ROOT))).namelist())
+
+
+def test_the_bundle_holds_every_file_of_the_packages_and_nothing_else() -> None:
+    packaged = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert bundled() == packaged | {"pyproject.toml", ".info/CONTENT"}
+
+
+def test_the_bundle_is_the_same_each_time() -> None:
+    assert hashlib.sha256(build_fab_from_disk(ROOT)).digest() == hashlib.sha256(build_fab_from_disk(ROOT)).digest()
+
+
+def free_port() -> str:
+    """Return a port that nobody listens on at 127.0.0.1."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.fixture
+def flower_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Give Flower's command line a home and ports of its own, and end the SuperLink that it leaves behind."""
+    home = tmp_path / "flwr"
+    environment = os.environ | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # `flwr` looks for `flower-superlink` there
+        "FLWR_HOME": str(home),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": free_port(),
+        "FLWR_LOCAL_CONTROL_API_PORT": free_port(),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    }
+    yield environment
+    left = processes_of(home)
+    for process in left:
+        if "flower-superlink" in " ".join(process.cmdline()):
+            process.terminate()  # its executor and its simulation watch their parent and follow
+    _, stubborn = psutil.wait_procs(left, timeout=20)
+    for process in stubborn:
+        process.kill()
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Return the processes that were started with this Flower home."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("FLWR_HOME") == str(home):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def flwr(*arguments: str, environment: dict[str, str], cwd: Path) -> str:
+    """Run Flower's command line and return what it printed; its error output explains a failure."""
+    command = [str(BIN / "flwr"), *arguments]
+    done = subprocess.run(
+        command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout + done.stderr
+
+
+def test_flwr_run_trains_the_same_app(flower_environment: dict[str, str], tmp_path: Path) -> None:
+    overrides = OVERRIDES.format(tmp_path / "outputs")
+    log = flwr(
+        *("run", str(ROOT), "--run-config", f'overrides="{overrides}"', "--stream"),
+        environment=flower_environment,
+        cwd=tmp_path,
+    )
+    run = json.loads(flwr("ls", "--format", "json", environment=flower_environment, cwd=tmp_path))["runs"][0]
+    assert run["status"] == "finished:completed", log[-4000:]
+
+    (folder,) = (tmp_path / "outputs").iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["status"], result["mode"], result["task"]) == ("finished", "flower", "digits")
+    assert len(result["rounds"]) == 2
+    assert result["rounds"][-1]["replied"] == ["silo-1", "silo-2"]  # Flower simulates two nodes unless told otherwise
+    assert (folder / "model" / "model.safetensors").is_file()
