@@ -1,0 +1,301 @@
+"""Messages as the content-addressed objects of Flower's wire: made with one copy, read with every size checked.
+
+Flower cuts a message into objects (message, records, arrays, chunks of 5 MiB), each named by the SHA-256 of its bytes.
+Its own code copies an array four times on either side and believes what an array says about itself. Here an array's
+bytes stay where they are until they are cut into chunks, and a received array's header is compared with the bytes
+that are there before memory is taken for it.
+
+    MDW-640 an object that can't be read     MDW-641 an array that is not what it says     MDW-642 too large
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from typing import Any, Final, cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app.message.arraychunk import ArrayChunk
+from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as CHUNK_BYTES
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.constant import HEAD_BODY_DIVIDER
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_object_head_values_from_object_content,
+    get_object_id,
+)
+from numpy.lib import format as npy
+
+from conf.errors import WireError
+
+NPY: Final = "numpy.ndarray"
+"""Flower's name for the serialisation of an array: the bytes of a .npy file."""
+BFLOAT16: Final = "bfloat16"
+"""An element type that numpy lacks: its bits travel as uint16 under this name."""
+DTYPES: Final = {
+    name: np.dtype(name).newbyteorder("<")
+    for name in (
+        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64", "complex64", "complex128"),
+    )
+} | {BFLOAT16: np.dtype("<u2")}
+"""The element types that may travel, as numpy reads them; objects and strings are not among them."""
+MAX_DEPTH: Final = 5
+"""Message, record dict, array record, array, chunk."""
+_HEADER_BYTES = 10_128
+
+
+class Pieces(Array):
+    """An array whose bytes lie in one or more buffers and are copied only when somebody asks for them.
+
+    To Flower it is an `Array` like any other. `numpy()` gives a view where there is one buffer, so whoever
+    changes it in place changes the record; bfloat16 is seen as uint16.
+    """
+
+    __qualname__ = "Array"  # the type's name on the wire
+
+    def __init__(self, dtype: str, shape: Sequence[int], pieces: Sequence[memoryview]) -> None:
+        self.__dict__.update(dtype=dtype, shape=tuple(shape), stype=NPY, _pieces=list(pieces), _is_dirty=True)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its elements, without a header."""
+        return sum(piece.nbytes for piece in self.__dict__["_pieces"])
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]  # computed: a second copy of each update would stay in memory
+        """The bytes of the .npy file; a copy at each call."""
+        return b"".join([_header(self.dtype, self.shape), *self.__dict__["_pieces"]])
+
+    def numpy(self) -> np.ndarray:
+        """Return the elements in their shape."""
+        pieces = self.__dict__["_pieces"]
+        buffer = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return np.frombuffer(buffer, dtype=DTYPES[self.dtype]).reshape(self.shape)
+
+    def slice_array(self) -> list[tuple[str, InflatableObject]]:
+        """Return the chunks with their ids, made once."""
+        if "_chunks" not in self.__dict__:
+            chunks = [_Chunk(run) for run in _runs([_header(self.dtype, self.shape), *self.__dict__["_pieces"]])]
+            self.__dict__["_chunks"] = [(chunk.object_id, chunk) for chunk in chunks]
+        return cast(list[tuple[str, InflatableObject]], self.__dict__["_chunks"])
+
+
+class _Chunk(ArrayChunk):
+    """A chunk that is kept as it travels, and hashed once."""
+
+    __qualname__ = "ArrayChunk"
+
+    def __init__(self, pieces: Sequence[memoryview]) -> None:
+        head = f"ArrayChunk  {sum(piece.nbytes for piece in pieces)}".encode() + HEAD_BODY_DIVIDER
+        content = b"".join([head, *pieces])
+        self.__dict__.update(content=content, data=memoryview(content)[len(head) :], id=get_object_id(content))
+
+    @property
+    def object_id(self) -> str:
+        """The SHA-256 of what travels."""
+        return cast(str, self.__dict__["id"])
+
+    def deflate(self) -> bytes:
+        """Return what travels, without a copy."""
+        return cast(bytes, self.__dict__["content"])
+
+
+def view(array: Array) -> memoryview:
+    """Return the elements of an array as bytes, in C order and little-endian, without a copy where they lie so.
+
+    Raises WireError MDW-641 where its header does not fit its bytes or its element type may not travel.
+    """
+    if isinstance(array, Pieces):
+        pieces = array.__dict__["_pieces"]
+        return cast(memoryview, pieces[0]) if len(pieces) == 1 else memoryview(b"".join(pieces))
+    data = memoryview(array.data)
+    shape, fortran, dtype, start = read_header(data[:_HEADER_BYTES], array.dtype)
+    body = data[start:]
+    if array.stype != NPY or body.nbytes != math.prod(shape) * dtype.itemsize or shape != tuple(array.shape):
+        raise _untrue(f"{array.dtype}{tuple(array.shape)} with {body.nbytes} bytes")
+    if fortran or dtype != DTYPES[array.dtype]:
+        elements = np.frombuffer(body, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+        return _bytes(np.ascontiguousarray(elements, dtype=DTYPES[array.dtype]))
+    return body
+
+
+def read_header(data: memoryview, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Return shape, Fortran order, dtype and length of a .npy header; reads no element and takes no memory for any.
+
+    Raises WireError MDW-641 where it is malformed or says another element type than `name`.
+    """
+    file = BytesIO(data)
+    try:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        raise _untrue("a header that can't be read") from None
+    expected = DTYPES.get(name)
+    if expected is None or dtype.newbyteorder("<") != expected:
+        raise _untrue(f"{str(dtype)[:20]} where {name[:20]!r} was declared")
+    if any(not isinstance(n, int) or n < 0 for n in shape):
+        raise _untrue(f"the shape {shape}")
+    return tuple(shape), bool(fortran), dtype, file.tell()
+
+
+def tree_size(tree: ObjectTree, limit: int) -> int:
+    """Return the number of objects in a tree; raises WireError MDW-642 beyond `limit` or deeper than a message is."""
+    count, level = 0, [tree]
+    for _ in range(MAX_DEPTH):
+        count += len(level)
+        if count > limit:
+            break
+        level = [child for node in level for child in node.children]
+    if level or count > limit:
+        raise WireError(
+            "MDW-642", f"A message of more than {limit} objects or {MAX_DEPTH} levels.", "Pack it, or raise the limit."
+        )
+    return count
+
+
+def inflate(root: str, contents: dict[str, bytes], limit: int) -> RecordDict | Error:
+    """Return the content, or the error, of the message `root`; `contents` is emptied on the way.
+
+    Every array is compared with its header and with `limit` (bytes of all arrays) before memory is taken for it.
+    Raises WireError MDW-640, MDW-641 or MDW-642.
+    """
+    try:
+        message = _Inflater(contents, limit).inflate(root, 0)
+    except WireError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, ArithmeticError) as error:
+        raise _unreadable(f"{type(error).__name__}: {str(error)[:200]}") from None
+    except Exception as error:  # protobuf's DecodeError has no public base class
+        raise _unreadable(type(error).__name__) from None
+    if not isinstance(message, Message):
+        raise _unreadable("no message")
+    return message.error if message.has_error() else message.content
+
+
+class _Inflater:
+    def __init__(self, contents: dict[str, bytes], limit: int) -> None:
+        self._contents, self._left = contents, limit
+        self._done: dict[str, InflatableObject] = {}
+        self._uses = Counter(
+            child
+            for content in contents.values()
+            if content.startswith(b"Array ")
+            for child in get_object_head_values_from_object_content(content)[1]
+        )
+
+    def inflate(self, id: str, depth: int) -> InflatableObject:
+        if id not in self._done:
+            if depth > MAX_DEPTH:
+                raise _unreadable("too deep")
+            self._done[id] = self._object(id, depth)
+        return self._done[id]
+
+    def _object(self, id: str, depth: int) -> InflatableObject:
+        content = self._contents[id]
+        kind, children, _ = get_object_head_values_from_object_content(content)
+        if kind == "Array":
+            return self._array(content, children)
+        below = {child: self.inflate(child, depth + 1) for child in children}
+        if kind == "ArrayRecord":
+            return _array_record(content, below)
+        for known in (Message, RecordDict, ConfigRecord, MetricRecord):
+            if kind == known.__qualname__:
+                return known.inflate(content, below)
+        raise _unreadable(f"an object of type {kind[:20]!r}")
+
+    def _array(self, content: bytes, children: list[str]) -> Pieces:
+        raw = _json(content)
+        dtype, shape, order = str(raw["dtype"]), tuple(raw["shape"]), [children[i] for i in raw["arraychunk_ids"]]
+        bodies = {child: _chunk_body(self._contents[child]) for child in children}
+        total = sum(bodies[child].nbytes for child in order)
+        if total > self._left:
+            raise WireError("MDW-642", "The arrays of a message are larger than allowed.", "Raise the limit.")
+        self._left -= total
+        if raw["stype"] != NPY or not order:
+            raise _untrue(f"the serialisation {str(raw['stype'])[:20]!r}")
+        found, fortran, numpy_dtype, start = read_header(bodies[order[0]][:_HEADER_BYTES], dtype)
+        size = math.prod(found) * numpy_dtype.itemsize
+        if found != shape or size != total - start:
+            raise _untrue(f"{dtype}{shape} with {total - start} bytes of elements")
+        flat = np.empty(size, dtype=np.uint8)
+        at = 0
+        for position, child in enumerate(order):
+            body = bodies[child][start:] if position == 0 else bodies[child]
+            flat[at : at + body.nbytes] = np.frombuffer(body, dtype=np.uint8)
+            at += body.nbytes
+            self._used(child, bodies, child not in order[position + 1 :])
+        if fortran or numpy_dtype != DTYPES[dtype]:
+            elements = flat.view(numpy_dtype).reshape(shape, order="F" if fortran else "C")
+            return Pieces(dtype, shape, [_bytes(np.ascontiguousarray(elements, dtype=DTYPES[dtype]))])
+        return Pieces(dtype, shape, [_bytes(flat)])
+
+    def _used(self, child: str, bodies: dict[str, memoryview], last: bool) -> None:
+        """Free a chunk once no array needs it any more, so that an update is not twice in memory."""
+        if last:
+            self._uses[child] -= 1
+            del bodies[child]
+            if self._uses[child] <= 0:
+                self._contents.pop(child, None)
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # numpy's stubs for 3.11 lack it
+
+
+def _array_record(content: bytes, arrays: Mapping[str, InflatableObject]) -> ArrayRecord:
+    names = _json(content)
+    record = ArrayRecord()
+    for name, id in names.items():
+        record[name] = cast(Array, arrays[id])
+    return record
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    body = content[content.index(HEAD_BODY_DIVIDER) + 1 :]
+    raw = json.loads(body)
+    if not isinstance(raw, dict):
+        raise _unreadable("no JSON object")
+    return raw
+
+
+def _chunk_body(content: bytes) -> memoryview:
+    if not content.startswith(b"ArrayChunk "):
+        raise _unreadable("no chunk")
+    return memoryview(content)[content.index(HEAD_BODY_DIVIDER) + 1 :]
+
+
+def _header(dtype: str, shape: Sequence[int]) -> memoryview:
+    file = BytesIO()
+    descr = npy.dtype_to_descr(DTYPES[dtype])
+    npy.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": tuple(shape)})
+    return memoryview(file.getvalue())
+
+
+def _runs(pieces: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+    """Cut a row of buffers into runs of one chunk each."""
+    run: list[memoryview] = []
+    room = CHUNK_BYTES
+    for piece in pieces:
+        while piece.nbytes:
+            part, piece = piece[:room], piece[room:]
+            run.append(part)
+            room -= part.nbytes
+            if room == 0:
+                yield run
+                run, room = [], CHUNK_BYTES
+    if run:
+        yield run
+
+
+def _unreadable(what: str) -> WireError:
+    return WireError("MDW-640", f"A message can't be read: {what}.", "Run the same version of Meadow on both sides.")
+
+
+def _untrue(what: str) -> WireError:
+    return WireError("MDW-641", f"An array is not what it says it is: {what}.", "The silo's code or disk is damaged.")
