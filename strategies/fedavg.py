@@ -1,0 +1,114 @@
+"""Federated averaging (McMahan et al. 2017, arXiv 1602.05629, algorithm 1): w_{t+1} = sum_k n_k/n * w_k."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, ClassVar, TypeVar
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
+
+from conf.errors import WireError
+from strategies import wire
+from strategies.average import MetricMeans, WeightedMean
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+
+class FedAvg(Strategy):
+    """Asks every node that the grid shows, and averages their models weighted by their examples.
+
+    Replies are folded in one by one (`streaming`), so that given an iterator only one of them is in memory at a
+    time; the model does not depend on their order (`strategies.average`). Error replies are passed over.
+    """
+
+    streaming: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._order: list[str] = []  # of the arrays as they were sent; renewed each round
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return one training message for each node of the grid, in the order of their ids."""
+        self._order = list(arrays)
+        return self._ask(MessageType.TRAIN, server_round, arrays, config, grid)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return one evaluation message for each node of the grid, in the order of their ids."""
+        return self._ask(MessageType.EVALUATE, server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the mean model and the means of the metrics that all replies have; None and None without replies.
+
+        Raises WireError (MDW-660 to 665) for a reply that can't be averaged.
+        """
+        mean, metrics = WeightedMean(), MetricMeans()
+        for reply in replies:
+            if not reply.has_error():
+                examples = _fold_metrics(reply, metrics)
+                mean.add(wire.to_numpy(_only_record(reply.content.array_records.values(), "array")), examples)
+            del reply  # the iterator may free it before it waits for the next
+        if not mean.count:
+            return None, None
+        return self._in_order(mean.result()), _record_of(metrics)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return the example-weighted means of the metrics that all replies have; None without replies."""
+        metrics = MetricMeans()
+        for reply in replies:
+            if not reply.has_error():
+                _fold_metrics(reply, metrics)
+        return _record_of(metrics) if metrics.weight else None
+
+    def summary(self) -> None:
+        """Log what the strategy is."""
+        log.info("%s: mean weighted by %s, folded as replies arrive", type(self).__name__, wire.NUM_EXAMPLES)
+
+    def _in_order(self, result: dict[str, NDArray[Any]]) -> ArrayRecord:
+        order = self._order or list(result)
+        for name in sorted(set(order) ^ set(result)):
+            raise WireError("MDW-660", f"{name!r} was asked or answered, not both.", "All must train the same model.")
+        return ArrayRecord({name: Array(result[name]) for name in order})
+
+    def _ask(
+        self, message_type: str, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        config[wire.ROUND] = server_round  # in place, as Flower's own strategies do: they share one record a run
+        content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: config})
+        return [
+            Message(content=content, message_type=message_type, dst_node_id=node)
+            for node in sorted(grid.get_node_ids())
+        ]
+
+
+def _fold_metrics(reply: Message, metrics: MetricMeans) -> int:
+    """Fold the metrics of a reply and return its number of examples."""
+    values = dict(_only_record(reply.content.metric_records.values(), "metric"))
+    examples = values.pop(wire.NUM_EXAMPLES, None)
+    if not isinstance(examples, int):
+        raise WireError("MDW-665", f"A reply's {wire.NUM_EXAMPLES} is {examples!r:.40}.", "It must be a whole number.")
+    metrics.add(values, examples)
+    return examples
+
+
+def _only_record(records: Iterable[R], kind: str) -> R:
+    found = list(records)
+    if len(found) != 1:
+        raise WireError("MDW-665", f"A reply has {len(found)} {kind} records.", "It must have exactly one.")
+    return found[0]
+
+
+def _record_of(metrics: MetricMeans) -> MetricRecord:
+    record = MetricRecord({wire.NUM_EXAMPLES: metrics.weight})
+    record.update(metrics.result())
+    return record
