@@ -64,7 +64,7 @@ class DataConf:
     """Where a silo's examples come from and how a public set is parted among silos."""
 
     root: str | None = None  # folder of the data; None = the task's own default
-    partition: str = one_of("dirichlet", "iid", "labels", "quantity")
+    partition: str = one_of("dirichlet", "iid", "labels", "quantity", "own")  # own = all of the silo's own root
     alpha: float = number(0.5, above=0)  # concentration of the Dirichlet partition (labels) or of the sizes (quantity)
     labels_per_silo: int = number(2, at_least=1)
     held_out: float = number(0.2, at_least=0, at_most=0.9)  # share of each silo's examples kept for evaluation

@@ -1,0 +1,31 @@
+"""The tasks of this tree, one file each: model input, data contract, loss and metrics."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from client.registry import module_named
+from client.tasks.base import Task
+from conf.schema import Silo
+
+
+def task_named(name: str) -> Task:
+    """Return the task of `client/tasks/<name>.py`; raises ConfigError MDW-102 for a name that is not there."""
+    task: Task = module_named(sys.modules[__name__], name, "task").task
+    return task
+
+
+def class_counts(task: Task, silos: Sequence[Silo]) -> dict[str, list[int]]:
+    """Return the training examples of each class at each silo, for a machine that can see them all.
+
+    A silo whose data has no labels is left out.
+    """
+    counts = {}
+    for silo in silos:
+        labels = task.load(silo).labels
+        if labels is not None:
+            counts[silo.name] = np.bincount(labels, minlength=len(task.contract.classes)).tolist()
+    return counts

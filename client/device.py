@@ -1,0 +1,72 @@
+"""Where a silo computes: which device, in which precision, and how strictly the same each time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from conf.errors import ConfigError
+from conf.schema import TrainerConf
+
+_memory: Any = torch.utils.deterministic  # torch makes a module of properties of it, which mypy can't see
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The half types that autocast may compute in; `fp32` computes as it stores."""
+
+
+def choose(name: str) -> torch.device:
+    """Return the device called `name`; `auto` takes a CUDA GPU, then Apple's, then the CPU.
+
+    Raises ConfigError MDW-104 where this machine does not have it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        reason = str(e).splitlines()[0].rstrip(".")
+        raise ConfigError("MDW-104", f"The device '{name}' can't be used here: {reason}.", "Use auto or cpu.") from e
+    return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device that a model is on."""
+    return next(model.parameters()).device
+
+
+def autocast(device: torch.device, conf: TrainerConf) -> torch.autocast:
+    """Return the context in which a model computes in the trainer's precision."""
+    half = PRECISIONS.get(conf.precision)
+    return torch.autocast(device.type, dtype=half, enabled=half is not None)
+
+
+def scaler(device: torch.device, conf: TrainerConf) -> torch.amp.GradScaler:
+    """Return the scaler that keeps small fp16 gradients from vanishing; bf16 and fp32 need none."""
+    return torch.amp.GradScaler(device.type, enabled=conf.precision == "fp16")
+
+
+@contextmanager
+def reproducible(device: torch.device, seed: int, conf: TrainerConf) -> Iterator[None]:
+    """Draw everything (dropout, augmentation) from `seed` inside, and leave torch's random state as it was.
+
+    With `trainer.deterministic` torch raises RuntimeError for an operation that has no deterministic form.
+    """
+    cuda = device.type == "cuda"
+    if cuda and conf.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for; 24 MB of the GPU
+    before = torch.are_deterministic_algorithms_enabled(), _memory.fill_uninitialized_memory
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(conf.deterministic)
+        _memory.fill_uninitialized_memory = False  # a help in debugging that costs time
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0])
+            _memory.fill_uninitialized_memory = before[1]

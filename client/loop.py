@@ -1,0 +1,133 @@
+"""The training of one round at a silo, and the evaluation of a model there, in plain PyTorch."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset
+
+from client.batches import Batch, Batches, length
+from client.device import autocast, choose, device_of, reproducible, scaler
+from client.optimizer import learning_rate, optimizer_of, set_learning_rate
+from client.tasks.base import Task
+from conf.errors import DataError
+from conf.schema import TrainerConf
+from strategies import wire
+
+Metrics = dict[str, float]
+
+
+def prepare(model: nn.Module, conf: TrainerConf, device: str | None = None) -> nn.Module:
+    """Return the model on its device (`device`, the silo's own choice, before the trainer's), compiled if asked."""
+    model.to(choose(device or conf.device))
+    if conf.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if conf.compile:
+        model.compile()
+    return model
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    task: Task,
+    conf: TrainerConf,
+    *,
+    seed: int,
+    round: int = 1,
+    rounds: int = 1,
+    proximal_mu: float = 0.0,
+) -> Metrics:
+    """Train a model in place, where it is, for the epochs of one round of `rounds`; return what it took.
+
+    The same `seed` and weights give the same bits on the same device and threads. With `proximal_mu` the loss gets
+    mu/2 ||w - w_t||^2, w_t being the weights at the start (Li et al. 2020, arXiv 1812.06127, eq. 2). The metrics are
+    the mean training loss (without that term), examples in the set, seconds and examples a second.
+    Raises DataError MDW-205 where there is too little to train on.
+    """
+    started, device = time.perf_counter(), device_of(model)
+    norm = any(isinstance(m, _BatchNorm) for m in model.modules())
+    batches = Batches(dataset, conf.batch_size, device, conf, seed=seed, pairs=norm)
+    if batches.examples < 1 + norm:
+        raise _too_few(batches.examples)
+    optimizer, scale, precision = optimizer_of(model, conf), scaler(device, conf), autocast(device, conf)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    start = [w.detach().clone() for w in weights] if proximal_mu else []
+    steps = conf.epochs * -(-len(batches) // conf.accumulate)
+    step, loss_sum = 0, torch.zeros((), device=device)
+    model.train()
+    with reproducible(device, seed, conf):
+        for _ in range(conf.epochs):
+            supply = iter(batches)
+            while group := list(islice(supply, conf.accumulate)):
+                set_learning_rate(optimizer, learning_rate(conf, (round - 1 + step / steps) / rounds))
+                loss_sum += _backward(model, group, task, precision, scale)
+                scale.unscale_(optimizer)
+                for weight, origin in zip(weights, start, strict=False):
+                    _pull(weight, origin, proximal_mu)
+                if conf.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(weights, conf.clip_norm)
+                scale.step(optimizer)
+                scale.update()
+                optimizer.zero_grad()
+                step += 1
+    seen = batches.examples * conf.epochs
+    return {wire.LOSS: loss_sum.item() / seen, **_cost(batches.examples, seen, started)}  # .item() waits for the GPU
+
+
+def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf) -> Metrics:
+    """Return the mean loss and the task's metrics of a model on a set, with its examples and seconds.
+
+    A set without examples gives their number, 0, and nothing else.
+    """
+    started, device, examples = time.perf_counter(), device_of(model), length(dataset)
+    if not examples:
+        return {wire.NUM_EXAMPLES: 0}
+    model.eval()
+    with reproducible(device, 0, conf), torch.inference_mode():
+        seen = []
+        for x, y in Batches(dataset, conf.eval_batch_size, device, conf):
+            with autocast(device, conf):
+                seen.append((model(x).float(), y))
+        outputs, targets = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
+        scores = {wire.LOSS: task.loss(outputs, targets).item(), **task.metrics(outputs, targets)}
+    return {**scores, **_cost(examples, examples, started)}
+
+
+def _backward(
+    model: nn.Module, group: list[Batch], task: Task, precision: torch.autocast, scale: torch.amp.GradScaler
+) -> Tensor:
+    """Add up the gradients of a group of batches as if they were one; return the sum of the examples' losses."""
+    examples = sum(len(y) for _, y in group)
+    loss_sum = torch.zeros((), device=group[0][1].device)
+    for x, y in group:
+        with precision:
+            loss = task.loss(model(x).float(), y)
+        share = loss if len(group) == 1 else loss * (len(y) / examples)
+        scale.scale(share).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        loss_sum += loss.detach() * len(y)
+    return loss_sum
+
+
+def _pull(weight: nn.Parameter, origin: Tensor, mu: float) -> None:
+    """Add the gradient of mu/2 ||w - w_t||^2, which is mu (w - w_t), without the cost of automatic differentiation."""
+    if weight.grad is not None:
+        weight.grad.add_(weight.detach() - origin, alpha=mu)
+
+
+def _cost(examples: int, seen: int, started: float) -> Metrics:
+    seconds = time.perf_counter() - started
+    return {wire.NUM_EXAMPLES: examples, wire.SECONDS: seconds, wire.SAMPLES_PER_SECOND: seen / seconds}
+
+
+def _too_few(examples: int) -> DataError:
+    return DataError(
+        "MDW-205",
+        f"{examples} examples are too few to train on" + (": BatchNorm needs two." if examples else "."),
+        "Give the silo more examples" + (", or use group normalisation." if examples else "."),
+    )

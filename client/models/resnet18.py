@@ -1,0 +1,35 @@
+"""ResNet-18 (He et al. 2016, arXiv 1512.03385) as torchvision builds it, with batch or group normalisation."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+
+from client.tasks.base import Contract
+from conf.schema import ModelConf, ResNetConf
+
+SMALL = 64
+"""Images of fewer pixels a side keep their size in the first layer."""
+
+
+def build(conf: ModelConf, contract: Contract) -> nn.Module:
+    """Return ResNet-18 for the task's channels and classes.
+
+    Small images get the first layer of the paper's section 4.2 (3 x 3, stride 1, no pooling).
+    `norm=group` (32 groups, Wu & He 2018, arXiv 1803.08494) has no running statistics: nothing but weights travels.
+    """
+    from torchvision.models import resnet18  # seconds to import: only where it is used
+
+    group = isinstance(conf, ResNetConf) and conf.norm == "group"
+    norm = partial(nn.GroupNorm, 32) if group else nn.BatchNorm2d
+    model: nn.Module = resnet18(weights=None, num_classes=len(contract.classes), norm_layer=norm)
+    channels, height, width = contract.shape
+    if min(height, width) < SMALL:
+        model.conv1, model.maxpool = nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.Identity()
+    elif channels != 3:
+        model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    else:
+        return model
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return model

@@ -1,0 +1,39 @@
+"""The optimizer of one round, and the learning rate over the whole run."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from conf.schema import TrainerConf
+
+
+def optimizer_of(model: nn.Module, conf: TrainerConf) -> Optimizer:
+    """Return a fresh optimizer of the trainable parameters; it lives for one round."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if conf.optimizer == "sgd":
+        return SGD(parameters, conf.lr, momentum=conf.momentum, weight_decay=conf.weight_decay)
+    kind = Adam if conf.optimizer == "adam" else AdamW
+    return kind(parameters, conf.lr, weight_decay=conf.weight_decay)
+
+
+def learning_rate(conf: TrainerConf, progress: float) -> float:
+    """Return the learning rate when a share `progress` (0 to 1) of the run is done.
+
+    Cosine goes from `lr` to 0 (Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5, without restarts); step multiplies
+    by `schedule_gamma` after each of `schedule_steps` equal parts.
+    """
+    if conf.schedule == "cosine":
+        return conf.lr * (1 + math.cos(math.pi * progress)) / 2
+    if conf.schedule == "step":
+        part = math.floor(progress * conf.schedule_steps + 1e-9)  # 0.7 * 10 is a little less than 7
+        return float(conf.lr * conf.schedule_gamma ** min(part, conf.schedule_steps - 1))
+    return conf.lr
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,57 @@
+"""Handwritten digits: 1,797 real images of 8 x 8 pixels that ship with scikit-learn (UCI, Alpaydin & Kaynak 1998).
+
+A silo's own examples: an .npz file, or a folder with `digits.npz`, of `x` (n, 8, 8) with values 0 to 16 and `y` (n).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from client.formats.npz import read_npz
+from client.tasks.base import Classification, Contract, Examples
+from conf.errors import DataError
+from conf.schema import DataConf
+
+
+class Digits(Classification):
+    """Which digit, from 8 x 8 pixels."""
+
+    name = "digits"
+    contract = Contract((1, 8, 8), tuple("0123456789"))
+
+    def public(self, data: DataConf) -> Examples:
+        """Return scikit-learn's digits."""
+        if data.root is not None:
+            raise DataError(
+                "MDW-200",
+                f"data.root={data.root}, but data.partition={data.partition} parts the public digits.",
+                "Set data.partition=own to train on the silo's own examples, or leave data.root out.",
+            )
+        return _public()
+
+    def own(self, root: Path) -> Examples:
+        """Return `x` and `y` of the silo's .npz file."""
+        path = root / "digits.npz" if root.is_dir() else root
+        if not path.is_file():
+            raise DataError("MDW-200", f"There is no {path}.", "Put the examples there: arrays x (n, 8, 8) and y (n).")
+        x, y = read_npz(path, ("x", "y"))
+        return x, y  # type: ignore[return-value]  # the contract checks the type of y
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """Return values of 0 to 16 as 0 to 1."""
+        return images / 16
+
+
+@cache
+def _public() -> Examples:
+    from sklearn.datasets import load_digits  # a second to import: only where it is used
+
+    bunch = load_digits()
+    return bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
+
+
+task = Digits()
