@@ -1,0 +1,77 @@
+"""What the pages say is so: links, file names, named tests and dependencies exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+NAMED_FILE = re.compile(r"`((?:conf|server|client|strategies|azureml_jobs|docs|benchmarks)/[\w/]*(?:\.\w+)?)`")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = (ROOT / "requirements.lock").read_text().splitlines()
+
+
+def name(page: Path) -> str:
+    """Return a page's path as a test's id."""
+    return str(page.relative_to(ROOT))
+
+
+def normal(package: str) -> str:
+    """Return a package's name as the index compares it, without extras or version."""
+    bare = re.split(r"[\[<>=!~ ;]", package, maxsplit=1)[0]
+    return re.sub(r"[-_.]+", "-", bare).lower()
+
+
+def dependencies() -> set[str]:
+    """Return the names of all declared dependencies."""
+    return {normal(one) for one in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md"], ids=name)
+def test_named_files_exist(page: Path) -> None:
+    written_by_a_command = {"docs/benchmarks.md"}
+    missing = [one for one in NAMED_FILE.findall(page.read_text()) if not (ROOT / one).exists()]
+    assert set(missing) - written_by_a_command == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_named_tests_exist(page: Path) -> None:
+    missing = []
+    for path, function in NAMED_TEST.findall(page.read_text()):
+        tree = ast.parse((ROOT / path).read_text()) if (ROOT / path).is_file() else ast.Module([], [])
+        names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        if not (ROOT / path).exists() or (function and function not in names):
+            missing.append(f"{path}::{function}")
+    assert missing == []
+
+
+def test_every_guarantee_names_its_test() -> None:
+    table = (ROOT / "README.md").read_text().split("## Guarantees")[1].split("##")[0]
+    rows = [row for row in table.splitlines() if row.startswith("|")][2:]
+    assert rows and all(NAMED_TEST.search(row.split("|")[2]) for row in rows)
+
+
+def test_every_dependency_has_its_line_and_every_line_a_dependency() -> None:
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    first_cells = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `")]
+    assert {normal(one) for cell in first_cells for one in re.findall(r"`([^`]+)`", cell)} == dependencies()
+
+
+def test_the_lock_holds_exact_versions_and_nothing_else() -> None:
+    assert [line for line in LOCK if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+!-]+", line)] == []
+
+
+def test_the_lock_holds_every_dependency() -> None:
+    assert dependencies() - {normal(line) for line in LOCK} == set()
