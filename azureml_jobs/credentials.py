@@ -51,7 +51,7 @@ SKEW: Final = timedelta(hours=1)
 
 Names = list[str]
 NodeKey = ec.EllipticCurvePrivateKey
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")  # a Key Vault takes 127, '_' excepted
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS = re.compile(rf"{_LABEL}(\.{_LABEL}){{0,9}}")
 
@@ -119,12 +119,12 @@ class FolderSecrets:
         self._file(name).unlink(missing_ok=True)
 
     def _file(self, name: str) -> Path:
-        return self._folder / checked_name(name)
+        return self._folder / checked_name(name, most=80)
 
 
-def checked_name(name: str) -> str:
-    """Return a name that is fit for a silo or a secret; raises IdentityError MDW-709."""
-    if not _NAME.fullmatch(name):
+def checked_name(name: str, most: int = 64) -> str:
+    """Return a name that is fit for a silo or (80 characters) a secret; raises IdentityError MDW-709."""
+    if not _NAME.fullmatch(name) or len(name) > most:
         hint = "Use up to 64 letters, digits, '_' and '-', and begin with a letter or digit."
         raise IdentityError("MDW-709", f"{name[:120]!r} can't be a name.", hint)
     return name
@@ -314,18 +314,21 @@ def node_secret(silo: str) -> str:
     return f"node-{checked_name(silo)}"
 
 
-def make_node_key(secrets: SecretStore, silo: str, replace: bool = False) -> str:
-    """Make and keep a silo's P-384 key, in OpenSSH's format; return the public half, one line.
-
-    Raises IdentityError MDW-707 where the silo has one, unless it is to be replaced.
-    """
-    name = node_secret(silo)
-    if name in secrets.list() and not replace:
-        raise IdentityError("MDW-707", f"{silo} has a key, {secrets.where(name)}.", "Use `meadow keys rotate`.")
+def fresh_node_key() -> tuple[bytes, str]:
+    """Return a new P-384 key in OpenSSH's format, and its public half as one line."""
     key = ec.generate_private_key(ec.SECP384R1())
     pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
-    secrets.set(name, key.private_bytes(pem, form, serialization.NoEncryption()))
-    return public_line(key.public_key())
+    return key.private_bytes(pem, form, serialization.NoEncryption()), public_line(key.public_key())
+
+
+def make_node_key(secrets: SecretStore, silo: str) -> str:
+    """Make and keep a silo's key; return the public half. Raises IdentityError MDW-707 where the silo has one."""
+    name = node_secret(silo)
+    if name in secrets.list():
+        raise IdentityError("MDW-707", f"{silo} has a key, {secrets.where(name)}.", "Use `meadow keys rotate`.")
+    secret, public = fresh_node_key()
+    secrets.set(name, secret)
+    return public
 
 
 def load_node_key(secret: bytes, where: str) -> NodeKey:

@@ -262,4 +262,4 @@ def _names(names: Collection[str]) -> str:
 
 def _short(declared: tuple[str, tuple[int, ...], str]) -> str:
     dtype, shape, stype = declared
-    return f"{dtype!s:.20} {str(shape[:6]):.60}" + ("" if stype == STYPE else f" ({stype!r:.30})")
+    return f"{dtype!s:.20} {shape[:6]!s:.60}" + ("" if stype == STYPE else f" ({stype!r:.30})")

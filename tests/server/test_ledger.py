@@ -198,7 +198,7 @@ def test_a_line_torn_by_a_kill_is_dropped(tmp_path_factory: pytest.TempPathFacto
 
 def test_a_damaged_ledger_is_not_continued(tmp_path: Path) -> None:
     (tmp_path / "ledger.jsonl").write_bytes(b"\n".join([LINES[0], LINES[2], b""]))
-    with pytest.raises(CheckpointError, match="MDW-520.*lines 2 to 2 were removed"):
+    with pytest.raises(CheckpointError, match=r"MDW-520.*lines 2 to 2 were removed"):
         opened(tmp_path)
     assert len(lines_of(tmp_path)) == 2
 
@@ -277,9 +277,9 @@ def test_two_histories_are_refused(tmp_path: Path) -> None:
         first.append("one")
         second.append("other")
         first.seal()
-        with pytest.raises(CheckpointError, match="MDW-521.*two histories"):
+        with pytest.raises(CheckpointError, match=r"MDW-521.*two histories"):
             second.seal()
-    with pytest.raises(CheckpointError, match="MDW-521.*two histories"):
+    with pytest.raises(CheckpointError, match=r"MDW-521.*two histories"):
         opened(tmp_path / "second", store)
     opened(tmp_path / "second" / "moved", store).close()
 

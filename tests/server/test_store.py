@@ -77,7 +77,7 @@ def test_missing_is_a_key_error_and_a_checkpoint_error(store: FolderStore) -> No
         with pytest.raises(KeyError):
             store.read(name)
     store.put_if_absent("folder/file", b"")
-    with pytest.raises(StoreMissing, match="MDW-510.*folder in"):
+    with pytest.raises(StoreMissing, match=r"MDW-510.*folder in"):
         store.read("folder")
     with pytest.raises(StoreMissing):
         store.read("folder/file/below")
@@ -287,7 +287,7 @@ def test_a_lease_is_held_by_one_until_it_expires(tmp_path: Path) -> None:
     clock.now = 1050.0
     second = store.acquire("live", "job-2", 30)
     assert second and second.epoch == 2
-    with pytest.raises(LeaseLost, match="MDW-516.*job-1.*held by job-2"):
+    with pytest.raises(LeaseLost, match=r"MDW-516.*job-1.*held by job-2"):
         store.renew(first, 30)
     store.release(first)  # too late to matter
     assert store.acquire("live", "job-3", 30) is None
