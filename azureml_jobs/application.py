@@ -19,6 +19,7 @@ from typing import NoReturn
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -102,7 +103,7 @@ class _Jobs:
         return first.exit_status if isinstance(first, MeadowError) else int(first is not None)
 
 
-def _written(app: DictConfig) -> list[str]:
+def _written(app: HydraConf) -> list[str]:
     """Return a run's overrides as a person writes them: without our `++`, without what Hydra adds itself."""
     own = [text for text in app.overrides.hydra if not text.startswith("hydra.mode=")]
     return [*(text.removeprefix("++") for text in app.overrides.task), *own]
@@ -129,6 +130,8 @@ def _parsed(verb: str, args: list[str]) -> argparse.Namespace:
     for name in _REFUSED:
         if getattr(given, name) is not None:
             refuse(f"--{name.replace('_', '-')} is not offered; add files of your own with --config-dir")
+    if given.config_dir is not None and not Path(given.config_dir).is_dir():
+        refuse(f"--config-dir {given.config_dir} is no folder")
     return given
 
 

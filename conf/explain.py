@@ -6,6 +6,7 @@ import re
 from importlib.resources import files
 from typing import Any
 
+import yaml
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,12 +29,16 @@ class Origins:
     def __init__(self, overrides: list[str], choices: dict[str, Any]) -> None:
         self._given = [o.key_or_group for o in parse(overrides)]
         self._choices = choices
+        self.federation_file: str | None = None
+        """The file that `federation` was read from, once it was."""
 
     def __call__(self, key: str) -> str:
         """Return the place of `key` (dotted), to be named in an error."""
         if any(key == g or key.startswith(f"{g}.") or g.startswith(f"{key}.") for g in self._given if "." in g):
             return COMMAND_LINE
         group, _, inner = key.partition(".")
+        if group == "federation" and self.federation_file is not None:
+            return self.federation_file
         experiment = f"experiment/{self._choices.get('experiment')}.yaml"
         own = f"{group}/{self._choices.get(group)}.yaml"
         for file, path in ((experiment, key), (own, inner), ("config.yaml", key)):
@@ -58,6 +63,10 @@ def explained(error: Exception, overrides: list[str]) -> ConfigError:
     """Return Hydra's or OmegaConf's `error` in our words: the key, where it was written, and what would be valid."""
     if isinstance(error, MissingConfigException):
         return _missing(error)
+    if isinstance(error, yaml.YAMLError):
+        return ConfigError(
+            "MDW-100", f"A configuration file is no YAML: {' '.join(str(error).split())}.", "Correct it."
+        )
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
     file, key = _FILE.search(text), _KEY.search(text)
     where = _named(f"{file.group(1)}.yaml") if file else COMMAND_LINE

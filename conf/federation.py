@@ -25,6 +25,7 @@ def federation_of(composed: dict[str, Any], overrides: list[str], origins: Origi
     path = composed.get("file")
     if path is None:
         return build(FederationConf, composed, key="federation", where=origins("federation"))
+    origins.federation_file = str(path)
     merged = _laid_over(composed, read(Path(str(path))))
     for override in parse(overrides):
         group, *names = override.key_or_group.split(".")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from conf.errors import ConfigError
@@ -27,11 +27,11 @@ def build(cls: type[T], raw: object, *, key: str = "", where: str, complete: boo
     Raises ConfigError: MDW-101 for an unknown or missing key, MDW-103 for a value of another type.
     """
     mapping = _mapping(raw, key, where)
-    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]  # a dataclass, which TypeVar can't say
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # a dataclass, which TypeVar can't say
     for name in mapping:
-        if name not in names:
-            raise unknown_key(_join(key, name), names, where)
-    missing = sorted(names - set(mapping)) if complete else []
+        if name not in known:
+            raise unknown_key(_join(key, name), known, where)
+    missing = sorted(_needed(known, complete) - set(mapping))
     if missing:
         raise ConfigError(
             "MDW-101",
@@ -47,7 +47,13 @@ def build(cls: type[T], raw: object, *, key: str = "", where: str, complete: boo
             values[name] = build(chosen, value, key=at, where=where, complete=complete)
         else:
             values[name] = _value(hints(cls)[name], value, at, where, complete)
+        if "keys_of" in known[name].metadata:
+            build(known[name].metadata["keys_of"], value, key=at, where=where)
     return cls(**values)
+
+
+def _needed(known: Mapping[str, Field[Any]], complete: bool) -> set[str]:
+    return {n for n, f in known.items() if complete or (f.default is MISSING and f.default_factory is MISSING)}
 
 
 def _variant(choices: dict[str, type[Any]], raw: object, key: str, where: str) -> type[Any]:
