@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PACKAGES := conf strategies client server azureml_jobs
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
 export FLWR_TELEMETRY_ENABLED := 0
 export PIP_ROOT_USER_ACTION := ignore
