@@ -117,7 +117,7 @@ class WeightedMean:
         for name, array in arrays.items():
             if not _averaged(array):
                 held = self._largest.get(name)
-                self._largest[name] = array.copy() if held is None else np.maximum(held, array)
+                self._largest[name] = array.copy() if held is None else np.asarray(np.maximum(held, array))
                 continue
             if name not in self._sums:
                 self._sums[name] = _FixedPoint(np.zeros(array.size, np.int64), np.zeros(array.size, np.int64))

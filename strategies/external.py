@@ -29,14 +29,16 @@ from conf.keys import bare, nearest
 from strategies import wire
 from strategies.state import restore, state_of
 
-COHORT: Final = {
+DEFAULTS: Final = {
     "fraction_train": 1.0,
     "fraction_evaluate": 1.0,
     "min_train_nodes": 1,
     "min_evaluate_nodes": 1,
     "min_available_nodes": 1,
+    "train_loss_key": wire.LOSS,
 }
-"""Arguments given where a constructor takes them and the user does not: who takes part is the run's decision."""
+"""Given where a constructor takes them and the user does not: who takes part is the run's decision, and the loss
+that QFedAvg reads has the wire's name."""
 
 UNFIT: Final = {
     "DifferentialPrivacyClientSideFixedClipping": "it adds noise for updates that the silos clip with"
@@ -89,7 +91,7 @@ class External(Strategy):
         counters = dict(self._counters)
         good = [reply for reply in replies if not reply.has_error()]
         for reply in good:
-            for key, record in list(reply.content.array_records.items()):
+            for key, record in wire.records(reply.content, ArrayRecord).items():
                 reply.content[key] = self._floats(record, counters)
         arrays, metrics = self.inner.aggregate_train(server_round, good) if good else (None, None)
         return (None if arrays is None else self._whole(arrays, counters)), metrics
@@ -113,7 +115,7 @@ class External(Strategy):
 
     def _with_counters(self, message: Message, arrays: ArrayRecord) -> Message:
         if self._counters:
-            for key, sent in list(message.content.array_records.items()):
+            for key, sent in wire.records(message.content, ArrayRecord).items():
                 message.content[key] = ArrayRecord({n: arrays[n] if n in self._counters else sent[n] for n in arrays})
         return message
 
@@ -122,7 +124,7 @@ class External(Strategy):
         for name in sorted(set(self._layout) ^ set(record)):
             raise WireError("MDW-660", f"{name!r} was asked or answered, not both.", "All must train the same model.")
         for name, largest in counters.items():
-            counters[name] = Array(np.maximum(largest.numpy(), record[name].numpy()))
+            counters[name] = Array(np.asarray(np.maximum(largest.numpy(), record[name].numpy())))
         return ArrayRecord({name: record[name] for name in self._layout if name not in self._counters})
 
     def _whole(self, arrays: ArrayRecord, counters: Mapping[str, Array]) -> ArrayRecord:
@@ -152,7 +154,7 @@ def construct(target: str, args: Mapping[str, Any], key: str) -> Strategy:
     given = dict(args)
     accepted = _parameters(cls)
     _check(cls, accepted, given, key)
-    for name, value in COHORT.items():
+    for name, value in DEFAULTS.items():
         if name in accepted:
             given.setdefault(name, value)
     if isinstance(given.get("strategy"), Mapping):
@@ -238,7 +240,7 @@ def _check(cls: type[Strategy], accepted: Mapping[str, inspect.Parameter], given
             raise ConfigError(
                 "MDW-153", f"{key}.args.{name}: {cls.__name__} takes no such argument.", nearest(name, named)
             )
-    missing = [n for n, p in named.items() if p.default is p.empty and n not in given and n not in COHORT]
+    missing = [n for n, p in named.items() if p.default is p.empty and n not in given and n not in DEFAULTS]
     if missing:
         raise ConfigError(
             "MDW-154", f"{cls.__name__} needs {', '.join(missing)}.", f"Write {key}.args.{missing[0]}=VALUE."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -56,7 +56,7 @@ class FedAvg(Strategy):
         for reply in replies:
             if not reply.has_error():
                 examples = _fold_metrics(reply, metrics)
-                mean.add(wire.to_numpy(_only_record(reply.content.array_records.values(), "array")), examples)
+                mean.add(wire.to_numpy(_only(wire.records(reply.content, ArrayRecord))), examples)
             del reply  # the iterator may free it before it waits for the next
         if not mean.count:
             return None, None
@@ -93,7 +93,7 @@ class FedAvg(Strategy):
 
 def _fold_metrics(reply: Message, metrics: MetricMeans) -> int:
     """Fold the metrics of a reply and return its number of examples."""
-    values = dict(_only_record(reply.content.metric_records.values(), "metric"))
+    values = dict(_only(wire.records(reply.content, MetricRecord)))
     examples = values.pop(wire.NUM_EXAMPLES, None)
     if not isinstance(examples, int):
         raise WireError("MDW-665", f"A reply's {wire.NUM_EXAMPLES} is {examples!r:.40}.", "It must be a whole number.")
@@ -101,11 +101,10 @@ def _fold_metrics(reply: Message, metrics: MetricMeans) -> int:
     return examples
 
 
-def _only_record(records: Iterable[R], kind: str) -> R:
-    found = list(records)
-    if len(found) != 1:
-        raise WireError("MDW-665", f"A reply has {len(found)} {kind} records.", "It must have exactly one.")
-    return found[0]
+def _only(records: Mapping[str, R]) -> R:
+    if len(records) != 1:
+        raise WireError("MDW-665", f"A reply has {len(records)} records of a kind.", "It must have exactly one.")
+    return next(iter(records.values()))
 
 
 def _record_of(metrics: MetricMeans) -> MetricRecord:

@@ -10,11 +10,13 @@ The names are Flower's own defaults wherever Flower has one, so that stock strat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 PROTOCOL: Final = 1
 """The version of this contract; a silo refuses any other."""
@@ -36,6 +38,8 @@ RUN_DIGEST: Final = "meadow-digest"
 """SHA-256 of that JSON, in hex."""
 RUN_ID: Final = "meadow-run-id"
 """Meadow's run id: the same when a run is resumed, unlike Flower's."""
+LEDGER: Final = "meadow-ledger"
+"""The anchor of the server's ledger after the last round (`server.ledger.Anchor`), for the silo to keep."""
 SILO: Final = "meadow-silo"
 """The silo's name, in the reply to `query.hello`."""
 
@@ -68,6 +72,15 @@ def to_state(record: ArrayRecord) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.array(array.numpy())) for name, array in record.items()}
 
 
+def records(content: RecordDict, kind: type[R]) -> dict[str, R]:
+    """Return the records of one kind by name.
+
+    Flower's `content.array_records` and its siblings return a view that refers to itself and to the content, so
+    that a reply read through them is freed by the garbage collector, much later, and not when it is dropped.
+    """
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
+
+
 def size(content: RecordDict) -> int:
     """Return the bytes of the arrays in a message, headers included."""
-    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    return sum(len(array.data) for record in records(content, ArrayRecord).values() for array in record.values())

@@ -1,0 +1,151 @@
+"""FedAvg and FedProx: right under Flower's own loop and under one that hands them replies as they arrive."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+
+from conf.errors import WireError
+from strategies.fedavg import FedAvg
+from strategies.fedprox import FedProx
+
+
+def flat(arrays: ArrayRecord | None) -> dict[str, tuple[str, bytes]]:
+    assert arrays is not None
+    return {name: (a.dtype, a.numpy().tobytes()) for name, a in arrays.items()}
+
+
+def asked(strategy: FedAvg, grid: Any, model: ArrayRecord, round: int = 1) -> list[Message]:
+    return list(strategy.configure_train(round, model, ConfigRecord(), grid))
+
+
+def test_every_node_of_the_grid_is_asked_in_the_order_of_its_id(make_grid: Any, model: ArrayRecord) -> None:
+    grid = make_grid(4)
+    train = asked(FedAvg(), grid, model, round=7)
+    evaluate = list(FedAvg().configure_evaluate(7, model, ConfigRecord({"lr": 0.1}), grid))
+    assert [m.metadata.dst_node_id for m in train] == sorted(grid.nodes)
+    assert [m.metadata.dst_node_id for m in evaluate] == sorted(grid.nodes)
+    assert {m.metadata.message_type for m in train} == {"train"}
+    assert {m.metadata.message_type for m in evaluate} == {"evaluate"}
+    assert train[0].content["config"]["server-round"] == 7
+    assert dict(evaluate[0].content["config"]) == {"lr": 0.1, "server-round": 7}
+
+
+def test_the_model_is_the_mean_weighted_by_examples_in_the_order_and_dtypes_sent(
+    make_grid: Any, model: ArrayRecord
+) -> None:
+    grid, strategy = make_grid(3), FedAvg()
+    replies = grid.send_and_receive(asked(strategy, grid, model))
+    arrays, metrics = strategy.aggregate_train(1, replies)
+    assert arrays is not None and metrics is not None
+    assert list(arrays) == list(model) and [a.dtype for a in arrays.values()] == [a.dtype for a in model.values()]
+    weights = [r.content["metrics"]["num-examples"] for r in replies]
+    for name in ("weight", "bias", "bn.running_var"):
+        parts = [r.content["arrays"][name].numpy().astype(np.float64) for r in replies]
+        oracle = sum(n * w for n, w in zip(weights, parts, strict=True)) / sum(weights)
+        np.testing.assert_array_equal(arrays[name].numpy(), oracle.astype(np.float32))
+    counted = [int(r.content["arrays"]["bn.num_batches_tracked"].numpy()) for r in replies]
+    assert len(set(counted)) > 1 and arrays["bn.num_batches_tracked"].numpy() == max(counted)
+    losses = [r.content["metrics"]["loss"] for r in replies]
+    assert metrics["num-examples"] == sum(weights)
+    assert metrics["loss"] == pytest.approx(np.average(losses, weights=weights))
+
+
+@pytest.mark.parametrize("make", [FedAvg, lambda: FedProx(0.5)])
+def test_flowers_own_loop_and_one_that_hands_over_replies_one_by_one_give_the_same_bits(
+    make: Callable[[], FedAvg], make_grid: Any, model: ArrayRecord
+) -> None:
+    stock = make().start(make_grid(3), model, num_rounds=2)
+
+    grid, strategy, arrays = make_grid(3), make(), model
+    for number in (1, 2):
+        replies = grid.send_and_receive(asked(strategy, grid, arrays, number))
+        new, _ = strategy.aggregate_train(number, iter(replies[::-1]))
+        assert new is not None
+        arrays = new
+        evaluated = grid.send_and_receive(strategy.configure_evaluate(number, arrays, ConfigRecord(), grid))
+        metrics = strategy.aggregate_evaluate(number, iter(evaluated[::-1]))
+        assert metrics == stock.evaluate_metrics_clientapp[number]
+    assert flat(arrays) == flat(stock.arrays)
+    assert set(stock.train_metrics_clientapp) == set(stock.evaluate_metrics_clientapp) == {1, 2}
+
+
+def test_each_reply_is_freed_before_the_next_is_asked_for(make_grid: Any, model: ArrayRecord) -> None:
+    grid, strategy = make_grid(4), FedAvg()
+    messages = asked(strategy, grid, model)
+
+    def arriving() -> Iterator[Message]:
+        before: weakref.ref[Message] | None = None
+        for message in messages:
+            reply = grid.reply(message)
+            assert before is None or before() is None
+            before = weakref.ref(reply)
+            yield reply
+            del reply
+
+    gc.disable()  # a reply must go when it is dropped, not when the collector comes by
+    try:
+        assert strategy.aggregate_train(1, arriving())[0] is not None
+    finally:
+        gc.enable()
+
+
+def test_the_peak_of_memory_is_the_same_for_four_silos_and_for_twelve(make_grid: Any) -> None:
+    big = ArrayRecord({"w": Array(np.zeros(300_000, np.float32))})
+
+    def peak(silos: int) -> int:
+        grid, strategy = make_grid(silos), FedAvg()
+        messages = asked(strategy, grid, big)
+        tracemalloc.start()
+        strategy.aggregate_train(1, (grid.reply(message) for message in messages))
+        try:
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert abs(peak(12) - peak(4)) < 300_000
+
+
+def test_replies_that_are_errors_are_passed_over(make_grid: Any, model: ArrayRecord) -> None:
+    grid, strategy = make_grid(3), FedAvg()
+    messages = asked(strategy, grid, model)
+    good = [grid.reply(m) for m in messages[1:]]
+    failed = Message(Error(0, "out of memory"), reply_to=messages[0])
+    assert flat(strategy.aggregate_train(1, [failed, *good])[0]) == flat(strategy.aggregate_train(1, good)[0])
+    assert strategy.aggregate_train(1, [failed]) == (None, None)
+    assert strategy.aggregate_evaluate(1, [failed]) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ({"metrics": MetricRecord({"num-examples": 3})}, "MDW-665"),
+        ({"arrays": ArrayRecord({"weight": Array(np.ones(1))}), "metrics": MetricRecord({"loss": 1.0})}, "MDW-665"),
+        (
+            {"arrays": ArrayRecord({"weight": Array(np.ones(1))}), "metrics": MetricRecord({"num-examples": 1})},
+            "MDW-660",
+        ),
+    ],
+)
+def test_a_reply_that_can_not_be_averaged_is_a_clear_error(
+    content: dict[str, Any], code: str, make_grid: Any, model: ArrayRecord
+) -> None:
+    strategy = FedAvg()
+    message = asked(strategy, make_grid(1), model)[0]
+    with pytest.raises(WireError) as caught:
+        strategy.aggregate_train(1, [Message(content=RecordDict(content), reply_to=message)])
+    assert caught.value.code == code
+
+
+def test_fedprox_tells_the_silos_mu_when_they_train(make_grid: Any, model: ArrayRecord) -> None:
+    grid = make_grid(2)
+    FedProx(mu=0.25).start(grid, model, num_rounds=1)
+    said = {m.metadata.message_type: m.content["config"].get("proximal-mu") for m in grid.asked}
+    assert said == {"train": 0.25, "evaluate": None}
