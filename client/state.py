@@ -44,9 +44,7 @@ def _split(key: str) -> tuple[str, int, str]:
 def _before(archive: RecordDict, run_id: str, round: int) -> RecordDict:
     known = [_split(key) for key in archive]
     last = max((r for run, r, _ in known if run == run_id and r < round), default=None)
-    return RecordDict(
-        {name: archive[_key(run, r, name)] for run, r, name in known if run == run_id and r == last}
-    )
+    return RecordDict({name: archive[_key(run, r, name)] for run, r, name in known if run == run_id and r == last})
 
 
 def _archived(archive: RecordDict, run_id: str, round: int, state: RecordDict) -> RecordDict:

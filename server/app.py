@@ -1,6 +1,6 @@
 """The Flower ServerApp: config -> strategy -> rounds -> finish.
 
-    flwr run . --run-config 'overrides="task=digits run.rounds=3"'
+flwr run . --run-config 'overrides="task=digits run.rounds=3"'
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from conf.compose import compose
 from conf.silos import silos
 from server.evaluation import central_score
 from server.progress import progress
-from server.rounds import Rounds
 from server.roster import silo_names
+from server.rounds import Rounds
 from server.session import Session, session
 from strategies import build_strategy
 
@@ -33,8 +33,9 @@ def main(grid: Grid, context: Context) -> None:
         conf.federation.size = _settled_size(grid, conf.run.start_timeout)
     members = silos(conf)
     left_for_workers = hand_over(members, context.run_id)
+    command = f"flwr run . --run-config 'overrides=\"{overrides}\"'"
     try:
-        with session(conf, members, mode="flower", command=f"flwr run: {overrides}", display=progress(live=False)) as run:
+        with session(conf, members, mode="flower", command=command, display=progress(live=False)) as run:
             federate(run, grid)
     finally:
         left_for_workers.unlink(missing_ok=True)
@@ -50,6 +51,7 @@ def federate(run: Session, grid: Grid) -> None:
         names,
         build_strategy(run.conf.strategy),
         run.checkpoints,
+        run.ledger,
         run.observer,
         central_score(run.conf),
     )

@@ -114,8 +114,9 @@ def evaluate_run(run: str) -> Scores:
 
 def _weights_of(conf: ModelConf, output: str) -> Path:
     assert conf.init is not None
-    path = Path(conf.init)
-    return path if path.suffix == ".safetensors" else run_folder.find(conf.init, output).path / "model/model.safetensors"
+    if conf.init.endswith(".safetensors"):
+        return Path(conf.init)
+    return run_folder.find(conf.init, output).path / "model/model.safetensors"
 
 
 def _load(model: nn.Module, path: Path, what: str) -> None:
@@ -126,4 +127,5 @@ def _load(model: nn.Module, path: Path, what: str) -> None:
     except (RuntimeError, OSError) as error:
         first = str(error).splitlines()
         reason = first[1].strip() if len(first) > 1 else first[0]
-        raise ConfigError("MDW-184", f"{what}: {path} does not fit this model: {reason}", "Use its own model group.") from error
+        message = f"{what}: {path} does not fit this model: {reason}"
+        raise ConfigError("MDW-184", message, "Choose the model group that it was trained with.") from error

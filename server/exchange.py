@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, cast, runtime_checkable
 
-from flwr.app import Message
+from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 log = logging.getLogger(__name__)
@@ -145,6 +145,4 @@ def _copy(message: Message) -> Message:
 
 
 def _gone(message: Message) -> Message:
-    from flwr.app import Error
-
     return Message(Error(NODE_UNAVAILABLE, "the silo has gone and did not come back"), reply_to=message)

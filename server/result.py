@@ -76,6 +76,7 @@ class RunResult:
     model: dict[str, Any] = field(default_factory=dict)  # path, sha256, parameters
     environment: dict[str, Any] = field(default_factory=dict)  # versions, devices
     config_digest: str = ""
+    ledger: str = ""  # the anchor of ledger.jsonl: lines:digest
     mlflow_run_id: str | None = None
     started: str = ""
     seconds: float = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -11,6 +10,7 @@ from flwr.serverapp import Grid
 from conf.errors import RoundError, SiloError
 from conf.schema import Conf
 from server.exchange import Closing, Exchange
+from server.reason import plain_reason
 from strategies import wire
 
 
@@ -46,9 +46,3 @@ def _ask_names(grid: Grid, nodes: list[int], timeout: float) -> dict[int, str]:
             raise SiloError("MDW-303", f"Two nodes say that they are the silo {name}.", "Give each its own name.")
         names[node] = name
     return names
-
-
-def plain_reason(reason: str) -> str:
-    """Return an error reply's reason as one line: the last of a traceback, without colours."""
-    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", reason).splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"

@@ -24,9 +24,10 @@ from server.admission import Admission, Admitted, Refused
 from server.checkpoint import Checkpoints, RunState
 from server.early_stop import EarlyStop
 from server.exchange import Closing, Exchange
+from server.ledger import Anchor, Ledger, arrays_digest
 from server.observers import Observer
+from server.reason import plain_reason
 from server.result import Metrics, RoundRecord
-from server.roster import plain_reason
 from server.selection import CohortGrid, select
 from strategies import wire
 from strategies.state import restore, state_of
@@ -46,10 +47,12 @@ class Rounds:
     silos: dict[int, str]
     strategy: Strategy
     checkpoints: Checkpoints
+    ledger: Ledger
     observer: Observer
     score: Score | None = None
     admission: Admission = field(default_factory=Admission)
     early_stop: EarlyStop = field(init=False)
+    anchor: Anchor | None = None  # of the last closed round, told to every silo
 
     def run(self, state: RunState) -> bool:
         """Go on from `state`, which is kept up to date, until the last round; return True if stopped early.
@@ -71,6 +74,7 @@ class Rounds:
             stop = self.early_stop.should_stop(record.aggregate)
             state.early_stop = {"best": self.early_stop.best, "since": self.early_stop.since}
             self.checkpoints.save(state)
+            self.anchor = self.ledger.round_closed(record.round, arrays_digest(state.arrays), record.replied)
             self.observer.round_closed(record)
             if stop:
                 return True
@@ -83,7 +87,8 @@ class Rounds:
         record = RoundRecord(number, cohort)
         self.admission.open(number, state.arrays, cohort)
         self.observer.round_started(number, cohort)
-        shown = CohortGrid(self.grid, [node for node, name in sorted(self.silos.items(), key=_by_name) if name in cohort])
+        nodes = {name: node for node, name in self.silos.items()}
+        shown = CohortGrid(self.grid, [nodes[name] for name in cohort])
 
         messages = self.strategy.configure_train(number, state.arrays, self._config(), shown)
         arrays, metrics = self._train(messages, record)
@@ -140,6 +145,8 @@ class Rounds:
         for node, reply in exchange.run(sent):
             silo = self.silos[node]
             verdict = self._judge(reply, silo, record.round, phase)
+            if phase == "train":
+                self.ledger.update(record.round, silo, verdict, _update_digest(reply))
             if isinstance(verdict, Refused):
                 log.warning("round %d, %s: %s %s", record.round, silo, verdict.code, verdict.reason)
                 record.failed[silo] = verdict.reason
@@ -179,8 +186,17 @@ class Rounds:
                 wire.RUN_ID: self.run_id,
                 wire.RUN_CONFIG: text,
                 wire.RUN_DIGEST: travel.digest(text),
+                wire.LEDGER: str(self.anchor or ""),
             }
         )
+
+
+def _update_digest(reply: Message) -> str:
+    """Return the digest of an update's arrays; empty where there is none, or none that can be read."""
+    try:
+        return arrays_digest(reply.content.array_records[wire.ARRAYS])
+    except (ValueError, LookupError):
+        return ""
 
 
 def _metrics(reply: Message) -> Metrics:
@@ -189,11 +205,10 @@ def _metrics(reply: Message) -> Metrics:
 
 
 def _means(record: MetricRecord | None) -> Metrics:
-    return {name: float(value) for name, value in (record or {}).items() if isinstance(value, int | float)}
-
-
-def _by_name(item: tuple[int, str]) -> str:
-    return item[1]
+    """Return a strategy's aggregate, without what has no meaning as a mean over silos."""
+    no_mean = (wire.SECONDS, wire.SAMPLES_PER_SECOND, wire.NUM_EXAMPLES)
+    values = (record or {}).items()
+    return {name: float(v) for name, v in values if isinstance(v, int | float) and name not in no_mean}
 
 
 def _seed_strategy(seed: int, round: int) -> None:

@@ -16,6 +16,7 @@ from server import run_folder
 from server.checkpoint import Checkpoints, RunState
 from server.environment import environment
 from server.evaluation import first_weights
+from server.ledger import FILE, Ledger, arrays_digest
 from server.metrics_file import MetricsFile
 from server.observers import Observer, Observers
 from server.report import write_report
@@ -36,6 +37,7 @@ class Session:
     state: RunState
     result: RunResult
     checkpoints: Checkpoints
+    ledger: Ledger
     observer: Observer
     started: float = field(default_factory=time.monotonic)
 
@@ -101,14 +103,24 @@ def _open(conf: Conf, members: list[Silo], mode: str, command: str, display: Obs
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     folder.write_config(conf, command)
-    tracker = tracking(conf.tracking, folder.path)
-    observers = [MetricsFile(folder.path), tracker, _ResultFile(folder, result, state), *([display] if display else [])]
-    return Session(conf, members, folder, state, result, checkpoints, Observers(observers))
+    ledger = Ledger(folder.path / FILE, folder.run_id)
+    ledger.run_started(
+        federation=conf.federation.name,
+        code=result.environment["code"],
+        config=result.config_digest,
+        silos=result.silos,
+        resumed=bool(conf.run.resume),
+    )
+    observers: list[Observer] = [MetricsFile(folder.path), tracking(conf.tracking, folder.path)]
+    observers += [_ResultFile(folder, result, state, ledger), *([display] if display else [])]
+    return Session(conf, members, folder, state, result, checkpoints, ledger, Observers(observers))
 
 
 def _close(opened: Session) -> None:
     result = opened.result
     result.seconds = opened.state.seconds
+    with opened.ledger as ledger:
+        result.ledger = str(ledger.run_finished(result.status, arrays_digest(opened.state.arrays)))
     if result.status in ("interrupted", "failed") and opened.state.round > 0:
         opened.folder.write_model(opened.state.arrays, result)
     opened.folder.write_result(result)
@@ -124,6 +136,7 @@ class _ResultFile:
     folder: RunFolder
     result: RunResult
     state: RunState
+    ledger: Ledger
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         self.state.mlflow_run_id = result.mlflow_run_id
@@ -136,6 +149,7 @@ class _ResultFile:
         pass
 
     def round_closed(self, record: RoundRecord) -> None:
+        self.result.ledger = str(self.ledger.seal())
         self.folder.write_result(self.result)
 
     def run_finished(self, result: RunResult) -> None:

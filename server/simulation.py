@@ -1,7 +1,7 @@
 """The whole federation on this machine: the same apps on `flwr.simulation` (engine ray) or on our pool.
 
-    from server.simulation import simulate
-    run = simulate(["task=mnist", "run.rounds=3"])
+from server.simulation import simulate
+run = simulate(["task=mnist", "run.rounds=3"])
 """
 
 from __future__ import annotations

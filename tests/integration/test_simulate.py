@@ -1,0 +1,108 @@
+"""What `simulate` promises: a folder that holds everything, a result that says what happened, a model to use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from conf.errors import ConfigError, RoundError
+from server.evaluation import evaluate_run, load_model
+from server.finished import FinishedRun
+from server.result import RunResult
+from server.simulation import simulate
+
+POOL = ["task=digits", "data.examples=600", "run.rounds=2", "simulation=pool", "simulation.workers=0"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    return simulate([*POOL, "run.baseline=all", f"run.output={tmp_path_factory.mktemp('outputs')}"])
+
+
+def test_the_folder_holds_what_the_design_promises(run: FinishedRun) -> None:
+    files = ("config.yaml", "result.json", "metrics.jsonl", "ledger.jsonl", "report.html")
+    for name in (*files, "model/model.safetensors", "model/card.md"):
+        assert (run.folder / name).stat().st_size > 0, name
+    assert list((run.folder / "checkpoints").glob("round-*.safetensors"))
+    assert yaml.safe_load((run.folder / "config.yaml").read_text())["run"]["rounds"] == 2
+
+
+def test_the_result_says_who_did_what_and_what_it_cost(run: FinishedRun) -> None:
+    stored = RunResult.read(run.folder)
+    assert stored == run.result
+    assert (stored.status, stored.mode, stored.task) == ("finished", "simulate", "digits")
+    last = stored.rounds[-1]
+    assert last.cohort == last.replied == ["silo-1", "silo-2", "silo-3"]
+    assert not last.failed
+    assert all(0 < last.seconds_training[silo] < last.seconds for silo in last.cohort)
+    assert all(last.bytes_up[silo] == last.bytes_down[silo] > 4 * stored.model["parameters"] for silo in last.cohort)
+    assert sum(map(sum, stored.partition.values())) <= 600
+    assert stored.final["accuracy"] == last.aggregate["accuracy"]
+
+
+def test_it_learns_and_the_baselines_stand_beside_it(run: FinishedRun) -> None:
+    baseline = run.result.baseline
+    assert baseline is not None
+    assert baseline.centralised is not None
+    assert set(baseline.silo_alone) == {"silo-1", "silo-2", "silo-3"}
+    assert 0.3 < baseline.federated.union["accuracy"] <= 1
+    worst = min(alone.union["accuracy"] for alone in baseline.silo_alone.values())
+    assert worst < baseline.centralised.union["accuracy"]
+    assert set(baseline.federated.by_silo) == set(run.result.silos)
+
+
+def test_metrics_are_rows_that_pandas_takes(run: FinishedRun) -> None:
+    frame = pd.DataFrame(run.rows())
+    assert len(frame) == 2 * (1 + 3)
+    assert frame[frame.silo == "silo-2"].accuracy.notna().all()
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert {(line["round"], line["silo"]) for line in lines} >= {(r, f"silo-{s}") for r in (1, 2) for s in (1, 2, 3)}
+
+
+def test_the_model_is_a_module_and_is_found_by_folder(run: FinishedRun) -> None:
+    model = load_model(run.folder)
+    assert isinstance(model, torch.nn.Module)
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert evaluate_run(str(run.folder)).union == pytest.approx(run.result.baseline.federated.union)  # type: ignore[union-attr]
+
+
+def test_a_run_can_start_from_the_model_of_another(run: FinishedRun, tmp_path: Path) -> None:
+    for init in (run.folder, run.folder / "model/model.safetensors"):
+        after = simulate([*POOL, f"model.init={init}", "run.rounds=1", f"run.output={tmp_path}"])
+        assert after.result.rounds[0].aggregate["accuracy"] > run.result.rounds[0].aggregate["accuracy"]
+    with pytest.raises(ConfigError, match="MDW-184"):
+        simulate([*POOL, f"model.init={run.folder}", "model=cnn", f"run.output={tmp_path}"])
+
+
+def test_early_stopping_ends_the_run_and_says_so(tmp_path: Path) -> None:
+    stop = ["run.early_stop.patience=1", "run.early_stop.min_delta=100", "run.rounds=9"]
+    run = simulate([*POOL, *stop, f"run.output={tmp_path}"])
+    assert run.result.status == "stopped_early"
+    assert len(run.result.rounds) == 2
+
+
+def test_a_silo_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    broken = ["federation.silos.a.data.root=/does/not/exist", "federation.silos.a.data.partition=own"]
+    named = ["federation.silos.b.device=cpu", "federation.silos.c.device=cpu"]
+    run = simulate([*POOL, *broken, *named, f"run.output={tmp_path}"])
+    assert run.result.status == "finished"
+    for record in run.result.rounds:
+        assert record.replied == ["b", "c"]
+        assert "/does/not/exist" in record.failed["a"]
+
+
+def test_a_round_without_its_quorum_ends_the_run_with_a_resumable_folder(tmp_path: Path) -> None:
+    broken = ["federation.silos.a.data.root=/does/not/exist", "federation.silos.a.data.partition=own"]
+    named = ["federation.silos.b.device=cpu", "run.quorum=2", "run.name=lost"]
+    with pytest.raises(RoundError, match="MDW-401"):
+        simulate([*POOL, *broken, *named, f"run.output={tmp_path}"])
+    result = RunResult.read(tmp_path / "lost")
+    assert result.status == "failed"
+    assert result.error is not None
+    assert result.error["code"] == "MDW-401"
+    assert (tmp_path / "lost/report.html").exists()
