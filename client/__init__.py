@@ -1,0 +1,1 @@
+"""What runs in a silo job, the training loop included."""

@@ -37,8 +37,8 @@ def train(message: Message, context: Context) -> Message:
         rounds=scope.run.rounds,
         proximal_mu=float(config.get(wire.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
     )
-    content = {wire.ARRAYS: wire.to_record(here.model.state_dict()), wire.METRICS: MetricRecord(metrics)}
-    return Message(RecordDict(content), reply_to=message)
+    arrays = wire.to_record(here.model.state_dict())
+    return Message(RecordDict({wire.ARRAYS: arrays, wire.METRICS: MetricRecord({**metrics})}), reply_to=message)
 
 
 @app.evaluate()
@@ -48,7 +48,7 @@ def evaluate(message: Message, context: Context) -> Message:
     here = warm(scope, silo)
     here.model.load_state_dict(wire.to_state(message.content.array_records[wire.ARRAYS]))
     metrics = loop.evaluate(here.model, here.data.held_out, here.task, scope.trainer)
-    return Message(RecordDict({wire.METRICS: MetricRecord(metrics)}), reply_to=message)
+    return Message(RecordDict({wire.METRICS: MetricRecord({**metrics})}), reply_to=message)
 
 
 @app.query("hello")
