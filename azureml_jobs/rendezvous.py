@@ -203,7 +203,7 @@ class MlflowRendezvous:
     can't be reached.
     """
 
-    PREFIX: Final = "meadow.server."
+    PREFIX: Final = "meadow_server_"
     RUNS: Final = 20
     """The most recent runs are enough: the live server has been started after its predecessors."""
 
@@ -257,7 +257,7 @@ class MlflowRendezvous:
         experiment = client.get_experiment_by_name(self._experiment)
         if experiment is None:
             return []
-        chosen = f"tags.`{self.PREFIX}federation` = '{self._federation}'"
+        chosen = f"tags.{self.PREFIX}federation = '{self._federation}'"
         order = ["attributes.start_time DESC"]
         return client.search_runs([experiment.experiment_id], chosen, max_results=self.RUNS, order_by=order)
 
