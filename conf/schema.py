@@ -22,6 +22,16 @@ def one_of(default: str, *others: str) -> Any:
     return field(default=default, metadata={"one_of": (default, *others)})
 
 
+def text(default: str | None, pattern: str, wanted: str) -> Any:
+    """A text field that matches `pattern` as a whole; `wanted` says in words what that is."""
+    return field(default=default, metadata={"pattern": pattern, "wanted": wanted})
+
+
+def name_of_a_file(default: str) -> Any:
+    """A text field that names a Python file of one of our rooms, such as a task's."""
+    return text(default, r"[a-z][a-z0-9_]{0,63}", "small letters, digits and '_'")
+
+
 @dataclass
 class EarlyStopConf:
     """Stop when `metric` has not improved by `min_delta` for `patience` rounds; off when patience is None."""
@@ -48,15 +58,18 @@ class RunConf:
     baseline: str = one_of("none", "silos", "pooled", "all")
     early_stop: EarlyStopConf = field(default_factory=EarlyStopConf)
     resume: str | None = None  # a run_id, or the path of a run's folder
-    name: str | None = None  # the run's id; None = made from the date, the task and the strategy
-    output: str = "outputs"
+    # the run's id; None = made from the date, the task and the strategy
+    name: str | None = text(
+        None, r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", "letters, digits, '.', '-' and '_': it is a folder"
+    )
+    output: str = text("outputs", r"(?s).*\S.*", "the path of a folder")
 
 
 @dataclass
 class TaskConf:
     """The task by its registered name: `client/tasks/<name>.py`."""
 
-    name: str = "digits"
+    name: str = name_of_a_file("digits")
 
 
 @dataclass
@@ -143,7 +156,9 @@ class ExternalStrategyConf(StrategyConf):
     """Any Flower `Strategy`, by its import path; `args` are checked against its constructor."""
 
     name: str = "external"
-    target: str = ""
+    target: str = text(
+        "", r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)+)?", "the import path of a class, such as flwr.serverapp.strategy.FedAdam"
+    )
     args: dict[str, Any] = field(default_factory=dict)
 
 
