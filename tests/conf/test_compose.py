@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import fields
 from pathlib import Path
@@ -330,3 +334,20 @@ def test_what_is_composed_is_plain_and_shares_nothing() -> None:
     values: Any = first.model
     values.hidden.append(1)
     assert second != first
+
+
+def test_composes_from_a_copy_of_the_package_as_in_a_wheel_or_a_bundle(tmp_path: Path) -> None:
+    shutil.copytree(CONF, tmp_path / "site/conf", ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "import conf; from conf.compose import compose; c = compose(['strategy=fedprox', 'experiment=quickstart']); "
+        "print(conf.__file__, c.strategy.mu)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == [str(tmp_path / "site/conf/__init__.py"), "0.01"], done.stderr
