@@ -1,7 +1,7 @@
 """Engine pool: a Flower `Grid` that calls the ClientApp here (`workers=0`) or in warm worker processes.
 
-    with PoolGrid(silos, workers=2) as grid:
-        federate(run, grid)
+with PoolGrid(silos, workers=2) as grid:
+    federate(run, grid)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -77,7 +77,7 @@ class PoolGrid(Grid):
         self._failure: SiloError | None = None
         self._closed = False
         self._change = threading.Condition()
-        self._workers = [Worker(app, malloc=malloc, log_file=log) for _ in range(workers)]
+        self._workers = [Worker(app, keep_mapped=malloc, log_file=log) for _ in range(workers)]
         self._threads = [
             threading.Thread(target=self._keep, args=(worker, queue), name="meadow pool", daemon=True)
             for worker, queue in zip(self._workers, self._queues, strict=False)
@@ -300,7 +300,7 @@ class PoolGrid(Grid):
 
 
 def _context(run_id: int, node: int, silo: Silo) -> Context:
-    config = {"partition-id": silo.index, "num-partitions": silo.of, "silo": silo_to_json(silo)}
+    config: UserConfig = {"partition-id": silo.index, "num-partitions": silo.of, "silo": silo_to_json(silo)}
     return Context(run_id=run_id, node_id=node, node_config=config, state=RecordDict(), run_config={})
 
 
@@ -315,4 +315,5 @@ def _take_identity(run_id: int) -> Identity:
 
 
 def _give_identity_back(before: Identity) -> None:
-    TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
+    for name, value in zip(("_task_id", "_run_id", "_node_id"), before, strict=True):
+        setattr(TaskIdentity, name, value)  # its own setters take no None

@@ -6,7 +6,7 @@ import re
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 CAUSE = "The above exception was the direct cause"
-RAISED = re.compile(r"^(?P<type>[A-Za-z_][\w.]*): (?P<text>.*)$")
+RAISED = re.compile(r"^(?P<type>(?:\w+\.)*[A-Z]\w*)(?:: (?P<text>.*))?$")
 WRAPPED = re.compile(r"^<class '[^']*'>:<'(?P<text>.*)'>$", re.DOTALL)
 
 
@@ -22,9 +22,8 @@ def plain_reason(reason: str | None) -> str:
     lines = [line.strip() for line in text.split(CAUSE)[0].splitlines() if line.strip()]
     if not lines:
         return "no reason given"
-    raised = [line for line in lines if (found := RAISED.match(line)) and not found["type"].startswith("ray.")]
-    if len(lines) == 1 or not raised:
-        return lines[-1] if len(lines) > 1 and not text.startswith("The actor") else lines[0]
-    found = RAISED.match(raised[-1])
-    assert found is not None
-    return f"{found['type'].rsplit('.', 1)[-1]}: {found['text']}"
+    raised = [found for line in lines if (found := RAISED.match(line))]
+    if not raised:
+        return lines[0]
+    kind = raised[-1]["type"].rsplit(".", 1)[-1]
+    return f"{kind}: {raised[-1]['text']}" if raised[-1]["text"] else kind

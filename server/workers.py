@@ -20,6 +20,7 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
+from client import malloc
 from conf.errors import SiloError
 from server.pipe import PipeEnd
 
@@ -70,8 +71,8 @@ class WorkerDied(Exception):
 class Worker:
     """The parent's hold of one worker process. `start` again after WorkerDied gives a fresh one."""
 
-    def __init__(self, app: str, *, malloc: bool, log_file: Path | None) -> None:
-        self._arguments = (app, malloc, str(log_file.resolve()) if log_file else None)
+    def __init__(self, app: str, *, keep_mapped: bool, log_file: Path | None) -> None:
+        self._app, self._keep_mapped, self._log_file = app, keep_mapped, str(log_file.resolve()) if log_file else None
         self._process: ForkServerProcess | None = None
         self._connection: Connection | None = None
         self._pipe: PipeEnd | None = None
@@ -81,12 +82,13 @@ class Worker:
         """Start the process and wait until it has imported the app; raises SiloError MDW-311 where it can't."""
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
-        arguments = (theirs, dict(os.environ), *self._arguments)
+        environment = dict(os.environ) if self._keep_mapped else {**os.environ, malloc.VARIABLE: "0"}
+        arguments = (theirs, environment, self._app, self._log_file)
         self._connection, self._pipe = ours, PipeEnd(ours)
         process = context.Process(target=_serve, args=arguments, name="meadow worker")
         try:
             with _starting:
-                start_fork_server(self._arguments[0].partition(":")[0])
+                start_fork_server(self._app.partition(":")[0])
                 with main_hidden():
                     process.start()
             self._process = process
@@ -144,10 +146,10 @@ def start_fork_server(app_module: str) -> None:
     """Start the fork server where it does not run yet, with the parent's import path and deaf to Ctrl-C."""
     multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, app_module])
     path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH", malloc.VARIABLE)}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited: it is deaf while it imports, too
     # Python 3.11 does not hand sys.path to what it preloads; a stray `client` in this folder must not be taken.
-    os.environ.update(PYTHONPATH=path, PYTHONSAFEPATH="1")
+    os.environ.update({"PYTHONPATH": path, "PYTHONSAFEPATH": "1", malloc.VARIABLE: "0"})
     try:
         forkserver.ensure_running()
     finally:
@@ -170,21 +172,18 @@ def main_hidden() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _serve(
-    connection: Connection, environment: dict[str, str], reference: str, malloc: bool, log_file: str | None
-) -> None:
+def _serve(connection: Connection, environment: dict[str, str], reference: str, log_file: str | None) -> None:
     """Be a worker: answer messages until the parent closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.clear()
     os.environ.update(environment)
     if log_file:
         _write_to(log_file)
     try:
         app = load_app(reference)
-        if malloc:
-            from client.malloc import keep_activations_mapped
-
-            keep_activations_mapped()
+        malloc.keep_activations_mapped.cache_clear()  # it was off in the fork server
+        malloc.keep_activations_mapped()
         connection.send("")
     except Exception as error:
         connection.send(str(error))

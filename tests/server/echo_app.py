@@ -33,7 +33,9 @@ def train(message: Message, context: Context) -> Message:
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     """Say which partition this is."""
-    return Message(RecordDict({"m": MetricRecord({"partition": int(context.node_config["partition-id"])})}), reply_to=message)
+    return Message(
+        RecordDict({"m": MetricRecord({"partition": int(context.node_config["partition-id"])})}), reply_to=message
+    )
 
 
 def misbehave(config: ConfigRecord) -> None:
