@@ -53,7 +53,7 @@ def updates(draw: st.DrawFn, largest: float = 1e4) -> Updates:
 
 
 @given(updates())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_mean_is_the_exact_mean_rounded_to_its_dtype(given_updates: Updates) -> None:
     result = mean_of(given_updates)
     total = sum(weight for _, weight in given_updates)
@@ -67,7 +67,7 @@ def test_the_mean_is_the_exact_mean_rounded_to_its_dtype(given_updates: Updates)
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_mean_has_the_same_bits_in_any_order_of_arrival(data: st.DataObject) -> None:
     drawn = data.draw(updates())
     assert bits(mean_of(data.draw(st.permutations(drawn)))) == bits(mean_of(drawn))
