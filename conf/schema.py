@@ -27,6 +27,10 @@ def text(default: str | None, pattern: str, wanted: str) -> Any:
     return field(default=default, metadata={"pattern": pattern, "wanted": wanted})
 
 
+_NAME = r"[A-Za-z_]\w*"
+_DOTTED = rf"{_NAME}(\.{_NAME})+"
+
+
 def name_of_a_file(default: str) -> Any:
     """A text field that names a Python file of one of our rooms, such as a task's."""
     return text(default, r"[a-z][a-z0-9_]{0,63}", "small letters, digits and '_'")
@@ -156,9 +160,7 @@ class ExternalStrategyConf(StrategyConf):
     """Any Flower `Strategy`, by its import path; `args` are checked against its constructor."""
 
     name: str = "external"
-    target: str = text(
-        "", r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)+)?", "the import path of a class, such as flwr.serverapp.strategy.FedAdam"
-    )
+    target: str = text("", rf"({_DOTTED}|\S.*\.py:{_NAME})?", "the import path of a class, or FILE.py:Class")
     args: dict[str, Any] = field(default_factory=dict)
 
 
@@ -186,6 +188,15 @@ class SiloConf:
 
 
 @dataclass
+class OrchestratorConf:
+    """Where the orchestrator listens, by which host silos reach it, and how long it waits for another run."""
+
+    listen: str = "127.0.0.1:0"  # host:port; port 0 = any free one
+    host: str = "127.0.0.1"  # IP address or DNS name that silos dial; its certificate is made for it
+    idle_timeout: float = number(1800.0, at_least=0)  # seconds without a run before it ends; 0 = with its queue
+
+
+@dataclass
 class FederationConf:
     """Who takes part: silos by name, or `size` generated ones (silo-1, silo-2, ...) when none is named."""
 
@@ -193,6 +204,8 @@ class FederationConf:
     size: int = number(3, at_least=1)
     silos: dict[str, SiloConf] = field(default_factory=dict)
     file: str | None = None  # a YAML file of this same shape, from outside the tree
+    folder: str | None = None  # of a local federation: keys, store, jobs; None = .meadow/<name>
+    orchestrator: OrchestratorConf = field(default_factory=OrchestratorConf)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Protocol, runtime_checkable
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -14,13 +15,21 @@ from server.reason import plain_reason
 from strategies import wire
 
 
+@runtime_checkable
+class NamedGrid(Protocol):
+    """A grid that knows its silos: Meadow's own."""
+
+    def names(self) -> dict[int, str]:
+        """Return the silos' names by node id."""
+
+
 def silo_names(grid: Grid, conf: Conf, expected: int) -> dict[int, str]:
     """Return the silos of a grid by node id, once `run.start_quorum` of them are there.
 
     A grid of ours knows them; on any other each node is asked. Raises RoundError MDW-402 after `run.start_timeout`.
     """
-    if hasattr(grid, "names"):
-        return dict(grid.names())
+    if isinstance(grid, NamedGrid):
+        return grid.names()
     run = conf.run
     needed = run.start_quorum or expected
     deadline = time.monotonic() + run.start_timeout

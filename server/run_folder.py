@@ -18,7 +18,6 @@ from conf.schema import Conf
 from server.atomic import write_atomic
 from server.model_card import card
 from server.result import RunResult
-from server.store import FolderStore, Store
 from strategies import wire
 
 
@@ -29,14 +28,14 @@ class RunFolder:
     path: Path
 
     @staticmethod
-    def create(conf: Conf) -> RunFolder:
-        """Make the folder of a new run; raises ConfigError MDW-181 where the name is taken."""
+    def create(conf: Conf, *, anew: bool = True) -> RunFolder:
+        """Make the folder of a run; raises ConfigError MDW-181 where the name is taken and the run is `anew`."""
         name = conf.run.name or f"{conf.task.name}-{conf.strategy.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         path = Path(conf.run.output) / name
         if not conf.run.name and path.exists():
             path = path.with_name(f"{name}-{secrets.token_hex(2)}")
         try:
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=not anew)
         except FileExistsError:
             raise ConfigError(
                 "MDW-181", f"run.name={name}: {path} exists already.", f"Choose another, or run.resume={name}."
@@ -58,10 +57,6 @@ class RunFolder:
         logs = self.path / "logs"
         logs.mkdir(exist_ok=True)
         return logs
-
-    def store(self) -> Store:
-        """Return the folder as the store of the run's checkpoints."""
-        return FolderStore(self.path)
 
     def write_config(self, conf: Conf, command: str) -> None:
         """Write the resolved configuration, with the command that gave it as a comment."""

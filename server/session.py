@@ -22,6 +22,7 @@ from server.observers import Observer, Observers
 from server.report import write_report
 from server.result import Metrics, RoundRecord, RunResult
 from server.run_folder import RunFolder
+from server.store import FolderStore, Store
 from server.tracking import tracking
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,20 @@ class Session:
 
 @contextlib.contextmanager
 def session(
-    conf: Conf, members: list[Silo], *, mode: str, command: str = "", display: Observer | None = None
+    conf: Conf,
+    members: list[Silo],
+    *,
+    mode: str,
+    command: str = "",
+    display: Observer | None = None,
+    store: Store | None = None,
 ) -> Iterator[Session]:
     """Open a run, and leave its folder whole however it ends: result, model and report are always written.
 
+    Checkpoints lie in the folder, or in a `store` that outlives it: what is found there is gone on with.
     KeyboardInterrupt becomes Interrupted (MDW-900), which says how to go on.
     """
-    opened = _open(conf, members, mode, command, display)
+    opened = _open(conf, members, mode, command, display, store)
     result, observer = opened.result, opened.observer
     observer.run_started(result, conf.run.rounds)
     try:
@@ -79,14 +87,21 @@ def session(
         _close(opened)
 
 
-def _open(conf: Conf, members: list[Silo], mode: str, command: str, display: Observer | None) -> Session:
-    folder = run_folder.find(conf.run.resume, conf.run.output) if conf.run.resume else RunFolder.create(conf)
-    checkpoints = Checkpoints(folder.store())
-    state = checkpoints.load() if conf.run.resume else RunState(0, first_weights(conf))
+def _open(
+    conf: Conf, members: list[Silo], mode: str, command: str, display: Observer | None, store: Store | None
+) -> Session:
+    if conf.run.resume:
+        folder = run_folder.find(conf.run.resume, conf.run.output)
+    else:
+        folder = RunFolder.create(conf, anew=store is None)
+    checkpoints = Checkpoints(store or FolderStore(folder.path))
+    state = checkpoints.load() if conf.run.resume or store else None
+    resumed = state is not None
     if state is None:
-        raise CheckpointError(
-            "MDW-503", f"The run {folder.run_id} has no checkpoint.", "Start it anew without run.resume."
-        )
+        if conf.run.resume:
+            hint = "Start it anew without run.resume."
+            raise CheckpointError("MDW-503", f"The run {folder.run_id} has no checkpoint.", hint)
+        state = RunState(0, first_weights(conf))
     result = RunResult(
         run_id=folder.run_id,
         mode=mode,
@@ -103,13 +118,13 @@ def _open(conf: Conf, members: list[Silo], mode: str, command: str, display: Obs
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     folder.write_config(conf, command)
-    ledger = Ledger(folder.path / FILE, folder.run_id)
+    ledger = Ledger(folder.path / FILE, folder.run_id, store)
     ledger.run_started(
         federation=conf.federation.name,
         code=result.environment["code"],
         config=result.config_digest,
         silos=result.silos,
-        resumed=bool(conf.run.resume),
+        resumed=resumed,
     )
     observers: list[Observer] = [MetricsFile(folder.path), tracking(conf.tracking, folder.path)]
     observers += [_ResultFile(folder, result, state, ledger), *([display] if display else [])]

@@ -315,3 +315,43 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@dataclass(frozen=True)
+class Below:
+    """The part of a store under a prefix, as the store of one run; leases belong to the whole."""
+
+    whole: Store
+    prefix: str  # ends with a slash
+
+    def list(self, prefix: str = "") -> Names:
+        """See `Store`."""
+        return [name.removeprefix(self.prefix) for name in self.whole.list(self.prefix + prefix)]
+
+    def read(self, name: str) -> bytes:
+        """See `Store`."""
+        return self.whole.read(self.prefix + name)
+
+    def put_if_absent(self, name: str, data: Data) -> bool:
+        """See `Store`."""
+        return self.whole.put_if_absent(self.prefix + name, data)
+
+    def replace(self, name: str, data: Data, *, under: Lease | None = None) -> None:
+        """See `Store`."""
+        self.whole.replace(self.prefix + name, data, under=under)
+
+    def delete(self, name: str) -> None:
+        """See `Store`."""
+        self.whole.delete(self.prefix + name)
+
+    def acquire(self, name: str, owner: str, seconds: float) -> Lease | None:
+        """See `Store`."""
+        return self.whole.acquire(name, owner, seconds)
+
+    def renew(self, lease: Lease, seconds: float) -> Lease:
+        """See `Store`."""
+        return self.whole.renew(lease, seconds)
+
+    def release(self, lease: Lease) -> None:
+        """See `Store`."""
+        self.whole.release(lease)

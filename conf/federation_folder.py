@@ -1,0 +1,39 @@
+"""Where a federation on this machine keeps what lasts, and where each of its jobs has its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from conf.schema import FederationConf
+
+
+@dataclass(frozen=True)
+class FederationFolder:
+    """`.meadow/<name>/`: the orchestrator's keys and store, the rendezvous, and a folder a job."""
+
+    path: Path
+
+    @staticmethod
+    def of(conf: FederationConf) -> FederationFolder:
+        """Return the folder that the configuration names, as an absolute path."""
+        return FederationFolder(Path(conf.folder or f".meadow/{conf.name}").absolute())
+
+    @property
+    def keys(self) -> Path:
+        """The orchestrator's own secrets: the CA."""
+        return self.path / "keys"
+
+    @property
+    def store(self) -> Path:
+        """What must outlive the orchestrator's process: runs, checkpoints, ledger segments, admitted keys."""
+        return self.path / "store"
+
+    @property
+    def rendezvous(self) -> Path:
+        """Where the orchestrator says where it is."""
+        return self.path / "rendezvous"
+
+    def job(self, name: str) -> Path:
+        """The folder of one job, its own secrets included: `server` or a silo's name behind `silo-`."""
+        return self.path / "jobs" / name
