@@ -30,14 +30,16 @@ _ELSEWHERE: Final = tuple(f.name for f in dataclasses.fields(Conf) if f.name not
 def pack(conf: Conf) -> str:
     """Return the run-scoped groups as canonical JSON: keys sorted, no spaces, ASCII, no NaN.
 
-    Three values are blanked, because they are paths on the server's machine, mean nothing at a silo, tell it about
-    a disk that is not its own, and would change the digest when a run is resumed or its folder moved: `run.output`,
-    `run.resume` and `model.init` (the first weights travel as arrays).
+    Blanked are the values that are paths on the server's machine: they mean nothing at a silo, tell it about a disk
+    that is not its own, and would change the digest when a run is resumed or its folder moved. They are `run.output`,
+    `run.resume`, `model.init` (the first weights travel as arrays) and a `strategy.target` that is a file.
     Raises ConfigError (MDW-120) when the text is longer than a silo would parse.
     """
     scope = {name: dataclasses.asdict(getattr(conf, name)) for name in RUN_SCOPE}
     scope["run"].update(output=RunConf().output, resume=None)
     scope["model"].update(init=None)
+    if ".py:" in scope["strategy"].get("target", ""):
+        scope["strategy"].update(target="")
     text = json.dumps(scope, sort_keys=True, separators=(",", ":"), allow_nan=False)
     unpack(text)  # the silo's own check: what it would refuse never leaves
     return text

@@ -121,6 +121,17 @@ def test_new_names_in_a_mapping_need_no_plus() -> None:
     assert (north.data.root, north.threads, south.data.root, south.device) == ("/x", 2, None, "cpu")
 
 
+@pytest.mark.parametrize("target", ["a.B", "flwr.serverapp.strategy.FedAdam", "half_step.py:HalfStep", "/a b/x.py:Y"])
+def test_a_strategy_from_outside_is_a_path_of_import_or_a_file(target: str) -> None:
+    validate(Conf(strategy=ExternalStrategyConf(target=target)))
+
+
+@pytest.mark.parametrize("target", ["B", "a.B()", "a b.C", "x.py:", "x.py:Y()", ":Y", "../a.B"])
+def test_nothing_else_is_a_strategy_from_outside(target: str) -> None:
+    with pytest.raises(ConfigError, match=r"strategy\.target"):
+        validate(Conf(strategy=ExternalStrategyConf(target=target)))
+
+
 def test_a_mapping_may_be_given_whole() -> None:
     conf = compose(["federation.silos={south:{threads:2},north:{data:{root:/x}}}"])
     assert [s.name for s in silos(conf)] == ["north", "south"]

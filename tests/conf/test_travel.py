@@ -53,6 +53,12 @@ def test_paths_of_the_server_stay_there_and_do_not_change_the_digest() -> None:
     assert digest(pack(compose(["run.seed=1"]))) != digest(pack(conf))
 
 
+def test_the_path_of_a_strategys_file_stays_on_the_server() -> None:
+    conf = compose(["strategy=external", "strategy.target=/home/me/half_step.py:HalfStep", "strategy.args.step=0.7"])
+    assert unpack(pack(conf)).strategy == ExternalStrategyConf(args={"step": 0.7})
+    assert conf.strategy == ExternalStrategyConf(target="/home/me/half_step.py:HalfStep", args={"step": 0.7})
+
+
 def test_the_text_is_canonical() -> None:
     text = pack(Conf())
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")) and text.isascii()
