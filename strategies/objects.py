@@ -25,8 +25,11 @@ from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import HEAD_BODY_DIVIDER
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
+    get_all_nested_objects,
     get_object_head_values_from_object_content,
     get_object_id,
+    get_object_tree,
+    no_object_id_recompute,
 )
 from numpy.lib import format as npy
 
@@ -159,23 +162,42 @@ def tree_size(tree: ObjectTree, limit: int) -> int:
     return count
 
 
+def deflate(root: Message | RecordDict) -> tuple[str, ObjectTree, dict[str, InflatableObject]]:
+    """Return an object's id, its tree, and all objects below it and itself by id, children first."""
+    with no_object_id_recompute():
+        tree, objects = get_object_tree(root), get_all_nested_objects(root)
+    return tree.object_id, tree, objects
+
+
 def inflate(root: str, contents: dict[str, bytes], limit: int) -> RecordDict | Error:
     """Return the content, or the error, of the message `root`; `contents` is emptied on the way.
 
     Every array is compared with its header and with `limit` (bytes of all arrays) before memory is taken for it.
     Raises WireError MDW-640, MDW-641 or MDW-642.
     """
+    message = _inflate(root, contents, limit)
+    if not isinstance(message, Message):
+        raise _unreadable("no message")
+    return message.error if message.has_error() else message.content
+
+
+def inflate_content(root: str, contents: dict[str, bytes], limit: int) -> RecordDict:
+    """Return the record dict `root`, as `inflate` does for a message."""
+    content = _inflate(root, contents, limit)
+    if not isinstance(content, RecordDict):
+        raise _unreadable("no record dict")
+    return content
+
+
+def _inflate(root: str, contents: dict[str, bytes], limit: int) -> InflatableObject:
     try:
-        message = _Inflater(contents, limit).inflate(root, 0)
+        return _Inflater(contents, limit).inflate(root, 0)
     except WireError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, ArithmeticError) as error:
         raise _unreadable(f"{type(error).__name__}: {str(error)[:200]}") from None
     except Exception as error:  # protobuf's DecodeError has no public base class
         raise _unreadable(type(error).__name__) from None
-    if not isinstance(message, Message):
-        raise _unreadable("no message")
-    return message.error if message.has_error() else message.content
 
 
 class _Inflater:

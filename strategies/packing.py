@@ -36,13 +36,19 @@ def packing_mod(message: Message, context: Context, call_next: ClientAppCallable
     return reply
 
 
-def pack_content(content: RecordDict) -> RecordDict:
-    """Return a message's content with every array record packed and the layouts in `PACKED`; nothing is copied."""
+def pack_content(content: RecordDict, known: dict[int, tuple[ArrayRecord, str]] | None = None) -> RecordDict:
+    """Return a message's content with every array record packed and the layouts in `PACKED`; nothing is copied.
+
+    `known` (by `id` of the record) lets messages that share a record share its packed form too.
+    """
+    known = {} if known is None else known
     packed: dict[str, ArrayRecord | ConfigRecord | MetricRecord] = {}
     layouts = ConfigRecord()
     for name, record in content.items():
         if isinstance(record, ArrayRecord):
-            packed[name], layouts[name] = pack(record)
+            if id(record) not in known:
+                known[id(record)] = pack(record)
+            packed[name], layouts[name] = known[id(record)]
         else:
             packed[name] = record
     return RecordDict({**packed, PACKED: layouts})

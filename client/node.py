@@ -1,0 +1,295 @@
+"""The silo job: find the server, connect, and run the ClientApp in this process, for days.
+
+    python -m client.node --silo '{"name": "hospital-a"}' --server host:9092 --ca ca.pem --key hospital-a.key
+
+It runs the code that its own job was sent with, never code it received, and refuses a run of other code. Model, data
+and device stay warm between rounds. It ends with status 0 when the federation is over, `IDLE_STATUS` when there was
+no work for `idle_timeout`, 143 on SIGTERM, and the status of its error otherwise.
+
+    MDW-331 a run of other code     MDW-756 a file or folder that can't be used
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.message import make_message
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.run import Run
+
+from azureml_jobs.credentials import load_ca, load_node_key, read_private
+from azureml_jobs.rendezvous import OVER, FolderRendezvous, Rendezvous, StaticRendezvous
+from client.connection import Connection, FederationOver, Forgotten, Refused
+from client.kept import LARGEST, Kept, Question
+from client.silo import NODE_KEY
+from conf.app_hash import app_hash
+from conf.errors import ConfigError, IdentityError, MeadowError
+from conf.schema import Silo
+from conf.silos import silo_from_json, silo_to_json
+from strategies import wire
+from strategies.headers import APP_HASH
+from strategies.objects import deflate, inflate
+from strategies.packing import packing_mod
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS: Final = 1800.0
+"""Without a message for this long the job ends: an idle GPU costs its owner money."""
+IDLE_STATUS: Final = 20
+TERMINATED_STATUS: Final = 143
+
+
+class IdleTimeout(Exception):
+    """There was no work for too long."""
+
+
+class Terminated(BaseException):
+    """The platform asked the process to end; not an Exception, so that no app takes it for its own."""
+
+
+class Node:
+    """Answers one server's instructions with one ClientApp, one at a time."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        app: ClientApp,
+        silo: Silo,
+        *,
+        kept: Kept | None = None,
+        idle_timeout: float = IDLE_SECONDS,
+        foreign_runs: bool = False,
+    ) -> None:
+        """With `foreign_runs` it also takes part in runs of a server that names no code (stock Flower's)."""
+        self._connection, self._app, self._silo, self._kept = connection, app, silo, kept
+        self._idle_timeout, self._foreign_runs = idle_timeout, foreign_runs
+        self._node_id = 0
+        self._context: Context | None = None
+        self._why_refused: str | None = None  # of the context's run
+        self._stateful: str | None = None  # Meadow's id of the run whose state the context holds
+
+    def run(self) -> NoReturn:
+        """Work until the federation is over (FederationOver), idle (IdleTimeout), or refuses this silo."""
+        last_work = time.monotonic()
+        try:
+            self._node_id = self._connection.open(last_work + self._idle_timeout)
+            log.info("%s is connected, node %d", self._silo.name, self._node_id)
+            while True:
+                try:
+                    worked = self._step()
+                except Refused as refusal:
+                    log.warning("dropped a message: %s", refusal)
+                    worked = True
+                except Forgotten as reason:
+                    log.info("connecting anew: %s", reason)
+                    self._node_id, self._context = self._connection.open(), None
+                    worked = False
+                if worked:
+                    last_work = time.monotonic()
+                elif time.monotonic() - last_work > self._idle_timeout:
+                    raise IdleTimeout(f"no work for {self._idle_timeout:.0f} s")
+        except TimeoutError:
+            raise IdleTimeout(f"no server for {self._idle_timeout:.0f} s") from None
+        finally:
+            self._connection.close()
+
+    def _step(self) -> bool:
+        """Answer the next instruction; return False when there was none."""
+        received = self._connection.receive()
+        if received is None:
+            return False
+        head, tree = received
+        context = self._context_of(head)
+        started = time.monotonic()
+        question = None
+        if self._why_refused is not None:
+            self._connection.confirm(head)
+            reply = Message(Error(ErrorCode.INVALID_FAB, self._why_refused), reply_to=head)
+        else:
+            reply, question = self._answer(head, tree, context)
+        self._send(reply, question, time.monotonic() - started)
+        return True
+
+    def _answer(self, head: Message, tree: ObjectTree, context: Context) -> tuple[Message, Question | None]:
+        """Return the reply, and the question where the reply is new and worth keeping."""
+        content = inflate(tree.object_id, self._connection.pull(head, tree), LARGEST)
+        if isinstance(content, Error):
+            return Message(Error(ErrorCode.UNKNOWN, "an instruction without content"), reply_to=head), None
+        message = make_message(metadata=head.metadata, content=content)
+        question = _question(message, tree) if self._kept is not None else None
+        if self._kept is not None and question is not None:
+            self._restore(context, question.run)
+            known = self._kept.update(question)
+            if known is not None:
+                log.info("round %d was trained before, answering with the kept update", question.round)
+                return Message(known, reply_to=head), None
+        return _call(self._app, message, context), question
+
+    def _send(self, reply: Message, question: Question | None, seconds: float) -> None:
+        reply.metadata.__dict__["_message_id"], tree, objects = deflate(reply)
+        if question is not None and reply.has_content() and self._kept is not None and self._context is not None:
+            try:
+                self._kept.keep_state(question.run, self._context.state)
+                content = tree.children[0].object_id
+                self._kept.keep_update(question, content, {k: v for k, v in objects.items() if k != tree.object_id})
+            except OSError as error:
+                log.warning("the update could not be kept, a crash now would cost a training: %s", error)
+        self._connection.answer(reply, tree, objects, seconds)
+
+    def _context_of(self, head: Message) -> Context:
+        """Return the run's context, made at its first message, when the run's code is compared with this tree's."""
+        run_id = head.metadata.run_id
+        if self._context is None or self._context.run_id != run_id:
+            run = self._connection.run(run_id)
+            self._why_refused = self._refusal(run)
+            if self._why_refused:
+                log.error("refusing run %d: %s", run_id, self._why_refused)
+            self._context = Context(
+                run_id=run_id,
+                node_id=self._node_id,
+                node_config={NODE_KEY: silo_to_json(self._silo)},
+                state=RecordDict(),
+                run_config=dict(run.override_config),
+                series_id=run.series_id,
+            )
+            self._stateful = None
+        return self._context
+
+    def _refusal(self, run: Run) -> str | None:
+        theirs = run.override_config.get(APP_HASH)
+        if theirs == app_hash() or (theirs is None and self._foreign_runs):
+            return None
+        return (
+            f"MDW-331: {self._silo.name} runs the code {app_hash()[:12]}, the run is of {str(theirs)[:12]}."
+            " Submit both jobs from the same commit."
+        )
+
+    def _restore(self, context: Context, run: str) -> None:
+        if self._kept is not None and self._stateful != run:
+            context.state = self._kept.state(run)
+            self._stateful = run
+
+
+def _call(app: ClientApp, message: Message, context: Context) -> Message:
+    """Return the app's reply, or what it raised as an error that names it."""
+    try:
+        return packing_mod(message, context, app)
+    except MeadowError as error:
+        log.error("%s", error)
+        reason = str(error)
+    except Exception as error:  # an app may raise anything, and the federation must hear of it
+        log.exception("the app raised")
+        reason = f"{type(error).__name__}: {str(error)[:500]}"
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def _question(message: Message, tree: ObjectTree) -> Question | None:
+    """Return which round of which run a message trains; None for any other message."""
+    config = message.content.config_records.get(wire.CONFIG)
+    if config is None or not message.metadata.message_type.startswith("train") or not tree.children:
+        return None
+    run, round = config.get(wire.RUN_ID), config.get(wire.ROUND)
+    if not isinstance(run, str) or not isinstance(round, int):
+        return None
+    return Question(run, round, tree.children[0].object_id)
+
+
+def load_app(path: str) -> ClientApp:
+    """Return the ClientApp at `module:attribute`; raises ConfigError MDW-110 where there is none."""
+    module, _, attribute = path.partition(":")
+    try:
+        app = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            "MDW-110", f"There is no app at {path!r}: {error}.", "Write it as package.module:app."
+        ) from None
+    if not isinstance(app, ClientApp):
+        raise ConfigError("MDW-110", f"{path!r} is a {type(app).__name__}, no ClientApp.", "Name a flwr ClientApp.")
+    return app
+
+
+def address_at(place: Rendezvous) -> str | None:
+    """Return where the server is now, None where nobody knows; raises FederationOver where the place says so."""
+    record = place.find()
+    if record is not None and record.state == OVER:
+        raise FederationOver("the rendezvous says so")
+    return record.address if record is not None else None
+
+
+def work(make: Callable[[], Node]) -> int:
+    """Run a node to its end and return the process's exit status; one line on stderr says why."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        make().run()
+    except FederationOver:
+        print("the federation is over", file=sys.stderr)
+        return 0
+    except IdleTimeout as reason:
+        print(f"ended: {reason}", file=sys.stderr)
+        return IDLE_STATUS
+    except Terminated:
+        print("ended by SIGTERM; what was in work has been handed back", file=sys.stderr)
+        return TERMINATED_STATUS
+    except MeadowError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def make_node(arguments: Sequence[str] | None = None) -> Node:
+    """Return the node that a command line describes; raises MeadowError."""
+    parser = argparse.ArgumentParser(prog="python -m client.node", description="A silo's node.")
+    parser.add_argument("--silo", required=True, help="the silo's settings as JSON (conf.silos.silo_to_json)")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--server", type=StaticRendezvous, help="host:port of the orchestrator")
+    place.add_argument("--rendezvous", type=FolderRendezvous, help="folder where the orchestrator says where it is")
+    parser.add_argument("--ca", required=True, type=Path, help="PEM of the only CA that is trusted")
+    parser.add_argument("--key", required=True, type=Path, help="this silo's private key")
+    parser.add_argument("--app", default="client.app:app")
+    parser.add_argument("--state", type=Path, help="folder for the last update and the state")
+    parser.add_argument("--idle-timeout", type=float, default=IDLE_SECONDS)
+    parser.add_argument("--foreign-runs", action="store_true", help="join a stock Flower server")
+    args = parser.parse_args(arguments)
+    silo, key = silo_from_json(args.silo), load_node_key(read_private(args.key), str(args.key))
+    try:
+        authority, kept = args.ca.read_bytes(), Kept(args.state) if args.state else None
+    except OSError as error:
+        what = f"{error.filename or 'a file'} can't be used: {error.strerror}."
+        raise IdentityError("MDW-756", what, "Look at --ca and --state.") from None
+    load_ca(authority, str(args.ca), datetime.now(UTC))
+    connection = Connection(lambda: address_at(args.server or args.rendezvous), authority, key)
+    return Node(
+        connection,
+        load_app(args.app),
+        silo,
+        kept=kept,
+        idle_timeout=args.idle_timeout,
+        foreign_runs=args.foreign_runs,
+    )
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    flower = logging.getLogger("flwr")
+    flower.setLevel(logging.WARNING)
+    for handler in list(flower.handlers):
+        flower.removeHandler(handler)
+    sys.exit(work(make_node))

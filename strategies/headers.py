@@ -1,0 +1,12 @@
+"""What Meadow's own nodes and orchestrator tell each other beside Flower's protocol; stock ones ignore it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+NODE_HEADER: Final = "meadow-node"
+"""Header of every call of Meadow's own nodes: they work on one instruction at a time, and read packed records."""
+OVER_HEADER: Final = "meadow-over"
+"""Trailing header of an empty answer to a question for work: the federation is over."""
+APP_HASH: Final = "meadow-app-hash"
+"""Key of a run's configuration in Flower's description of the run: the digest that a silo compares with its own."""

@@ -1,0 +1,183 @@
+"""A federation on 127.0.0.1 for tests: fresh keys, an orchestrator in this process, nodes as threads or processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from azureml_jobs.credentials import (
+    FolderSecrets,
+    ServerCredentials,
+    load_node_key,
+    make_ca,
+    make_node_key,
+    server_credentials,
+)
+from client.connection import Connection, FederationOver
+from client.kept import Kept
+from client.node import Node, load_app
+from conf.schema import Silo
+from conf.silos import silo_to_json
+from server.orchestrator import Orchestrator
+from server.orchestrator_fleet import Limits
+
+ROOT = Path(__file__).parents[2]
+TOY = "tests.faults.toy:app"
+
+
+class Federation:
+    """Keys of some silos in a folder, and what connects with them."""
+
+    def __init__(self, folder: Path, silos: int = 2) -> None:
+        self.folder = folder
+        folder.chmod(0o700)
+        self.secrets = FolderSecrets(folder / "secrets")
+        make_ca(self.secrets, "test", datetime.now(UTC))
+        self.silos = [Silo(f"silo-{i + 1}", i, silos) for i in range(silos)]
+        self.public = {silo.name: make_node_key(self.secrets, silo.name).encode() for silo in self.silos}
+
+    @property
+    def authority(self) -> bytes:
+        return self.secrets.get("ca-certificate")
+
+    def credentials(self, host: str = "127.0.0.1") -> ServerCredentials:
+        return server_credentials(self.secrets, [host], datetime.now(UTC))
+
+    @contextmanager
+    def orchestrator(self, port: int = 0, limits: Limits | None = None) -> Iterator[Orchestrator]:
+        """An orchestrator that listens and admits all silos."""
+        orchestrator = Orchestrator(f"127.0.0.1:{port}", self.credentials(), self.public, limits)
+        orchestrator.start()
+        try:
+            yield orchestrator
+        finally:
+            orchestrator.stop(over=False)
+
+    def connection(self, address: str, silo: str, **options: Any) -> Connection:
+        key = load_node_key(self.secrets.get(f"node-{silo}"), silo)
+        return Connection(lambda: address, self.authority, key, **options)
+
+    @contextmanager
+    def thread_node(self, address: str, silo: Silo, state: Path | None = None, app: str = TOY) -> Iterator[ThreadNode]:
+        """A node in a thread of this process, ended with the block."""
+        node = ThreadNode(self, address, silo, state, app)
+        try:
+            yield node
+        finally:
+            node.end()
+
+    @contextmanager
+    def process_node(self, address: str, silo: Silo, *extra: str, app: str = TOY) -> Iterator[ProcessNode]:
+        """A node as the process that a silo's job runs, killed with the block."""
+        node = ProcessNode(self, address, silo, *extra, app=app)
+        try:
+            yield node
+        finally:
+            node.kill()
+
+
+class ThreadNode:
+    def __init__(self, federation: Federation, address: str, silo: Silo, state: Path | None, app: str) -> None:
+        self.connection = federation.connection(address, silo.name)
+        kept = Kept(state) if state else None
+        self.node = Node(self.connection, load_app(app), silo, kept=kept, idle_timeout=60)
+        self.ended_with: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name=silo.name, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.node.run()
+        except BaseException as error:
+            self.ended_with = error
+
+    def end(self) -> None:
+        self.connection.close()
+        self.thread.join(10)
+        assert not self.thread.is_alive()
+
+
+class ProcessNode:
+    def __init__(self, federation: Federation, address: str, silo: Silo, *extra: str, app: str = TOY) -> None:
+        self.log = federation.folder / f"{silo.name}-{time.monotonic_ns()}.log"
+        (federation.folder / "ca.pem").write_bytes(federation.authority)
+        command = [
+            *(sys.executable, "-m", "client.node", "--silo", silo_to_json(silo), "--server", address),
+            *("--ca", str(federation.folder / "ca.pem"), "--key", federation.secrets.where(f"node-{silo.name}")),
+            *("--app", app, *extra),
+        ]
+        with self.log.open("w") as log:
+            environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+
+    def send(self, signal: int) -> None:
+        self.process.send_signal(signal)
+
+    def wait(self, seconds: float) -> int:
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait(10)
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+
+def model(size: int = 1000, arrays: int = 3) -> ArrayRecord:
+    """Some arrays of zeros and one of integers."""
+    record = ArrayRecord()
+    for i in range(arrays):
+        record[f"w{i}"] = Array(np.zeros(size, dtype=np.float32))
+    record["steps"] = Array(np.zeros((), dtype=np.int64))
+    return record
+
+
+def ask(grid: Grid, round: int, arrays: ArrayRecord, **config: Any) -> list[Message]:
+    """Return a training message for every node that is there."""
+    record = {"server-round": round, "meadow-run-id": "run", **config}
+    return [
+        Message(RecordDict({"arrays": arrays, "config": ConfigRecord(record)}), node, "train", group_id=str(round))
+        for node in grid.get_node_ids()
+    ]
+
+
+def total(replies: Mapping[str, Message] | list[Message]) -> float:
+    """Return the sum of all elements of all replies."""
+    messages = replies.values() if isinstance(replies, Mapping) else replies
+    return float(sum(a.numpy().sum() for m in messages for a in m.content["arrays"].values()))
+
+
+def until(what: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+__all__ = ["FederationOver"]
