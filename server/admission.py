@@ -12,27 +12,20 @@ The first fault found is the reason; the silo is named in it, and the round goes
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
-from numpy.lib import format as npy
 
 from strategies import wire
+from strategies.objects import BFLOAT16, DTYPES, view
 
 MAX_EXAMPLES: Final = 2**29 - 1
 """The largest weight that fixed-point averaging has room for."""
 CHUNK: Final = 1 << 15
 """Values a step: two buffers of 256 KiB in float64."""
-
-STYPE: Final = "numpy.ndarray"
-_HEADER: Final = re.compile(
-    rb"\{'descr': '([<>|=]?[a-zA-Z]\d{1,3})', 'fortran_order': (True|False), 'shape': \(([\d, ]*)\), \} *\n"
-)
-_MAX_HEADER: Final = 4096
 
 T = TypeVar("T")
 
@@ -93,7 +86,7 @@ class Admission:
     def open(self, round: int, reference: ArrayRecord, cohort: Collection[str]) -> None:
         """Begin a round: `reference` is the global model as it was sent (its layout, and what norms are from)."""
         self._round, self._cohort = round, frozenset(cohort)
-        self._reference = {name: _Reference(array) for name, array in reference.items()}
+        self._reference = {name: _Reference.of(array) for name, array in reference.items()}
         self._answered.clear()
 
     def check(self, content: RecordDict, *, silo: str, round: int, phase: str) -> Verdict:
@@ -126,93 +119,64 @@ class Admission:
     def _update(self, record: ArrayRecord, examples: int) -> Admitted:
         if record.keys() != self._reference.keys():
             raise AdmissionFault("MDW-611", f"its arrays are not the model's: {_odd(record, self._reference)}")
-        views = {name: self._reference[name].view_of(name, array) for name, array in record.items()}
+        values = {name: self._reference[name].values_of(name, array) for name, array in record.items()}
         if not self._visible:
             return Admitted(examples, None, ("finite", "norm"))
-        norm = math.sqrt(sum(_squares(name, view, self._reference[name].values) for name, view in views.items()))
+        pairs = ((name, self._reference[name], new) for name, new in values.items())
+        norm = math.sqrt(sum(_squares(name, old.dtype, new, old.values) for name, old, new in pairs))
         if self._max_norm is not None and not norm <= self._max_norm:
             raise AdmissionFault("MDW-615", f"the norm of its update is {norm:.6g}, the bound {self._max_norm:.6g}")
         return Admitted(examples, norm)
 
 
+@dataclass(frozen=True)
 class _Reference:
-    """One array of the global model: what an update's array must look like, byte for byte if it can."""
+    """One array of the global model: the type and shape that an update's must have, and what norms are from."""
 
-    def __init__(self, array: Array) -> None:
-        self.dtype, self.shape, self.header, fortran = _header(array.data)
-        self.values = _view(array.data, len(self.header), self.dtype, self.shape, fortran)
-        self.declared = (array.dtype, tuple(array.shape), array.stype)
+    dtype: str
+    shape: tuple[int, ...]
+    values: np.ndarray
 
-    def view_of(self, name: str, array: Array) -> np.ndarray:
-        """Return an update's array without a copy, once its declaration, header and size agree with this one's."""
-        found = (array.dtype, tuple(array.shape), array.stype)
-        if found != self.declared:
-            raise AdmissionFault("MDW-612", f"{name!r:.80} is declared as {_short(found)}, not {_short(self.declared)}")
+    @staticmethod
+    def of(array: Array) -> _Reference:
+        return _Reference(array.dtype, tuple(array.shape), _elements(array))
+
+    def values_of(self, name: str, array: Array) -> np.ndarray:
+        """Return an update's elements without a copy, once what it declares, its header and its size agree."""
+        found = (array.dtype, tuple(array.shape))
+        if found != (self.dtype, self.shape):
+            raise AdmissionFault("MDW-612", f"{name!r:.80} is {_short(*found)}, not {_short(self.dtype, self.shape)}")
         try:
-            header, fortran = self.header, False
-            if bytes(array.data[: len(self.header)]) != self.header:
-                dtype, shape, header, fortran = _header(array.data)
-                if (dtype, shape) != (self.dtype, self.shape):
-                    raise AdmissionFault("MDW-612", f"{name!r:.80} holds another shape or dtype than it declares")
-            return _view(array.data, len(header), self.dtype, self.shape, fortran)
-        except ValueError as error:
-            if isinstance(error, AdmissionFault):
-                raise
-            raise AdmissionFault("MDW-613", f"{name!r:.80} {error}") from None
+            return _elements(array)
+        except Exception as error:  # numpy's reader of headers raises more than it says, and none may end the run
+            raise AdmissionFault("MDW-613", f"{name!r:.80} can't be read ({error!s:.200})") from None
 
 
-def view(array: Array) -> np.ndarray:
-    """Return an array's values without a copy, checking its header and size first; raises ValueError."""
-    dtype, shape, header, fortran = _header(array.data)
-    return _view(array.data, len(header), dtype, shape, fortran)
+def _elements(array: Array) -> np.ndarray:
+    """Return the elements in one row; bfloat16 as its bits."""
+    return np.frombuffer(view(array), DTYPES[array.dtype])
 
 
-def _header(data: bytes) -> tuple[np.dtype[Any], tuple[int, ...], bytes, bool]:
-    """Read a .npy header (NEP 1, versions 1 and 2) of simple dtypes, without evaluating it as Python."""
-    start = {b"\x01\x00": 10, b"\x02\x00": 12}.get(bytes(data[6:8]))
-    if bytes(data[:6]) != npy.MAGIC_PREFIX or start is None:
-        raise ValueError("is not a .npy array of version 1 or 2")
-    length = int.from_bytes(data[8:start], "little")
-    text = bytes(data[start : start + length]) if length <= _MAX_HEADER else b""
-    match = _HEADER.fullmatch(text)
-    if match is None:
-        raise ValueError("has a header that is not readable")
-    sizes = [n.strip() for n in match[3].split(b",") if n.strip()]
-    if any(not n.isdigit() or len(n) > 15 for n in sizes) or len(sizes) > 32:
-        raise ValueError("has a header with an impossible shape")
-    try:
-        dtype = np.dtype(match[1].decode())
-    except TypeError:
-        raise ValueError("has an unknown dtype") from None
-    if dtype.hasobject:
-        raise ValueError("holds Python objects")
-    return dtype, tuple(int(n) for n in sizes), bytes(data[: start + length]), match[2] == b"True"
-
-
-def _view(data: bytes, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...], fortran: bool) -> np.ndarray:
-    count = math.prod(shape)
-    if len(data) - offset != count * dtype.itemsize:
-        raise ValueError(f"has {len(data) - offset} bytes of values; its shape needs {count * dtype.itemsize}")
-    return np.frombuffer(data, dtype, count, offset).reshape(shape, order="F" if fortran else "C")
-
-
-def _squares(name: str, update: np.ndarray, reference: np.ndarray) -> float:
+def _squares(name: str, dtype: str, new: np.ndarray, old: np.ndarray) -> float:
     """Return the sum of squared differences of one array; raises AdmissionFault at a value that is not finite."""
-    if update.dtype.kind not in "fc":
+    if new.dtype.kind not in "fc" and dtype != BFLOAT16:
         return 0.0
-    # ravel copies only an array in Fortran order, whose size has been checked
-    new, old, total = update.ravel(), reference.ravel(), 0.0
-    wide = np.complex128 if update.dtype.kind == "c" else np.float64
+    total, wide = 0.0, np.complex128 if new.dtype.kind == "c" else np.float64
     difference = np.empty(min(CHUNK, new.size), wide)
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, new.size, CHUNK):
-            piece = new[start : start + CHUNK]
-            step = np.subtract(piece, old[start : start + CHUNK], out=difference[: piece.size], dtype=wide)
+            piece, base = (_numbers(a[start : start + CHUNK], dtype) for a in (new, old))
+            step = np.subtract(piece, base, out=difference[: piece.size], dtype=wide)
             square = float(np.vdot(step, step).real)
             if not math.isfinite(square) and not np.isfinite(piece).all():
                 raise AdmissionFault("MDW-614", f"{name!r:.80} holds values that are not finite")
             total += square
     return total
+
+
+def _numbers(piece: np.ndarray, dtype: str) -> np.ndarray:
+    """bfloat16 is the upper half of a float32."""
+    return (piece.astype(np.uint32) << 16).view(np.float32) if dtype == BFLOAT16 else piece
 
 
 def _arrays(content: RecordDict) -> ArrayRecord:
@@ -260,6 +224,5 @@ def _names(names: Collection[str]) -> str:
     return (", ".join(few) or "none") + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _short(declared: tuple[str, tuple[int, ...], str]) -> str:
-    dtype, shape, stype = declared
-    return f"{dtype!s:.20} {shape[:6]!s:.60}" + ("" if stype == STYPE else f" ({stype!r:.30})")
+def _short(dtype: str, shape: tuple[int, ...]) -> str:
+    return f"{dtype:.20} {shape[:6]!s:.60}"

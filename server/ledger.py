@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from flwr.app import ArrayRecord
 
 from conf.errors import CheckpointError
-from server.admission import Admitted, Refused, view
+from server.admission import Admitted, Refused
 from server.store import Store, disk_error
+from strategies.objects import view
 
 log = logging.getLogger(__name__)
 
@@ -234,13 +234,17 @@ def line_digest(line: bytes) -> str:
 def arrays_digest(arrays: ArrayRecord) -> str:
     """Return the SHA-256 of a model or update: of each array, by name, its name, dtype, shape and values.
 
-    The same however the arrays were packed for the wire, and in whatever order. Raises ValueError for a bad header.
+    The same however the arrays were packed for the wire, and in whatever order. Raises ValueError for one that
+    can't be read.
     """
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        values = view(arrays[name])
-        digest.update(canonical({"name": name, "dtype": values.dtype.str, "shape": list(values.shape)}))
-        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+        array = arrays[name]
+        digest.update(canonical({"name": name, "dtype": array.dtype, "shape": list(array.shape)}))
+        try:
+            digest.update(view(array))
+        except Exception as error:  # numpy's reader of headers raises more than it says
+            raise ValueError(f"{name[:80]!r}: {error}") from None
     return digest.hexdigest()
 
 

@@ -314,5 +314,11 @@ def test_the_digest_of_arrays_changes_with_each_of_their_parts(change: Callable[
     assert arrays_digest(one) != arrays_digest(ArrayRecord({"b": Array(values)}))
 
 
+def test_the_digest_of_an_array_that_can_not_be_read_is_a_value_error() -> None:
+    bad = ArrayRecord({"a": Array(dtype="float32", shape=(3,), stype="numpy.ndarray", data=b"x")})
+    with pytest.raises(ValueError, match="'a'"):
+        arrays_digest(bad)
+
+
 def test_canonical_text_does_not_depend_on_the_order_of_keys() -> None:
     assert canonical({"b": 1, "a": "é"}) == canonical({"a": "é", "b": 1}) == b'{"a":"\\u00e9","b":1}'
