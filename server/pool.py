@@ -29,7 +29,7 @@ from conf.errors import SiloError
 from conf.schema import Silo
 from conf.silos import silo_to_json
 from server.homes import Homes
-from server.workers import Worker, WorkerDied, answer, load_app
+from server.workers import Worker, WorkerDied, answer, end_fork_server, load_app
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +183,8 @@ class PoolGrid(Grid):
         deadline = time.monotonic() + CLOSE_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        if any(worker.waiting for worker in self._workers):
+            end_fork_server()
         _give_identity_back(self._identity)
 
     def __enter__(self) -> PoolGrid:

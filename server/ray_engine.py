@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ import socket
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -49,6 +51,8 @@ ServerMain = Callable[[Grid, Context], None]
 
 CONNECT_SECONDS = 5.0
 """For an existing cluster to answer; Ray itself would wait for minutes, deaf to signals."""
+END_SECONDS = 5.0
+"""For Ray's processes to end before they are killed."""
 LONGEST_PATH = 30
 """Characters of a temporary folder under which Ray's sockets still fit a socket address (107 bytes)."""
 LONGEST_VARIABLE = 100_000
@@ -93,7 +97,12 @@ def run_on_ray(
             if left:
                 left.unlink(missing_ok=True)
 
-    with logs_to(log_dir), _ray(silos, ray_address, workers, malloc, log_dir), _signals(watch, backends):
+    with (
+        logs_to(log_dir),
+        _raylet_to_log(),
+        _ray(silos, ray_address, workers, malloc, log_dir),
+        _signals(watch, backends),
+    ):
         server = ServerApp()
         server.main()(main)
         with mock.patch.object(raybackend, "RayBackend", backend):
@@ -181,9 +190,34 @@ def _ray(silos: list[Silo], address: str | None, workers: int | None, malloc: bo
             ray.init("local", num_cpus=max(1, cpus), _temp_dir=str(folder), **always)
         yield
     finally:
-        ray.shutdown()
+        _shut_down()
         _keep_client_logs(folder, log_dir)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shut_down() -> None:
+    """End a private Ray to its last process and file: Ray itself leaves both to the garbage collector."""
+    ours = [child for child in psutil.Process().children(recursive=True) if _is_ray(child)]
+    ray.shutdown()
+    for child in psutil.wait_procs(ours, END_SECONDS)[1]:
+        child.kill()
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()
+
+
+def _is_ray(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "ray" in " ".join(process.cmdline())
+    return False
+
+
+def _raylet_to_log() -> contextlib.AbstractContextManager[Any]:
+    """Send what the raylet tells the driver to the log: Ray prints it even with `log_to_driver=False`."""
+
+    def to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
+        logging.getLogger("ray").warning("%s: %s", data.get("pid"), " ".join(data["lines"]))
+
+    return mock.patch.object(ray._private.worker, "print_to_stdstream", to_log)
 
 
 def _for_actors(silos: list[Silo]) -> dict[str, str]:
@@ -234,7 +268,7 @@ def _signals(watch: Watch, backends: list[WatchedBackend]) -> Iterator[None]:
             return
         watch.ending = True
         for child in psutil.Process().children(recursive=True):
-            if "ray" in " ".join(child.cmdline()):
+            if _is_ray(child):
                 child.kill()
         raise KeyboardInterrupt
 

@@ -77,6 +77,7 @@ class Worker:
         self._connection: Connection | None = None
         self._pipe: PipeEnd | None = None
         self.busy = True  # starting, or at a message: it has to be ended rather than asked to end
+        self.waiting = False  # for the fork server, which may still be importing
 
     def start(self) -> None:
         """Start the process and wait until it has imported the app; raises SiloError MDW-311 where it can't."""
@@ -87,10 +88,12 @@ class Worker:
         self._connection, self._pipe = ours, PipeEnd(ours)
         process = context.Process(target=_serve, args=arguments, name="meadow worker")
         try:
+            self.waiting = True
             with _starting:
                 start_fork_server(self._app.partition(":")[0])
                 with main_hidden():
                     process.start()
+            self.waiting = False
             self._process = process
             theirs.close()
             problem = ours.recv()
@@ -156,6 +159,14 @@ def start_fork_server(app_module: str) -> None:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def end_fork_server() -> None:
+    """End a fork server that is still importing; a later pool starts another."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,11 @@ def train(message: Message, context: Context) -> Message:
     state = context.state.setdefault("state", MetricRecord({"rounds": 0}))
     state["rounds"] = int(state["rounds"]) + 1
     metrics = MetricRecord({"pid": os.getpid(), "calls": calls, "partition": me, "rounds": state["rounds"]})
-    return Message(RecordDict({"metrics": metrics, **message.content.array_records}), reply_to=message)
+    content = RecordDict({"metrics": metrics, **message.content.array_records})
+    if config.get("do") == "environment":
+        ours = {name: value for name, value in os.environ.items() if name.startswith("MEADOW_")}
+        content["environment"] = ConfigRecord(dict(ours))
+    return Message(content, reply_to=message)
 
 
 @app.query("hello")
