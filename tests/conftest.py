@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ SESSION = "MEADOW_TEST_SESSION"
 
 # Read by the libraries at import or handed to their processes, so set before anything is imported.
 FLOWER_HOME = Path(tempfile.mkdtemp(prefix="meadow-test-flwr-"))
+atexit.register(shutil.rmtree, FLOWER_HOME, ignore_errors=True)
 os.environ.update(
     {
         SESSION: uuid.uuid4().hex,
@@ -51,7 +53,6 @@ def no_process_left() -> Iterator[None]:
     lines = [describe(process) for process in alive]
     for process in alive:
         process.kill()
-    shutil.rmtree(FLOWER_HOME, ignore_errors=True)
     assert not lines, "left running by a test:\n" + "\n".join(lines)
 
 
