@@ -209,9 +209,7 @@ def server_credentials(
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
     own = builder.add_extension(issuer, critical=False).sign(authority, hashes.SHA384())
     pem = serialization.Encoding.PEM
-    return ServerCredentials(
-        certificate.public_bytes(pem), own.public_bytes(pem), _pkcs8(key), own.not_valid_after_utc
-    )
+    return ServerCredentials(certificate.public_bytes(pem), own.public_bytes(pem), _pkcs8(key), own.not_valid_after_utc)
 
 
 def load_ca(pem: bytes, where: str, now: datetime) -> x509.Certificate:

@@ -1,11 +1,11 @@
 """`meadow keys init | silo | admit | list | rotate | revoke`: a federation's CA, node keys and admitted list by hand.
 
-    meadow keys init                        the orchestrator's owner: make the CA; give its certificate to the silos
-    meadow keys silo NAME                   a silo's owner: make the node key; give the .pub to the orchestrator's owner
-    meadow keys admit NAME FILE.pub         the orchestrator's owner: let that key connect
-    meadow keys rotate NAME [FILE.pub]      admit the new key (made here, without a file), then revoke the older ones
-    meadow keys revoke NAME [--key PRINT]   end a silo's keys, or one; a running federation drops it within seconds
-    meadow keys list                        who may connect, since when, until when
+meadow keys init                        the orchestrator's owner: make the CA; give its certificate to the silos
+meadow keys silo NAME                   a silo's owner: make the node key; give the .pub to the orchestrator's owner
+meadow keys admit NAME FILE.pub         the orchestrator's owner: let that key connect
+meadow keys rotate NAME [FILE.pub]      admit the new key (made here, without a file), then revoke the older ones
+meadow keys revoke NAME [--key PRINT]   end a silo's keys, or one; a running federation drops it within seconds
+meadow keys list                        who may connect, since when, until when
 """
 
 from __future__ import annotations

@@ -144,9 +144,7 @@ class Ledger:
             self.append("update refused", **facts, code=verdict.code, reason=verdict.reason)
             return
         norm = verdict.norm if verdict.norm is not None and verdict.norm < float("inf") else None
-        self.append(
-            "update admitted", **facts, examples=verdict.examples, norm=norm, unchecked=list(verdict.unchecked)
-        )
+        self.append("update admitted", **facts, examples=verdict.examples, norm=norm, unchecked=list(verdict.unchecked))
 
     def round_closed(self, round: int, model: str, admitted: Sequence[str], privacy: Facts | None = None) -> Anchor:
         """Note the round's model (its `arrays_digest`) and the privacy spent by silo; seal, return the anchor."""

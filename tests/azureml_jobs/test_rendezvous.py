@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azureml_jobs.rendezvous import (
@@ -86,6 +86,7 @@ def test_a_federation_that_is_over_stays_over_until_a_later_server_starts() -> N
     assert choose([over, replace(later, heartbeat=NOW - 1000)], NOW) is None  # crashed, not over: wait for it
 
 
+@settings(deadline=None)
 @given(st.lists(st.builds(Record, st.just("a:1"), st.integers(0, 4), st.floats(NOW - 200, NOW + 200))))
 def test_choose_never_prefers_a_lower_epoch_to_a_fresh_higher_one(records: list[Record]) -> None:
     fresh = [r for r in records if abs(NOW - r.heartbeat) <= FRESH_SECONDS]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.admission import MAX_EXAMPLES, Admission, Admitted, Refused, Verdict
@@ -259,6 +259,7 @@ def test_a_reason_stays_short_whatever_a_silo_sends() -> None:
     assert isinstance(verdict, Refused) and len(verdict.reason) < 800
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_no_bytes_make_the_check_raise(data: bytes) -> None:
     refused(judge(with_data(b"\x93NUMPY\x01\x00" + data)), "MDW-613")

@@ -20,7 +20,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
 from conf.errors import CheckpointError
 from server import store as module
-from server.store import FolderStore, LeaseLost, Store, StoreMissing, digest, follow, point
+from server.store import Below, FolderStore, LeaseLost, Store, StoreMissing, digest, follow, point
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,7 +130,7 @@ def test_a_prefix_can_not_leave_the_folder(store: FolderStore, prefix: str) -> N
 
 
 @given(st.text(max_size=40))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_name_stays_in_the_folder_or_is_refused(store: FolderStore, tmp_path: Path, name: str) -> None:
     try:
         store.replace(name, b"x")
@@ -210,9 +210,7 @@ print(sum(store.put_if_absent(f"n/{i}", sys.argv[2].encode() * 1000) for i in ra
 
 def test_two_processes_that_put_the_same_names_share_them_out(tmp_path: Path) -> None:
     commands = [[sys.executable, "-c", RACE, str(tmp_path), who] for who in "AB"]
-    racers = [
-        subprocess.Popen(c, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for c in commands
-    ]
+    racers = [subprocess.Popen(c, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for c in commands]
     for racer in racers:
         assert racer.stdout and racer.stdout.readline() == "ready\n"
     for racer in racers:
@@ -368,6 +366,20 @@ def test_what_is_written_is_synced_before_it_has_its_name(store: FolderStore, mo
     monkeypatch.setattr(module, "_sync_folder", lambda folder: calls.append("folder"))
     store.put_if_absent("a", b"")
     assert calls[-3:] == ["fsync", "link", "folder"]
+
+
+def test_the_part_of_a_store_below_a_prefix_is_a_store(store: FolderStore) -> None:
+    part: Store = Below(store, "runs/a/")
+    assert part.put_if_absent("model", b"1") and not part.put_if_absent("model", b"2")
+    store.put_if_absent("runs/ab/model", b"")
+    part.replace("pointer", b"x")
+    assert part.list() == ["model", "pointer"] and part.list("m") == ["model"] and part.read("model") == b"1"
+    assert store.read("runs/a/pointer") == b"x"
+    lease = part.acquire("live", "me", 30)
+    assert lease and store.acquire("live", "you", 30) is None and part.renew(lease, 30).epoch == 1
+    part.delete("model")
+    part.release(lease)
+    assert part.list() == ["pointer"] and store.acquire("live", "you", 30)
 
 
 def test_the_folder_store_is_a_store(store: FolderStore) -> None:
