@@ -25,6 +25,7 @@ from azureml_jobs.credentials import (
     AdmittedKeys,
     FolderSecrets,
     KeyEntries,
+    checked_name,
     expiry_warning,
     fingerprint,
     fresh_node_key,
@@ -35,9 +36,8 @@ from azureml_jobs.credentials import (
     node_secret,
 )
 from conf.errors import IdentityError, MeadowError
-
-FOLDER: Final = Path(".meadow/keys")
-STORE: Final = Path(".meadow/store")
+from conf.federation_folder import FederationFolder
+from conf.schema import FederationConf
 
 OpenStore = Callable[[Path], KeyEntries]
 Clock = Callable[[], float]
@@ -47,7 +47,9 @@ def main(argv: list[str], open_store: OpenStore, clock: Clock = time.time) -> in
     """Run one verb and return its exit status; `open_store` gives the orchestrator's store in a folder."""
     chosen = _parser().parse_args(argv)
     try:
-        for line in _VERBS[chosen.verb](Keys(chosen.dir, chosen.store, open_store, clock), chosen):
+        own = FederationFolder(Path(".meadow") / checked_name(chosen.federation))
+        keys = Keys(chosen.dir or own.keys, chosen.store or own.store, open_store, clock)
+        for line in _VERBS[chosen.verb](keys, chosen):
             print(line)
     except MeadowError as error:
         print(error, file=sys.stderr)
@@ -149,7 +151,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("meadow keys", description="A federation's CA, node keys and admitted list.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     init = verbs.add_parser("init", help="make the CA")
-    init.add_argument("--federation", default="federation", help="its name, shown in the certificate")
     silo = verbs.add_parser("silo", help="make a silo's node key")
     admit = verbs.add_parser("admit", help="let a silo's public key connect")
     rotate = verbs.add_parser("rotate", help="admit a silo's new key, then revoke its older ones")
@@ -162,8 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (admit, rotate):
         verb.add_argument("--days", type=float, default=NODE_KEY_DAYS, help="how long it may connect")
     for verb in (init, silo, admit, rotate, revoke, verbs.add_parser("list", help="who may connect")):
-        verb.add_argument("--dir", type=Path, default=FOLDER, help=f"the folder of private parts ({FOLDER})")
-        verb.add_argument("--store", type=Path, default=STORE, help=f"the orchestrator's store ({STORE})")
+        verb.add_argument("--federation", default=FederationConf.name, help=f"its name ({FederationConf.name})")
+        verb.add_argument("--dir", type=Path, help="the folder of private parts (.meadow/FEDERATION/keys)")
+        verb.add_argument("--store", type=Path, help="the orchestrator's store (.meadow/FEDERATION/store)")
     return parser
 
 

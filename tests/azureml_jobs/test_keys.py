@@ -10,6 +10,8 @@ import pytest
 
 from azureml_jobs.credentials import AdmittedKeys
 from azureml_jobs.keys import main
+from conf.federation_folder import FederationFolder
+from conf.schema import FederationConf
 from server.store import FolderStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,6 +138,18 @@ def test_a_private_key_given_for_a_public_one_is_not_echoed(office: Office) -> N
     office.do("silo", "north")
     _, out, err = office.do("admit", "north", str(office.keys / "node-north"))
     assert err.startswith("MDW-702") and "BEGIN" not in out + err
+
+
+def test_a_federation_has_its_place_where_its_jobs_look_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = FederationFolder.of(FederationConf(name="clinics"))
+    for argv in (["init"], ["silo", "north"], ["admit", "north", str(folder.keys / "node-north.pub")]):
+        assert main([*argv, "--federation", "clinics"], FolderStore) == 0, capsys.readouterr().err
+    assert (folder.keys / "ca-key").is_file() and FolderStore(folder.store).list("keys/admitted/")
+    assert main(["list", "--federation", "../elsewhere"], FolderStore) == 8
+    assert main(["init"], FolderStore) == 0 and FederationFolder.of(FederationConf()).keys.is_dir()
 
 
 def test_help_names_every_verb() -> None:
