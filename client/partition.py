@@ -95,14 +95,15 @@ KINDS: dict[str, Kind] = {"iid": iid, "dirichlet": dirichlet, "labels": k_labels
 
 
 def _choose(classes: int, of: int, k: int, rng: np.random.Generator) -> list[set[int]]:
-    """NIID-Bench's choice: silo i holds class i modulo their number and k - 1 others.
+    """NIID-Bench's choice, its classes shuffled first: silo i holds class i modulo their number and k - 1 others.
 
     With fewer silos than classes the others are first those that nobody holds yet, so that none is left over.
     """
-    unheld = list(range(of, classes))
+    order = rng.permutation(classes).tolist()
+    unheld = order[of:]
     chosen = []
     for silo in range(of):
-        mine = {silo % classes, *unheld[: k - 1]}
+        mine = {order[silo % classes], *unheld[: k - 1]}
         unheld = unheld[k - 1 :]
         others = [c for c in rng.permutation(classes).tolist() if c not in mine]
         chosen.append(mine | set(others[: k - len(mine)]))

@@ -1,0 +1,49 @@
+"""The learning rate over a whole run, and the optimizers by their names."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from client.optimizer import learning_rate, optimizer_of
+from conf.schema import TrainerConf
+
+
+def test_constant_never_changes() -> None:
+    assert {learning_rate(TrainerConf(lr=0.3), p / 10) for p in range(11)} == {0.3}
+
+
+def test_cosine_goes_from_the_full_rate_through_half_to_nothing() -> None:
+    conf = TrainerConf(lr=0.2, schedule="cosine")
+    rates = [learning_rate(conf, p) for p in (0, 1 / 3, 0.5, 1)]
+    assert rates == pytest.approx([0.2, 0.15, 0.1, 0.0])
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 10])
+def test_step_falls_at_each_part_s_first_step_and_at_no_other(steps: int) -> None:
+    conf = TrainerConf(lr=1.0, schedule="step", schedule_gamma=0.5, schedule_steps=steps)
+    halvings = [
+        -math.log2(learning_rate(conf, (part + inside) / steps)) for part in range(steps) for inside in (0, 0.99)
+    ]
+    assert halvings == [part for part in range(steps) for _ in range(2)]
+    assert learning_rate(conf, 1.0) == 0.5 ** (steps - 1)
+
+
+def test_weights_that_are_frozen_stay_out() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[0].requires_grad_(False)
+    groups = optimizer_of(net, TrainerConf(optimizer="sgd")).param_groups
+    assert [id(p) for p in groups[0]["params"]] == [id(p) for p in net[1].parameters()]
+
+
+@pytest.mark.parametrize(
+    "name, kind", [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_each_name_gives_its_optimizer_with_its_settings(name: str, kind: type[torch.optim.Optimizer]) -> None:
+    optimizer = optimizer_of(nn.Linear(2, 2), TrainerConf(optimizer=name, lr=0.3, momentum=0.8, weight_decay=0.1))
+    assert type(optimizer) is kind
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.3, 0.1)
+    assert optimizer.defaults.get("momentum", 0.8) == 0.8
