@@ -204,8 +204,10 @@ class Connection:
             self._pause(0.2)  # the upload was dropped in between, or an object arrived twice: ask what is missing
 
     def close(self) -> None:
-        """Say goodbye, if the server can be reached, and end all calls."""
+        """Say goodbye, if the server can be reached, and end all calls; once is enough."""
         stub, node = self._stub, self._node
+        if self._closed.is_set():
+            return
         self._closed.set()
         if stub is not None and node is not None:
             try:
@@ -338,6 +340,7 @@ def _channel(
         "grpc.keepalive_time_ms": 20_000,
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.http2.max_pings_without_data": 0,
+        "grpc.use_local_subchannel_pool": 1,  # a new channel is a new connection, not the broken one again
         "grpc.enable_retries": 0,  # a call is signed once; calls are made again here, signed anew
         "grpc.initial_reconnect_backoff_ms": 100,
         "grpc.min_reconnect_backoff_ms": 1_000,

@@ -81,6 +81,7 @@ class Orchestrator:
         self._link = self._factory.state_instance = StableLinkState(manager, objects.store())
         self._fleet = Fleet(self._factory, objects, self._link, limits)
         self._keys = Keys()
+        self._interceptor = IdentityInterceptor(self._keys, self._factory)
         self._address, self._credentials, self._limits = address, credentials, limits
         self._server: grpc.Server | None = None
         self._run: _OpenRun | None = None
@@ -97,7 +98,7 @@ class Orchestrator:
             options=_options(self._limits.call_bytes),
             interceptors=[
                 RpcErrorTranslationServerInterceptor(),
-                IdentityInterceptor(self._keys, self._factory),
+                self._interceptor,
                 create_fleet_runtime_version_server_interceptor(),
             ],
         )

@@ -49,9 +49,9 @@ class OrchestratorGrid(Grid):
         self._silos[node] = silo
 
     def names(self) -> dict[int, str]:
-        """Return the silos of the run by node id; of a silo with two keys, the node that was heard of last."""
+        """Return the run's silos with an admitted key by node id; of one with two keys, the node last heard of."""
         latest: dict[str, int] = {}
-        for node in sorted(self._silos, key=self._last_heard):
+        for node in sorted(self._silos.keys() & self._fleet.link.nodes.keys(), key=self._last_heard):
             latest[self._silos[node]] = node
         return {node: name for name, node in sorted(latest.items())}
 

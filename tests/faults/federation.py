@@ -25,9 +25,10 @@ from azureml_jobs.credentials import (
     load_node_key,
     make_ca,
     make_node_key,
+    public_line,
     server_credentials,
 )
-from client.connection import Connection, FederationOver
+from client.connection import Connection
 from client.kept import Kept
 from client.node import Node, load_app
 from conf.schema import Silo
@@ -42,13 +43,19 @@ TOY = "tests.faults.toy:app"
 class Federation:
     """Keys of some silos in a folder, and what connects with them."""
 
-    def __init__(self, folder: Path, silos: int = 2) -> None:
+    def __init__(self, folder: Path, silos: int = 2, made: datetime | None = None) -> None:
         self.folder = folder
         folder.chmod(0o700)
         self.secrets = FolderSecrets(folder / "secrets")
-        make_ca(self.secrets, "test", datetime.now(UTC))
+        if not self.secrets.list():
+            make_ca(self.secrets, "test", made or datetime.now(UTC))
         self.silos = [Silo(f"silo-{i + 1}", i, silos) for i in range(silos)]
-        self.public = {silo.name: make_node_key(self.secrets, silo.name).encode() for silo in self.silos}
+        self.public = {silo.name: self._public(silo.name) for silo in self.silos}
+
+    def _public(self, silo: str) -> bytes:
+        if f"node-{silo}" not in self.secrets.list():
+            make_node_key(self.secrets, silo)
+        return public_line(load_node_key(self.secrets.get(f"node-{silo}"), silo).public_key()).encode()
 
     @property
     def authority(self) -> bytes:
@@ -178,6 +185,3 @@ def free_port() -> int:
 
 def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-__all__ = ["FederationOver"]

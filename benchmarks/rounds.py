@@ -1,0 +1,228 @@
+"""Seconds and memory of a round without training: Meadow, stock Flower and the bare TLS floor, side by side.
+
+    python benchmarks/rounds.py --sizes 3.8x10 45x62 45x320 --rounds 6
+    python benchmarks/rounds.py --sizes 500x100 --arms meadow floor
+
+A size is megabytes x number of float32 arrays. Every arm has TLS and, but for the floor, node keys; two silos on this
+machine; the ClientApp adds one to each array, so nothing can be reused between rounds. The figure is the median of
+the rounds after the first. Stock is flower-superlink and flower-supernode of the installed version, same app.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+
+import numpy as np  # noqa: E402  # after the path
+import psutil  # noqa: E402  # after the path
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict  # noqa: E402  # after the path
+from flwr.clientapp import ClientApp  # noqa: E402  # after the path
+from flwr.serverapp import Grid, ServerApp  # noqa: E402  # after the path
+
+client_app = ClientApp()
+server_app = ServerApp()
+
+
+@client_app.train()
+def add_one(message: Message, context: Context) -> Message:
+    arrays = ArrayRecord()
+    for name, array in message.content["arrays"].items():
+        arrays[name] = Array(array.numpy() + np.float32(1))
+    return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
+
+
+@dataclass
+class Arm:
+    """What one arm measured: seconds of each round, and peak memory by role in bytes."""
+
+    seconds: list[float] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds[1:])
+
+
+def model(megabytes: float, arrays: int) -> ArrayRecord:
+    elements = int(megabytes * 1e6) // 4 // arrays
+    values = np.random.default_rng(0)
+    record = ArrayRecord()
+    for i in range(arrays):
+        record[f"w{i}"] = Array(values.standard_normal(elements, dtype=np.float32))
+    return record
+
+
+def rounds(grid: Grid, megabytes: float, arrays: int, number: int, silos: int) -> list[float]:
+    """Drive the rounds over any grid, folding each reply as it arrives where the grid yields them."""
+    while len(nodes := list(grid.get_node_ids())) < silos:
+        time.sleep(0.05)
+    current, seconds = model(megabytes, arrays), []
+    for round in range(1, number + 1):
+        started = time.perf_counter()
+        config = ConfigRecord({"server-round": round})
+        sent = [Message(RecordDict({"arrays": current, "config": config}), node, "train") for node in nodes]
+        current = mean(_replies(grid, sent))
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def _replies(grid: Grid, sent: list[Message]) -> Any:
+    if hasattr(grid, "replies"):
+        yield from grid.replies(grid.push_messages(sent), 600)
+    else:
+        yield from grid.send_and_receive(sent, timeout=600)
+
+
+def mean(replies: Any) -> ArrayRecord:
+    """Return the mean of the replies, folded one by one."""
+    total: dict[str, np.ndarray] = {}
+    count = 0
+    for reply in replies:
+        assert not reply.has_error(), reply.error.reason
+        count += 1
+        for name, array in reply.content["arrays"].items():
+            values = array.numpy()
+            total[name] = values.copy() if name not in total else np.add(total[name], values, out=total[name])
+        del reply
+    record = ArrayRecord()
+    for name in list(total):
+        record[name] = Array(np.divide(total.pop(name), np.float32(count)))
+    return record
+
+
+@server_app.main()
+def main_of_stock(grid: Grid, context: Context) -> None:
+    config = context.run_config
+    megabytes, arrays = float(config["megabytes"]), int(config["arrays"])
+    seconds = rounds(grid, megabytes, arrays, int(config["rounds"]), int(config["silos"]))
+    Path(str(config["out"])).write_text(json.dumps(seconds))
+
+
+def meadow(megabytes: float, arrays: int, number: int, silos: int) -> Arm:
+    """Measure Meadow: the orchestrator in a process of its own, a node process a silo."""
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "out.json"
+        command = [sys.executable, __file__, "--serve", name, f"{megabytes}x{arrays}", str(number), str(silos)]
+        subprocess.run(command, check=True, cwd=ROOT, env=_environment())
+        raw = json.loads(out.read_text())
+        return Arm(raw["seconds"], raw["memory"])
+
+
+def serve(folder: Path, size: str, number: int, silos: int) -> None:
+    """Be the orchestrator of the Meadow arm and start its nodes."""
+    from server.orchestrator import Orchestrator, quiet_flower
+    from server.packed_grid import PackedGrid
+    from tests.faults.federation import Federation
+
+    quiet_flower()
+    megabytes, arrays = parse(size)
+    folder.chmod(0o700)
+    federation = Federation(folder, silos)
+    orchestrator = Orchestrator("127.0.0.1:0", federation.credentials(), federation.public)
+    orchestrator.start()
+    app = "benchmarks.rounds:client_app"
+    nodes = [federation.process_node(orchestrator.address, silo, app=app) for silo in federation.silos]
+    processes = [node.__enter__() for node in nodes]
+    try:
+        names = [silo.name for silo in federation.silos]
+        orchestrator.wait_for(names, silos, 120)
+        grid = PackedGrid(orchestrator.open_run("benchmark", names))
+        seconds = rounds(grid, megabytes, arrays, number, silos)
+        memory = {"server": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        memory["node"] = max(_peak(one.process.pid) for one in processes)
+        (folder / "out.json").write_text(json.dumps({"seconds": seconds, "memory": memory}))
+    finally:
+        orchestrator.stop(over=True)
+        for node in nodes:
+            node.__exit__(None, None, None)
+
+
+def stock(megabytes: float, arrays: int, number: int, silos: int) -> Arm:
+    """Measure stock Flower: superlink, supernodes, and `flwr run`, in a home of their own."""
+    import stock_flower
+
+    config = {"megabytes": megabytes, "arrays": arrays, "rounds": number, "silos": silos}
+    seconds, memory = stock_flower.measure(config, silos, _environment())
+    return Arm(seconds, memory)
+
+
+def bare(megabytes: float, number: int, silos: int) -> Arm:
+    import tls_floor
+
+    return Arm(tls_floor.floor(int(megabytes * 1e6), number, silos))
+
+
+def _peak(pid: int) -> int:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM"))
+
+
+def _environment() -> dict[str, str]:
+    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **quiet, "PYTHONPATH": str(ROOT)}
+
+
+def parse(size: str) -> tuple[float, int]:
+    megabytes, _, arrays = size.partition("x")
+    return float(megabytes), int(arrays)
+
+
+def table(sizes: list[str], arms: list[str], number: int, silos: int) -> list[str]:
+    """Measure every size with every arm and return the lines of a Markdown table."""
+    lines = ["| update | arm | first round | median | min-max | x floor | stock / it | peak memory |", "|" + "---|" * 8]
+    for size in sizes:
+        megabytes, arrays = parse(size)
+        measured: dict[str, Arm] = {}
+        for arm in arms:
+            if arm == "floor":
+                measured[arm] = bare(megabytes, number, silos)
+            else:
+                measured[arm] = {"meadow": meadow, "stock": stock}[arm](megabytes, arrays, number, silos)
+            print(f"{size} {arm}: {measured[arm].median:.3f} s", file=sys.stderr)
+        for arm, one in measured.items():
+            floor = f"{one.median / measured['floor'].median:.1f}" if "floor" in measured else "-"
+            gain = f"{measured['stock'].median / one.median:.1f}" if "stock" in measured else "-"
+            memory = ", ".join(f"{role} {peak / 1e6:.0f} MB" for role, peak in one.memory.items()) or "-"
+            spread = f"{min(one.seconds[1:]):.3f}-{max(one.seconds[1:]):.3f}"
+            name = f"{megabytes:g} MB, {arrays} arrays"
+            lines.append(
+                f"| {name} | {arm} | {one.seconds[0]:.3f} s | **{one.median:.3f} s** | {spread} | {floor} | {gain}"
+                f" | {memory} |"
+            )
+    return lines
+
+
+def main() -> None:
+    """Print where and when it was measured, and the table."""
+    if sys.argv[1:2] == ["--serve"]:
+        serve(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["3.8x10", "45x62", "45x320"])
+    parser.add_argument("--arms", nargs="+", default=["meadow", "stock", "floor"])
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--silos", type=int, default=2)
+    args = parser.parse_args()
+    lines = table(args.sizes, args.arms, args.rounds, args.silos)
+    memory = psutil.virtual_memory().total / 2**30
+    load = os.getloadavg()[0]
+    print(f"\n{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {memory:.0f} GiB, load {load:.1f} at the end\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""A caller that makes its own headers, to knock at an orchestrator in every wrong way."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, Self
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.fleet_pb2_grpc import FleetStub
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
+
+from azureml_jobs.credentials import load_node_key
+from server.orchestrator_state import node_id_of
+from tests.faults.federation import Federation
+
+Headers = list[tuple[str, Any]]
+
+
+class Caller:
+    """One key and an open channel; the key may be anybody's."""
+
+    def __init__(self, federation: Federation, address: str, key: ec.EllipticCurvePrivateKey) -> None:
+        self.key = key
+        self.pem = public_key_to_bytes(key.public_key())
+        self.node = Node(node_id=node_id_of(self.pem))
+        self.channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(federation.authority))
+        self.stub = FleetStub(self.channel)
+
+    @classmethod
+    def silo(cls, federation: Federation, address: str, name: str) -> Self:
+        return cls(federation, address, load_node_key(federation.secrets.get(f"node-{name}"), name))
+
+    def headers(self, *, shift: float = 0.0, timestamp: str | None = None, **changed: Any) -> Headers:
+        """Return good headers, signed `shift` seconds from now, with `key`, `time` or `signature` replaced."""
+        now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=shift)
+        text = timestamp if timestamp is not None else now.isoformat()
+        signature = sign_message(self.key, text.encode())
+        values = {"key": self.pem, "time": text, "signature": signature, **changed}
+        names = {"key": PUBLIC_KEY_HEADER, "time": TIMESTAMP_HEADER, "signature": SIGNATURE_HEADER}
+        return [(names[name], value) for name, value in values.items() if value is not None]
+
+    def call(self, name: str, request: Any, headers: Headers | None = None) -> Any:
+        metadata = self.headers() if headers is None else headers
+        return getattr(self.stub, name)(request, timeout=20, metadata=metadata)
+
+    def refused(self, name: str, request: Any, headers: Headers | None = None) -> str:
+        """Make a call that must fail, and return its status and details."""
+        try:
+            self.call(name, request, headers)
+        except grpc.RpcError as error:
+            return f"{error.code().name} {error.details()}"
+        raise AssertionError(f"{name} was let in")
+
+    def knock(self, headers: Headers) -> str:
+        return self.refused("PullMessages", PullMessagesRequest(node=self.node), headers)
