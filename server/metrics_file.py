@@ -1,0 +1,44 @@
+"""`metrics.jsonl`: a line per silo, round and phase, and one per round for the aggregate (docs/results.md)."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from server.atomic import write_atomic
+from server.result import Metrics, RoundRecord, RunResult
+
+
+class MetricsFile:
+    """Appends to a run's `metrics.jsonl`; a resumed run first drops the lines of rounds that never closed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "metrics.jsonl"
+
+    def run_started(self, result: RunResult, rounds: int) -> None:
+        """Keep the lines of closed rounds only."""
+        if self._path.exists():
+            done = {record.round for record in result.rounds}
+            kept = [line for line in self._path.read_text().splitlines() if json.loads(line)["round"] in done]
+            write_atomic(self._path, "".join(line + "\n" for line in kept))
+
+    def round_started(self, round: int, cohort: list[str]) -> None:
+        """Nothing to write."""
+
+    def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
+        """Write a silo's metrics."""
+        self._append({"round": round, "silo": silo, "phase": phase, **metrics})
+
+    def round_closed(self, record: RoundRecord) -> None:
+        """Write the aggregate, `silo` being null."""
+        self._append({"round": record.round, "silo": None, "phase": "aggregate", **record.aggregate})
+
+    def run_finished(self, result: RunResult) -> None:
+        """Nothing to write."""
+
+    def _append(self, line: dict[str, Any]) -> None:
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        with self._path.open("a") as file:
+            file.write(json.dumps(finite, allow_nan=False) + "\n")
