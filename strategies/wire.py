@@ -9,12 +9,15 @@ The names are Flower's own defaults wherever Flower has one, so that stock strat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from strategies.objects import DTYPES
 
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -82,5 +85,6 @@ def records(content: RecordDict, kind: type[R]) -> dict[str, R]:
 
 
 def size(content: RecordDict) -> int:
-    """Return the bytes of the arrays in a message, headers included."""
-    return sum(len(array.data) for record in records(content, ArrayRecord).values() for array in record.values())
+    """Return the bytes of the values of all arrays in a message."""
+    arrays = (array for record in records(content, ArrayRecord).values() for array in record.values())
+    return sum(math.prod(array.shape) * DTYPES[array.dtype].itemsize for array in arrays)
