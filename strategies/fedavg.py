@@ -56,7 +56,7 @@ class FedAvg(Strategy):
         for reply in replies:
             if not reply.has_error():
                 examples = _fold_metrics(reply, metrics)
-                mean.add(wire.to_numpy(_only(wire.records(reply.content, ArrayRecord))), examples)
+                mean.add(_arrays(reply), examples)
             del reply  # the iterator may free it before it waits for the next
         if not mean.count:
             return None, None
@@ -89,6 +89,15 @@ class FedAvg(Strategy):
             Message(content=content, message_type=message_type, dst_node_id=node)
             for node in sorted(grid.get_node_ids())
         ]
+
+
+def _arrays(reply: Message) -> dict[str, NDArray[Any]]:
+    record = _only(wire.records(reply.content, ArrayRecord))
+    arrays = wire.to_numpy(record)
+    for name, array in record.items():
+        if array.dtype != str(arrays[name].dtype):  # bfloat16 travels as the bits of whole numbers
+            raise WireError("MDW-660", f"{name!r} is {array.dtype}, which has no mean here.", "Send it as float32.")
+    return arrays
 
 
 def _fold_metrics(reply: Message, metrics: MetricMeans) -> int:

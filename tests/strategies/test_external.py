@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import flwr.serverapp.strategy as flower
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAdam, FedAvg, QFedAvg
 
 from conf.errors import ConfigError, WireError
-from strategies.external import External, construct
+from strategies.external import UNFIT, External, construct
 
 FLOWER = "flwr.serverapp.strategy."
 
@@ -170,3 +172,27 @@ def test_a_reply_with_another_model_is_refused_by_the_array_that_differs(make_gr
     del replies[1].content["arrays"]["bias"]
     with pytest.raises(WireError, match=r"MDW-660.*'bias'"):
         avg.aggregate_train(1, replies)
+
+
+def test_the_strategy_shown_in_the_docs_runs_from_its_file(tmp_path: Path, make_grid: Any, model: ArrayRecord) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
+    (tmp_path / "my_strategy.py").write_text(page.split("```python\n")[1].split("```")[0])
+
+    def one_round(step: float) -> np.ndarray:
+        grid, damped = make_grid(3), External(f"{tmp_path / 'my_strategy.py'}:Damped", {"step": step})
+        messages = damped.configure_train(1, model, ConfigRecord(), grid)
+        replies = [grid.reply(m) for m in sorted(messages, key=lambda m: m.metadata.dst_node_id)]
+        arrays, _ = damped.aggregate_train(1, replies)
+        assert arrays is not None
+        return arrays["weight"].numpy()
+
+    start = model["weight"].numpy()
+    np.testing.assert_allclose(one_round(0.25) - start, 0.25 * (one_round(1.0) - start), atol=1e-6)
+
+
+def test_the_tables_of_the_docs_name_each_of_flowers_strategies() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
+    works, fails = page.split("| works | note |")[1].split("| does not work | why |")
+    named = {word for word in re.findall(r"\w+", works) if word in flower.__all__} - {"Strategy"}
+    unfit = {line.split("|")[1].strip() for line in fails.splitlines() if line.startswith("| ")}
+    assert unfit == set(UNFIT) and named | unfit == set(flower.__all__) - {"Strategy", "Result"}

@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from conf.errors import WireError
 from strategies.fedavg import FedAvg
 from strategies.fedprox import FedProx
+from strategies.objects import Pieces
 
 
 def flat(arrays: ArrayRecord | None) -> dict[str, tuple[str, bytes]]:
@@ -149,3 +150,13 @@ def test_fedprox_tells_the_silos_mu_when_they_train(make_grid: Any, model: Array
     FedProx(mu=0.25).start(grid, model, num_rounds=1)
     said = {m.metadata.message_type: m.content["config"].get("proximal-mu") for m in grid.asked}
     assert said == {"train": 0.25, "evaluate": None}
+
+
+def test_bfloat16_which_numpy_reads_as_whole_numbers_is_not_taken_for_a_counter(
+    make_grid: Any, model: ArrayRecord
+) -> None:
+    strategy, grid = FedAvg(), make_grid(1)
+    reply = grid.reply(asked(strategy, grid, model)[0])
+    reply.content["arrays"]["bias"] = Pieces("bfloat16", (3,), [memoryview(bytes(6))])
+    with pytest.raises(WireError, match=r"MDW-660.*'bias' is bfloat16"):
+        strategy.aggregate_train(1, [reply])
