@@ -1,4 +1,4 @@
-"""CPU seconds and memory of one aggregation: Meadow's FedAvg beside Flower's, in a process each, replies as they arrive.
+"""CPU seconds and memory of an aggregation: Meadow's FedAvg beside Flower's, a process each, replies as they arrive.
 
     python benchmarks/average.py                        # 11.2 million parameters in 62 arrays, 3, 10 and 30 silos
     python benchmarks/average.py --parameters 60000 --silos 3 100
@@ -27,7 +27,7 @@ from flwr.supercore.task_identity import TaskIdentity
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from strategies.fedavg import FedAvg  # noqa: E402  # after the path
+from strategies.fedavg import FedAvg
 
 
 class Replies:
