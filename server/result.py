@@ -63,6 +63,7 @@ class RunResult:
     task: str
     strategy: str
     silos: list[str]
+    folder: str = ""  # where the run was written, as it was named then
     command: str = ""
     seed: int = 0
     engine: str = ""

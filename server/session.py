@@ -108,6 +108,7 @@ def _open(
         task=conf.task.name,
         strategy=conf.strategy.name,
         silos=[silo.name for silo in members],
+        folder=str(folder.path),
         command=command,
         seed=conf.run.seed,
         engine=conf.simulation.engine if mode == "simulate" else "",

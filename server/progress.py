@@ -1,0 +1,202 @@
+"""What a person sees while a run goes on: a live table on a terminal, one plain line a round anywhere else."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from server.observers import Observer
+from server.result import Metrics, RoundRecord, RunResult
+from server.summary import summary
+from strategies import wire
+
+BARS = "▁▂▃▄▅▆▇█"
+FIXED_ROWS = 9
+"""Lines of the display beside the silos': title, bar, header, curve and margins."""
+
+
+def progress(live: bool, console: Console | None = None) -> Observer:
+    """Return a display: live where asked for and the console is a terminal, plain lines otherwise."""
+    console = console or Console(highlight=False)
+    return LiveProgress(console) if live and console.is_terminal else PlainProgress(console)
+
+
+class PlainProgress:
+    """A line a round, without control characters, for logs and notebooks."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._rounds = console, 0
+
+    def run_started(self, result: RunResult, rounds: int) -> None:
+        """Say what runs, and where a resumed run goes on."""
+        self._rounds = rounds
+        after = f", going on after round {result.rounds[-1].round}" if result.rounds else ""
+        self._print(f"run {result.run_id}: {result.task}, {result.strategy}, {len(result.silos)} silos{after}")
+
+    def round_started(self, round: int, cohort: list[str]) -> None:
+        """Nothing to say yet."""
+
+    def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
+        """Nothing to say yet."""
+
+    def round_closed(self, record: RoundRecord) -> None:
+        """Say what the round gave."""
+        values = "  ".join(f"{name} {value:.4f}" for name, value in shown(record.aggregate).items())
+        replied = f"{len(record.replied)}/{len(record.cohort)} silos"
+        up = sum(record.bytes_up.values())
+        self._print(f"round {record.round}/{self._rounds}  {values}  {replied}  {record.seconds:.1f} s  {size(up)} up")
+        for silo, why in sorted(record.failed.items()):
+            self._print(f"round {record.round}/{self._rounds}  {silo} failed: {why}")
+
+    def run_finished(self, result: RunResult) -> None:
+        """Say how the run ended and what it was worth."""
+        summary(result, self._console)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)  # a line a round, however narrow the terminal
+
+
+@dataclass
+class _Row:
+    state: str = "waiting"
+    train: Metrics = field(default_factory=dict)
+    evaluate: Metrics = field(default_factory=dict)
+
+
+class LiveProgress:
+    """A table of the round in progress, the curve so far, a bar with the time that is left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8, transient=True)
+        self._result: RunResult | None = None
+        self._rounds = self._round = self._resumed_at = 0
+        self._rows: dict[str, _Row] = {}
+        self._records: list[RoundRecord] = []
+        self._began = time.monotonic()
+
+    def run_started(self, result: RunResult, rounds: int) -> None:
+        """Begin to draw."""
+        self._result, self._rounds, self._resumed_at = result, rounds, len(result.rounds)
+        self._records, self._began = list(result.rounds), time.monotonic()
+        self._live.start()
+
+    def round_started(self, round: int, cohort: list[str]) -> None:
+        """Show the cohort as training."""
+        last = self._rows
+        self._round = round
+        self._rows = {silo: _Row("training", {}, last[silo].evaluate if silo in last else {}) for silo in cohort}
+
+    def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
+        """Show what a silo answered."""
+        row = self._rows[silo]
+        if phase == "train":
+            row.state, row.train = "trained", metrics
+        else:
+            row.state, row.evaluate = "evaluated", metrics
+
+    def round_closed(self, record: RoundRecord) -> None:
+        """Add the round to the curve."""
+        self._records.append(record)
+        for silo, why in record.failed.items():
+            self._rows[silo].state = f"failed: {why}"
+
+    def run_finished(self, result: RunResult) -> None:
+        """Stop drawing, give the terminal back, say what the run was worth."""
+        self._live.stop()
+        summary(result, self._console)
+
+    def _render(self) -> RenderableType:
+        if self._result is None:
+            return Text("")
+        done = len(self._records)
+        title = Text.assemble((self._result.run_id, "bold"), f"   round {self._round}/{self._rounds}")
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row(ProgressBar(total=self._rounds, completed=done, width=40), Text(self._left(done), style="dim"))
+        return Group(title, bar, self._silos(), self._curve())
+
+    def _left(self, done: int) -> str:
+        here = done - self._resumed_at
+        if not here:
+            return "starting"
+        if done >= self._rounds:
+            return "rounds done; scoring the baselines" if self._result and not self._result.baseline else ""
+        return f"about {duration((time.monotonic() - self._began) / here * (self._rounds - done))} left"
+
+    def _silos(self) -> Table:
+        table = Table(box=None, padding=(0, 2), header_style="dim")
+        table.add_column("silo")
+        table.add_column("state", overflow="ellipsis", no_wrap=True, max_width=40)
+        for name in ("examples", "train loss", "accuracy", "seconds"):
+            table.add_column(name, justify="right")
+        fits = max(3, self._console.size.height - FIXED_ROWS)
+        rows = list(self._rows.items())
+        for silo, row in rows[:fits]:
+            style = "red" if row.state.startswith("failed") else "green" if row.state == "evaluated" else ""
+            table.add_row(
+                silo,
+                Text(row.state, style=style),
+                _cell(row.train, wire.NUM_EXAMPLES, "{:.0f}"),
+                _cell(row.train, wire.LOSS, "{:.4f}"),
+                _cell(row.evaluate, "accuracy", "{:.4f}"),
+                _cell(row.train, wire.SECONDS, "{:.1f}"),
+            )
+        if len(rows) > fits:
+            table.add_row(Text(f"and {len(rows) - fits} more", style="dim"))
+        return table
+
+    def _curve(self) -> Text:
+        if not self._records:
+            return Text("")
+        parts = []
+        for name in ("accuracy", "loss"):
+            values = [record.aggregate[name] for record in self._records if name in record.aggregate]
+            if values:
+                parts.append(f"{name} {values[-1]:.4f} {sparkline(values)}")
+        return Text("   ".join(parts), style="cyan")
+
+
+def shown(aggregate: Metrics) -> Metrics:
+    """Return the few aggregate metrics that a line has room for."""
+    names = ("loss", "accuracy", "central_accuracy", "train_loss")
+    return {name: aggregate[name] for name in names if name in aggregate}
+
+
+def sparkline(values: list[float], most: int = 30) -> str:
+    """Return the last values as bars of one character."""
+    finite = [value for value in values[-most:] if math.isfinite(value)]
+    if len(finite) < 2:
+        return ""
+    low, high = min(finite), max(finite)
+    span = high - low or 1.0
+    return "".join(BARS[round((value - low) / span * (len(BARS) - 1))] for value in finite)
+
+
+def size(count: int) -> str:
+    """Return bytes for people: 1.4 MB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for people: 2 min 05 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _cell(metrics: Metrics, name: str, form: str) -> str:
+    return form.format(metrics[name]) if name in metrics else ""
