@@ -98,6 +98,7 @@ def run_on_ray(
                 left.unlink(missing_ok=True)
 
     with (
+        warnings.catch_warnings(action="ignore", category=ResourceWarning),  # see _shut_down
         logs_to(log_dir),
         _raylet_to_log(),
         _ray(silos, ray_address, workers, malloc, log_dir),
@@ -156,7 +157,7 @@ class WatchedBackend(raybackend.RayBackend):
     def _dead(self, silo: str, error: RayError) -> SiloError:
         return SiloError(
             "MDW-320",
-            f"The Ray actor that trained silo {silo} died: {plain_reason(str(error))}.",
+            f"The Ray actor that trained silo {silo} died: {plain_reason(str(error))}",
             f"The rounds before are kept: go on with run.resume={self._run_id} simulation.engine=pool, which "
             "restarts a dead worker; with too little memory, also with fewer simulation.workers.",
         )
@@ -167,7 +168,7 @@ def _ray(silos: list[Silo], address: str | None, workers: int | None, malloc: bo
     """Start a private Ray on this machine, or connect to the cluster at `address`; end it or leave it."""
     if ray.is_initialized():
         raise SiloError("MDW-323", "Ray already runs in this process.", "Call ray.shutdown() first.")
-    always: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+    always: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     extra = {} if malloc else {MALLOC_VARIABLE: "0"}
     if address is not None:
         _answers(address)
@@ -187,7 +188,7 @@ def _ray(silos: list[Silo], address: str | None, workers: int | None, malloc: bo
     try:
         with mock.patch.dict(os.environ, PYTHONPATH=_python_path(), **extra):
             cpus = min(workers or len(os.sched_getaffinity(0)), len(silos))
-            ray.init("local", num_cpus=max(1, cpus), _temp_dir=str(folder), **always)
+            ray.init("local", num_cpus=max(1, cpus), _temp_dir=str(folder), include_dashboard=False, **always)
         yield
     finally:
         _shut_down()
@@ -196,13 +197,12 @@ def _ray(silos: list[Silo], address: str | None, workers: int | None, malloc: bo
 
 
 def _shut_down() -> None:
-    """End a private Ray to its last process and file: Ray itself leaves both to the garbage collector."""
+    """End a private Ray to its last process; Ray itself leaves it, and open files, to the garbage collector."""
     ours = [child for child in psutil.Process().children(recursive=True) if _is_ray(child)]
     ray.shutdown()
+    gc.collect()
     for child in psutil.wait_procs(ours, END_SECONDS)[1]:
         child.kill()
-    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-        gc.collect()
 
 
 def _is_ray(process: psutil.Process) -> bool:

@@ -163,7 +163,7 @@ def start_fork_server(app_module: str) -> None:
 
 def end_fork_server() -> None:
     """End a fork server that is still importing; a later pool starts another."""
-    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)

@@ -176,7 +176,7 @@ def cluster() -> Iterator[str]:
     options = [
         f"--temp-dir={folder}",
         "--node-ip-address=127.0.0.1",
-        "--ray-client-server-port={client_port}",
+        f"--ray-client-server-port={client_port}",
         "--disable-usage-stats",
     ]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, start_new_session=True)
