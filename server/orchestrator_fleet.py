@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NoReturn, cast
 
 import grpc
@@ -112,12 +112,11 @@ class RunAccess:
 
 @dataclass
 class _Poll:
-    """The latest question for work of a node; an earlier one that still waits gives way."""
+    """What kind of node one is, and its latest question for work; an earlier one that still waits gives way."""
 
     turn: int = 0
     own: bool = False
     interval: float = DEFAULT_INTERVAL
-    last: float = field(default_factory=time.monotonic)
 
 
 class Fleet(FleetServicer):
@@ -190,7 +189,8 @@ class Fleet(FleetServicer):
         known = self.link.is_online(request.node.node_id)
         response = super().SendNodeHeartbeat(request, context)
         with self.changed:
-            self._poll(request.node.node_id).interval = request.heartbeat_interval
+            poll = self._poll(request.node.node_id)
+            poll.interval, poll.own = request.heartbeat_interval, _is_own(context)
             if not known:
                 self.changed.notify_all()
         return response

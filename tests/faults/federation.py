@@ -146,11 +146,12 @@ class ProcessNode:
         return self.log.read_text()
 
 
-def model(size: int = 1000, arrays: int = 3) -> ArrayRecord:
-    """Some arrays of zeros and one of integers."""
+def model(size: int = 1000, arrays: int = 3, seed: int | None = None) -> ArrayRecord:
+    """Some float arrays, of zeros or drawn (zeros travel as one chunk, whatever their size), and an integer."""
     record = ArrayRecord()
     for i in range(arrays):
-        record[f"w{i}"] = Array(np.zeros(size, dtype=np.float32))
+        drawn = None if seed is None else np.random.default_rng([seed, i]).random(size, dtype=np.float32)
+        record[f"w{i}"] = Array(np.zeros(size, dtype=np.float32) if drawn is None else drawn)
     record["steps"] = Array(np.zeros((), dtype=np.int64))
     return record
 
