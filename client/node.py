@@ -1,6 +1,6 @@
 """The silo job: find the server, connect, and run the ClientApp in this process, for days.
 
-    python -m client.node --silo '{"name": "hospital-a"}' --server host:9092 --ca ca.pem --key hospital-a.key
+    python -m client.node --silo-file silo.json --server host:9092 --ca ca.pem --key hospital-a.key
 
 It runs the code that its own job was sent with, never code it received, and refuses a run of other code. Model, data
 and device stay warm between rounds. It ends with status 0 when the federation is over, `IDLE_STATUS` when there was
@@ -256,7 +256,9 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 def make_node(arguments: Sequence[str] | None = None) -> Node:
     """Return the node that a command line describes; raises MeadowError."""
     parser = argparse.ArgumentParser(prog="python -m client.node", description="A silo's node.")
-    parser.add_argument("--silo", required=True, help="the silo's settings as JSON (conf.silos.silo_to_json)")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--silo", help="the silo's settings as JSON (conf.silos.silo_to_json)")
+    who.add_argument("--silo-file", type=Path, help="a file of them, which no process list shows")
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--server", type=StaticRendezvous, help="host:port of the orchestrator")
     place.add_argument("--rendezvous", type=FolderRendezvous, help="folder where the orchestrator says where it is")
@@ -267,12 +269,13 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
     parser.add_argument("--idle-timeout", type=float, default=IDLE_SECONDS)
     parser.add_argument("--foreign-runs", action="store_true", help="join a stock Flower server")
     args = parser.parse_args(arguments)
-    silo, key = silo_from_json(args.silo), load_node_key(read_private(args.key), str(args.key))
+    key = load_node_key(read_private(args.key), str(args.key))
     try:
+        silo = silo_from_json(args.silo_file.read_text() if args.silo_file else args.silo)
         authority, kept = args.ca.read_bytes(), Kept(args.state) if args.state else None
     except OSError as error:
         what = f"{error.filename or 'a file'} can't be used: {error.strerror}."
-        raise IdentityError("MDW-756", what, "Look at --ca and --state.") from None
+        raise IdentityError("MDW-756", what, "Look at --silo-file, --ca and --state.") from None
     load_ca(authority, str(args.ca), datetime.now(UTC))
     connection = Connection(lambda: address_at(args.server or args.rendezvous), authority, key)
     return Node(
@@ -285,11 +288,16 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
     )
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Be the node that a command line describes until it ends, and return the process's exit status."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     flower = logging.getLogger("flwr")
     flower.setLevel(logging.WARNING)
     for handler in list(flower.handlers):
         flower.removeHandler(handler)
-    sys.exit(work(make_node))
+    return work(lambda: make_node(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
