@@ -13,7 +13,7 @@ PACKAGES = ("conf", "strategies", "client", "server", "azureml_jobs")
 CODE = re.compile(r"MDW-\d{3}")
 HEADING = re.compile(r"^### (MDW-\d{3}) · .+$", re.MULTILINE)
 DIGIT = {"ConfigError": 1, "DataError": 2, "SiloError": 3, "RoundError": 4, "CheckpointError": 5,
-         "WireError": 6, "IdentityError": 7, "Interrupted": 9}  # fmt: skip
+         "WireError": 6, "IdentityError": 7, "AzureError": 8, "Interrupted": 9}  # fmt: skip
 
 
 def sources() -> list[Path]:
