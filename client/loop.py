@@ -116,7 +116,7 @@ def _backward(
         with precision:
             loss = task.loss(model(x).float(), y)
         share = loss if len(group) == 1 else loss * (len(y) / examples)
-        scale.scale(share).backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        torch.autograd.backward(scale.scale(share))
         loss_sum.add_(loss.detach(), alpha=len(y))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -256,6 +257,7 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile on this machine")
 def test_a_compiled_model_keeps_its_names_and_results(data: SiloData) -> None:
     conf = TrainerConf(lr=0.01, compile=True)
     compiled, eager = trained(conf, data.train), trained(dataclasses.replace(conf, compile=False), data.train)
