@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Final
 
-import yaml  # type: ignore[import-untyped]  # OmegaConf's own reader; its stubs are not installed
+import yaml
 
 from conf.errors import ConfigError
 from conf.overrides import parse

@@ -6,10 +6,12 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from server.result import RoundRecord, RunResult
 
@@ -21,7 +23,7 @@ MOST_LINES = 12
 """Silos drawn one by one; of more, the range is drawn."""
 WIDTH = 7.6
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9.5,
@@ -127,7 +129,7 @@ def _label(axes: Axes, title: str) -> None:
     axes.set_xlabel("round")
     axes.grid(axis="y")
     axes.set_axisbelow(True)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     columns = 2 if len(axes.get_legend_handles_labels()[0]) <= 4 else 3
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, labelcolor=INK)
 

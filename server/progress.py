@@ -75,12 +75,12 @@ class LiveProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8, transient=True)
         self._result: RunResult | None = None
         self._rounds = self._round = self._resumed_at = 0
         self._rows: dict[str, _Row] = {}
         self._records: list[RoundRecord] = []
         self._began = time.monotonic()
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8, transient=True)
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         """Begin to draw."""

@@ -95,14 +95,17 @@ class MlflowTracker:
             self._client.set_terminated(self._run_id, "FINISHED" if ok else "FAILED")
 
     def _created(self, result: RunResult, rounds: int) -> str:
-        from mlflow.entities import Param
-
         found = self._client.get_experiment_by_name(self._experiment)
         experiment = found.experiment_id if found else self._client.create_experiment(self._experiment)
         run = self._client.create_run(experiment, run_name=result.run_id, tags={"meadow.run_id": result.run_id})
-        facts = {"task": result.task, "strategy": result.strategy, "silos": len(result.silos), "seed": result.seed}
+        facts: dict[str, object] = {
+            "task": result.task,
+            "strategy": result.strategy,
+            "silos": len(result.silos),
+            "seed": result.seed,
+        }
         facts |= {"rounds": rounds, "config_digest": result.config_digest, "code": result.environment.get("code", "")}
-        self._client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in facts.items()])
+        self._client.log_batch(run.info.run_id, params=_params(facts))
         return str(run.info.run_id)
 
     def _keep(self, metrics: Metrics, step: int) -> None:
@@ -125,7 +128,13 @@ class MlflowTracker:
             yield
         except Exception as error:  # whatever MLflow or its server does, the run goes on
             if self._client is not None or what == "start":
-                log.warning("MLflow at %s: could not %s: %s", _without_secrets(self._uri), what, error)
+                log.warning("MLflow: could not %s: %s", what, _without_secrets(f"{error}"))
+
+
+def _params(facts: dict[str, object]) -> list[Any]:
+    from mlflow.entities import Param
+
+    return [Param(name, str(value)) for name, value in facts.items()]  # type: ignore[no-untyped-call]  # MLflow's
 
 
 def _client(uri: str) -> Any:

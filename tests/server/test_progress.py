@@ -1,0 +1,105 @@
+"""What a person sees: one greppable line a round, or a live table; then what it was worth and how to go on."""
+
+from __future__ import annotations
+
+import io
+import math
+
+from rich.console import Console
+
+from server.observers import Observer
+from server.progress import LiveProgress, PlainProgress, duration, progress, size, sparkline
+from server.result import Baseline, RoundRecord, RunResult, Scores
+
+SILOS = ["north", "south"]
+
+
+def console(terminal: bool = False, height: int = 24) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=100, height=height, highlight=False)
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def run(observer: Observer, silos: list[str] = SILOS, **final: object) -> RunResult:
+    result = RunResult("run-1", "simulate", "digits", "fedavg", silos, folder="outputs/run-1")
+    observer.run_started(result, 2)
+    for number in (1, 2):
+        observer.round_started(number, silos)
+        for silo in silos[:-1]:
+            observer.reply(number, "train", silo, {"loss": 0.5, "num-examples": 10, "seconds": 1.0})
+            observer.reply(number, "evaluate", silo, {"accuracy": 0.75})
+        record = RoundRecord(number, silos, silos[:-1], {silos[-1]: "out of memory"}, 1.5)
+        record.aggregate = {"loss": 0.5 / number, "accuracy": math.nan}
+        record.bytes_up = dict.fromkeys(silos, 2_000_000)
+        result.rounds.append(record)
+        observer.round_closed(record)
+    result.status = "finished"
+    for name, value in final.items():
+        setattr(result, name, value)
+    observer.run_finished(result)
+    return result
+
+
+def test_without_a_terminal_there_is_one_plain_line_a_round() -> None:
+    out = console()
+    observer = progress(live=True, console=out)
+    assert isinstance(observer, PlainProgress)
+    run(observer)
+    lines = text_of(out).splitlines()
+    assert "\x1b" not in text_of(out)
+    assert [line for line in lines if line.startswith("round 2/2  loss 0.2500")] != []
+    assert "round 1/2  south failed: out of memory" in lines
+    assert "done: outputs/run-1" in lines
+
+
+def test_no_progress_is_plain_on_a_terminal_too() -> None:
+    assert isinstance(progress(live=False, console=console(terminal=True)), PlainProgress)
+
+
+def test_on_a_terminal_the_table_shows_each_silo_and_the_cursor_comes_back() -> None:
+    out = console(terminal=True)
+    observer = progress(live=True, console=out)
+    assert isinstance(observer, LiveProgress)
+    run(observer)
+    assert "north" in text_of(out)
+    assert "failed: out of memory" in text_of(out)
+    assert text_of(out).rfind("\x1b[?25h") > text_of(out).rfind("\x1b[?25l") > -1
+
+
+def test_a_hundred_silos_fit_the_terminal() -> None:
+    out = console(terminal=True, height=20)
+    observer = LiveProgress(out)
+    silos = [f"silo-{i}" for i in range(100)]
+    observer.run_started(RunResult("run-1", "simulate", "digits", "fedavg", silos), 2)
+    observer.round_started(1, silos)
+    shown = console(height=20)
+    shown.print(observer._render())
+    observer.run_finished(RunResult("run-1", "simulate", "digits", "fedavg", silos))
+    assert len(text_of(shown).splitlines()) <= 20
+    assert "and 89 more" in text_of(shown)
+
+
+def test_the_table_compares_federated_alone_and_pooled() -> None:
+    scores = [Scores({"accuracy": a, "loss": 0.1}, {s: {"accuracy": a} for s in SILOS}) for a in (0.9, 0.6, 0.5, 0.95)]
+    baseline = Baseline(scores[0], {"north": scores[1], "south": scores[2]}, scores[3])
+    out = console()
+    run(progress(live=False, console=out), baseline=baseline)
+    for row in ("federated", "north alone", "south alone", "all data pooled"):
+        assert row in text_of(out)
+    assert text_of(out).index("0.9000") < text_of(out).index("0.6000") < text_of(out).index("0.9500")
+
+
+def test_markup_in_a_silos_words_is_not_obeyed() -> None:
+    out = console()
+    run(progress(live=False, console=out), silos=["north", "[red]x[/red]"])
+    assert "[red]x[/red] failed" in text_of(out)
+
+
+def test_numbers_for_people() -> None:
+    assert [size(0), size(999), size(57_700), size(2_500_000_000_000)] == ["0 B", "999 B", "57.7 kB", "2500.0 GB"]
+    assert [duration(59.6), duration(61), duration(3700)] == ["1 min 00 s", "1 min 01 s", "1 h 01 min"]
+    assert sparkline([1.0]) == ""
+    assert sparkline([0.0, math.nan, 1.0]) == "▁█"
