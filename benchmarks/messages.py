@@ -48,7 +48,7 @@ def measure(engine: str, count: int, rounds: int, workers: int, folder: Path) ->
 
     def main(grid: Any, context: object = None) -> None:
         nodes = list(grid.get_node_ids())
-        took = []
+        took: list[float] = []
         for _ in range(rounds + 1):
             arrays = {"w": Array(np.zeros((10, 784), np.float32)), "b": Array(np.zeros(10, np.float32))}
             content = RecordDict({"arrays": ArrayRecord(arrays)})

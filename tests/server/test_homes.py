@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.homes import UNEVEN, Homes, evened
@@ -14,6 +14,7 @@ def spread(costs: list[float], homes: list[int], workers: int) -> float:
     return max(loads) - min(loads)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=20), st.integers(1, 4))
 def test_evening_out_never_makes_it_worse_and_keeps_every_silo(costs: list[float], workers: int) -> None:
     before = [i % workers for i in range(len(costs))]
