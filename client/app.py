@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import loop
@@ -25,7 +25,7 @@ def train(message: Message, context: Context) -> Message:
     """Train the global model on the silo's training split for the run's local epochs."""
     config, scope, silo = _config(message), run_scope(message), silo_of(context)
     here = warm(scope, silo)
-    here.model.load_state_dict(wire.to_state(message.content.array_records[wire.ARRAYS]))
+    here.model.load_state_dict(wire.to_state(wire.records(message.content, ArrayRecord)[wire.ARRAYS]))
     round = int(config[wire.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     metrics = loop.train(
         here.model,
@@ -46,7 +46,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the global model on the silo's held-out split; no examples held out, no metrics."""
     scope, silo = run_scope(message), silo_of(context)
     here = warm(scope, silo)
-    here.model.load_state_dict(wire.to_state(message.content.array_records[wire.ARRAYS]))
+    here.model.load_state_dict(wire.to_state(wire.records(message.content, ArrayRecord)[wire.ARRAYS]))
     metrics = loop.evaluate(here.model, here.data.held_out, here.task, scope.trainer)
     return Message(RecordDict({wire.METRICS: MetricRecord({**metrics})}), reply_to=message)
 
@@ -78,7 +78,7 @@ def run_scope(message: Message) -> RunScope:
 
 
 def _config(message: Message) -> ConfigRecord:
-    records = message.content.config_records
+    records = wire.records(message.content, ConfigRecord)
     if wire.CONFIG not in records:
         raise WireError("MDW-601", "The message has no config record.", "Send it through Meadow's round loop.")
     return records[wire.CONFIG]

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
@@ -199,7 +199,7 @@ def _call(app: ClientApp, message: Message, context: Context) -> Message:
 
 def _question(message: Message, tree: ObjectTree) -> Question | None:
     """Return which round of which run a message trains; None for any other message."""
-    config = message.content.config_records.get(wire.CONFIG)
+    config = wire.records(message.content, ConfigRecord).get(wire.CONFIG)
     if config is None or not message.metadata.message_type.startswith("train") or not tree.children:
         return None
     run, round = config.get(wire.RUN_ID), config.get(wire.ROUND)

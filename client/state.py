@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from strategies import wire
@@ -17,7 +17,7 @@ def state_mod(message: Message, context: Context, call_next: ClientAppCallable) 
     The app and the other mods use `context.state` as if rounds were never repeated. Evaluation sees the same
     state and cannot change it.
     """
-    config = message.content.config_records.get(wire.CONFIG)
+    config = wire.records(message.content, ConfigRecord).get(wire.CONFIG)
     if config is None or wire.RUN_ID not in config:
         return call_next(message, context)
     run_id, round = str(config[wire.RUN_ID]), int(str(config[wire.ROUND]))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from strategies import wire
 from strategies.objects import BFLOAT16, DTYPES, view
@@ -180,11 +180,11 @@ def _numbers(piece: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _arrays(content: RecordDict) -> ArrayRecord:
-    return _only(content.array_records, wire.ARRAYS, "array")
+    return _only(wire.records(content, ArrayRecord), wire.ARRAYS, "array")
 
 
 def _metrics(content: RecordDict) -> dict[str, Any]:
-    return dict(_only(content.metric_records, wire.METRICS, "metric"))
+    return dict(_only(wire.records(content, MetricRecord), wire.METRICS, "metric"))
 
 
 def _only(records: Mapping[str, T], name: str, kind: str) -> T:

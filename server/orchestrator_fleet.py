@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn, cast
 
 import grpc
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from flwr.app.message import remove_content_from_message
 from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
 from flwr.proto.fleet_pb2 import (
@@ -56,6 +56,7 @@ from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectSto
 
 from conf.errors import WireError
 from server.orchestrator_state import StableLinkState
+from strategies import wire
 from strategies.headers import NODE_HEADER, OVER_HEADER
 from strategies.objects import Pieces, tree_size
 
@@ -376,7 +377,7 @@ class Fleet(FleetServicer):
 def release(message: Message) -> None:
     """Free the chunks that packed arrays keep once they are in the store; they can be cut again."""
     if message.has_content():
-        for record in message.content.array_records.values():
+        for record in wire.records(message.content, ArrayRecord).values():
             for array in record.values():
                 if isinstance(array, Pieces):
                     array.__dict__.pop("_chunks", None)

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from conf.errors import WireError
+from strategies import wire
 from strategies.packing import PACKED, pack_content, unpack_content
 
 
@@ -104,13 +105,13 @@ class PackedGrid(Grid):
             self.forget(ids)
 
     def _packed(self, message: Message, known: dict[int, tuple[ArrayRecord, str]]) -> Message:
-        if not message.content.array_records or not self._grid.packs(message.metadata.dst_node_id):
+        if not wire.records(message.content, ArrayRecord) or not self._grid.packs(message.metadata.dst_node_id):
             return message
         return make_message(metadata=message.metadata, content=pack_content(message.content, known))
 
 
 def _unpacked(reply: Message) -> Message:
-    if not reply.has_content() or PACKED not in reply.content.config_records:
+    if not reply.has_content() or PACKED not in reply.content:
         return reply
     try:
         return make_message(metadata=reply.metadata, content=unpack_content(reply.content))

@@ -197,13 +197,13 @@ class Rounds:
 def _update_digest(reply: Message) -> str:
     """Return the digest of an update's arrays; empty where there is none, or none that can be read."""
     try:
-        return arrays_digest(reply.content.array_records[wire.ARRAYS])
+        return arrays_digest(wire.records(reply.content, ArrayRecord)[wire.ARRAYS])
     except (ValueError, LookupError):
         return ""
 
 
 def _metrics(reply: Message) -> Metrics:
-    record = reply.content.metric_records.get(wire.METRICS, MetricRecord())
+    record = wire.records(reply.content, MetricRecord).get(wire.METRICS, MetricRecord())
     return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
 
 

@@ -20,6 +20,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from conf.errors import WireError
 from strategies.objects import DTYPES, Pieces, view
+from strategies.wire import records
 
 PACKED: Final = "meadow-packed"
 """The config record that holds the layouts: name of an array record -> JSON list of [name, dtype, shape]."""
@@ -27,7 +28,7 @@ PACKED: Final = "meadow-packed"
 
 def packing_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Give the app named arrays, and answer in the form in which the silo was asked."""
-    if not message.has_content() or PACKED not in message.content.config_records:
+    if not message.has_content() or PACKED not in message.content:
         return call_next(message, context)
     message.content = unpack_content(message.content)
     reply = call_next(message, context)
@@ -59,8 +60,8 @@ def unpack_content(content: RecordDict) -> RecordDict:
 
     Raises WireError MDW-643.
     """
-    layouts = content.config_records[PACKED]
-    if set(layouts) != set(content.array_records):
+    layouts = content[PACKED]
+    if not isinstance(layouts, ConfigRecord) or set(layouts) != set(records(content, ArrayRecord)):
         raise _unfit("the layouts name other records than the message has")
     return RecordDict(
         {
