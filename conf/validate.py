@@ -10,7 +10,7 @@ from typing import Any
 
 from conf.errors import ConfigError
 from conf.keys import nearest
-from conf.schema import VARIANTS, Conf, ExternalStrategyConf
+from conf.schema import VARIANTS, Conf, ExternalStrategyConf, SiloConf
 
 Where = Callable[[str], str]
 """Says where a key got its value: a file, or the command line."""
@@ -123,9 +123,13 @@ def _counts(conf: Conf, where: Where) -> None:
 
 
 def _parted(conf: Conf) -> int:
-    """Return how many silos share the public set: those without a folder of their own."""
-    silos = conf.federation.silos
-    return sum("root" not in s.data for s in silos.values()) if silos else conf.federation.size
+    """Return how many silos share the public set: those that do not have their own."""
+    silos = [conf.data.partition if s is None else s.data.get("partition", conf.data.partition) for s in _silos(conf)]
+    return sum(partition != "own" for partition in silos)
+
+
+def _silos(conf: Conf) -> list[SiloConf | None]:
+    return list(conf.federation.silos.values()) or [None] * conf.federation.size
 
 
 def _external(conf: Conf, where: Where) -> None:

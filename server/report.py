@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, StrictUndefined
 
 from server import plots
 from server.atomic import write_atomic
 from server.progress import duration, size
+from server.report_page import PAGE
 from server.result import Metrics, RunResult, Scores
 
 MOST_COLUMNS = 12
@@ -29,11 +30,9 @@ def write_report(folder: Path) -> Path:
 
 def html(result: RunResult) -> str:
     """Return the page for a result."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     silos = list(result.baseline.federated.by_silo) if result.baseline else []
-    return environment.get_template("report.html.j2").render(
+    return environment.from_string(PAGE.lstrip()).render(
         result=result,
         status=STATUS.get(result.status, result.status),
         headline=headline(result),

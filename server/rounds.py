@@ -122,6 +122,7 @@ class Rounds:
             outcome = self.strategy.aggregate_train(record.round, self._in_order(replies))
         record.seconds_waiting = time.monotonic() - started - max(record.seconds_training.values(), default=0.0)
         self._late(exchange, record)
+        record.replied.sort()
         if exchange.admitted < quorum:
             raise RoundError(
                 "MDW-401",

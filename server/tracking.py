@@ -31,7 +31,7 @@ ARTIFACTS = ("model/model.safetensors", "model/card.md", "result.json", "report.
 def tracking(conf: TrackingConf, folder: Path) -> Observer:
     """Return the tracker that a configuration asks for: none, a sqlite store beside the runs, or the environment's.
 
-    Raises ConfigError MDW-420 where MLFLOW_TRACKING_URI is asked for and not set.
+    Raises ConfigError MDW-159 where MLFLOW_TRACKING_URI is asked for and not set.
     """
     if conf.mlflow == "off":
         return Observers([])
@@ -40,7 +40,7 @@ def tracking(conf: TrackingConf, folder: Path) -> Observer:
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
         if not uri:
             raise ConfigError(
-                "MDW-420",
+                "MDW-159",
                 "tracking=environment: MLFLOW_TRACKING_URI is not set.",
                 "Set it, or use tracking=local or tracking=off.",
             )

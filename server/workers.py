@@ -26,7 +26,7 @@ from server.pipe import PipeEnd
 
 log = logging.getLogger(__name__)
 
-PRELOAD = ("torch", "flwr.app", "flwr.clientapp", "server.workers")
+PRELOAD = ("torch", "torch._dynamo", "sklearn.metrics", "flwr.app", "flwr.clientapp", "server.workers")
 """Modules that the fork server imports once, so that a worker starts in milliseconds."""
 GOODBYE_SECONDS = 1.0
 """For a worker to end by itself or on SIGTERM before it is killed."""

@@ -68,5 +68,5 @@ def test_mlflow_being_away_costs_no_round(
 
 def test_the_environments_store_must_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(ConfigError, match="MDW-420"):
+    with pytest.raises(ConfigError, match="MDW-159"):
         tracking(TrackingConf(mlflow="environment"), tmp_path)

@@ -1,3 +1,6 @@
+"""The page of `server.report` as a Jinja2 template; in a module, since a Flower app bundle takes no other text."""
+
+PAGE = r"""
 <!doctype html>
 <html lang="en">
 <head>
@@ -103,3 +106,4 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 </main>
 </body>
 </html>
+"""
