@@ -187,13 +187,18 @@ def _ray(silos: list[Silo], address: str | None, workers: int | None, malloc: bo
     folder = Path(tempfile.mkdtemp(prefix="meadow-ray-", dir=parent if len(parent) <= LONGEST_PATH else "/tmp"))
     try:
         with mock.patch.dict(os.environ, PYTHONPATH=_python_path(), **extra):
-            cpus = min(workers or len(os.sched_getaffinity(0)), len(silos))
+            cpus = min(workers or _cores(), len(silos))
             ray.init("local", num_cpus=max(1, cpus), _temp_dir=str(folder), include_dashboard=False, **always)
         yield
     finally:
         _shut_down()
         _keep_client_logs(folder, log_dir)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cores() -> int:
+    """Return the cores that this process may use, which a container may have limited; macOS does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shut_down() -> None:
