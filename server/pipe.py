@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 
-LARGE = 1 << 15
+LARGE = 1 << 17
 """Bytes from which an array travels beside the message; below, one more write costs more than a copy."""
 
 NEW = -1
