@@ -10,13 +10,22 @@ import pytest
 import torch
 import yaml
 
-from conf.errors import ConfigError, RoundError
+from client.warm import Warm, warm
+from conf.errors import ConfigError, DataError, RoundError
+from conf.schema import RunScope, Silo
 from server.evaluation import evaluate_run, load_model
 from server.finished import FinishedRun
 from server.result import RunResult
 from server.simulation import simulate
 
-POOL = ["task=digits", "data.examples=600", "run.rounds=2", "simulation=pool", "simulation.workers=0"]
+POOL = [
+    "task=digits",
+    "data.examples=600",
+    "run.rounds=2",
+    "trainer.epochs=4",
+    "simulation=pool",
+    "simulation.workers=0",
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +49,7 @@ def test_the_result_says_who_did_what_and_what_it_cost(run: FinishedRun) -> None
     assert last.cohort == last.replied == ["silo-1", "silo-2", "silo-3"]
     assert not last.failed
     assert all(0 < last.seconds_training[silo] < last.seconds for silo in last.cohort)
-    assert all(last.bytes_up[silo] == last.bytes_down[silo] > 4 * stored.model["parameters"] for silo in last.cohort)
+    assert all(last.bytes_up[silo] == last.bytes_down[silo] == 4 * stored.model["parameters"] for silo in last.cohort)
     assert sum(map(sum, stored.partition.values())) <= 600
     assert stored.final["accuracy"] == last.aggregate["accuracy"]
 
@@ -86,23 +95,42 @@ def test_early_stopping_ends_the_run_and_says_so(tmp_path: Path) -> None:
     assert len(run.result.rounds) == 2
 
 
-def test_a_silo_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
-    broken = ["federation.silos.a.data.root=/does/not/exist", "federation.silos.a.data.partition=own"]
-    named = ["federation.silos.b.device=cpu", "federation.silos.c.device=cpu"]
-    run = simulate([*POOL, *broken, *named, f"run.output={tmp_path}"])
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Silo a fails in every round, as one whose disk died would; return its name."""
+
+    def failing(scope: RunScope, silo: Silo) -> Warm:
+        if silo.name == "a":
+            raise DataError("MDW-200", "the disk is gone.")
+        return warm(scope, silo)
+
+    monkeypatch.setattr("client.app.warm", failing)
+    return "a"
+
+
+def test_a_silo_that_fails_is_named_and_the_others_go_on(broken: str, tmp_path: Path) -> None:
+    named = [f"federation.silos.{name}.device=cpu" for name in (broken, "b", "c")]
+    run = simulate([*POOL, *named, f"run.output={tmp_path}"])
     assert run.result.status == "finished"
     for record in run.result.rounds:
         assert record.replied == ["b", "c"]
-        assert "/does/not/exist" in record.failed["a"]
+        assert "the disk is gone" in record.failed[broken]
 
 
-def test_a_round_without_its_quorum_ends_the_run_with_a_resumable_folder(tmp_path: Path) -> None:
-    broken = ["federation.silos.a.data.root=/does/not/exist", "federation.silos.a.data.partition=own"]
-    named = ["federation.silos.b.device=cpu", "run.quorum=2", "run.name=lost"]
+def test_a_round_without_its_quorum_ends_the_run_with_a_resumable_folder(broken: str, tmp_path: Path) -> None:
+    named = [f"federation.silos.{name}.device=cpu" for name in (broken, "b")]
     with pytest.raises(RoundError, match="MDW-401"):
-        simulate([*POOL, *broken, *named, f"run.output={tmp_path}"])
+        simulate([*POOL, *named, "run.quorum=2", "run.name=lost", f"run.output={tmp_path}"])
     result = RunResult.read(tmp_path / "lost")
     assert result.status == "failed"
     assert result.error is not None
     assert result.error["code"] == "MDW-401"
     assert (tmp_path / "lost/report.html").exists()
+    assert list((tmp_path / "lost/checkpoints").glob("round-000000.*"))
+
+
+def test_data_that_is_not_there_ends_a_simulation_before_its_first_round(tmp_path: Path) -> None:
+    missing = ["federation.silos.a.data.root=/does/not/exist", "federation.silos.a.data.partition=own"]
+    with pytest.raises(DataError, match="/does/not/exist"):
+        simulate([*POOL, *missing, "run.name=none", f"run.output={tmp_path}"])
+    assert RunResult.read(tmp_path / "none").rounds == []
