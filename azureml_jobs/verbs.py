@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from azureml_jobs import federation_verbs as federation
 from conf.errors import ConfigError
 
 
@@ -72,8 +73,17 @@ def version(args: list[str]) -> int:
 
 VERBS = {
     "simulate": Verb("train one model over several silos on this machine", simulate),
+    "launch": Verb("start a federation, or a part of it: all|server|client backend=local", federation.launch),
+    "submit": Verb("give another run to a federation's orchestrator", federation.submit),
+    "status": Verb("show a federation's jobs and runs", federation.status),
+    "logs": Verb("show what its jobs said: [-f] [silo=NAME]", federation.logs),
+    "wait": Verb("wait for the end of a run: run=RUN_ID", federation.wait),
+    "stop": Verb("end its jobs, or cancel a run: [silo=NAME | run=RUN_ID]", federation.stop),
+    "keys": Verb("its CA, node keys and list of who may connect", federation.keys),
     "evaluate": Verb("score a finished run's model: run=RUN_ID", evaluate),
     "report": Verb("write a run's report anew: run=RUN_ID", report),
+    "serve": Verb("be a federation's orchestrator: the command of its job", federation.serve),
+    "join": Verb("be a silo's node: the command of its job", federation.join),
     "version": Verb("print versions", version),
 }
 """Every verb, in the order of the help."""

@@ -9,15 +9,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from conf.errors import ConfigError
+from conf.errors import ConfigError, Interrupted
 from conf.plain import build
 from conf.schema import Conf
 from conf.validate import validate
-from server.store import Store
+from server.store import Store, StoreMissing
 
 REQUESTS: Final = "queue/requests/"
+CANCELLED: Final = "queue/cancelled/"
 ENDED: Final = "queue/ended/"
-RUN_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_=-]{0,99}")
+RUN_ID: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._=-]{0,98}[A-Za-z0-9_=-])?")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,19 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `RunResult.status` or cancelled, why, the exit status it stands for, where its files are."""
+
+    status: str
+    reason: str = ""
+    exit: int = 0
+    folder: str = ""
+
+
+CANCELLED_OUTCOME: Final = Outcome("cancelled", exit=Interrupted.exit_status)
+
+
+@dataclass(frozen=True)
 class RunQueue:
     """Requests in the order in which they were made."""
 
@@ -46,11 +60,18 @@ class RunQueue:
     clock: Callable[[], float] = time.time
 
     def submit(self, run_id: str, conf: Conf, command: str = "") -> Request:
-        """Add a run; raises ConfigError MDW-187 where the id is malformed or was asked for before."""
+        """Add a run, or one that has ended once more, to go on from its last checkpoint (`run.resume`).
+
+        Raises ConfigError MDW-187 where the id is malformed, is not done yet, or was used before by another run.
+        """
         if not RUN_ID.fullmatch(run_id):
-            raise ConfigError("MDW-187", f"{run_id!r} can't name a run.", "Use letters, digits and _ = -.")
-        if any(request.run_id == run_id for request in self.all()):
-            raise ConfigError("MDW-187", f"The run {run_id} was submitted before.", "Choose another run.name.")
+            raise ConfigError("MDW-187", f"{run_id!r} can't name a run.", "Use letters, digits and . _ = -.")
+        if (before := self._latest(run_id)) is not None:
+            if self._ended(before) is None:
+                raise ConfigError("MDW-187", f"The run {run_id} has not ended.", f"Wait: meadow wait run={run_id}.")
+            if conf.run.resume is None:
+                hint = f"Choose another run.name, or go on with run.resume={run_id}."
+                raise ConfigError("MDW-187", f"The run {run_id} was submitted before.", hint)
         request = Request(f"{int(self.clock() * 1000):014d}.{run_id}", run_id, asdict(conf), command)
         self.store.put_if_absent(REQUESTS + request.name, json.dumps(asdict(request)).encode())
         return request
@@ -62,17 +83,41 @@ class RunQueue:
     def next(self) -> Request | None:
         """Return the oldest request that has not ended, or None."""
         ended = set(self.store.list(ENDED))
-        return next((request for request in self.all() if ENDED + request.name not in ended), None)
+        waiting = (name for name in self.store.list(REQUESTS) if ENDED + name.removeprefix(REQUESTS) not in ended)
+        name = next(waiting, None)
+        return Request(**json.loads(self.store.read(name))) if name is not None else None
 
-    def ended(self, request: Request, status: str, reason: str = "") -> None:
-        """Note how a run ended (`RunResult.status`), so that it is not taken up again."""
-        self.store.replace(ENDED + request.name, json.dumps({"status": status, "reason": reason}).encode())
+    def ended(self, request: Request, outcome: Outcome) -> None:
+        """Note how a run ended, so that it is not taken up again."""
+        self.store.replace(ENDED + request.name, json.dumps(asdict(outcome)).encode())
 
-    def status(self, run_id: str) -> str | None:
-        """Return how a run ended, `waiting` while it has not, or None where it was never asked for."""
-        for request in self.all():
-            if request.run_id == run_id:
-                name = ENDED + request.name
-                found = name in self.store.list(ENDED)
-                return str(json.loads(self.store.read(name))["status"]) if found else "waiting"
-        return None
+    def outcome(self, run_id: str) -> Outcome | None:
+        """Return how a run ended, None while it has not; raises ConfigError MDW-183 where it was never asked for."""
+        request = self._latest(run_id)
+        if request is None:
+            known = ", ".join(one.run_id for one in self.all()) or "none"
+            raise ConfigError("MDW-183", f"The run {run_id} was never submitted here.", f"Submitted: {known}.")
+        return self._ended(request)
+
+    def cancel(self, run_id: str, live: bool) -> None:
+        """End a run that waits or is in progress; a `live` orchestrator is asked and sees to it."""
+        request = self._latest(run_id)
+        if request is None or self._ended(request) is not None:
+            return
+        if live:
+            self.store.put_if_absent(CANCELLED + request.name, b"{}")
+        else:
+            self.ended(request, CANCELLED_OUTCOME)
+
+    def is_cancelled(self, request: Request) -> bool:
+        """Return whether somebody asked for the end of a run."""
+        return CANCELLED + request.name in self.store.list(CANCELLED)
+
+    def _latest(self, run_id: str) -> Request | None:
+        return next((request for request in reversed(self.all()) if request.run_id == run_id), None)
+
+    def _ended(self, request: Request) -> Outcome | None:
+        try:
+            return Outcome(**json.loads(self.store.read(ENDED + request.name)))
+        except StoreMissing:
+            return None

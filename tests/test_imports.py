@@ -20,7 +20,11 @@ MAY_ENTER = {
     "azureml_jobs": {"azureml_jobs", "conf"},
 }
 ROOMS = set(MAY_ENTER)
-TOP = {"azureml_jobs.cli", "azureml_jobs.verbs"}  # the command line and what its verbs do: anything, lazily
+TOP = {
+    "azureml_jobs.cli",
+    "azureml_jobs.verbs",
+    "azureml_jobs.federation_verbs",
+}  # the command line and what its verbs do: anything, lazily
 CONF_STANDS_ON = {"omegaconf", "hydra", "yaml"}  # yaml is OmegaConf's own reader
 
 FLOWER = {

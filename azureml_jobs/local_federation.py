@@ -1,0 +1,163 @@
+"""What each job of a federation on this machine gets: a silo its own key and the CA's certificate, the server the CA.
+
+MDW-194 a silo at work has other settings
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from azureml_jobs.credentials import (
+    CA_CERTIFICATE,
+    AdmittedKeys,
+    FolderSecrets,
+    load_ca,
+    load_node_key,
+    make_ca,
+    make_node_key,
+    node_secret,
+    public_line,
+)
+from azureml_jobs.local import RUNNING, LocalJobs, Tail, environment
+from azureml_jobs.rendezvous import OVER, FolderRendezvous
+from conf.errors import ConfigError
+from conf.federation_folder import FederationFolder
+from conf.schema import Conf, Silo
+from conf.silos import silo_to_json
+
+SERVER: Final = "server"
+MEADOW: Final = [sys.executable, "-m", "azureml_jobs.cli"]
+"""The command line, by the interpreter and the tree that are in use here."""
+
+
+def job_of(silo: Silo) -> str:
+    """Return the name of a silo's job."""
+    return f"silo-{silo.name}"
+
+
+@dataclass(frozen=True)
+class LocalFederation:
+    """The jobs of a federation on this machine and what each of them may see."""
+
+    folder: FederationFolder
+
+    @property
+    def jobs(self) -> LocalJobs:
+        """The jobs."""
+        return LocalJobs(self.folder.path / "jobs")
+
+    def make_ca(self, name: str) -> None:
+        """Make the federation's CA where there is none."""
+        secrets = FolderSecrets(self.folder.keys)
+        if CA_CERTIFICATE not in secrets.list():
+            make_ca(secrets, name, datetime.now(UTC))
+
+    def prepare(self, silo: Silo, keys: AdmittedKeys) -> None:
+        """Give a silo's job its key, made where absent and admitted, the CA's certificate, and its settings.
+
+        Raises ConfigError MDW-194 where the job runs with other settings, IdentityError for a revoked key.
+        """
+        folder, secrets = self.jobs.folder(job_of(silo)), FolderSecrets(self._keys(silo))
+        with disk(folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if node_secret(silo.name) not in secrets.list():
+            make_node_key(secrets, silo.name)
+        where = secrets.where(node_secret(silo.name))
+        keys.admit(silo.name, public_line(load_node_key(secrets.get(node_secret(silo.name)), where).public_key()))
+        authority = FolderSecrets(self.folder.keys).get(CA_CERTIFICATE)
+        load_ca(authority, str(self.folder.keys / CA_CERTIFICATE), datetime.now(UTC))
+        settings, file = silo_to_json(silo), folder / "silo.json"
+        if self.runs(job_of(silo)) and file.read_text() != settings:
+            hint = f"End it first: meadow stop silo={silo.name}."
+            raise ConfigError("MDW-194", f"{silo.name} is at work with other settings than these.", hint)
+        with disk(folder):
+            (folder / "ca.pem").write_bytes(authority)
+            file.write_text(settings)
+
+    def start_server(self, conf: Conf) -> list[str]:
+        """Start the server's job; return its name, or nothing where it is at work already."""
+        if self.runs(SERVER):
+            return []
+        self._forget_the_end()
+        own = conf.federation.orchestrator
+        given = {
+            "federation.name": conf.federation.name,
+            "federation.folder": str(self.folder.path),
+            "federation.orchestrator.listen": own.listen,
+            "federation.orchestrator.host": own.host,
+            "run.output": conf.run.output,
+        }
+        overrides = [f"{key}={quoted(value)}" for key, value in given.items()]
+        overrides.append(f"federation.orchestrator.idle_timeout={own.idle_timeout}")
+        also = ["MLFLOW_"] if conf.tracking.mlflow == "environment" else []
+        return self._started(SERVER, [*MEADOW, "serve", *overrides], also)
+
+    def start_silo(self, silo: Silo) -> list[str]:
+        """Start a prepared silo's job; return its name, or nothing where it is at work already."""
+        folder = self.jobs.folder(job_of(silo))
+        places = {
+            "--silo-file": folder / "silo.json",
+            "--rendezvous": self.folder.rendezvous,
+            "--ca": folder / "ca.pem",
+            "--key": self._keys(silo) / node_secret(silo.name),
+            "--state": folder / "state",
+        }
+        arguments = [text for flag, path in places.items() for text in (flag, str(path))]
+        return self._started(job_of(silo), [*MEADOW, "join", *arguments], [])
+
+    def stop(self, names: Sequence[str]) -> None:
+        """End jobs, the silos before the server."""
+        self.jobs.stop([name for name in names if name != SERVER])
+        self.jobs.stop([name for name in names if name == SERVER])
+
+    def log(self, name: str) -> Tail:
+        """Return what a job will say from now on."""
+        path = self.jobs.log(name)
+        return Tail(path, path.stat().st_size if path.exists() else 0)
+
+    def runs(self, name: str) -> bool:
+        """Return whether a job is at work."""
+        return name in self.jobs.names() and self.jobs.status(name).state == RUNNING
+
+    def ended(self) -> set[str]:
+        """Return the jobs that were started once and are not at work."""
+        return {name for name in self.jobs.names() if not self.runs(name)}
+
+    def epitaph(self, name: str) -> str:
+        """Return in one line how a job ended, with the last thing that it said."""
+        last = (Tail(self.jobs.log(name)).lines() or [""])[-1]
+        return f"{name} has ended, status {self.jobs.status(name).status}: {last}"
+
+    def _started(self, name: str, argv: list[str], also: Sequence[str]) -> list[str]:
+        return [name] if self.jobs.start(name, argv, environment(os.environ, also)) else []
+
+    def _keys(self, silo: Silo) -> Path:
+        return self.jobs.folder(job_of(silo)) / "keys"
+
+    def _forget_the_end(self) -> None:
+        """Remove the last server's word that the federation is over, or new silos would believe it."""
+        if any(record.state == OVER for record in FolderRendezvous(self.folder.rendezvous).seen()):
+            for path in self.folder.rendezvous.glob("server-*.json"):
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk(folder: Path) -> Iterator[None]:
+    """Raise ConfigError MDW-195 for what the disk refuses in this block."""
+    try:
+        yield
+    except OSError as error:
+        hint = "Choose another federation.folder, or make it writable for this user."
+        raise ConfigError("MDW-195", f"Can't write {error.filename or folder}: {error.strerror}.", hint) from error
+
+
+def quoted(value: str) -> str:
+    """Return a value as Hydra reads it back, whatever characters it has."""
+    return "'" + value.replace("'", r"\'") + "'"
