@@ -25,13 +25,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402  # after the path
-import psutil  # noqa: E402  # after the path
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict  # noqa: E402  # after the path
-from flwr.clientapp import ClientApp  # noqa: E402  # after the path
-from flwr.serverapp import Grid, ServerApp  # noqa: E402  # after the path
+import numpy as np  # after the path
+import psutil  # after the path
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict  # after the path
+from flwr.clientapp import ClientApp  # after the path
+from flwr.serverapp import Grid, ServerApp  # after the path
+
+APP = "from benchmarks.rounds import client_app as client, server_app as server\n"
+"""The one module of the app that stock Flower runs."""
 
 client_app = ClientApp()
 server_app = ServerApp()
@@ -109,7 +112,9 @@ def main_of_stock(grid: Grid, context: Context) -> None:
     config = context.run_config
     megabytes, arrays = float(config["megabytes"]), int(config["arrays"])
     seconds = rounds(grid, megabytes, arrays, int(config["rounds"]), int(config["silos"]))
-    Path(str(config["out"])).write_text(json.dumps(seconds))
+    partial = Path(f"{config['out']}.part")
+    partial.write_text(json.dumps(seconds))
+    partial.rename(str(config["out"]))
 
 
 def meadow(megabytes: float, arrays: int, number: int, silos: int) -> Arm:
@@ -153,15 +158,33 @@ def serve(folder: Path, size: str, number: int, silos: int) -> None:
 
 def stock(megabytes: float, arrays: int, number: int, silos: int) -> Arm:
     """Measure stock Flower: superlink, supernodes, and `flwr run`, in a home of their own."""
-    import stock_flower
+    from tests.faults.federation import Federation
+    from tests.faults.stock import app_folder
+    from tests.faults.stock import stock as stock_flower
 
-    config = {"megabytes": megabytes, "arrays": arrays, "rounds": number, "silos": silos}
-    seconds, memory = stock_flower.measure(config, silos, _environment())
-    return Arm(seconds, memory)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        out = folder / "out.json"
+        config = {"megabytes": megabytes, "arrays": arrays, "rounds": number, "silos": silos, "out": str(out)}
+        federation = Federation(folder, silos)
+        with stock_flower(federation) as flower:
+            app = app_folder(folder, APP, config)
+            flower.superlink()
+            for silo in federation.silos:
+                flower.supernode(silo.name, flower.fleet)
+            flower.flwr("run", str(app), "here")
+            memory: dict[str, int] = {}
+            deadline = time.monotonic() + 600
+            while not out.exists():
+                assert time.monotonic() < deadline, flower.logs()
+                for kind, peak in flower.memory().items():
+                    memory[kind] = max(memory.get(kind, 0), peak)
+                time.sleep(1.0)
+        return Arm(json.loads(out.read_text()), memory)
 
 
 def bare(megabytes: float, number: int, silos: int) -> Arm:
-    import tls_floor
+    from benchmarks import tls_floor
 
     return Arm(tls_floor.floor(int(megabytes * 1e6), number, silos))
 

@@ -202,10 +202,9 @@ class _OpenRun:
         self._link, self._fleet, self._nodes = link, fleet, nodes
         content = bundle or app_listing()
         fab = link.store_fab(Fab(hashlib.sha256(content).hexdigest(), content, {}))
+        name, version = _name_and_version(bundle)
         config: UserConfig = {APP_HASH: app_hash(), "meadow-run-id": run_id}
-        id = link.create_run(
-            "meadow/meadow", "0", fab, config, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
-        )
+        id = link.create_run(name, version, fab, config, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP)
         run = link.get_run_info(run_ids=[id])[0]
         self._task: int = run.primary_task_id or 0
         link.claim_task(self._task)
@@ -249,6 +248,14 @@ class _OpenRun:
         """Flower ends a run whose driver has been silent for a minute."""
         while not self._ended.wait(HEARTBEAT_DEFAULT_INTERVAL / 3):
             self._link.acknowledge_task_heartbeat(self._task)
+
+
+def _name_and_version(bundle: bytes | None) -> tuple[str, str]:
+    if bundle is None:
+        return "meadow/meadow", "0"
+    from flwr.cli.config_utils import get_fab_metadata  # pulls in Flower's whole command line
+
+    return get_fab_metadata(bundle)
 
 
 def quiet_flower(level: int = logging.WARNING) -> None:

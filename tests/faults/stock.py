@@ -1,0 +1,181 @@
+"""Stock Flower's own commands: flower-superlink, flower-supernode and `flwr run`, with TLS and node keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from flwr.cli.build import build_fab_from_files
+
+from tests.faults.federation import ROOT, Federation, free_port
+
+BIN = Path(sys.executable).parent
+
+PROJECT = """
+[project]
+name = "toyapp"
+version = "1.0.0"
+description = "an app for tests"
+license = "Apache-2.0"
+dependencies = ["flwr"]
+
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[tool.flwr.app]
+publisher = "meadow"
+
+[tool.flwr.app.components]
+serverapp = "toyapp:server"
+clientapp = "toyapp:client"
+
+[tool.flwr.app.config]
+{config}
+"""
+
+
+def app_folder(folder: Path, module: str, config: dict[str, Any] | None = None) -> Path:
+    """Write a Flower app whose one module is given, and return its folder."""
+    app = folder / "toyapp"
+    app.mkdir()
+    values = "\n".join(f"{name} = {json.dumps(value)}" for name, value in (config or {}).items())
+    (app / "pyproject.toml").write_text(PROJECT.format(config=values))
+    (app / "toyapp.py").write_text(module)
+    return app
+
+
+def bundle(app: Path) -> bytes:
+    """Return what `flwr build` makes of an app's folder."""
+    return build_fab_from_files({file.name: file for file in app.iterdir() if file.is_file()})[0]
+
+
+class Stock:
+    """Flower's processes with a home, keys and ports of their own; all are ended with `close`."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation, self.folder = federation, federation.folder
+        self.home = self.folder / "flwr"
+        self.environment = os.environ | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "FLWR_HOME": str(self.home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "ignore",
+        }
+        self.authority = self.folder / "stock-ca.pem"
+        self.authority.write_bytes(federation.authority)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.fleet = f"127.0.0.1:{free_port()}"
+        self.api = free_port()
+
+    def superlink(self) -> None:
+        """Start the server, wait until it answers, and register the silos' keys."""
+        made = self.federation.credentials()
+        files = {"certificate.pem": made.certificate, "key.pem": made.key}
+        for name, content in files.items():
+            (self.folder / name).touch(mode=0o600)
+            (self.folder / name).write_bytes(content)
+        self.start(
+            *("flower-superlink", "--enable-supernode-auth", "--ssl-ca-certfile", str(self.authority)),
+            *("--ssl-certfile", str(self.folder / "certificate.pem"), "--ssl-keyfile", str(self.folder / "key.pem")),
+            *("--fleet-api-address", self.fleet, "--host", "127.0.0.1", "--port", str(self.api)),
+        )
+        self.home.mkdir(exist_ok=True)
+        (self.home / "config.toml").write_text(
+            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{self.api}"\n'
+            f'root-certificates = "{self.authority}"\n'
+        )
+        for silo, line in self.federation.public.items():
+            key = self.folder / f"{silo}.pub"
+            key.write_bytes(line)
+            self.flwr("supernode", "register", str(key), "here", tries=60)
+
+    def supernode(self, silo: str, server: str, config: str = "") -> None:
+        """Start a stock node with a silo's key."""
+        self.start(
+            *("flower-supernode", "--superlink", server, "--root-certificates", str(self.authority)),
+            *("--auth-supernode-private-key", self.federation.secrets.where(f"node-{silo}")),
+            *("--host", "127.0.0.1", "--port", str(free_port())),
+            *(("--node-config", config) if config else ()),
+        )
+
+    def start(self, *command: str) -> None:
+        log = (self.folder / f"{command[0]}-{len(self.processes)}.log").open("wb")
+        with log:
+            one = subprocess.Popen(
+                [str(BIN / command[0]), *command[1:]], cwd=self.folder, env=self.environment, stdout=log, stderr=log
+            )
+        self.processes.append(one)
+
+    def flwr(self, *arguments: str, tries: int = 1) -> str:
+        """Run Flower's command line; repeated while the server is starting."""
+        for left in reversed(range(tries)):
+            done = subprocess.run(
+                [str(BIN / "flwr"), *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True
+            )
+            if done.returncode == 0:
+                return done.stdout
+            if not left:
+                raise AssertionError(f"{arguments}: {done.stdout[-2000:]} {done.stderr[-2000:]}")
+            time.sleep(1.0)
+        return ""
+
+    def logs(self) -> str:
+        return "\n".join(file.read_text()[-3000:] for file in sorted(self.folder.glob("flower-*.log")))
+
+    def memory(self) -> dict[str, int]:
+        """Return the peak memory of Flower's processes that are alive, the largest of each kind."""
+        found: dict[str, int] = {}
+        for process in self._all():
+            with suppress(psutil.Error, OSError, StopIteration):
+                kind = next(
+                    Path(part).name for part in process.cmdline() if Path(part).name.startswith(("flower-", "flwr-"))
+                )
+                text = Path(f"/proc/{process.pid}/status").read_text()
+                peak = next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM"))
+                found[kind] = max(found.get(kind, 0), peak)
+        return found
+
+    def close(self) -> None:
+        """End every process of this home, children first heard by their parents."""
+        left = self._all()
+        for one in self.processes:
+            with suppress(ProcessLookupError):
+                one.terminate()
+        _, stubborn = psutil.wait_procs(left, timeout=15)
+        for process in stubborn:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        for one in self.processes:
+            one.wait(15)
+
+    def _all(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("FLWR_HOME") == str(self.home):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+@contextmanager
+def stock(federation: Federation) -> Iterator[Stock]:
+    """Stock Flower for the length of a block."""
+    one = Stock(federation)
+    try:
+        yield one
+    finally:
+        one.close()

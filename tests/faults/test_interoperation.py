@@ -1,0 +1,108 @@
+"""It is still Flower: its own node joins our orchestrator, and our node joins its own server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.serverapp.strategy import FedAvg
+
+from server.packed_grid import PackedGrid
+from tests.faults.federation import Federation, ask, model, total, until
+from tests.faults.stock import app_folder, bundle, stock
+
+pytestmark = pytest.mark.slow
+
+CLIENT = """
+from flwr.serverapp import ServerApp
+from tests.faults.toy import app as client
+
+server = ServerApp()
+"""
+
+SERVER = """
+import json
+from pathlib import Path
+import numpy as np
+from flwr.app import ArrayRecord, Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+client = ClientApp()
+server = ServerApp()
+
+
+@server.main()
+def main(grid: Grid, context: Context) -> None:
+    strategy = FedAvg(fraction_evaluate=0.0, min_available_nodes=1, min_train_nodes=1)
+    result = strategy.start(grid, ArrayRecord([np.zeros(1000, np.float32)]), num_rounds=2)
+    weights = result.arrays.to_numpy_ndarrays()[0]
+    Path(str(context.run_config["out"])).write_text(json.dumps([float(weights[0]), float(weights[-1])]))
+"""
+
+
+def node_config(silo: object) -> str:
+    from conf.silos import silo_to_json
+
+    return f"silo='{silo_to_json(silo)}'"  # TOML's literal string: Flower's reader takes no escaped quotes
+
+
+def test_a_stock_supernode_joins_our_orchestrator_beside_our_own_node(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    app = app_folder(tmp_path, CLIENT)
+    with (
+        federation.orchestrator() as orchestrator,
+        stock(federation) as flower,
+        federation.thread_node(orchestrator.address, federation.silos[1]),
+    ):
+        flower.supernode("silo-1", orchestrator.address, node_config(federation.silos[0]))
+        orchestrator.wait_for(["silo-1", "silo-2"], 2, 90)
+        grid = PackedGrid(orchestrator.open_run("run", ["silo-1", "silo-2"], bundle=bundle(app)))
+        packs = {name: grid._grid.packs(node) for node, name in grid.names().items()}
+        assert packs == {"silo-1": False, "silo-2": True}
+        for round in (1, 2):
+            replies = grid.send_and_receive(ask(grid, round, model()), timeout=90)
+            assert [m.error.reason for m in replies if m.has_error()] == [], flower.logs()
+            assert total(replies) == 3 * 1000 * (1 + 2) + 3
+
+
+def test_a_stock_strategy_runs_on_our_grid(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    with (
+        federation.orchestrator() as orchestrator,
+        federation.thread_node(orchestrator.address, federation.silos[0]),
+        federation.thread_node(orchestrator.address, federation.silos[1]),
+    ):
+        orchestrator.wait_for(["silo-1", "silo-2"], 2, 20)
+        grid = PackedGrid(orchestrator.open_run("run", ["silo-1", "silo-2"]))
+        result = FedAvg(fraction_evaluate=0.0).start(grid, model(), num_rounds=3, timeout=60)
+        expected = 3 * (10 * 1 + 11 * 2) / 21
+        assert np.allclose(result.arrays["w0"].numpy(), expected)
+
+
+def test_our_node_joins_a_stock_superlink(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, silos=1)
+    out = tmp_path / "out.json"
+    app = app_folder(tmp_path, SERVER, {"out": str(out)})
+    with stock(federation) as flower:
+        flower.superlink()
+        with federation.process_node(flower.fleet, federation.silos[0], "--foreign-runs") as node:
+            flower.flwr("run", str(app), "here")
+            until(lambda: out.exists() and out.read_text(), 120)
+            assert json.loads(out.read_text()) == [2.0, 2.0], node.text()
+
+
+def test_our_node_refuses_a_run_that_does_not_say_which_code_it_is_of(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, silos=1)
+    with (
+        federation.orchestrator() as orchestrator,
+        federation.thread_node(orchestrator.address, federation.silos[0]),
+    ):
+        orchestrator.wait_for(["silo-1"], 1, 20)
+        grid = PackedGrid(orchestrator.open_run("run", ["silo-1"]))
+        del orchestrator._link.run_ids[grid.run.run_id].run.override_config["meadow-app-hash"]
+        (reply,) = grid.send_and_receive(ask(grid, 1, model()), timeout=20)
+        assert reply.error.reason.startswith("MDW-331: silo-1 runs the code ")
