@@ -18,9 +18,9 @@ def state_mod(message: Message, context: Context, call_next: ClientAppCallable) 
     state and cannot change it.
     """
     config = wire.records(message.content, ConfigRecord).get(wire.CONFIG)
-    if config is None or wire.RUN_ID not in config:
+    run_id, round = (config or {}).get(wire.RUN_ID), (config or {}).get(wire.ROUND)
+    if not isinstance(run_id, str) or not isinstance(round, int):
         return call_next(message, context)
-    run_id, round = str(config[wire.RUN_ID]), int(str(config[wire.ROUND]))
     archive = context.state
     context.state = _before(archive, run_id, round)
     try:

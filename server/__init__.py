@@ -1,1 +1,5 @@
-"""What runs in the orchestrator job."""
+"""What runs in the orchestrator job, and in a simulation of it."""
+
+from server.quiet import quiet_environment
+
+quiet_environment()  # before any module of this package imports Flower or Ray, which read it then

@@ -21,6 +21,7 @@ from conf.schema import Conf, Silo
 from conf.seeds import seed_for
 from server.evaluation import Judge, first_weights, held_out
 from server.result import Baseline
+from server.workers import main_hidden, start_fork_server
 from strategies import wire
 
 POOLED = "all data pooled"
@@ -81,7 +82,10 @@ def _trained(todo: list[Job], workers: int | None) -> Iterator[tuple[str, ArrayR
     if count <= 1:
         yield from map(train, todo)
         return
-    with multiprocessing.get_context("forkserver").Pool(count, _start_worker) as pool:
+    start_fork_server(__name__)
+    with main_hidden():
+        pool = multiprocessing.get_context("forkserver").Pool(count, _start_worker)
+    with pool:  # leaving it ends the workers, also in the middle of a training
         yield from pool.imap_unordered(train, todo)
 
 

@@ -27,9 +27,6 @@ def quiet_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-quiet_environment()
-
-
 @contextlib.contextmanager
 def logs_to(folder: Path) -> Iterator[None]:
     """Send what Flower, Ray, Meadow and Python's warnings have to say to `folder/server.log`, not to the screen."""

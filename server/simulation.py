@@ -6,8 +6,11 @@ run = simulate(["task=mnist", "run.rounds=3"])
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 
 from client.tasks import class_counts, task_named
 from conf.compose import compose
@@ -36,7 +39,11 @@ def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> Fi
     """Run a federation on this machine from a composed configuration."""
     members = silos(conf)
     display = progress_display(live=progress)
-    with session(conf, members, mode="simulate", command=command, display=display) as run, logs_to(run.folder.logs):
+    with (
+        sigterm_is_ctrl_c(),
+        session(conf, members, mode="simulate", command=command, display=display) as run,
+        logs_to(run.folder.logs),
+    ):
         task = task_named(conf.task.name)
         run.result.classes = list(task.contract.classes)
         run.result.partition = class_counts(task, members)
@@ -46,6 +53,19 @@ def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> Fi
                 conf, members, run.state.arrays, len(run.state.records), conf.simulation.workers
             )
     return FinishedRun(run.result, run.folder.path)
+
+
+@contextlib.contextmanager
+def sigterm_is_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _train(run: Session) -> None:
