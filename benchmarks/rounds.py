@@ -33,7 +33,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp  # after the path
 from flwr.serverapp import Grid, ServerApp  # after the path
 
-APP = "from benchmarks.rounds import client_app as client, server_app as server\n"
+APP = "import benchmarks.rounds\nclient = benchmarks.rounds.client_app\nserver = benchmarks.rounds.server_app\n"
 """The one module of the app that stock Flower runs."""
 
 client_app = ClientApp()

@@ -46,7 +46,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 
 from conf.errors import IdentityError
-from strategies.headers import NODE_HEADER, OVER_HEADER
+from strategies.headers import APP_HASH, NODE_HEADER, OVER_HEADER
 
 log = logging.getLogger(__name__)
 
@@ -159,9 +159,12 @@ class Connection:
             return None
         return message_from_proto(response.messages_list[0]), response.message_object_trees[0]
 
-    def run(self, run_id: int) -> Run:
-        """Return Flower's description of a run."""
-        return run_from_proto(self._call("GetRun", GetRunRequest(node=self._node, run_id=run_id), CALL_DEADLINE).run)
+    def run(self, run_id: int) -> tuple[Run, str | None]:
+        """Return Flower's description of a run and the hash of its code, which a stock server does not say."""
+        request = GetRunRequest(node=self._node, run_id=run_id)
+        response, trailing = self._call_traced("GetRun", request, CALL_DEADLINE)
+        hashes = [value for name, value in trailing if name == APP_HASH]
+        return run_from_proto(response.run), hashes[0] if hashes else None
 
     def pull(self, head: Message, tree: ObjectTree) -> dict[str, bytes]:
         """Return the objects of an instruction by id, and tell the server that they are here."""

@@ -29,7 +29,6 @@ from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.run import Run
 
 from azureml_jobs.credentials import load_ca, load_node_key, read_private
 from azureml_jobs.rendezvous import OVER, FolderRendezvous, Rendezvous, StaticRendezvous
@@ -41,7 +40,6 @@ from conf.errors import ConfigError, IdentityError, MeadowError
 from conf.schema import Silo
 from conf.silos import silo_from_json, silo_to_json
 from strategies import wire
-from strategies.headers import APP_HASH
 from strategies.objects import deflate, inflate
 from strategies.packing import packing_mod
 
@@ -154,8 +152,8 @@ class Node:
         """Return the run's context, made at its first message, when the run's code is compared with this tree's."""
         run_id = head.metadata.run_id
         if self._context is None or self._context.run_id != run_id:
-            run = self._connection.run(run_id)
-            self._why_refused = self._refusal(run)
+            run, code = self._connection.run(run_id)
+            self._why_refused = self._refusal(code)
             if self._why_refused:
                 log.error("refusing run %d: %s", run_id, self._why_refused)
             self._context = Context(
@@ -169,8 +167,7 @@ class Node:
             self._stateful = None
         return self._context
 
-    def _refusal(self, run: Run) -> str | None:
-        theirs = run.override_config.get(APP_HASH)
+    def _refusal(self, theirs: str | None) -> str | None:
         if theirs == app_hash() or (theirs is None and self._foreign_runs):
             return None
         return (

@@ -21,13 +21,13 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import flwr
 import grpc
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate
-from flwr.app.user_config import UserConfig
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
 from flwr.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from flwr.server.superlink.linkstate import LinkStateFactory
@@ -48,7 +48,6 @@ from server.orchestrator_fleet import Fleet, Limits, RunAccess
 from server.orchestrator_grid import OrchestratorGrid
 from server.orchestrator_identity import IdentityInterceptor, Keys, public_pem
 from server.orchestrator_state import WRITTEN_FOR, StableLinkState, node_id_of
-from strategies.headers import APP_HASH
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ class Orchestrator:
         with self._fleet.changed:
             if self._fleet.access is not None:
                 others = self._fleet.access.nodes - {node_id_of(pem)}
-                self._fleet.access = RunAccess(self._fleet.access.run_id, others)
+                self._fleet.access = replace(self._fleet.access, nodes=others)
             self._link.expel(pem)
             self._fleet.changed.notify_all()
 
@@ -161,7 +160,8 @@ class Orchestrator:
         if keyless := sorted(names - set(nodes.values())):
             hint = "Add it with `meadow keys`, or leave the silo out."
             raise SiloError("MDW-332", f"No key is admitted for {', '.join(keyless)}.", hint)
-        self._run = _OpenRun(self._link, self._fleet, run_id, nodes, bundle)
+        log.info("opening run %s for %s", run_id, ", ".join(sorted(names)))
+        self._run = _OpenRun(self._link, self._fleet, nodes, bundle)
         return self._run.grid
 
     def close_run(self, *, failed: bool = False) -> None:
@@ -196,15 +196,12 @@ class Orchestrator:
 class _OpenRun:
     """One run as Flower's LinkState knows it: created, active, its heartbeat kept up, ended."""
 
-    def __init__(
-        self, link: StableLinkState, fleet: Fleet, run_id: str, nodes: dict[int, str], bundle: bytes | None
-    ) -> None:
+    def __init__(self, link: StableLinkState, fleet: Fleet, nodes: dict[int, str], bundle: bytes | None) -> None:
         self._link, self._fleet, self._nodes = link, fleet, nodes
         content = bundle or app_listing()
         fab = link.store_fab(Fab(hashlib.sha256(content).hexdigest(), content, {}))
         name, version = _name_and_version(bundle)
-        config: UserConfig = {APP_HASH: app_hash(), "meadow-run-id": run_id}
-        id = link.create_run(name, version, fab, config, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP)
+        id = link.create_run(name, version, fab, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP)
         run = link.get_run_info(run_ids=[id])[0]
         self._task: int = run.primary_task_id or 0
         link.claim_task(self._task)
@@ -241,7 +238,7 @@ class _OpenRun:
 
     def _allow(self) -> None:
         with self._fleet.changed:
-            self._fleet.access = RunAccess(self._id, frozenset(self._nodes))
+            self._fleet.access = RunAccess(self._id, frozenset(self._nodes), app_hash())
             self._fleet.changed.notify_all()
 
     def _keep_alive(self) -> None:

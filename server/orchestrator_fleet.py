@@ -57,7 +57,7 @@ from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectSto
 from conf.errors import WireError
 from server.orchestrator_state import StableLinkState
 from strategies import wire
-from strategies.headers import NODE_HEADER, OVER_HEADER
+from strategies.headers import APP_HASH, NODE_HEADER, OVER_HEADER
 from strategies.objects import Pieces, tree_size
 
 log = logging.getLogger(__name__)
@@ -105,10 +105,11 @@ class Open:
 
 @dataclass
 class RunAccess:
-    """Which run is open, and for which nodes."""
+    """Which run is open, of which code, and for which nodes."""
 
     run_id: int
     nodes: frozenset[int]
+    app_hash: str
 
 
 @dataclass
@@ -244,7 +245,8 @@ class Fleet(FleetServicer):
 
     def GetRun(self, request: GetRunRequest, context: grpc.ServicerContext) -> GetRunResponse:
         """Describe the open run to a node that takes part in it."""
-        self._check_run(request.run_id, request.node.node_id, context)
+        access = self._check_run(request.run_id, request.node.node_id, context)
+        context.set_trailing_metadata(((APP_HASH, access.app_hash),))
         return super().GetRun(request, context)
 
     def GetFab(self, request: GetFabRequest, context: grpc.ServicerContext) -> GetFabResponse:
@@ -350,11 +352,13 @@ class Fleet(FleetServicer):
         if not all(is_valid_sha256_hash(node.object_id) for node in iterate_object_tree(tree)):
             _refuse(context, "MDW-644", "An object's name is no SHA-256.")
 
-    def _check_run(self, run_id: int, node: int, context: grpc.ServicerContext) -> None:
-        if self.access is None or self.access.run_id != run_id:
+    def _check_run(self, run_id: int, node: int, context: grpc.ServicerContext) -> RunAccess:
+        access = self.access
+        if access is None or access.run_id != run_id:
             _refuse(context, "MDW-645", f"Run {run_id} is not open here.")
-        if node not in self.access.nodes:
+        if node not in access.nodes:
             _refuse(context, "MDW-645", f"Run {run_id} does not name this silo.")
+        return access
 
     def _checked_reply(self, request: PushMessagesRequest, context: grpc.ServicerContext) -> Open:
         if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
