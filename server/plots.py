@@ -1,141 +1,148 @@
-"""The report's pictures, each a function from a result to SVG text that fits light and dark pages."""
+"""The report's curves and bars, each a function from a result to SVG text that takes the page's own colours.
+
+They hold numbers and our own words only; silos' names stand in the page's legend, as text.
+"""
 
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from server.result import RoundRecord, RunResult
+from server.result import Metrics, RoundRecord, RunResult
 
-INK, FAINT = "#7d8590", "#7d859055"
-"""Text and grid lines that can be read on white and on near black."""
-COLOURS = ("#4c9be8", "#e08e45", "#3fae8f", "#c678b6", "#c9a227", "#8c8ff0", "#d1605e", "#6fb1c7")
-"""Okabe and Ito's palette, lightened: told apart by people with any colour vision."""
-MOST_LINES = 12
+INK: Final = "#010203"
+"""Stands for the page's colour of text, `var(--ink)`, and is replaced by it."""
+SOFT: Final = "#010204"
+LINE: Final = "#010205"
+PAGE_COLOURS: Final = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
+COLOURS: Final = ("#3d8fd9", "#dd8433", "#2fa384", "#c46fb2", "#b8921c", "#7f83ec", "#cc5a57", "#5aa6c0")
+"""Okabe and Ito's palette, of a lightness that shows on white and on near black."""
+DASHES: Final = ("solid", (0, (6, 1.5)), (0, (1, 1)))
+"""For the silos after the eighth: a second sign beside the colour."""
+MOST_LINES: Final = 12
 """Silos drawn one by one; of more, the range is drawn."""
-WIDTH = 7.6
+SIZE: Final = (4.9, 3.1)
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.size": 9.5,
+    "font.size": 10,
     "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
+    "text.parse_math": False,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": LINE,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
+    "axes.axisbelow": True,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
 }
 
 
 @matplotlib.rc_context(STYLE)
-def learning_curves(result: RunResult) -> str:
-    """Return accuracy and loss on held-out examples over the rounds: the aggregate, the silos, the baselines."""
-    figure = _figure(3.6)
-    names = [name for name in ("accuracy", "loss") if any(name in r.aggregate for r in result.rounds)]
-    for place, name in enumerate(names or ["loss"]):
-        axes = figure.add_subplot(1, max(len(names), 1), place + 1)
-        _curves(axes, result, name)
-    return _svg(figure, "curves")
-
-
-@matplotlib.rc_context(STYLE)
-def partition(result: RunResult) -> str:
-    """Return the training examples of each class at each silo as a picture, darker for more."""
-    silos, classes = list(result.partition), result.classes
-    table = [result.partition[silo] for silo in silos]
-    figure = _figure(min(1.0 + 0.34 * len(silos), 12))
+def learning_curve(result: RunResult, name: str) -> str:
+    """Return one metric on held-out examples over the rounds: the aggregate, the silos, the baselines."""
+    figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(table, aspect="auto", cmap="Blues", vmin=0)
-    axes.set_yticks(range(len(silos)), silos, fontsize=9.5 if len(silos) <= 30 else 5)
-    axes.set_xticks(range(len(classes)), classes)
-    axes.set_xlabel("class")
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    if len(silos) * len(classes) <= 400:
-        most = max((max(row) for row in table), default=1) or 1
-        for y, row in enumerate(table):
-            for x, count in enumerate(row):
-                colour = "white" if count > 0.55 * most else "#44506b"
-                axes.text(x, y, str(count), ha="center", va="center", color=colour, fontsize=8.5)
-    return _svg(figure, "partition")
+    if len(result.silos) <= MOST_LINES:
+        for place, silo in enumerate(result.silos):
+            colour, dashes = line_style(place)
+            _line(axes, result.rounds, [r.metrics.get(silo, {}) for r in result.rounds], name, color=colour, ls=dashes)
+    else:
+        _range(axes, result.rounds, name)
+    _line(axes, result.rounds, [record.aggregate for record in result.rounds], name, color=INK, lw=2.6)
+    for level, dashes in reference_levels(result, name):
+        axes.axhline(level, color=INK, lw=1.1, ls=dashes)
+    _finish(axes, f"{name} on held-out examples", [record.round for record in result.rounds])
+    return _svg(figure, f"curve-{name}")
 
 
 @matplotlib.rc_context(STYLE)
-def costs(result: RunResult) -> str:
-    """Return where the seconds of each round went, and the bytes that travelled."""
-    figure = _figure(3.0)
-    rounds = [record.round for record in result.rounds]
+def seconds(result: RunResult) -> str:
+    """Return where the seconds of each round went: the slowest silo's training, and everything else."""
     training = [max(record.seconds_training.values(), default=0.0) for record in result.rounds]
     rest = [max(record.seconds - t, 0.0) for record, t in zip(result.rounds, training, strict=True)]
-    axes = figure.add_subplot(1, 2, 1)
-    axes.bar(rounds, training, color=COLOURS[0], label="training, slowest silo")
-    axes.bar(rounds, rest, bottom=training, color=COLOURS[1], label="everything else")
-    _label(axes, "seconds a round")
-    axes = figure.add_subplot(1, 2, 2)
-    up = [sum(record.bytes_up.values()) for record in result.rounds]
-    down = [sum(record.bytes_down.values()) for record in result.rounds]
-    unit, scale = ("MB", 1e6) if max([*up, *down], default=0) >= 1e6 else ("kB", 1e3)
-    axes.bar(rounds, [b / scale for b in down], color=COLOURS[5], label="to the silos")
-    axes.bar(rounds, [b / scale for b in up], bottom=[b / scale for b in down], color=COLOURS[2], label="from them")
-    _label(axes, f"{unit} a round")
-    return _svg(figure, "costs")
+    return _bars(result.rounds, "seconds a round", training, rest, (COLOURS[0], COLOURS[1]))
 
 
-def _curves(axes: Axes, result: RunResult, name: str) -> None:
-    rounds = result.rounds
-    if len(result.silos) <= MOST_LINES:
-        for number, silo in enumerate(result.silos):
-            xs, ys = _points(rounds, silo, name)
-            axes.plot(xs, ys, color=COLOURS[number % len(COLOURS)], lw=1, alpha=0.75, label=silo)
+@matplotlib.rc_context(STYLE)
+def traffic(result: RunResult) -> str:
+    """Return the bytes that travelled in each round, to the silos and from them."""
+    down = [float(sum(record.bytes_down.values())) for record in result.rounds]
+    up = [float(sum(record.bytes_up.values())) for record in result.rounds]
+    most = max(d + u for d, u in zip(down, up, strict=True))
+    unit, scale = next((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if most >= s or u == "kB")
+    scaled = ([b / scale for b in down], [b / scale for b in up])
+    return _bars(result.rounds, f"{unit} a round", *scaled, (COLOURS[5], COLOURS[2]))
+
+
+def line_style(place: int) -> tuple[str, Any]:
+    """Return the colour and the dashes of the silo in that place."""
+    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+
+
+def reference_levels(result: RunResult, name: str) -> list[tuple[float, Any]]:
+    """Return the level of the pooled model (dashed) and of the best silo alone (dotted), as far as known."""
+    if result.baseline is None:
+        return []
+    pooled = [result.baseline.centralised.union] if result.baseline.centralised else []
+    alone = known([scores.union for scores in result.baseline.silo_alone.values()], name)
+    best = [min(alone) if name == "loss" else max(alone)] if alone else []
+    return [(v, (0, (4, 3))) for v in known(pooled, name)] + [(v, (0, (1, 2))) for v in best]
+
+
+def known(metrics: Sequence[Metrics], name: str) -> list[float]:
+    """Return the values of a metric where it is there and finite: what was NaN is null in `result.json`."""
+    return [value for m in metrics if (value := m.get(name)) is not None and abs(value) < float("inf")]
+
+
+def _line(axes: Axes, rounds: Sequence[RoundRecord], metrics: Sequence[Metrics], name: str, **style: Any) -> None:
+    points = [(r.round, v) for r, m in zip(rounds, metrics, strict=True) for v in known([m], name)]
+    marker = "o" if len(points) == 1 else None
+    axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, **{"lw": 1.3} | style)
+
+
+def _range(axes: Axes, rounds: Sequence[RoundRecord], name: str) -> None:
+    spans = [(r.round, values) for r in rounds if (values := known(list(r.metrics.values()), name))]
+    xs, low, high = [x for x, _ in spans], [min(v) for _, v in spans], [max(v) for _, v in spans]
+    if len(xs) == 1:
+        axes.vlines(xs, low, high, color=COLOURS[0], lw=4, alpha=0.35)
     else:
-        ranges = [[m[name] for m in record.metrics.values() if name in m] or [math.nan] for record in rounds]
-        numbers = [record.round for record in rounds]
-        axes.fill_between(numbers, list(map(min, ranges)), list(map(max, ranges)), color=FAINT, label="range of silos")
-    numbers = [record.round for record in rounds if name in record.aggregate]
-    values = [record.aggregate[name] for record in rounds if name in record.aggregate]
-    marker = "o" if len(numbers) == 1 else None
-    axes.plot(numbers, values, color=INK, lw=2.4, marker=marker, label="mean over silos")
-    baseline = result.baseline
-    if baseline is not None and name == "accuracy":
-        if baseline.centralised:
-            axes.axhline(baseline.centralised.union[name], color=INK, lw=1, ls=(0, (4, 3)), label="all data pooled")
-        if baseline.silo_alone:
-            best = max(scores.union[name] for scores in baseline.silo_alone.values())
-            axes.axhline(best, color=INK, lw=1, ls=(0, (1, 2)), label="best silo alone")
-    _label(axes, f"{name} on held-out examples")
+        axes.fill_between(xs, low, high, color=COLOURS[0], alpha=0.25, lw=0)
 
 
-def _points(rounds: Sequence[RoundRecord], silo: str, name: str) -> tuple[list[int], list[float]]:
-    known = [(r.round, r.metrics[silo][name]) for r in rounds if name in r.metrics.get(silo, {})]
-    return [x for x, _ in known], [y for _, y in known]
+def _bars(
+    rounds: Sequence[RoundRecord], title: str, below: list[float], above: list[float], colours: tuple[str, str]
+) -> str:
+    figure = Figure(figsize=(SIZE[0], 2.7), layout="constrained")
+    axes = figure.add_subplot()
+    numbers = [record.round for record in rounds]
+    width = min(0.8, 0.15 * len(numbers))  # a lone round is a bar, not a wall
+    axes.bar(numbers, below, width, color=colours[0])
+    axes.bar(numbers, above, width, bottom=below, color=colours[1])
+    _finish(axes, title, numbers)
+    return _svg(figure, title)
 
 
-def _label(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, color=INK)
+def _finish(axes: Axes, title: str, rounds: list[int]) -> None:
+    axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("round")
     axes.grid(axis="y")
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    columns = 2 if len(axes.get_legend_handles_labels()[0]) <= 4 else 3
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, labelcolor=INK)
-
-
-def _figure(height: float) -> Figure:
-    return Figure(figsize=(WIDTH, height), layout="constrained")
+    axes.tick_params(length=3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    if rounds:
+        axes.set_xlim(min(rounds) - 0.6, max(rounds) + 0.6)
 
 
 def _svg(figure: Figure, name: str) -> str:
@@ -144,6 +151,9 @@ def _svg(figure: Figure, name: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%"', svg, count=1)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the same in every figure, and a page wants them once
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", svg).replace("xlink:href", "href")
+    for stand_in, colour in PAGE_COLOURS.items():
+        svg = svg.replace(stand_in, colour)
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%" aria-hidden="true"', svg, count=1)

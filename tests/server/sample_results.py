@@ -1,0 +1,117 @@
+"""Results of runs as `result.json` holds them: realistic ones, and the odd ones that a page must survive."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from server.result import Baseline, Metrics, RoundRecord, RunResult, Scores
+
+CLASSES = [str(digit) for digit in range(10)]
+BYTES = 4 * 4_810
+
+
+def sample(silos: int = 3, rounds: int = 10, *, baseline: bool = True, names: list[str] | None = None) -> RunResult:
+    """Return a finished run that learned, the same each time."""
+    members = names or [f"silo-{number}" for number in range(1, silos + 1)]
+    draw = random.Random(7)
+    records = [_round(number, members, draw) for number in range(1, rounds + 1)]
+    return RunResult(
+        run_id="digits-fedavg-20260102-030405",
+        mode="simulate",
+        task="digits",
+        strategy="fedavg",
+        silos=members,
+        folder="outputs/digits-fedavg-20260102-030405",
+        command=f"meadow simulate experiment=quickstart federation.size={len(members)}",
+        engine="ray",
+        status="finished",
+        rounds=records,
+        partition={silo: [draw.choice((0, 3, 25, 60, 140)) for _ in CLASSES] for silo in members},
+        classes=CLASSES,
+        baseline=_baseline(members, draw) if baseline else None,
+        final=dict(records[-1].aggregate) if records else {},
+        model={"path": "model/model.safetensors", "sha256": "ab" * 32, "parameters": 4_810},
+        environment={
+            "versions": {"python": "3.11.9", "meadow": "0.1.0", "flwr": "1.39.0", "torch": "2.14.1"},
+            "code": "cd" * 32,
+            "platform": "Linux x86_64",
+            "cores": 2,
+            "devices": ["cpu"],
+        },
+        config_digest="ef" * 32,
+        ledger="12:" + "01" * 32,
+        started="2026-01-02T03:04:05+00:00",
+        seconds=sum(record.seconds for record in records),
+    )
+
+
+def bare(status: str = "failed") -> RunResult:
+    """Return a run that ended before anything was known of it."""
+    return RunResult("digits-fedavg-0", "simulate", "digits", "fedavg", ["silo-1", "silo-2"], status=status)
+
+
+def with_failures(result: RunResult) -> RunResult:
+    """Return the run with its second silo failing in two rounds, once for a reason that is hostile."""
+    for record, reason in zip(result.rounds, ("no reply before the round closed", HOSTILE), strict=False):
+        silo = record.cohort[1]
+        record.failed[silo] = reason
+        record.replied.remove(silo)
+        for kept in (record.train, record.metrics, record.seconds_training, record.bytes_up):
+            kept.pop(silo)
+    return result
+
+
+HOSTILE = "<script>alert('reason')</script>"
+
+
+def with_nan(result: RunResult) -> RunResult:
+    """Return the run with metrics that diverged: NaN here, null once it was written and read."""
+    for record in result.rounds:
+        silo = record.cohort[0]
+        record.metrics[silo]["loss"] = record.train[silo]["loss"] = math.nan
+        record.aggregate["loss"] = math.nan
+    result.final = dict(result.rounds[-1].aggregate)
+    if result.baseline is not None:
+        result.baseline.federated.union["loss"] = math.nan
+        first = next(iter(result.baseline.silo_alone.values()))
+        first.union = {"loss": math.inf, "accuracy": math.nan}
+    return result
+
+
+def _round(number: int, silos: list[str], draw: random.Random) -> RoundRecord:
+    seconds = {silo: draw.uniform(0.2, 0.9) for silo in silos}
+    train = {silo: {"num-examples": 400.0, "loss": 2.0 / (number + 1), "seconds": seconds[silo]} for silo in silos}
+    metrics = {silo: _evaluated(number, draw) for silo in silos}
+    slowest = max(seconds.values())
+    return RoundRecord(
+        round=number,
+        cohort=list(silos),
+        replied=list(silos),
+        seconds=slowest + 0.3,
+        seconds_training=seconds,
+        seconds_waiting=0.2,
+        bytes_up=dict.fromkeys(silos, BYTES),
+        bytes_down=dict.fromkeys(silos, BYTES),
+        train=train,
+        metrics=metrics,
+        aggregate={
+            "loss": sum(m["loss"] for m in metrics.values()) / len(silos),
+            "accuracy": sum(m["accuracy"] for m in metrics.values()) / len(silos),
+            "train_loss": 2.0 / (number + 1),
+        },
+    )
+
+
+def _evaluated(number: int, draw: random.Random) -> Metrics:
+    right = 1 - 0.9 * math.exp(-number / 3) - draw.uniform(0, 0.08)
+    return {"num-examples": 100.0, "loss": -math.log(max(right, 0.05)), "accuracy": max(right, 0.05), "seconds": 0.01}
+
+
+def _baseline(silos: list[str], draw: random.Random) -> Baseline:
+    def scores(right: float) -> Scores:
+        own = {silo: {"loss": 0.4, "accuracy": right - draw.uniform(0, 0.02)} for silo in silos}
+        return Scores({"loss": 1 - right, "accuracy": right}, own)
+
+    alone = {silo: scores(0.713 - 0.01 * place / len(silos)) for place, silo in enumerate(silos)}
+    return Baseline(scores(0.961), alone, scores(0.969), seconds=3.2)
