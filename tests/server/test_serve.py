@@ -1,0 +1,233 @@
+"""The orchestrator job, in this process: when it ends, what it leaves, and what it follows while it works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from azureml_jobs.credentials import (
+    CA_CERTIFICATE,
+    AdmittedKeys,
+    FolderSecrets,
+    fresh_node_key,
+    load_node_key,
+    make_ca,
+)
+from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous
+from client.connection import Connection
+from conf.compose import compose
+from conf.errors import CheckpointError, IdentityError, SiloError
+from conf.federation_folder import FederationFolder
+from conf.schema import Conf
+from server import caretaker
+from server import serve as orchestrator_job
+from server.caretaker import LEASE, told
+from server.run_queue import RunQueue
+from server.serve import serve
+from server.store import FolderStore, LeaseLost
+
+
+class Place:
+    """A federation's folder with a CA and nothing else, seen from outside the orchestrator."""
+
+    def __init__(self, path: Path) -> None:
+        path.chmod(0o700)
+        self.folder = FederationFolder(path / "federation")
+        self.output = path / "outputs"
+        self.secrets = FolderSecrets(self.folder.keys)
+        make_ca(self.secrets, "test", datetime.now(UTC))
+        self.store = FolderStore(self.folder.store)
+        self.queue, self.keys = RunQueue(self.store), AdmittedKeys(self.store, time.time)
+        self.rendezvous = FolderRendezvous(self.folder.rendezvous)
+
+    def conf(self, *overrides: str) -> Conf:
+        small = ["task=digits", "data.examples=60", "federation.size=2", "run.rounds=1"]
+        own = [f"federation.folder={self.folder.path}", f"run.output={self.output}"]
+        return compose([*small, *own, *overrides])
+
+    def is_open(self) -> bool:
+        record = self.rendezvous.find()
+        return record is not None and record.state == OPEN
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setattr(caretaker, "CARE_SECONDS", 0.1)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield Place(tmp_path)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def meanwhile(action: Callable[[], None]) -> Callable[[], None]:
+    """Do something in a thread beside the orchestrator; the returned function raises what went wrong there."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            action()
+        except BaseException as error:
+            failed.append(error)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def join() -> None:
+        thread.join(30)
+        assert not thread.is_alive()
+        if failed:
+            raise failed[0]
+
+    return join
+
+
+def until(what: Callable[[], object], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+
+
+def end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_an_idle_orchestrator_ends_well_and_says_that_the_federation_is_over(place: Place) -> None:
+    assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
+    record = place.rendezvous.find()
+    assert record is not None and record.state == OVER
+    assert place.store.acquire(LEASE, "another", 10) is not None, "the lease was given up"
+
+
+def test_sigterm_ends_it_with_143_and_silos_go_on_looking(place: Place) -> None:
+    def ask() -> None:
+        until(place.is_open)
+        end()
+
+    join = meanwhile(ask)
+    assert serve(place.conf()) == 143
+    join()
+    assert [record.state for record in place.rendezvous.seen()] == [OPEN]
+    assert place.store.acquire(LEASE, "another", 10) is not None
+
+
+def test_a_second_orchestrator_on_the_same_store_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orchestrator_job, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(orchestrator_job, "CARE_SECONDS", 0.1)
+    assert place.store.acquire(LEASE, "the first", 60) is not None
+    with pytest.raises(CheckpointError, match="MDW-518"):
+        serve(place.conf("federation.orchestrator.idle_timeout=0"))
+    assert place.rendezvous.seen() == [], "it never said that it is there"
+
+
+def test_an_orchestrator_that_lost_its_lease_stops_itself(place: Place) -> None:
+    def take_over() -> None:
+        until(place.is_open)
+        place.store.delete(f"{LEASE}.lease")
+        assert place.store.acquire(LEASE, "another", 60) is not None
+
+    join = meanwhile(take_over)
+    with pytest.raises(LeaseLost, match="MDW-516"):
+        serve(place.conf())
+    join()
+
+
+def test_without_a_ca_nothing_is_started(place: Place) -> None:
+    place.secrets.delete(CA_CERTIFICATE)
+    with pytest.raises(IdentityError, match="MDW-700"):
+        serve(place.conf())
+    assert place.store.acquire(LEASE, "another", 10) is not None
+
+
+def test_a_run_whose_silos_do_not_come_fails_and_names_them(place: Place) -> None:
+    for silo in ("silo-1", "silo-2"):
+        place.keys.admit(silo, fresh_node_key()[1])
+    place.queue.submit("a", place.conf("run.start_timeout=0.2"))
+    assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
+    outcome = place.queue.outcome("a")
+    assert outcome is not None and outcome.status == "failed" and outcome.exit == SiloError.exit_status
+    assert "MDW-330" in outcome.reason and "silo-1, silo-2" in outcome.reason
+
+
+def test_one_run_that_can_not_be_read_does_not_keep_the_next_from_its_turn(place: Place) -> None:
+    bad = place.conf()
+    bad.trainer.lr = -1.0
+    place.queue.submit("bad", bad)
+    place.queue.submit("next", place.conf("run.start_timeout=0.2"))
+    assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
+    first, second = place.queue.outcome("bad"), place.queue.outcome("next")
+    assert first is not None and "MDW-104" in first.reason and first.exit == 2
+    assert second is not None and "MDW-330" in second.reason
+
+
+def test_a_cancelled_run_ends_and_the_orchestrator_stays(place: Place) -> None:
+    def cancel() -> None:
+        until(lambda: told(place.store).get("run") == "a")
+        place.queue.cancel("a", live=True)
+        until(lambda: place.queue.outcome("a"))
+        place.queue.submit("b", place.conf("run.start_timeout=0.2"))
+        until(lambda: place.queue.outcome("b"))
+        end()
+
+    place.queue.submit("a", place.conf())
+    join = meanwhile(cancel)
+    assert serve(place.conf()) == 143
+    join()
+    outcome = place.queue.outcome("a")
+    assert outcome is not None and (outcome.status, outcome.exit) == ("cancelled", 130)
+
+
+def test_a_run_stopped_by_sigterm_is_taken_up_by_the_next_orchestrator(place: Place) -> None:
+    def stop() -> None:
+        until(lambda: told(place.store).get("run") == "a")
+        end()
+
+    place.queue.submit("a", place.conf("run.start_timeout=5"))
+    join = meanwhile(stop)
+    assert serve(place.conf()) == 143
+    join()
+    request = place.queue.next()
+    assert request is not None and request.run_id == "a"
+
+
+def test_keys_are_admitted_and_revoked_while_it_runs(place: Place) -> None:
+    secret, line = fresh_node_key()
+
+    def connect() -> None:
+        until(place.is_open)
+        record = place.rendezvous.find()
+        assert record is not None
+        key, authority = load_node_key(secret, "test"), place.secrets.get(CA_CERTIFICATE)
+        connection = Connection(lambda: record.address, authority, key)
+        try:
+            place.keys.admit("late", line)
+            until(lambda: opened(connection))
+            until(lambda: told(place.store).get("connected") == ["late"])
+            place.keys.revoke("late")
+            with pytest.raises(IdentityError, match="MDW-744"):
+                until(connection.receive)  # the question that was open is answered still, the next one is not
+        finally:
+            connection.close()
+            end()
+
+    join = meanwhile(connect)
+    assert serve(place.conf()) == 143
+    join()
+
+
+def opened(connection: Connection) -> bool:
+    """Whether the silo's key is let in by now."""
+    try:
+        connection.open(time.monotonic() + 10)
+    except IdentityError as error:
+        assert error.code == "MDW-743"
+        return False
+    return True
