@@ -8,6 +8,7 @@
     ├── CheckpointError  MDW-5xx  exit 6    a checkpoint or a stored run can't be used
     ├── WireError        MDW-6xx  exit 7    a message breaks the contract of the wire
     ├── IdentityError    MDW-7xx  exit 8    a key, certificate or address can't be trusted or used
+    ├── AzureError       MDW-8xx  exit 9    a workspace, job or resource of Azure is missing, refused or failed
     └── Interrupted      MDW-900  exit 130  Ctrl-C or SIGTERM; the last checkpoint can be resumed
 
 Each code has a paragraph in docs/errors.md, and a test holds the two together.
@@ -74,6 +75,12 @@ class IdentityError(MeadowError):
     """A key, certificate or address can't be read, trusted or used."""
 
     exit_status = 8
+
+
+class AzureError(MeadowError):
+    """A workspace, job or other resource of Azure is missing, refused or failed."""
+
+    exit_status = 9
 
 
 class Interrupted(MeadowError):

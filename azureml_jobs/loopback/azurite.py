@@ -1,0 +1,116 @@
+"""Azurite, Microsoft's own emulator of blob storage: installed once through npm, started without telemetry.
+
+MDW-870 no Node on this machine    MDW-871 npm could not install it    MDW-872 it did not start
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from conf.errors import AzureError
+
+VERSION: Final = "3.35.0"
+"""The last that runs on Node 20."""
+START_SECONDS: Final = 120.0
+INSTALL_SECONDS: Final = 600.0
+STOP_SECONDS: Final = 5.0
+
+
+def installed() -> Path:
+    """Return Azurite's program, installed into the cache folder at the first call; raises AzureError."""
+    folder = _cache() / f"azurite-{VERSION}"
+    program = folder / "node_modules" / ".bin" / "azurite-blob"
+    if not (shutil.which("node") and (program.exists() or shutil.which("npm"))):
+        hint = "Install Node 20 or later with npm (nodejs.org, or your system's package), then run this again."
+        raise AzureError("MDW-870", "A rehearsal needs Node, for Azurite, and there is none on this machine.", hint)
+    if not program.exists():
+        _install(folder)
+    return program
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meadow"
+
+
+def _install(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f"{folder.name}.{os.getpid()}")  # whole or not at all, also with two at once
+    flags = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+    command = ["npm", "install", "--prefix", str(aside), *flags, f"azurite@{VERSION}"]
+    aside.mkdir(exist_ok=True)
+    try:
+        done = subprocess.run(command, cwd=aside, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+        if done.returncode:
+            why = " ".join(done.stderr.split())[-300:]
+            raise AzureError("MDW-871", f"npm could not install Azurite {VERSION}: {why}", "Check npm's registry.")
+        aside.replace(folder)
+    except subprocess.TimeoutExpired:
+        hint = "Check the network and npm's registry."
+        raise AzureError("MDW-871", f"npm took longer than {INSTALL_SECONDS:.0f} s for Azurite.", hint) from None
+    except OSError:
+        if not (folder / "node_modules" / ".bin" / "azurite-blob").exists():
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+class Azurite:
+    """A running Azurite with the given accounts and their keys, on a free port of 127.0.0.1 without TLS."""
+
+    def __init__(self, folder: Path, accounts: Mapping[str, str]) -> None:
+        self._folder, self._accounts = folder, accounts
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    def start(self) -> None:
+        """Start it and wait until its port answers; raises AzureError MDW-870, 871 or 872."""
+        program = installed()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [
+            str(program), "--silent", "--disableTelemetry", "--skipApiVersionCheck",
+            "--location", str(self._folder), "--blobHost", "127.0.0.1", "--blobPort", str(self.port),
+        ]  # fmt: skip
+        accounts = ";".join(f"{name}:{key}" for name, key in self._accounts.items())
+        environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {"AZURITE_ACCOUNTS": accounts}
+        with (self._folder / "azurite.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self._wait()
+
+    def stop(self) -> None:
+        """End it with its children."""
+        if self._process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, number)
+            try:
+                self._process.wait(STOP_SECONDS)
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        end = time.monotonic() + START_SECONDS
+        while self._process.poll() is None and time.monotonic() < end:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        self.stop()
+        said = (self._folder / "azurite.log").read_text(errors="replace")[-500:]
+        raise AzureError("MDW-872", f"Azurite did not start: {said or 'it said nothing'}", "Try `node --version`.")

@@ -1,0 +1,89 @@
+"""A certificate authority for one rehearsal, and one certificate for every host name that it answers for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+HOSTS: Final = (
+    "management.azure.com",
+    "login.microsoftonline.com",
+    "ml.azure.com",
+    "*.api.azureml.ms",
+    "*.blob.core.windows.net",
+    "*.vault.azure.net",
+)
+"""The names that the Azure clients use; the proxy routes the same ones."""
+LIFE: Final = timedelta(days=2)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Paths of three PEM files: the CA's certificate that clients trust, and the server's certificate and key."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+def make_certificates(folder: Path) -> Certificates:
+    """Write a CA and a certificate signed by it; the CA's key is forgotten when this returns."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    now = datetime.now(UTC)
+    authority, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    issuer = _name("Meadow rehearsal, throw-away CA")
+    ca = (
+        _builder(issuer, issuer, authority.public_key(), now)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_signs_certificates(), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False)
+        .sign(authority, hashes.SHA256())
+    )
+    leaf = (
+        _builder(_name("Meadow rehearsal"), issuer, own.public_key(), now)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in HOSTS]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(authority, hashes.SHA256())
+    )
+    made = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    made.ca.write_bytes(ca.public_bytes(pem))
+    made.certificate.write_bytes(leaf.public_bytes(pem))
+    with open(os.open(made.key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(own.private_bytes(pem, form, serialization.NoEncryption()))
+    return made
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + LIFE)
+    )
+
+
+def _signs_certificates() -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=False, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
+        data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
