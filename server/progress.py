@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+import statistics
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
@@ -79,13 +79,12 @@ class LiveProgress:
         self._rounds = self._round = self._resumed_at = 0
         self._rows: dict[str, _Row] = {}
         self._records: list[RoundRecord] = []
-        self._began = time.monotonic()
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8, transient=True)
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         """Begin to draw."""
         self._result, self._rounds, self._resumed_at = result, rounds, len(result.rounds)
-        self._records, self._began = list(result.rounds), time.monotonic()
+        self._records = list(result.rounds)
         self._live.start()
 
     def round_started(self, round: int, cohort: list[str]) -> None:
@@ -123,12 +122,12 @@ class LiveProgress:
         return Group(title, bar, self._silos(), self._curve())
 
     def _left(self, done: int) -> str:
-        here = done - self._resumed_at
-        if not here:
-            return "starting"
         if done >= self._rounds:
-            return "rounds done; scoring the baselines" if self._result and not self._result.baseline else ""
-        return f"about {duration((time.monotonic() - self._began) / here * (self._rounds - done))} left"
+            return "rounds done; scoring"
+        recent = [record.seconds for record in self._records[self._resumed_at :]][-5:]
+        if not recent:
+            return "starting"
+        return f"about {duration(statistics.median(recent) * (self._rounds - done))} left"
 
     def _silos(self) -> Table:
         table = Table(box=None, padding=(0, 2), header_style="dim")
