@@ -140,7 +140,7 @@ def _finish(axes: Axes, title: str, rounds: list[int]) -> None:
     axes.set_xlabel("round")
     axes.grid(axis="y")
     axes.tick_params(length=3)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
     if rounds:
         axes.set_xlim(min(rounds) - 0.6, max(rounds) + 0.6)
 

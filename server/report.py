@@ -146,7 +146,8 @@ def _legend(result: RunResult) -> list[dict[str, str]]:
 
 def _facts(result: RunResult) -> list[tuple[str, str]]:
     """Return the few numbers that stand first."""
-    facts = [("rounds", f"{len(result.rounds)}"), ("silos", f"{len(result.silos)}")]
+    counts = (("round", len(result.rounds)), ("silo", len(result.silos)))
+    facts = [(name + ("" if count == 1 else "s"), f"{count}") for name, count in counts]
     if result.rounds:
         facts.append(("for all rounds", duration(result.seconds or sum(record.seconds for record in result.rounds))))
         moved = sum(sum(r.bytes_up.values()) + sum(r.bytes_down.values()) for r in result.rounds)

@@ -1,6 +1,6 @@
 """A run's metrics in MLflow: `silo/<name>/<metric>` and `federated/<metric>`, step = round.
 
-MLflow being away never costs a round: what could not be logged is kept and sent with the next, or at the end.
+MLflow being away never costs a round: what could not be logged is kept and sent later, at the latest at the end.
 """
 
 from __future__ import annotations
@@ -12,20 +12,35 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from conf.errors import ConfigError
 from conf.schema import TrackingConf
 from server.observers import Observer, Observers
-from server.result import Metrics, RoundRecord, RunResult
+from server.result import Metrics, RoundRecord, RunResult, Scores
 
 log = logging.getLogger(__name__)
 
-BATCH = 1000
+BATCH: Final = 1000
 """Metrics that MLflow takes in one call."""
-ARTIFACTS = ("model/model.safetensors", "model/card.md", "result.json", "report.html", "config.yaml", "ledger.jsonl")
+PAUSE: Final = 60.0
+"""Seconds for which a store that failed is left alone: rounds must not wait for its time limits again and again."""
+ARTIFACTS: Final = (
+    *("model/model.safetensors", "model/card.md", "result.json", "report.html"),
+    *("config.yaml", "metrics.jsonl", "ledger.jsonl"),
+)
+ENDED: Final = {"finished": "FINISHED", "stopped_early": "FINISHED", "interrupted": "KILLED"}
+"""MLflow's word for a run's status; any other is FAILED."""
+ENVIRONMENT: Final = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would go through the live display
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # seven by default, with pauses that double: two minutes a call
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+"""What MLflow reads from the environment, unless the user has set it."""
 
 
 def tracking(conf: TrackingConf, folder: Path) -> Observer:
@@ -35,33 +50,43 @@ def tracking(conf: TrackingConf, folder: Path) -> Observer:
     """
     if conf.mlflow == "off":
         return Observers([])
-    uri = f"sqlite:///{folder.absolute().parent / 'mlflow.db'}"
-    if conf.mlflow == "environment":
-        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-        if not uri:
-            raise ConfigError(
-                "MDW-159",
-                "tracking=environment: MLFLOW_TRACKING_URI is not set.",
-                "Set it, or use tracking=local or tracking=off.",
-            )
+    if conf.mlflow == "local":
+        runs = folder.absolute().parent
+        return MlflowTracker(f"sqlite:///{runs / 'mlflow.db'}", conf.experiment, folder, artifacts=runs / "mlartifacts")
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        raise ConfigError(
+            "MDW-159",
+            "tracking=environment: MLFLOW_TRACKING_URI is not set.",
+            "Set it, or use tracking=local or tracking=off.",
+        )
     return MlflowTracker(uri, conf.experiment, folder)
 
 
 class MlflowTracker:
-    """Logs one run to one MLflow run, which a resumed run continues."""
+    """Logs one run to one MLflow run, which a resumed run continues; `artifacts` is the place of a local store's."""
 
-    def __init__(self, uri: str, experiment: str, folder: Path) -> None:
-        self._uri, self._experiment, self._folder = uri, experiment, folder
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        folder: Path,
+        *,
+        artifacts: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._uri, self._experiment, self._folder, self._artifacts = uri, experiment, folder, artifacts
+        self._clock, self._left_alone_until = clock, -math.inf
         self._client: Any = None
-        self._run_id: str | None = None
-        self._waiting: list[Any] = []
+        self._result: RunResult | None = None
+        self._rounds = 0
+        self._tracked = False  # this process has found or made the MLflow run
+        self._waiting: list[tuple[str, float, int, int]] = []  # name, value, milliseconds since 1970, step
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         """Create the MLflow run, or find the one that is gone on with; note its id in the result."""
-        with self._forgiven("start"):
-            self._client = _client(self._uri)
-            self._run_id = result.mlflow_run_id or self._created(result, rounds)
-            result.mlflow_run_id = self._run_id
+        self._result, self._rounds = result, rounds
+        self._try("start", self._send)
 
     def round_started(self, round: int, cohort: list[str]) -> None:
         """Nothing to log."""
@@ -69,85 +94,123 @@ class MlflowTracker:
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
         """Keep a silo's metrics for the end of the round; training ones are prefixed `train_`."""
         prefix = "train_" if phase == "train" else ""
-        self._keep({f"silo/{silo}/{prefix}{name}": value for name, value in metrics.items()}, round)
+        self._keep(f"silo/{silo}/{prefix}", metrics, round)
 
     def round_closed(self, record: RoundRecord) -> None:
         """Log the round."""
-        self._keep({f"federated/{name}": value for name, value in record.aggregate.items()}, record.round)
-        self._keep({"federated/seconds": record.seconds, "federated/replied": len(record.replied)}, record.round)
-        with self._forgiven(f"log round {record.round}"):
-            self._send()
+        cost = {"seconds": record.seconds, "seconds_waiting": record.seconds_waiting}
+        traffic = {"bytes_up": sum(record.bytes_up.values()), "bytes_down": sum(record.bytes_down.values())}
+        counts = {"replied": len(record.replied), "failed": len(record.failed)}
+        self._keep("federated/", record.aggregate | cost | traffic | counts, record.round)
+        self._try(f"log round {record.round}", self._send)
 
     def run_finished(self, result: RunResult) -> None:
         """Log what is left, the baselines, the artefacts and how the run ended."""
-        with self._forgiven("finish"):
-            if result.baseline is not None:
-                self._keep({f"baseline/federated/{n}": v for n, v in result.baseline.federated.union.items()}, 0)
-                if result.baseline.centralised:
-                    self._keep({f"baseline/pooled/{n}": v for n, v in result.baseline.centralised.union.items()}, 0)
-            self._send()
-            self._client.set_tag(self._run_id, "meadow.ledger", result.ledger)
-            for name in ARTIFACTS:
-                if (self._folder / name).is_file():
-                    into = name.rpartition("/")[0] or None
-                    self._client.log_artifact(self._run_id, str(self._folder / name), into)
-            ok = result.status in ("finished", "stopped_early")
-            self._client.set_terminated(self._run_id, "FINISHED" if ok else "FAILED")
+        last = result.rounds[-1].round if result.rounds else 0
+        for name, scores in _baselines(result).items():
+            self._keep(f"baseline/{name}/", scores.union, last)
+        self._left_alone_until = -math.inf
+        self._try("finish", lambda: self._finish(result))
+        if self._waiting:
+            log.warning("MLflow: %d metrics were not logged; metrics.jsonl holds them", len(self._waiting))
 
-    def _created(self, result: RunResult, rounds: int) -> str:
+    def _finish(self, result: RunResult) -> None:
+        self._send()
+        for name in ARTIFACTS:
+            if (self._folder / name).is_file():
+                into = name.rpartition("/")[0] or None
+                self._client.log_artifact(result.mlflow_run_id, str(self._folder / name), into)
+        self._client.set_terminated(result.mlflow_run_id, ENDED.get(result.status, "FAILED"))
+
+    def _open(self, result: RunResult) -> None:
+        self._client = self._client or _client(self._uri)
         found = self._client.get_experiment_by_name(self._experiment)
-        experiment = found.experiment_id if found else self._client.create_experiment(self._experiment)
-        run = self._client.create_run(experiment, run_name=result.run_id, tags={"meadow.run_id": result.run_id})
-        facts: dict[str, object] = {
-            "task": result.task,
-            "strategy": result.strategy,
-            "silos": len(result.silos),
-            "seed": result.seed,
-        }
-        facts |= {"rounds": rounds, "config_digest": result.config_digest, "code": result.environment.get("code", "")}
-        self._client.log_batch(run.info.run_id, params=_params(facts))
-        return str(run.info.run_id)
+        experiment = found.experiment_id if found else self._new_experiment()
+        if not result.mlflow_run_id and result.rounds:  # MLflow was away when the run began, or for all of it
+            result.mlflow_run_id = self._lost(experiment, result.run_id)
+        if result.mlflow_run_id:
+            self._client.update_run(result.mlflow_run_id, "RUNNING")
+        else:
+            tags = {"meadow.run_id": result.run_id, "meadow.mode": result.mode}
+            run = self._client.create_run(experiment, run_name=result.run_id, tags=tags)
+            result.mlflow_run_id = run.info.run_id
+            self._client.log_batch(run.info.run_id, params=_params(result, self._rounds))
+        self._tracked = True
 
-    def _keep(self, metrics: Metrics, step: int) -> None:
-        if self._client is None:
-            return
-        from mlflow.entities import Metric
+    def _new_experiment(self) -> Any:
+        place = self._artifacts.as_uri() if self._artifacts else None
+        return self._client.create_experiment(self._experiment, artifact_location=place)
 
+    def _lost(self, experiment: str, run_id: str) -> str | None:
+        if not re.fullmatch(r"[\w.-]+", run_id):  # it goes into a query
+            return None
+        runs = self._client.search_runs([experiment], f"tags.`meadow.run_id` = '{run_id}'", max_results=1)
+        return runs[0].info.run_id if runs else None
+
+    def _keep(self, prefix: str, metrics: Metrics, step: int) -> None:
         now = int(time.time() * 1000)
-        finite = {_key(name): value for name, value in metrics.items() if math.isfinite(value)}
-        self._waiting += [Metric(name, value, now, step) for name, value in finite.items()]
+        finite = {name: v for name, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
+        self._waiting += [(_key(prefix + name), float(value), now, step) for name, value in finite.items()]
 
     def _send(self) -> None:
-        while self._waiting:
-            self._client.log_batch(self._run_id, metrics=self._waiting[:BATCH])
+        assert self._result is not None
+        if not self._tracked:
+            self._open(self._result)
+        from mlflow.entities import Metric, RunTag
+
+        tags = [RunTag("meadow.ledger", self._result.ledger)] if self._result.ledger else []  # type: ignore[no-untyped-call]  # MLflow's
+        while self._waiting or tags:
+            metrics = [Metric(*one) for one in self._waiting[:BATCH]]
+            self._client.log_batch(self._result.mlflow_run_id, metrics=metrics, tags=tags)
             del self._waiting[:BATCH]
+            tags = []
 
-    @contextlib.contextmanager
-    def _forgiven(self, what: str) -> Iterator[None]:
+    def _try(self, what: str, action: Callable[[], None]) -> None:
+        """Do something with MLflow; whatever it or its server does, the run goes on."""
+        if self._result is None or self._clock() < self._left_alone_until:
+            return
         try:
-            yield
-        except Exception as error:  # whatever MLflow or its server does, the run goes on
-            if self._client is not None or what == "start":
-                log.warning("MLflow: could not %s: %s", what, _without_secrets(f"{error}"))
+            with _quiet():
+                action()
+        except Exception as error:
+            self._left_alone_until = self._clock() + PAUSE
+            log.warning("MLflow: could not %s: %s", what, _without_secrets(f"{error}"))
 
 
-def _params(facts: dict[str, object]) -> list[Any]:
+def _baselines(result: RunResult) -> dict[str, Scores]:
+    if result.baseline is None:
+        return {}
+    rows = {"federated": result.baseline.federated}
+    rows |= {f"silo/{silo}": scores for silo, scores in result.baseline.silo_alone.items()}
+    return rows | ({"pooled": result.baseline.centralised} if result.baseline.centralised else {})
+
+
+def _params(result: RunResult, rounds: int) -> list[Any]:
     from mlflow.entities import Param
 
+    facts: dict[str, object] = {"task": result.task, "strategy": result.strategy, "silos": len(result.silos)}
+    facts |= {"seed": result.seed, "rounds": rounds, "engine": result.engine, "config_digest": result.config_digest}
+    facts |= {"code": result.environment.get("code", "")}
     return [Param(name, str(value)) for name, value in facts.items()]  # type: ignore[no-untyped-call]  # MLflow's
 
 
 def _client(uri: str) -> Any:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    with contextlib.redirect_stderr(io.StringIO()):  # the store announces each of its migrations
-        from mlflow import MlflowClient
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
 
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
+    client = MlflowClient(uri)
+    client.search_experiments(max_results=1)
     return client
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the announcements of MLflow and of its store's migrations off the terminal; stdout is the display's."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _key(name: str) -> str:
@@ -155,5 +218,5 @@ def _key(name: str) -> str:
     return re.sub(r"[^\w\-./ ]", "_", name)
 
 
-def _without_secrets(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)
+def _without_secrets(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)

@@ -10,7 +10,8 @@ import pytest
 from conf.errors import ConfigError
 from conf.schema import TrackingConf
 from server.result import RoundRecord, RunResult
-from server.tracking import tracking
+from server.tracking import MlflowTracker, tracking
+from tests.server.sample_results import sample, with_failures
 
 
 def result(mlflow_run_id: str | None = None) -> RunResult:
@@ -70,3 +71,111 @@ def test_the_environments_store_must_be_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match="MDW-159"):
         tracking(TrackingConf(mlflow="environment"), tmp_path)
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_could_not_be_logged_is_logged_when_mlflow_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    uri, clock = f"sqlite:///{tmp_path}/mlflow.db", Clock()
+    away, asked = True, 0
+
+    def client(asked_for: str) -> MlflowClient:
+        nonlocal asked
+        asked += 1
+        if away:
+            raise ConnectionError("https://user:secret@there is away")
+        return MlflowClient(asked_for)
+
+    monkeypatch.setattr("server.tracking._client", client)
+    tracker, made = MlflowTracker(uri, "meadow", tmp_path, clock=clock), with_failures(sample(3, 4))
+    rounds, made.rounds = made.rounds, []
+    with caplog.at_level(logging.WARNING):
+        tracker.run_started(made, 4)
+        for record in rounds:
+            away = record.round < 3
+            clock.now += 70 if record.round == 3 else 20
+            for silo in record.replied:
+                tracker.reply(record.round, "evaluate", silo, record.metrics[silo])
+            made.rounds.append(record)
+            tracker.round_closed(record)
+        tracker.run_finished(made)
+    assert asked == 2, "once at the start, and not again until a minute was over"
+    assert caplog.text.count("MLflow: could not") == 1
+    assert "secret" not in caplog.text
+    there = MlflowClient(uri)
+    assert made.mlflow_run_id is not None
+    for name in ("silo/silo-1/accuracy", "federated/accuracy"):
+        steps = [metric.step for metric in there.get_metric_history(made.mlflow_run_id, name)]
+        assert steps == [1, 2, 3, 4], name
+    stored = there.get_run(made.mlflow_run_id)
+    assert made.baseline is not None
+    assert made.baseline.centralised is not None
+    assert stored.data.metrics["baseline/pooled/accuracy"] == made.baseline.centralised.union["accuracy"]
+    assert stored.data.metrics["baseline/silo/silo-2/accuracy"] < stored.data.metrics["baseline/federated/accuracy"]
+    assert stored.data.metrics["federated/failed"] == 0
+    assert stored.data.tags["meadow.ledger"] == made.ledger
+
+
+def test_a_resumed_run_finds_its_mlflow_run_by_name_and_says_how_it_ended(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    folder = tmp_path / "runs" / "one"
+    folder.mkdir(parents=True)
+    conf, first = TrackingConf(mlflow="local", experiment="of my own"), sample(2, 1)
+    first.status = "interrupted"
+    tracker = tracking(conf, folder)
+    tracker.run_started(first, 2)
+    tracker.run_finished(first)
+    there = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    assert there.get_run(first.mlflow_run_id).info.status == "KILLED"
+
+    again = sample(2, 1)
+    again.status = "failed"
+    tracker = tracking(conf, folder)
+    tracker.run_started(again, 2)
+    assert again.mlflow_run_id == first.mlflow_run_id
+    assert there.get_run(first.mlflow_run_id).info.status == "RUNNING"
+    tracker.run_finished(again)
+    stored = there.get_run(first.mlflow_run_id)
+    assert stored.info.status == "FAILED"
+    assert there.get_experiment(stored.info.experiment_id).name == "of my own"
+    assert stored.info.artifact_uri.startswith((tmp_path / "runs").as_uri())
+
+
+def test_the_model_goes_as_safetensors_with_its_card_and_no_pickle(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    folder = tmp_path / "runs" / "one"
+    (folder / "model").mkdir(parents=True)
+    for name in ("model/model.safetensors", "model/card.md", "result.json", "report.html", "metrics.jsonl"):
+        (folder / name).write_text(name)
+    (folder / "checkpoints").mkdir()
+    made = sample(1, 1)
+    tracker = tracking(TrackingConf(mlflow="local"), folder)
+    tracker.run_started(made, 1)
+    tracker.run_finished(made)
+    there = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    top = sorted(file.path for file in there.list_artifacts(made.mlflow_run_id))
+    assert top == ["metrics.jsonl", "model", "report.html", "result.json"]
+    model = sorted(file.path for file in there.list_artifacts(made.mlflow_run_id, "model"))
+    assert model == ["model/card.md", "model/model.safetensors"]
+
+
+def test_off_is_off(tmp_path: Path) -> None:
+    made = sample()
+    tracker = tracking(TrackingConf(mlflow="off"), tmp_path / "runs" / "one")
+    tracker.run_started(made, 1)
+    tracker.run_finished(made)
+    assert made.mlflow_run_id is None
+    assert list(tmp_path.iterdir()) == []
