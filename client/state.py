@@ -17,8 +17,8 @@ def state_mod(message: Message, context: Context, call_next: ClientAppCallable) 
     The app and the other mods use `context.state` as if rounds were never repeated. Evaluation sees the same
     state and cannot change it.
     """
-    config = wire.records(message.content, ConfigRecord).get(wire.CONFIG)
-    run_id, round = (config or {}).get(wire.RUN_ID), (config or {}).get(wire.ROUND)
+    config = wire.records(message.content, ConfigRecord).get(wire.CONFIG, ConfigRecord())
+    run_id, round = config.get(wire.RUN_ID), config.get(wire.ROUND)
     if not isinstance(run_id, str) or not isinstance(round, int):
         return call_next(message, context)
     archive = context.state
