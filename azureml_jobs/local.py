@@ -68,7 +68,7 @@ def environment(of: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, st
     """
     prefixes = (*PASSED_PREFIXES, *also)
     own = {name: value for name, value in of.items() if name in PASSED or name.startswith(prefixes)}
-    path = os.pathsep.join(filter(None, [str(ROOT), of.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(dict.fromkeys(filter(None, [str(ROOT), *of.get("PYTHONPATH", "").split(os.pathsep)])))
     return {**own, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
