@@ -22,11 +22,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg as StockFedAvg
+from flwr.simulation import run_simulation
 from torch import nn
 from torch.nn import functional
 
+from client.app import app
+from client.silo import hand_over
 from client.tasks import task_named
 from conf import travel
 from conf.compose import compose
@@ -35,6 +39,7 @@ from conf.silos import silos
 from server.evaluation import first_weights
 from server.exchange import Closing, Exchange
 from server.pool import PoolGrid
+from server.quiet import logs_to
 from server.ray_engine import run_on_ray
 from server.simulation import simulate
 from strategies import wire
@@ -64,6 +69,7 @@ def main() -> None:
     else:
         for count in args.silos:
             times([*setting, f"federation.size={count}"], args.rounds)
+            stock([*setting, f"federation.size={count}"], args.rounds)
 
 
 # ---- accuracy ----
@@ -114,6 +120,30 @@ def times(setting: list[str], rounds: int) -> None:
         run_on_ray(on_ray, members, workers=2, ray_address=None, malloc=True, log_dir=_logs())
 
 
+def stock(setting: list[str], rounds: int) -> None:
+    """Print the seconds of a round of Flower's own loop and strategy on Flower's own simulation, same ClientApp."""
+    conf = compose(setting)
+    members, times = silos(conf), []
+    keys = _keys(conf)
+
+    def main(grid: Grid, context: Context) -> None:
+        left = hand_over(members, context.run_id)
+        every = StockFedAvg(fraction_evaluate=0.0, min_train_nodes=2, min_available_nodes=len(members))
+        config, first = ConfigRecord({**keys}), first_weights(conf)
+        every.start(
+            grid, first, rounds + 1, train_config=config, evaluate_fn=lambda *_: times.append(time.perf_counter())
+        )
+        left.unlink()
+
+    server = ServerApp()
+    server.main()(main)
+    with logs_to(_logs()):
+        run_simulation(server, app, len(members), backend_config={"client_resources": {"num_cpus": 1}})
+    seconds = [b - a for a, b in zip(times[1:], times[2:], strict=False)]  # from the end of the first round
+    print(f"stock strategy.start on flwr.simulation, {len(members)} silos: median {statistics.median(seconds):.3f} s,")
+    print(f"min-max {min(seconds):.3f}-{max(seconds):.3f} of {len(seconds)} rounds\n", flush=True)
+
+
 def _interleaved(sides: list[Side], rounds: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {side.name: [] for side in sides}
     for number in range(rounds + 1):
@@ -137,15 +167,19 @@ def _print(seconds: dict[str, list[float]], floor: str) -> None:
 
 def _phase(grid: Grid, conf: Conf) -> Callable[[int], object]:
     """Meadow's training phase: the strategy's messages, the exchange, the streaming mean."""
-    arrays, strategy, text = first_weights(conf), FedAvg(), travel.pack(conf)
-    keys = {wire.PROTOCOL_KEY: wire.PROTOCOL, wire.RUN_ID: "bench", wire.RUN_CONFIG: text}
-    keys[wire.RUN_DIGEST] = travel.digest(text)
+    arrays, strategy, keys = first_weights(conf), FedAvg(), _keys(conf)
 
     def phase(number: int) -> ArrayRecord | None:
         messages = strategy.configure_train(number, arrays, ConfigRecord({**keys}), grid)
         return strategy.aggregate_train(number, _good(Exchange(grid, Closing(3600)).run(messages)))[0]
 
     return phase
+
+
+def _keys(conf: Conf) -> dict[str, str | int]:
+    text = travel.pack(conf)
+    keys: dict[str, str | int] = {wire.PROTOCOL_KEY: wire.PROTOCOL, wire.RUN_ID: "bench", wire.RUN_CONFIG: text}
+    return {**keys, wire.RUN_DIGEST: travel.digest(text)}
 
 
 def _good(replies: Iterable[tuple[int, Message]]) -> Iterable[Message]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -93,6 +94,24 @@ def test_early_stopping_ends_the_run_and_says_so(tmp_path: Path) -> None:
     run = simulate([*POOL, *stop, f"run.output={tmp_path}"])
     assert run.result.status == "stopped_early"
     assert len(run.result.rounds) == 2
+
+
+def test_a_task_with_a_test_set_is_scored_on_it_after_each_round(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 120), ("t10k", 40)):
+        labels = rng.integers(0, 10, count, dtype=np.uint8)
+        images = np.repeat(labels[:, None] * 25, 784, axis=1).astype(np.uint8)  # a brightness for each class
+        header = b"\x00\x00\x08\x03" + np.array([count, 28, 28], ">u4").tobytes()
+        (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        header = b"\x00\x00\x08\x01" + np.array([count], ">u4").tobytes()
+        (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+    mnist = ["task=mnist", f"data.root={tmp_path}", "data.held_out=0", "data.partition=iid", "model=mlp"]
+    pool = ["simulation=pool", "simulation.workers=0", f"run.output={tmp_path}/outputs"]
+    run = simulate([*mnist, *pool, "run.rounds=2", "federation.size=2"])
+    for record in run.result.rounds:
+        assert 0 <= record.aggregate["central_accuracy"] <= 1
+        assert "accuracy" not in record.aggregate  # nothing was held out, so no silo has anything to say
+        assert record.metrics == {}
 
 
 @pytest.fixture
