@@ -179,12 +179,41 @@ class CompressionConf:
 
 
 @dataclass
+class WorkspaceConf:
+    """An Azure ML workspace, by the three names that make its id."""
+
+    subscription_id: str = text("", r"[0-9a-fA-F-]{36}", "the id of a subscription")
+    resource_group: str = text("", r"[\w.()-]{1,90}", "the name of a resource group")
+    name: str = text("", r"[A-Za-z0-9][\w-]{2,32}", "the name of a workspace")
+
+
+@dataclass
+class InputConf:
+    """A silo's data on Azure ML, given to its job; the task finds it as `data.root`."""
+
+    type: str = one_of("uri_folder", "uri_file")
+    path: str = text("", r"azureml:.+", "azureml://datastores/NAME/paths/PATH, or azureml:ASSET:VERSION")
+    mode: str = one_of("ro_mount", "download")
+
+
+@dataclass
 class SiloConf:
     """What a silo's owner sets, out of the run's reach; None and absent keys fall back to `data` and `trainer`."""
 
     data: dict[str, Any] = field(default_factory=dict, metadata={"keys_of": DataConf})
     device: str | None = None
     threads: int | None = number(None, at_least=1)
+    # on Azure ML:
+    workspace: WorkspaceConf | None = None
+    compute: str | None = None
+    instance_type: str | None = None  # of a Kubernetes compute (AKS, Arc)
+    gpus: int = number(0, at_least=0)  # on each node; more than one: a process each
+    nodes: int = number(1, at_least=1)
+    shm_size: str | None = text(None, r"[1-9]\d*[kmg]", "a size such as 8g")  # for loader workers; None = 2g
+    identity: str = one_of("managed", "user")
+    key_vault: str | None = None  # holds the silo's private key
+    input: InputConf | None = None
+    public_key: str | None = None  # a .pub file, to be admitted by the orchestrator's owner
 
 
 @dataclass
@@ -192,8 +221,17 @@ class OrchestratorConf:
     """Where the orchestrator listens, by which host silos reach it, and how long it waits for another run."""
 
     listen: str = "127.0.0.1:0"  # host:port; port 0 = any free one
-    host: str = "127.0.0.1"  # IP address or DNS name that silos dial; its certificate is made for it
+    host: str = "127.0.0.1"  # IP address or DNS name that silos dial; its certificate is made for it; auto = its own
     idle_timeout: float = number(1800.0, at_least=0)  # seconds without a run before it ends; 0 = with its queue
+    # on Azure ML:
+    workspace: WorkspaceConf | None = None
+    compute: str | None = None
+    datastore: str | None = None  # its container holds the store and the results
+    key_vault: str | None = None  # holds the CA
+    address: str | None = None  # host:port of a gateway or private link; None = silos ask MLflow where the job is
+    timeout: int = number(7 * 86400, at_least=60)  # seconds after which Azure ML ends a job, the silos' too
+    store: str | None = None  # address of the blob container; None = looked up from the datastore at launch
+    tracking: str | None = None  # MLflow address of the workspace; None = looked up at launch
 
 
 @dataclass
