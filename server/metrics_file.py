@@ -21,7 +21,7 @@ class MetricsFile:
         """Keep the lines of closed rounds only."""
         if self._path.exists():
             done = {record.round for record in result.rounds}
-            kept = [line for line in self._path.read_text().splitlines() if json.loads(line)["round"] in done]
+            kept = [line for line in self._path.read_text().splitlines() if _round_of(line) in done]
             write_atomic(self._path, "".join(line + "\n" for line in kept))
 
     def round_started(self, round: int, cohort: list[str]) -> None:
@@ -29,16 +29,24 @@ class MetricsFile:
 
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
         """Write a silo's metrics."""
-        self._append({"round": round, "silo": silo, "phase": phase, **metrics})
+        self._append({"round": round, "silo": silo, "phase": phase}, metrics)
 
     def round_closed(self, record: RoundRecord) -> None:
         """Write the aggregate, `silo` being null."""
-        self._append({"round": record.round, "silo": None, "phase": "aggregate", **record.aggregate})
+        self._append({"round": record.round, "silo": None, "phase": "aggregate"}, record.aggregate)
 
     def run_finished(self, result: RunResult) -> None:
         """Nothing to write."""
 
-    def _append(self, line: dict[str, Any]) -> None:
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+    def _append(self, line: dict[str, Any], metrics: Metrics) -> None:
+        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items() if v is not None and k not in line}
         with self._path.open("a") as file:
-            file.write(json.dumps(finite, allow_nan=False) + "\n")
+            file.write(json.dumps(line | finite, allow_nan=False) + "\n")
+
+
+def _round_of(line: str) -> int | None:
+    """Return the round of a line; None for one that a crash cut off."""
+    try:
+        return int(json.loads(line)["round"])
+    except (ValueError, LookupError, TypeError):
+        return None

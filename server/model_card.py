@@ -48,5 +48,5 @@ def _baseline(result: RunResult) -> list[str]:
 
 
 def _metrics(what: str, metrics: Metrics) -> list[str]:
-    values = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
+    values = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()) if value is not None)
     return [f"- {what}: {values}"] if values else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
@@ -20,6 +21,8 @@ from strategies import wire
 BARS = "▁▂▃▄▅▆▇█"
 FIXED_ROWS = 9
 """Lines of the display beside the silos': title, bar, header, curve and margins."""
+WIDE = 76
+"""Columns of a terminal from which all of the table fits."""
 
 
 def progress(live: bool, console: Console | None = None) -> Observer:
@@ -53,21 +56,22 @@ class PlainProgress:
         up = sum(record.bytes_up.values())
         self._print(f"round {record.round}/{self._rounds}  {values}  {replied}  {record.seconds:.1f} s  {size(up)} up")
         for silo, why in sorted(record.failed.items()):
-            self._print(f"round {record.round}/{self._rounds}  {silo} failed: {why}")
+            self._print(f"round {record.round}/{self._rounds}  {silo} failed: {one_line(why)}")
 
     def run_finished(self, result: RunResult) -> None:
         """Say how the run ended and what it was worth."""
         summary(result, self._console)
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)  # a line a round, however narrow the terminal
+        self._console.print(Text(line), soft_wrap=True)  # a line a round, however narrow the terminal
 
 
 @dataclass
 class _Row:
-    state: str = "waiting"
+    state: str = "training"
     train: Metrics = field(default_factory=dict)
-    evaluate: Metrics = field(default_factory=dict)
+    evaluate: Metrics = field(default_factory=dict)  # of the last round in which it was evaluated
+    sent: int | None = None  # bytes, of the last closed round
 
 
 class LiveProgress:
@@ -91,11 +95,14 @@ class LiveProgress:
         """Show the cohort as training."""
         last = self._rows
         self._round = round
-        self._rows = {silo: _Row("training", {}, last[silo].evaluate if silo in last else {}) for silo in cohort}
+        self._rows = {silo: _Row() for silo in cohort}
+        for silo, row in self._rows.items():
+            if silo in last:
+                row.evaluate, row.sent = last[silo].evaluate, last[silo].sent
 
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
         """Show what a silo answered."""
-        row = self._rows[silo]
+        row = self._rows.setdefault(silo, _Row())
         if phase == "train":
             row.state, row.train = "trained", metrics
         else:
@@ -104,8 +111,10 @@ class LiveProgress:
     def round_closed(self, record: RoundRecord) -> None:
         """Add the round to the curve."""
         self._records.append(record)
+        for silo, count in record.bytes_up.items():
+            self._rows.setdefault(silo, _Row()).sent = count
         for silo, why in record.failed.items():
-            self._rows[silo].state = f"failed: {why}"
+            self._rows.setdefault(silo, _Row()).state = f"failed: {one_line(why)}"
 
     def run_finished(self, result: RunResult) -> None:
         """Stop drawing, give the terminal back, say what the run was worth."""
@@ -130,23 +139,20 @@ class LiveProgress:
         return f"about {duration(statistics.median(recent) * (self._rounds - done))} left"
 
     def _silos(self) -> Table:
-        table = Table(box=None, padding=(0, 2), header_style="dim")
-        table.add_column("silo")
-        table.add_column("state", overflow="ellipsis", no_wrap=True, max_width=40)
-        for name in ("examples", "train loss", "accuracy", "seconds"):
-            table.add_column(name, justify="right")
+        columns = COLUMNS if self._console.width >= WIDE else [c for c in COLUMNS if c[0] not in ("examples", "sent")]
+        table = Table.grid(padding=(0, 2), pad_edge=False, expand=True)
+        table.add_column(max_width=24, no_wrap=True, overflow="ellipsis")
+        for _ in columns:
+            table.add_column(justify="right", no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # takes what the numbers leave
+        table.add_row("silo", *(name for name, _ in columns), "state", style="dim")
         fits = max(3, self._console.size.height - FIXED_ROWS)
         rows = list(self._rows.items())
+        if len(rows) > fits:  # what went wrong stays in sight
+            rows.sort(key=lambda pair: not pair[1].state.startswith("failed"))
         for silo, row in rows[:fits]:
             style = "red" if row.state.startswith("failed") else "green" if row.state == "evaluated" else ""
-            table.add_row(
-                silo,
-                Text(row.state, style=style),
-                _cell(row.train, wire.NUM_EXAMPLES, "{:.0f}"),
-                _cell(row.train, wire.LOSS, "{:.4f}"),
-                _cell(row.evaluate, "accuracy", "{:.4f}"),
-                _cell(row.train, wire.SECONDS, "{:.1f}"),
-            )
+            table.add_row(Text(silo), *(cell(row) for _, cell in columns), Text(row.state, style=style))
         if len(rows) > fits:
             table.add_row(Text(f"and {len(rows) - fits} more", style="dim"))
         return table
@@ -156,16 +162,21 @@ class LiveProgress:
             return Text("")
         parts = []
         for name in ("accuracy", "loss"):
-            values = [record.aggregate[name] for record in self._records if name in record.aggregate]
+            values = [value for r in self._records if (value := r.aggregate.get(name)) is not None]
             if values:
                 parts.append(f"{name} {values[-1]:.4f} {sparkline(values)}")
         return Text("   ".join(parts), style="cyan")
 
 
+def one_line(text: str) -> str:
+    """Return others' text without line breaks and control characters, which a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def shown(aggregate: Metrics) -> Metrics:
     """Return the few aggregate metrics that a line has room for."""
     names = ("loss", "accuracy", "central_accuracy", "train_loss")
-    return {name: aggregate[name] for name in names if name in aggregate}
+    return {name: aggregate[name] for name in names if aggregate.get(name) is not None}
 
 
 def sparkline(values: list[float], most: int = 30) -> str:
@@ -198,4 +209,14 @@ def duration(seconds: float) -> str:
 
 
 def _cell(metrics: Metrics, name: str, form: str) -> str:
-    return form.format(metrics[name]) if name in metrics else ""
+    return form.format(metrics[name]) if metrics.get(name) is not None else ""
+
+
+COLUMNS: list[tuple[str, Callable[[_Row], str]]] = [
+    ("examples", lambda row: _cell(row.train, wire.NUM_EXAMPLES, "{:.0f}")),
+    ("train loss", lambda row: _cell(row.train, wire.LOSS, "{:.4f}")),
+    ("accuracy", lambda row: _cell(row.evaluate, "accuracy", "{:.4f}")),
+    ("seconds", lambda row: _cell(row.train, wire.SECONDS, "{:.1f}")),
+    ("sent", lambda row: "" if row.sent is None else size(row.sent)),
+]
+"""What the live table shows of a silo between its name and its state."""

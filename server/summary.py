@@ -3,54 +3,61 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from server.result import Baseline, Metrics, RunResult, Scores
+from server.result import Baseline, Metrics, RunResult
+
+MOST_NAMES = 10
 
 
 def summary(result: RunResult, console: Console) -> None:
     """Print the table federated | each silo alone | all data pooled, and what to do next."""
     if result.baseline is not None:
-        console.print(comparison(result.baseline))
+        whole = comparison(result.baseline)
+        wide = console.options.update(max_width=10_000)
+        fits = Measurement.get(console, wide, whole).maximum <= console.width
+        console.print(whole if fits else comparison(result.baseline, matrix=False))
     elif result.final:
-        values = "  ".join(f"{name} {value:.4f}" for name, value in sorted(result.final.items()))
-        console.print(f"final: {values}", markup=False, soft_wrap=True)
+        values = "  ".join(f"{name} {_number(result.final, name)}" for name in sorted(result.final))
+        console.print(Text(f"final: {values}"), soft_wrap=True)
     failed = sorted({silo for record in result.rounds for silo in record.failed})
     if failed:
-        console.print(Text(f"failed in some round: {', '.join(failed)} (the report says why)", style="red"))
+        names = ", ".join(failed[:MOST_NAMES]) + (f" and {len(failed) - MOST_NAMES} more" * (len(failed) > MOST_NAMES))
+        console.print(Text(f"failed in some round: {names} (the report says why)", style="red"), soft_wrap=True)
     ending = {"finished": "done", "stopped_early": "stopped early, as configured"}.get(result.status, result.status)
-    console.print(f"{ending}: {result.folder or result.run_id}", markup=False, soft_wrap=True)
+    console.print(Text(f"{ending}: {result.folder or result.run_id}"), soft_wrap=True)
     if result.folder:
-        console.print(f"report: {result.folder}/report.html", markup=False, soft_wrap=True)
+        console.print(Text(f"report: {result.folder}/report.html"), soft_wrap=True)
+    if result.status in ("failed", "interrupted") and result.rounds:
+        console.print(Text(f"to go on: run.resume={result.run_id}"), soft_wrap=True)
 
 
-def comparison(baseline: Baseline, most: int = 20) -> Table:
-    """Return the models beside each other: on all silos' held-out examples, and on each silo's own."""
-    silos = list(baseline.federated.by_silo)
-    columns = silos if len(silos) <= 6 else []
-    table = Table(title="accuracy on held-out examples", title_justify="left", title_style="bold")
+def comparison(baseline: Baseline, most: int = 20, *, matrix: bool = True) -> Table:
+    """Return the models beside each other: on all silos' held-out examples, and in the matrix on each silo's own."""
+    columns = list(baseline.federated.by_silo) if matrix else []
+    metric = "accuracy" if "accuracy" in baseline.federated.union else "loss"
+    table = Table(title=f"{metric} on held-out examples", title_justify="left", title_style="bold")
     table.add_column("model")
     table.add_column("all silos", justify="right")
-    table.add_column("loss", justify="right")
+    if metric != "loss":
+        table.add_column("loss", justify="right")
     for silo in columns:
-        table.add_column(silo, justify="right")
+        table.add_column(Text(silo), justify="right")
     alone = list(baseline.silo_alone.items())
     rows = [("federated", baseline.federated, "bold green")]
     rows += [(f"{silo} alone", scores, "") for silo, scores in alone[:most]]
     if baseline.centralised:
         rows.append(("all data pooled", baseline.centralised, "dim"))
     for name, scores, style in rows:
-        table.add_row(name, *_cells(scores, columns), style=style)
+        union = [_number(scores.union, name) for name in dict.fromkeys((metric, "loss"))]
+        own = [_number(scores.by_silo.get(silo, {}), metric) for silo in columns]
+        table.add_row(Text(name), *union, *own, style=style)
     if len(alone) > most:
         table.caption = f"{len(alone) - most} more silos in the report"
     return table
 
 
-def _cells(scores: Scores, columns: list[str]) -> list[str]:
-    own = [_number(scores.by_silo.get(silo, {}), "accuracy") for silo in columns]
-    return [_number(scores.union, "accuracy"), _number(scores.union, "loss"), *own]
-
-
 def _number(metrics: Metrics, name: str) -> str:
-    return f"{metrics[name]:.4f}" if name in metrics else "–"
+    return f"{metrics[name]:.4f}" if metrics.get(name) is not None else "–"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import math
 
+import pytest
 from rich.console import Console
 
 from server.observers import Observer
 from server.progress import LiveProgress, PlainProgress, duration, progress, size, sparkline
 from server.result import Baseline, RoundRecord, RunResult, Scores
+from server.summary import summary
+from tests.server.sample_results import bare, sample, with_failures, with_nan
 
 SILOS = ["north", "south"]
 
@@ -103,3 +106,84 @@ def test_numbers_for_people() -> None:
     assert [duration(59.6), duration(61), duration(3700)] == ["1 min 00 s", "1 min 01 s", "1 h 01 min"]
     assert sparkline([1.0]) == ""
     assert sparkline([0.0, math.nan, 1.0]) == "▁█"
+
+
+def test_others_words_stay_on_their_line_and_control_nothing() -> None:
+    out = console()
+    observer = progress(live=False, console=out)
+    observer.run_started(sample(2, 0), 1)
+    observer.round_closed(RoundRecord(1, ["silo-1"], failed={"silo-1": "x\x1b[2J\nround 9/9 :bomb: \x07[b]y"}))
+    assert "round 1/1  silo-1 failed: x [2J round 9/9 :bomb: [b]y" in text_of(out).splitlines()
+    assert text_of(out).replace("\n", "").isprintable()
+
+
+def test_a_line_stays_a_line_on_a_narrow_terminal() -> None:
+    out = Console(file=io.StringIO(), width=20)
+    observer = PlainProgress(out)
+    made = sample(3, 2)
+    observer.run_started(made, 2)
+    for record in made.rounds:
+        observer.round_closed(record)
+    assert len(text_of(out).splitlines()) == 3
+
+
+def test_each_silo_has_its_bytes_seconds_and_metrics() -> None:
+    made, shown = sample(3, 2), console()
+    observer = LiveProgress(console(terminal=True))
+    observer.run_started(made, 3)
+    observer.round_started(1, made.silos)
+    for silo in made.silos:
+        observer.reply(1, "train", silo, made.rounds[0].train[silo])
+        observer.reply(1, "evaluate", silo, made.rounds[0].metrics[silo])
+    observer.round_closed(made.rounds[0])
+    shown.print(observer._render())
+    observer.run_finished(made)
+    row = next(line.split() for line in text_of(shown).splitlines() if line.strip().startswith("silo-2"))
+    metrics, train = made.rounds[0].metrics["silo-2"], made.rounds[0].train["silo-2"]
+    assert row == [
+        *("silo-2", "evaluated", "400", f"{train['loss']:.4f}", f"{metrics['accuracy']:.4f}"),
+        *(f"{train['seconds']:.1f}", "19.2", "kB"),
+    ]
+
+
+def test_of_many_silos_the_failed_ones_stay_in_sight() -> None:
+    made, shown = sample(50, 1), console(height=15)
+    observer = LiveProgress(console(terminal=True, height=15))
+    observer.run_started(made, 2)
+    observer.round_started(1, made.silos)
+    made.rounds[0].failed = {"silo-50": "out of memory"}
+    observer.round_closed(made.rounds[0])
+    shown.print(observer._render())
+    observer.run_finished(made)
+    assert "silo-50 failed: out of memory" in " ".join(text_of(shown).split())
+    assert len(text_of(shown).splitlines()) <= 15
+
+
+def test_a_silo_that_nobody_announced_is_shown_and_ends_nothing() -> None:
+    made = sample(2, 1)
+    observer = LiveProgress(console(terminal=True))
+    observer.run_started(made, 2)
+    observer.round_started(1, ["silo-1"])
+    observer.reply(1, "train", "silo-2", {"loss": 1.0})
+    observer.round_closed(RoundRecord(1, ["silo-1"], failed={"silo-9": "gone"}))
+    observer.run_finished(made)
+
+
+def test_a_run_that_was_stopped_says_how_to_go_on() -> None:
+    for status in ("interrupted", "failed"):
+        made, out = sample(3, 2, baseline=False), console()
+        made.status = status
+        summary(made, out)
+        assert f"to go on: run.resume={made.run_id}" in text_of(out)
+    out = console()
+    summary(sample(), out)
+    assert "run.resume" not in text_of(out)
+
+
+@pytest.mark.parametrize("made", [with_nan(sample()), sample(100, 2), bare(), with_failures(sample())])
+def test_every_kind_of_run_has_a_summary(made: RunResult) -> None:
+    for result in (made, RunResult.from_json(made.to_json())):
+        out = console()
+        summary(result, out)
+        assert result.run_id in text_of(out)
+        assert "\x1b" not in text_of(out)
