@@ -6,7 +6,7 @@ It runs the code that its own job was sent with, never code it received, and ref
 and device stay warm between rounds. It ends with status 0 when the federation is over, `IDLE_STATUS` when there was
 no work for `idle_timeout`, 143 on SIGTERM, and the status of its error otherwise.
 
-    MDW-331 a run of other code     MDW-756 a file or folder that can't be used
+    MDW-331 a run of other code     MDW-333 no such app     MDW-756 a file or folder that can't be used
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from azureml_jobs.credentials import load_ca, load_node_key, read_private
 from azureml_jobs.rendezvous import OVER, FolderRendezvous, Rendezvous, StaticRendezvous
 from client.connection import Connection, FederationOver, Forgotten, Refused
 from client.kept import LARGEST, Kept, Question
+from client.malloc import keep_activations_mapped
 from client.silo import NODE_KEY
 from conf.app_hash import app_hash
-from conf.errors import ConfigError, IdentityError, MeadowError
+from conf.errors import IdentityError, MeadowError, SiloError
 from conf.schema import Silo
 from conf.silos import silo_from_json, silo_to_json
 from strategies import wire
@@ -206,16 +207,16 @@ def _question(message: Message, tree: ObjectTree) -> Question | None:
 
 
 def load_app(path: str) -> ClientApp:
-    """Return the ClientApp at `module:attribute`; raises ConfigError MDW-110 where there is none."""
+    """Return the ClientApp at `module:attribute`; raises SiloError MDW-333 where there is none."""
     module, _, attribute = path.partition(":")
     try:
         app = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            "MDW-110", f"There is no app at {path!r}: {error}.", "Write it as package.module:app."
+        raise SiloError(
+            "MDW-333", f"There is no app at {path!r}: {error}.", "Write it as package.module:app."
         ) from None
     if not isinstance(app, ClientApp):
-        raise ConfigError("MDW-110", f"{path!r} is a {type(app).__name__}, no ClientApp.", "Name a flwr ClientApp.")
+        raise SiloError("MDW-333", f"{path!r} is a {type(app).__name__}, no ClientApp.", "Name a flwr ClientApp.")
     return app
 
 
@@ -230,6 +231,7 @@ def address_at(place: Rendezvous) -> str | None:
 def work(make: Callable[[], Node]) -> int:
     """Run a node to its end and return the process's exit status; one line on stderr says why."""
     signal.signal(signal.SIGTERM, _terminate)
+    keep_activations_mapped()  # the chunks of an update are freed and needed again each round, too
     try:
         make().run()
     except FederationOver:

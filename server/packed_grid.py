@@ -85,8 +85,7 @@ class PackedGrid(Grid):
 
     def replies(self, message_ids: Iterable[str], timeout: float | None = None) -> Iterator[Message]:
         """Yield replies as they arrive, with named arrays; one that does not fit its layout is an error reply."""
-        for reply in self._grid.replies(message_ids, timeout):
-            yield _unpacked(reply)
+        return map(_unpacked, self._grid.replies(message_ids, timeout))  # a loop would hold on to the last reply
 
     def forget(self, message_ids: Iterable[str]) -> None:
         """Drop the messages of a closed round."""
