@@ -34,7 +34,8 @@ Clock = Callable[[], float]
 STALE_SECONDS: Final = 3600.0
 """A temporary file this old belongs to a process that died: no write takes so long."""
 
-_NAME = re.compile(r"(?!.*\.(/|$))[A-Za-z0-9_][A-Za-z0-9_.=-]*(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*")
+NAME = re.compile(r"(?!.*\.(/|$))[A-Za-z0-9_][A-Za-z0-9_.=-]*(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*")
+"""What names are made of: parts of letters, digits and `_ . = -`, none of which begins or ends with a dot."""
 _TEMPORARY = ".tmp-"
 
 
@@ -131,7 +132,7 @@ class FolderStore:
 
     def list(self, prefix: str = "") -> Names:
         """See `Store`."""
-        if prefix and not _NAME.fullmatch(prefix.rstrip("/.")):
+        if prefix and not NAME.fullmatch(prefix.rstrip("/.")):
             raise _invalid(prefix)
         start = self._path.joinpath(*prefix.split("/")[:-1])
         found = []
@@ -231,7 +232,7 @@ class FolderStore:
             raise LeaseLost("MDW-516", what, "Only one orchestrator may write to a store: stop this one.")
 
     def _file(self, name: str) -> Path:
-        if not _NAME.fullmatch(name) or len(name) > 512:
+        if not NAME.fullmatch(name) or len(name) > 512:
             raise _invalid(name)
         return self._path / name
 

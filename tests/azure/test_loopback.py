@@ -24,9 +24,7 @@ def client(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch, workspace: str
 
 
 def job(code: Path, line: str, **more: object) -> Job:
-    environment = Environment(
-        image="mcr.microsoft.com/azureml/base", name="meadow-test", version="1"
-    )
+    environment = Environment(image="mcr.microsoft.com/azureml/base", name="meadow-test", version="1")
     return command(code=code, command=line, environment=environment, compute="cpu", **more)
 
 
@@ -48,7 +46,7 @@ def hub(cloud: LoopbackCloud) -> str:
 
 def wait_for(ml: MLClient, name: str, *statuses: str, seconds: float = 60) -> str:
     end = time.monotonic() + seconds
-    while (status := ml.jobs.get(name).status) not in statuses:
+    while (status := str(ml.jobs.get(name).status)) not in statuses:
         assert time.monotonic() < end, f"{name} is {status}"
         time.sleep(0.1)
     return status

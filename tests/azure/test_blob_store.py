@@ -1,0 +1,175 @@
+"""The store's contract, held by a folder and by a blob container alike; and who may use the container."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+from azure.identity import DefaultAzureCredential
+from azure.storage.blob import ContainerClient
+
+from azureml_jobs.loopback.cloud import LoopbackCloud
+from conf.errors import CheckpointError
+from server.blob_store import BlobStore
+from server.store import Below, FolderStore, LeaseLost, Store, StoreMissing, digest, follow, point
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["folder", "blobs"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Store:
+    if request.param == "folder":
+        return FolderStore(tmp_path, clock)
+    cloud: LoopbackCloud = request.getfixturevalue("cloud")
+    return BlobStore(cloud.accounts.container("hub", "store"), f"test-{uuid.uuid4().hex}", clock)
+
+
+def test_what_is_put_is_read_listed_and_deleted(store: Store) -> None:
+    assert store.put_if_absent("a/b.bin", b"\x00\xff")
+    assert store.put_if_absent("c", b"")
+    assert store.read("a/b.bin") == b"\x00\xff"
+    assert store.list() == ["a/b.bin", "c"]
+    assert store.list("a/") == ["a/b.bin"]
+    store.delete("a/b.bin")
+    store.delete("a/b.bin")
+    assert store.list() == ["c"]
+    with pytest.raises(StoreMissing, match="MDW-510"):
+        store.read("a/b.bin")
+
+
+def test_a_name_is_put_once_and_replaced_whole(store: Store) -> None:
+    assert store.put_if_absent("a", b"first")
+    assert not store.put_if_absent("a", b"second")
+    assert store.read("a") == b"first"
+    store.replace("a", memoryview(b"third"))
+    assert store.read("a") == b"third"
+
+
+def test_of_many_who_put_one_succeeds(store: Store) -> None:
+    won: list[int] = []
+    threads = [
+        threading.Thread(target=lambda i=i: won.append(i) if store.put_if_absent("one", b"%d" % i) else None)
+        for i in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1 and store.read("one") == b"%d" % won[0]
+
+
+@pytest.mark.parametrize("name", ["", "/a", "../a", "a//b", "a/../b", ".a", "a/.b", "a b", "a.", "ä", "x" * 513])
+def test_names_that_lead_elsewhere_are_refused(store: Store, name: str) -> None:
+    for act in (store.read, lambda n: store.put_if_absent(n, b""), lambda n: store.replace(n, b"")):
+        with pytest.raises(CheckpointError, match="MDW-511"):
+            act(name)
+
+
+def test_a_pointer_is_followed_and_damage_is_seen(store: Store) -> None:
+    store.put_if_absent("v1", b"weights")
+    point(store, "current", "v1", digest(b"weights"))
+    assert follow(store, "current") == ("v1", b"weights")
+    store.replace("v1", b"other")
+    with pytest.raises(CheckpointError, match="MDW-517"):
+        follow(store, "current")
+
+
+def test_one_owner_at_a_time_holds_a_lease(store: Store, clock: Clock) -> None:
+    first = store.acquire("server", "one", 60)
+    assert first is not None and first.epoch == 1
+    assert store.acquire("server", "two", 60) is None
+    clock.now += 30
+    assert store.renew(first, 60).expires == clock.now + 60
+    clock.now += 61
+    second = store.acquire("server", "two", 60)
+    assert second is not None and second.epoch == 2
+    with pytest.raises(LeaseLost, match="MDW-516"):
+        store.renew(first, 60)
+    with pytest.raises(LeaseLost):
+        store.replace("a", b"late", under=first)
+    assert "a" not in store.list()
+    store.replace("a", b"now", under=second)
+
+
+def test_a_lease_given_up_is_free_at_once_and_counts_on(store: Store) -> None:
+    first = store.acquire("server", "one", 60)
+    assert first is not None
+    store.release(first)
+    second = store.acquire("server", "two", 60)
+    assert second is not None and second.epoch == 2
+    store.release(first)
+    store.renew(second, 60)
+
+
+def test_of_many_who_want_a_lease_one_gets_it(store: Store) -> None:
+    got = []
+    threads = [threading.Thread(target=lambda i=i: got.append(store.acquire("server", f"o{i}", 60))) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [lease.epoch for lease in got if lease is not None] == [1]
+
+
+def test_a_damaged_lease_says_so(store: Store) -> None:
+    store.replace("server.lease", b"not JSON")
+    with pytest.raises(CheckpointError, match="MDW-517"):
+        store.acquire("server", "one", 60)
+
+
+def test_a_run_has_its_part(store: Store) -> None:
+    below = Below(store, "runs/r1/")
+    assert below.put_if_absent("a", b"1")
+    assert store.list() == ["runs/r1/a"] and below.list() == ["a"]
+
+
+# ---- through the front door: https, real host names, an identity
+
+
+def signed_in(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch, name: str) -> BlobStore:
+    for key, value in cloud.signed_in_as(name).items():
+        monkeypatch.setenv(key, value)
+    return BlobStore.at("https://hub.blob.core.windows.net/store/front", DefaultAzureCredential())
+
+
+def test_the_store_works_with_an_identity_of_its_own(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.accounts.container("hub", "store")
+    cloud.access.grant("hub/server", "Storage Blob Data Contributor", "storage:hub")
+    store = signed_in(cloud, monkeypatch, "hub/server")
+    name = uuid.uuid4().hex
+    assert store.put_if_absent(name, b"x" * 100_000)
+    assert store.read(name) == b"x" * 100_000 and name in store.list()
+    assert not store.put_if_absent(name, b"y")
+    lease = store.acquire(f"{name}-lease", "one", 60)
+    assert lease is not None and store.renew(lease, 60).epoch == 1
+    assert cloud.journal.refused() == []
+
+
+def test_a_refusal_names_the_identity_and_the_role(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = signed_in(cloud, monkeypatch, "north/gpu")
+    with pytest.raises(CheckpointError, match=r"MDW-514.*north/gpu.*Grant this identity the role 'Storage Blob Data"):
+        store.put_if_absent("a", b"")
+    assert [(t.identity, t.resource) for t in cloud.journal.refused()] == [("north/gpu", "storage:hub")]
+
+
+def test_one_account_s_key_opens_no_other(cloud: LoopbackCloud) -> None:
+    wrong = {"account_name": "north", "account_key": cloud.accounts.keys["hub"]}
+    stolen = ContainerClient("https://north.blob.core.windows.net", "store", credential=wrong, retry_total=0)
+    with pytest.raises(CheckpointError, match="MDW-514"):
+        BlobStore(stolen).list()
+    with pytest.raises(Exception, match="Auth"):
+        stolen.create_container()
