@@ -132,7 +132,17 @@ def _bars(
     axes.bar(numbers, below, width, color=colours[0])
     axes.bar(numbers, above, width, bottom=below, color=colours[1])
     _finish(axes, title, numbers)
+    _cut_outlier(axes, numbers, [b + a for b, a in zip(below, above, strict=True)])
     return _svg(figure, title)
+
+
+def _cut_outlier(axes: Axes, rounds: list[int], totals: list[float]) -> None:
+    """Let one bar end at the edge, its number beside it, where it would flatten all others: often a cold start."""
+    most, second = [*sorted(totals, reverse=True), 0.0, 0.0][:2]
+    if len(totals) > 2 and most > 3 * second > 0:
+        axes.set_ylim(0, 1.5 * second)
+        place = rounds[totals.index(most)]
+        axes.annotate(f"{most:.3g}", (place, 1.5 * second), (6, -10), textcoords="offset points", fontsize=9)
 
 
 def _finish(axes: Axes, title: str, rounds: list[int]) -> None:

@@ -133,7 +133,7 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <div><div role="img" aria-label="{{ costs[1][1] }}">{{ costs[1][0] | safe }}</div><ul class="legend"><li><span class="swatch" style="background: #7f83ec"></span>to the silos</li><li><span class="swatch" style="background: #2fa384"></span>from the silos</li></ul></div>
 </div></figure>
 {% macro who_did_what() %}<div class="wide" tabindex="0" role="region" aria-label="Each silo's part"><table{% if silo_rows | length > 20 %} class="dense"{% endif %}>
-<thead><tr><th scope="col">silo</th><th scope="col">rounds answered</th><th scope="col">examples</th><th scope="col">training a round</th><th scope="col">sent</th><th scope="col">last score, own held-out</th></tr></thead>
+<thead><tr><th scope="col">silo</th><th scope="col">rounds answered</th><th scope="col">examples</th><th scope="col">training a round, median</th><th scope="col">sent</th><th scope="col">last score, own held-out</th></tr></thead>
 <tbody>{% for row in silo_rows %}<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endmacro %}
 {% if silo_rows | length > 20 %}<details><summary>Each of the {{ silo_rows | length }} silos</summary>{{ who_did_what() }}</details>{% else %}{{ who_did_what() }}{% endif %}

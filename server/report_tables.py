@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import median
 
 from server.progress import size
 from server.result import Metrics, RunResult, Scores
@@ -72,7 +72,7 @@ def silo_rows(result: RunResult) -> list[list[str]]:
                 silo,
                 f"{len(answered)} of {len(asked)}",
                 "–" if examples is None else f"{examples:,.0f}",
-                f"{fmean(took):.2f} s" if took else "–",
+                f"{median(took):.2f} s" if took else "–",
                 size(sum(r.bytes_up.get(silo, 0) for r in result.rounds)),
                 score(metrics, known_metric(metrics, ("accuracy", "loss"))),
             ]
