@@ -12,6 +12,7 @@ no work for `idle_timeout`, 143 on SIGTERM, and the status of its error otherwis
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import logging
 import os
@@ -30,8 +31,9 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 
-from azureml_jobs.credentials import load_ca, load_node_key, read_private
-from azureml_jobs.rendezvous import OVER, FolderRendezvous, Rendezvous, StaticRendezvous
+from azureml_jobs.credentials import NodeKey, load_ca, load_node_key, node_secret, read_private
+from azureml_jobs.rendezvous import OVER, FolderRendezvous, MlflowRendezvous, Rendezvous, StaticRendezvous
+from azureml_jobs.vault import VaultSecrets
 from client.connection import Connection, FederationOver, Forgotten, Refused
 from client.kept import LARGEST, Kept, Question
 from client.malloc import keep_activations_mapped
@@ -261,14 +263,21 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--server", type=StaticRendezvous, help="host:port of the orchestrator")
     place.add_argument("--rendezvous", type=FolderRendezvous, help="folder where the orchestrator says where it is")
+    place.add_argument("--tracking", help="MLflow address where it says so, in its --experiment for its --federation")
+    parser.add_argument("--experiment", default="meadow")
+    parser.add_argument("--federation", default="federation")
     parser.add_argument("--ca", required=True, type=Path, help="PEM of the only CA that is trusted")
-    parser.add_argument("--key", required=True, type=Path, help="this silo's private key")
+    secret = parser.add_mutually_exclusive_group(required=True)
+    secret.add_argument("--key", type=Path, help="this silo's private key")
+    secret.add_argument(
+        "--key-vault", type=VaultSecrets, help="the Key Vault that holds it, read by this job's identity"
+    )
+    parser.add_argument("--data", help="where the silo's data is in this job: its data.root")
     parser.add_argument("--app", default="client.app:app")
     parser.add_argument("--state", type=Path, help="folder for the last update and the state")
     parser.add_argument("--idle-timeout", type=float, default=IDLE_SECONDS)
     parser.add_argument("--foreign-runs", action="store_true", help="join a stock Flower server")
     args = parser.parse_args(arguments)
-    key = load_node_key(read_private(args.key), str(args.key))
     try:
         silo = silo_from_json(args.silo_file.read_text() if args.silo_file else args.silo)
         authority, kept = args.ca.read_bytes(), Kept(args.state) if args.state else None
@@ -276,7 +285,10 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
         what = f"{error.filename or 'a file'} can't be used: {error.strerror}."
         raise IdentityError("MDW-756", what, "Look at --silo-file, --ca and --state.") from None
     load_ca(authority, str(args.ca), datetime.now(UTC))
-    connection = Connection(lambda: address_at(args.server or args.rendezvous), authority, key)
+    if args.data:
+        silo = dataclasses.replace(silo, data=dataclasses.replace(silo.data, root=args.data))
+    server = args.server or args.rendezvous or _tracked(args)
+    connection = Connection(lambda: address_at(server), authority, _node_key(args, silo.name))
     return Node(
         connection,
         load_app(args.app),
@@ -285,6 +297,20 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
         idle_timeout=args.idle_timeout,
         foreign_runs=args.foreign_runs,
     )
+
+
+def _node_key(args: argparse.Namespace, silo: str) -> NodeKey:
+    if args.key is not None:
+        return load_node_key(read_private(args.key), str(args.key))
+    name = node_secret(silo)
+    return load_node_key(args.key_vault.get(name), args.key_vault.where(name))
+
+
+def _tracked(args: argparse.Namespace) -> Rendezvous:
+    """Return the rendezvous in MLflow, asked as this job's identity: its run's token is for its own workspace alone."""
+    for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        os.environ.pop(name, None)
+    return MlflowRendezvous(args.tracking, args.experiment, args.federation)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -232,6 +232,7 @@ class OrchestratorConf:
     timeout: int = number(7 * 86400, at_least=60)  # seconds after which Azure ML ends a job, the silos' too
     store: str | None = None  # address of the blob container; None = looked up from the datastore at launch
     tracking: str | None = None  # MLflow address of the workspace; None = looked up at launch
+    ca: str | None = None  # file of the CA's certificate, which silos trust; it is public
 
 
 @dataclass

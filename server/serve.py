@@ -22,20 +22,19 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Final
 
-from azureml_jobs.credentials import AdmittedKeys, FolderSecrets, server_credentials
-from azureml_jobs.rendezvous import FolderRendezvous
+from azureml_jobs.credentials import AdmittedKeys, server_credentials
 from conf.errors import CheckpointError, Interrupted, MeadowError
-from conf.federation_folder import FederationFolder
 from conf.schema import Conf
 from conf.silos import silos
 from server.app import federate
 from server.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
 from server.orchestrator import Orchestrator, quiet_flower
 from server.packed_grid import PackedGrid
+from server.places import Places, places
 from server.progress import progress
 from server.run_queue import CANCELLED_OUTCOME, Outcome, Request, RunQueue
 from server.session import session
-from server.store import Below, FolderStore, Lease, LeaseLost, Store
+from server.store import Below, Lease, LeaseLost, Store
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +51,10 @@ def serve(conf: Conf) -> int:
     quiet_flower()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        folder = FederationFolder.of(conf.federation)
-        store = FolderStore(folder.store)
-        queue, keys, place = RunQueue(store), AdmittedKeys(store, time.time), FolderRendezvous(folder.rendezvous)
-        with _lease(store) as lease, _orchestrator(conf, folder, keys.current()) as orchestrator:
-            care = Caretaker(orchestrator, conf.federation.orchestrator.host, store, lease, place, keys, queue)
+        here = places(conf)
+        store, queue, keys = here.store, RunQueue(here.store), AdmittedKeys(here.store, time.time)
+        with _lease(store) as lease, _orchestrator(conf, here, keys.current()) as orchestrator:
+            care = Caretaker(orchestrator, here.host, store, lease, here.rendezvous, keys, queue)
             with care:
                 _Work(conf, orchestrator, queue, store, care).until_idle()
                 care.over()
@@ -84,11 +82,10 @@ def _lease(store: Store) -> Iterator[Lease]:
 
 
 @contextlib.contextmanager
-def _orchestrator(conf: Conf, folder: FederationFolder, keys: Mapping[bytes, str]) -> Iterator[Orchestrator]:
+def _orchestrator(conf: Conf, here: Places, keys: Mapping[bytes, str]) -> Iterator[Orchestrator]:
     """Listen, with a certificate made for this start; `keys` are the silos by admitted key."""
-    own = conf.federation.orchestrator
-    credentials = server_credentials(FolderSecrets(folder.keys), [own.host], datetime.now(UTC))
-    orchestrator = Orchestrator(own.listen, credentials, {})
+    credentials = server_credentials(here.secrets, [here.host], datetime.now(UTC))
+    orchestrator = Orchestrator(conf.federation.orchestrator.listen, credentials, {})
     for pem, silo in keys.items():  # a silo may have two while its key is changed
         orchestrator.admit_key(silo, pem)
     orchestrator.start()

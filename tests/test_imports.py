@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAVES = {"azureml_jobs.credentials", "azureml_jobs.rendezvous"}
+LEAVES = {"azureml_jobs.credentials", "azureml_jobs.rendezvous", "azureml_jobs.vault"}
 MAY_ENTER = {
     "conf": {"conf"},
     "strategies": {"strategies", "conf"},

@@ -1,0 +1,58 @@
+"""Where an orchestrator keeps what lasts, finds its CA and says where it is: folders here, Azure in its job there."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+from azureml_jobs.credentials import FolderSecrets, SecretStore
+from azureml_jobs.rendezvous import FolderRendezvous, MlflowRendezvous, Rendezvous
+from azureml_jobs.vault import VaultSecrets, sign_in
+from conf.federation_folder import FederationFolder
+from conf.schema import Conf
+from server.store import FolderStore, Store
+
+AUTO: Final = "auto"
+
+
+@dataclass(frozen=True)
+class Places:
+    """The store, the secrets, the rendezvous, and the host for which the certificate is made."""
+
+    store: Store
+    secrets: SecretStore
+    rendezvous: Rendezvous
+    host: str
+
+
+def places(conf: Conf) -> Places:
+    """Return an orchestrator's places: a container and a vault where the configuration names them, else folders."""
+    own, folder = conf.federation.orchestrator, FederationFolder.of(conf.federation)
+    secrets = VaultSecrets(own.key_vault) if own.key_vault else FolderSecrets(folder.keys)
+    rendezvous: Rendezvous = FolderRendezvous(folder.rendezvous)
+    if own.store and "AZUREML_RUN_ID" in os.environ:
+        uri, experiment = os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_EXPERIMENT_NAME"]
+        rendezvous = MlflowRendezvous(uri, experiment, conf.federation.name, os.environ["AZUREML_RUN_ID"])
+    return Places(store_of(conf), secrets, rendezvous, own_host() if own.host == AUTO else own.host)
+
+
+def store_of(conf: Conf) -> Store:
+    """Return the orchestrator's store alone, which its owner's commands use too."""
+    own = conf.federation.orchestrator
+    if not own.store:
+        return FolderStore(FederationFolder.of(conf.federation).store)
+    from server.blob_store import BlobStore
+
+    return BlobStore.at(f"{own.store}/{conf.federation.name}/store", sign_in())
+
+
+def own_host() -> str:
+    """Return this machine's address in the network that leads out of it, without sending anything."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737): only a route is looked up
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostbyname(socket.gethostname())
