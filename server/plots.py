@@ -141,8 +141,9 @@ def _cut_outlier(axes: Axes, rounds: list[int], totals: list[float]) -> None:
     most, second = [*sorted(totals, reverse=True), 0.0, 0.0][:2]
     if len(totals) > 2 and most > 3 * second > 0:
         axes.set_ylim(0, 1.5 * second)
-        place = rounds[totals.index(most)]
-        axes.annotate(f"{most:.3g}", (place, 1.5 * second), (6, -10), textcoords="offset points", fontsize=9)
+        place, last = rounds[totals.index(most)], rounds[-1]
+        side, beside = (-0.55, "right") if place == last else (0.55, "left")
+        axes.text(place + side, 1.47 * second, f"{most:.3g}", ha=beside, va="top", fontsize=9)
 
 
 def _finish(axes: Axes, title: str, rounds: list[int]) -> None:

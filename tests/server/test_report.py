@@ -267,3 +267,10 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_the_same_result_gives_the_same_page() -> None:
     assert html(sample()) == html(sample())
+
+
+def test_a_cold_first_round_does_not_flatten_the_others() -> None:
+    made = sample(3, 6)
+    assert ">42<" not in html(made)
+    made.rounds[0].seconds = 42.0
+    assert ">42<" in html(made), "its bar is cut, so its number stands beside it"
