@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from conf import travel
@@ -40,13 +39,11 @@ class Session:
     checkpoints: Checkpoints
     ledger: Ledger
     observer: Observer
-    started: float = field(default_factory=time.monotonic)
 
     def finish(self, *, stopped_early: bool) -> None:
-        """Note that the last round is done and write the model."""
+        """Note that the last round is done; the model is written when the session closes, baselines and all."""
         self.result.status = "stopped_early" if stopped_early else "finished"
         self.result.final = dict(self.state.records[-1].aggregate) if self.state.records else {}
-        self.folder.write_model(self.state.arrays, self.result)
 
 
 @contextlib.contextmanager
@@ -67,6 +64,7 @@ def session(
     opened = _open(conf, members, mode, command, display, store)
     result, observer = opened.result, opened.observer
     observer.run_started(result, conf.run.rounds)
+    opened.state.mlflow_run_id = result.mlflow_run_id
     try:
         yield opened
     except (KeyboardInterrupt, Interrupted) as stop:
@@ -127,8 +125,8 @@ def _open(
         silos=result.silos,
         resumed=resumed,
     )
-    observers: list[Observer] = [MetricsFile(folder.path), tracking(conf.tracking, folder.path)]
-    observers += [_ResultFile(folder, result, state, ledger), *([display] if display else [])]
+    observers: list[Observer] = [_ResultFile(folder, result, ledger), MetricsFile(folder.path)]
+    observers += [tracking(conf.tracking, folder.path), *([display] if display else [])]
     return Session(conf, members, folder, state, result, checkpoints, ledger, Observers(observers))
 
 
@@ -137,12 +135,14 @@ def _close(opened: Session) -> None:
     result.seconds = opened.state.seconds
     with opened.ledger as ledger:
         result.ledger = str(ledger.run_finished(result.status, arrays_digest(opened.state.arrays)))
-    if result.status in ("interrupted", "failed") and opened.state.round > 0:
+    if opened.state.round > 0:
         opened.folder.write_model(opened.state.arrays, result)
     opened.folder.write_result(result)
-    write_report(opened.folder.path)
+    try:
+        write_report(opened.folder.path)
+    except Exception:  # a picture that can't be drawn must hide neither the run's result nor its error
+        log.exception("the report of %s could not be written; try `meadow report run=%s`", result.run_id, result.run_id)
     opened.observer.run_finished(result)
-    opened.folder.write_result(result)
 
 
 @dataclass
@@ -151,11 +151,9 @@ class _ResultFile:
 
     folder: RunFolder
     result: RunResult
-    state: RunState
     ledger: Ledger
 
     def run_started(self, result: RunResult, rounds: int) -> None:
-        self.state.mlflow_run_id = result.mlflow_run_id
         self.folder.write_result(result)
 
     def round_started(self, round: int, cohort: list[str]) -> None:
