@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -27,7 +27,7 @@ from conf.silos import silos
 
 POLL_SECONDS: Final = 0.2
 UNFINISHED_STATUS: Final = 1
-"""Of a run that was left when its server ended well, which only a person can have asked for."""
+"""Of a run whose server ended well before it, or without a word."""
 Echo = Callable[[str], None]
 
 
@@ -84,7 +84,7 @@ def launch_all(conf: Conf, command: str, queue: Queue, keys: AdmittedKeys, *, de
         if detach:
             echo(f"meadow wait run={run_id} waits for it, meadow status shows it, meadow stop ends the jobs.")
             return 0
-        status = follow(run_id, queue, federation, log, echo)
+        status = follow(run_id, queue, federation, log, map(job_of, members), echo)
     except BaseException as error:  # nothing half-started stays, and the next launch does not begin with this run
         federation.stop(started)
         queue.cancel(run_id, live=federation.runs(SERVER))
@@ -96,9 +96,14 @@ def launch_all(conf: Conf, command: str, queue: Queue, keys: AdmittedKeys, *, de
     return status
 
 
-def follow(run_id: str, queue: Queue, federation: LocalFederation, log: Tail, echo: Echo) -> int:
-    """Show the server's lines until the run has ended, or the server has; say how, and return the exit status."""
-    known = federation.ended()
+def follow(
+    run_id: str, queue: Queue, federation: LocalFederation, log: Tail, watched: Iterable[str], echo: Echo
+) -> int:
+    """Show the server's lines until the run has ended, or the server has; say how, and return the exit status.
+
+    Each of the `watched` silo jobs that ends meanwhile is named with its last words.
+    """
+    at_work = set(watched)
     while True:
         alive, outcome = federation.runs(SERVER), queue.outcome(run_id)  # asked before the last look at the log
         for line in log.lines():
@@ -106,11 +111,15 @@ def follow(run_id: str, queue: Queue, federation: LocalFederation, log: Tail, ec
         if outcome is not None:
             return ended(run_id, outcome, echo)
         if not alive:
-            echo(f"the server has ended before the run {run_id}; started again it goes on with it")
-            return federation.jobs.status(SERVER).status or UNFINISHED_STATUS
-        for name in sorted(federation.ended() - known):
+            echo(federation.epitaph(SERVER))
+            queue.cancel(run_id, live=False)
+            echo(f"run {run_id}: cancelled; what it has done can be gone on with: run.resume={run_id}")
+            status = federation.jobs.status(SERVER).status or UNFINISHED_STATUS
+            return status if status > 0 else 128 - status
+        left = {name for name in at_work if not federation.runs(name)}
+        for name in sorted(left):
             echo(federation.epitaph(name))
-        known |= federation.ended()
+        at_work -= left
         time.sleep(POLL_SECONDS)
 
 

@@ -126,10 +126,6 @@ class LocalFederation:
         """Return whether a job is at work."""
         return name in self.jobs.names() and self.jobs.status(name).state == RUNNING
 
-    def ended(self) -> set[str]:
-        """Return the jobs that were started once and are not at work."""
-        return {name for name in self.jobs.names() if not self.runs(name)}
-
     def epitaph(self, name: str) -> str:
         """Return in one line how a job ended, with the last thing that it said."""
         last = (Tail(self.jobs.log(name)).lines() or [""])[-1]

@@ -60,7 +60,7 @@ class RunQueue:
     clock: Callable[[], float] = time.time
 
     def submit(self, run_id: str, conf: Conf, command: str = "") -> Request:
-        """Add a run, or one that has ended once more, to go on from its last checkpoint (`run.resume`).
+        """Add a run; one that has ended once more, to go on from its last checkpoint (`run.resume`), if it has any.
 
         Raises ConfigError MDW-187 where the id is malformed, is not done yet, or was used before by another run.
         """
@@ -69,7 +69,7 @@ class RunQueue:
         if (before := self._latest(run_id)) is not None:
             if self._ended(before) is None:
                 raise ConfigError("MDW-187", f"The run {run_id} has not ended.", f"Wait: meadow wait run={run_id}.")
-            if conf.run.resume is None:
+            if conf.run.resume is None and self.store.list(f"runs/{run_id}/"):
                 hint = f"Choose another run.name, or go on with run.resume={run_id}."
                 raise ConfigError("MDW-187", f"The run {run_id} was submitted before.", hint)
         request = Request(f"{int(self.clock() * 1000):014d}.{run_id}", run_id, asdict(conf), command)

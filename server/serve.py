@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -132,13 +133,17 @@ class _Work:
             outcome = CANCELLED_OUTCOME
         except MeadowError as error:
             log.error("the run %s failed: %s", request.run_id, error)
-            outcome = Outcome("failed", str(error), error.exit_status)
+            outcome = Outcome("failed", str(error), error.exit_status, self._left(request))
         except Exception as error:  # one run's fault must not end the federation, nor be met again at each start
             log.exception("the run %s failed", request.run_id)
-            outcome = Outcome("failed", f"MDW-000: {type(error).__name__}: {error}", 1)
+            outcome = Outcome("failed", f"MDW-000: {type(error).__name__}: {error}", 1, self._left(request))
         finally:
             self.orchestrator.close_run()
         self.queue.ended(request, outcome)
+
+    def _left(self, request: Request) -> str:
+        folder = (Path(self.conf.run.output) / request.run_id).absolute()
+        return str(folder) if folder.is_dir() else ""
 
     def _outcome(self, request: Request) -> Outcome:
         conf = request.checked()

@@ -191,7 +191,7 @@ def test_each_silo_holds_its_own_key_and_no_other(launched: Launched) -> None:
 
 @pytest.mark.slow
 def test_a_killed_orchestrator_started_again_finishes_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
-    rounds = "run.rounds=25"
+    rounds = "run.rounds=12"
     status, text = done(folder, "launch", "all", "backend=local", "--detach", *SMALL, rounds, "run.name=a")
     assert status == 0, text
     jobs = LocalJobs(folder / ".meadow/federation/jobs")
@@ -200,7 +200,7 @@ def test_a_killed_orchestrator_started_again_finishes_with_the_same_bits(folder:
     jobs.signal("server", signal.SIGKILL)
     assert jobs.wait("server", 20).status == -signal.SIGKILL
     closed = checkpoints(store)[-1]
-    assert RunQueue(store).outcome("a") is None and closed < "runs/a/checkpoints/round-000025"
+    assert RunQueue(store).outcome("a") is None and closed < "runs/a/checkpoints/round-000012"
 
     assert done(folder, "launch", "server", "backend=local")[0] == 0
     status, text = done(folder, "wait", "run=a", "timeout=90")
@@ -208,7 +208,7 @@ def test_a_killed_orchestrator_started_again_finishes_with_the_same_bits(folder:
     assert "going on after round" in jobs.log("server").read_text()
     assert {jobs.status(name).state for name in jobs.names()} == {RUNNING}, "the silos stayed and came back"
     record = json.loads((folder / "outputs/a/result.json").read_text())
-    assert [one["round"] for one in record["rounds"]] == list(range(1, 26))
+    assert [one["round"] for one in record["rounds"]] == list(range(1, 13))
     assert same_bits(folder / "outputs/a", simulated(tmp_path, rounds))
 
 
@@ -238,7 +238,7 @@ def test_a_federation_at_work_takes_another_run_and_is_not_started_twice(folder:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_every_job_and_the_run_can_be_gone_on_with(folder: Path, tmp_path: Path) -> None:
-    process = meadow(folder, "launch", "all", "backend=local", *SMALL, "run.rounds=25", "run.name=a")
+    process = meadow(folder, "launch", "all", "backend=local", *SMALL, "run.rounds=12", "run.name=a")
     store = FolderStore(folder / ".meadow/federation/store")
     until(lambda: store.list("runs/a/checkpoints/round-000002") or process.poll() is not None)
     process.send_signal(signal.SIGINT)
@@ -249,4 +249,4 @@ def test_ctrl_c_ends_every_job_and_the_run_can_be_gone_on_with(folder: Path, tmp
     assert done(folder, "wait", "run=a")[0] == 130
     status, text = done(folder, "launch", "all", "backend=local", "run.resume=a")
     assert status == 0 and "going on after round" in text, text
-    assert same_bits(folder / "outputs/a", simulated(tmp_path, "run.rounds=25"))
+    assert same_bits(folder / "outputs/a", simulated(tmp_path, "run.rounds=12"))

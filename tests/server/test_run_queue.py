@@ -56,12 +56,19 @@ def test_a_name_is_used_once_unless_its_run_is_gone_on_with(queue: RunQueue) -> 
         with pytest.raises(ConfigError, match=r"MDW-187.*has not ended"):
             queue.submit("a", conf)
     queue.ended(request, Outcome("failed", "why", 5))
+    queue.store.replace("runs/a/checkpoints/round-000001", b"")
     with pytest.raises(ConfigError, match=r"MDW-187.*run\.resume=a"):
         queue.submit("a", compose([]))
     queue.submit("a", again)
     assert queue.outcome("a") is None
     taken = queue.next()
     assert taken is not None and taken.run_id == "a" and taken != request
+
+
+def test_a_run_that_left_nothing_can_be_asked_for_again(queue: RunQueue) -> None:
+    queue.ended(queue.submit("a", compose([])), Outcome("failed", "no silo came", 4))
+    queue.submit("a", compose([]))
+    assert queue.outcome("a") is None
 
 
 def test_a_cancelled_run_ends_at_once_or_by_the_live_orchestrator(queue: RunQueue) -> None:
