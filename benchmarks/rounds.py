@@ -4,8 +4,9 @@
     python benchmarks/rounds.py --sizes 500x100 --arms meadow floor
 
 A size is megabytes x number of float32 arrays. Every arm has TLS and, but for the floor, node keys; two silos on this
-machine; the ClientApp adds one to each array, so nothing can be reused between rounds. The figure is the median of
-the rounds after the first. Stock is flower-superlink and flower-supernode of the installed version, same app.
+machine; the ClientApp adds a number to each array, another at each silo, so that nothing can be reused between rounds
+or silos. The figure is the median of the rounds after the first. Stock is flower-superlink and flower-supernode of the
+installed version, same app.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ server_app = ServerApp()
 
 @client_app.train()
 def add_one(message: Message, context: Context) -> Message:
+    step = np.float32(1 + context.node_id % 997 / 1000)  # another for each silo: equal objects would travel once
     arrays = ArrayRecord()
     for name, array in message.content["arrays"].items():
-        arrays[name] = Array(array.numpy() + np.float32(1))
+        arrays[name] = Array(array.numpy() + step)
     return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
 
 

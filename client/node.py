@@ -36,7 +36,7 @@ from azureml_jobs.rendezvous import OVER, FolderRendezvous, MlflowRendezvous, Re
 from azureml_jobs.vault import VaultSecrets
 from client.connection import Connection, FederationOver, Forgotten, Refused
 from client.kept import LARGEST, Kept, Question
-from client.malloc import keep_activations_mapped
+from client.malloc import keep_activations_mapped, share_one_heap
 from client.silo import NODE_KEY
 from conf.app_hash import app_hash
 from conf.errors import IdentityError, MeadowError, SiloError
@@ -233,6 +233,7 @@ def address_at(place: Rendezvous) -> str | None:
 def work(make: Callable[[], Node]) -> int:
     """Run a node to its end and return the process's exit status; one line on stderr says why."""
     signal.signal(signal.SIGTERM, _terminate)
+    share_one_heap()
     keep_activations_mapped()  # the chunks of an update are freed and needed again each round, too
     try:
         make().run()

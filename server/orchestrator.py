@@ -1,15 +1,17 @@
 """The orchestrator: one process, one open port, Flower's Fleet service on it, and the runs driven from inside.
 
-orchestrator = Orchestrator("0.0.0.0:9092", server_credentials(...), {"hospital-a": public_key})
-orchestrator.start()
-orchestrator.wait_for(["hospital-a"], quorum=1, timeout=600)
-grid = PackedGrid(orchestrator.open_run("digits-1", ["hospital-a"]))
-...                                     # any ServerApp or Strategy on this grid
-orchestrator.close_run()
-orchestrator.stop()
+How it is used:
 
-MDW-330 silos are missing         MDW-750 the port can't be used           MDW-752 another version of Flower
-MDW-332 a silo that has no key    MDW-751 the certificate can't be used
+    orchestrator = Orchestrator("0.0.0.0:9092", server_credentials(...), {"hospital-a": public_key})
+    orchestrator.start()
+    orchestrator.wait_for(["hospital-a"], quorum=1, timeout=600)
+    grid = PackedGrid(orchestrator.open_run("digits-1", ["hospital-a"]))
+    ...                                     # any ServerApp or Strategy on this grid
+    orchestrator.close_run()
+    orchestrator.stop()
+
+    MDW-330 silos are missing         MDW-750 the port can't be used           MDW-752 another version of Flower
+    MDW-332 a silo that has no key    MDW-751 the certificate can't be used
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 
 from azureml_jobs.credentials import ServerCredentials
-from client.malloc import keep_activations_mapped
+from client.malloc import keep_activations_mapped, share_one_heap
 from conf.app_hash import app_hash, app_listing
 from conf.errors import IdentityError, SiloError
 from server.orchestrator_fleet import Fleet, Limits, RunAccess
@@ -91,6 +93,7 @@ class Orchestrator:
 
     def start(self) -> None:
         """Listen; afterwards `address` has the port. Raises IdentityError MDW-750 or MDW-751."""
+        share_one_heap()
         keep_activations_mapped()  # chunks of updates are freed and needed again each round
         threads = SPARE_THREADS + THREADS_PER_KEY * max(8, 2 * len(self._link.nodes))
         server = grpc.server(
