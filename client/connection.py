@@ -67,6 +67,8 @@ GOODBYE_DEADLINE: Final = 3.0
 LONGEST_BACKOFF: Final = 5.0
 OBJECTS_AT_ONCE: Final = 2
 """Transfers side by side: one on the wire while the other is signed and copied."""
+UPLOAD_TRIES: Final = 10
+"""Each asks what is missing and sends it: the second is enough after a lost connection."""
 _GONE = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -196,7 +198,7 @@ class Connection:
             message_object_trees=[tree],
             clientapp_runtime_list=[seconds],
         )
-        while True:
+        for _ in range(UPLOAD_TRIES):
             head = self._call("PushMessages", request, CALL_DEADLINE)
 
             def one(object_id: str, session: str = head.session_id) -> bool:
@@ -205,6 +207,7 @@ class Connection:
             if all(list(_side_by_side(one, head.objects_to_push))):
                 return
             self._pause(0.2)  # the upload was dropped in between, or an object arrived twice: ask what is missing
+        raise Refused(f"the server did not take all objects in {UPLOAD_TRIES} tries")
 
     def close(self) -> None:
         """Say goodbye, if the server can be reached, and end all calls; once is enough."""
@@ -361,16 +364,14 @@ def _check_time(give_up_at: float | None) -> None:
 
 def _side_by_side(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     """Yield the results of a few at a time, in no order; the first failure stops the rest."""
-    left = iter(items)
-    running: set[Future[B]] = set()
-    with ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects") as pool:
-        try:
-            for item in left:
-                running.add(pool.submit(work, item))
-                if len(running) >= 2 * OBJECTS_AT_ONCE:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (one.result() for one in done)
-            yield from (one.result() for one in running)
-        finally:
-            for one in running:
-                one.cancel()
+    left, running = iter(items), set[Future[B]]()
+    pool = ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects")
+    try:
+        for item in left:
+            running.add(pool.submit(work, item))
+            if len(running) >= 2 * OBJECTS_AT_ONCE:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (one.result() for one in done)
+        yield from (one.result() for one in running)
+    finally:  # without waiting: a call that is being made again would hold up a process that was told to end
+        pool.shutdown(wait=False, cancel_futures=True)

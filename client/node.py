@@ -36,10 +36,10 @@ from azureml_jobs.rendezvous import OVER, FolderRendezvous, MlflowRendezvous, Re
 from azureml_jobs.vault import VaultSecrets
 from client.connection import Connection, FederationOver, Forgotten, Refused
 from client.kept import LARGEST, Kept, Question
-from client.malloc import keep_activations_mapped, share_one_heap
+from client.malloc import keep_activations_mapped
 from client.silo import NODE_KEY
 from conf.app_hash import app_hash
-from conf.errors import IdentityError, MeadowError, SiloError
+from conf.errors import IdentityError, MeadowError, SiloError, WireError
 from conf.schema import Silo
 from conf.silos import silo_from_json, silo_to_json
 from strategies import wire
@@ -127,7 +127,10 @@ class Node:
 
     def _answer(self, head: Message, tree: ObjectTree, context: Context) -> tuple[Message, Question | None]:
         """Return the reply, and the question where the reply is new and worth keeping."""
-        content = inflate(tree.object_id, self._connection.pull(head, tree), LARGEST)
+        try:
+            content = inflate(tree.object_id, self._connection.pull(head, tree), LARGEST)
+        except WireError as error:
+            return Message(Error(ErrorCode.UNKNOWN, str(error)), reply_to=head), None
         if isinstance(content, Error):
             return Message(Error(ErrorCode.UNKNOWN, "an instruction without content"), reply_to=head), None
         message = make_message(metadata=head.metadata, content=content)
@@ -187,7 +190,9 @@ class Node:
 def _call(app: ClientApp, message: Message, context: Context) -> Message:
     """Return the app's reply, or what it raised as an error that names it."""
     try:
-        return packing_mod(message, context, app)
+        reply = packing_mod(message, context, app)
+        deflate(reply)  # here, so that what can't travel is the app's failure and not the node's
+        return reply
     except MeadowError as error:
         log.error("%s", error)
         reason = str(error)
@@ -233,7 +238,6 @@ def address_at(place: Rendezvous) -> str | None:
 def work(make: Callable[[], Node]) -> int:
     """Run a node to its end and return the process's exit status; one line on stderr says why."""
     signal.signal(signal.SIGTERM, _terminate)
-    share_one_heap()
     keep_activations_mapped()  # the chunks of an update are freed and needed again each round, too
     try:
         make().run()
