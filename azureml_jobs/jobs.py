@@ -32,6 +32,7 @@ ENVIRONMENTS: Final = Path(__file__).parent / "environments"
 TAG_FEDERATION, TAG_ROLE, TAG_SILO = "meadow_federation", "meadow_role", "meadow_silo"
 TAG_CODE, TAG_CONFIG = "meadow_code", "meadow_config"
 _SCHEMA: Final = "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json"
+_BARE: Final = re.compile(r"[A-Za-z0-9_./:-]+")
 _BINDING: Final = re.compile(r"\$\{\{\s*((?:inputs|outputs)\.\w+)\s*\}\}")
 
 
@@ -85,10 +86,9 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
         "federation.orchestrator.store": store,
         "federation.orchestrator.key_vault": vault,
         "federation.orchestrator.idle_timeout": str(own.idle_timeout),
-        "run.output": "${{outputs.runs}}",
     }
     overrides = " ".join(shlex.quote(f"{key}={_quoted(value)}") for key, value in given.items())
-    line = f"python -m azureml_jobs.cli serve {overrides}"
+    line = f"python -m azureml_jobs.cli serve {overrides} \"run.output='${{{{outputs.runs}}}}'\""
     runs = f"azureml://datastores/{datastore}/paths/{name}/outputs/${{{{name}}}}/"
     spec = JobSpec(
         workspace=workspace,
@@ -228,4 +228,4 @@ def _variables(threads: int) -> dict[str, str]:
 
 def _quoted(value: str) -> str:
     """Return a value as Hydra reads it back."""
-    return "'" + value.replace("'", r"\'") + "'"
+    return value if _BARE.fullmatch(value) else "'" + value.replace("'", r"\'") + "'"

@@ -59,7 +59,7 @@ class Arm:
         except NotSignedIn as reason:
             return not_signed_in(str(reason))
         if match := _LOCATION.fullmatch(request.url.path):
-            return JSONResponse({"value": self.usages if match[1].lower() == "usages" else self.sizes})
+            return JSONResponse({"value": self.usages if match[3].lower() == "usages" else self.sizes})
         address = Address(request.url.path.rstrip("/"))
         if not address.kind.startswith("workspaces"):
             return None

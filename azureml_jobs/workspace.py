@@ -1,0 +1,224 @@
+"""One Azure ML workspace: the only module that calls the SDK, and that knows its errors.
+
+MDW-800 Azure can't be reached    MDW-801 the role is missing    MDW-802 no such resource    MDW-803 not signed in
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from azureml_jobs.jobs import TAG_FEDERATION, TAG_ROLE, TAG_SILO, JobSpec
+from azureml_jobs.vault import refusal, sign_in
+from conf.errors import AzureError
+from conf.schema import WorkspaceConf
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import Command
+    from azure.core.credentials import TokenCredential
+
+T = TypeVar("T")
+ROLE: Final = "AzureML Data Scientist"
+LIVE: Final = ("NotStarted", "Queued", "Starting", "Provisioning", "Preparing", "Running", "Finalizing")
+COMPLETED, FAILED, CANCELLED = "Completed", "Failed", "Canceled"
+
+
+@dataclass(frozen=True)
+class AzureJob:
+    """A job of a federation as its workspace shows it; `silo` is empty for the orchestrator's."""
+
+    name: str
+    role: str
+    silo: str
+    status: str
+    studio: str
+
+    @property
+    def live(self) -> bool:
+        """Return whether it runs, or will."""
+        return self.status in LIVE
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a compute can do; `gpus` of one node, None where the workspace does not tell."""
+
+    name: str
+    kind: str
+    size: str
+    most_nodes: int | None
+    instance_types: tuple[str, ...]
+    has_identity: bool
+    location: str
+
+
+class Workspace:
+    """A workspace for whoever is signed in; every method raises AzureError."""
+
+    def __init__(self, conf: WorkspaceConf, credential: TokenCredential | None = None) -> None:
+        self.conf, self._credential = conf, credential
+
+    @cached_property
+    def _client(self) -> MLClient:
+        os.environ.setdefault("AZUREML_RUN_POLLING_INTERVAL_MIN", "2")
+        logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)  # notes on experimental classes that it uses itself
+        from azure.ai.ml import MLClient
+
+        names = self.conf.subscription_id, self.conf.resource_group, self.conf.name
+        return MLClient(self._credential or sign_in(), *names, enable_telemetry=False, show_progress=False)
+
+    def tracking_uri(self) -> str:
+        """Return the address under which MLflow reaches this workspace."""
+        found = self._asked("", lambda ml: ml.workspaces.get(self.conf.name))
+        return str(found.mlflow_tracking_uri)
+
+    def submit(self, spec: JobSpec) -> AzureJob:
+        """Send a job; its code and its environment's context are uploaded first."""
+        sent = self._asked(spec.display_name, lambda ml: ml.jobs.create_or_update(as_command(spec)))
+        return _seen(sent)
+
+    def jobs_of(self, federation: str) -> list[AzureJob]:
+        """Return the jobs of a federation in this workspace, the newest first."""
+        found = self._asked("the jobs", lambda ml: list(ml.jobs.list()))
+        mine = [job for job in found if (job.tags or {}).get(TAG_FEDERATION) == federation]
+        mine.sort(key=lambda job: job.creation_context.created_at, reverse=True)
+        return [_seen(job) for job in mine]
+
+    def job(self, name: str) -> AzureJob:
+        """Return one job."""
+        return _seen(self._asked(f"the job {name}", lambda ml: ml.jobs.get(name)))
+
+    def cancel(self, name: str) -> None:
+        """Ask for a job's end, and return when the service has taken note."""
+        self._asked(f"the job {name}", lambda ml: ml.jobs.begin_cancel(name).result())
+
+    def follow(self, name: str) -> None:
+        """Print a job's log until it ends; raises AzureError MDW-820 where it failed."""
+        from azure.ai.ml.exceptions import JobException
+
+        try:
+            self._asked(f"the job {name}", lambda ml: ml.jobs.stream(name))
+        except JobException as error:
+            raise AzureError(
+                "MDW-820", f"The job {name} failed: {error}", "meadow logs shows its last lines."
+            ) from None
+
+    def download(self, name: str, folder: Path) -> None:
+        """Bring a job's logs and outputs into a folder."""
+        self._asked(f"the job {name}", lambda ml: ml.jobs.download(name, download_path=folder, all=True))
+
+    def container(self, datastore: str) -> str:
+        """Return the address of the container that a datastore stands for."""
+        found: Any = self._asked(f"the datastore {datastore}", lambda ml: ml.datastores.get(datastore))
+        kind = str(found.type).lower().replace("_", "")
+        if not kind.endswith("azureblob"):
+            hint = "Name one on a blob container."
+            raise AzureError("MDW-802", f"The datastore {datastore} of {self.conf.name} is no blob container.", hint)
+        return f"{found.protocol}://{found.account_name}.blob.{found.endpoint}/{found.container_name}"
+
+    def asset(self, name: str, version: str) -> str:
+        """Return where a registered data asset lies."""
+        found = self._asked(f"the data asset {name}:{version}", lambda ml: ml.data.get(name, version))
+        return str(found.path)
+
+    def compute(self, name: str) -> Compute:
+        """Return a compute."""
+        found: Any = self._asked(f"the compute {name}", lambda ml: ml.compute.get(name))
+        inner = getattr(found, "properties", None) or {}
+        types = inner.get("instanceTypes") or inner.get("instance_types") or {}
+        return Compute(
+            name, str(found.type).lower(), str(getattr(found, "size", "") or ""), getattr(found, "max_instances", None),
+            tuple(sorted(types)), getattr(found, "identity", None) is not None, str(found.location or ""),
+        )  # fmt: skip
+
+    def gpus_of(self, size: str, location: str) -> int | None:
+        """Return how many GPUs a machine of a size has, None where the size is not listed."""
+        found = self._asked("the sizes of machines", lambda ml: list(ml.compute.list_sizes(location=location)))
+        return next((int(one.gpus or 0) for one in found if str(one.name).lower() == size.lower()), None)
+
+    def cores_left(self, size: str, location: str) -> int | None:
+        """Return how many cores of a size's family the subscription has left, None where it does not tell."""
+        sizes = self._asked("the sizes of machines", lambda ml: list(ml.compute.list_sizes(location=location)))
+        family = next((str(one.family) for one in sizes if str(one.name).lower() == size.lower()), None)
+        usages = self._asked("the quota", lambda ml: list(ml.compute.list_usage(location=location)))
+        left = {name.lower(): cores for name, cores in map(_usage, usages)}
+        return left.get(family.lower()) if family else None
+
+    def _asked(self, what: str, question: Callable[[MLClient], T]) -> T:
+        where = f"{what} in the workspace {self.conf.name}" if what else f"the workspace {self.conf.name}"
+        with asking(where):
+            return question(self._client)
+
+
+@contextmanager
+def asking(where: str) -> Iterator[None]:
+    """Turn what the SDK raises into AzureError; what a job raises about itself goes up as it is."""
+    from azure.ai.ml.exceptions import JobException, MlException
+    from azure.core.exceptions import AzureError as ClientError
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        yield
+    except JobException:
+        raise
+    except ResourceNotFoundError as error:
+        said = " ".join(str(error).split())[:300]
+        hint = "Correct its name in the federation's file, or make it."
+        raise AzureError("MDW-802", f"There is no {where.removeprefix('the ')}: {said}", hint) from error
+    except (ClientError, MlException) as error:
+        raise refusal(error, where, ROLE) from error
+
+
+def as_command(spec: JobSpec) -> Command:
+    """Return a specification as the SDK's own object."""
+    from azure.ai.ml import (
+        Input,
+        ManagedIdentityConfiguration,
+        Output,
+        PyTorchDistribution,
+        UserIdentityConfiguration,
+        command,
+    )
+    from azure.ai.ml.entities import BuildContext, Environment
+
+    managed = spec.identity == "managed"
+    made: Command = command(
+        display_name=spec.display_name,
+        experiment_name=spec.experiment,
+        command=spec.command,
+        code=str(spec.code.absolute()),
+        environment=Environment(build=BuildContext(path=str(spec.environment.absolute()))),
+        compute=spec.compute,
+        timeout=spec.timeout,
+        tags=spec.tags,
+        inputs={name: Input(**given) for name, given in spec.inputs.items()},
+        outputs={name: Output(**given) for name, given in spec.outputs.items()},
+        environment_variables=spec.variables,
+        identity=ManagedIdentityConfiguration() if managed else UserIdentityConfiguration(),
+        instance_count=spec.instance_count,
+        instance_type=spec.instance_type,
+        shm_size=spec.shm_size,
+        distribution=PyTorchDistribution(process_count_per_instance=spec.processes) if spec.distributed else None,
+    )
+    return made
+
+
+def _seen(job: Any) -> AzureJob:
+    tags = job.tags or {}
+    status, studio = getattr(job.status, "value", job.status), str(job.studio_url or "")
+    return AzureJob(str(job.name), tags.get(TAG_ROLE, ""), tags.get(TAG_SILO, ""), str(status), studio)
+
+
+def _usage(usage: Any) -> tuple[str, int]:
+    """Return a usage's family and what is left of it; 1.35 of the SDK leaves the service's own keys in the object."""
+    told = vars(usage)
+    name, used = told["name"], told.get("currentValue", told.get("current_value"))
+    family = name.get("value", "") if isinstance(name, dict) else getattr(name, "value", name)
+    return str(family), int(told["limit"]) - int(used or 0)

@@ -1,0 +1,40 @@
+"""The images' requirements are those of the lock, and a silo's image keeps its own torch and CUDA."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOCK = (ROOT / "requirements.lock").read_text().splitlines()
+ENVIRONMENTS = ROOT / "azureml_jobs" / "environments"
+OF_THE_IMAGE = re.compile(r"(torch|torchvision|nvidia-.*|cuda-.*|triton)==", re.IGNORECASE)
+
+
+def lines(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", ["orchestrator", "silo"])
+def test_versions_are_the_lock_s(name: str) -> None:
+    assert set(lines(ENVIRONMENTS / name / "requirements.txt")) <= set(LOCK)
+    assert set(lines(ENVIRONMENTS / name / "constraints.txt")) <= set(LOCK)
+
+
+def test_a_silo_s_image_keeps_its_torch_and_cuda() -> None:
+    for file in ("requirements.txt", "constraints.txt"):
+        assert [line for line in lines(ENVIRONMENTS / "silo" / file) if OF_THE_IMAGE.match(line)] == []
+
+
+def test_the_orchestrator_s_constraints_are_the_whole_lock() -> None:
+    assert lines(ENVIRONMENTS / "orchestrator" / "constraints.txt") == LOCK
+
+
+@pytest.mark.parametrize("name", ["orchestrator", "silo"])
+def test_a_dockerfile_installs_what_lies_beside_it(name: str) -> None:
+    text = (ENVIRONMENTS / name / "Dockerfile").read_text()
+    assert "COPY requirements.txt constraints.txt" in text
+    assert "--constraint /tmp/meadow/constraints.txt" in text
+    assert "--requirement /tmp/meadow/requirements.txt" in text
