@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, cast, runtime_checkable
 
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
+
+from server.silo_grid import SiloGrid
 
 log = logging.getLogger(__name__)
 
@@ -21,17 +22,6 @@ NODE_UNAVAILABLE = 5
 """Flower's error code for a node that has gone: it may come back, unlike an app that raised."""
 
 Clock = Callable[[], float]
-
-
-@runtime_checkable
-class ReplyGrid(Protocol):
-    """What Meadow's own grids offer beside Flower's `Grid`."""
-
-    def replies(self, message_ids: Iterable[str], timeout: float | None) -> Iterator[Message]:
-        """Yield replies as they arrive until all are there or `timeout` seconds have passed."""
-
-    def forget(self, message_ids: Iterable[str]) -> None:
-        """Drop the messages of a closed round, and their replies when they come."""
 
 
 @dataclass
@@ -77,7 +67,7 @@ class Exchange:
                 yield node, _gone(message)
         finally:
             self.late = set(self.waiting)
-            if self.late and isinstance(self.grid, ReplyGrid):
+            if self.late and isinstance(self.grid, SiloGrid):
                 self.grid.forget(self.late)
 
     def _until(self, deadline: float, for_lost: bool = False) -> Iterator[tuple[int, Message]]:
@@ -127,8 +117,8 @@ class Exchange:
         if not self.waiting:
             time.sleep(min(seconds, TICK_SECONDS))
             return
-        if isinstance(self.grid, ReplyGrid):
-            yield from cast(ReplyGrid, self.grid).replies(list(self.waiting), seconds)
+        if isinstance(self.grid, SiloGrid):
+            yield from self.grid.replies(list(self.waiting), seconds)
             return
         end = time.monotonic() + seconds
         while True:

@@ -7,15 +7,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from conf.errors import WireError
 from server.orchestrator_fleet import Fleet, Open, objects_of, release
+from server.packed_grid import PackingGrid
 from strategies.objects import inflate
 
 log = logging.getLogger(__name__)
@@ -24,25 +24,16 @@ TICK_SECONDS: Final = 0.5
 """Between two looks at nodes whose heartbeat may have run out; everything else wakes the grid."""
 
 
-class OrchestratorGrid(Grid):
+class OrchestratorGrid(PackingGrid):
     """The silos of one open run. `silos` maps node ids to names, of every silo that the run names."""
 
     def __init__(self, fleet: Fleet, run: Run, silos: Mapping[int, str]) -> None:
         self._fleet, self._run, self._silos = fleet, run, dict(silos)
 
-    def set_run(self, run: Run) -> None:
-        """Part of Flower's interface; the run is given when the grid is made."""
-
     @property
     def run(self) -> Run:
         """Flower's description of the run."""
         return self._run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """See Flower's `Grid`."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def add(self, node: int, silo: str) -> None:
         """Let another node of a silo take part."""
@@ -100,14 +91,6 @@ class OrchestratorGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that are there."""
         return list(self.replies(message_ids, timeout=0))
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send messages and return their replies, at the latest after `timeout` seconds."""
-        ids = self.push_messages(messages)
-        try:
-            return list(self.replies(ids, timeout))
-        finally:
-            self.forget(ids)
 
     def _ready(self, waiting: set[str], deadline: float | None) -> list[str]:
         """Wait until replies are complete or their nodes are gone, and return the messages they answer."""

@@ -2,69 +2,39 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
-from flwr.app import ArrayRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Error, Message
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from conf.errors import WireError
+from server.silo_grid import SiloGrid
 from strategies import wire
 from strategies.packing import PACKED, pack_content, unpack_content
 
 
-class PackingGrid(Protocol):
-    """What a grid must offer to be wrapped: Meadow's own do."""
+class PackingGrid(SiloGrid):
+    """A grid that can be wrapped: it knows which nodes read packed records."""
 
-    @property
-    def run(self) -> Run:
-        """See Flower's `Grid`."""
-
+    @abstractmethod
     def packs(self, node: int) -> bool:
-        """Say whether a node reads packed records."""
-
-    def names(self) -> dict[int, str]:
-        """Return the silos by node id."""
-
-    def get_node_ids(self) -> list[int]:
-        """Return the nodes that are there."""
-
-    def get_nodes(self) -> list[NodeInfo]:
-        """See Flower's `Grid`."""
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send messages."""
-
-    def replies(self, message_ids: Iterable[str], timeout: float | None = None) -> Iterator[Message]:
-        """Yield replies as they arrive."""
-
-    def forget(self, message_ids: Iterable[str]) -> None:
-        """Drop messages."""
+        """Say whether a node reads packed records: Meadow's own do."""
 
 
-class PackedGrid(Grid):
+class PackedGrid(SiloGrid):
     """A grid that packs for the nodes that read packed records; strategies and the round loop see named arrays."""
 
     def __init__(self, grid: PackingGrid) -> None:
         self._grid = grid
 
-    def set_run(self, run: Run) -> None:
-        """Part of Flower's interface; the inner grid has its run."""
-
     @property
     def run(self) -> Run:
         """Flower's description of the run."""
         return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """See Flower's `Grid`."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def names(self) -> dict[int, str]:
         """Return the silos by node id."""
@@ -94,14 +64,6 @@ class PackedGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that are there."""
         return list(self.replies(message_ids, timeout=0))
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send messages and return their replies, at the latest after `timeout` seconds."""
-        ids = self.push_messages(messages)
-        try:
-            return list(self.replies(ids, timeout))
-        finally:
-            self.forget(ids)
 
     def _packed(self, message: Message, known: dict[int, tuple[ArrayRecord, str]]) -> Message:
         if not wire.records(message.content, ArrayRecord) or not self._grid.packs(message.metadata.dst_node_id):

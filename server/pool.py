@@ -21,7 +21,6 @@ from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -29,6 +28,7 @@ from conf.errors import SiloError
 from conf.schema import Silo
 from conf.silos import silo_to_json
 from server.homes import Homes
+from server.silo_grid import SiloGrid
 from server.workers import Worker, WorkerDied, answer, end_fork_server, load_app
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def node_id(silo: str) -> int:
     return int.from_bytes(hashlib.sha256(silo.encode()).digest()[:8], "big") >> 1
 
 
-class PoolGrid(Grid):
+class PoolGrid(SiloGrid):
     """The silos of one machine behind Flower's `Grid`, without Ray and without polling.
 
     `workers=0` runs one client after another in the thread that waits for replies, so that a debugger stops inside
@@ -88,20 +88,10 @@ class PoolGrid(Grid):
 
     # ---- Flower's Grid ----
 
-    def set_run(self, run: Run) -> None:
-        """See `Grid`."""
-        self._run = run
-
     @property
     def run(self) -> Run:
         """The run that messages are made for."""
         return self._run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """See `Grid`; `Message` says the same."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
         """Return the node ids in the order of the silos."""
@@ -127,13 +117,6 @@ class PoolGrid(Grid):
         with self._change:
             self._raise_failure()
             return [self._hand_over(id) for id in list(self._done) if id in wanted]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return the replies that came within `timeout` seconds; later ones are dropped."""
-        ids = self.push_messages(messages)
-        replies = list(self.replies(ids, timeout))
-        self.forget(ids)
-        return replies
 
     # ---- what Meadow's grids offer beside it ----
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -16,6 +16,7 @@ from flwr.superlink.grid import InMemoryGrid
 from conf.errors import Interrupted, SiloError
 from conf.schema import Silo
 from server.reason import plain_reason
+from server.silo_grid import SiloGrid
 
 POLL_SECONDS = 0.005
 """Between two looks for replies: a look costs 0.03 to 0.6 ms."""
@@ -40,7 +41,7 @@ class Watch:
             raise Interrupted("MDW-900", "The run was asked to stop.", "Go on with run.resume.")
 
 
-class RayGrid(Grid):
+class RayGrid(SiloGrid):
     """Flower's `InMemoryGrid` for these silos. Raises SiloError MDW-320 when an actor died, Interrupted on Ctrl-C."""
 
     def __init__(self, grid: Grid, silos: list[Silo], watch: Watch) -> None:
@@ -49,20 +50,10 @@ class RayGrid(Grid):
         grid.pull_interval = POLL_SECONDS
         self._open: set[str] = set()
 
-    def set_run(self, run: Run) -> None:
-        """See `Grid`."""
-        self._grid.set_run(run)
-
     @property
     def run(self) -> Run:
         """See `Grid`."""
         return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """See `Grid`; `Message` says the same."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def names(self) -> dict[int, str]:
         """Return the silos' names by node id; Flower registers the nodes in the order of the partitions."""
@@ -120,10 +111,3 @@ class RayGrid(Grid):
         self._open -= gone
         self._watch.forgotten |= gone
         self._grid.state.delete_messages(message_ins_ids=set(gone))
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return the replies that came within `timeout` seconds; later ones are dropped."""
-        ids = self.push_messages(messages)
-        replies = list(self.replies(ids, timeout))
-        self.forget(ids)
-        return replies

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol, runtime_checkable
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -12,15 +11,8 @@ from conf.errors import RoundError, SiloError
 from conf.schema import Conf
 from server.exchange import Closing, Exchange
 from server.reason import plain_reason
+from server.silo_grid import SiloGrid
 from strategies import wire
-
-
-@runtime_checkable
-class NamedGrid(Protocol):
-    """A grid that knows its silos: Meadow's own."""
-
-    def names(self) -> dict[int, str]:
-        """Return the silos' names by node id."""
 
 
 def silo_names(grid: Grid, conf: Conf, expected: int) -> dict[int, str]:
@@ -28,7 +20,7 @@ def silo_names(grid: Grid, conf: Conf, expected: int) -> dict[int, str]:
 
     A grid of ours knows them; on any other each node is asked. Raises RoundError MDW-402 after `run.start_timeout`.
     """
-    if isinstance(grid, NamedGrid):
+    if isinstance(grid, SiloGrid):
         return grid.names()
     run = conf.run
     needed = run.start_quorum or expected

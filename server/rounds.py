@@ -28,8 +28,8 @@ from server.ledger import Anchor, Ledger, arrays_digest
 from server.observers import Observer
 from server.reason import plain_reason
 from server.result import Metrics, RoundRecord
-from server.roster import NamedGrid
 from server.selection import CohortGrid, select
+from server.silo_grid import SiloGrid
 from strategies import wire
 from strategies.state import restore, state_of
 
@@ -83,7 +83,7 @@ class Rounds:
 
     def _round(self, state: RunState) -> RoundRecord:
         run, number = self.conf.run, state.round + 1
-        if isinstance(self.grid, NamedGrid):
+        if isinstance(self.grid, SiloGrid):
             self.silos |= self.grid.names()  # a silo whose key was changed has another node
         _seed_strategy(run.seed, number)
         cohort = select(list(self.silos.values()), cohort=run.cohort, seed=run.seed, round=number)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 from flwr.app import Error, Message, RecordDict
-from flwr.serverapp import Grid
 
 from server.exchange import NODE_UNAVAILABLE, Closing, Exchange
+from server.silo_grid import SiloGrid
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
         return self.now
 
 
-class ScriptedGrid(Grid):
+class ScriptedGrid(SiloGrid):
     """Answers each node's n-th message after so many seconds of the clock: `script[node] = [(seconds, error), ...]`."""
 
     def __init__(self, clock: Clock, script: dict[int, list[tuple[float, int | None]]]) -> None:
@@ -60,17 +60,11 @@ class ScriptedGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         raise NotImplementedError
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        raise NotImplementedError
-
-    def set_run(self, run: object) -> None:
+    def names(self) -> dict[int, str]:
         raise NotImplementedError
 
     @property
     def run(self) -> object:  # type: ignore[override]
-        raise NotImplementedError
-
-    def create_message(self, *args: object, **kwargs: object) -> Message:
         raise NotImplementedError
 
     def get_nodes(self) -> list[object]:  # type: ignore[override]

@@ -1,0 +1,57 @@
+"""What every Grid of Meadow offers beside Flower's: names, replies as they arrive, closed rounds forgotten."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+
+from flwr.app import Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+
+class SiloGrid(Grid):
+    """A Flower `Grid` that knows its silos by name and yields each reply as it arrives."""
+
+    @abstractmethod
+    def names(self) -> dict[int, str]:
+        """Return the silos' names by node id."""
+
+    @abstractmethod
+    def get_node_ids(self) -> list[int]:
+        """Return the nodes that are there."""
+
+    def get_nodes(self) -> list[NodeInfo]:
+        """Return these nodes with their silos' names."""
+        names = self.names()
+        return [NodeInfo(node_id=node, name=names[node]) for node in self.get_node_ids()]
+
+    @abstractmethod
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages and return their ids, empty where a node can't be asked."""
+
+    @abstractmethod
+    def replies(self, message_ids: Iterable[str], timeout: float | None) -> Iterator[Message]:
+        """Yield replies as they arrive, until all are there or `timeout` seconds have passed; None = no limit."""
+
+    @abstractmethod
+    def forget(self, message_ids: Iterable[str]) -> None:
+        """Drop messages that are no longer waited for, and their replies when they come."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Return the replies that came within `timeout` seconds; later ones are dropped."""
+        ids = self.push_messages(messages)
+        try:
+            return list(self.replies(ids, timeout))
+        finally:
+            self.forget(ids)
+
+    def set_run(self, run: Run) -> None:
+        """Part of Flower's interface; a grid of ours is made for one run."""
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return a message; Flower prefers its constructor by now."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
