@@ -113,7 +113,7 @@ def follow(
         if not alive:
             echo(federation.epitaph(SERVER))
             queue.cancel(run_id, live=False)
-            echo(f"run {run_id}: cancelled; what it has done can be gone on with: run.resume={run_id}")
+            echo(f"run {run_id}: cancelled; if a round was closed, go on with run.resume={run_id}")
             status = federation.jobs.status(SERVER).status or UNFINISHED_STATUS
             return status if status > 0 else 128 - status
         left = {name for name in at_work if not federation.runs(name)}

@@ -127,8 +127,9 @@ class LocalFederation:
         return name in self.jobs.names() and self.jobs.status(name).state == RUNNING
 
     def epitaph(self, name: str) -> str:
-        """Return in one line how a job ended, with the last thing that it said."""
-        last = (Tail(self.jobs.log(name)).lines() or [""])[-1]
+        """Return in one line how a job ended, with the last thing that it said; hints are indented, and left out."""
+        lines = Tail(self.jobs.log(name)).lines()
+        last = next((line for line in reversed(lines) if line and not line.startswith(" ")), "")
         return f"{name} has ended, status {self.jobs.status(name).status}: {last}"
 
     def _started(self, name: str, argv: list[str], also: Sequence[str]) -> list[str]:

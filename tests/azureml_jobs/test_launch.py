@@ -113,7 +113,7 @@ def test_a_detached_federation_stays(place: Place) -> None:
 
 
 def test_a_server_that_ends_before_the_run_ends_the_launch_with_its_status(place: Place) -> None:
-    place.scripts(serve="print('MDW-750: the port is taken'); sys.exit(8)")
+    place.scripts(serve="print('MDW-750: the port is taken\\n  a hint'); sys.exit(8)")
     queue = Queue(lambda: False)
     assert place.launch(queue) == 8
     assert "server has ended, status 8: MDW-750: the port is taken" in place.said
