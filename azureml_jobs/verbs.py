@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from azureml_jobs import federation_verbs as federation
-from conf.errors import ConfigError
+from conf.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,30 @@ def evaluate(args: list[str]) -> int:
 
 
 def report(args: list[str]) -> int:
-    """Write a run's report.html anew from what lies in its folder."""
-    given = _arguments("report", args, "Write a run's report.html anew from what lies in its folder.")
+    """Write a run's report.html anew from what lies in its folder, or verify its ledger."""
+    what = (
+        "Write a run's report.html anew from what lies in its folder.\n"
+        "With --verify, compare its ledger with what others remember of it instead: result.json, and files that\n"
+        "silos kept, anchors=FILE,FILE (anchors.jsonl in a node's state folder). The status is 6 if it is broken."
+    )
+    verify = "--verify" in args
+    known = ("run", "anchors") if verify else ("run",)
+    given = _arguments("report", [arg for arg in args if arg != "--verify"], what, known)
     if given is None:
         return 0
     from conf.resume import folder_of
-    from server.report import write_report
 
-    print(write_report(folder_of(given["run"])))
-    return 0
+    folder = folder_of(given["run"])
+    if not verify:
+        from server.report import write_report
+
+        print(write_report(folder))
+        return 0
+    from server.audit import audit
+
+    verdict = audit(folder, [Path(file) for file in given.get("anchors", "").split(",") if file])
+    print(verdict)
+    return CheckpointError.exit_status if verdict.faults else 0
 
 
 def version(args: list[str]) -> int:
@@ -81,7 +97,7 @@ VERBS = {
     "stop": Verb("end its jobs, or cancel a run: [silo=NAME | run=RUN_ID]", federation.stop),
     "keys": Verb("its CA, node keys and list of who may connect", federation.keys),
     "evaluate": Verb("score a finished run's model: run=RUN_ID", evaluate),
-    "report": Verb("write a run's report anew: run=RUN_ID", report),
+    "report": Verb("write a run's report anew, or --verify its ledger: run=RUN_ID", report),
     "serve": Verb("be a federation's orchestrator: the command of its job", federation.serve),
     "join": Verb("be a silo's node: the command of its job", federation.join),
     "version": Verb("print versions", version),
@@ -89,7 +105,7 @@ VERBS = {
 """Every verb, in the order of the help."""
 
 
-def _arguments(verb: str, args: list[str], what: str) -> dict[str, str] | None:
+def _arguments(verb: str, args: list[str], what: str, known: tuple[str, ...] = ("run",)) -> dict[str, str] | None:
     """Return the arguments of a verb that takes `run=RUN_ID` alone, or None when help was asked for and given."""
     if "--help" in args or "-h" in args:
         print(f"meadow {verb} run=RUN_ID\n\n{what}\nRUN_ID is the name of a folder in outputs/, or the path of one.")
@@ -97,7 +113,7 @@ def _arguments(verb: str, args: list[str], what: str) -> dict[str, str] | None:
     given = {}
     for arg in args:
         key, _, value = arg.partition("=")
-        if key != "run" or not value:
+        if key not in known or not value:
             raise ConfigError("MDW-111", f"meadow {verb}: '{arg}' is no argument of it.", "Write run=RUN_ID.")
         given[key] = value
     if "run" not in given:

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 LARGEST: Final = 16 * 2**30
 """Bytes of arrays that a kept file may have: more than any update that may travel."""
 _HEAD_BYTES = 64 * 2**20
+ANCHORS: Final = "anchors.jsonl"
+"""The server's anchors, a line a round; `meadow report --verify` compares a ledger with it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,12 @@ class Kept:
         """Return the kept answer to this very question; None where there is none, or it is damaged."""
         found = self._read("update", {"question": asdict(question)})
         return found
+
+    def keep_anchor(self, run: str, round: int, anchor: str) -> None:
+        """Append what the server says its ledger was after a round: a JSON line, for who audits the run."""
+        line = json.dumps({"run": run, "round": round, "anchor": anchor[:200]}) + "\n"
+        with open(os.open(self._folder / ANCHORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+            file.write(line)
 
     def keep_state(self, run: str, state: RecordDict) -> None:
         """Keep a run's state, in place of the one before."""

@@ -137,11 +137,21 @@ class Node:
         question = _question(message, tree) if self._kept is not None else None
         if self._kept is not None and question is not None:
             self._restore(context, question.run)
+            self._remember(question, message)
             known = self._kept.update(question)
             if known is not None:
                 log.info("round %d was trained before, answering with the kept update", question.round)
                 return Message(known, reply_to=head), None
         return _call(self._app, message, context), question
+
+    def _remember(self, question: Question, message: Message) -> None:
+        """Keep the anchor that came with a round: that of the ledger after the round before."""
+        anchor = wire.records(message.content, ConfigRecord)[wire.CONFIG].get(wire.LEDGER)
+        if self._kept is not None and isinstance(anchor, str) and anchor:
+            try:
+                self._kept.keep_anchor(question.run, question.round - 1, anchor)
+            except OSError as error:
+                log.warning("the ledger's anchor could not be kept: %s", error)
 
     def _send(self, reply: Message, question: Question | None, seconds: float) -> None:
         reply.metadata.__dict__["_message_id"], tree, objects = deflate(reply)

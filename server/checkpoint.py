@@ -38,6 +38,7 @@ class RunState:
     early_stop: dict[str, Any] = field(default_factory=dict)  # best, since
     records: list[RoundRecord] = field(default_factory=list)
     mlflow_run_id: str | None = None
+    anchor: str = ""  # of the ledger after this round (`server.ledger.Anchor`)
     seconds: float = 0.0  # of all processes that worked on this run
 
 
@@ -104,6 +105,7 @@ def encode(state: RunState) -> bytes:
         "early_stop": state.early_stop,
         "records": [asdict(record) for record in state.records],
         "mlflow_run_id": state.mlflow_run_id,
+        "anchor": state.anchor,
         "seconds": state.seconds,
     }
     return save(tensors, {_HEADER: json.dumps(header)})
@@ -128,6 +130,7 @@ def decode(data: bytes) -> RunState:
         early_stop=header["early_stop"],
         records=[RoundRecord(**record) for record in header["records"]],
         mlflow_run_id=header["mlflow_run_id"],
+        anchor=header["anchor"],
         seconds=header["seconds"],
     )
 

@@ -24,7 +24,7 @@ from server.admission import Admission, Admitted, Refused
 from server.checkpoint import Checkpoints, RunState
 from server.early_stop import EarlyStop
 from server.exchange import Closing, Exchange
-from server.ledger import Anchor, Ledger, arrays_digest
+from server.ledger import Ledger, arrays_digest
 from server.observers import Observer
 from server.reason import plain_reason
 from server.result import Metrics, RoundRecord
@@ -53,7 +53,6 @@ class Rounds:
     score: Score | None = None
     admission: Admission = field(default_factory=Admission)
     early_stop: EarlyStop = field(init=False)
-    anchor: Anchor | None = None  # of the last closed round, told to every silo
 
     def run(self, state: RunState) -> bool:
         """Go on from `state`, which is kept up to date, until the last round; return True if stopped early.
@@ -74,8 +73,8 @@ class Rounds:
             state.seconds += record.seconds
             stop = self.early_stop.should_stop(record.aggregate)
             state.early_stop = {"best": self.early_stop.best, "since": self.early_stop.since}
+            state.anchor = str(self.ledger.round_closed(record.round, arrays_digest(state.arrays), record.replied))
             self.checkpoints.save(state)
-            self.anchor = self.ledger.round_closed(record.round, arrays_digest(state.arrays), record.replied)
             self.observer.round_closed(record)
             if stop:
                 return True
@@ -93,13 +92,13 @@ class Rounds:
         nodes = {name: node for node, name in self.silos.items()}
         shown = CohortGrid(self.grid, [nodes[name] for name in cohort])
 
-        messages = self.strategy.configure_train(number, state.arrays, self._config(), shown)
+        messages = self.strategy.configure_train(number, state.arrays, self._config(state), shown)
         arrays, metrics = self._train(messages, record)
         if arrays is not None:
             state.arrays = arrays
         record.aggregate |= {f"train_{name}": value for name, value in _means(metrics).items()}
 
-        messages = self.strategy.configure_evaluate(number, state.arrays, self._config(), shown)
+        messages = self.strategy.configure_evaluate(number, state.arrays, self._config(state), shown)
         record.aggregate |= _means(self._evaluate(messages, record))
         if self.score:
             record.aggregate |= {f"central_{name}": value for name, value in self.score(state.arrays).items()}
@@ -182,7 +181,8 @@ class Rounds:
             silo = self.silos[exchange.waiting[message_id].metadata.dst_node_id]
             record.failed.setdefault(silo, "no reply before the round closed")
 
-    def _config(self) -> ConfigRecord:
+    def _config(self, state: RunState) -> ConfigRecord:
+        """Return what a round's messages say beside the model: the same when the round is asked again."""
         text = travel.pack(self.conf)
         return ConfigRecord(
             {
@@ -190,7 +190,7 @@ class Rounds:
                 wire.RUN_ID: self.run_id,
                 wire.RUN_CONFIG: text,
                 wire.RUN_DIGEST: travel.digest(text),
-                wire.LEDGER: str(self.anchor or ""),
+                wire.LEDGER: state.anchor,
             }
         )
 

@@ -27,7 +27,7 @@ def state(round: int) -> RunState:
     moments = ArrayRecord({"m": Array(rng.normal(size=5))})
     strategy = RecordDict({"moments": moments, "values": MetricRecord({"t": round}), "names": ConfigRecord({"x": "y"})})
     record = RoundRecord(round, ["a", "b"], failed={"b": "gone"}, metrics={"a": {"loss": 0.1}})
-    return RunState(round, arrays, strategy, {"best": 0.5, "since": 1}, [record], "mlflow-1", 12.5)
+    return RunState(round, arrays, strategy, {"best": 0.5, "since": 1}, [record], "mlflow-1", "7:abc", 12.5)
 
 
 def test_gives_back_every_bit_in_the_same_order(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_gives_back_every_bit_in_the_same_order(tmp_path: Path) -> None:
         assert loaded.arrays[name].data == array.data
     assert loaded.strategy.object_id == saved.strategy.object_id
     assert (loaded.round, loaded.early_stop, loaded.records) == (saved.round, saved.early_stop, saved.records)
-    assert (loaded.mlflow_run_id, loaded.seconds) == ("mlflow-1", 12.5)
+    assert (loaded.mlflow_run_id, loaded.anchor, loaded.seconds) == ("mlflow-1", "7:abc", 12.5)
 
 
 def test_keeps_the_last_few_only(tmp_path: Path) -> None:
