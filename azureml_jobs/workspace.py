@@ -5,6 +5,8 @@ MDW-800 Azure can't be reached    MDW-801 the role is missing    MDW-802 no such
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -45,6 +47,11 @@ class AzureJob:
         """Return whether it runs, or will."""
         return self.status in LIVE
 
+    @property
+    def over(self) -> bool:
+        """Return whether it has ended, one way or the other."""
+        return self.status in (COMPLETED, FAILED, CANCELLED, "NotResponding")
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -81,7 +88,8 @@ class Workspace:
 
     def submit(self, spec: JobSpec) -> AzureJob:
         """Send a job; its code and its environment's context are uploaded first."""
-        sent = self._asked(spec.display_name, lambda ml: ml.jobs.create_or_update(as_command(spec)))
+        with contextlib.redirect_stdout(io.StringIO()):  # of an upload the SDK prints the colours of a bar, not the bar
+            sent = self._asked(spec.display_name, lambda ml: ml.jobs.create_or_update(as_command(spec)))
         return _seen(sent)
 
     def jobs_of(self, federation: str) -> list[AzureJob]:

@@ -325,6 +325,8 @@ def _tracked(args: argparse.Namespace) -> Rendezvous:
     """Return the rendezvous in MLflow, asked as this job's identity: its run's token is for its own workspace alone."""
     for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         os.environ.pop(name, None)
+    for name in ("azure", "azureml"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowRendezvous(args.tracking, args.experiment, args.federation)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from azureml_jobs.credentials import FolderSecrets, SecretStore
@@ -12,9 +14,10 @@ from azureml_jobs.rendezvous import FolderRendezvous, MlflowRendezvous, Rendezvo
 from azureml_jobs.vault import VaultSecrets, sign_in
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf
-from server.store import FolderStore, Store
+from server.store import NAME, FolderStore, Store
 
 AUTO: Final = "auto"
+RESULTS: Final = "results/"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,15 @@ class Places:
     secrets: SecretStore
     rendezvous: Rendezvous
     host: str
+    keeps_results: bool = False  # a run's files go into the store too: this disk ends with the job
+
+    def keep(self, folder: Path, run_id: str) -> None:
+        """Copy a run's files into the store, as `results/<run_id>/...`, for `meadow download`."""
+        if self.keeps_results:
+            for path in sorted(folder.rglob("*")):
+                name = f"{RESULTS}{run_id}/{path.relative_to(folder).as_posix()}"
+                if path.is_file() and NAME.fullmatch(name):
+                    self.store.replace(name, path.read_bytes())
 
 
 def places(conf: Conf) -> Places:
@@ -33,9 +45,12 @@ def places(conf: Conf) -> Places:
     secrets = VaultSecrets(own.key_vault) if own.key_vault else FolderSecrets(folder.keys)
     rendezvous: Rendezvous = FolderRendezvous(folder.rendezvous)
     if own.store and "AZUREML_RUN_ID" in os.environ:
+        for name in ("azure", "azureml"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         uri, experiment = os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_EXPERIMENT_NAME"]
         rendezvous = MlflowRendezvous(uri, experiment, conf.federation.name, os.environ["AZUREML_RUN_ID"])
-    return Places(store_of(conf), secrets, rendezvous, own_host() if own.host == AUTO else own.host)
+    host = own_host() if own.host == AUTO else own.host
+    return Places(store_of(conf), secrets, rendezvous, host, keeps_results=own.store is not None)
 
 
 def store_of(conf: Conf) -> Store:

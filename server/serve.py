@@ -57,7 +57,7 @@ def serve(conf: Conf) -> int:
         with _lease(store) as lease, _orchestrator(conf, here, keys.current()) as orchestrator:
             care = Caretaker(orchestrator, here.host, store, lease, here.rendezvous, keys, queue)
             with care:
-                _Work(conf, orchestrator, queue, store, care).until_idle()
+                _Work(conf, orchestrator, queue, here, care).until_idle()
                 care.over()
                 orchestrator.stop(over=True)
     except Interrupted as stop:
@@ -103,7 +103,7 @@ class _Work:
     conf: Conf
     orchestrator: Orchestrator
     queue: RunQueue
-    store: Store
+    here: Places
     care: Caretaker
 
     def until_idle(self) -> None:
@@ -152,10 +152,11 @@ class _Work:
         names = [silo.name for silo in members]
         self.orchestrator.wait_for(names, conf.run.start_quorum or len(names), conf.run.start_timeout)
         grid = PackedGrid(self.orchestrator.open_run(request.run_id, names))
-        below = Below(self.store, f"runs/{request.run_id}/")
+        below = Below(self.here.store, f"runs/{request.run_id}/")
         display = progress(live=False)
         with session(conf, members, mode="local", command=request.command, display=display, store=below) as run:
             federate(run, grid)
+        self.here.keep(run.folder.path, request.run_id)
         return Outcome(run.result.status, folder=str(run.folder.path.absolute()))
 
 

@@ -34,6 +34,21 @@ MADE_BY_CLIENTS: Final = {
     "workspaces/models/versions",
 }  # fmt: skip
 COLLECTIONS: Final = {"computes", "datastores", "jobs", "versions", "data", "environments", "models"}
+CLOUD: Final[Json] = {
+    "name": "AzureCloud",
+    "portal": "https://portal.azure.com",
+    "resourceManager": f"https://{HOST}/",
+    "authentication": {
+        "loginEndpoint": "https://login.microsoftonline.com/",
+        "audiences": ["https://management.core.windows.net/", f"https://{HOST}/"],
+        "tenant": "common",
+        "identityProvider": "AAD",
+    },
+    "graph": "https://graph.windows.net/",
+    "graphAudience": "https://graph.windows.net/",
+    "suffixes": {"storage": "core.windows.net", "keyVaultDns": "vault.azure.net"},
+}
+"""What the public cloud says about itself, as far as its clients read it."""
 _LOCATION: Final = re.compile(
     r"/subscriptions/([^/]+)/providers/[^/]+/locations/([^/]+)/(usages|vmSizes)", re.IGNORECASE
 )
@@ -54,6 +69,8 @@ class Arm:
 
     async def answer(self, request: Request) -> Response | None:
         """Return the answer, or None for a request that the stand-in does not know."""
+        if request.url.path == "/metadata/endpoints":
+            return JSONResponse([CLOUD])  # asked before anybody signs in
         try:
             identity = self.tokens.read(request.headers.get("authorization"), *AUDIENCES)
         except NotSignedIn as reason:

@@ -84,6 +84,11 @@ class Tracking:
             raise MlflowException(why, error_code=5)  # RESOURCE_DOES_NOT_EXIST
         return api.GetExperimentByName.Response(experiment=self._shown_experiment(found))
 
+    def search_experiments(self, workspace: str, request: Message) -> Message:
+        """`experiments/search`: those of this workspace, whatever the filter."""
+        mine = [one for one in self._store.search_experiments() if one.name.endswith(_inner(workspace, ""))]
+        return api.SearchExperiments.Response(experiments=[self._shown_experiment(one) for one in mine])
+
     def create_run(self, workspace: str, request: Message) -> Message:
         """`runs/create`."""
         tags = [mlflow.RunTag.from_proto(tag) for tag in request.tags]
@@ -175,6 +180,7 @@ class Tracking:
 Verb = Callable[[Tracking, str, Message], Message]
 _VERBS: Final[dict[str, tuple[Callable[[], Message], Verb]]] = {
     "experiments/create": (api.CreateExperiment, Tracking.create_experiment),
+    "experiments/search": (api.SearchExperiments, Tracking.search_experiments),
     "experiments/get": (api.GetExperiment, Tracking.get_experiment),
     "experiments/get-by-name": (api.GetExperimentByName, Tracking.get_experiment_by_name),
     "runs/create": (api.CreateRun, Tracking.create_run),

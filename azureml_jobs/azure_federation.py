@@ -1,0 +1,212 @@
+"""A federation's jobs on Azure ML: started once, found by their tags, watched, brought home and ended.
+
+Nothing here looks at a silo's vault or data: whoever starts a silo's job needs rights in that silo's workspace, and
+whoever starts the orchestrator's in its own.
+
+    MDW-814 the CA's certificate for the silos is missing
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from azureml_jobs.credentials import KeyEntries, load_ca
+from azureml_jobs.jobs import (
+    CA_FILE,
+    FEDERATION_FILE,
+    SERVER,
+    SILO,
+    SILO_FILE,
+    Code,
+    JobSpec,
+    as_yaml,
+    server_job,
+    silo_job,
+)
+from azureml_jobs.snapshot import snapshot
+from azureml_jobs.workspace import AzureJob, Workspace
+from conf.errors import AzureError
+from conf.schema import Conf, WorkspaceConf
+from conf.silos import silo_to_json, silos
+
+OpenWorkspace = Callable[[WorkspaceConf], Workspace]
+POLL_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True)
+class AzureFederation:
+    """What may be done with the jobs of one federation; raises AzureError, as `azureml_jobs.workspace`."""
+
+    conf: Conf
+    workspace: OpenWorkspace = Workspace
+
+    # ---- starting
+
+    def start_server(self) -> tuple[AzureJob, bool]:
+        """Return the orchestrator's job, and whether it was started now: where one is live, that one is it."""
+        if (live := self._live(SERVER)) is not None:
+            return live, False
+        with self._server() as spec:
+            return self.workspace(spec.workspace).submit(spec), True
+
+    def start_silo(self, name: str) -> tuple[AzureJob, bool]:
+        """Return a silo's job, and whether it was started now."""
+        if (live := self._live(SILO, name)) is not None:
+            return live, False
+        with self._silo(name) as spec:
+            return self.workspace(spec.workspace).submit(spec), True
+
+    def dry_run(self, folder: Path, *, server: bool, names: list[str]) -> list[Path]:
+        """Write the YAML of the jobs, with their snapshots beside, as `az ml job create` takes them."""
+        written = []
+        for name, wanted in [*(((SERVER, self._server),) if server else ()), *((n, None) for n in names)]:
+            place = folder / name
+            place.mkdir(parents=True)
+            with wanted(place) if wanted else self._silo(name, place) as spec:
+                file = folder / f"{name}.yaml"
+                file.write_text(as_yaml(spec))
+            written.append(file)
+        return written
+
+    # ---- watching and ending
+
+    def jobs(self, names: list[str], *, server: bool) -> list[AzureJob]:
+        """Return the newest job of each role that the caller may see."""
+        found = [self._newest(SERVER)] if server else []
+        return [job for job in [*found, *(self._newest(SILO, name) for name in names)] if job is not None]
+
+    def stop(self, names: list[str], *, server: bool, seconds: float = 600.0) -> list[AzureJob]:
+        """End the silos' jobs, all at once, then the orchestrator's; wait for their ends, and return what was live."""
+        ended = self._stopped([(SILO, name) for name in names], seconds)
+        return ended + (self._stopped([(SERVER, "")], seconds) if server else [])
+
+    def _stopped(self, parts: list[tuple[str, str]], seconds: float) -> list[AzureJob]:
+        ends = []
+        for part in parts:
+            place, job = self.workspace(self._workspace(*part)), self._newest(*part)
+            if job is not None and not job.over:
+                if job.live:  # and not on its way out already
+                    place.cancel(job.name)
+                ends.append((place, job.name))
+        return [_waited(place, name, seconds) for place, name in ends]
+
+    def logs(self, folder: Path) -> None:
+        """Bring the orchestrator's newest job's logs and outputs."""
+        job = self._newest(SERVER)
+        if job is None:
+            raise AzureError("MDW-802", "The federation has no orchestrator's job.", "Launch it: meadow launch server.")
+        self.workspace(self._workspace(SERVER)).download(job.name, folder)
+
+    # ---- what a job is made of
+
+    @contextmanager
+    def _server(self, folder: Path | None = None) -> Iterator[JobSpec]:
+        own = self.conf.federation.orchestrator
+        text = self._public()
+        with _folder(folder) as place:
+            digest = snapshot(place, {FEDERATION_FILE: text})
+            yield server_job(self.conf, Code(place, digest, _digest(text)), self._store(own.store))
+
+    @contextmanager
+    def _silo(self, name: str, folder: Path | None = None) -> Iterator[JobSpec]:
+        settings = next((silo for silo in silos(self.conf) if silo.name == name), None)
+        own = self.conf.federation.silos.get(name)
+        if settings is not None and own is not None and own.input is not None:
+            settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, partition="own"))
+        text = silo_to_json(settings).encode() if settings else b""
+        with _folder(folder) as place:
+            digest = snapshot(place, {SILO_FILE: text, CA_FILE: self._ca()})
+            yield silo_job(self.conf, name, Code(place, digest, _digest(text)), self._tracking())
+
+    def _public(self) -> bytes:
+        """Return the federation's file as the orchestrator's job gets it: public, and without anybody's paths."""
+        plain: dict[str, Any] = dataclasses.asdict(self.conf.federation)
+        plain["file"] = plain["folder"] = None
+        for silo in plain["silos"].values():
+            silo["data"], silo["public_key"] = {}, None
+        return yaml.safe_dump(plain, sort_keys=True).encode()
+
+    def _ca(self) -> bytes:
+        path = self.conf.federation.orchestrator.ca
+        hint = "Name the file that the orchestrator's owner handed out: federation.orchestrator.ca=ca.pem."
+        if path is None:
+            raise AzureError("MDW-814", "A silo must know the CA that it trusts.", hint)
+        try:
+            certificate = Path(path).read_bytes()
+        except OSError as error:
+            raise AzureError("MDW-814", f"Can't read {path}: {error.strerror}.", hint) from None
+        load_ca(certificate, path, datetime.now(UTC))
+        return certificate
+
+    def _store(self, given: str | None) -> str:
+        datastore = self.conf.federation.orchestrator.datastore
+        return given or self.workspace(self._workspace(SERVER)).container(str(datastore))
+
+    def _tracking(self) -> str:
+        own = self.conf.federation.orchestrator
+        if own.address:
+            return ""
+        return own.tracking or self.workspace(self._workspace(SERVER)).tracking_uri()
+
+    def _workspace(self, role: str, name: str = "") -> WorkspaceConf:
+        silo = self.conf.federation.silos.get(name)
+        own = self.conf.federation.orchestrator if role == SERVER else silo
+        found = own.workspace if own is not None else None
+        if found is None:
+            raise AzureError("MDW-810", f"No workspace for {name or role}.", "Write it into the federation's file.")
+        return found
+
+    def _newest(self, role: str, name: str = "") -> AzureJob | None:
+        mine = self.workspace(self._workspace(role, name)).jobs_of(self.conf.federation.name)
+        return next((job for job in mine if (job.role, job.silo) == (role, name)), None)
+
+    def _live(self, role: str, name: str = "") -> AzureJob | None:
+        mine = self.workspace(self._workspace(role, name)).jobs_of(self.conf.federation.name)
+        return next((job for job in mine if (job.role, job.silo) == (role, name) and job.live), None)
+
+
+@contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="meadow-job-") as made:
+        yield Path(made)
+
+
+def _waited(place: Workspace, name: str, seconds: float) -> AzureJob:
+    end = time.monotonic() + seconds
+    while not (job := place.job(name)).over and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+    return job
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+def download(store: KeyEntries, run_id: str, folder: Path) -> list[Path]:
+    """Bring a run's files from the orchestrator's store into `folder/<run_id>`; raises AzureError MDW-802."""
+    prefix = f"results/{run_id}/"
+    names = [name for name in store.list(prefix) if ".." not in name]
+    if not names:
+        hint = "A run's files are there when it has ended: meadow wait."
+        raise AzureError("MDW-802", f"The store has no files of the run {run_id}.", hint)
+    written = []
+    for name in names:
+        path = folder / run_id / name.removeprefix(prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.read(name))
+        written.append(path)
+    return written

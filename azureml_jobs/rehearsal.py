@@ -1,0 +1,258 @@
+"""`meadow rehearse`: a federation of three silos on Azure ML, without Azure: real clients, real jobs, a loopback cloud.
+
+Each step is done by the role that does it on Azure, signed in as that role: the orchestrator's engineer, and each
+silo's owner. The code that launches is the code that launches on Azure; only environment variables differ.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from azureml_jobs.azure_federation import AzureFederation, download
+from azureml_jobs.credentials import CA_CERTIFICATE, AdmittedKeys, KeyEntries, make_ca, make_node_key
+from azureml_jobs.loopback.cloud import LoopbackCloud
+from azureml_jobs.preflight import Sources, check
+from azureml_jobs.vault import VaultSecrets
+from azureml_jobs.workspace import AzureJob, Workspace
+from conf.compose import compose
+from conf.errors import AzureError
+from conf.schema import Conf
+
+Echo = Callable[[str], None]
+NAMES: Final = ("north", "south", "west")
+ENGINEER: Final = "engineer"
+SUBSCRIPTION: Final = "00000000-0000-0000-0000-000000000001"
+RUN_SECONDS: Final = 300.0
+STOP_SECONDS: Final = 60.0
+NOT_SHOWN: Final = """A rehearsal does not show: how Azure enforces roles (the table of who may is the stand-in's own),
+network isolation, quota, the building of images, mounts (inputs are copied), the sizes and prices of machines."""
+
+
+class Queue(Protocol):
+    """What a rehearsal needs of the orchestrator's queue (`server.run_queue.RunQueue` has it)."""
+
+    def submit(self, run_id: str, conf: Conf, command: str = "") -> object:
+        """Add a run."""
+
+    def outcome(self, run_id: str) -> Any:
+        """Return how it ended, None while it has not."""
+
+
+@dataclass
+class Rehearsal:
+    """A federation in a loopback cloud, and the steps of its life; `open_store` gives the orchestrator's store."""
+
+    cloud: LoopbackCloud
+    folder: Path
+    open_store: Callable[[Conf], KeyEntries]
+    open_queue: Callable[[KeyEntries], Queue]
+    overrides: list[str] = field(default_factory=list)
+    names: tuple[str, ...] = NAMES
+    echo: Echo = print
+
+    def build(self) -> None:
+        """Make workspaces, computes, accounts and vaults, one of each per silo, and declare who may touch what."""
+        hub = self.cloud.workspace("hub", account="hub")
+        server = self.cloud.compute(hub, "cpu")
+        self.cloud.datastore(hub, "federation", "hub", "federation")
+        self._grants(ENGINEER, workspace="hub", vault="kv-hub", storage="hub", owner=True)
+        self._grants(server, workspace="hub", vault="kv-hub", storage="hub", owner=False)
+        self.cloud.access.grant(server, "Storage Blob Data Contributor", "storage:hub")
+        for name in self.names:
+            workspace = self.cloud.workspace(name, account=name)
+            job = self.cloud.compute(workspace, f"gpu-{name}", "Standard_NC6s_v3")
+            self._grants(owner(name), workspace=name, vault=f"kv-{name}", storage=name, owner=True)
+            self._grants(job, workspace=name, vault=f"kv-{name}", storage=name, owner=False)
+            for identity in (owner(name), job):  # both ask the orchestrator's workspace where it is
+                self.cloud.access.grant(identity, "Reader", "workspace:hub")
+        self._file()
+
+    def conf(self) -> Conf:
+        """Return the configuration: the federation's file under the overrides."""
+        return compose([f"federation.file={self.folder / 'hospitals.yaml'}", *self.overrides])
+
+    def make_keys(self) -> None:
+        """Make the CA as the engineer, a node key as each owner, and admit the public halves."""
+        publics = {}
+        with self.signed_in(ENGINEER):
+            vault = VaultSecrets("kv-hub")
+            make_ca(vault, "hospitals", datetime.now(UTC))
+            (self.folder / "ca.pem").write_bytes(vault.get(CA_CERTIFICATE))
+        for name in self.names:
+            with self.signed_in(owner(name)):
+                publics[name] = make_node_key(VaultSecrets(f"kv-{name}"), name)
+        with self.signed_in(ENGINEER):
+            keys = self._keys()
+            for name, public in publics.items():
+                keys.admit(name, public)
+
+    def check(self) -> None:
+        """Print each role's table; raises AzureError MDW-813 where something would fail."""
+        for who, role in [(ENGINEER, "orchestrator"), *((owner(name), f"silo:{name}") for name in self.names)]:
+            with self.signed_in(who):
+                keys = self._keys().all if role == "orchestrator" else None
+                table = check(self.conf(), role, Sources(Workspace, VaultSecrets, keys))
+                self.echo(f"meadow check as={role}")
+                for line in table.lines():
+                    self.echo(f"  {line}")
+                table.refuse()
+
+    def launch_server(self) -> tuple[AzureJob, bool]:
+        """Start the orchestrator's job as the engineer."""
+        with self.signed_in(ENGINEER):
+            return AzureFederation(self.conf()).start_server()
+
+    def launch_silo(self, name: str) -> tuple[AzureJob, bool]:
+        """Start a silo's job as its owner."""
+        with self.signed_in(owner(name)):
+            return AzureFederation(self.conf()).start_silo(name)
+
+    def submit(self, run_id: str) -> None:
+        """Ask for a run."""
+        with self.signed_in(ENGINEER):
+            self._queue().submit(run_id, self.conf(), "meadow rehearse")
+
+    def wait(self, run_id: str, seconds: float = RUN_SECONDS) -> Any:
+        """Return how a run ended; raises AzureError MDW-874 where the time is over or the orchestrator has ended."""
+        end = time.monotonic() + seconds
+        with self.signed_in(ENGINEER):
+            queue, federation = self._queue(), AzureFederation(self.conf())
+            while (outcome := queue.outcome(run_id)) is None:
+                jobs = federation.jobs([], server=True)
+                if time.monotonic() > end or not any(job.live for job in jobs):
+                    state = jobs[0].status if jobs else "not there"
+                    hint = f"Look at the jobs' logs below {self.cloud.folder / 'jobs'}."
+                    raise AzureError("MDW-874", f"The run {run_id} has no end; the orchestrator is {state}.", hint)
+                time.sleep(0.5)
+        return outcome
+
+    def jobs(self) -> list[AzureJob]:
+        """Return the newest job of each part, each asked for by its owner."""
+        with self.signed_in(ENGINEER):
+            found = AzureFederation(self.conf()).jobs([], server=True)
+        for name in self.names:
+            with self.signed_in(owner(name)):
+                found += AzureFederation(self.conf()).jobs([name], server=False)
+        return found
+
+    def stop(self) -> None:
+        """End the silos' jobs, all at once, then the orchestrator's."""
+        for seconds in (0.0, STOP_SECONDS):  # every owner asks before anybody waits
+            for name in self.names:
+                with self.signed_in(owner(name)):
+                    AzureFederation(self.conf()).stop([name], server=False, seconds=seconds)
+        with self.signed_in(ENGINEER):
+            AzureFederation(self.conf()).stop([], server=True, seconds=STOP_SECONDS)
+
+    def download(self, run_id: str, folder: Path) -> list[Path]:
+        """Bring a run's files."""
+        with self.signed_in(ENGINEER):
+            return download(self.open_store(self.conf()), run_id, folder)
+
+    def epilogue(self) -> list[str]:
+        """Return what was refused and what nobody knew: empty lists in a good rehearsal; and what it does not show."""
+        journal = self.cloud.journal
+        refused = [f"  {t.identity} may not {t.action} {t.resource}: needs '{t.role}'" for t in journal.refused()]
+        outside = [f"  {host}" for host in sorted(set(journal.outbound))]
+        unknown = [f"  {request}" for request in sorted(set(journal.unrouted))]
+        return [
+            f"Refused by the table of who may touch what: {len(refused)}", *refused,
+            f"Hosts outside the rehearsal, refused: {len(outside)}", *outside,
+            f"Requests that the stand-in does not know: {len(unknown)}", *unknown,
+            NOT_SHOWN,
+        ]  # fmt: skip
+
+    @contextmanager
+    def signed_in(self, name: str) -> Iterator[None]:
+        """Be somebody for a while, led to the loopback cloud: nothing but environment variables."""
+        wanted = {**self.cloud.environment(), **self.cloud.signed_in_as(name)}
+        before = {key: os.environ.get(key) for key in wanted}
+        os.environ.update(wanted)
+        try:
+            yield
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    os.environ.pop(key, None)
+                else:
+                    os.environ[key] = value
+
+    def _grants(self, identity: str, *, workspace: str, vault: str, storage: str, owner: bool) -> None:
+        vault_role = "Key Vault Secrets Officer" if owner else "Key Vault Secrets User"
+        storage_role = "Storage Blob Data Contributor" if owner else "Storage Blob Data Reader"
+        self.cloud.access.grant(identity, "AzureML Data Scientist", f"workspace:{workspace}")
+        self.cloud.access.grant(identity, vault_role, f"vault:{vault}")
+        self.cloud.access.grant(identity, storage_role, f"storage:{storage}")
+
+    def _keys(self) -> AdmittedKeys:
+        return AdmittedKeys(self.open_store(self.conf()), time.time)
+
+    def _queue(self) -> Queue:
+        return self.open_queue(self.open_store(self.conf()))
+
+    def _file(self) -> None:
+        """Write the federation's file, as its people would."""
+        lines = [
+            "name: hospitals",
+            "orchestrator:",
+            f"  workspace: {{subscription_id: {SUBSCRIPTION}, resource_group: meadow, name: hub}}",
+            "  compute: cpu",
+            "  datastore: federation",
+            "  key_vault: kv-hub",
+            "  store: https://hub.blob.core.windows.net/federation",
+            f"  ca: {self.folder / 'ca.pem'}",
+            "  listen: localhost:0",  # a rehearsal's jobs all run here, and nobody else is to reach them
+            "silos:",
+        ]
+        for name in self.names:
+            lines += [
+                f"  {name}:",
+                f"    workspace: {{subscription_id: {SUBSCRIPTION}, resource_group: meadow, name: {name}}}",
+                f"    compute: gpu-{name}",
+                f"    key_vault: kv-{name}",
+            ]
+        (self.folder / "hospitals.yaml").write_text("\n".join(lines) + "\n")
+
+
+def owner(name: str) -> str:
+    """Return the identity of a silo's owner."""
+    return f"owner of {name}"
+
+
+def vaults(names: tuple[str, ...] = NAMES) -> list[str]:
+    """Return the names of the vaults that a rehearsal's cloud needs."""
+    return ["kv-hub", *(f"kv-{name}" for name in names)]
+
+
+def rehearse(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
+    """Live through a federation's whole life; return the run's exit status, or 9 where anything was refused."""
+    say, begun = rehearsal.echo, time.monotonic()
+    rehearsal.build()
+    rehearsal.make_keys()
+    rehearsal.check()
+    jobs = [rehearsal.launch_server(), *(rehearsal.launch_silo(name) for name in rehearsal.names)]
+    for job, _ in jobs:
+        say(f"{job.silo or 'orchestrator':14} {job.name}  {job.studio}")
+    rehearsal.submit(run_id)
+    try:
+        outcome = rehearsal.wait(run_id)
+        say(f"run {run_id}: {outcome.status} {outcome.reason}".rstrip())
+        files = rehearsal.download(run_id, rehearsal.folder / "outputs") if not outcome.exit else []
+        say(f"{len(files)} files of the run: {rehearsal.folder / 'outputs' / run_id}")
+    finally:
+        rehearsal.stop()
+        for one in rehearsal.jobs():
+            say(f"{one.silo or 'orchestrator':14} {one.status}")
+    for line in rehearsal.epilogue():
+        say(line)
+    say(f"{time.monotonic() - begun:.0f} s; the cloud took {sum(rehearsal.cloud.seconds.values()):.1f} s to start")
+    journal = rehearsal.cloud.journal
+    refused = journal.refused() or journal.outbound or journal.unrouted
+    return int(outcome.exit) or (AzureError.exit_status if refused else 0)

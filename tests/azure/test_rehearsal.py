@@ -1,0 +1,224 @@
+"""A federation's whole life on Azure ML, in the loopback cloud: real clients, real jobs, real blobs, real MLflow.
+
+The tests share one federation and come in the order of its life.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from azureml_jobs.azure_federation import AzureFederation
+from azureml_jobs.loopback.cloud import LoopbackCloud
+from azureml_jobs.loopback.executor import Job
+from azureml_jobs.rehearsal import ENGINEER, NAMES, Rehearsal, owner, vaults
+from azureml_jobs.vault import VaultSecrets
+from azureml_jobs.workspace import Workspace
+from conf.errors import AzureError
+from server.places import store_of
+from server.result import RunResult
+from server.run_queue import RunQueue
+
+RUN = ["task=digits", "tracking=environment", "run.quorum=2", "run.reconnect_patience=120", "model.hidden=[16]"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
+    """A federation with workspaces, vaults and keys, and no job yet."""
+    if shutil.which("node") is None:
+        pytest.skip("Azurite needs Node, and there is none on this machine")
+    before = dict(os.environ)
+    for name in [n for n in before if n.startswith(("AZURE", "MLFLOW_")) or n.lower().endswith("_proxy")]:
+        del os.environ[name]
+    folder = tmp_path_factory.mktemp("rehearsal")
+    with LoopbackCloud(folder / "cloud", ["hub", *NAMES], vaults()) as cloud:
+        rehearsal = Rehearsal(cloud, folder, store_of, RunQueue, [*RUN, "run.rounds=3"])
+        rehearsal.build()
+        rehearsal.make_keys()
+        yield rehearsal
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def federation(built: Rehearsal) -> Rehearsal:
+    """The same with its four jobs submitted."""
+    built.check()
+    built.launch_server()
+    for name in NAMES:
+        built.launch_silo(name)
+    return built
+
+
+def job_of(rehearsal: Rehearsal, part: str) -> Job:
+    """Return the newest job of the orchestrator or of a silo as the stand-in runs it."""
+    jobs = [
+        job for job in rehearsal.cloud.executor.jobs.values() if job.properties["displayName"].endswith(f": {part}")
+    ]
+    return jobs[-1]
+
+
+def log_of(job: Job) -> str:
+    return "".join(path.read_text(errors="replace") for path in job.logs().values())
+
+
+def until(condition: Callable[[], bool], what: Callable[[], str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what()
+        time.sleep(0.2)
+
+
+def result_of(rehearsal: Rehearsal, run_id: str) -> RunResult:
+    return RunResult.read(rehearsal.folder / "outputs" / run_id)
+
+
+def ask(rehearsal: Rehearsal, run_id: str, rounds: int) -> None:
+    rehearsal.overrides = [*RUN, f"run.rounds={rounds}"]
+    rehearsal.submit(run_id)
+
+
+def finish(rehearsal: Rehearsal, run_id: str) -> RunResult:
+    outcome = rehearsal.wait(run_id)
+    assert outcome.status == "finished", f"{outcome}\n{log_of(job_of(rehearsal, 'orchestrator'))[-3000:]}"
+    rehearsal.download(run_id, rehearsal.folder / "outputs")
+    return result_of(rehearsal, run_id)
+
+
+# ---- before a job is there
+
+
+def test_a_missing_datastore_stops_a_launch_before_anything_is_sent(built: Rehearsal) -> None:
+    built.overrides = [*RUN, "federation.orchestrator.datastore=gone"]
+    with pytest.raises(AzureError, match=r"MDW-813.*datastore.*gone"):
+        built.check()
+    built.overrides = [*RUN, "run.rounds=3"]
+    assert built.jobs() == []
+
+
+def test_an_expired_token_is_told_as_such(built: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(built.cloud.tokens, "life", -10.0)
+    with built.signed_in(ENGINEER), pytest.raises(AzureError, match=r"MDW-803"):
+        VaultSecrets("kv-hub").list()
+    with built.signed_in(ENGINEER), pytest.raises(AzureError, match=r"MDW-80[03]"):
+        AzureFederation(built.conf()).jobs([], server=True)
+
+
+def test_a_silo_that_may_not_read_its_key_fails_with_identity_vault_and_role(built: Rehearsal) -> None:
+    access = built.cloud.access
+    held = list(access.grants)
+    access.grants[:] = [g for g in held if (g.identity, g.resource) != ("west/gpu-west", "vault:kv-west")]
+    built.launch_silo("west")
+    job = job_of(built, "west")
+    job.join()
+    access.grants[:] = held
+    assert job.status == "Failed"
+    said = log_of(job)
+    assert "MDW-801" in said and "kv-west" in said and "west/gpu-west" in said and "Key Vault Secrets User" in said
+    assert [(t.identity, t.resource) for t in built.cloud.journal.refused()] == [("west/gpu-west", "vault:kv-west")]
+    built.cloud.journal.forget()
+
+
+# ---- its life
+
+
+@pytest.mark.slow
+def test_a_run_goes_from_keys_to_a_model(federation: Rehearsal) -> None:
+    ask(federation, "first", 3)
+    result = finish(federation, "first")
+    assert [record.round for record in result.rounds] == [1, 2, 3]
+    assert all(sorted(record.replied) == sorted(NAMES) for record in result.rounds)
+    folder = federation.folder / "outputs" / "first"
+    assert (folder / "model" / "model.safetensors").stat().st_size > 1000
+    assert (folder / "report.html").exists() and (folder / "ledger.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_its_metrics_are_seen_over_azureml(federation: Rehearsal) -> None:
+    from mlflow.tracking import MlflowClient
+
+    with federation.signed_in(ENGINEER):
+        workspace = federation.conf().federation.orchestrator.workspace
+        client = MlflowClient(tracking_uri=Workspace(workspace).tracking_uri())
+        experiment = client.get_experiment_by_name("meadow")
+        runs = client.search_runs([experiment.experiment_id], "tags.`meadow.run_id` = 'first'")
+        assert [run.info.status for run in runs] == ["FINISHED"]
+        history = client.get_metric_history(runs[0].info.run_id, "federated/accuracy")
+    assert [point.step for point in history] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_second_launch_starts_nothing(federation: Rehearsal) -> None:
+    before = set(federation.cloud.executor.jobs)
+    job, started = federation.launch_server()
+    assert not started and job.role == "server"
+    assert [federation.launch_silo(name)[1] for name in NAMES] == [False, False, False]
+    assert set(federation.cloud.executor.jobs) == before
+
+
+@pytest.mark.slow
+def test_jobs_ask_only_for_what_is_their_silo_s(federation: Rehearsal) -> None:
+    journal = federation.cloud.journal
+    for name in NAMES:
+        assert journal.resources_of(f"{name}/gpu-{name}") <= {f"vault:kv-{name}", f"storage:{name}", "workspace:hub"}
+        assert journal.resources_of(owner(name)) <= {
+            f"vault:kv-{name}", f"storage:{name}", f"workspace:{name}", "workspace:hub",
+        }  # fmt: skip
+    assert (journal.refused(), journal.outbound, journal.unrouted) == ([], [], [])
+
+
+@pytest.mark.slow
+def test_no_private_part_is_in_a_job_or_a_log(federation: Rehearsal) -> None:
+    for job in federation.cloud.executor.jobs.values():
+        text = json.dumps(job.resource) + log_of(job)
+        assert "PRIVATE KEY" not in text
+    with federation.signed_in(owner("north")):
+        secret = VaultSecrets("kv-north").get("node-north").decode().splitlines()[1]
+    folders = [path for path in (federation.cloud.folder / "jobs").rglob("*") if path.is_file()]
+    assert folders and not [path for path in folders if secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_silo_that_is_cancelled_in_the_middle_does_not_end_the_run(federation: Rehearsal) -> None:
+    server = job_of(federation, "orchestrator")
+    ask(federation, "second", 12)
+    until(lambda: "round 2/12" in log_of(server), lambda: log_of(server)[-3000:])
+    with federation.signed_in(owner("west")):
+        AzureFederation(federation.conf()).stop(["west"], server=False)
+    result = finish(federation, "second")
+    assert sorted(result.rounds[0].replied) == ["north", "south", "west"]
+    assert sorted(result.rounds[-1].replied) == ["north", "south"]
+    assert federation.launch_silo("west")[1]
+
+
+@pytest.mark.slow
+def test_an_orchestrator_that_is_killed_goes_on_at_another_address(federation: Rehearsal) -> None:
+    first = job_of(federation, "orchestrator")
+    ask(federation, "third", 15)
+    until(lambda: "round 3/15" in log_of(first), lambda: log_of(first)[-3000:])
+    for process in psutil.Process().children(recursive=True):
+        if "serve" in process.cmdline() and str(first.folder) in str(process.cwd()):
+            process.kill()
+    first.join()
+    assert first.status == "Failed"
+    job, started = federation.launch_server()
+    assert started and job.name != first.name
+    result = finish(federation, "third")
+    assert [record.round for record in result.rounds] == list(range(1, 16))
+    assert sorted(result.rounds[-1].replied)[:2] == ["north", "south"]
+
+
+@pytest.mark.slow
+def test_stopping_ends_silos_then_server(federation: Rehearsal) -> None:
+    federation.stop()
+    assert {(job.silo or "server"): job.status for job in federation.jobs()} == dict.fromkeys(
+        ["server", *NAMES], "Canceled"
+    )
+    ends = {part: job_of(federation, part).ended or 0 for part in ("orchestrator", *NAMES)}
+    assert max(ends, key=lambda part: ends[part]) == "orchestrator"
