@@ -206,28 +206,28 @@ def parse(size: str) -> tuple[float, int]:
     return float(megabytes), int(arrays)
 
 
-def table(sizes: list[str], arms: list[str], number: int, silos: int) -> list[str]:
-    """Measure every size with every arm and return the lines of a Markdown table."""
-    lines = ["| update | arm | first round | median | min-max | x floor | stock / it | peak memory |", "|" + "---|" * 8]
-    for size in sizes:
-        megabytes, arrays = parse(size)
-        measured: dict[str, Arm] = {}
-        for arm in arms:
-            if arm == "floor":
-                measured[arm] = bare(megabytes, number, silos)
-            else:
-                measured[arm] = {"meadow": meadow, "stock": stock}[arm](megabytes, arrays, number, silos)
-            print(f"{size} {arm}: {measured[arm].median:.3f} s", file=sys.stderr)
-        for arm, one in measured.items():
-            floor = f"{one.median / measured['floor'].median:.1f}" if "floor" in measured else "-"
-            gain = f"{measured['stock'].median / one.median:.1f}" if "stock" in measured else "-"
-            memory = ", ".join(f"{role} {peak / 1e6:.0f} MB" for role, peak in one.memory.items()) or "-"
-            spread = f"{min(one.seconds[1:]):.3f}-{max(one.seconds[1:]):.3f}"
-            name = f"{megabytes:g} MB, {arrays} arrays"
-            lines.append(
-                f"| {name} | {arm} | {one.seconds[0]:.3f} s | **{one.median:.3f} s** | {spread} | {floor} | {gain}"
-                f" | {memory} |"
-            )
+HEAD = "| update | arm | first round | median | min-max | x floor | stock / it | peak memory |\n" + "|---" * 8 + "|"
+
+
+def rows(size: str, arms: list[str], number: int, silos: int) -> list[str]:
+    """Measure one size with every arm and return the rows of the table."""
+    megabytes, arrays = parse(size)
+    measured: dict[str, Arm] = {}
+    for arm in arms:
+        if arm == "floor":
+            measured[arm] = bare(megabytes, number, silos)
+        else:
+            measured[arm] = {"meadow": meadow, "stock": stock}[arm](megabytes, arrays, number, silos)
+    lines = []
+    for arm, one in measured.items():
+        floor = f"{one.median / measured['floor'].median:.1f}" if "floor" in measured else "-"
+        gain = f"{measured['stock'].median / one.median:.1f}" if "stock" in measured else "-"
+        memory = ", ".join(f"{role} {peak / 1e6:.0f} MB" for role, peak in one.memory.items()) or "-"
+        spread = f"{min(one.seconds[1:]):.3f}-{max(one.seconds[1:]):.3f}"
+        lines.append(
+            f"| {megabytes:g} MB, {arrays} arrays | {arm} | {one.seconds[0]:.3f} s | **{one.median:.3f} s** | {spread}"
+            f" | {floor} | {gain} | {memory} |"
+        )
     return lines
 
 
@@ -242,11 +242,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--silos", type=int, default=2)
     args = parser.parse_args()
-    lines = table(args.sizes, args.arms, args.rounds, args.silos)
     memory = psutil.virtual_memory().total / 2**30
-    load = os.getloadavg()[0]
-    print(f"\n{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {memory:.0f} GiB, load {load:.1f} at the end\n")
-    print("\n".join(lines))
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {memory:.0f} GiB\n\n{HEAD}", flush=True)
+    for size in args.sizes:
+        print("\n".join(rows(size, args.arms, args.rounds, args.silos)), flush=True)
+    print(f"\nLoad of the machine at the end: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def test_sigterm_while_it_waits_for_work(tmp_path: Path) -> None:
     ):
         until(lambda: "silo-1 is connected" in node.text(), 60)
         node.send(signal.SIGTERM)
-        assert node.wait(5) == 143
+        assert node.wait(30) == 143
         until(lambda: not orchestrator.connected(), 2)
 
 
