@@ -10,6 +10,7 @@ import time
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
 
 from client.silo import hand_over
 from conf.compose import compose
@@ -31,25 +32,26 @@ def main(grid: Grid, context: Context) -> None:
     conf = compose(shlex.split(overrides))
     if not conf.federation.silos:
         conf.federation.size = _settled_size(grid, conf.run.start_timeout)
-    members = silos(conf)
+    members, strategy = silos(conf), build_strategy(conf.strategy)
     left_for_workers = hand_over(members, context.run_id)
     command = f"flwr run . --run-config 'overrides=\"{overrides}\"'"
     try:
         with session(conf, members, mode="flower", command=command, display=progress(live=False)) as run:
-            federate(run, grid)
+            federate(run, grid, strategy)
     finally:
         left_for_workers.unlink(missing_ok=True)
 
 
-def federate(run: Session, grid: Grid) -> None:
-    """Train the run's rounds over a grid, in any mode, and write the model."""
+def federate(run: Session, grid: Grid, strategy: Strategy) -> None:
+    """Train the run's rounds over a grid, in any mode."""
     names = silo_names(grid, run.conf, len(run.members))
     rounds = Rounds(
         run.conf,
         run.folder.run_id,
+        run.folder.known_as,
         grid,
         names,
-        build_strategy(run.conf.strategy),
+        strategy,
         run.checkpoints,
         run.ledger,
         run.observer,

@@ -17,6 +17,7 @@ from client.examples import union
 from client.malloc import keep_activations_mapped
 from client.models import build_model
 from client.tasks import task_named
+from conf.errors import ConfigError
 from conf.schema import Conf, Silo
 from conf.seeds import seed_for
 from server.evaluation import Judge, first_weights, held_out
@@ -35,6 +36,17 @@ class Job:
     conf: Conf
     silos: tuple[Silo, ...]
     rounds: int
+
+
+def check(conf: Conf) -> None:
+    """Raise ConfigError MDW-105 where baselines are asked for and there is nothing to compare models on."""
+    nothing = conf.data.held_out == 0 and task_named(conf.task.name).test(conf.data) is None
+    if conf.run.baseline != "none" and nothing:
+        raise ConfigError(
+            "MDW-105",
+            f"run.baseline={conf.run.baseline}: data.held_out=0 and the task has no test set to compare models on.",
+            "Hold some examples out, or set run.baseline=none.",
+        )
 
 
 def jobs(conf: Conf, members: list[Silo], rounds: int) -> list[Job]:

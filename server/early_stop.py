@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from conf.errors import ConfigError
+from conf.keys import nearest
 from conf.schema import EarlyStopConf
 from server.result import Metrics
 
@@ -17,17 +19,27 @@ class EarlyStop:
     best: float | None = None
     since: int = 0
 
-    def should_stop(self, aggregate: Metrics) -> bool:
-        """Take in a round's aggregate metrics; return True when patience has run out.
+    @property
+    def stopped(self) -> bool:
+        """Return whether patience has run out."""
+        return self.conf.patience is not None and self.since >= self.conf.patience
 
-        A round without the metric, or with NaN, counts as one without improvement.
+    def take(self, aggregate: Metrics) -> None:
+        """Take in a round's aggregate metrics; NaN counts as no improvement.
+
+        Raises ConfigError MDW-107 where there is no such metric.
         """
         if self.conf.patience is None:
-            return False
-        value = aggregate.get(self.conf.metric, math.nan)
+            return
+        if self.conf.metric not in aggregate:
+            raise ConfigError(
+                "MDW-107",
+                f"run.early_stop.metric={self.conf.metric}: the rounds of this run have no such metric.",
+                nearest(self.conf.metric, aggregate),
+            )
+        value = aggregate[self.conf.metric]
         sign = 1 if self.conf.mode == "min" else -1
         if not math.isnan(value) and (self.best is None or sign * (self.best - value) > self.conf.min_delta):
             self.best, self.since = value, 0
         else:
             self.since += 1
-        return self.since >= self.conf.patience

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
@@ -73,10 +74,15 @@ def central_score(conf: Conf) -> Callable[[ArrayRecord], Metrics] | None:
 
 
 def held_out(conf: Conf, members: list[Silo]) -> dict[str, Examples]:
-    """Return the silos' held-out splits, for a machine that can see them all; empty ones are left out."""
+    """Return the silos' held-out splits, for a machine that can see them all; empty ones are left out.
+
+    Where nothing is held out, the task's test set stands in for them, as that of one silo.
+    """
     task = task_named(conf.task.name)
     splits = {silo.name: task.load(silo).held_out for silo in members}
-    return {name: data for name, data in splits.items() if len(data) > 0}  # type: ignore[arg-type]
+    some = {name: data for name, data in splits.items() if len(data) > 0}  # type: ignore[arg-type]
+    test = None if some else task.test(conf.data)
+    return some if test is None else {"test set": test}
 
 
 def first_weights(conf: Conf) -> ArrayRecord:
@@ -124,7 +130,7 @@ def _load(model: nn.Module, path: Path, what: str) -> None:
         raise ConfigError("MDW-184", f"{what}: there is no file {path}.", "Give a .safetensors file or a finished run.")
     try:
         model.load_state_dict(load_file(path))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         first = str(error).splitlines()
         reason = first[1].strip() if len(first) > 1 else first[0]
         message = f"{what}: {path} does not fit this model: {reason}"

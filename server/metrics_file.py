@@ -35,6 +35,9 @@ class MetricsFile:
         """Write the aggregate, `silo` being null."""
         self._append({"round": record.round, "silo": None, "phase": "aggregate"}, record.aggregate)
 
+    def baselines_started(self, models: list[str]) -> None:
+        """Nothing to write."""
+
     def run_finished(self, result: RunResult) -> None:
         """Nothing to write."""
 

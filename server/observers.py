@@ -9,7 +9,7 @@ from server.result import Metrics, RoundRecord, RunResult
 
 
 class Observer(Protocol):
-    """Progress display, metrics file, MLflow: each is told the same five things, in this order."""
+    """Progress display, metrics file, MLflow: each is told the same things, in this order."""
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         """`result` holds the run's names and the rounds already done, if it was resumed; `rounds` is the goal."""
@@ -22,6 +22,9 @@ class Observer(Protocol):
 
     def round_closed(self, record: RoundRecord) -> None:
         """The round is aggregated and its checkpoint written."""
+
+    def baselines_started(self, models: list[str]) -> None:
+        """The rounds are done; models without a federation are trained for comparison."""
 
     def run_finished(self, result: RunResult) -> None:
         """The run ended, well or not; `result.status` says how."""
@@ -52,6 +55,11 @@ class Observers:
         """See `Observer`."""
         for o in self._all:
             o.round_closed(record)
+
+    def baselines_started(self, models: list[str]) -> None:
+        """See `Observer`."""
+        for o in self._all:
+            o.baselines_started(models)
 
     def run_finished(self, result: RunResult) -> None:
         """See `Observer`."""

@@ -58,6 +58,10 @@ class PlainProgress:
         for silo, why in sorted(record.failed.items()):
             self._print(f"round {record.round}/{self._rounds}  {silo} failed: {one_line(why)}")
 
+    def baselines_started(self, models: list[str]) -> None:
+        """Say what takes its time now."""
+        self._print(f"training {len(models)} models without a federation, for comparison")
+
     def run_finished(self, result: RunResult) -> None:
         """Say how the run ended and what it was worth."""
         summary(result, self._console)
@@ -83,6 +87,7 @@ class LiveProgress:
         self._rounds = self._round = self._resumed_at = 0
         self._rows: dict[str, _Row] = {}
         self._records: list[RoundRecord] = []
+        self._now = ""  # what goes on after the rounds
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8, transient=True)
 
     def run_started(self, result: RunResult, rounds: int) -> None:
@@ -116,6 +121,10 @@ class LiveProgress:
         for silo, why in record.failed.items():
             self._rows.setdefault(silo, _Row()).state = f"failed: {one_line(why)}"
 
+    def baselines_started(self, models: list[str]) -> None:
+        """Show what takes its time now."""
+        self._now = f"training {len(models)} models without a federation, for comparison"
+
     def run_finished(self, result: RunResult) -> None:
         """Stop drawing, give the terminal back, say what the run was worth."""
         self._live.stop()
@@ -131,8 +140,8 @@ class LiveProgress:
         return Group(title, bar, self._silos(), self._curve())
 
     def _left(self, done: int) -> str:
-        if done >= self._rounds:
-            return "rounds done; scoring"
+        if self._now or done >= self._rounds:
+            return self._now
         recent = [record.seconds for record in self._records[self._resumed_at :]][-5:]
         if not recent:
             return "starting"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conf.errors import CheckpointError
+
 SCHEMA_VERSION = 1
 
 Metrics = dict[str, float]
@@ -103,8 +105,12 @@ class RunResult:
 
     @staticmethod
     def read(folder: Path) -> RunResult:
-        """Return the result stored in a run's folder."""
-        return RunResult.from_json((folder / "result.json").read_text())
+        """Return the result stored in a run's folder; raises CheckpointError MDW-504 where none can be read."""
+        try:
+            return RunResult.from_json((folder / "result.json").read_text())
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            hint = f"If its rounds are not done, go on with run.resume={folder}."
+            raise CheckpointError("MDW-504", f"{folder} has no readable result.json: {error}.", hint) from error
 
 
 def _plain(value: Any) -> Any:

@@ -44,6 +44,7 @@ class Rounds:
 
     conf: Conf
     run_id: str
+    known_as: str  # what run.resume takes: its id, or the path of its folder
     grid: Grid
     silos: dict[int, str]
     strategy: Strategy
@@ -64,21 +65,19 @@ class Rounds:
         restore(self.strategy, state.strategy)
         if state.round == 0:
             self.checkpoints.save(state)
-        while state.round < run.rounds:
+        while state.round < run.rounds and not self.early_stop.stopped:
             started = time.monotonic()
             record = self._round(state)
             record.seconds = time.monotonic() - started
             state.round, state.strategy = record.round, state_of(self.strategy)
             state.records.append(record)
             state.seconds += record.seconds
-            stop = self.early_stop.should_stop(record.aggregate)
+            self.early_stop.take(record.aggregate)
             state.early_stop = {"best": self.early_stop.best, "since": self.early_stop.since}
             state.anchor = str(self.ledger.round_closed(record.round, arrays_digest(state.arrays), record.replied))
             self.checkpoints.save(state)
             self.observer.round_closed(record)
-            if stop:
-                return True
-        return False
+        return self.early_stop.stopped
 
     def _round(self, state: RunState) -> RoundRecord:
         run, number = self.conf.run, state.round + 1
@@ -126,8 +125,8 @@ class Rounds:
             raise RoundError(
                 "MDW-401",
                 f"Round {record.round} has {exchange.admitted} of the {quorum} updates it needs"
-                f" ({'; '.join(f'{silo}: {why}' for silo, why in sorted(record.failed.items())) or 'none failed'}).",
-                f"Mend the silos, then go on with run.resume={self.run_id}; or lower run.quorum.",
+                f" ({_reasons(record.failed)}).",
+                f"Mend the silos, then go on with run.resume={self.known_as}; a new run may set a lower run.quorum.",
             )
         return outcome
 
@@ -193,6 +192,14 @@ class Rounds:
                 wire.LEDGER: state.anchor,
             }
         )
+
+
+def _reasons(failed: dict[str, str]) -> str:
+    """Return the silos' reasons, each said once."""
+    silos: dict[str, list[str]] = {}
+    for silo, why in sorted(failed.items()):
+        silos.setdefault(why.replace(silo, "the silo"), []).append(silo)
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in silos.items()) or "none failed"
 
 
 def _update_digest(reply: Message) -> str:

@@ -38,7 +38,9 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=not anew)
         except FileExistsError:
             raise ConfigError(
-                "MDW-181", f"run.name={name}: {path} exists already.", f"Choose another, or run.resume={name}."
+                "MDW-181",
+                f"run.name={name}: {path} exists already.",
+                f"Choose another, or run.resume={RunFolder(path).known_as}.",
             ) from None
         except OSError as error:
             raise ConfigError(
@@ -52,6 +54,11 @@ class RunFolder:
         return self.path.name
 
     @property
+    def known_as(self) -> str:
+        """What `run.resume` and the verbs take: the id, or the path where it lies elsewhere."""
+        return self.run_id if self.path == Path("outputs") / self.run_id else str(self.path)
+
+    @property
     def logs(self) -> Path:
         """Where what would disturb the terminal goes."""
         logs = self.path / "logs"
@@ -60,7 +67,7 @@ class RunFolder:
 
     def write_config(self, conf: Conf, command: str) -> None:
         """Write the resolved configuration, with the command that gave it as a comment."""
-        head = f"# {command}\n" if command else ""
+        head = "".join(f"# {line}\n" for line in command.splitlines())
         write_atomic(self.path / "config.yaml", head + yaml.safe_dump(asdict(conf), sort_keys=False))
 
     def write_result(self, result: RunResult) -> None:

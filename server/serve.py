@@ -36,6 +36,7 @@ from server.progress import progress
 from server.run_queue import CANCELLED_OUTCOME, Outcome, Request, RunQueue
 from server.session import session
 from server.store import Below, Lease, LeaseLost, Store
+from strategies import build_strategy
 
 log = logging.getLogger(__name__)
 
@@ -148,14 +149,14 @@ class _Work:
     def _outcome(self, request: Request) -> Outcome:
         conf = request.checked()
         conf.run.output, conf.run.baseline = self.conf.run.output, "none"
-        members = silos(conf)
+        members, strategy = silos(conf), build_strategy(conf.strategy)
         names = [silo.name for silo in members]
         self.orchestrator.wait_for(names, conf.run.start_quorum or len(names), conf.run.start_timeout)
         grid = PackedGrid(self.orchestrator.open_run(request.run_id, names))
         below = Below(self.here.store, f"runs/{request.run_id}/")
         display = progress(live=False)
         with session(conf, members, mode="local", command=request.command, display=display, store=below) as run:
-            federate(run, grid)
+            federate(run, grid, strategy)
         self.here.keep(run.folder.path, request.run_id)
         return Outcome(run.result.status, folder=str(run.folder.path.absolute()))
 

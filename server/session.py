@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from conf import travel
-from conf.errors import CheckpointError, Interrupted, MeadowError
+from conf.errors import CheckpointError, ConfigError, Interrupted, MeadowError
 from conf.schema import Conf, Silo
 from server import run_folder
 from server.checkpoint import Checkpoints, RunState
@@ -22,7 +22,7 @@ from server.report import write_report
 from server.result import Metrics, RoundRecord, RunResult
 from server.run_folder import RunFolder
 from server.store import FolderStore, Store
-from server.tracking import tracking
+from server.tracking import tracking, tracking_uri
 
 log = logging.getLogger(__name__)
 
@@ -63,18 +63,17 @@ def session(
     """
     opened = _open(conf, members, mode, command, display, store)
     result, observer = opened.result, opened.observer
-    observer.run_started(result, conf.run.rounds)
-    opened.state.mlflow_run_id = result.mlflow_run_id
     try:
+        observer.run_started(result, conf.run.rounds)
+        opened.state.mlflow_run_id = result.mlflow_run_id
         yield opened
     except (KeyboardInterrupt, Interrupted) as stop:
         result.status = "interrupted"
-        result.error = {"code": "MDW-900", "message": f"stopped after round {opened.state.round}"}
-        raise Interrupted(
-            "MDW-900",
-            f"Stopped after round {opened.state.round} of {conf.run.rounds}.",
-            f"Go on with run.resume={opened.folder.run_id}",
-        ) from stop
+        done = opened.state.round
+        what = f"after round {done} of {conf.run.rounds}" if done < conf.run.rounds else "while baselines were trained"
+        result.error = {"code": "MDW-900", "message": f"stopped {what}"}
+        hint = f"Go on with run.resume={opened.folder.known_as}"
+        raise Interrupted("MDW-900", f"Stopped {what}.", hint) from stop
     except BaseException as error:
         result.status = "failed"
         code = error.code if isinstance(error, MeadowError) else "MDW-000"
@@ -88,18 +87,9 @@ def session(
 def _open(
     conf: Conf, members: list[Silo], mode: str, command: str, display: Observer | None, store: Store | None
 ) -> Session:
-    if conf.run.resume:
-        folder = run_folder.find(conf.run.resume, conf.run.output)
-    else:
-        folder = RunFolder.create(conf, anew=store is None)
-    checkpoints = Checkpoints(store or FolderStore(folder.path))
-    state = checkpoints.load() if conf.run.resume or store else None
-    resumed = state is not None
-    if state is None:
-        if conf.run.resume:
-            hint = "Start it anew without run.resume."
-            raise CheckpointError("MDW-503", f"The run {folder.run_id} has no checkpoint.", hint)
-        state = RunState(0, first_weights(conf))
+    tracking_uri(conf.tracking)  # before the folder: what is wrong with it leaves none
+    folder, state = _begun(conf, store) if conf.run.resume else _begin(conf, store)
+    before = _stored(folder)
     result = RunResult(
         run_id=folder.run_id,
         mode=mode,
@@ -107,27 +97,58 @@ def _open(
         strategy=conf.strategy.name,
         silos=[silo.name for silo in members],
         folder=str(folder.path),
-        command=command,
+        command="\n".join(filter(None, [before.command if before else "", command])),
         seed=conf.run.seed,
         engine=conf.simulation.engine if mode == "simulate" else "",
         rounds=state.records,
         environment=environment(conf.trainer),
         config_digest=travel.digest(travel.pack(conf)),
         mlflow_run_id=state.mlflow_run_id,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=before.started if before else datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    folder.write_config(conf, command)
+    folder.write_config(conf, result.command)
     ledger = Ledger(folder.path / FILE, folder.run_id, store)
     ledger.run_started(
         federation=conf.federation.name,
         code=result.environment["code"],
         config=result.config_digest,
         silos=result.silos,
-        resumed=resumed,
+        resumed=state.round > 0 or before is not None,
     )
     observers: list[Observer] = [_ResultFile(folder, result, ledger), MetricsFile(folder.path)]
     observers += [tracking(conf.tracking, folder.path), *([display] if display else [])]
+    checkpoints = Checkpoints(store or FolderStore(folder.path))
     return Session(conf, members, folder, state, result, checkpoints, ledger, Observers(observers))
+
+
+def _begin(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
+    """Begin a new run, or go on with what a store that outlives folders has of it."""
+    state = Checkpoints(store).load() if store else None
+    state = state or RunState(0, first_weights(conf))  # before the folder: what is wrong with them leaves none
+    return RunFolder.create(conf, anew=store is None), state
+
+
+def _begun(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
+    """Go on with the run that `run.resume` names, if there is something left of it to do."""
+    folder = run_folder.find(str(conf.run.resume), conf.run.output)
+    state, before = Checkpoints(store or FolderStore(folder.path)).load(), _stored(folder)
+    if state is None:
+        hint = "Start it anew without run.resume."
+        raise CheckpointError("MDW-503", f"The run {folder.run_id} has no checkpoint.", hint)
+    ended = before is not None and before.status in ("finished", "stopped_early")
+    stopped = before is not None and before.status == "stopped_early"
+    if conf.run.rounds < state.round or (ended and (stopped or conf.run.rounds == state.round)):
+        how = "stopped early, as configured" if stopped else f"has done {state.round} rounds"
+        hint = f"Raise run.rounds, or start a new run from its model: model.init={folder.known_as}."
+        raise ConfigError("MDW-108", f"run.resume={conf.run.resume}: nothing is left to do, the run {how}.", hint)
+    return folder, state
+
+
+def _stored(folder: RunFolder) -> RunResult | None:
+    try:
+        return RunResult.read(folder.path)
+    except CheckpointError:
+        return None  # a new run, or one that was killed before its first round; the checkpoint is the truth
 
 
 def _close(opened: Session) -> None:
@@ -165,6 +186,9 @@ class _ResultFile:
     def round_closed(self, record: RoundRecord) -> None:
         self.result.ledger = str(self.ledger.seal())
         self.folder.write_result(self.result)
+
+    def baselines_started(self, models: list[str]) -> None:
+        pass
 
     def run_finished(self, result: RunResult) -> None:
         pass

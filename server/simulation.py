@@ -12,18 +12,22 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 
+from flwr.serverapp.strategy import Strategy
+
+from client.device import choose
 from client.tasks import class_counts, task_named
 from conf.compose import compose
 from conf.schema import Conf
 from conf.silos import silos
 from server.app import federate
-from server.baseline import compare
+from server.baseline import check, compare, jobs
 from server.finished import FinishedRun
 from server.pool import PoolGrid
 from server.progress import progress as progress_display
 from server.quiet import logs_to
 from server.ray_engine import run_on_ray
 from server.session import Session, session
+from strategies import build_strategy
 
 
 def simulate(overrides: Sequence[str] = (), *, progress: bool = False) -> FinishedRun:
@@ -36,19 +40,24 @@ def simulate(overrides: Sequence[str] = (), *, progress: bool = False) -> Finish
 
 
 def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> FinishedRun:
-    """Run a federation on this machine from a composed configuration."""
-    members = silos(conf)
+    """Run a federation on this machine from a composed configuration.
+
+    Everything that can be wrong with it is found before the first file is written.
+    """
+    members, task, strategy = silos(conf), task_named(conf.task.name), build_strategy(conf.strategy)
+    choose(conf.trainer.device)
+    partition = class_counts(task, members)
+    check(conf)
     display = progress_display(live=progress)
     with (
         sigterm_is_ctrl_c(),
         session(conf, members, mode="simulate", command=command, display=display) as run,
         logs_to(run.folder.logs),
     ):
-        task = task_named(conf.task.name)
-        run.result.classes = list(task.contract.classes)
-        run.result.partition = class_counts(task, members)
-        _train(run)
+        run.result.classes, run.result.partition = list(task.contract.classes), partition
+        _train(run, strategy)
         if conf.run.baseline != "none":
+            run.observer.baselines_started([job.name for job in jobs(conf, members, len(run.state.records))])
             run.result.baseline = compare(
                 conf, members, run.state.arrays, len(run.state.records), conf.simulation.workers
             )
@@ -68,15 +77,15 @@ def sigterm_is_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _train(run: Session) -> None:
+def _train(run: Session, strategy: Strategy) -> None:
     conf = run.conf.simulation
     if conf.engine == "pool":
         workers = min(os.cpu_count() or 1, len(run.members)) if conf.workers is None else conf.workers
         with PoolGrid(run.members, workers, malloc=conf.malloc, log=run.folder.logs / "workers.log") as grid:
-            federate(run, grid)
+            federate(run, grid, strategy)
     else:
         run_on_ray(
-            lambda grid, _: federate(run, grid),
+            lambda grid, _: federate(run, grid, strategy),
             run.members,
             workers=conf.workers,
             ray_address=conf.ray_address,

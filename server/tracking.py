@@ -53,14 +53,19 @@ def tracking(conf: TrackingConf, folder: Path) -> Observer:
     if conf.mlflow == "local":
         runs = folder.absolute().parent
         return MlflowTracker(f"sqlite:///{runs / 'mlflow.db'}", conf.experiment, folder, artifacts=runs / "mlartifacts")
+    return MlflowTracker(tracking_uri(conf), conf.experiment, folder)
+
+
+def tracking_uri(conf: TrackingConf) -> str:
+    """Return what the environment names as MLflow's address where it is asked for; raises ConfigError MDW-159."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not uri:
+    if conf.mlflow == "environment" and not uri:
         raise ConfigError(
             "MDW-159",
             "tracking=environment: MLFLOW_TRACKING_URI is not set.",
             "Set it, or use tracking=local or tracking=off.",
         )
-    return MlflowTracker(uri, conf.experiment, folder)
+    return uri
 
 
 class MlflowTracker:
@@ -103,6 +108,9 @@ class MlflowTracker:
         counts = {"replied": len(record.replied), "failed": len(record.failed)}
         self._keep("federated/", record.aggregate | cost | traffic | counts, record.round)
         self._try(f"log round {record.round}", self._send)
+
+    def baselines_started(self, models: list[str]) -> None:
+        """Nothing to log yet."""
 
     def run_finished(self, result: RunResult) -> None:
         """Log what is left, the baselines, the artefacts and how the run ended."""

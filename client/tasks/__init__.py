@@ -9,6 +9,7 @@ import numpy as np
 
 from client.registry import module_named
 from client.tasks.base import Task
+from conf.errors import DataError
 from conf.schema import Silo
 
 
@@ -25,7 +26,10 @@ def class_counts(task: Task, silos: Sequence[Silo]) -> dict[str, list[int]]:
     """
     counts = {}
     for silo in silos:
-        labels = task.load(silo).labels
+        try:
+            labels = task.load(silo).labels
+        except DataError as error:
+            raise DataError(error.code, f"{silo.name}: {error.message}", error.hint) from error
         if labels is not None:
             counts[silo.name] = np.bincount(labels, minlength=len(task.contract.classes)).tolist()
     return counts

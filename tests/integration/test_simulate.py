@@ -148,8 +148,44 @@ def test_a_round_without_its_quorum_ends_the_run_with_a_resumable_folder(broken:
     assert list((tmp_path / "lost/checkpoints").glob("round-000000.*"))
 
 
-def test_data_that_is_not_there_ends_a_simulation_before_its_first_round(tmp_path: Path) -> None:
-    missing = ["federation.silos.a.data.root=/does/not/exist", "federation.silos.a.data.partition=own"]
-    with pytest.raises(DataError, match="/does/not/exist"):
-        simulate([*POOL, *missing, "run.name=none", f"run.output={tmp_path}"])
-    assert RunResult.read(tmp_path / "none").rounds == []
+@pytest.mark.parametrize(
+    ("mistake", "error", "says"),
+    [
+        (
+            ["federation.silos.a.data.root=/does/not/exist", "federation.silos.a.data.partition=own"],
+            DataError,
+            "a: .*/does/not/exist",
+        ),
+        (["federation.size=1000"], ConfigError, "MDW-105"),
+        (["strategy=external", "strategy.target=flwr.serverapp.strategy.FedAdm"], ConfigError, "FedAdam"),
+        (["model.init=nothing"], ConfigError, "MDW-183"),
+        (["tracking=environment"], ConfigError, "MDW-159"),
+        (["run.baseline=all", "data.held_out=0"], ConfigError, "MDW-105"),
+    ],
+    ids=["data", "silos", "strategy", "init", "tracking", "baseline"],
+)
+def test_a_mistake_is_found_before_anything_is_written(
+    mistake: list[str], error: type[Exception], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(error, match=says):
+        simulate([*POOL, *mistake, f"run.output={tmp_path}/outputs"])
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_run_that_stopped_early_has_nothing_left_to_resume(tmp_path: Path) -> None:
+    stop = ["run.early_stop.patience=1", "run.early_stop.min_delta=100", "run.rounds=9", "run.name=early"]
+    first = simulate([*POOL, *stop, f"run.output={tmp_path}"])
+    with pytest.raises(ConfigError, match=r"MDW-108.*stopped early"):
+        simulate([f"run.output={tmp_path}", "run.resume=early"])
+    assert RunResult.read(tmp_path / "early") == first.result
+
+
+def test_a_resumed_run_keeps_the_command_that_began_it(tmp_path: Path) -> None:
+    simulate([*POOL, "run.name=first", f"run.output={tmp_path}"])
+    after = simulate([f"run.output={tmp_path}", "run.resume=first", "run.rounds=3"])
+    began, resumed = after.result.command.splitlines()
+    assert "run.name=first" in began
+    assert "run.resume=first" in resumed
+    with pytest.raises(ConfigError, match=r"MDW-108.*3 rounds"):
+        simulate([f"run.output={tmp_path}", "run.resume=first"])
