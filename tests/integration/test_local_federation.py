@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from azureml_jobs.local import ENDED, RUNNING, LocalJobs
+from conf.errors import RoundError
 from server.evaluation import load_model
 from server.finished import FinishedRun
 from server.run_queue import RunQueue
@@ -250,3 +251,46 @@ def test_ctrl_c_ends_every_job_and_the_run_can_be_gone_on_with(folder: Path, tmp
     status, text = done(folder, "launch", "all", "backend=local", "run.resume=a")
     assert status == 0 and "going on after round" in text, text
     assert same_bits(folder / "outputs/a", simulated(tmp_path, "run.rounds=12"))
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_costs_a_round_is_said_and_changes_no_bit(folder: Path, tmp_path: Path) -> None:
+    rounds = "run.rounds=8"
+    assert done(folder, "launch", "all", "backend=local", "--detach", *SMALL, rounds, "run.name=a")[0] == 0
+    jobs = LocalJobs(folder / ".meadow/federation/jobs")
+    store = FolderStore(folder / ".meadow/federation/store")
+    until(lambda: len(checkpoints(store)) == 2 and checkpoints(store)[-1] > "runs/a/checkpoints/round-000003")
+    jobs.signal("server", signal.SIGKILL)
+    jobs.wait("server", 20)
+    last = folder / ".meadow/federation/store" / checkpoints(store)[-1]
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data)
+
+    assert done(folder, "launch", "server", "backend=local")[0] == 0
+    status, text = done(folder, "wait", "run=a", "timeout=90")
+    assert status == 0, text + jobs.log("server").read_text()
+    assert "the latest checkpoint is damaged" in jobs.log("server").read_text()
+    assert same_bits(folder / "outputs/a", simulated(tmp_path, rounds))
+
+
+@pytest.mark.slow
+def test_with_every_silo_gone_the_run_waits_its_patience_and_ends_with_its_own_status(
+    folder: Path, tmp_path: Path
+) -> None:
+    asked = ["run.rounds=40", "run.reconnect_patience=2", "run.name=a"]
+    assert done(folder, "launch", "all", "backend=local", "--detach", *SMALL, *asked)[0] == 0
+    jobs = LocalJobs(folder / ".meadow/federation/jobs")
+    store = FolderStore(folder / ".meadow/federation/store")
+    until(lambda: len(checkpoints(store)) == 2 and checkpoints(store)[-1] > "runs/a/checkpoints/round-000003")
+    for silo in JOBS - {"server"}:
+        jobs.signal(silo, signal.SIGKILL)
+    status, text = done(folder, "wait", "run=a", "timeout=110")
+    assert status == RoundError.exit_status, text
+    record = json.loads((folder / "outputs/a/result.json").read_text())
+    assert (record["status"], record["error"]["code"]) == ("failed", "MDW-401")
+    assert 3 <= len(record["rounds"]) < 40
+
+    status, text = done(folder, "launch", "all", "backend=local", "run.resume=a")
+    assert status == 0, text
+    assert same_bits(folder / "outputs/a", simulated(tmp_path, *asked[:1]))
