@@ -2,8 +2,8 @@
 
 Before Hydra runs anything, every configuration that the arguments describe (each child of a sweep too) is composed
 and validated, so that a mistake in the last child stops before the first one starts, in our words and with our exit
-status. `--config-path`, `--config-name` and `--experimental-rerun` are refused: the first two would replace the
-schema, the third unpickles a file.
+status. `--config-path`, `--config-name`, `--experimental-rerun` and `--shell-completion` are refused: the first two
+would replace the schema, the third unpickles a file, and completion knows of no verbs. `conf/config.yaml` has the help.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -34,7 +34,8 @@ from conf.schema import Conf
 Task = Callable[[Conf, str], None]
 """What a verb does with a configuration; the text is the command that gives this very run."""
 
-_REFUSED = ("config_path", "config_name", "experimental_rerun")
+REFUSED: Final = ("config_path", "config_name", "experimental_rerun", "shell_completion")
+"""Flags of Hydra's that are not offered."""
 
 
 def application(verb: str, args: list[str], task: Task) -> int:
@@ -127,9 +128,10 @@ def _parsed(verb: str, args: list[str]) -> argparse.Namespace:
 
     parser.error = refuse  # type: ignore[method-assign]  # argparse would print its own form and exit
     given = parser.parse_intermixed_args(args)
-    for name in _REFUSED:
-        if getattr(given, name) is not None:
-            refuse(f"--{name.replace('_', '-')} is not offered; add files of your own with --config-dir")
+    for name in REFUSED:
+        if getattr(given, name) not in (None, False):
+            instead = "; add files of your own with --config-dir" if name.startswith("config") else ""
+            refuse(f"--{name.replace('_', '-')} is not offered{instead}")
     if given.config_dir is not None and not Path(given.config_dir).is_dir():
         refuse(f"--config-dir {given.config_dir} is no folder")
     return given
@@ -143,17 +145,31 @@ def _flags(given: argparse.Namespace) -> list[str]:
 
 def _check(given: argparse.Namespace) -> None:
     """Compose and validate all that the arguments describe; raises ConfigError for the first mistake."""
-    if given.hydra_help or given.info or given.shell_completion:
+    if given.hydra_help or given.info:
         return
     extra = []
     if given.config_dir is not None:
         extra = [f"hydra.searchpath=['file://{Path(given.config_dir).resolve()}']"]
+    names: set[str] = set()
     for overrides in _children(given):
         try:
-            compose([*extra, *overrides])
+            _own_name(compose([*extra, *overrides]), names)
         except ConfigError as error:
             if not (_shows(given) and error.code in ("MDW-104", "MDW-105")):  # a wrong value can still be looked at
                 raise
+
+
+def _own_name(conf: Conf, names: set[str]) -> None:
+    """Add a run's name to those of the sweep so far; runs that go on with a stored one keep its name."""
+    name = None if conf.run.resume else conf.run.name
+    if name in names:
+        raise ConfigError(
+            "MDW-105",
+            f"run.name={name} names more than one run of the sweep.",
+            "Each run of a sweep needs its own name: leave run.name out.",
+        )
+    if name is not None:
+        names.add(name)
 
 
 def _shows(given: argparse.Namespace) -> bool:

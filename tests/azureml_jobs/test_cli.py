@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import types
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.utils import get_args_parser
 
+from azureml_jobs.application import REFUSED
 from azureml_jobs.cli import main
 from azureml_jobs.verbs import VERBS
 from conf.errors import CheckpointError, DataError, Interrupted, MeadowError, RoundError
@@ -160,7 +163,9 @@ def test_a_fault_of_ours_shows_its_traceback(simulation: Simulation, capsys: pyt
         (["--config-path", "mine"], "--config-dir"),
         (["--experimental-rerun", "config.pickle"], "not offered"),
         (["--config-dir", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["--shell-completion", "install=bash"], "not offered"),
         (["-m", "trainer.lr=0.1,-1"], "must be above 0"),
+        (["-m", "run.seed=0,1", "run.name=x"], "leave run.name out"),
         (["-m", "run.seed=1,x"], "'x' is not a whole number"),
         (["-m", "trainer.lr=interval(0,1)"], "INTERVAL_SWEEP"),
         (["-m", "hydra/sweeper=nix"], "nix"),
@@ -184,6 +189,21 @@ def test_help_of_simulate_shows_groups_options_and_configuration(
         assert words in out
     assert "experiment=quickstart" in out and "schema" not in out
     assert simulation.runs == []
+
+
+def test_help_of_simulate_lists_the_flags_that_are_offered(
+    simulation: Simulation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", "--help"]) == 0
+    listed = set(re.findall(r"--[a-z-]+", capsys.readouterr().out.partition("== Flags ==")[2])) - {"--no-progress"}
+    hydras = {flag for action in get_args_parser()._actions for flag in action.option_strings if flag.startswith("--")}
+    assert listed == hydras - {f"--{name.replace('_', '-')}" for name in REFUSED}
+
+
+def test_a_sweep_over_names_and_one_that_names_each_run_by_its_seed_run(simulation: Simulation) -> None:
+    assert main(["simulate", "-m", "run.name=a,b"]) == 0
+    assert main(["simulate", "-m", "run.seed=0,1", "run.name=x-${run.seed}"]) == 0
+    assert [conf.run.name for conf, _, _ in simulation.runs] == ["a", "b", "x-0", "x-1"]
 
 
 def test_cfg_prints_the_configuration_whole_in_part_and_resolved(
