@@ -42,9 +42,15 @@ def read(path: Path) -> dict[str, Any]:
     where = str(path)
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as e:
+    except OSError as e:
+        raise ConfigError(
+            "MDW-106", f"The federation's file {where} can't be read: {e.strerror}.", "Correct the path."
+        ) from e
+    except (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as e:
         reason = " ".join(str(e).split())
         raise ConfigError("MDW-106", f"The federation's file {where} can't be read: {reason}.", "Correct it.") from e
+    if content == {}:
+        raise ConfigError("MDW-106", f"The federation's file {where} is empty.", "Name the silos in it, under `silos`.")
     typed = build(FederationConf, content, key="federation", where=where)
     check_limits(typed, "federation", lambda key: where)
     if typed.file is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from importlib.resources import files
 
@@ -14,6 +15,7 @@ from conf.keys import is_open, nearest, unknown_key
 from conf.schema import Conf
 
 COMMAND_LINE = "command line"
+_STRAY = re.compile(r"token recognition error at: ('.*')$", re.DOTALL)
 
 
 def groups() -> list[str]:
@@ -34,13 +36,21 @@ def parse(overrides: list[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(text))
         except HydraException as e:
-            reason = str(e).splitlines()[0]
-            raise ConfigError(
-                "MDW-100",
-                f"'{text}' ({COMMAND_LINE}) is no override: {reason}.",
-                "Write key=value or group=option, and quote what the shell or Hydra would read otherwise.",
-            ) from e
+            raise _no_override(text, str(e).splitlines()[0]) from e
     return parsed
+
+
+def _no_override(text: str, reason: str) -> ConfigError:
+    stray = _STRAY.match(reason)
+    if stray is None:
+        hint = "Write key=value or group=option, and quote what the shell or Hydra would read otherwise."
+        return ConfigError("MDW-100", f"'{text}' ({COMMAND_LINE}) is no override: {reason}.", hint)
+    key, equals, _ = text.partition("=")
+    if stray[1][1:-1] in key or not equals:
+        hint = "A key takes only the ASCII letters, digits, '_', '-' and the dots between its names."
+    else:
+        hint = f"Quote text other than ASCII letters and digits, once more for the shell: \"{key}='TEXT'\"."
+    return ConfigError("MDW-100", f"'{text}' ({COMMAND_LINE}) is no override: {stray[1]} can't stand there.", hint)
 
 
 def ready(overrides: list[str]) -> list[str]:

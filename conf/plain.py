@@ -106,13 +106,14 @@ def _plain(value: object, key: str, where: str) -> Any:
 
 def _mapping(raw: object, key: str, where: str) -> Mapping[str, object]:
     if not isinstance(raw, Mapping) or not all(isinstance(k, str) for k in raw):
-        raise _wrong(key or "the whole", raw, "mapping of names to values", where)
+        raise _wrong(key, raw, "mapping of names to values", where)
     return raw
 
 
 def _wrong(key: str, value: object, wanted: str, where: str) -> ConfigError:
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-    return ConfigError("MDW-103", f"{key} ({where}): {shown} is not a {wanted}.", "Correct the value.")
+    at = f"{key} ({where})" if key else where
+    return ConfigError("MDW-103", f"{at}: {shown} is not a {wanted}.", "Correct the value.")
 
 
 def _join(key: str, name: str) -> str:

@@ -35,7 +35,7 @@ def stored(folder: Path) -> Conf:
         raw = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError("MDW-106", f"{path} can't be read: {error}.", "Restore it, or start a new run.") from error
-    return build(Conf, raw, where=str(path))
+    return build(Conf, raw, where=f"the file {path}")
 
 
 def resumed(asked: Conf, overrides: list[str]) -> Conf:

@@ -36,6 +36,11 @@ def name_of_a_file(default: str) -> Any:
     return text(default, r"[a-z][a-z0-9_]{0,63}", "small letters, digits and '_'")
 
 
+def device(default: str | None) -> Any:
+    """A text field that names a device as torch does; whether the machine has it shows where the model is trained."""
+    return text(default, r"auto|cpu|mps|cuda(:[0-9]+)?", "auto, cpu, mps, cuda or cuda:N")
+
+
 @dataclass
 class EarlyStopConf:
     """Stop when `metric` has not improved by `min_delta` for `patience` rounds; off when patience is None."""
@@ -64,7 +69,7 @@ class RunConf:
     resume: str | None = None  # a run_id, or the path of a run's folder
     # the run's id; None = made from the date, the task and the strategy
     name: str | None = text(
-        None, r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", "letters, digits, '.', '-' and '_': it is a folder"
+        None, r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", "ASCII letters, digits, '.', '-' and '_': it is a folder"
     )
     output: str = text("outputs", r"(?s).*\S.*", "the path of a folder")
 
@@ -134,7 +139,7 @@ class TrainerConf:
     channels_last: bool = False
     compile: bool = False
     deterministic: bool = True
-    device: str = "auto"  # auto = cuda, then mps, then cpu
+    device: str = device("auto")  # auto = cuda, then mps, then cpu
     threads: int = number(1, at_least=1)
     loader_workers: int = number(0, at_least=0)  # only for data that is not kept in memory
     keep_on_device: bool = True  # when it fits in a quarter of the free memory of the GPU
@@ -201,7 +206,7 @@ class SiloConf:
     """What a silo's owner sets, out of the run's reach; None and absent keys fall back to `data` and `trainer`."""
 
     data: dict[str, Any] = field(default_factory=dict, metadata={"keys_of": DataConf})
-    device: str | None = None
+    device: str | None = device(None)
     threads: int | None = number(None, at_least=1)
     # on Azure ML:
     workspace: WorkspaceConf | None = None
@@ -313,5 +318,5 @@ class Silo:
     index: int = 0
     of: int = 1
     data: DataConf = field(default_factory=DataConf)
-    device: str | None = None
+    device: str | None = device(None)
     threads: int | None = None

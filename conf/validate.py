@@ -91,7 +91,7 @@ def _silo_names(conf: Conf, where: Where) -> None:
             raise ConfigError(
                 "MDW-104",
                 f"'{name}' ({where('federation.silos')}) can't name a silo.",
-                "Use up to 64 letters, digits, '-' and '_', the first a letter or digit.",
+                "Use up to 64 ASCII letters, digits, '-' and '_', the first a letter or digit.",
             )
 
 

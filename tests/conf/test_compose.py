@@ -132,6 +132,12 @@ def test_nothing_else_is_a_strategy_from_outside(target: str) -> None:
         validate(Conf(strategy=ExternalStrategyConf(target=target)))
 
 
+@pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"])
+def test_a_device_is_named_as_torch_names_it(device: str) -> None:
+    conf = compose([f"trainer.device={device}", f"federation.silos.north.device={device}"])
+    assert conf.trainer.device == conf.federation.silos["north"].device == device
+
+
 def test_a_mapping_may_be_given_whole() -> None:
     conf = compose(["federation.silos={south:{threads:2},north:{data:{root:/x}}}"])
     assert [s.name for s in silos(conf)] == ["north", "south"]
@@ -167,6 +173,15 @@ def test_a_mapping_may_be_given_whole() -> None:
         ("run.rounds=[", "MDW-100", ("run.rounds=[", "command line")),
         ("run.rounds", "MDW-100", ("run.rounds",)),
         ("strategy@x=fedavg", "MDW-100", ("strategy@x",)),
+        ("run.name=ä", "MDW-100", ("run.name=ä", "'ä' can't stand there", "run.name='TEXT'")),
+        ("run.name='ä'", "MDW-104", ("ASCII letters",)),
+        (
+            "federation.silos.nörth.threads=1",
+            "MDW-100",
+            ("'ö' can't stand there", "A key takes only the ASCII letters"),
+        ),
+        ("trainer.device=gpuu", "MDW-104", ("trainer.device=gpuu", "auto, cpu, mps, cuda or cuda:N")),
+        ("federation.silos.north.device=cuda:x", "MDW-104", ("federation.silos.north.device", "cuda:N")),
     ],
 )
 def test_a_mistake_names_the_key_the_place_and_the_nearest_valid_name(
@@ -207,6 +222,13 @@ def test_a_mistake_in_a_file_names_the_file(
     assert error.code == code
     for word in words:
         assert word in str(error)
+
+
+def test_a_stored_configuration_that_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("x\n")
+    error = refused(f"run.resume={tmp_path}")
+    assert error.code == "MDW-103"
+    assert error.message == f"the file {tmp_path}/config.yaml: 'x' is not a mapping of names to values."
 
 
 def test_a_value_out_of_range_names_the_file_it_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -287,7 +309,7 @@ def test_values_that_contradict_each_other_are_refused(overrides: list[str], wor
 
 
 def test_silos_with_data_of_their_own_need_no_part_of_the_public_set() -> None:
-    compose(["data.examples=1", "federation.silos={a:{data:{root:/a}},b:{data:{root:/b}}}"])
+    compose(["data.examples=1", "federation.silos={a:{data:{partition:own}},b:{data:{partition:own}}}"])
 
 
 @pytest.mark.parametrize(

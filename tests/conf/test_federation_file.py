@@ -59,6 +59,7 @@ def test_the_number_of_its_silos_limits_the_cohort(file: Path) -> None:
         ("silos: {north: {data: {root: '${oc.env:MEADOW_NOT_SET}'}}}", "MDW-106", ("MEADOW_NOT_SET",)),
         ("silos: {", "MDW-106", ("line",)),
         ("file: other.yaml", "MDW-106", ("another file",)),
+        ("# nothing yet\n", "MDW-106", ("is empty", "silos")),
     ],
 )
 def test_a_mistake_names_the_file_and_the_key(tmp_path: Path, text: str, code: str, words: tuple[str, ...]) -> None:
@@ -71,7 +72,10 @@ def test_a_mistake_names_the_file_and_the_key(tmp_path: Path, text: str, code: s
         assert word in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml") as caught:
-        compose([f"federation.file={tmp_path}/nowhere.yaml"])
-    assert caught.value.code == "MDW-106"
+@pytest.mark.parametrize(("name", "reason"), [("nowhere.yaml", "No such file or directory"), ("", "Is a directory")])
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str, reason: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(ConfigError) as caught:
+        compose([f"federation.file={path}"])
+    assert caught.value.code == "MDW-106" and caught.value.hint == "Correct the path."
+    assert caught.value.message == f"The federation's file {path} can't be read: {reason}."
