@@ -189,13 +189,14 @@ def _import(target: str, key: str) -> type[Strategy]:
         ) from error
     found = getattr(module, name, None)
     classes = [n for n, value in vars(module).items() if _is_strategy(value)]
+    way_out = nearest(name, classes) if classes else "Derive the class from flwr.serverapp.strategy.Strategy."
     if found is None:
-        raise ConfigError("MDW-151", f"{key}.target={target}: {path} has no {name!r}.", nearest(name, classes))
+        raise ConfigError("MDW-151", f"{key}.target={target}: {path} has no {name!r}.", way_out)
     if not _is_strategy(found):
         raise ConfigError(
             "MDW-152",
             f"{key}.target={target} is no class that implements flwr.serverapp.strategy.Strategy.",
-            nearest(name, classes),
+            way_out,
         )
     return typing.cast(type[Strategy], found)
 

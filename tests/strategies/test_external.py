@@ -87,6 +87,7 @@ def test_a_wrapper_takes_its_inner_strategy_as_a_mapping() -> None:
         ("nowhere/mine.py:Mine", {}, "MDW-151", "there is no file nowhere/mine.py"),
         ("collections.OrderedDict", {}, "MDW-152", "no class that implements"),
         (FLOWER + "Strategy", {}, "MDW-152", "no class that implements"),
+        ("os.system", {}, "MDW-152", "Derive the class from flwr.serverapp.strategy.Strategy."),
         (FLOWER + "FedAdam", {"etta": 1}, "MDW-153", "Did you mean 'eta'?"),
         (FLOWER + "QFedAvg", {}, "MDW-154", "client_learning_rate"),
         (FLOWER + "FedAdam", {"eta": "high"}, "MDW-155", "takes float"),
