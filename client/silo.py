@@ -34,7 +34,7 @@ def silo_of(context: Context) -> Silo:
         raise SiloError(
             "MDW-301",
             "This node does not know which silo it is.",
-            "Start it with --node-config 'silo=\"{...}\"' or as a partition of a simulation.",
+            "Start it with --node-config \"silo='{...}'\" or as a partition of a simulation.",
         )
     index, of = int(node["partition-id"]), int(node.get("num-partitions", 1))
     handed_over = _handed_over(context.run_id)
