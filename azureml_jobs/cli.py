@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from conf.errors import ConfigError, MeadowError
+from conf.telemetry import turn_off
 
 USAGE = """meadow <verb> [group=option | key=value ...] [flags]
 
@@ -23,7 +24,7 @@ Documentation: docs/, the codes of errors: docs/errors.md."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the verb that `argv` names (the process's arguments by default) and return the exit status."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read by Flower when it is imported
+    turn_off()
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(args)

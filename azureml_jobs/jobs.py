@@ -18,6 +18,7 @@ import yaml
 
 from conf.errors import AzureError
 from conf.schema import Conf, OrchestratorConf, SiloConf, WorkspaceConf
+from conf.telemetry import OFF
 
 Plain = dict[str, Any]
 T = TypeVar("T")
@@ -223,7 +224,7 @@ def _tags(federation: str, role: str, code: Code) -> dict[str, str]:
 
 
 def _variables(threads: int) -> dict[str, str]:
-    return {"FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    return {**OFF, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
 
 
 def _quoted(value: str) -> str:

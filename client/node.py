@@ -332,7 +332,6 @@ def _tracked(args: argparse.Namespace) -> Rendezvous:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Be the node that a command line describes until it ends, and return the process's exit status."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     flower = logging.getLogger("flwr")
     flower.setLevel(logging.WARNING)

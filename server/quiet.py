@@ -1,4 +1,4 @@
-"""Nothing but Meadow speaks on the screen, and no dependency phones home."""
+"""Nothing but Meadow speaks on the screen."""
 
 from __future__ import annotations
 
@@ -8,23 +8,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-ENVIRONMENT = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns about a future default unless it is chosen
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "1",
-}
-"""Read by the libraries when they are imported, or by the processes that they start."""
+from conf.telemetry import turn_off
 
 LOGGERS = ("flwr", "ray", "py.warnings", "server", "client", "strategies", "conf")
 
 
 def quiet_environment() -> None:
-    """Turn off the telemetry of Flower, Ray and MLflow where the user has not chosen; before they are imported."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    """Silence the libraries where the user has not chosen, their telemetry included; before they are imported."""
+    turn_off()
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns of a future default unless it is set
 
 
 @contextlib.contextmanager

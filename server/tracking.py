@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from conf.errors import ConfigError
 from conf.schema import TrackingConf
+from conf.telemetry import OFF
 from server.observers import Observer, Observers
 from server.result import Metrics, RoundRecord, RunResult, Scores
 
@@ -34,8 +35,7 @@ ARTIFACTS: Final = (
 ENDED: Final = {"finished": "FINISHED", "stopped_early": "FINISHED", "interrupted": "KILLED"}
 """MLflow's word for a run's status; any other is FAILED."""
 ENVIRONMENT: Final = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
+    **OFF,
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would go through the live display
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # seven by default, with pauses that double: two minutes a call
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",

@@ -43,6 +43,7 @@ from azureml_jobs.loopback.tokens import TENANT, Tokens
 from azureml_jobs.loopback.tracking import Tracking
 from azureml_jobs.loopback.vaults import Vaults
 from conf.errors import AzureError
+from conf.telemetry import OFF
 
 METHODS: Final = ["GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"]
 BLOBS: Final = "azureml-blobstore"
@@ -114,7 +115,7 @@ class LoopbackCloud:
             "SSL_CERT_FILE": ca,
             "CURL_CA_BUNDLE": ca,
             "AZUREML_RUN_POLLING_INTERVAL_MIN": "1",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
+            **OFF,
         }
 
     def signed_in_as(self, name: str) -> dict[str, str]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from conf.telemetry import OFF
+
 INHERITED: Final = ("LANG", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MEADOW_TEST_SESSION")
 
 
@@ -70,8 +72,7 @@ def machine_variables(client: dict[str, str]) -> dict[str, str]:
     """Return what the container's image would set: this interpreter first on the path, and `client` for the cloud."""
     kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "PYTHONUNBUFFERED": "1"}
-    return {**kept, "PATH": path, **quiet, **client}
+    return {**kept, "PATH": path, **OFF, "PYTHONUNBUFFERED": "1", **client}
 
 
 def ranks(distribution: dict[str, Any] | None, nodes: int, port: int) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from conf.app_hash import app_hash
 from conf.compose import compose
 from conf.errors import AzureError
 from conf.schema import Conf
+from conf.telemetry import OFF
 
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 TRACKING = "azureml://loopback.api.azureml.ms/mlflow/v1.0/subscriptions/s/resourceGroups/g/providers/p/workspaces/hub"
@@ -84,7 +85,7 @@ def test_the_orchestrator_s_job(conf: Conf, code: Code) -> None:
         "environment": "orchestrator",
         "compute": "azureml:cpu",
         "identity": {"type": "managed"},
-        "environment_variables": {"FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        "environment_variables": {**OFF, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
         "resources": {"instance_count": 1, "shm_size": "2g"},
         "limits": {"timeout": 604800},
         "tags": {
