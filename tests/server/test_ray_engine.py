@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,7 +173,7 @@ def cluster() -> Iterator[str]:
     """A Ray cluster of one node on free ports, as another user would have started it."""
     port, client_port = free_ports(2)
     ray = Path(sys.executable).parent / "ray"
-    folder = f"/tmp/meadow-test-{port}"
+    folder = tempfile.mkdtemp(prefix="mdw-")  # a short path: Ray puts sockets below it
     command = [str(ray), "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
     options = [
         f"--temp-dir={folder}",
@@ -193,7 +195,7 @@ def cluster() -> Iterator[str]:
         process.communicate(timeout=30)
         for child in psutil.wait_procs(children, timeout=10)[1]:
             child.kill()
-        subprocess.run(["rm", "-rf", folder], check=True)
+        shutil.rmtree(folder)
 
 
 @pytest.mark.slow
