@@ -90,9 +90,10 @@ def test_flowers_own_code_reads_our_objects_and_ours_reads_flowers(packed: bool)
     for id, one in objects.items():
         validate_object_content(one)
         assert get_object_id(one) == id
-    stock = inflate_object_from_contents(root, dict(objects)).content
+    stock = inflate_object_from_contents(root, dict(objects))
+    assert isinstance(stock, Message)
     ours = inflate(root, dict(objects), 2**30)
-    for read in (stock, ours):
+    for read in (stock.content, ours):
         named = unpack_content(read) if packed else read
         assert [(n, a.numpy().tolist()) for n, a in named["arrays"].items()] == [
             (n, a.numpy().tolist()) for n, a in arrays.items()
