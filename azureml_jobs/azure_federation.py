@@ -34,7 +34,7 @@ from azureml_jobs.jobs import (
     server_job,
     silo_job,
 )
-from azureml_jobs.snapshot import snapshot
+from azureml_jobs.snapshot import ROOT, snapshot
 from azureml_jobs.workspace import AzureJob, Workspace
 from conf.errors import AzureError
 from conf.schema import Conf, WorkspaceConf
@@ -50,6 +50,7 @@ class AzureFederation:
 
     conf: Conf
     workspace: OpenWorkspace = Workspace
+    root: Path = ROOT  # of the code that jobs are sent with
 
     # ---- starting
 
@@ -108,6 +109,10 @@ class AzureFederation:
             raise AzureError("MDW-802", "The federation has no orchestrator's job.", "Launch it: meadow launch server.")
         self.workspace(self._workspace(SERVER)).download(job.name, folder)
 
+    def workspace_of(self, job: AzureJob) -> Workspace:
+        """Return the workspace of one of the federation's jobs."""
+        return self.workspace(self._workspace(job.role, job.silo))
+
     # ---- what a job is made of
 
     @contextmanager
@@ -115,7 +120,7 @@ class AzureFederation:
         own = self.conf.federation.orchestrator
         text = self._public()
         with _folder(folder) as place:
-            digest = snapshot(place, {FEDERATION_FILE: text})
+            digest = snapshot(place, {FEDERATION_FILE: text}, self.root)
             yield server_job(self.conf, Code(place, digest, _digest(text)), self._store(own.store))
 
     @contextmanager
@@ -126,7 +131,7 @@ class AzureFederation:
             settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, partition="own"))
         text = silo_to_json(settings).encode() if settings else b""
         with _folder(folder) as place:
-            digest = snapshot(place, {SILO_FILE: text, CA_FILE: self._ca()})
+            digest = snapshot(place, {SILO_FILE: text, CA_FILE: self._ca()}, self.root)
             yield silo_job(self.conf, name, Code(place, digest, _digest(text)), self._tracking())
 
     def _public(self) -> bytes:

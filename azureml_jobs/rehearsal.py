@@ -7,6 +7,8 @@ silo's owner. The code that launches is the code that launches on Azure; only en
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +19,10 @@ from typing import Any, Final, Protocol
 
 from azureml_jobs.azure_federation import AzureFederation, download
 from azureml_jobs.credentials import CA_CERTIFICATE, AdmittedKeys, KeyEntries, make_ca, make_node_key
+from azureml_jobs.loopback.azurite import installed
 from azureml_jobs.loopback.cloud import LoopbackCloud
 from azureml_jobs.preflight import Sources, check
+from azureml_jobs.snapshot import ROOT
 from azureml_jobs.vault import VaultSecrets
 from azureml_jobs.workspace import AzureJob, Workspace
 from conf.compose import compose
@@ -52,9 +56,10 @@ class Rehearsal:
     cloud: LoopbackCloud
     folder: Path
     open_store: Callable[[Conf], KeyEntries]
-    open_queue: Callable[[KeyEntries], Queue]
+    open_queue: Callable[[Any], Queue]
     overrides: list[str] = field(default_factory=list)
     names: tuple[str, ...] = NAMES
+    root: Path = ROOT  # of the code that jobs are sent with
     echo: Echo = print
 
     def build(self) -> None:
@@ -77,6 +82,10 @@ class Rehearsal:
     def conf(self) -> Conf:
         """Return the configuration: the federation's file under the overrides."""
         return compose([f"federation.file={self.folder / 'hospitals.yaml'}", *self.overrides])
+
+    def federation(self) -> AzureFederation:
+        """Return the federation's jobs, for whoever is signed in."""
+        return AzureFederation(self.conf(), root=self.root)
 
     def make_keys(self) -> None:
         """Make the CA as the engineer, a node key as each owner, and admit the public halves."""
@@ -107,12 +116,12 @@ class Rehearsal:
     def launch_server(self) -> tuple[AzureJob, bool]:
         """Start the orchestrator's job as the engineer."""
         with self.signed_in(ENGINEER):
-            return AzureFederation(self.conf()).start_server()
+            return self.federation().start_server()
 
     def launch_silo(self, name: str) -> tuple[AzureJob, bool]:
         """Start a silo's job as its owner."""
         with self.signed_in(owner(name)):
-            return AzureFederation(self.conf()).start_silo(name)
+            return self.federation().start_silo(name)
 
     def submit(self, run_id: str) -> None:
         """Ask for a run."""
@@ -123,7 +132,7 @@ class Rehearsal:
         """Return how a run ended; raises AzureError MDW-874 where the time is over or the orchestrator has ended."""
         end = time.monotonic() + seconds
         with self.signed_in(ENGINEER):
-            queue, federation = self._queue(), AzureFederation(self.conf())
+            queue, federation = self._queue(), self.federation()
             while (outcome := queue.outcome(run_id)) is None:
                 jobs = federation.jobs([], server=True)
                 if time.monotonic() > end or not any(job.live for job in jobs):
@@ -136,10 +145,10 @@ class Rehearsal:
     def jobs(self) -> list[AzureJob]:
         """Return the newest job of each part, each asked for by its owner."""
         with self.signed_in(ENGINEER):
-            found = AzureFederation(self.conf()).jobs([], server=True)
+            found = self.federation().jobs([], server=True)
         for name in self.names:
             with self.signed_in(owner(name)):
-                found += AzureFederation(self.conf()).jobs([name], server=False)
+                found += self.federation().jobs([name], server=False)
         return found
 
     def stop(self) -> None:
@@ -147,9 +156,9 @@ class Rehearsal:
         for seconds in (0.0, STOP_SECONDS):  # every owner asks before anybody waits
             for name in self.names:
                 with self.signed_in(owner(name)):
-                    AzureFederation(self.conf()).stop([name], server=False, seconds=seconds)
+                    self.federation().stop([name], server=False, seconds=seconds)
         with self.signed_in(ENGINEER):
-            AzureFederation(self.conf()).stop([], server=True, seconds=STOP_SECONDS)
+            self.federation().stop([], server=True, seconds=STOP_SECONDS)
 
     def download(self, run_id: str, folder: Path) -> list[Path]:
         """Bring a run's files."""
@@ -244,8 +253,10 @@ def rehearse(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
     try:
         outcome = rehearsal.wait(run_id)
         say(f"run {run_id}: {outcome.status} {outcome.reason}".rstrip())
-        files = rehearsal.download(run_id, rehearsal.folder / "outputs") if not outcome.exit else []
-        say(f"{len(files)} files of the run: {rehearsal.folder / 'outputs' / run_id}")
+        if not outcome.exit:
+            output = Path(rehearsal.conf().run.output)
+            rehearsal.download(run_id, output)
+            say(f"result: {output / run_id}")
     finally:
         rehearsal.stop()
         for one in rehearsal.jobs():
@@ -256,3 +267,31 @@ def rehearse(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
     journal = rehearsal.cloud.journal
     refused = journal.refused() or journal.outbound or journal.unrouted
     return int(outcome.exit) or (AzureError.exit_status if refused else 0)
+
+
+HELP: Final = """meadow rehearse [--keep] [group=option | key=value ...]
+
+A federation of three silos on Azure ML, without Azure: workspaces, vaults and storage are a stand-in on 127.0.0.1,
+which really starts the jobs; Azure's own clients talk to it, led by environment variables alone. Any other host is
+refused. Needs Node, for Azurite. The run lands in run.output; --keep leaves the cloud's folder, jobs' logs included.
+Groups and keys are those of `meadow simulate --help`."""
+
+
+def main(args: list[str], open_store: Callable[[Conf], KeyEntries], open_queue: Callable[[Any], Queue]) -> int:
+    """Rehearse with the given overrides; return the exit status."""
+    if "--help" in args or "-h" in args:
+        print(HELP)
+        return 0
+    keep, overrides = "--keep" in args, [arg for arg in args if arg != "--keep"]
+    compose(overrides)  # a mistake is told before anything starts
+    installed()
+    folder = Path(tempfile.mkdtemp(prefix="meadow-rehearsal-"))
+    try:
+        with LoopbackCloud(folder / "cloud", ["hub", *NAMES], vaults()) as cloud:
+            rehearsal = Rehearsal(cloud, folder, open_store, open_queue, ["tracking=environment", *overrides])
+            return rehearse(rehearsal, f"rehearsal-{datetime.now():%Y%m%d-%H%M%S}")
+    finally:
+        if keep:
+            print(f"kept: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -87,14 +87,56 @@ def version(args: list[str]) -> int:
     return 0
 
 
+def check(args: list[str]) -> int:
+    """Look at all that would fail in a launch on Azure ML."""
+    from azureml_jobs import azure_verbs
+
+    return azure_verbs.check(args)
+
+
+def download(args: list[str]) -> int:
+    """Bring a run's files from Azure ML."""
+    from azureml_jobs import azure_verbs
+
+    return azure_verbs.run("download", args)
+
+
+def rehearse(args: list[str]) -> int:
+    """Live through a federation's whole life on Azure ML, without Azure."""
+    from azureml_jobs.rehearsal import main
+    from server.places import store_of
+    from server.run_queue import RunQueue
+
+    return main(args, store_of, RunQueue)
+
+
+def either(verb: str, local: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
+    """Return a verb of federations on this machine that with `backend=azure` is one of those on Azure ML."""
+
+    def run(args: list[str]) -> int:
+        if "backend=azure" not in args:
+            return local(args)
+        from azureml_jobs import azure_verbs
+
+        return azure_verbs.run(verb, args)
+
+    return run
+
+
 VERBS = {
     "simulate": Verb("train one model over several silos on this machine", simulate),
-    "launch": Verb("start a federation, or a part of it: all|server|client backend=local", federation.launch),
-    "submit": Verb("give another run to a federation's orchestrator", federation.submit),
-    "status": Verb("show a federation's jobs and runs", federation.status),
-    "logs": Verb("show what its jobs said: [-f] [silo=NAME]", federation.logs),
-    "wait": Verb("wait for the end of a run: run=RUN_ID", federation.wait),
-    "stop": Verb("end its jobs, or cancel a run: [silo=NAME | run=RUN_ID]", federation.stop),
+    "launch": Verb(
+        "start a federation, or a part of it: all|server|client backend=local|azure",
+        either("launch", federation.launch),
+    ),
+    "submit": Verb("give another run to a federation's orchestrator", either("submit", federation.submit)),
+    "status": Verb("show a federation's jobs and runs", either("status", federation.status)),
+    "logs": Verb("show what its jobs said: [-f] [silo=NAME]", either("logs", federation.logs)),
+    "wait": Verb("wait for the end of a run: run=RUN_ID", either("wait", federation.wait)),
+    "stop": Verb("end its jobs, or cancel a run: [silo=NAME | run=RUN_ID]", either("stop", federation.stop)),
+    "download": Verb("bring a run's files from Azure ML: run=RUN_ID", download),
+    "check": Verb("look at all that would fail in a launch on Azure ML", check),
+    "rehearse": Verb("live through a federation on Azure ML, without Azure", rehearse),
     "keys": Verb("its CA, node keys and list of who may connect", federation.keys),
     "evaluate": Verb("score a finished run's model: run=RUN_ID", evaluate),
     "report": Verb("write a run's report anew, or --verify its ledger: run=RUN_ID", report),

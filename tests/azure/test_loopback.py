@@ -46,7 +46,7 @@ def hub(cloud: LoopbackCloud) -> str:
 
 def wait_for(ml: MLClient, name: str, *statuses: str, seconds: float = 60) -> str:
     end = time.monotonic() + seconds
-    while (status := str(ml.jobs.get(name).status)) not in statuses:
+    while (status := str(getattr((now := ml.jobs.get(name).status), "value", now))) not in statuses:
         assert time.monotonic() < end, f"{name} is {status}"
         time.sleep(0.1)
     return status

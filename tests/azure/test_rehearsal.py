@@ -10,14 +10,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from azure.ai.ml import load_job
 
-from azureml_jobs.azure_federation import AzureFederation
+from azureml_jobs.cli import main
 from azureml_jobs.loopback.cloud import LoopbackCloud
 from azureml_jobs.loopback.executor import Job
 from azureml_jobs.rehearsal import ENGINEER, NAMES, Rehearsal, owner, vaults
+from azureml_jobs.snapshot import snapshot
 from azureml_jobs.vault import VaultSecrets
 from azureml_jobs.workspace import Workspace
 from conf.errors import AzureError
@@ -38,7 +42,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
         del os.environ[name]
     folder = tmp_path_factory.mktemp("rehearsal")
     with LoopbackCloud(folder / "cloud", ["hub", *NAMES], vaults()) as cloud:
-        rehearsal = Rehearsal(cloud, folder, store_of, RunQueue, [*RUN, "run.rounds=3"])
+        tree = folder / "tree"  # all jobs with the same code, whatever is written in this tree meanwhile
+        snapshot(tree, {})
+        rehearsal = Rehearsal(cloud, folder, store_of, RunQueue, [*RUN, "run.rounds=3"], root=tree)
         rehearsal.build()
         rehearsal.make_keys()
         yield rehearsal
@@ -107,7 +113,7 @@ def test_an_expired_token_is_told_as_such(built: Rehearsal, monkeypatch: pytest.
     with built.signed_in(ENGINEER), pytest.raises(AzureError, match=r"MDW-803"):
         VaultSecrets("kv-hub").list()
     with built.signed_in(ENGINEER), pytest.raises(AzureError, match=r"MDW-80[03]"):
-        AzureFederation(built.conf()).jobs([], server=True)
+        built.federation().jobs([], server=True)
 
 
 def test_a_silo_that_may_not_read_its_key_fails_with_identity_vault_and_role(built: Rehearsal) -> None:
@@ -125,6 +131,21 @@ def test_a_silo_that_may_not_read_its_key_fails_with_identity_vault_and_role(bui
     built.cloud.journal.forget()
 
 
+def test_a_dry_run_writes_what_az_takes_and_sends_nothing(
+    built: Rehearsal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = len(built.cloud.executor.jobs)
+    file = f"federation.file={built.folder / 'hospitals.yaml'}"
+    with built.signed_in(ENGINEER):
+        assert main(["launch", "all", "backend=azure", file, "--dry-run"]) == 0
+    files = [Path(line) for line in capfd.readouterr().out.split()]
+    assert [file.stem for file in files] == ["server", *NAMES] and len(built.cloud.executor.jobs) == before
+    for path in files:
+        job: Any = load_job(path)
+        assert (Path(job.code) / "client" / "node.py").exists() and job.tags["meadow_federation"] == "hospitals"
+
+
 # ---- its life
 
 
@@ -137,6 +158,28 @@ def test_a_run_goes_from_keys_to_a_model(federation: Rehearsal) -> None:
     folder = federation.folder / "outputs" / "first"
     assert (folder / "model" / "model.safetensors").stat().st_size > 1000
     assert (folder / "report.html").exists() and (folder / "ledger.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_each_role_s_verbs_see_what_is_its_own(federation: Rehearsal, capfd: pytest.CaptureFixture[str]) -> None:
+    where = ["backend=azure", f"federation.file={federation.folder / 'hospitals.yaml'}"]
+    with federation.signed_in(ENGINEER):
+        assert main(["status", *where, "as=orchestrator"]) == 0
+        seen = capfd.readouterr().out.splitlines()
+        assert seen[0].startswith("orchestrator   Running") and "run first: finished" in seen
+        assert [line.split(maxsplit=1)[1] for line in seen[1:4]] == ["not yours to see"] * 3
+        assert main(["wait", *where, "as=orchestrator", "run=first"]) == 0
+        assert main(["launch", "server", *where]) == 0
+        assert "orchestrator: at work already, https://ml.azure.com/runs/" in capfd.readouterr().out
+        assert main(["download", *where, "run=nothing"]) == AzureError.exit_status
+        assert "MDW-802" in capfd.readouterr().err
+        assert main(["check", *where, "as=silo:north"]) == AzureError.exit_status  # not the engineer's to see
+        assert "MDW-801" in capfd.readouterr().out
+    federation.cloud.journal.forget()
+    with federation.signed_in(owner("north")):
+        assert main(["check", *where[1:], "as=silo:north"]) == 0
+        assert main(["logs", *where, "as=silo:north"]) == 0
+        assert "north          Running; -f follows it" in capfd.readouterr().out
 
 
 @pytest.mark.slow
@@ -190,7 +233,7 @@ def test_a_silo_that_is_cancelled_in_the_middle_does_not_end_the_run(federation:
     ask(federation, "second", 12)
     until(lambda: "round 2/12" in log_of(server), lambda: log_of(server)[-3000:])
     with federation.signed_in(owner("west")):
-        AzureFederation(federation.conf()).stop(["west"], server=False)
+        federation.federation().stop(["west"], server=False)
     result = finish(federation, "second")
     assert sorted(result.rounds[0].replied) == ["north", "south", "west"]
     assert sorted(result.rounds[-1].replied) == ["north", "south"]
@@ -215,10 +258,14 @@ def test_an_orchestrator_that_is_killed_goes_on_at_another_address(federation: R
 
 
 @pytest.mark.slow
-def test_stopping_ends_silos_then_server(federation: Rehearsal) -> None:
+def test_stopping_ends_silos_then_server(federation: Rehearsal, capfd: pytest.CaptureFixture[str]) -> None:
     federation.stop()
     assert {(job.silo or "server"): job.status for job in federation.jobs()} == dict.fromkeys(
         ["server", *NAMES], "Canceled"
     )
+    with federation.signed_in(owner("north")):
+        where = ["backend=azure", f"federation.file={federation.folder / 'hospitals.yaml'}"]
+        assert main(["logs", *where, "as=silo:north"]) == 0
+    assert "north          ended by SIGTERM" in capfd.readouterr().out
     ends = {part: job_of(federation, part).ended or 0 for part in ("orchestrator", *NAMES)}
     assert max(ends, key=lambda part: ends[part]) == "orchestrator"
