@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from azureml_jobs.azure_federation import AzureFederation
 
 ALL, ORCHESTRATOR = "all", "orchestrator"
-OWN: Final = ("as", "silo", "run", "timeout")
+OWN: Final = ("as", "silo", "silo.file", "run", "timeout")
 FLAGS: Final = ("--detach", "--open", "--dry-run", "-f")
 POLL_SECONDS: Final = 2.0
 TIMEOUT_STATUS, NOBODY_STATUS, UNSEEN = 124, 125, "not yours to see"
@@ -32,7 +32,8 @@ HELP: Final = """meadow {verb} backend=azure federation.file=FILE [as=orchestrat
 
 A federation on Azure ML, described by a file that holds no secret (docs/azure.md).
 
-  launch server | client silo=NAME | all   start what is not at work yet, checked first; all does one run, brings
+  launch server | client silo=NAME [silo.file=FILE] | all
+                                           start what is not at work yet, checked first; all does one run, brings
                                            it home and ends the jobs; --detach returns when they have started
          --dry-run                         write the jobs' YAML below .meadow/ for `az ml job create`, send nothing
          --open                            open the jobs in Azure ML's Studio
@@ -117,6 +118,13 @@ def launch(args: list[str]) -> int:
     asked = _asked("launch", rest)
     if (what == "client") != ("silo" in asked.given):
         raise ConfigError("MDW-111", "meadow launch: silo=NAME belongs to client, and client to it.", "See --help.")
+    if "silo.file" in asked.given:
+        if what != "client":
+            raise ConfigError("MDW-111", "meadow launch: silo.file=FILE belongs to client silo=NAME.", "See --help.")
+        from azureml_jobs.silo_file import with_own
+
+        own = with_own(asked.conf, asked.given["silo"], Path(asked.given["silo.file"]))
+        asked = dataclasses.replace(asked, conf=own)
     role = {"server": ORCHESTRATOR, "client": f"silo:{asked.given.get('silo')}"}.get(what, ALL)
     asked = dataclasses.replace(asked, given={**asked.given, "as": role})
     if "--dry-run" in asked.flags:

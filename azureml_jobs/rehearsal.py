@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -249,9 +250,11 @@ def rehearse(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
     jobs = [rehearsal.launch_server(), *(rehearsal.launch_silo(name) for name in rehearsal.names)]
     for job, _ in jobs:
         say(f"{job.silo or 'orchestrator':14} {job.name}  {job.studio}")
-    rehearsal.submit(run_id)
+    launched = time.monotonic()
     try:
+        rehearsal.submit(run_id)
         outcome = rehearsal.wait(run_id)
+        ran = time.monotonic() - launched
         say(f"run {run_id}: {outcome.status} {outcome.reason}".rstrip())
         if not outcome.exit:
             output = Path(rehearsal.conf().run.output)
@@ -263,7 +266,9 @@ def rehearse(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
             say(f"{one.silo or 'orchestrator':14} {one.status}")
     for line in rehearsal.epilogue():
         say(line)
-    say(f"{time.monotonic() - begun:.0f} s; the cloud took {sum(rehearsal.cloud.seconds.values()):.1f} s to start")
+    cloud = sum(rehearsal.cloud.seconds.values())
+    say(f"Seconds: {cloud:.1f} to start the cloud, {launched - begun:.0f} from keys to four jobs sent,")
+    say(f"{ran:.0f} for the jobs to start and the run to end, {time.monotonic() - begun:.0f} in all.")
     journal = rehearsal.cloud.journal
     refused = journal.refused() or journal.outbound or journal.unrouted
     return int(outcome.exit) or (AzureError.exit_status if refused else 0)
@@ -285,6 +290,7 @@ def main(args: list[str], open_store: Callable[[Conf], KeyEntries], open_queue: 
     keep, overrides = "--keep" in args, [arg for arg in args if arg != "--keep"]
     compose(overrides)  # a mistake is told before anything starts
     installed()
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # everything started here is ended
     folder = Path(tempfile.mkdtemp(prefix="meadow-rehearsal-"))
     try:
         with LoopbackCloud(folder / "cloud", ["hub", *NAMES], vaults()) as cloud:

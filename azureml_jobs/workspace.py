@@ -88,7 +88,8 @@ class Workspace:
 
     def submit(self, spec: JobSpec) -> AzureJob:
         """Send a job; its code and its environment's context are uploaded first."""
-        with contextlib.redirect_stdout(io.StringIO()):  # of an upload the SDK prints the colours of a bar, not the bar
+        nowhere = io.StringIO()  # of an upload the SDK prints the colours of a bar, not the bar
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             sent = self._asked(spec.display_name, lambda ml: ml.jobs.create_or_update(as_command(spec)))
         return _seen(sent)
 

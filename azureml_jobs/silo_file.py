@@ -1,0 +1,45 @@
+"""A silo owner's own file (`silo.file=`): what only that silo's job gets to see."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conf.errors import ConfigError
+from conf.plain import build
+from conf.schema import Conf, DataConf, SiloConf
+from conf.validate import check_limits
+
+
+@dataclass
+class OwnConf:
+    """What a silo's owner may set there: where the data is and how it is parted, the device, the threads."""
+
+    data: dict[str, Any] = field(default_factory=dict, metadata={"keys_of": DataConf})
+    device: str | None = None
+    threads: int | None = field(default=None, metadata={"at_least": 1})
+
+
+def with_own(conf: Conf, silo: str, path: Path) -> Conf:
+    """Return the configuration with one silo's own file laid over its entry.
+
+    Raises ConfigError: MDW-106 a file that can't be read, MDW-101 a key that is not the silo's to set, MDW-103 and
+    MDW-104 a wrong value.
+    """
+    where = str(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError("MDW-106", f"The silo's file {where} can't be read: {why}.", "Correct it.") from None
+    own = build(OwnConf, raw or {}, key="silo", where=where)
+    check_limits(own, "silo", lambda key: where)
+    entry = conf.federation.silos.get(silo, SiloConf())
+    given = {name: getattr(own, name) for name in raw or {}}
+    given["data"] = {**entry.data, **own.data}
+    silos = {**conf.federation.silos, silo: dataclasses.replace(entry, **given)}
+    return dataclasses.replace(conf, federation=dataclasses.replace(conf.federation, silos=silos))

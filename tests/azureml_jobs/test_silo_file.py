@@ -1,0 +1,50 @@
+"""A silo owner's own file reaches that silo alone, and can't set what is not the silo's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from azureml_jobs.silo_file import with_own
+from conf.compose import compose
+from conf.errors import ConfigError
+from conf.schema import Conf
+from conf.silos import silos
+
+
+@pytest.fixture
+def conf() -> Conf:
+    return compose(["federation.silos={north:{data:{held_out:0.3}},south:{}}"])
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "north.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_it_is_laid_over_that_silo_s_entry_alone(conf: Conf, tmp_path: Path) -> None:
+    made = with_own(conf, "north", write(tmp_path, "data: {root: /data, examples: 50}\ndevice: cpu\nthreads: 2\n"))
+    north, south = silos(made)
+    assert (north.data.root, north.data.examples, north.data.held_out) == ("/data", 50, 0.3)
+    assert (north.device, north.threads) == ("cpu", 2)
+    assert (south.data.root, south.device) == (None, None)
+    assert conf.federation.silos["north"].device is None
+
+
+@pytest.mark.parametrize("text", ["run: {rounds: 1}", "key_vault: kv-south", "data: {secret: 1}", "workspace: {}"])
+def test_what_is_not_the_silo_s_to_set_is_refused(conf: Conf, tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"MDW-101.*north\.yaml"):
+        with_own(conf, "north", write(tmp_path, text))
+
+
+@pytest.mark.parametrize(("text", "code"), [("threads: 0", "MDW-104"), ("threads: many", "MDW-103"), ("[", "MDW-106")])
+def test_a_wrong_value_names_the_file(conf: Conf, tmp_path: Path, text: str, code: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{code}.*north\.yaml"):
+        with_own(conf, "north", write(tmp_path, text))
+
+
+def test_a_missing_file_is_told(conf: Conf, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="MDW-106"):
+        with_own(conf, "north", tmp_path / "gone.yaml")
