@@ -102,9 +102,10 @@ def launch(args: list[str]) -> int:
     if what not in ("all", "server", "client"):
         raise ConfigError("MDW-111", f"meadow launch: '{what}' can't be launched.", "Write all, server or client.")
     given, detach = _taken(rest, ("backend", "silo")), _flag(rest, "--detach")
-    if given.get("backend", "azure") != "local":
-        backend = given.get("backend", "azure")
-        raise ConfigError("MDW-192", f"backend={backend} is not there yet.", "Write backend=local.")
+    if given.get("backend") != "local":  # backend=azure goes another way: azureml_jobs.azure_verbs
+        where = given.get("backend", "")
+        what = f"backend={where}: there is no such backend." if where else "meadow launch: where is it to run?"
+        raise ConfigError("MDW-192", what, "Write backend=local (this machine) or backend=azure (Azure ML).")
     if (what == "client") != ("silo" in given):
         raise ConfigError("MDW-111", "meadow launch: silo=NAME belongs to client, and client to it.", "See --help.")
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))

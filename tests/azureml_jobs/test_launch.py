@@ -235,7 +235,7 @@ def test_a_job_reads_any_path_as_it_was_written(path: str) -> None:
     ("argv", "code"),
     [
         (["launch", "all"], "MDW-192"),
-        (["launch", "all", "backend=azure"], "MDW-192"),
+        (["launch", "all", "backend=moon"], "MDW-192"),
         (["launch", "everything"], "MDW-111"),
         (["launch", "client", "backend=local"], "MDW-111"),
         (["launch", "all", "backend=local", "silo=silo-1"], "MDW-111"),
