@@ -38,10 +38,11 @@ class Job:
     rounds: int
 
 
-def check(conf: Conf) -> None:
+def check(conf: Conf, members: list[Silo]) -> None:
     """Raise ConfigError MDW-105 where baselines are asked for and there is nothing to compare models on."""
-    nothing = conf.data.held_out == 0 and task_named(conf.task.name).test(conf.data) is None
-    if conf.run.baseline != "none" and nothing:
+    if conf.run.baseline == "none" or any(silo.data.held_out > 0 for silo in members):
+        return
+    if task_named(conf.task.name).test(conf.data) is None:
         raise ConfigError(
             "MDW-105",
             f"run.baseline={conf.run.baseline}: data.held_out=0 and the task has no test set to compare models on.",

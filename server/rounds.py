@@ -67,41 +67,44 @@ class Rounds:
             self.checkpoints.save(state)
         while state.round < run.rounds and not self.early_stop.stopped:
             started = time.monotonic()
-            record = self._round(state)
+            record, arrays = self._round(state)
             record.seconds = time.monotonic() - started
-            state.round, state.strategy = record.round, state_of(self.strategy)
-            state.records.append(record)
-            state.seconds += record.seconds
             self.early_stop.take(record.aggregate)
-            state.early_stop = {"best": self.early_stop.best, "since": self.early_stop.since}
-            state.anchor = str(self.ledger.round_closed(record.round, arrays_digest(state.arrays), record.replied))
-            self.checkpoints.save(state)
-            self.observer.round_closed(record)
+            self._close(state, record, arrays)
         return self.early_stop.stopped
 
-    def _round(self, state: RunState) -> RoundRecord:
+    def _close(self, state: RunState, record: RoundRecord, arrays: ArrayRecord) -> None:
+        """Make a round part of the state: until here, whatever breaks it off leaves the one before."""
+        state.round, state.arrays, state.strategy = record.round, arrays, state_of(self.strategy)
+        state.records.append(record)
+        state.seconds += record.seconds
+        state.early_stop = {"best": self.early_stop.best, "since": self.early_stop.since}
+        state.anchor = str(self.ledger.round_closed(record.round, arrays_digest(arrays), record.replied))
+        self.checkpoints.save(state)
+        self.observer.round_closed(record)
+
+    def _round(self, state: RunState) -> tuple[RoundRecord, ArrayRecord]:
         run, number = self.conf.run, state.round + 1
-        if isinstance(self.grid, SiloGrid):
-            self.silos |= self.grid.names()  # a silo whose key was changed has another node
+        here = self.grid.names() if isinstance(self.grid, SiloGrid) else self.silos
+        self.silos |= here  # a silo whose key was changed has another node; an answer of the old one still has a name
         _seed_strategy(run.seed, number)
-        cohort = select(list(self.silos.values()), cohort=run.cohort, seed=run.seed, round=number)
+        cohort = select(list(here.values()), cohort=run.cohort, seed=run.seed, round=number)
         record = RoundRecord(number, cohort)
         self.admission.open(number, state.arrays, cohort)
         self.observer.round_started(number, cohort)
-        nodes = {name: node for node, name in self.silos.items()}
+        nodes = {name: node for node, name in here.items()}
         shown = CohortGrid(self.grid, [nodes[name] for name in cohort])
 
         messages = self.strategy.configure_train(number, state.arrays, self._config(state), shown)
-        arrays, metrics = self._train(messages, record)
-        if arrays is not None:
-            state.arrays = arrays
+        mean, metrics = self._train(messages, record)
+        arrays = state.arrays if mean is None else mean
         record.aggregate |= {f"train_{name}": value for name, value in _means(metrics).items()}
 
-        messages = self.strategy.configure_evaluate(number, state.arrays, self._config(state), shown)
+        messages = self.strategy.configure_evaluate(number, arrays, self._config(state), shown)
         record.aggregate |= _means(self._evaluate(messages, record))
         if self.score:
-            record.aggregate |= {f"central_{name}": value for name, value in self.score(state.arrays).items()}
-        return record
+            record.aggregate |= {f"central_{name}": value for name, value in self.score(arrays).items()}
+        return record, arrays
 
     def _train(
         self, messages: Iterable[Message], record: RoundRecord

@@ -155,7 +155,8 @@ class _Work:
         grid = PackedGrid(self.orchestrator.open_run(request.run_id, names))
         below = Below(self.here.store, f"runs/{request.run_id}/")
         display = progress(live=False)
-        with session(conf, members, mode="local", command=request.command, display=display, store=below) as run:
+        mode = "azure" if self.conf.federation.orchestrator.workspace else "local"
+        with session(conf, members, mode=mode, command=request.command, display=display, store=below) as run:
             federate(run, grid, strategy)
         self.here.keep(run.folder.path, request.run_id)
         return Outcome(run.result.status, folder=str(run.folder.path.absolute()))

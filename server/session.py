@@ -90,6 +90,7 @@ def _open(
     tracking_uri(conf.tracking)  # before the folder: what is wrong with it leaves none
     folder, state = _begun(conf, store) if conf.run.resume else _begin(conf, store)
     before = _stored(folder)
+    said = before.command.splitlines() if before else []
     result = RunResult(
         run_id=folder.run_id,
         mode=mode,
@@ -97,7 +98,7 @@ def _open(
         strategy=conf.strategy.name,
         silos=[silo.name for silo in members],
         folder=str(folder.path),
-        command="\n".join(filter(None, [before.command if before else "", command])),
+        command="\n".join([*said, command] if command and command not in said else said),
         seed=conf.run.seed,
         engine=conf.simulation.engine if mode == "simulate" else "",
         rounds=state.records,
@@ -115,7 +116,7 @@ def _open(
         silos=result.silos,
         resumed=state.round > 0 or before is not None,
     )
-    observers: list[Observer] = [_ResultFile(folder, result, ledger), MetricsFile(folder.path)]
+    observers: list[Observer] = [_ResultFile(folder, result, state), MetricsFile(folder.path)]
     observers += [tracking(conf.tracking, folder.path), *([display] if display else [])]
     checkpoints = Checkpoints(store or FolderStore(folder.path))
     return Session(conf, members, folder, state, result, checkpoints, ledger, Observers(observers))
@@ -172,7 +173,7 @@ class _ResultFile:
 
     folder: RunFolder
     result: RunResult
-    ledger: Ledger
+    state: RunState
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         self.folder.write_result(result)
@@ -184,7 +185,7 @@ class _ResultFile:
         pass
 
     def round_closed(self, record: RoundRecord) -> None:
-        self.result.ledger = str(self.ledger.seal())
+        self.result.ledger, self.result.seconds = self.state.anchor, self.state.seconds
         self.folder.write_result(self.result)
 
     def baselines_started(self, models: list[str]) -> None:

@@ -47,7 +47,7 @@ def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> Fi
     members, task, strategy = silos(conf), task_named(conf.task.name), build_strategy(conf.strategy)
     choose(conf.trainer.device)
     partition = class_counts(task, members)
-    check(conf)
+    check(conf, members)
     display = progress_display(live=progress)
     with (
         sigterm_is_ctrl_c(),

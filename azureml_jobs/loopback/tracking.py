@@ -34,7 +34,6 @@ class Tracking:
         self._store: Any = stores.SqlAlchemyStore(f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artefacts"))
         self._runs: dict[str, str] = {}  # a run's id as clients know it -> MLflow's own
         self._names: dict[str, str] = {}  # and back
-        self._workspaces: dict[str, str] = {}  # of an experiment
 
     def start_run(self, workspace: str, experiment: str, name: str, title: str, tags: dict[str, str]) -> str:
         """Begin the run of a job, under the job's name, and return its experiment's id."""
