@@ -16,12 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message
-from flwr.app.message import remove_content_from_message
 from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
 from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
 from flwr.proto.fleet_pb2 import (
@@ -40,7 +39,7 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.node_pb2 import Node as NodeId
 from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.inflatable.inflatable_object import InflatableObject, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
@@ -187,24 +186,24 @@ class Connection:
         )
         self._call("ConfirmMessageReceived", request, CALL_DEADLINE)
 
-    def answer(self, reply: Message, tree: ObjectTree, objects: Mapping[str, InflatableObject], seconds: float) -> None:
-        """Send a reply: its head, then the objects that the server does not have. `objects` is not changed.
+    def answer(self, head: Message, tree: ObjectTree, contents: Mapping[str, bytes], seconds: float) -> None:
+        """Send a reply: its head (a message without content), then the objects that the server does not have.
 
         Raises Refused where nobody waits for it any more.
         """
         request = PushMessagesRequest(
             node=self._node,
-            messages_list=[message_to_proto(remove_content_from_message(reply))],
+            messages_list=[message_to_proto(head)],
             message_object_trees=[tree],
             clientapp_runtime_list=[seconds],
         )
         for _ in range(UPLOAD_TRIES):
-            head = self._call("PushMessages", request, CALL_DEADLINE)
+            response = self._call("PushMessages", request, CALL_DEADLINE)
 
-            def one(object_id: str, session: str = head.session_id) -> bool:
-                return self._push_object(reply.metadata.run_id, session, object_id, objects[object_id].deflate())
+            def one(object_id: str, session: str = response.session_id) -> bool:
+                return self._push_object(head.metadata.run_id, session, object_id, contents[object_id])
 
-            if all(list(_side_by_side(one, head.objects_to_push))):
+            if all(list(_side_by_side(one, response.objects_to_push))):
                 return
             self._pause(0.2)  # the upload was dropped in between, or an object arrived twice: ask what is missing
         raise Refused(f"the server did not take all objects in {UPLOAD_TRIES} tries")
@@ -232,7 +231,7 @@ class Connection:
         while True:
             response = self._call("PullObject", request, OBJECT_DEADLINE)
             if response.object_available:
-                return bytes(response.object_content)
+                return cast(bytes, response.object_content)
             if not response.object_found:
                 raise Refused(f"object {object_id[:12]} is not there any more")
             self._pause(0.1)

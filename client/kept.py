@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from flwr.app import RecordDict
-from flwr.supercore.inflatable.inflatable_object import InflatableObject
 
 from conf.errors import WireError
 from strategies.objects import deflate, inflate_content
@@ -51,9 +50,9 @@ class Kept:
         for left in folder.glob(".tmp-*"):
             left.unlink()
 
-    def keep_update(self, question: Question, root: str, objects: Mapping[str, InflatableObject]) -> None:
+    def keep_update(self, question: Question, root: str, contents: Mapping[str, bytes]) -> None:
         """Keep the content `root` of the answer to a question, in place of the one before."""
-        self._write("update", {"question": asdict(question)}, root, objects)
+        self._write("update", {"question": asdict(question)}, root, contents)
 
     def update(self, question: Question) -> RecordDict | None:
         """Return the kept answer to this very question; None where there is none, or it is damaged."""
@@ -68,15 +67,14 @@ class Kept:
 
     def keep_state(self, run: str, state: RecordDict) -> None:
         """Keep a run's state, in place of the one before."""
-        root, _, objects = deflate(state)
-        self._write("state", {"run": run}, root, objects)
+        root, _, contents = deflate(state)
+        self._write("state", {"run": run}, root, contents)
 
     def state(self, run: str) -> RecordDict:
         """Return a run's state; empty where there is none, or it is damaged."""
         return self._read("state", {"run": run}) or RecordDict()
 
-    def _write(self, name: str, what: dict[str, Any], root: str, objects: Mapping[str, InflatableObject]) -> None:
-        contents = {id: one.deflate() for id, one in objects.items()}
+    def _write(self, name: str, what: dict[str, Any], root: str, contents: Mapping[str, bytes]) -> None:
         sizes = [[id, len(content)] for id, content in contents.items()]
         head = json.dumps({**what, "root": root, "objects": sizes}).encode() + b"\n"
         temporary = self._folder / f".tmp-{name}-{os.getpid()}"

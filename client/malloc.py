@@ -47,6 +47,12 @@ def share_one_heap() -> bool:
     return bool(ctypes.CDLL(None).mallopt(*_ARENA_MAX) == 1)
 
 
+def give_back() -> None:
+    """Give the heap's free pages back to the kernel: a large message and its answer need not be in memory both."""
+    if _glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _glibc() -> bool:
     if not sys.platform.startswith("linux"):
         return False

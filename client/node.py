@@ -26,7 +26,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
-from flwr.app.message import make_message
+from flwr.app.message import make_message, remove_content_from_message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
@@ -36,7 +36,7 @@ from azureml_jobs.rendezvous import OVER, FolderRendezvous, MlflowRendezvous, Re
 from azureml_jobs.vault import VaultSecrets
 from client.connection import Connection, FederationOver, Forgotten, Refused
 from client.kept import LARGEST, Kept, Question
-from client.malloc import keep_activations_mapped
+from client.malloc import give_back, keep_activations_mapped
 from client.silo import NODE_KEY
 from conf.app_hash import app_hash
 from conf.errors import IdentityError, MeadowError, SiloError, WireError
@@ -48,6 +48,8 @@ from strategies.packing import packing_mod
 
 log = logging.getLogger(__name__)
 
+LARGE: Final = 64 * 2**20
+"""Bytes of an update from which on memory counts more than the page faults of giving it back."""
 IDLE_SECONDS: Final = 1800.0
 """Without a message for this long the job ends: an idle GPU costs its owner money."""
 IDLE_STATUS: Final = 20
@@ -122,7 +124,11 @@ class Node:
             reply = Message(Error(ErrorCode.INVALID_FAB, self._why_refused), reply_to=head)
         else:
             reply, question = self._answer(head, tree, context)
-        self._send(reply, question, time.monotonic() - started)
+        if reply.has_content() and wire.size(reply.content) >= LARGE:
+            give_back()  # the message is free, but its holes do not fit the answer's chunks
+        head, tree, contents = _as_it_travels(reply)
+        del reply  # an update would be twice in memory while it is sent
+        self._send(head, tree, contents, question, time.monotonic() - started)
         return True
 
     def _answer(self, head: Message, tree: ObjectTree, context: Context) -> tuple[Message, Question | None]:
@@ -153,16 +159,17 @@ class Node:
             except OSError as error:
                 log.warning("the ledger's anchor could not be kept: %s", error)
 
-    def _send(self, reply: Message, question: Question | None, seconds: float) -> None:
-        reply.metadata.__dict__["_message_id"], tree, objects = deflate(reply)
-        if question is not None and reply.has_content() and self._kept is not None and self._context is not None:
+    def _send(
+        self, head: Message, tree: ObjectTree, contents: dict[str, bytes], question: Question | None, seconds: float
+    ) -> None:
+        if question is not None and tree.children and self._kept is not None and self._context is not None:
             try:
                 self._kept.keep_state(question.run, self._context.state)
-                content = tree.children[0].object_id
-                self._kept.keep_update(question, content, {k: v for k, v in objects.items() if k != tree.object_id})
+                content = {id: one for id, one in contents.items() if id != tree.object_id}
+                self._kept.keep_update(question, tree.children[0].object_id, content)
             except OSError as error:
                 log.warning("the update could not be kept, a crash now would cost a training: %s", error)
-        self._connection.answer(reply, tree, objects, seconds)
+        self._connection.answer(head, tree, contents, seconds)
 
     def _context_of(self, head: Message) -> Context:
         """Return the run's context, made at its first message, when the run's code is compared with this tree's."""
@@ -200,16 +207,34 @@ class Node:
 def _call(app: ClientApp, message: Message, context: Context) -> Message:
     """Return the app's reply, or what it raised as an error that names it."""
     try:
-        reply = packing_mod(message, context, app)
-        deflate(reply)  # here, so that what can't travel is the app's failure and not the node's
-        return reply
-    except MeadowError as error:
+        return packing_mod(message, context, app)
+    except Exception as error:  # an app may raise anything, and the federation must hear of it
+        return _failure(error, message)
+
+
+def _as_it_travels(reply: Message) -> tuple[Message, ObjectTree, dict[str, bytes]]:
+    """Return a reply's head, tree and objects; what can't travel is a failure of the app's and not of the node."""
+    try:
+        id, tree, contents = deflate(reply)
+    except Exception as error:  # whatever the app has put into its records
+        reply = _failure(error, reply)
+        id, tree, contents = deflate(reply)
+    reply.metadata.__dict__["_message_id"] = id
+    return remove_content_from_message(reply), tree, contents
+
+
+def _failure(error: Exception, message: Message) -> Message:
+    """Return what an app raised as an error that names it, in answer to a message or in a reply's place."""
+    if isinstance(error, MeadowError):
         log.error("%s", error)
         reason = str(error)
-    except Exception as error:  # an app may raise anything, and the federation must hear of it
-        log.exception("the app raised")
+    else:
+        log.error("the app raised", exc_info=error)
         reason = f"{type(error).__name__}: {str(error)[:500]}"
-    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+    told = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+    if message.metadata.reply_to_message_id:
+        return make_message(metadata=message.metadata, error=told)
+    return Message(told, reply_to=message)
 
 
 def _question(message: Message, tree: ObjectTree) -> Question | None:

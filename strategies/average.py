@@ -1,17 +1,17 @@
-"""The weighted mean of updates as they arrive: the same bits in any order of arrival, one update's memory at a time.
+"""The weighted mean of updates as they arrive: the same bits in any order of arrival, in bounded memory.
 
 Floating-point addition depends on its order; integer addition does not. So each product n*w is turned into fixed
 point on its own and added as integers: `high` counts steps of 2^-16, `low` steps of 2^-63 below them, 16 bytes a
 parameter however many updates come. n*w of a float32 or float16 parameter is exact in float64 for n < 2^29, so its
 sum is exact for |w| >= 2^-40 and off by less than 2^-63 an update below that; float64 parameters are rounded once
-an update, to 53 bits. docs/strategies.md has the measured cost.
+an update, to 53 bits. As long as the updates themselves are no larger than those sums would be (four of float32) they
+are held instead, and added up array by array at the end. docs/strategies.md has the measured cost.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
@@ -30,16 +30,10 @@ LIMIT: Final = 2.0 ** (62 - HIGH_BITS)
 """The largest sum of n*|w| that the counters hold, 7.0e13."""
 CARRY_EVERY: Final = 1 << 15
 """Updates after which `low` (below 2^47 each) is carried into `high`, before it could overflow 63 bits."""
+_SUM_BYTES: Final = 16
+"""Of one parameter, in fixed point."""
 _FLOATS: Final = "f"
 _COUNTS: Final = "iub"
-
-
-@dataclass
-class _FixedPoint:
-    """Sums of n*w for one array of floats: high * 2^-16 + low * 2^-63."""
-
-    high: NDArray[np.int64]
-    low: NDArray[np.int64]
 
 
 class WeightedMean:
@@ -53,12 +47,10 @@ class WeightedMean:
     def __init__(self) -> None:
         self.weight = 0
         self.count = 0
-        self._first: tuple[dict[str, NDArray[Any]], int] | None = None  # not folded before a second one comes
-        self._sums: dict[str, _FixedPoint] = {}
+        self._held: list[tuple[dict[str, NDArray[Any]], int]] = []
+        self._sums: dict[str, _Sum | _Largest] = {}  # empty while updates are held
         self._reach: dict[str, float] = {}  # sum of n * max|w|
-        self._largest: dict[str, NDArray[Any]] = {}
         self._layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
-        self._product, self._whole, self._steps = np.empty(CHUNK), np.empty(CHUNK), np.empty(CHUNK, np.int64)
 
     def add(self, arrays: Arrays, weight: int) -> None:
         """Fold one update in, weighted by its number of examples; the update itself is not changed.
@@ -72,7 +64,7 @@ class WeightedMean:
         reach = {
             name: self._reach.get(name, 0.0) + weight * _largest_magnitude(name, array)
             for name, array in arrays.items()
-            if _averaged(array)
+            if _averaged(array.dtype)
         }
         for name, value in reach.items():
             if value > LIMIT:
@@ -80,24 +72,36 @@ class WeightedMean:
         self._reach = reach
         self.count += 1
         self.weight += weight
-        if self.count == 1:
-            self._first = dict(arrays), weight
+        if self._sums:
+            for name, array in arrays.items():
+                self._sums[name].add(array, weight)
             return
-        if self._first is not None:
-            held, self._first = self._first, None
-            self._fold(*held)
-        self._fold(arrays, weight)
+        self._held.append((dict(arrays), weight))
+        size = sum(array.nbytes for array in arrays.values())
+        if len(self._held) * size > sum(_SUM_BYTES * array.size for array in arrays.values()):
+            self._sums = {name: self._added_up(name) for name in self._layout}
+            self._held.clear()
 
     def result(self) -> dict[str, NDArray[Any]]:
-        """Return the mean, each array in its own dtype; raises WireError MDW-664 when nothing was added."""
+        """Return the mean, each array in its own dtype; once, for what is added up is let go on the way.
+
+        Raises WireError MDW-664 when nothing was added.
+        """
         if not self.count:
             raise WireError("MDW-664", "There is no update to average.", "At least one silo must answer.")
-        if self._first is not None:
-            return {name: array.copy() for name, array in self._first[0].items()}
+        if self.count == 1:
+            return self._held.pop()[0]
         return {
-            name: self._mean(name, shape, dtype) if name in self._sums else self._largest[name].copy()
+            name: (self._sums.pop(name) if self._sums else self._added_up(name)).mean(self.weight, shape, dtype)
             for name, (shape, dtype) in self._layout.items()
         }
+
+    def _added_up(self, name: str) -> _Sum | _Largest:
+        """Return the sum of one array of the updates that are held, which let it go."""
+        added = _Sum() if _averaged(self._layout[name][1]) else _Largest()
+        for arrays, weight in self._held:
+            added.add(arrays.pop(name), weight)
+        return added
 
     def _check_layout(self, arrays: Arrays) -> None:
         layout = {name: (array.shape, array.dtype) for name, array in arrays.items()}
@@ -113,42 +117,59 @@ class WeightedMean:
             if layout[name] != (shape, dtype):
                 raise _mismatch(name, f"it is {layout[name][1]}{layout[name][0]} where the first is {dtype}{shape}")
 
-    def _fold(self, arrays: Arrays, weight: int) -> None:
-        for name, array in arrays.items():
-            if not _averaged(array):
-                held = self._largest.get(name)
-                self._largest[name] = array.copy() if held is None else np.asarray(np.maximum(held, array))
-                continue
-            if name not in self._sums:
-                self._sums[name] = _FixedPoint(np.zeros(array.size, np.int64), np.zeros(array.size, np.int64))
-            self._fold_floats(array.reshape(-1), weight, self._sums[name])
-            if self.count % CARRY_EVERY == 0:
-                _carry(self._sums[name].high, self._sums[name].low)
 
-    def _fold_floats(self, flat: NDArray[Any], weight: int, sums: _FixedPoint) -> None:
+class _Sum:
+    """The sum of n*w of one array of floats, in fixed point: high * 2^-16 + low * 2^-63."""
+
+    def __init__(self) -> None:
+        self.high = self.low = np.zeros(0, np.int64)
+        self._count = 0
+
+    def add(self, array: NDArray[Any], weight: int) -> None:
+        if not self._count:
+            self.high, self.low = np.zeros(array.size, np.int64), np.zeros(array.size, np.int64)
+        self._count += 1
+        flat, size = array.reshape(-1), min(CHUNK, array.size)
+        products, wholes, whole_steps = np.empty(size), np.empty(size), np.empty(size, np.int64)
         for start in range(0, flat.size, CHUNK):
             piece = flat[start : start + CHUNK]
-            n = piece.size
-            product, whole, steps = self._product[:n], self._whole[:n], self._steps[:n]
+            product, whole, steps = products[: piece.size], wholes[: piece.size], whole_steps[: piece.size]
             np.multiply(piece, weight * 2.0**HIGH_BITS, out=product, dtype=np.float64)
             np.floor(product, out=whole)
             np.copyto(steps, whole, casting="unsafe")
-            sums.high[start : start + CHUNK] += steps
+            self.high[start : start + CHUNK] += steps
             np.subtract(product, whole, out=product)
             np.multiply(product, 2.0**LOW_BITS, out=product)
             np.copyto(steps, product, casting="unsafe")
-            sums.low[start : start + CHUNK] += steps
+            self.low[start : start + CHUNK] += steps
+        if self._count % CARRY_EVERY == 0:
+            _carry(self.high, self.low)
 
-    def _mean(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        sums, mean = self._sums[name], np.empty(shape, dtype)
+    def mean(self, weight: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        mean = np.empty(shape, dtype)
         flat = mean.reshape(-1)
         for start in range(0, flat.size, CHUNK):
-            high, low = sums.high[start : start + CHUNK].copy(), sums.low[start : start + CHUNK].copy()
+            high, low = self.high[start : start + CHUNK].copy(), self.low[start : start + CHUNK].copy()
             _carry(high, low)
             total = np.ldexp(high.astype(np.float64), -HIGH_BITS)
             total += np.ldexp(low.astype(np.float64), -HIGH_BITS - LOW_BITS)
-            flat[start : start + CHUNK] = total / self.weight
+            flat[start : start + CHUNK] = total / weight
         return mean
+
+
+class _Largest:
+    """The largest values of one array of counts."""
+
+    def __init__(self) -> None:
+        self._largest: NDArray[Any] | None = None
+
+    def add(self, array: NDArray[Any], weight: int) -> None:
+        largest = self._largest
+        self._largest = array.copy() if largest is None else np.asarray(np.maximum(largest, array))
+
+    def mean(self, weight: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        assert self._largest is not None  # at least one was added
+        return self._largest
 
 
 class MetricMeans:
@@ -181,8 +202,8 @@ class MetricMeans:
         return {name: math.nan if name in self._undefined else float(self._sums[name] / self.weight) for name in common}
 
 
-def _averaged(array: NDArray[Any]) -> bool:
-    return array.dtype.kind in _FLOATS
+def _averaged(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in _FLOATS
 
 
 def _largest_magnitude(name: str, array: NDArray[Any]) -> float:

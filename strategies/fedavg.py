@@ -78,7 +78,7 @@ class FedAvg(Strategy):
         order = self._order or list(result)
         for name in sorted(set(order) ^ set(result)):
             raise WireError("MDW-660", f"{name!r} was asked or answered, not both.", "All must train the same model.")
-        return ArrayRecord({name: Array(result[name]) for name in order})
+        return ArrayRecord({name: Array(result.pop(name)) for name in order})  # a second copy of one array at a time
 
     def _ask(
         self, message_type: str, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

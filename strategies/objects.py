@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any, Final, cast
@@ -53,10 +52,11 @@ _HEADER_BYTES = 10_128
 
 
 class Pieces(Array):
-    """An array whose bytes lie in one or more buffers and are copied only when somebody asks for them.
+    """An array whose bytes lie in one or more buffers, as they came or will go, until somebody looks at its elements.
 
-    To Flower it is an `Array` like any other. `numpy()` gives a view where there is one buffer, so whoever
-    changes it in place changes the record; bfloat16 is seen as uint16.
+    To Flower it is an `Array` like any other. `numpy()` is a view of its one buffer, so whoever changes it in place
+    changes the record; several buffers, or one that does not lie where its elements could be read, become one at
+    the first look, and the old ones are let go. bfloat16 is seen as uint16.
     """
 
     __qualname__ = "Array"  # the type's name on the wire
@@ -65,25 +65,35 @@ class Pieces(Array):
         self.__dict__.update(dtype=dtype, shape=tuple(shape), stype=NPY, _pieces=list(pieces), _is_dirty=True)
 
     @property
+    def pieces(self) -> list[memoryview]:
+        """Its bytes, in the buffers in which they lie now."""
+        return cast(list[memoryview], self.__dict__["_pieces"])
+
+    @property
     def nbytes(self) -> int:
         """The bytes of its elements, without a header."""
-        return sum(piece.nbytes for piece in self.__dict__["_pieces"])
+        return sum(piece.nbytes for piece in self.pieces)
 
     @property
     def data(self) -> bytes:  # type: ignore[override]  # computed: a second copy of each update would stay in memory
         """The bytes of the .npy file; a copy at each call."""
-        return b"".join([_header(self.dtype, self.shape), *self.__dict__["_pieces"]])
+        return b"".join([_header(self.dtype, self.shape), *self.pieces])
+
+    def buffer(self) -> memoryview:
+        """Return its bytes as one buffer, fit to be read as elements."""
+        pieces = self.pieces
+        if len(pieces) != 1 or not _aligned(pieces[0], DTYPES[self.dtype]):
+            pieces = self.__dict__["_pieces"] = [memoryview(b"".join(pieces))]
+        return pieces[0]
 
     def numpy(self) -> np.ndarray:
         """Return the elements in their shape."""
-        pieces = self.__dict__["_pieces"]
-        buffer = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return np.frombuffer(buffer, dtype=DTYPES[self.dtype]).reshape(self.shape)
+        return np.frombuffer(self.buffer(), dtype=DTYPES[self.dtype]).reshape(self.shape)
 
     def slice_array(self) -> list[tuple[str, InflatableObject]]:
         """Return the chunks with their ids, made once."""
         if "_chunks" not in self.__dict__:
-            chunks = [_Chunk(run) for run in _runs([_header(self.dtype, self.shape), *self.__dict__["_pieces"]])]
+            chunks = [_Chunk(run) for run in _runs([_header(self.dtype, self.shape), *self.pieces])]
             self.__dict__["_chunks"] = [(chunk.object_id, chunk) for chunk in chunks]
         return cast(list[tuple[str, InflatableObject]], self.__dict__["_chunks"])
 
@@ -114,8 +124,7 @@ def view(array: Array) -> memoryview:
     Raises WireError MDW-641 where its header does not fit its bytes or its element type may not travel.
     """
     if isinstance(array, Pieces):
-        pieces = array.__dict__["_pieces"]
-        return cast(memoryview, pieces[0]) if len(pieces) == 1 else memoryview(b"".join(pieces))
+        return array.buffer()
     data = memoryview(array.data)
     shape, fortran, dtype, start = read_header(data[:_HEADER_BYTES], array.dtype)
     body = data[start:]
@@ -162,17 +171,17 @@ def tree_size(tree: ObjectTree, limit: int) -> int:
     return count
 
 
-def deflate(root: Message | RecordDict) -> tuple[str, ObjectTree, dict[str, InflatableObject]]:
-    """Return an object's id, its tree, and all objects below it and itself by id, children first."""
+def deflate(root: Message | RecordDict) -> tuple[str, ObjectTree, dict[str, bytes]]:
+    """Return an object's id, its tree, and what travels of it and all below it by id, children first."""
     with no_object_id_recompute():
-        tree, objects = get_object_tree(root), get_all_nested_objects(root)
-    return tree.object_id, tree, objects
+        tree = get_object_tree(root)
+        return tree.object_id, tree, {id: one.deflate() for id, one in get_all_nested_objects(root).items()}
 
 
 def inflate(root: str, contents: dict[str, bytes], limit: int) -> RecordDict | Error:
-    """Return the content, or the error, of the message `root`; `contents` is emptied on the way.
+    """Return the content, or the error, of the message `root`; its arrays stay in the chunks of `contents`.
 
-    Every array is compared with its header and with `limit` (bytes of all arrays) before memory is taken for it.
+    Every array is compared with its header and with `limit` (bytes of all arrays); no memory is taken for it.
     Raises WireError MDW-640, MDW-641 or MDW-642.
     """
     message = _inflate(root, contents, limit)
@@ -204,12 +213,6 @@ class _Inflater:
     def __init__(self, contents: dict[str, bytes], limit: int) -> None:
         self._contents, self._left = contents, limit
         self._done: dict[str, InflatableObject] = {}
-        self._uses = Counter(
-            child
-            for content in contents.values()
-            if content.startswith(b"Array ")
-            for child in get_object_head_values_from_object_content(content)[1]
-        )
 
     def inflate(self, id: str, depth: int) -> InflatableObject:
         if id not in self._done:
@@ -234,36 +237,25 @@ class _Inflater:
     def _array(self, content: bytes, children: list[str]) -> Pieces:
         raw = _json(content)
         dtype, shape, order = str(raw["dtype"]), tuple(raw["shape"]), [children[i] for i in raw["arraychunk_ids"]]
-        bodies = {child: _chunk_body(self._contents[child]) for child in children}
-        total = sum(bodies[child].nbytes for child in order)
+        pieces = [_chunk_body(self._contents[child]) for child in order]
+        total = sum(piece.nbytes for piece in pieces)
         if total > self._left:
             raise WireError("MDW-642", "The arrays of a message are larger than allowed.", "Raise the limit.")
         self._left -= total
         if raw["stype"] != NPY or not order:
             raise _untrue(f"the serialisation {str(raw['stype'])[:20]!r}")
-        found, fortran, numpy_dtype, start = read_header(bodies[order[0]][:_HEADER_BYTES], dtype)
-        size = math.prod(found) * numpy_dtype.itemsize
-        if found != shape or size != total - start:
+        found, fortran, numpy_dtype, start = read_header(pieces[0][:_HEADER_BYTES], dtype)
+        if found != shape or math.prod(found) * numpy_dtype.itemsize != total - start:
             raise _untrue(f"{dtype}{shape} with {total - start} bytes of elements")
-        flat = np.empty(size, dtype=np.uint8)
-        at = 0
-        for position, child in enumerate(order):
-            body = bodies[child][start:] if position == 0 else bodies[child]
-            flat[at : at + body.nbytes] = np.frombuffer(body, dtype=np.uint8)
-            at += body.nbytes
-            self._used(child, bodies, child not in order[position + 1 :])
+        made = Pieces(dtype, shape, [pieces[0][start:], *pieces[1:]])
         if fortran or numpy_dtype != DTYPES[dtype]:
-            elements = flat.view(numpy_dtype).reshape(shape, order="F" if fortran else "C")
+            elements = np.frombuffer(made.buffer(), numpy_dtype).reshape(shape, order="F" if fortran else "C")
             return Pieces(dtype, shape, [_bytes(np.ascontiguousarray(elements, dtype=DTYPES[dtype]))])
-        return Pieces(dtype, shape, [_bytes(flat)])
+        return made
 
-    def _used(self, child: str, bodies: dict[str, memoryview], last: bool) -> None:
-        """Free a chunk once no array needs it any more, so that an update is not twice in memory."""
-        if last:
-            self._uses[child] -= 1
-            del bodies[child]
-            if self._uses[child] <= 0:
-                self._contents.pop(child, None)
+
+def _aligned(piece: memoryview, dtype: np.dtype[Any]) -> bool:
+    return bool(np.frombuffer(piece, np.uint8).ctypes.data % dtype.itemsize == 0)
 
 
 def _bytes(array: np.ndarray) -> memoryview:

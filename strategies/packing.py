@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ def pack_content(content: RecordDict, known: dict[int, tuple[ArrayRecord, str]] 
 
 
 def unpack_content(content: RecordDict) -> RecordDict:
-    """Return a message's content as it was before `pack_content`; the arrays are views of the packed ones.
+    """Return a message's content as it was before `pack_content`; the arrays lie in the buffers of the packed ones.
 
     Raises WireError MDW-643.
     """
@@ -90,22 +91,31 @@ def pack(record: ArrayRecord) -> tuple[ArrayRecord, str]:
 def unpack(flat: ArrayRecord, layout: object) -> ArrayRecord:
     """Return the named arrays of a packed record as views of it; raises WireError MDW-643 where the two do not fit."""
     declared = _layout(layout)
-    buffers = {dtype: view(array) for dtype, array in flat.items()}
     if any(array.dtype != dtype for dtype, array in flat.items()):
         raise _unfit("a flat array has another element type than its name says")
-    at = dict.fromkeys(buffers, 0)
+    rows = {dtype: deque(array.pieces if isinstance(array, Pieces) else [view(array)]) for dtype, array in flat.items()}
     record = ArrayRecord()
     for name, (dtype, shape) in declared.items():
-        if dtype not in buffers:
+        if dtype not in rows:
             raise _unfit(f"no flat array of {dtype[:20]!r}")
-        start, end = at[dtype], at[dtype] + math.prod(shape) * DTYPES[dtype].itemsize
-        if end > buffers[dtype].nbytes:
-            raise _unfit(f"{dtype} has {buffers[dtype].nbytes} bytes, fewer than declared")
-        record[name] = Pieces(dtype, shape, [buffers[dtype][start:end]])
-        at[dtype] = end
-    if any(at[dtype] != buffer.nbytes for dtype, buffer in buffers.items()):
+        record[name] = Pieces(dtype, shape, _cut(rows[dtype], math.prod(shape) * DTYPES[dtype].itemsize, dtype))
+    if any(piece.nbytes for row in rows.values() for piece in row):
         raise _unfit("there are more elements than declared")
     return record
+
+
+def _cut(row: deque[memoryview], size: int, dtype: str) -> list[memoryview]:
+    """Take the next `size` bytes off a row of buffers, as views."""
+    taken = []
+    while size:
+        if not row:
+            raise _unfit(f"{dtype} has {size} bytes fewer than declared")
+        piece = row.popleft()
+        taken.append(piece[:size])
+        if piece.nbytes > size:
+            row.appendleft(piece[size:])
+        size -= taken[-1].nbytes
+    return taken
 
 
 def _layout(text: object) -> Mapping[str, tuple[str, tuple[int, ...]]]:

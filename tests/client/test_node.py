@@ -152,8 +152,8 @@ QUESTION = Question("run", 3, "a" * 64)
 
 def keep(folder: Path) -> Kept:
     kept = Kept(folder)
-    root, _, objects = deflate(RecordDict({"arrays": model(10)}))
-    kept.keep_update(QUESTION, root, objects)
+    root, _, contents = deflate(RecordDict({"arrays": model(10)}))
+    kept.keep_update(QUESTION, root, contents)
     return kept
 
 

@@ -47,11 +47,11 @@ class Silo(Caller):
         return bytes(self.call("PullObject", request).object_content)
 
     def head(self, reply: Message) -> tuple[PushMessagesRequest, dict[str, bytes]]:
-        reply.metadata.__dict__["_message_id"], tree, objects = deflate(reply)
+        reply.metadata.__dict__["_message_id"], tree, contents = deflate(reply)
         proto = message_to_proto(Message(RecordDict(), reply_to=reply))
         proto.metadata.CopyFrom(message_to_proto(reply).metadata)
         request = PushMessagesRequest(node=self.node, messages_list=[proto], message_object_trees=[tree])
-        return request, {id: one.deflate() for id, one in objects.items()}
+        return request, contents
 
     def answer(self, reply: Message, only: int | None = None) -> list[bool]:
         request, objects = self.head(reply)

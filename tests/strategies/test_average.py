@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from fractions import Fraction
 from typing import Any
 
@@ -123,9 +124,28 @@ def test_memory_does_not_grow_with_the_number_of_updates() -> None:
     mean = WeightedMean()
     for k in range(50):
         mean.add({"w": np.full(100, k, np.float32)}, 1)
-    held = mean._sums["w"]
-    assert held.high.nbytes + held.low.nbytes == 16 * 100
-    assert mean._first is None
+        held = sum(arrays["w"].nbytes for arrays, _ in mean._held)
+        sums = sum(one.high.nbytes + one.low.nbytes for one in mean._sums.values() if isinstance(one, average._Sum))
+        assert held + sums == min(4 * (k + 1), 16) * 100
+
+
+def test_few_updates_that_are_held_have_the_bits_of_those_that_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    drawn: Updates = [({"w": rng.normal(size=1000), "n": np.asarray(n)}, n) for n in (3, 7, 11)]
+    held = bits(mean_of(drawn))
+    monkeypatch.setattr(average, "_SUM_BYTES", 0)
+    assert bits(mean_of(drawn)) == held
+
+
+def test_updates_are_let_go_while_they_are_added_up() -> None:
+    mean, size = WeightedMean(), 1 << 16
+    tracemalloc.start()
+    for n in (1, 2):
+        mean.add({f"w{i}": np.full(size, n, np.float32) for i in range(40)}, n)
+    result = mean.result()
+    peak = tracemalloc.get_traced_memory()[1] // (4 * size)
+    tracemalloc.stop()
+    assert len(result) == 40 and peak < 2 * 40 + 10  # arrays: both updates and one array's sums, not a third model
 
 
 def test_carrying_between_the_counters_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
