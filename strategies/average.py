@@ -11,7 +11,7 @@ are held instead, and added up array by array at the end. docs/strategies.md has
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from conf.errors import WireError
 
 Arrays = Mapping[str, NDArray[Any]]
 
-CHUNK: Final = 1 << 14
+CHUNK: Final = 1 << 15
 """Elements folded at a time: their temporaries stay in the processor's cache."""
 HIGH_BITS: Final = 16
 LOW_BITS: Final = 47
@@ -91,17 +91,20 @@ class WeightedMean:
             raise WireError("MDW-664", "There is no update to average.", "At least one silo must answer.")
         if self.count == 1:
             return self._held.pop()[0]
-        return {
-            name: (self._sums.pop(name) if self._sums else self._added_up(name)).mean(self.weight, shape, dtype)
-            for name, (shape, dtype) in self._layout.items()
-        }
+        if self._sums:
+            return {name: self._sums.pop(name).mean(self.weight) for name in self._layout}
+        return {name: _mean_of(self._taken(name), self.weight) for name in self._layout}
 
     def _added_up(self, name: str) -> _Sum | _Largest:
         """Return the sum of one array of the updates that are held, which let it go."""
-        added = _Sum() if _averaged(self._layout[name][1]) else _Largest()
-        for arrays, weight in self._held:
-            added.add(arrays.pop(name), weight)
+        shape, dtype = self._layout[name]
+        added = _Sum(shape, dtype) if _averaged(dtype) else _Largest()
+        for array, weight in self._taken(name):
+            added.add(array, weight)
         return added
+
+    def _taken(self, name: str) -> list[tuple[NDArray[Any], int]]:
+        return [(arrays.pop(name), weight) for arrays, weight in self._held]
 
     def _check_layout(self, arrays: Arrays) -> None:
         layout = {name: (array.shape, array.dtype) for name, array in arrays.items()}
@@ -118,42 +121,58 @@ class WeightedMean:
                 raise _mismatch(name, f"it is {layout[name][1]}{layout[name][0]} where the first is {dtype}{shape}")
 
 
+class _Scratch:
+    """Room for the steps between one chunk of an update and its sum."""
+
+    def __init__(self, size: int) -> None:
+        size = min(size, CHUNK)
+        self._product, self._whole, self._steps = np.empty(size), np.empty(size), np.empty(size, np.int64)
+
+    def fold(self, piece: NDArray[Any], weight: int, high: NDArray[np.int64], low: NDArray[np.int64]) -> None:
+        """Add n*w of a chunk to its counters."""
+        n = piece.size
+        product, whole, steps = self._product[:n], self._whole[:n], self._steps[:n]
+        np.multiply(piece, weight * 2.0**HIGH_BITS, out=product, dtype=np.float64)
+        np.floor(product, out=whole)
+        np.copyto(steps, whole, casting="unsafe")
+        high += steps
+        np.subtract(product, whole, out=product)
+        np.multiply(product, 2.0**LOW_BITS, out=product)
+        np.copyto(steps, product, casting="unsafe")
+        low += steps
+
+    def mean(self, high: NDArray[np.int64], low: NDArray[np.int64], weight: int) -> NDArray[np.float64]:
+        """Return the quotient of a chunk's counters and the sum of weights; the counters are used up."""
+        total, rest = self._product[: high.size], self._whole[: high.size]
+        _carry(high, low)
+        np.multiply(high, 2.0**-HIGH_BITS, out=total)
+        np.multiply(low, 2.0 ** -(HIGH_BITS + LOW_BITS), out=rest)
+        total += rest
+        total /= weight
+        return total
+
+
 class _Sum:
     """The sum of n*w of one array of floats, in fixed point: high * 2^-16 + low * 2^-63."""
 
-    def __init__(self) -> None:
-        self.high = self.low = np.zeros(0, np.int64)
-        self._count = 0
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._shape, self._dtype, size = shape, dtype, math.prod(shape)
+        self.high, self.low = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        self._scratch, self._count = _Scratch(size), 0
 
     def add(self, array: NDArray[Any], weight: int) -> None:
-        if not self._count:
-            self.high, self.low = np.zeros(array.size, np.int64), np.zeros(array.size, np.int64)
+        flat = array.reshape(-1)
+        for at in _chunks(flat.size):
+            self._scratch.fold(flat[at], weight, self.high[at], self.low[at])
         self._count += 1
-        flat, size = array.reshape(-1), min(CHUNK, array.size)
-        products, wholes, whole_steps = np.empty(size), np.empty(size), np.empty(size, np.int64)
-        for start in range(0, flat.size, CHUNK):
-            piece = flat[start : start + CHUNK]
-            product, whole, steps = products[: piece.size], wholes[: piece.size], whole_steps[: piece.size]
-            np.multiply(piece, weight * 2.0**HIGH_BITS, out=product, dtype=np.float64)
-            np.floor(product, out=whole)
-            np.copyto(steps, whole, casting="unsafe")
-            self.high[start : start + CHUNK] += steps
-            np.subtract(product, whole, out=product)
-            np.multiply(product, 2.0**LOW_BITS, out=product)
-            np.copyto(steps, product, casting="unsafe")
-            self.low[start : start + CHUNK] += steps
         if self._count % CARRY_EVERY == 0:
             _carry(self.high, self.low)
 
-    def mean(self, weight: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        mean = np.empty(shape, dtype)
+    def mean(self, weight: int) -> NDArray[Any]:
+        mean = np.empty(self._shape, self._dtype)
         flat = mean.reshape(-1)
-        for start in range(0, flat.size, CHUNK):
-            high, low = self.high[start : start + CHUNK].copy(), self.low[start : start + CHUNK].copy()
-            _carry(high, low)
-            total = np.ldexp(high.astype(np.float64), -HIGH_BITS)
-            total += np.ldexp(low.astype(np.float64), -HIGH_BITS - LOW_BITS)
-            flat[start : start + CHUNK] = total / weight
+        for at in _chunks(flat.size):
+            flat[at] = self._scratch.mean(self.high[at].copy(), self.low[at].copy(), weight)
         return mean
 
 
@@ -167,9 +186,28 @@ class _Largest:
         largest = self._largest
         self._largest = array.copy() if largest is None else np.asarray(np.maximum(largest, array))
 
-    def mean(self, weight: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def mean(self, weight: int) -> NDArray[Any]:
         assert self._largest is not None  # at least one was added
         return self._largest
+
+
+def _mean_of(updates: list[tuple[NDArray[Any], int]], weight: int) -> NDArray[Any]:
+    """Return the mean of one array of a few updates: the bits of `_Sum`, a chunk of all at a time."""
+    first = updates[0][0]
+    if not _averaged(first.dtype):
+        return np.asarray(np.maximum.reduce([array for array, _ in updates]))
+    mean, scratch = np.empty(first.shape, first.dtype), _Scratch(first.size)
+    flat, flats = mean.reshape(-1), [(array.reshape(-1), n) for array, n in updates]
+    for at in _chunks(flat.size):
+        high, low = np.zeros(flat[at].size, np.int64), np.zeros(flat[at].size, np.int64)
+        for array, n in flats:
+            scratch.fold(array[at], n, high, low)
+        flat[at] = scratch.mean(high, low, weight)
+    return mean
+
+
+def _chunks(size: int) -> Iterator[slice]:
+    return (slice(start, start + CHUNK) for start in range(0, size, CHUNK))
 
 
 class MetricMeans:
