@@ -1,4 +1,4 @@
-"""It is still Flower: its own node joins our orchestrator, and our node joins its own server."""
+"""It is still Flower: its node joins our orchestrator, our node joins its server, and its server runs our app."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from server.packed_grid import PackedGrid
-from tests.faults.federation import Federation, ask, model, total, until
+from server.result import RunResult
+from tests.faults.federation import ROOT, Federation, ask, model, total, until
 from tests.faults.stock import app_folder, bundle, stock
 
 pytestmark = pytest.mark.slow
@@ -77,3 +78,20 @@ def test_our_node_joins_a_stock_superlink(tmp_path: Path) -> None:
             flower.flwr("run", str(app), "here")
             until(lambda: out.exists() and out.read_text(), 120)
             assert json.loads(out.read_text()) == [2.0, 2.0], node.text()
+
+
+@pytest.mark.timeout(900)
+def test_flwr_run_trains_meadows_app_on_a_stock_deployment(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    overrides = f"task=digits run.rounds=2 run.output={tmp_path / 'outputs'}"
+    with stock(federation) as flower:
+        flower.superlink()
+        for silo in federation.silos:
+            flower.supernode(silo.name, flower.fleet, node_config(silo))
+        flower.flwr("run", str(ROOT), "here", "--run-config", f'overrides="{overrides}"', "--stream")
+        (folder,) = (tmp_path / "outputs").iterdir()
+        until(lambda: RunResult.read(folder).status != "running", 120)
+        result = RunResult.read(folder)
+        assert (result.status, result.mode) == ("finished", "flower"), flower.logs()
+        assert result.rounds[-1].replied == ["silo-1", "silo-2"]
+        assert (folder / "model" / "model.safetensors").is_file()
