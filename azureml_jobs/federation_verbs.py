@@ -240,7 +240,7 @@ def _application(verb: str, args: list[str], work: Callable[[Any, str], int]) ->
 
 def _queue(folder: FederationFolder) -> tuple[Any, Any]:
     """Return the queue of runs and the list of admitted keys in the orchestrator's store."""
-    from azureml_jobs.credentials import AdmittedKeys
+    from azureml_jobs.admitted_keys import AdmittedKeys
     from server.run_queue import RunQueue
     from server.store import FolderStore
 

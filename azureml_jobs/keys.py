@@ -18,23 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from azureml_jobs.credentials import (
-    CA_CERTIFICATE,
-    NODE_KEY_DAYS,
-    AdmittedKey,
-    AdmittedKeys,
-    FolderSecrets,
-    KeyEntries,
-    checked_name,
-    expiry_warning,
-    fingerprint,
-    fresh_node_key,
-    load_ca,
-    load_public_key,
-    make_ca,
-    make_node_key,
-    node_secret,
-)
+from azureml_jobs.admitted_keys import NODE_KEY_DAYS, AdmittedKey, AdmittedKeys, KeyEntries
+from azureml_jobs.credentials import CA_CERTIFICATE, load_ca, make_ca
+from azureml_jobs.expiry import expiry_warning
+from azureml_jobs.node_keys import fingerprint, fresh_node_key, load_public_key, make_node_key, node_secret
+from azureml_jobs.secret_store import FolderSecrets, checked_name
 from conf.errors import IdentityError, MeadowError
 from conf.federation_folder import FederationFolder
 from conf.schema import FederationConf

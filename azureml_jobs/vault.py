@@ -1,4 +1,4 @@
-"""A Key Vault as the `SecretStore` of `azureml_jobs.credentials`, and who signs in to Azure here.
+"""A Key Vault as the `SecretStore` of `azureml_jobs.secret_store`, and who signs in to Azure here.
 
 A secret is kept as base64 text: a vault takes text, keys are bytes.
 

@@ -31,8 +31,10 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 
-from azureml_jobs.credentials import NodeKey, load_ca, load_node_key, node_secret, read_private
+from azureml_jobs.credentials import load_ca
+from azureml_jobs.node_keys import NodeKey, load_node_key, node_secret
 from azureml_jobs.rendezvous import OVER, FolderRendezvous, MlflowRendezvous, Rendezvous, StaticRendezvous
+from azureml_jobs.secret_store import read_private
 from azureml_jobs.vault import VaultSecrets
 from client.connection import Connection, FederationOver, Forgotten, Refused
 from client.kept import LARGEST, Kept, Question

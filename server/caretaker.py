@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final
 
-from azureml_jobs.credentials import AdmittedKeys
+from azureml_jobs.admitted_keys import AdmittedKeys
 from azureml_jobs.rendezvous import OPEN, OVER, Record, Rendezvous
 from conf.errors import Interrupted, MeadowError
 from server.orchestrator import Orchestrator

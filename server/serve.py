@@ -23,7 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from azureml_jobs.credentials import AdmittedKeys, server_credentials
+from azureml_jobs.admitted_keys import AdmittedKeys
+from azureml_jobs.credentials import server_credentials
 from conf.errors import CheckpointError, Interrupted, MeadowError
 from conf.schema import Conf
 from conf.silos import silos

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from azureml_jobs.credentials import load_node_key, make_ca, make_node_key, node_secret, server_credentials
+from azureml_jobs.credentials import make_ca, server_credentials
 from azureml_jobs.loopback.cloud import LoopbackCloud
+from azureml_jobs.node_keys import load_node_key, make_node_key, node_secret
 from azureml_jobs.vault import VaultSecrets, sign_in
 from conf.errors import AzureError, IdentityError
 

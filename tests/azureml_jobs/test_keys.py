@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.credentials import AdmittedKeys
+from azureml_jobs.admitted_keys import AdmittedKeys
 from azureml_jobs.keys import main
 from conf.federation_folder import FederationFolder
 from conf.schema import FederationConf

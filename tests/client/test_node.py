@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from azureml_jobs.credentials import make_node_key
+from azureml_jobs.node_keys import make_node_key
 from azureml_jobs.rendezvous import OVER, FolderRendezvous, Record
 from client.kept import Kept, Question
 from client.node import IDLE_STATUS, main
