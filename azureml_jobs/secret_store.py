@@ -18,7 +18,7 @@ from conf.atomic import write_atomic
 from conf.errors import IdentityError
 
 Names = list[str]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")  # a Key Vault takes 127, '_' excepted
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")  # with what a vault adds it stays below its 127
 
 
 class SecretStore(Protocol):
