@@ -11,12 +11,14 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Final, Protocol
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from azureml_jobs.expiry import expiry_warning
 from azureml_jobs.node_keys import fingerprint, load_public_key, public_line
 from azureml_jobs.secret_store import Names, checked_name
 from conf.errors import IdentityError
@@ -64,6 +66,13 @@ class AdmittedKey:
     def fingerprint(self) -> str:
         """Return what `ssh-keygen -l` prints."""
         return fingerprint(self.public)
+
+    def warning(self, now: float) -> str | None:
+        """Return one line where the key will soon end, as `expiry_warning`; None for one that was revoked."""
+        if self.revoked is not None:
+            return None
+        begins, ends, today = (datetime.fromtimestamp(seconds, UTC) for seconds in (self.since, self.expires, now))
+        return expiry_warning(f"The key {self.fingerprint} of {self.silo}", begins, ends, today)
 
 
 class AdmittedKeys:

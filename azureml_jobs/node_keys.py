@@ -30,11 +30,15 @@ def fresh_node_key() -> tuple[bytes, str]:
     return key.private_bytes(pem, form, serialization.NoEncryption()), public_line(key.public_key())
 
 
-def make_node_key(secrets: SecretStore, silo: str) -> str:
-    """Make and keep a silo's key; return the public half. Raises IdentityError MDW-707 where the silo has one."""
+def make_node_key(secrets: SecretStore, silo: str, *, new: bool = False) -> str:
+    """Make and keep a silo's key; return the public half.
+
+    Raises IdentityError MDW-707 where the silo has one, unless a `new` one is to take its place.
+    """
     name = node_secret(silo)
-    if name in secrets.list():
-        raise IdentityError("MDW-707", f"{silo} has a key, {secrets.where(name)}.", "Use `meadow keys rotate`.")
+    if not new and name in secrets.list():
+        hint = f"To replace it: `meadow keys silo {silo} --new`, then have the new one admitted."
+        raise IdentityError("MDW-707", f"{silo} has a key, {secrets.where(name)}.", hint)
     secret, public = fresh_node_key()
     secrets.set(name, secret)
     return public

@@ -40,7 +40,7 @@ def test_a_node_key_is_p384_in_the_format_that_flower_and_openssh_read(secrets: 
     assert public_line(key.public_key()) == line and line.startswith("ecdsa-sha2-nistp384 ")
     shown = subprocess.run(["ssh-keygen", "-l", "-f", secrets.where("node-north")], capture_output=True, text=True)
     assert shown.stdout.split()[:2] == ["384", fingerprint(key.public_key())]
-    with raises("MDW-707.*rotate"):
+    with raises("MDW-707.*keys silo north --new"):
         make_node_key(secrets, "north")
     assert public_line(load_node_key(secrets.get("node-north"), "x").public_key()) == line
 
