@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from azureml_jobs.expiry import expiry_warning
+from azureml_jobs.expiry import Span, expiry_warning
 from azureml_jobs.node_keys import fingerprint, load_public_key, public_line
 from azureml_jobs.secret_store import Names, checked_name
 from conf.errors import IdentityError
@@ -67,12 +67,19 @@ class AdmittedKey:
         """Return what `ssh-keygen -l` prints."""
         return fingerprint(self.public)
 
+    @property
+    def span(self) -> Span:
+        """Return how long the key may connect, if it is not revoked before."""
+        begins, ends = (datetime.fromtimestamp(seconds, UTC) for seconds in (self.since, self.expires))
+        hint = f"Ask the silo for a new one, then: meadow keys rotate {self.silo} FILE.pub"
+        return Span(f"The key {self.fingerprint} of {self.silo}", begins, ends, hint)
+
     def warning(self, now: float) -> str | None:
         """Return one line where the key will soon end, as `expiry_warning`; None for one that was revoked."""
         if self.revoked is not None:
             return None
-        begins, ends, today = (datetime.fromtimestamp(seconds, UTC) for seconds in (self.since, self.expires, now))
-        return expiry_warning(f"The key {self.fingerprint} of {self.silo}", begins, ends, today)
+        span = self.span
+        return expiry_warning(span.what, span.begins, span.ends, datetime.fromtimestamp(now, UTC))
 
 
 class AdmittedKeys:

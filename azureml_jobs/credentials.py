@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from azureml_jobs.expiry import check_dates
+from azureml_jobs.expiry import Span, check_dates
 from azureml_jobs.secret_store import SecretStore, checked_name
 from conf.errors import IdentityError
 
@@ -54,6 +54,19 @@ class ServerCredentials:
 
     def __repr__(self) -> str:
         return f"ServerCredentials(expires={self.expires:%Y-%m-%d})"
+
+    def spans(self) -> list[Span]:
+        """Return how long the two certificates are good."""
+        ca, own = (x509.load_pem_x509_certificate(pem) for pem in (self.ca, self.certificate))
+        return [
+            span_of("The federation's CA", ca, "Make another, and hand its certificate to every silo (docs/keys.md)."),
+            span_of("The orchestrator's certificate", own, "It gets a new one when it is started again."),
+        ]
+
+
+def span_of(what: str, certificate: x509.Certificate, hint: str) -> Span:
+    """Return how long a certificate is good."""
+    return Span(what, certificate.not_valid_before_utc, certificate.not_valid_after_utc, hint)
 
 
 def make_ca(secrets: SecretStore, name: str, now: datetime) -> x509.Certificate:

@@ -31,7 +31,8 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 
-from azureml_jobs.credentials import load_ca
+from azureml_jobs.credentials import load_ca, span_of
+from azureml_jobs.expiry import Reminder, Span
 from azureml_jobs.node_keys import NodeKey, load_node_key, node_secret
 from azureml_jobs.rendezvous import OVER, FolderRendezvous, MlflowRendezvous, Rendezvous, StaticRendezvous
 from azureml_jobs.secret_store import read_private
@@ -76,8 +77,13 @@ class Node:
         kept: Kept | None = None,
         idle_timeout: float = IDLE_SECONDS,
         foreign_runs: bool = False,
+        spans: Sequence[Span] = (),
     ) -> None:
-        """With `foreign_runs` it also takes part in runs of a server that names no code (stock Flower's)."""
+        """With `foreign_runs` it also takes part in runs of a server that names no code (stock Flower's).
+
+        Of the end of `spans` it warns in its log.
+        """
+        self._spans, self._reminder = spans, Reminder(log)
         self._connection, self._app, self._silo, self._kept = connection, app, silo, kept
         self._idle_timeout, self._foreign_runs = idle_timeout, foreign_runs
         self._node_id = 0
@@ -113,6 +119,7 @@ class Node:
     def _step(self) -> bool:
         """Answer the next instruction; return False when there was none."""
         received = self._connection.receive()
+        self._remind()
         if received is None:
             return False
         head, tree = received
@@ -126,6 +133,13 @@ class Node:
             reply, question = self._answer(head, tree, context)
         self._send(reply, question, time.monotonic() - started)
         return True
+
+    def _remind(self) -> None:
+        """Say in the log, once a day, that the CA or this silo's key will end."""
+        self._reminder.look(self._spans)
+        if (ends := self._connection.key_ends) is not None:
+            hint = f"Make another (meadow keys silo {self._silo.name} --new), have it admitted, start this job again."
+            self._reminder.say("key", f"This silo's key may connect until {ends:%Y-%m-%d %H:%M} UTC. {hint}")
 
     def _answer(self, head: Message, tree: ObjectTree, context: Context) -> tuple[Message, Question | None]:
         """Return the reply, and the question where the reply is new and worth keeping."""
@@ -301,7 +315,8 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
     except OSError as error:
         what = f"{error.filename or 'a file'} can't be used: {error.strerror}."
         raise IdentityError("MDW-756", what, "Look at --silo-file, --ca and --state.") from None
-    load_ca(authority, str(args.ca), datetime.now(UTC))
+    certificate = load_ca(authority, str(args.ca), datetime.now(UTC))
+    hint = "Ask the orchestrator's owner for the next one."
     if args.data:
         silo = dataclasses.replace(silo, data=dataclasses.replace(silo.data, root=args.data))
     server = args.server or args.rendezvous or _tracked(args)
@@ -313,6 +328,7 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
         kept=kept,
         idle_timeout=args.idle_timeout,
         foreign_runs=args.foreign_runs,
+        spans=[span_of(f"The CA in {args.ca}", certificate, hint)],
     )
 
 
