@@ -5,6 +5,7 @@ MDW-111 an argument that a verb does not take
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,7 @@ Where things are:
   key_vault=VAULT          private parts in this Key Vault   | keys=FOLDER    in this folder
   store=FOLDER             the orchestrator's store in this folder"""
 
+MOST_DAYS: Final = 36500
 TAKES: Final[dict[str, tuple[int, tuple[str, ...]]]] = {  # most words after the verb, and keys
     "init": (0, ("key_vault", "keys")),
     "silo": (1, ("key_vault", "keys")),
@@ -66,10 +68,11 @@ class Asked:
     @property
     def days(self) -> float:
         """Return how long an admitted key may connect."""
-        try:
-            return float(self.given.get("days", NODE_KEY_DAYS))
-        except ValueError:
-            raise _wrong(self.verb, f"days={self.given['days']}") from None
+        text = self.given.get("days", str(NODE_KEY_DAYS))
+        with suppress(ValueError):
+            if 0 < float(text) <= MOST_DAYS:
+                return float(text)
+        raise _wrong(self.verb, f"days={text}")
 
     @property
     def vault(self) -> str | None:

@@ -40,8 +40,8 @@ def main(args: list[str], open_store: OpenStore, clock: Clock = time.time) -> in
         print(HELP)
         return 0
     asked = parse(args)
-    for line in Keys(asked, open_store, clock).do():
-        print(line)
+    lines = list(Keys(asked, open_store, clock).do())  # all is done before a reader of the lines can go away
+    print("\n".join(lines))
     return 0
 
 
@@ -70,7 +70,7 @@ class Keys:
         """Make the CA, or hand out again the one that is there; raises IdentityError MDW-707 where nothing is to do."""
         path, name = self._asked.certificate, self._asked.conf.federation.name
         kept = self._secrets.get(CA_CERTIFICATE) if CA_CERTIFICATE in self._secrets.list() else None
-        shown = path.read_bytes() if path.exists() else None
+        shown = _content(path)
         if shown is not None and shown != kept:
             hint = "Move it away, or name another file: federation.orchestrator.ca=FILE."
             raise IdentityError("MDW-707", f"{path} is there, and not the certificate of this CA.", hint)
@@ -87,7 +87,7 @@ class Keys:
         if secret in self._secrets.list() and not self._asked.new:
             where = self._secrets.where(secret)
             public = public_line(load_node_key(self._secrets.get(secret), where).public_key())
-        if not public or (path.exists() and path.read_bytes() == self._text(public).encode()):
+        if not public or _content(path) == self._text(public).encode():
             public = make_node_key(self._secrets, self._name, new=self._asked.new)
         yield self._published(public)
         verb = "rotate" if self._asked.new else "admit"
@@ -167,7 +167,7 @@ class Keys:
 
 def _hand_out(path: Path, content: bytes | str) -> None:
     """Write what is public to a file, for others to be given."""
-    if path.exists() and path.read_bytes() == (content.encode() if isinstance(content, str) else content):
+    if _content(path) == (content.encode() if isinstance(content, str) else content):
         return  # in a folder of keys the CA's certificate is its own file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,6 +175,16 @@ def _hand_out(path: Path, content: bytes | str) -> None:
     except OSError as error:
         hint = "Make room for it: `meadow keys init` and `silo` hand out again what is there."
         raise IdentityError("MDW-713", f"Can't write {path}: {error.strerror}.", hint) from error
+
+
+def _content(path: Path) -> bytes | None:
+    """Return what a file that is handed out holds, None where there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise IdentityError("MDW-702", f"Can't read {path}: {error.strerror}.", "Name another file.") from error
 
 
 def _ended(key: AdmittedKey) -> str:

@@ -173,6 +173,7 @@ def test_help_names_every_verb() -> None:
     [
         ["innit"], ["init", "north"], ["silo"], ["silo", "north", "x.pub"], ["init", "--new"], ["list", "days=1"],
         ["silo", "north", "--dir", "x"], ["admit", "north"], ["admit", "north", "x.pub", "days=many"],
+        ["admit", "north", "x.pub", "days=0"], ["admit", "north", "x.pub", "days=nan"],
         ["init", "keys=x", "key_vault=kv-x"], ["silo", "north", "key_vault="], ["init", "run.rounds=1"],
     ],
 )  # fmt: skip
@@ -217,3 +218,18 @@ def test_a_federation_s_file_names_silos_and_their_public_halves(
     status, _, err = office.do("admit", "west", "federation.file=f.yaml")
     assert status == 2 and err.startswith("MDW-111: The federation has no silo 'west'. Its silos: north, south.")
     assert office.do("revoke", "west", "federation.file=f.yaml")[2].startswith("MDW-712")
+
+
+def test_a_reader_that_goes_away_does_not_break_a_rotation_off(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    office.do("silo", "north")
+    office.do("admit", "north", str(office.keys / "node-north.pub"))
+    before = AdmittedKeys(FolderStore(office.store), lambda: office.now).current()
+
+    def gone(*lines: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", gone)
+    with pytest.raises(BrokenPipeError):
+        office.do("rotate", "north")
+    after = AdmittedKeys(FolderStore(office.store), lambda: office.now).current()
+    assert len(after) == 1 and after.keys() != before.keys()
