@@ -21,7 +21,8 @@ from typing import Any, Final
 
 import yaml
 
-from azureml_jobs.credentials import KeyEntries, load_ca
+from azureml_jobs.admitted_keys import KeyEntries
+from azureml_jobs.credentials import load_ca
 from azureml_jobs.jobs import (
     CA_FILE,
     FEDERATION_FILE,

@@ -251,7 +251,7 @@ def _asked(verb: str, args: list[str]) -> Asked:
 
 
 def _table(asked: Asked) -> Any:
-    from azureml_jobs.credentials import AdmittedKeys
+    from azureml_jobs.admitted_keys import AdmittedKeys
     from azureml_jobs.preflight import Sources
     from azureml_jobs.preflight import check as look
     from azureml_jobs.vault import VaultSecrets

@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 from conf.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from azureml_jobs.local import Job, LocalJobs
     from conf.federation_folder import FederationFolder
+    from conf.schema import Conf
 
 WHERE: Final = ("federation.name", "federation.folder")
 TIMEOUT_STATUS: Final = 124
@@ -222,12 +225,8 @@ def stop(args: list[str]) -> int:
 def keys(args: list[str]) -> int:
     """Work on a federation's keys by hand."""
     from azureml_jobs.keys import main
-    from server.store import FolderStore
 
-    try:
-        return main(args, FolderStore)
-    except SystemExit as end:  # argparse's way out, its message already printed
-        return int(end.code or 0)
+    return main(args, _store_of_keys)
 
 
 def _application(verb: str, args: list[str], work: Callable[[Any, str], int]) -> int:
@@ -240,12 +239,25 @@ def _application(verb: str, args: list[str], work: Callable[[Any, str], int]) ->
 
 def _queue(folder: FederationFolder) -> tuple[Any, Any]:
     """Return the queue of runs and the list of admitted keys in the orchestrator's store."""
-    from azureml_jobs.credentials import AdmittedKeys
+    from azureml_jobs.admitted_keys import AdmittedKeys
     from server.run_queue import RunQueue
     from server.store import FolderStore
 
     store = FolderStore(folder.store)
     return RunQueue(store), AdmittedKeys(store, time.time)
+
+
+def _store_of_keys(conf: Conf, folder: Path | None) -> Any:
+    """Return the store with the list of admitted keys: a folder, or a container where the federation names one."""
+    own = conf.federation.orchestrator
+    if folder is None and (own.store or (own.workspace and own.datastore)):
+        from azureml_jobs.azure_verbs import Asked
+
+        return Asked(conf, {}, set(), "meadow keys").store()
+    from conf.federation_folder import FederationFolder
+    from server.store import FolderStore
+
+    return FolderStore(folder or FederationFolder.of(conf.federation).store)
 
 
 def _jobs(folder: FederationFolder) -> LocalJobs:

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from azureml_jobs.credentials import AdmittedKeys
+from azureml_jobs.admitted_keys import AdmittedKeys
 from azureml_jobs.local import Tail
 from azureml_jobs.local_federation import SERVER, LocalFederation, job_of
 from conf.errors import ConfigError, Interrupted

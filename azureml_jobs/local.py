@@ -20,7 +20,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from typing import Any, Final
 
 import psutil
 
+from conf.atomic import write_atomic
 from conf.errors import ConfigError
 
 STOP_SECONDS: Final = 20.0
@@ -214,9 +214,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
+    write_atomic(path, json.dumps(content))
 
 
 def _identity(pid: int) -> list[float]:

@@ -14,19 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from azureml_jobs.credentials import (
-    CA_CERTIFICATE,
-    AdmittedKeys,
-    FolderSecrets,
-    load_ca,
-    load_node_key,
-    make_ca,
-    make_node_key,
-    node_secret,
-    public_line,
-)
+from azureml_jobs.admitted_keys import AdmittedKeys
+from azureml_jobs.credentials import CA_CERTIFICATE, load_ca, make_ca
 from azureml_jobs.local import RUNNING, LocalJobs, Tail, environment
+from azureml_jobs.node_keys import load_node_key, make_node_key, node_secret, public_line
 from azureml_jobs.rendezvous import OVER, FolderRendezvous
+from azureml_jobs.secret_store import FolderSecrets
 from conf.errors import ConfigError
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf, Silo

@@ -16,20 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from azureml_jobs.credentials import (
-    CA_CERTIFICATE,
-    CA_KEY,
-    AdmittedKey,
-    SecretStore,
-    expiry_warning,
-    fingerprint,
-    load_ca,
-    load_node_key,
-    load_public_key,
-    node_secret,
-)
+from azureml_jobs.admitted_keys import AdmittedKey
+from azureml_jobs.credentials import CA_CERTIFICATE, CA_KEY, load_ca
+from azureml_jobs.expiry import expiry_warning
 from azureml_jobs.jobs import Code, server_job, silo_job
+from azureml_jobs.node_keys import fingerprint, load_node_key, load_public_key, node_secret
 from azureml_jobs.rendezvous import checked_address
+from azureml_jobs.secret_store import SecretStore
 from azureml_jobs.workspace import Compute
 from conf.errors import AzureError, MeadowError
 from conf.schema import Conf, SiloConf, WorkspaceConf

@@ -18,10 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from azureml_jobs.admitted_keys import AdmittedKeys, KeyEntries
 from azureml_jobs.azure_federation import AzureFederation, download
-from azureml_jobs.credentials import CA_CERTIFICATE, AdmittedKeys, KeyEntries, make_ca, make_node_key
+from azureml_jobs.credentials import CA_CERTIFICATE, make_ca
 from azureml_jobs.loopback.azurite import installed
 from azureml_jobs.loopback.cloud import LoopbackCloud
+from azureml_jobs.node_keys import make_node_key
 from azureml_jobs.preflight import Sources, check
 from azureml_jobs.snapshot import ROOT
 from azureml_jobs.vault import VaultSecrets

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from conf.atomic import write_atomic
 from conf.errors import IdentityError
 
 log = logging.getLogger(__name__)
@@ -146,23 +145,15 @@ class FolderRendezvous:
         """See `Rendezvous`; older epochs' files are removed."""
         checked_address(record.address)
         path = self._folder / f"server-{record.epoch:09d}.json"
-        temporary = self._folder / f".{uuid.uuid4().hex}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "w") as file:
-                file.write(json.dumps(asdict(record)))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_atomic(path, json.dumps(asdict(record)))
             for old in self._folder.glob("server-*.json"):
                 if old.name < path.name:
                     old.unlink(missing_ok=True)
         except OSError as error:
             hint = "Name a folder that this user may write."
             raise IdentityError("MDW-731", f"Can't write {path}: {error.strerror}.", hint) from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def find(self) -> Record | None:
         """See `Rendezvous`."""

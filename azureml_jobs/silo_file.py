@@ -11,17 +11,19 @@ import yaml
 
 from conf.errors import ConfigError
 from conf.plain import build
-from conf.schema import Conf, DataConf, SiloConf
+from conf.schema import Conf, DataConf, PolicyConf, SiloConf, device, number
 from conf.validate import check_limits
 
 
 @dataclass
 class OwnConf:
-    """What a silo's owner may set there: where the data is and how it is parted, the device, the threads."""
+    """What a silo's owner may set there, as in `SiloConf`: data, device, threads, batch limit and policy."""
 
     data: dict[str, Any] = field(default_factory=dict, metadata={"keys_of": DataConf})
-    device: str | None = None
-    threads: int | None = field(default=None, metadata={"at_least": 1})
+    device: str | None = device(None)
+    threads: int | None = number(None, at_least=1)
+    batch_size_at_most: int | None = number(None, at_least=1)
+    policy: PolicyConf = field(default_factory=PolicyConf)
 
 
 def with_own(conf: Conf, silo: str, path: Path) -> Conf:
@@ -41,5 +43,7 @@ def with_own(conf: Conf, silo: str, path: Path) -> Conf:
     entry = conf.federation.silos.get(silo, SiloConf())
     given = {name: getattr(own, name) for name in raw or {}}
     given["data"] = {**entry.data, **own.data}
+    stated = (raw or {}).get("policy", {})
+    given["policy"] = dataclasses.replace(entry.policy, **{name: getattr(own.policy, name) for name in stated})
     silos = {**conf.federation.silos, silo: dataclasses.replace(entry, **given)}
     return dataclasses.replace(conf, federation=dataclasses.replace(conf.federation, silos=silos))

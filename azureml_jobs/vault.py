@@ -1,8 +1,9 @@
-"""A Key Vault as the `SecretStore` of `azureml_jobs.credentials`, and who signs in to Azure here.
+"""A Key Vault as the `SecretStore` of `azureml_jobs.secret_store`, and who signs in to Azure here.
 
 A secret is kept as base64 text: a vault takes text, keys are bytes.
 
-    MDW-800 Azure can't be reached    MDW-801 the role is missing    MDW-803 not signed in
+    MDW-704 deleted, and still kept    MDW-800 Azure can't be reached    MDW-801 the role is missing
+    MDW-803 not signed in
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from azureml_jobs.secret_store import checked_name
 from conf.errors import AzureError, IdentityError
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ SUFFIX: Final = "vault.azure.net"
 READ_ROLE, WRITE_ROLE = "Key Vault Secrets User", "Key Vault Secrets Officer"
 CONTENT: Final = "application/x-meadow-base64"
 _VAULT = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,22}[A-Za-z0-9]")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,79}")
+_PLAIN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def sign_in(interactive: bool | None = None) -> TokenCredential:
@@ -69,12 +71,12 @@ class VaultSecrets:
 
     def where(self, name: str) -> str:
         """See `SecretStore`."""
-        return f"https://{self._vault}.{SUFFIX}/secrets/{_vault_name(name)}"
+        return f"https://{self._vault}.{SUFFIX}/secrets/{vault_name(name)}"
 
     def get(self, name: str) -> bytes:
         """See `SecretStore`; raises IdentityError MDW-700 where it is missing, MDW-702 where it is not ours."""
         with self._asking(READ_ROLE, name):
-            found = self._client().get_secret(_vault_name(name))
+            found = self._client().get_secret(vault_name(name))
         try:
             return base64.b64decode(found.value or "", validate=True)
         except (binascii.Error, ValueError):
@@ -82,16 +84,17 @@ class VaultSecrets:
             raise IdentityError("MDW-702", f"{self.where(name)} can't be read.", hint) from None
 
     def set(self, name: str, secret: bytes) -> None:
-        """See `SecretStore`."""
+        """See `SecretStore`; raises IdentityError MDW-704 where the vault still keeps a deleted one of that name."""
         with self._asking(WRITE_ROLE, name):
             text = base64.b64encode(secret).decode()
-            self._client().set_secret(_vault_name(name), text, content_type=CONTENT)
+            self._client().set_secret(vault_name(name), text, content_type=CONTENT)
 
     def list(self) -> Names:
         """See `SecretStore`; what others keep in the vault is passed over."""
         with self._asking(READ_ROLE):
             found = self._client().list_properties_of_secrets()
-            return sorted(str(one.name) for one in found if one.content_type == CONTENT)
+            names = (own_name(str(one.name)) for one in found if one.content_type == CONTENT)
+            return sorted(name for name in names if name is not None)
 
     def delete(self, name: str) -> None:
         """See `SecretStore`; the vault keeps it recoverable for as long as it is set to."""
@@ -99,7 +102,7 @@ class VaultSecrets:
 
         with self._asking(WRITE_ROLE, name):
             try:
-                self._client().begin_delete_secret(_vault_name(name))
+                self._client().begin_delete_secret(vault_name(name))
             except ResourceNotFoundError:
                 return
 
@@ -114,10 +117,15 @@ class VaultSecrets:
     @contextmanager
     def _asking(self, role: str, name: str = "") -> Iterator[None]:
         from azure.core.exceptions import AzureError as ClientError
-        from azure.core.exceptions import ResourceNotFoundError
+        from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
         try:
             yield
+        except ResourceExistsError:
+            which = f"--vault-name {self._vault} --name {vault_name(name)}"
+            hint = f"Recover it (az keyvault secret recover {which}), or purge it for good (az keyvault secret purge)."
+            what = f"{self.where(name)} was deleted, and the vault still keeps it."
+            raise IdentityError("MDW-704", what, hint) from None
         except ResourceNotFoundError as error:
             if name and "VaultNotFound" not in str(error):
                 hint = "Make it with `meadow keys`, or name another vault."
@@ -144,9 +152,30 @@ def refusal(error: Exception, where: str, role: str) -> AzureError:
     return AzureError("MDW-800", f"Can't reach {where}: {said}", "Check its name, its network rules and this network.")
 
 
-def _vault_name(name: str) -> str:
-    """Return a secret's name for the vault, which knows no '_'; raises IdentityError MDW-709."""
-    made = name.replace("_", "-")
-    if not _NAME.fullmatch(made):
-        raise IdentityError("MDW-709", f"{name[:120]!r} can't name a secret.", "Use letters, digits and '-'.")
-    return made
+def vault_name(name: str) -> str:
+    """Return a secret's name as the vault knows it: small letters, digits and '-', no two of ours the same.
+
+    A vault knows no '_' and takes capitals for small letters. A plain name stays as it is. Any other gets '-' and
+    small letters instead, and behind a last `--` the hexadecimal number whose bits are the places where that was
+    done: `node-a_b` is `node-a-b--40`. Raises IdentityError MDW-709.
+    """
+    checked_name(name, most=80)
+    if _PLAIN.fullmatch(name):
+        return name
+    places = sum(1 << i for i, letter in enumerate(name) if letter == "_" or letter.isupper())
+    return f"{name.lower().replace('_', '-')}--{places:x}"
+
+
+def own_name(known: str) -> str | None:
+    """Return the name of which `vault_name` made this one; None where it made none such."""
+    plain, mark, places = known.rpartition("--")
+    try:
+        bits = int(places, 16) if mark else 0
+        name = "".join(_other(letter) if bits >> i & 1 else letter for i, letter in enumerate(plain or known))
+        return name if vault_name(name) == known else None
+    except (ValueError, IdentityError):
+        return None
+
+
+def _other(letter: str) -> str:
+    return "_" if letter == "-" else letter.upper()

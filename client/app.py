@@ -6,13 +6,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from client import loop
+from client.batches import length
 from client.malloc import keep_activations_mapped
+from client.policy import check_examples, check_run, for_evaluation
 from client.silo import silo_of
 from client.state import state_mod
-from client.warm import warm
+from client.warm import Warm, warm
 from conf import travel
 from conf.errors import WireError
-from conf.schema import RunScope
+from conf.schema import RunScope, Silo
 from conf.seeds import seed_for
 from strategies import wire
 
@@ -24,7 +26,7 @@ app = ClientApp(mods=[state_mod])
 def train(message: Message, context: Context) -> Message:
     """Train the global model on the silo's training split for the run's local epochs."""
     config, scope, silo = _config(message), run_scope(message), silo_of(context)
-    here = warm(scope, silo)
+    here = _allowed(message, scope, silo)
     here.model.load_state_dict(wire.to_state(wire.records(message.content, ArrayRecord)[wire.ARRAYS]))
     round = int(config[wire.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     metrics = loop.train(
@@ -45,9 +47,9 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the global model on the silo's held-out split; no examples held out, no metrics."""
     scope, silo = run_scope(message), silo_of(context)
-    here = warm(scope, silo)
+    here = _allowed(message, scope, silo)
     here.model.load_state_dict(wire.to_state(wire.records(message.content, ArrayRecord)[wire.ARRAYS]))
-    metrics = loop.evaluate(here.model, here.data.held_out, here.task, scope.trainer)
+    metrics = loop.evaluate(here.model, here.data.held_out, here.task, for_evaluation(scope.trainer, silo))
     return Message(RecordDict({wire.METRICS: MetricRecord({**metrics})}), reply_to=message)
 
 
@@ -56,6 +58,14 @@ def hello(message: Message, context: Context) -> Message:
     """Say which silo this is, to a grid that knows only node ids."""
     config = ConfigRecord({wire.PROTOCOL_KEY: wire.PROTOCOL, wire.SILO: silo_of(context).name})
     return Message(RecordDict({wire.CONFIG: config}), reply_to=message)
+
+
+def _allowed(message: Message, scope: RunScope, silo: Silo) -> Warm:
+    """Return what is warm for a run that the silo's owner allows; raises SiloError MDW-340 or 341."""
+    check_run(scope, silo, int(_config(message)[wire.ROUND]))  # type: ignore[arg-type]  # checked by run_scope
+    here = warm(scope, silo)
+    check_examples(length(here.data.train), silo)
+    return here
 
 
 def run_scope(message: Message) -> RunScope:

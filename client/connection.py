@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar, cast
 
 import grpc
@@ -45,7 +46,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 
 from conf.errors import IdentityError
-from strategies.headers import APP_HASH, NODE_HEADER, OVER_HEADER
+from strategies.headers import APP_HASH, KEY_ENDS, NODE_HEADER, OVER_HEADER
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class Connection:
         self._node: NodeId | None = None
         self._beating: threading.Thread | None = None
         self.failure: Exception | None = None  # why the heartbeat gave up
+        self.key_ends: datetime | None = None  # as the server last said; it does when that is near
 
     def open(self, give_up_at: float | None = None) -> int:
         """Find the server, say that the silo is there, start the heartbeat, and return the node's id.
@@ -154,8 +156,10 @@ class Connection:
         if self.failure is not None:
             raise self.failure
         response, trailing = self._call_traced("PullMessages", PullMessagesRequest(node=self._node), WORK_DEADLINE)
-        if any(name == OVER_HEADER for name, _ in trailing):
+        said = dict(trailing)
+        if OVER_HEADER in said:
             raise FederationOver("the orchestrator says so")
+        self.key_ends = _time(said.get(KEY_ENDS))
         if not response.messages_list:
             return None
         return message_from_proto(response.messages_list[0]), response.message_object_trees[0]
@@ -359,6 +363,14 @@ def _channel(
 def _check_time(give_up_at: float | None) -> None:
     if give_up_at is not None and time.monotonic() >= give_up_at:
         raise TimeoutError("no server was found in time")
+
+
+def _time(seconds: str | None) -> datetime | None:
+    """Return the time that a header tells, None where it tells none."""
+    try:
+        return datetime.fromtimestamp(float(seconds), UTC) if seconds else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _side_by_side(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

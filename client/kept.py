@@ -2,12 +2,11 @@
 
 A file is a line of JSON (what it is, which objects follow) and the objects of Flower's wire as they travel, each
 named by its SHA-256, so a torn or damaged file is recognised and not used. Files are the owner's alone and replaced
-whole: temporary file, fsync, rename, fsync of the folder.
+whole (`conf.atomic`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from flwr.app import RecordDict
 
+from conf.atomic import TEMPORARY, write_atomic
 from conf.errors import WireError
 from strategies.objects import deflate, inflate_content
 
@@ -47,7 +47,7 @@ class Kept:
         """Make the folder, if need be; raises OSError where it can't be written."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
-        for left in folder.glob(".tmp-*"):
+        for left in folder.glob(f"{TEMPORARY}*"):
             left.unlink()
 
     def keep_update(self, question: Question, root: str, contents: Mapping[str, bytes]) -> None:
@@ -77,17 +77,7 @@ class Kept:
     def _write(self, name: str, what: dict[str, Any], root: str, contents: Mapping[str, bytes]) -> None:
         sizes = [[id, len(content)] for id, content in contents.items()]
         head = json.dumps({**what, "root": root, "objects": sizes}).encode() + b"\n"
-        temporary = self._folder / f".tmp-{name}-{os.getpid()}"
-        try:
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.writelines([head, *contents.values()])
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._folder / name)
-            _sync(self._folder)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        write_atomic(self._folder / name, [head, *contents.values()], mode=0o600)
 
     def _read(self, name: str, what: dict[str, Any]) -> RecordDict | None:
         try:
@@ -104,11 +94,3 @@ class Kept:
         except (OSError, ValueError, TypeError, LookupError, AttributeError, WireError) as error:
             log.warning("%s can't be used, going on without it: %s", self._folder / name, error)
             return None
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

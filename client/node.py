@@ -31,8 +31,11 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 
-from azureml_jobs.credentials import NodeKey, load_ca, load_node_key, node_secret, read_private
+from azureml_jobs.credentials import load_ca, span_of
+from azureml_jobs.expiry import Reminder, Span
+from azureml_jobs.node_keys import NodeKey, load_node_key, node_secret
 from azureml_jobs.rendezvous import OVER, FolderRendezvous, MlflowRendezvous, Rendezvous, StaticRendezvous
+from azureml_jobs.secret_store import read_private
 from azureml_jobs.vault import VaultSecrets
 from client.connection import Connection, FederationOver, Forgotten, Refused
 from client.kept import LARGEST, Kept, Question
@@ -76,8 +79,13 @@ class Node:
         kept: Kept | None = None,
         idle_timeout: float = IDLE_SECONDS,
         foreign_runs: bool = False,
+        spans: Sequence[Span] = (),
     ) -> None:
-        """With `foreign_runs` it also takes part in runs of a server that names no code (stock Flower's)."""
+        """With `foreign_runs` it also takes part in runs of a server that names no code (stock Flower's).
+
+        Of the end of `spans` it warns in its log.
+        """
+        self._spans, self._reminder = spans, Reminder(log)
         self._connection, self._app, self._silo, self._kept = connection, app, silo, kept
         self._idle_timeout, self._foreign_runs = idle_timeout, foreign_runs
         self._node_id = 0
@@ -113,6 +121,7 @@ class Node:
     def _step(self) -> bool:
         """Answer the next instruction; return False when there was none."""
         received = self._connection.receive()
+        self._remind()
         if received is None:
             return False
         head, tree = received
@@ -130,6 +139,13 @@ class Node:
         del reply  # an update would be twice in memory while it is sent
         self._send(head, tree, contents, question, time.monotonic() - started)
         return True
+
+    def _remind(self) -> None:
+        """Say in the log, once a day, that the CA or this silo's key will end."""
+        self._reminder.look(self._spans)
+        if (ends := self._connection.key_ends) is not None:
+            hint = f"Make another (meadow keys silo {self._silo.name} --new), have it admitted, start this job again."
+            self._reminder.say("key", f"This silo's key may connect until {ends:%Y-%m-%d %H:%M} UTC. {hint}")
 
     def _answer(self, head: Message, tree: ObjectTree, context: Context) -> tuple[Message, Question | None]:
         """Return the reply, and the question where the reply is new and worth keeping."""
@@ -324,7 +340,8 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
     except OSError as error:
         what = f"{error.filename or 'a file'} can't be used: {error.strerror}."
         raise IdentityError("MDW-756", what, "Look at --silo-file, --ca and --state.") from None
-    load_ca(authority, str(args.ca), datetime.now(UTC))
+    certificate = load_ca(authority, str(args.ca), datetime.now(UTC))
+    hint = "Ask the orchestrator's owner for the next one."
     if args.data:
         silo = dataclasses.replace(silo, data=dataclasses.replace(silo.data, root=args.data))
     server = args.server or args.rendezvous or _tracked(args)
@@ -336,6 +353,7 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
         kept=kept,
         idle_timeout=args.idle_timeout,
         foreign_runs=args.foreign_runs,
+        spans=[span_of(f"The CA in {args.ca}", certificate, hint)],
     )
 
 

@@ -29,11 +29,12 @@ def text(default: str | None, pattern: str, wanted: str) -> Any:
 
 _NAME = r"[A-Za-z_]\w*"
 _DOTTED = rf"{_NAME}(\.{_NAME})+"
+_FILE, _FILE_IN_WORDS = r"[a-z][a-z0-9_]{0,63}", "small letters, digits and '_'"
 
 
 def name_of_a_file(default: str) -> Any:
     """A text field that names a Python file of one of our rooms, such as a task's."""
-    return text(default, r"[a-z][a-z0-9_]{0,63}", "small letters, digits and '_'")
+    return text(default, _FILE, _FILE_IN_WORDS)
 
 
 def device(default: str | None) -> Any:
@@ -202,12 +203,29 @@ class InputConf:
 
 
 @dataclass
+class PolicyConf:
+    """What a silo's owner lets run on the silo's data; empty and None allow all. Checked at the silo (`client/policy`).
+
+    It holds a run to what it says of itself; what becomes of an update at the server can't be seen from a silo.
+    """
+
+    tasks: list[str] = field(default_factory=list, metadata={"pattern": _FILE, "wanted": _FILE_IN_WORDS})
+    models: list[str] = field(default_factory=list, metadata={"group": "model"})  # names of that group of VARIANTS
+    strategies: list[str] = field(default_factory=list, metadata={"group": "strategy"})
+    epochs_at_most: int | None = number(None, at_least=1)  # of a round
+    rounds_at_most: int | None = number(None, at_least=1)  # of a run
+    examples_at_least: int | None = number(None, at_least=1)  # to train on; with fewer the silo takes no part
+
+
+@dataclass
 class SiloConf:
     """What a silo's owner sets, out of the run's reach; None and absent keys fall back to `data` and `trainer`."""
 
     data: dict[str, Any] = field(default_factory=dict, metadata={"keys_of": DataConf})
     device: str | None = device(None)
     threads: int | None = number(None, at_least=1)
+    batch_size_at_most: int | None = number(None, at_least=1)  # what its memory takes
+    policy: PolicyConf = field(default_factory=PolicyConf)
     # on Azure ML:
     workspace: WorkspaceConf | None = None
     compute: str | None = None
@@ -320,3 +338,5 @@ class Silo:
     data: DataConf = field(default_factory=DataConf)
     device: str | None = device(None)
     threads: int | None = None
+    batch_size_at_most: int | None = number(None, at_least=1)
+    policy: PolicyConf = field(default_factory=PolicyConf)

@@ -43,16 +43,16 @@ def check_limits(value: Any, key: str, where: Where) -> None:
 
 
 def _check(value: Any, key: str, limits: dict[str, Any], where: Where) -> None:
-    choices = limits.get("one_of")
+    if isinstance(value, list):
+        for i, element in enumerate(value):
+            _check(element, f"{key}[{i}]", limits, where)
+        return
+    choices = tuple(VARIANTS[limits["group"]]) if "group" in limits else limits.get("one_of")
     if choices is not None and value not in choices:
         raise _refused(key, value, where, "is not one of its values.", nearest(str(value), choices))
     pattern = limits.get("pattern")
     if pattern is not None and value is not None and not re.fullmatch(pattern, value):
         raise _refused(key, value, where, f"must be {limits['wanted']}.")
-    if isinstance(value, list):
-        for i, element in enumerate(value):
-            _check(element, f"{key}[{i}]", limits, where)
-        return
     if value is None:
         return
     above, least, most = (limits.get(name) for name in ("above", "at_least", "at_most"))

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final
 
-from azureml_jobs.credentials import AdmittedKeys
+from azureml_jobs.admitted_keys import AdmittedKeys
+from azureml_jobs.credentials import ServerCredentials
+from azureml_jobs.expiry import Reminder
 from azureml_jobs.rendezvous import OPEN, OVER, Record, Rendezvous
 from conf.errors import Interrupted, MeadowError
 from server.orchestrator import Orchestrator
@@ -32,6 +34,8 @@ LEASE_SECONDS: Final = 20.0
 """For a successor to know that this orchestrator is dead: ten looks missed. A longer pause only lets it take over."""
 CARE_SECONDS: Final = 2.0
 """Between two looks at the list of keys, the lease and the queue, and two heartbeats of the rendezvous."""
+WARN_SECONDS: Final = 3600.0
+"""Between two looks at what will end."""
 TOLD: Final = "orchestrator.json"
 """What the orchestrator tells of itself in its store, replaced when it changes."""
 
@@ -41,6 +45,7 @@ class Caretaker:
     """Works from `with` to its end; `check` raises what went wrong meanwhile."""
 
     orchestrator: Orchestrator
+    credentials: ServerCredentials
     host: str
     store: Store
     lease: Lease
@@ -53,6 +58,8 @@ class Caretaker:
     _told: dict[str, Any] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+    _reminder: Reminder = field(default_factory=lambda: Reminder(log))
+    _next_look: float = 0.0  # at what will end
 
     def __enter__(self) -> Caretaker:
         """Admit the keys, publish the address and begin."""
@@ -99,6 +106,7 @@ class Caretaker:
                 self._follow_keys()
                 self._follow_queue()
                 self._tell()
+                self._warn()
             except LeaseLost as error:
                 self._lost = error
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -113,7 +121,7 @@ class Caretaker:
     def _follow_keys(self) -> None:
         now = self.keys.current()
         for pem in self._admitted.keys() - now.keys():
-            log.info("the key of %s was revoked", self._admitted[pem])
+            log.warning("the key of %s was revoked, or has ended", self._admitted[pem])
             self.orchestrator.revoke_key(pem)
         for pem in now.keys() - self._admitted.keys():
             log.info("a key of %s was admitted", now[pem])
@@ -131,6 +139,17 @@ class Caretaker:
         if now != self._told:
             self.store.replace(TOLD, json.dumps(now).encode())
             self._told = now
+
+    def _warn(self) -> None:
+        """Say in the log what will end, and tell each silo of its key; once a day, however often this is called."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + WARN_SECONDS
+        good = [key for key in self.keys.all() if key.revoked is None and key.expires > time.time()]
+        for key in good:
+            if key.warning(time.time()) is not None:
+                self.orchestrator.tell_end(key.pem, key.expires)
+        self._reminder.look([*self.credentials.spans(), *(key.span for key in good)])
 
     def _cancel(self, number: int, frame: FrameType | None) -> None:
         if self._request is not None:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from server.atomic import write_atomic
+from conf.atomic import write_atomic
 from server.result import Metrics, RoundRecord, RunResult
 
 

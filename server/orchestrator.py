@@ -131,6 +131,11 @@ class Orchestrator:
             self._link.expel(pem)
             self._fleet.changed.notify_all()
 
+    def tell_end(self, public_key: bytes, ends: float) -> None:
+        """Tell the node with this key when it ends (seconds since 1970), with each answer to its question for work."""
+        with self._fleet.changed:
+            self._fleet.key_ends[node_id_of(public_pem(public_key))] = ends
+
     def connected(self) -> list[str]:
         """Return the names of the silos that are there."""
         names = {info.name for info in self._link.nodes.values() if info.name and self._link.is_online(info.node_id)}

@@ -57,7 +57,7 @@ from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectSto
 from conf.errors import WireError
 from server.orchestrator_state import StableLinkState
 from strategies import wire
-from strategies.headers import APP_HASH, NODE_HEADER, OVER_HEADER
+from strategies.headers import APP_HASH, KEY_ENDS, NODE_HEADER, OVER_HEADER
 from strategies.objects import Pieces, tree_size
 
 log = logging.getLogger(__name__)
@@ -133,6 +133,7 @@ class Fleet(FleetServicer):
         self.open: dict[str, Open] = {}
         self.access: RunAccess | None = None
         self.over = False
+        self.key_ends: dict[int, float] = {}  # of nodes whose key ends soon, seconds since 1970
         self._polls: dict[int, _Poll] = {}
 
     # What the grid calls
@@ -212,6 +213,8 @@ class Fleet(FleetServicer):
             if not self.link.is_online(node):
                 self.changed.notify_all()
             self.link.acknowledge_node_heartbeat(node, poll.interval)
+            if node in self.key_ends:
+                context.set_trailing_metadata(((KEY_ENDS, f"{self.key_ends[node]:.0f}"),))
         end = time.monotonic() + LONG_POLL_SECONDS
         while True:
             with self.changed:

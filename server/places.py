@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from azureml_jobs.credentials import FolderSecrets, SecretStore
 from azureml_jobs.rendezvous import FolderRendezvous, MlflowRendezvous, Rendezvous
+from azureml_jobs.secret_store import FolderSecrets, SecretStore
 from azureml_jobs.vault import VaultSecrets, sign_in
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf

@@ -12,10 +12,10 @@ import yaml
 from flwr.app import ArrayRecord
 from safetensors.numpy import save
 
+from conf.atomic import write_atomic
 from conf.errors import ConfigError
 from conf.resume import folder_of
 from conf.schema import Conf
-from server.atomic import write_atomic
 from server.model_card import card
 from server.result import RunResult
 from strategies import wire

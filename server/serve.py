@@ -23,7 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from azureml_jobs.credentials import AdmittedKeys, server_credentials
+from azureml_jobs.admitted_keys import AdmittedKeys
+from azureml_jobs.credentials import ServerCredentials, server_credentials
 from conf.errors import CheckpointError, Interrupted, MeadowError
 from conf.schema import Conf
 from conf.silos import silos
@@ -55,12 +56,14 @@ def serve(conf: Conf) -> int:
     try:
         here = places(conf)
         store, queue, keys = here.store, RunQueue(here.store), AdmittedKeys(here.store, time.time)
-        with _lease(store) as lease, _orchestrator(conf, here, keys.current()) as orchestrator:
-            care = Caretaker(orchestrator, here.host, store, lease, here.rendezvous, keys, queue)
-            with care:
-                _Work(conf, orchestrator, queue, here, care).until_idle()
-                care.over()
-                orchestrator.stop(over=True)
+        with _lease(store) as lease:
+            credentials = server_credentials(here.secrets, [here.host], datetime.now(UTC))  # made for this start
+            with _orchestrator(conf, credentials, keys.current()) as orchestrator:
+                care = Caretaker(orchestrator, credentials, here.host, store, lease, here.rendezvous, keys, queue)
+                with care:
+                    _Work(conf, orchestrator, queue, here, care).until_idle()
+                    care.over()
+                    orchestrator.stop(over=True)
     except Interrupted as stop:
         log.warning("%s", stop.message)
         return TERMINATED_STATUS
@@ -84,9 +87,8 @@ def _lease(store: Store) -> Iterator[Lease]:
 
 
 @contextlib.contextmanager
-def _orchestrator(conf: Conf, here: Places, keys: Mapping[bytes, str]) -> Iterator[Orchestrator]:
-    """Listen, with a certificate made for this start; `keys` are the silos by admitted key."""
-    credentials = server_credentials(here.secrets, [here.host], datetime.now(UTC))
+def _orchestrator(conf: Conf, credentials: ServerCredentials, keys: Mapping[bytes, str]) -> Iterator[Orchestrator]:
+    """Listen; `keys` are the silos by admitted key."""
     orchestrator = Orchestrator(conf.federation.orchestrator.listen, credentials, {})
     for pem, silo in keys.items():  # a silo may have two while its key is changed
         orchestrator.admit_key(silo, pem)

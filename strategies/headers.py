@@ -10,3 +10,6 @@ OVER_HEADER: Final = "meadow-over"
 """Trailing header of an empty answer to a question for work: the federation is over."""
 APP_HASH: Final = "meadow-app-hash"
 """Trailing header of the description of a run: the digest of its code, which a silo compares with its own."""
+KEY_ENDS: Final = "meadow-key-ends"
+"""Trailing header of an answer to a question for work: when the key that asks will not be admitted any more (seconds
+since 1970); sent when that is near."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
+from azure.core.exceptions import ResourceExistsError
+from hypothesis import given
+from hypothesis import strategies as st
 
-from azureml_jobs.credentials import load_node_key, make_ca, make_node_key, node_secret, server_credentials
+from azureml_jobs.credentials import make_ca, server_credentials
 from azureml_jobs.loopback.cloud import LoopbackCloud
-from azureml_jobs.vault import VaultSecrets, sign_in
+from azureml_jobs.node_keys import load_node_key, make_node_key, node_secret, public_line
+from azureml_jobs.vault import VaultSecrets, own_name, sign_in, vault_name
 from conf.errors import AzureError, IdentityError
 
 
@@ -31,12 +36,30 @@ def test_a_secret_is_kept_replaced_listed_and_forgotten(vault: VaultSecrets) -> 
     vault.set("node-north_1", b"\x00first")
     vault.set("node-north_1", b"\x00second")
     assert vault.get("node-north_1") == b"\x00second"
-    assert vault.list() == ["node-north-1"]
+    assert vault.list() == ["node-north_1"]
     vault.delete("node-north_1")
     vault.delete("node-north_1")
     assert vault.list() == []
     with pytest.raises(IdentityError, match=r"MDW-700.*kv-north"):
         vault.get("node-north_1")
+
+
+def test_no_two_names_share_a_secret(vault: VaultSecrets) -> None:
+    names = [f"node-{name}" for name in ("a-b", "a_b", "A-b", "a-B", "A_b", "a--b", "a-_b", "a_-b", "a-b-0")]
+    for name in names:
+        vault.set(name, name.encode())
+    assert vault.list() == sorted(names)
+    assert [vault.get(name).decode() for name in names] == names
+    vault.delete("node-a_b")
+    assert vault.list() == sorted({*names} - {"node-a_b"}) and vault.get("node-a-b") == b"node-a-b"
+
+
+def test_two_silos_whose_names_differ_in_a_stroke_have_a_key_each(vault: VaultSecrets) -> None:
+    first, second = make_node_key(vault, "a_b"), make_node_key(vault, "a-b")
+    kept = [load_node_key(vault.get(node_secret(silo)), silo).public_key() for silo in ("a_b", "a-b")]
+    assert [public_line(key) for key in kept] == [first, second] and first != second
+    with pytest.raises(IdentityError, match=r"MDW-707.*a_b"):
+        make_node_key(vault, "a_b")
 
 
 def test_keys_and_the_ca_live_in_a_vault(vault: VaultSecrets) -> None:
@@ -76,6 +99,38 @@ def test_nobody_signed_in_says_so(cloud: LoopbackCloud, monkeypatch: pytest.Monk
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
     with pytest.raises(AzureError, match=r"MDW-803.*Sign in"):
         VaultSecrets("kv-north", sign_in(interactive=False)).list()
+
+
+LETTERS = st.text("abAB01-_", min_size=1, max_size=8).filter(lambda name: name[0] not in "-_")
+
+
+@given(st.lists(LETTERS, min_size=2, max_size=20, unique=True))
+def test_every_name_has_a_spelling_of_its_own_that_is_read_back(names: list[str]) -> None:
+    spelt = [vault_name(name) for name in names]
+    assert len({one.lower() for one in spelt}) == len(names)  # a vault takes capitals for small letters
+    assert [own_name(one) for one in spelt] == names
+    assert all(re.fullmatch(r"[0-9a-z-]{1,127}", one) for one in spelt)
+
+
+def test_the_longest_name_fits_a_vault_and_plain_ones_stay_as_they_are() -> None:
+    assert len(vault_name("N" + "_" * 79)) <= 127
+    assert vault_name("node-north") == "node-north" and vault_name("node-a_b") == "node-a-b--40"
+
+
+@pytest.mark.parametrize("known", ["Node-north", "node-a--0b", "node-a-b--zz", "node-a-b--0", "--1", "node-1--20", ""])
+def test_what_others_named_is_none_of_ours(known: str) -> None:
+    assert own_name(known) is None
+
+
+def test_a_deleted_secret_that_the_vault_still_keeps_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Recoverable:
+        def set_secret(self, name: str, value: str, content_type: str) -> None:
+            raise ResourceExistsError(f"Secret {name} is currently in a deleted but recoverable state")
+
+    secrets = VaultSecrets("kv-north")
+    monkeypatch.setattr(secrets, "_made", Recoverable())
+    with pytest.raises(IdentityError, match=r"MDW-704.*recover --vault-name kv-north --name node-a-b--40"):
+        secrets.set("node-a_b", b"key")
 
 
 @pytest.mark.parametrize("name", ["", "a", "kv_north", "https://kv-north.vault.azure.net", "-kv"])

@@ -1,9 +1,7 @@
-"""A key or certificate that can't be trusted or used is refused in one line; the others work in gRPC and OpenSSH."""
+"""A CA or certificate that can't be trusted is refused in one line; the others work in gRPC and OpenSSL."""
 
 from __future__ import annotations
 
-import logging
-import os
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -17,33 +15,13 @@ import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from azureml_jobs.credentials import (
-    CA_CERTIFICATE,
-    CA_KEY,
-    AdmittedKeys,
-    FolderSecrets,
-    SecretStore,
-    ServerCredentials,
-    checked_name,
-    expiry_warning,
-    fingerprint,
-    fresh_node_key,
-    load_ca,
-    load_node_key,
-    load_public_key,
-    make_ca,
-    make_node_key,
-    public_line,
-    server_credentials,
-)
+from azureml_jobs.credentials import CA_CERTIFICATE, CA_KEY, ServerCredentials, load_ca, make_ca, server_credentials
+from azureml_jobs.secret_store import FolderSecrets
 from conf.errors import IdentityError
-from server.store import FolderStore
 
 NOW = datetime.now(UTC).replace(microsecond=0)
-PEM, OPENSSH = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
-PLAIN = serialization.NoEncryption()
+PEM = serialization.Encoding.PEM
 
 
 def raises(pattern: str) -> Any:
@@ -53,82 +31,6 @@ def raises(pattern: str) -> Any:
 @pytest.fixture
 def secrets(tmp_path: Path) -> FolderSecrets:
     return FolderSecrets(tmp_path / "keys")
-
-
-# ---- secrets
-
-
-def test_secrets_are_the_owner_s_alone_whatever_the_umask(secrets: FolderSecrets, tmp_path: Path) -> None:
-    before = os.umask(0)
-    try:
-        secrets.set("token", b"one")
-        secrets.set("token", b"two")
-    finally:
-        os.umask(before)
-    assert secrets.get("token") == b"two" and secrets.list() == ["token"]
-    assert (tmp_path / "keys" / "token").stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o700
-    assert [p.name for p in (tmp_path / "keys").iterdir()] == ["token"]
-    secrets.delete("token")
-    secrets.delete("token")
-    assert secrets.list() == []
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
-def test_a_private_file_that_others_may_use_is_refused_with_how_to_mend_it(
-    secrets: FolderSecrets, tmp_path: Path, mode: int
-) -> None:
-    secrets.set("token", b"one")
-    path = tmp_path / "keys" / "token"
-    path.chmod(mode)
-    with raises(f"MDW-701: Others may use .*{mode:04o}.* chmod 0600 {path}"):
-        secrets.get("token")
-    path.chmod(0o400)
-    assert secrets.get("token") == b"one"
-
-
-def test_a_folder_that_others_may_write_is_refused(secrets: FolderSecrets, tmp_path: Path) -> None:
-    secrets.set("token", b"one")
-    (tmp_path / "keys").chmod(0o777)
-    with raises("MDW-701.* chmod 0700"):
-        secrets.get("token")
-    with raises("MDW-701"):
-        secrets.set("other", b"two")
-    (tmp_path / "keys").chmod(0o700)
-    assert secrets.list() == ["token"]
-
-
-def test_a_missing_or_unreadable_secret_says_so(secrets: FolderSecrets, tmp_path: Path) -> None:
-    assert secrets.list() == []
-    with raises("MDW-700: There is no .*token"):
-        secrets.get("token")
-    (tmp_path / "keys" / "token").mkdir(parents=True)
-    (tmp_path / "keys").chmod(0o700)
-    with raises("MDW-70[12]"):
-        secrets.get("token")
-
-
-@pytest.mark.parametrize("name", ["", "../x", "/etc/passwd", ".hidden", "a/b", "a b", "a\n", "x" * 65, "é"])
-def test_a_name_that_could_leave_the_folder_is_refused(secrets: FolderSecrets, name: str) -> None:
-    with raises("MDW-709"):
-        checked_name(name)
-    if len(name) < 65:
-        with raises("MDW-709"):
-            secrets.set(name, b"")
-
-
-def test_a_folder_that_can_not_be_made_says_so(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with raises("MDW-713: Can't write"):
-        FolderSecrets(tmp_path / "file").set("token", b"")
-
-
-def test_folder_secrets_are_a_secret_store(secrets: FolderSecrets) -> None:
-    store: SecretStore = secrets
-    assert store.list() == []
-
-
-# ---- the CA and the server's certificate
 
 
 def test_a_ca_is_made_once(secrets: FolderSecrets) -> None:
@@ -253,183 +155,3 @@ def test_a_silo_s_ca_must_be_the_certificate_of_a_ca(secrets: FolderSecrets) -> 
             load_ca(wrong, "my-ca.pem", NOW)
     with raises("MDW-706.*not of a CA"):
         load_ca(server_credentials(secrets, ["127.0.0.1"], NOW).certificate, "my-ca.pem", NOW)
-
-
-@pytest.mark.parametrize(
-    ("life", "left", "said"),
-    [
-        (365, 31, None), (365, 30, "30 days"), (365, 8, "30 days"), (365, 7, "7 days"), (365, 1, "a day"),
-        (365, 0, "expired on"), (14, 13.9, None), (14, 7.5, None), (15, 7, "7 days"), (14, 1, "a day"),
-    ],
-)  # fmt: skip
-def test_expiry_is_announced_30_7_and_1_days_before(life: float, left: float, said: str | None) -> None:
-    ends = NOW + timedelta(days=left)
-    warning = expiry_warning("The key", ends - timedelta(days=life), ends, NOW)
-    assert warning is None if said is None else warning is not None and said in warning
-
-
-# ---- node keys
-
-
-def test_a_node_key_is_p384_in_the_format_that_flower_and_openssh_read(secrets: FolderSecrets, tmp_path: Path) -> None:
-    line = make_node_key(secrets, "north")
-    key = load_node_key(secrets.get("node-north"), "x")
-    assert public_line(key.public_key()) == line and line.startswith("ecdsa-sha2-nistp384 ")
-    shown = subprocess.run(["ssh-keygen", "-l", "-f", secrets.where("node-north")], capture_output=True, text=True)
-    assert shown.stdout.split()[:2] == ["384", fingerprint(key.public_key())]
-    with raises("MDW-707.*rotate"):
-        make_node_key(secrets, "north")
-    assert public_line(load_node_key(secrets.get("node-north"), "x").public_key()) == line
-
-
-def test_a_key_that_ssh_keygen_made_is_read(tmp_path: Path) -> None:
-    command = ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", str(tmp_path / "k")]
-    subprocess.run(command, check=True)
-    key = load_node_key((tmp_path / "k").read_bytes(), "k")
-    public = load_public_key((tmp_path / "k.pub").read_text(), "k.pub")
-    assert key.public_key() == public
-
-
-def wrong_keys() -> dict[str, tuple[str, bytes]]:
-    made: dict[str, tuple[str, Any]] = {
-        "P-256": ("ECDSA on secp256r1", ec.generate_private_key(ec.SECP256R1())),
-        "RSA": ("RSA", rsa.generate_private_key(65537, 2048)),
-        "Ed25519": ("Ed25519", ed25519.Ed25519PrivateKey.generate()),
-    }
-    return {name: (said, key.private_bytes(PEM, OPENSSH, PLAIN)) for name, (said, key) in made.items()}
-
-
-@pytest.mark.parametrize("kind", ["P-256", "RSA", "Ed25519"])
-def test_a_node_key_of_another_type_is_refused(kind: str) -> None:
-    said, secret = wrong_keys()[kind]
-    with raises(f"MDW-703: node.key is {said}; a node key is ECDSA on P-384"):
-        load_node_key(secret, "node.key")
-    public = serialization.load_ssh_private_key(secret, None).public_key()
-    line = public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
-    with raises(f"MDW-703: node.pub is {said}"):
-        load_public_key(line, "node.pub")
-
-
-def test_what_is_no_node_key_is_refused_in_one_line_without_its_content(tmp_path: Path) -> None:
-    good, line = fresh_node_key()
-    pkcs8 = ec.generate_private_key(ec.SECP384R1()).private_bytes(PEM, serialization.PrivateFormat.PKCS8, PLAIN)
-    for wrong in (b"", b"garbage", good[: len(good) // 2], pkcs8, line.encode()):
-        with raises(r"MDW-702: node.key is not a private key") as caught:
-            load_node_key(wrong, "node.key")
-        assert "\n" not in str(caught.value) and "BEGIN" not in str(caught.value)
-    path = tmp_path / "locked"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "a phrase", "-f", str(path)], check=True)
-    with raises("MDW-702.*passphrase"):
-        load_node_key(path.read_bytes(), "node.key")
-    for bad in ("", "garbage", "ecdsa-sha2-nistp384 AAAA", good.decode()):
-        with raises("MDW-702: node.pub is not a public key"):
-            load_public_key(bad, "node.pub")
-
-
-# ---- the admitted list
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def admitted(tmp_path: Path, clock: Clock) -> AdmittedKeys:
-    return AdmittedKeys(FolderStore(tmp_path / "store"), clock)
-
-
-def flower_header(line: str) -> bytes:
-    key = load_public_key(line, "x")
-    return key.public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def test_an_admitted_key_is_known_by_the_header_that_flower_sends(admitted: AdmittedKeys) -> None:
-    _, line = fresh_node_key()
-    key = admitted.admit("north", line + " someone@somewhere")
-    assert admitted.current() == {flower_header(line): "north"}
-    assert key.line == line and key.expires - key.since == 365 * 86400
-
-
-def test_adding_and_revoking_are_seen_by_a_running_server(tmp_path: Path, admitted: AdmittedKeys, clock: Clock) -> None:
-    server = AdmittedKeys(FolderStore(tmp_path / "store"), clock)
-    lines = [fresh_node_key()[1] for _ in range(2)]
-    admitted.admit("north", lines[0])
-    assert set(server.current().values()) == {"north"}
-    admitted.admit("north", lines[1])
-    assert server.current() == {flower_header(line): "north" for line in lines}
-    clock.now += 5
-    ended = admitted.revoke("north", but=admitted.admit("north", lines[1]).fingerprint)
-    assert [key.line for key in ended] == lines[:1]
-    assert server.current() == {flower_header(lines[1]): "north"}
-    assert {key.line: key.revoked for key in server.all()} == {lines[0]: clock.now, lines[1]: None}
-
-
-def test_a_revoked_key_never_comes_back(admitted: AdmittedKeys) -> None:
-    _, line = fresh_node_key()
-    admitted.admit("north", line)
-    admitted.revoke("north")
-    with raises("MDW-711"):
-        admitted.admit("north", line)
-    assert admitted.current() == {}
-
-
-def test_one_key_is_of_one_silo(admitted: AdmittedKeys) -> None:
-    _, line = fresh_node_key()
-    first = admitted.admit("north", line)
-    with raises("MDW-710.*admitted for north"):
-        admitted.admit("south", line)
-    assert admitted.admit("north", line, days=1) == first
-    assert admitted.current() == {flower_header(line): "north"}
-
-
-def test_an_admission_ends(admitted: AdmittedKeys, clock: Clock) -> None:
-    _, line = fresh_node_key()
-    admitted.admit("north", line, days=1)
-    clock.now += 86399
-    assert admitted.current()
-    clock.now += 1
-    assert admitted.current() == {}
-
-
-def test_revoking_what_is_not_there_names_what_is(admitted: AdmittedKeys) -> None:
-    with raises("MDW-712.*Silos with a key: none"):
-        admitted.revoke("north")
-    admitted.admit("south", fresh_node_key()[1])
-    with raises("MDW-712.*Silos with a key: south"):
-        admitted.revoke("north")
-    with raises("MDW-712"):
-        admitted.revoke("south", only="SHA256:unknown")
-
-
-@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"silo": "north", "key": "x", "since": 1, "expires": 9e99}'])
-def test_a_damaged_entry_admits_nobody_and_harms_nobody(
-    tmp_path: Path, admitted: AdmittedKeys, damage: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = FolderStore(tmp_path / "store")
-    admitted.admit("north", fresh_node_key()[1])
-    store.replace("keys/admitted/" + "0" * 64 + ".json", damage)
-    with caplog.at_level(logging.ERROR):
-        assert list(admitted.current().values()) == ["north"]
-    assert "MDW-7" in caplog.text
-    with raises("MDW-7"):
-        admitted.all()
-
-
-def test_an_entry_under_another_key_s_name_admits_nobody(tmp_path: Path, admitted: AdmittedKeys) -> None:
-    store = FolderStore(tmp_path / "store")
-    admitted.admit("north", fresh_node_key()[1])
-    (name,) = store.list("keys/admitted/")
-    store.put_if_absent("keys/admitted/" + "0" * 64 + ".json", store.read(name))
-    store.put_if_absent(name.replace("admitted", "revoked"), b"damaged too, and it still counts")
-    assert AdmittedKeys(store, lambda: 0.0).current() == {}

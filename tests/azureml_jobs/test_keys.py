@@ -8,15 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.credentials import AdmittedKeys
+from azureml_jobs.admitted_keys import AdmittedKeys
+from azureml_jobs.key_arguments import TAKES
 from azureml_jobs.keys import main
+from azureml_jobs.node_keys import fresh_node_key
+from conf.errors import ConfigError, IdentityError, MeadowError
 from conf.federation_folder import FederationFolder
-from conf.schema import FederationConf
+from conf.schema import Conf, FederationConf
 from server.store import FolderStore
 
 ROOT = Path(__file__).resolve().parents[2]
 START = 1_700_000_000.0
 DAY = 86400.0
+
+
+def opened(conf: Conf, folder: Path | None) -> FolderStore:
+    return FolderStore(folder or FederationFolder.of(conf.federation).store)
 
 
 class Office:
@@ -26,11 +33,14 @@ class Office:
         self.keys, self.store, self.now = folder / "keys", folder / "store", START
         self._capsys = capsys
 
-    def do(self, *argv: str, store: Path | None = None) -> tuple[int, str, str]:
-        where = ["--dir", str(self.keys), "--store", str(store or self.store)]
-        status = main([*argv, *where], FolderStore, lambda: self.now)
-        out, err = self._capsys.readouterr()
-        return status, out, err
+    def do(self, verb: str, *argv: str, store: Path | None = None) -> tuple[int, str, str]:
+        where = {"keys": self.keys, "store": store or self.store}
+        taken = [f"{key}={path}" for key, path in where.items() if key in TAKES[verb][1]]
+        try:
+            status, err = main([verb, *argv, *taken], opened, lambda: self.now), ""
+        except MeadowError as error:
+            status, err = error.exit_status, str(error)
+        return status, self._capsys.readouterr().out, err
 
     def current(self) -> list[str]:
         return sorted(AdmittedKeys(FolderStore(self.store), lambda: self.now).current().values())
@@ -42,11 +52,11 @@ def office(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Office:
 
 
 def test_init_makes_the_ca_once(office: Office) -> None:
-    status, out, _ = office.do("init", "--federation", "clinics")
+    status, out, _ = office.do("init", "federation.name=clinics")
     assert status == 0 and str(office.keys / "ca-certificate") in out
     assert b"BEGIN CERTIFICATE" in (office.keys / "ca-certificate").read_bytes()
     status, _, err = office.do("init")
-    assert status == 8 and err.startswith("MDW-707") and err.count("\n") == 1
+    assert status == 8 and err.startswith("MDW-707") and "\n" not in err
 
 
 def test_silo_makes_a_key_and_says_where_its_public_half_is(office: Office) -> None:
@@ -63,13 +73,13 @@ def test_silo_makes_a_key_and_says_where_its_public_half_is(office: Office) -> N
 
 def test_admit_list_and_revoke(office: Office) -> None:
     office.do("silo", "north")
-    status, out, _ = office.do("admit", "north", str(office.keys / "node-north.pub"), "--days", "100")
+    status, out, _ = office.do("admit", "north", str(office.keys / "node-north.pub"), "days=100")
     assert status == 0 and "north may connect" in out and office.current() == ["north"]
     _, table, _ = office.do("list")
     head, row = table.splitlines()
     assert head.split() == ["silo", "key", "since", "until", "state"]
     assert row.split()[0] == "north" and row.split()[2:] == ["2023-11-14", "2024-02-22", "admitted"]
-    status, out, _ = office.do("revoke", "north", "--key", row.split()[1])
+    status, out, _ = office.do("revoke", "north", f"key={row.split()[1]}")
     assert status == 0 and out == f"Revoked: north {row.split()[1]}\n" and office.current() == []
     assert office.do("list")[1].splitlines()[1].split()[4:] == ["revoked", "2023-11-14"]
     status, _, err = office.do("revoke", "north")
@@ -112,7 +122,7 @@ def test_a_rotation_whose_new_key_can_not_be_admitted_keeps_the_old_one(office: 
 def test_list_warns_of_what_expires(office: Office) -> None:
     office.do("init")
     office.do("silo", "north")
-    office.do("admit", "north", str(office.keys / "node-north.pub"), "--days", "100")
+    office.do("admit", "north", str(office.keys / "node-north.pub"), "days=100")
     assert "Warning" not in office.do("list")[1]
     office.now += 94 * DAY
     assert "Warning: The key SHA256:" in office.do("list")[1] and "7 days or less" in office.do("list")[1]
@@ -131,7 +141,7 @@ def test_admit_of_what_is_no_public_key_admits_nothing(
     if content is not None:
         file.write_bytes(content)
     status, _, err = office.do("admit", "north", str(file))
-    assert status == 8 and err.startswith(code) and err.count("\n") == 1 and office.current() == []
+    assert status == 8 and err.startswith(code) and "\n" not in err and office.current() == []
 
 
 def test_a_private_key_given_for_a_public_one_is_not_echoed(office: Office) -> None:
@@ -140,20 +150,86 @@ def test_a_private_key_given_for_a_public_one_is_not_echoed(office: Office) -> N
     assert err.startswith("MDW-702") and "BEGIN" not in out + err
 
 
-def test_a_federation_has_its_place_where_its_jobs_look_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_federation_has_its_place_where_its_jobs_look_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = FederationFolder.of(FederationConf(name="clinics"))
     for argv in (["init"], ["silo", "north"], ["admit", "north", str(folder.keys / "node-north.pub")]):
-        assert main([*argv, "--federation", "clinics"], FolderStore) == 0, capsys.readouterr().err
+        assert main([*argv, "federation.name=clinics"], opened) == 0
     assert (folder.keys / "ca-key").is_file() and FolderStore(folder.store).list("keys/admitted/")
-    assert main(["list", "--federation", "../elsewhere"], FolderStore) == 8
-    assert main(["init"], FolderStore) == 0 and FederationFolder.of(FederationConf()).keys.is_dir()
+    with pytest.raises(IdentityError, match=r"MDW-709"):
+        main(["list", "federation.name=../elsewhere"], opened)
+    assert main(["init"], opened) == 0 and FederationFolder.of(FederationConf()).keys.is_dir()
 
 
 def test_help_names_every_verb() -> None:
-    code = "import sys; from azureml_jobs.keys import main; main(['--help'], None)"
-    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 0
-    assert all(verb in shown.stdout for verb in ("init", "silo", "admit", "list", "rotate", "revoke"))
+    for argv in (["--help"], ["silo", "-h"], []):
+        command = [sys.executable, "-m", "azureml_jobs.cli", "keys", *argv]
+        shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert shown.returncode == 0 and all(f"  {verb} " in shown.stdout for verb in TAKES)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["innit"], ["init", "north"], ["silo"], ["silo", "north", "x.pub"], ["init", "--new"], ["list", "days=1"],
+        ["silo", "north", "--dir", "x"], ["admit", "north"], ["admit", "north", "x.pub", "days=many"],
+        ["admit", "north", "x.pub", "days=0"], ["admit", "north", "x.pub", "days=nan"],
+        ["init", "keys=x", "key_vault=kv-x"], ["silo", "north", "key_vault="], ["init", "run.rounds=1"],
+    ],
+)  # fmt: skip
+def test_what_a_verb_does_not_take_is_told_and_nothing_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.pub").write_text(fresh_node_key()[1])
+    with pytest.raises(ConfigError, match=r"MDW-111: meadow keys"):
+        main(argv, opened)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pub"]
+
+
+def test_a_new_key_takes_the_place_of_a_silo_s_present_one(office: Office) -> None:
+    office.do("silo", "north")
+    public = office.keys / "node-north.pub"
+    office.do("admit", "north", str(public))
+    before = public.read_text()
+    status, out, _ = office.do("silo", "north", "--new")
+    assert status == 0 and "meadow keys rotate north" in out and public.read_text() != before
+    assert office.current() == ["north"]  # the older one, until the orchestrator's owner has rotated
+    assert office.do("rotate", "north", str(public))[1].count("Revoked") == 1
+
+
+def test_a_lost_public_half_is_handed_out_again(office: Office) -> None:
+    office.do("silo", "north")
+    public = office.keys / "node-north.pub"
+    before = public.read_text()
+    public.unlink()
+    assert office.do("silo", "north")[0] == 0 and public.read_text() == before
+
+
+def test_a_federation_s_file_names_silos_and_their_public_halves(
+    office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f.yaml").write_text("name: clinics\nsilos: {north: {public_key: handed/north.pub}, south: {}}")
+    office.do("silo", "north")
+    (tmp_path / "handed").mkdir()
+    (office.keys / "node-north.pub").rename(tmp_path / "handed" / "north.pub")
+    assert office.do("admit", "north", "federation.file=f.yaml")[0] == 0 and office.current() == ["north"]
+    status, _, err = office.do("admit", "west", "federation.file=f.yaml")
+    assert status == 2 and err.startswith("MDW-111: The federation has no silo 'west'. Its silos: north, south.")
+    assert office.do("revoke", "west", "federation.file=f.yaml")[2].startswith("MDW-712")
+
+
+def test_a_reader_that_goes_away_does_not_break_a_rotation_off(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    office.do("silo", "north")
+    office.do("admit", "north", str(office.keys / "node-north.pub"))
+    before = AdmittedKeys(FolderStore(office.store), lambda: office.now).current()
+
+    def gone(*lines: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", gone)
+    with pytest.raises(BrokenPipeError):
+        office.do("rotate", "north")
+    after = AdmittedKeys(FolderStore(office.store), lambda: office.now).current()
+    assert len(after) == 1 and after.keys() != before.keys()

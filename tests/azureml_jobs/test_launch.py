@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from azureml_jobs import local_federation
+from azureml_jobs.admitted_keys import AdmittedKeys
 from azureml_jobs.cli import main
-from azureml_jobs.credentials import AdmittedKeys, FolderSecrets, load_node_key
 from azureml_jobs.launch import launch_all, launch_client, launch_server, placed, submit
 from azureml_jobs.local import ENDED, RUNNING
 from azureml_jobs.local_federation import LocalFederation, quoted
+from azureml_jobs.node_keys import load_node_key
 from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous, Record
+from azureml_jobs.secret_store import FolderSecrets
 from conf.compose import compose
 from conf.errors import ConfigError, IdentityError, Interrupted
 from conf.federation_folder import FederationFolder

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.credentials import AdmittedKey, FolderSecrets, fresh_node_key, make_ca, make_node_key
+from azureml_jobs.admitted_keys import AdmittedKey
+from azureml_jobs.credentials import make_ca
+from azureml_jobs.node_keys import fresh_node_key, make_node_key
 from azureml_jobs.preflight import ERROR, OK, WARNING, Finding, Sources, Table, check
+from azureml_jobs.secret_store import FolderSecrets
 from azureml_jobs.workspace import Compute
 from conf.compose import compose
 from conf.errors import AzureError

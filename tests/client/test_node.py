@@ -5,15 +5,16 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from azureml_jobs.credentials import make_node_key
+from azureml_jobs.node_keys import make_node_key
 from azureml_jobs.rendezvous import OVER, FolderRendezvous, Record
 from client.kept import Kept, Question
-from client.node import IDLE_STATUS, main
+from client.node import IDLE_STATUS, main, make_node
 from conf.silos import silo_to_json
 from server.orchestrator import Orchestrator
 from server.packed_grid import PackedGrid
@@ -188,3 +189,12 @@ def test_state_is_kept_per_run(tmp_path: Path) -> None:
     kept.keep_state("run", RecordDict({"counter": ConfigRecord({"n": 1})}))
     assert kept.state("run")["counter"]["n"] == 1
     assert list(kept.state("another")) == []
+
+
+def test_a_silo_says_once_a_day_that_its_ca_will_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    federation = Federation(tmp_path, silos=1, made=datetime.now(UTC) - timedelta(days=3650 - 6))
+    node = make_node(command(federation))
+    for _ in range(3):
+        node._remind()
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "client.node"]
+    assert line.startswith(f"The CA in {tmp_path / 'ca.pem'} expires in 7 days or less") and "owner" in line

@@ -19,15 +19,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from azureml_jobs.credentials import (
-    FolderSecrets,
-    ServerCredentials,
-    load_node_key,
-    make_ca,
-    make_node_key,
-    public_line,
-    server_credentials,
-)
+from azureml_jobs.credentials import ServerCredentials, make_ca, server_credentials
+from azureml_jobs.node_keys import load_node_key, make_node_key, public_line
+from azureml_jobs.secret_store import FolderSecrets
 from client.connection import Connection
 from client.kept import Kept
 from client.node import Node, load_app

@@ -13,7 +13,7 @@ from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
-from azureml_jobs.credentials import load_node_key
+from azureml_jobs.node_keys import load_node_key
 from server.orchestrator_state import node_id_of
 from tests.faults.federation import Federation
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flwr.serverapp.strategy import FedAvg
 
-from azureml_jobs.credentials import make_node_key
+from azureml_jobs.node_keys import make_node_key
 from conf.errors import IdentityError, SiloError
 from server.orchestrator import Orchestrator
 from server.packed_grid import PackedGrid

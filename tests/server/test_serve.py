@@ -12,15 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.credentials import (
-    CA_CERTIFICATE,
-    AdmittedKeys,
-    FolderSecrets,
-    fresh_node_key,
-    load_node_key,
-    make_ca,
-)
+from azureml_jobs.admitted_keys import AdmittedKeys
+from azureml_jobs.credentials import CA_CERTIFICATE, make_ca
+from azureml_jobs.node_keys import fresh_node_key, load_node_key
 from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous
+from azureml_jobs.secret_store import FolderSecrets
 from client.connection import Connection
 from conf.compose import compose
 from conf.errors import CheckpointError, IdentityError, SiloError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.atomic import write_atomic
+from conf.atomic import write_atomic
 
 
 def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
@@ -32,3 +32,20 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_parts_are_written_one_after_another(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "update", iter([b"head\n", b"", b"body"]))
+    assert (tmp_path / "update").read_bytes() == b"head\nbody"
+
+
+def test_a_private_file_is_the_owner_s_alone_whatever_the_umask_and_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("old")
+    path.chmod(0o644)
+    before = os.umask(0)
+    try:
+        write_atomic(path, b"secret", mode=0o600)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,41 @@
+"""Files that are whole or not there: written beside, synced, then renamed over."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+TEMPORARY: Final = ".tmp-"
+"""How the name of an unfinished file begins; one that is there when nobody writes was left by a crash."""
+
+
+def write_atomic(path: Path, content: bytes | str | Iterable[bytes], mode: int = 0o666) -> None:
+    """Replace a file as a whole: a reader sees the old content or the new, also after a crash.
+
+    `mode` is lessened by the umask, so 0o600 stays the owner's alone. An iterable's parts are written one after
+    another. Raises OSError.
+    """
+    parts = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,134 @@
+"""What a silo's owner does not allow is refused in the silo's own process, by name, before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+
+from client.app import app
+from client.models import build_model
+from client.policy import check_examples, check_run, for_evaluation
+from client.silo import NODE_KEY
+from client.tasks import task_named
+from client.warm import warm
+from conf import travel
+from conf.compose import compose
+from conf.errors import MeadowError, SiloError
+from conf.schema import PolicyConf, RunScope, Silo, TrainerConf
+from conf.silos import silo_to_json, silos
+from strategies import wire
+
+pytestmark = pytest.mark.usefixtures("task_identity")
+RUN = ["task=digits", "model=mlp", "data.examples=200", "run.rounds=5", "trainer.epochs=2", "trainer.batch_size=64"]
+
+
+def scope(*overrides: str) -> RunScope:
+    return travel.unpack(travel.pack(compose([*RUN, *overrides])))
+
+
+def silo(batch_size_at_most: int | None = None, **policy: object) -> Silo:
+    own = compose([*RUN, "federation.size=2"])
+    return dataclasses.replace(
+        silos(own)[0], name="north", batch_size_at_most=batch_size_at_most, policy=PolicyConf(**policy)
+    )
+
+
+def test_who_sets_nothing_allows_all() -> None:
+    check_run(scope(), silo(), 1)
+    check_examples(0, silo())
+
+
+ALLOWING = {
+    "tasks": ["digits"], "models": ["cnn", "mlp"], "strategies": ["fedavg"], "epochs_at_most": 2, "rounds_at_most": 5,
+}  # fmt: skip
+
+
+def test_what_is_allowed_passes() -> None:
+    check_run(scope(), silo(batch_size_at_most=64, **ALLOWING), 5)
+    check_examples(10, silo(examples_at_least=10))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("task=mnist", "task=mnist. Allowed: digits."),
+        ("model=resnet18", "model=resnet18. Allowed: cnn, mlp."),
+        ("strategy=fedprox", "strategy=fedprox. Allowed: fedavg."),
+        ("trainer.epochs=3", "trainer.epochs=3. Allowed: at most 2."),
+        ("run.rounds=6", "run.rounds=6. Allowed: at most 5."),
+    ],
+)
+def test_what_is_not_is_refused_with_the_silo_s_name_and_what_is(asked: str, said: str) -> None:
+    with pytest.raises(SiloError) as caught:
+        check_run(scope(asked), silo(**ALLOWING), 1)
+    assert str(caught.value) == f"MDW-341: The owner of north does not allow {said}"
+
+
+def test_a_server_that_goes_on_after_the_last_round_is_refused_too() -> None:
+    with pytest.raises(SiloError, match=r"MDW-341.*run\.rounds=6"):
+        check_run(scope(), silo(**ALLOWING), 6)
+
+
+@pytest.mark.parametrize(("limit", "accumulate"), [(32, 2), (50, 2), (20, 4)])
+def test_a_batch_that_the_machine_does_not_take_is_refused_and_told_what_would_go(limit: int, accumulate: int) -> None:
+    wanted = rf"MDW-340: north takes at most {limit} .* not 64.*batch_size={limit}, .*accumulate={accumulate} "
+    with pytest.raises(SiloError, match=wanted):
+        check_run(scope(), silo(batch_size_at_most=limit), 1)
+    check_run(scope(f"trainer.batch_size={limit}", f"trainer.accumulate={accumulate}"), silo(limit), 1)
+
+
+def test_a_model_is_scored_in_batches_that_the_machine_takes() -> None:
+    assert for_evaluation(TrainerConf(eval_batch_size=512), silo(64)).eval_batch_size == 64
+    assert for_evaluation(TrainerConf(eval_batch_size=32), silo(64)).eval_batch_size == 32
+    assert for_evaluation(TrainerConf(), silo()) == TrainerConf()
+
+
+def test_too_few_examples_are_not_trained_on() -> None:
+    with pytest.raises(SiloError, match=r"MDW-341: The owner of north does not allow training on fewer than 11"):
+        check_examples(10, silo(examples_at_least=11))
+
+
+# ---- in the app
+
+
+def message(kind: str = "train") -> Message:
+    conf = compose(RUN)
+    text = travel.pack(conf)
+    config = {wire.PROTOCOL_KEY: wire.PROTOCOL, wire.RUN_ID: "run", wire.ROUND: 1}
+    record = ConfigRecord({**config, wire.RUN_CONFIG: text, wire.RUN_DIGEST: travel.digest(text)})
+    model = build_model(conf.model, task_named("digits").contract, 0)
+    return Message(RecordDict({wire.ARRAYS: wire.to_record(model.state_dict()), wire.CONFIG: record}), 2, kind)
+
+
+def ask(one: Silo, kind: str = "train") -> Message:
+    node = {NODE_KEY: silo_to_json(one)}
+    return app(message(kind), Context(run_id=1, node_id=2, node_config={**node}, state=RecordDict(), run_config={}))
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+@pytest.mark.parametrize("policy", [{"models": ["cnn"]}, {"examples_at_least": 10_000}])
+def test_the_app_neither_trains_nor_scores_what_is_not_allowed(
+    monkeypatch: pytest.MonkeyPatch, kind: str, policy: dict[str, object]
+) -> None:
+    def trained(*args: object, **given: object) -> None:
+        raise AssertionError("the loop was entered")
+
+    monkeypatch.setattr("client.loop.train", trained)
+    monkeypatch.setattr("client.loop.evaluate", trained)
+    with pytest.raises(MeadowError, match=r"MDW-341.*north"):
+        ask(silo(**policy), kind)
+
+
+def test_no_data_is_read_for_a_run_that_is_not_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.app.warm", lambda *given: pytest.fail("the data was asked for"))
+    with pytest.raises(SiloError, match="MDW-341"):
+        ask(silo(tasks=["mnist"]))
+
+
+def test_the_score_is_the_same_in_smaller_batches() -> None:
+    whole, parted = (ask(one, "evaluate") for one in (silo(), silo(batch_size_at_most=64)))
+    first, second = (wire.records(reply.content, MetricRecord)[wire.METRICS] for reply in (whole, parted))
+    assert first["accuracy"] == second["accuracy"] and first[wire.LOSS] == pytest.approx(second[wire.LOSS], rel=1e-6)
+    assert warm(scope(), silo()).data.held_out
