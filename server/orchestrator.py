@@ -236,6 +236,7 @@ class _OpenRun:
         self._beat.join()
         with self._fleet.changed:
             self._fleet.access = None
+            self._fleet.deliveries.forget()
             self.grid.forget([id for id, one in self._fleet.open.items() if one.message.metadata.run_id == self._id])
             self._fleet.changed.notify_all()
         self._link.finish_task(self._task, status, "")

@@ -13,6 +13,7 @@ from typing import Any, Final
 from flwr.app import Message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.server.superlink.linkstate import InMemoryLinkState
+from flwr.supercore.date import now
 
 WRITTEN_FOR: Final = "1.39"
 """The version of Flower whose internals the orchestrator builds on."""
@@ -73,3 +74,8 @@ class StableLinkState(InMemoryLinkState):
             reply_id = self.message_ins_id_to_message_res_id.pop(instruction_id, None)
             if reply_id is not None:
                 self.message_res_store.pop(reply_id, None)
+
+    def withdraw(self, instruction_id: str) -> None:
+        """Deliver an instruction no more; a reply to it is still taken."""
+        with self.lock:
+            self.message_ins_store[instruction_id].metadata.delivered_at = now().isoformat()
