@@ -26,6 +26,10 @@ class Deliveries:
         """Count a delivery no more."""
         self._given[node, content] -= 1
 
+    def answered(self, node: int, content: str) -> None:
+        """Begin anew with a content that was answered, by the node or in its place."""
+        self._given.pop((node, content), None)
+
     def exhausted(self, node: int, content: str) -> bool:
         """Say whether a node has been given this content as often as it may."""
         return self._given[node, content] >= MOST

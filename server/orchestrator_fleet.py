@@ -166,6 +166,8 @@ class Fleet(FleetServicer):
             self.store.delete(id)
             if closed is not None and closed.upload is not None:
                 self.store.delete(closed.upload.reply_id)
+                if closed.answered:
+                    self.deliveries.answered(closed.node, closed.content)
 
     def is_own(self, node: int) -> bool:
         """Say whether a node is Meadow's own kind."""

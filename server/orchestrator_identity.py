@@ -6,13 +6,14 @@ parsed only for a key that was admitted; a signature counts once; a clock that i
 
     MDW-742 headers missing or malformed      MDW-743 a key that is not admitted     MDW-744 a key that was revoked
     MDW-745 a wrong signature                 MDW-746 the silo's clock is wrong      MDW-747 a signature used before
-    MDW-748 another node's id or key          MDW-749 too many calls of one key
+    MDW-748 another node's id or key          MDW-749 too many calls of one key      MDW-753 another Flower
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import logging
 import threading
 import time
@@ -38,9 +39,12 @@ from flwr.proto.fleet_pb2 import (
 )
 from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import NodeAuthServerInterceptor
 from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.supercore.error import ApiErrorCode
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, public_key_to_bytes, verify_signature
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 
 from conf.errors import IdentityError
+from conf.flower import WRITTEN_FOR
 from server.orchestrator_state import node_id_of
 
 log = logging.getLogger(__name__)
@@ -53,6 +57,9 @@ REMEMBERED: Final = 200_000
 """Signatures remembered per key: more than 650 calls a second for the whole window are refused."""
 _HEADER_BYTES = {PUBLIC_KEY_HEADER: 1024, TIMESTAMP_HEADER: 64, SIGNATURE_HEADER: 256}
 
+OURS: Final = RuntimeVersionMetadata.from_local_component("SuperLink")
+"""This process's Flower, as a call says its own."""
+
 Clock = Callable[[], float]
 Handler = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -63,6 +70,25 @@ class Refusal(Exception):
     def __init__(self, code: str, why: str) -> None:
         super().__init__(f"{code}: {why}")
         self.code, self.why = code, why
+
+    def answer(self) -> tuple[grpc.StatusCode, str]:
+        """Return the status and the details of the call's answer."""
+        return grpc.StatusCode.UNAUTHENTICATED, str(self)
+
+
+class OtherVersion(Refusal):
+    """A call by another release of Flower, answered as Flower answers it, so that its own node says why it ends."""
+
+    def __init__(self, silo: str, theirs: str) -> None:
+        ours = OURS.package_version
+        what = f"{silo} runs Flower {theirs[:20]!r}, the orchestrator {ours!r}."
+        super().__init__("MDW-753", f"{what} Install flwr=={WRITTEN_FOR}.* on both sides.")
+
+    def answer(self) -> tuple[grpc.StatusCode, str]:
+        """See `Refusal`."""
+        code, message = int(ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE), "Another version of Flower."
+        details = {"code": code, "public_message": message, "public_details": str(self)}
+        return grpc.StatusCode.FAILED_PRECONDITION, json.dumps(details)
 
 
 class Keys:
@@ -169,9 +195,10 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
                 _single(details.invocation_metadata)
                 pem = self._keys.check(headers)
                 _check_node(request, pem)
+                _check_version(details.invocation_metadata, self._keys.silo(pem) or "a silo")
             except Refusal as refusal:
                 self._log.refused(refusal, context.peer(), details.method)
-                context.abort(grpc.StatusCode.UNAUTHENTICATED, str(refusal))
+                context.abort(*refusal.answer())
             return self._flower.intercept_service(lambda _: inner, details).unary_unary(request, context)
 
         return grpc.unary_unary_rpc_method_handler(
@@ -253,3 +280,10 @@ def _check_node(request: Any, pem: bytes) -> None:
     claimed = request.node.node_id if hasattr(request, "node") else request.node_id
     if claimed != node_id_of(pem):
         raise Refusal("MDW-748", "The call speaks for another node than the one whose key signed it.")
+
+
+def _check_version(metadata: Sequence[tuple[str, Any]], silo: str) -> None:
+    """Raise Refusal where the caller's Flower is of another release; who does not say its own is let in."""
+    theirs, malformed = RuntimeVersionMetadata.from_grpc_metadata(metadata)
+    if malformed or OURS.check_compatibility(theirs):
+        raise OtherVersion(silo, theirs.package_version if theirs is not None else "unknown")

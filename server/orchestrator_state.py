@@ -1,6 +1,6 @@
 """Flower's LinkState in memory, with node ids that come from the keys and instructions that can be delivered again.
 
-Written for flwr 1.39, whose `InMemoryLinkState` forgets both: a restarted orchestrator would give every silo another
+Flower's `InMemoryLinkState` forgets both: a restarted orchestrator would give every silo another
 id, and an instruction that was handed to a process that died would wait for its time to live, twelve hours.
 """
 
@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any, Final
+from typing import Any
 
 from flwr.app import Message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.server.superlink.linkstate import InMemoryLinkState
 from flwr.supercore.date import now
-
-WRITTEN_FOR: Final = "1.39"
-"""The version of Flower whose internals the orchestrator builds on."""
 
 
 def node_id_of(public_key: bytes) -> int:

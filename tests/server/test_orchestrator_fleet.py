@@ -296,6 +296,15 @@ def test_what_is_handed_back_or_never_arrived_may_be_given_as_often_as_it_takes(
     assert scene.one.has_work()
 
 
+def test_the_same_question_may_be_asked_and_answered_as_often_as_one_likes(scene: Scene) -> None:
+    message = ask(scene.grid, 1, model(10))[0]
+    for _ in range(MOST + 2):
+        ids = scene.grid.push_messages([copy_of(message)])
+        head, _ = scene.one.work()
+        assert all(scene.one.answer(update(head)))
+        assert [reply.has_error() for reply in scene.grid.replies(ids, 5)] == [False]
+
+
 def test_our_own_node_that_takes_it_whole_and_drops_it_is_not_given_it_for_ever(scene: Scene) -> None:
     ids = scene.ask()
     for _ in range(MOST):
