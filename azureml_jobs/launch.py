@@ -74,6 +74,8 @@ def launch_all(conf: Conf, command: str, queue: Queue, keys: AdmittedKeys, *, de
     federation.make_ca(conf.federation.name)
     for silo in members:
         federation.prepare(silo, keys)
+    if conf.run.resume and not federation.runs(SERVER):  # left in the queue by a server that died: asked for anew
+        queue.cancel(Path(conf.run.resume).name, live=False)
     run_id = submit(conf, command, queue)
     log, started = federation.log(SERVER), list[str]()
     try:

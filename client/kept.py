@@ -8,6 +8,7 @@ whole: temporary file, fsync, rename, fsync of the folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -62,9 +63,15 @@ class Kept:
 
     def keep_anchor(self, run: str, round: int, anchor: str) -> None:
         """Append what the server says its ledger was after a round: a JSON line, for who audits the run."""
-        line = json.dumps({"run": run, "round": round, "anchor": anchor[:200]}) + "\n"
-        with open(os.open(self._folder / ANCHORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
-            file.write(line)
+        line = json.dumps({"run": run, "round": round, "anchor": anchor[:200]}).encode() + b"\n"
+        file = os.open(self._folder / ANCHORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            size = os.fstat(file).st_size
+            if os.write(file, line) < len(line):
+                os.ftruncate(file, size)  # a full disk: half a line would spoil the next one
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(file)
 
     def keep_state(self, run: str, state: RecordDict) -> None:
         """Keep a run's state, in place of the one before."""

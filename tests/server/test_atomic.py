@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from server.atomic import write_atomic
+from conf.errors import CheckpointError
+from server.atomic import append_line, write_atomic
 
 
 def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
@@ -28,7 +29,24 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match="MDW-513: The disk is full"):
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_line_that_the_disk_takes_half_of_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, write = tmp_path / "metrics.jsonl", os.write
+    append_line(path, "first")
+
+    def half(file: int, data: memoryview) -> int:
+        if len(data) < 5:
+            raise OSError(28, "No space left on device")
+        return write(file, data[:5])
+
+    monkeypatch.setattr(os, "write", half)
+    with pytest.raises(CheckpointError, match="MDW-513"):
+        append_line(path, "second")
+    monkeypatch.setattr(os, "write", write)
+    append_line(path, "third")
+    assert path.read_text() == "first\nthird\n"
