@@ -292,7 +292,7 @@ class Connection:
     def _raise_unless_gone(self, error: grpc.RpcError) -> None:
         code, details = error.code(), str(error.details())
         if code in _GONE:
-            if not self._trusted and _DISTRUST.search(details):
+            if not self._trusted and _DISTRUST.search(details) and not _CODED.match(details):
                 hint = "Compare the CA certificate and the address with the orchestrator's owner."
                 what = f"The server at {self._address} can't be trusted: {details[:200]}."
                 raise IdentityError("MDW-755", what, hint) from None
