@@ -36,7 +36,8 @@ Start a federation: one job for the orchestrator, one for each silo, each with i
   meadow launch client backend=local silo=silo-1    only one silo
   meadow launch all backend=local run.resume=RUN    go on with a run that was cancelled or failed
 
-What runs already is left as it is. Groups and keys are those of `meadow simulate --help`; `--cfg job` prints them.
+What runs already is left as it is. A server that is killed while its run is followed is started again.
+Groups and keys are those of `meadow simulate --help`; `--cfg job` prints them.
 Jobs, keys and the orchestrator's store lie in .meadow/<federation.name>/ (federation.folder=), results in outputs/."""
 
 SUBMIT_HELP = """meadow submit [group=option | key=value ...]

@@ -25,7 +25,7 @@ from azureml_jobs.credentials import (
     node_secret,
     public_line,
 )
-from azureml_jobs.local import RUNNING, LocalJobs, Tail, environment
+from azureml_jobs.local import LOST, RUNNING, LocalJobs, Tail, environment
 from azureml_jobs.rendezvous import OVER, FolderRendezvous
 from conf.errors import ConfigError
 from conf.federation_folder import FederationFolder
@@ -126,11 +126,18 @@ class LocalFederation:
         """Return whether a job is at work."""
         return name in self.jobs.names() and self.jobs.status(name).state == RUNNING
 
+    def killed(self, name: str) -> bool:
+        """Return whether a job was ended by a signal that it could not answer, or vanished without a word."""
+        job = self.jobs.status(name)
+        return job.state == LOST or (job.status is not None and job.status < 0)
+
     def epitaph(self, name: str) -> str:
         """Return in one line how a job ended, with the last thing that it said; hints are indented, and left out."""
         lines = Tail(self.jobs.log(name)).lines()
         last = next((line for line in reversed(lines) if line and not line.startswith(" ")), "")
-        return f"{name} has ended, status {self.jobs.status(name).status}: {last}"
+        job = self.jobs.status(name)
+        how = "is gone" if job.status is None else f"has ended, status {job.status}"
+        return f"{name} {how}: {last}"
 
     def _started(self, name: str, argv: list[str], also: Sequence[str]) -> list[str]:
         return [name] if self.jobs.start(name, argv, environment(os.environ, also)) else []

@@ -15,7 +15,7 @@ import pytest
 from azureml_jobs import local_federation
 from azureml_jobs.cli import main
 from azureml_jobs.credentials import AdmittedKeys, FolderSecrets, load_node_key
-from azureml_jobs.launch import launch_all, launch_client, launch_server, placed, submit
+from azureml_jobs.launch import MOST_RESTARTS, launch_all, launch_client, launch_server, placed, submit
 from azureml_jobs.local import ENDED, RUNNING
 from azureml_jobs.local_federation import LocalFederation, quoted
 from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous, Record
@@ -118,6 +118,45 @@ def test_a_server_that_ends_before_the_run_ends_the_launch_with_its_status(place
     assert place.launch(queue) == 8
     assert "server has ended, status 8: MDW-750: the port is taken" in place.said
     assert queue.cancelled == [("a", False)] and place.states() == dict.fromkeys(JOBS, ENDED)
+
+
+DIE = """
+import os, pathlib, signal, time
+lives = pathlib.Path("lives")
+lives.write_text((lives.read_text() if lives.exists() else "") + "x")
+print("life", len(lives.read_text()), flush=True)
+if len(lives.read_text()) <= {times}:
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(600)
+"""
+
+
+def test_a_server_that_is_killed_is_started_again_and_its_run_goes_on(place: Place) -> None:
+    place.scripts(serve=DIE.format(times=2))
+    queue = Queue(lambda: "life 3" in place.said)
+    assert place.launch(queue) == 5
+    assert queue.cancelled == [] and place.states() == dict.fromkeys(JOBS, ENDED)
+    assert [line for line in place.said if "server has" in line] == [
+        "server has ended, status -9: life 1",
+        "server has ended, status -9: life 2",
+    ]
+    assert "It was killed. It is started again, and goes on after the last closed round." in place.said
+
+
+def test_a_server_that_is_killed_again_and_again_ends_the_launch_and_the_run_can_be_gone_on_with(place: Place) -> None:
+    place.scripts(serve=DIE.format(times=99))
+    queue = Queue(lambda: False)
+    assert place.launch(queue) == 128 + signal.SIGKILL
+    lives = place.federation.jobs.folder("server") / "lives"
+    assert len(lives.read_text()) == 1 + MOST_RESTARTS
+    assert queue.cancelled == [("a", False)] and place.states() == dict.fromkeys(JOBS, ENDED)
+    assert place.said[-1] == "run a: cancelled; if a round was closed, go on with run.resume=a"
+
+
+def test_a_server_that_ends_when_every_silo_has_is_not_started_again(place: Place) -> None:
+    place.scripts(serve="import time; time.sleep(2); " + DIE.format(times=99), join="print('MDW-743: no'); sys.exit(8)")
+    assert place.launch(Queue(lambda: False)) == 128 + signal.SIGKILL
+    assert len((place.federation.jobs.folder("server") / "lives").read_text()) == 1
 
 
 def test_a_silo_that_ends_early_is_named_with_its_last_words(place: Place) -> None:
