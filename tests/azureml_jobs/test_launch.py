@@ -206,8 +206,42 @@ def test_a_silo_gets_its_own_key_the_cas_certificate_and_its_settings(place: Pla
 
 def test_a_silo_at_work_is_not_given_other_settings(place: Place) -> None:
     place.launch(Queue(), detach=True)
-    with pytest.raises(ConfigError, match=r"MDW-194.*meadow stop silo=silo-1"):
+    with pytest.raises(ConfigError, match=r"MDW-194.*another data\.alpha than.*meadow stop silo=silo-1"):
         place.launch(Queue(), "data.alpha=9")
+    with pytest.raises(ConfigError, match=r"MDW-194.*another federation\.size than"):
+        place.launch(Queue(), "federation.size=4")
+
+
+SUBMITTED = {
+    "data.alpha=9": "data.alpha",
+    "data=iid": "data.partition",
+    "data.seed=4": "data.seed",
+    "data.examples=null": "data.examples",
+    "federation.silos.silo-2.data.alpha=3": "data.alpha",
+    "federation.silos.silo-2.threads=7": "threads",
+    "federation.silos.silo-2={data: {held_out: 0.5}}": "data.held_out",
+}
+
+
+@pytest.mark.parametrize("asked", SUBMITTED)
+def test_a_submitted_run_that_asks_for_other_data_than_its_silos_have_is_refused_by_key(
+    asked: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch_client(compose([*TWO, "data.examples=60"]), "silo-2", place.keys, place.said.append) == 0
+    assert main(["submit", "federation.size=2", asked, "run.name=b"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error MDW-194: silo-2 is at work with another {SUBMITTED[asked]} than asked for,"), said
+    assert RunQueue(FolderStore(place.federation.folder.store)).all() == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["data.examples=60", "run.seed=7", "data=dirichlet", "experiment=quickstart", "task=digits", "run.rounds=2"],
+)
+def test_a_submitted_run_that_asks_for_what_its_silos_have_or_for_none_of_it_is_taken(asked: str, place: Place) -> None:
+    assert launch_client(compose([*TWO, "data.examples=60"]), "silo-2", place.keys, place.said.append) == 0
+    assert main(["submit", "federation.size=2", asked, "run.name=b"]) == 0
+    assert [one.run_id for one in RunQueue(FolderStore(place.federation.folder.store)).all()] == ["b"]
 
 
 def test_a_revoked_silo_is_not_let_in_again_by_launching(place: Place) -> None:
