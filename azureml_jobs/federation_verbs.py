@@ -8,6 +8,7 @@ is meant (`federation.name=` or `federation.folder=`).
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import time
@@ -39,13 +40,15 @@ Start a federation: one job for the orchestrator, one for each silo, each with i
   meadow launch client backend=local silo=silo-1    only one silo
   meadow launch all backend=local run.resume=RUN    go on with a run that was cancelled or failed
 
-What runs already is left as it is. Groups and keys are those of `meadow simulate --help`; `--cfg job` prints them.
+What runs already is left as it is. A server that is killed while its run is followed is started again.
+Groups and keys are those of `meadow simulate --help`; `--cfg job` prints them.
 Jobs, keys and the orchestrator's store lie in .meadow/<federation.name>/ (federation.folder=), results in outputs/."""
 
 SUBMIT_HELP = """meadow submit [group=option | key=value ...]
 
 Give a run to the orchestrator of a federation; it does its runs one after another.
-Groups and keys are those of `meadow simulate --help`. meadow wait run=RUN waits for the end."""
+Groups and keys are those of `meadow simulate --help`. meadow wait run=RUN waits for the end.
+Silos at work keep their own settings (data, device, threads): a run that asks for others is refused."""
 
 SERVE_HELP = """meadow serve federation.folder=FOLDER [federation.orchestrator.listen=HOST:PORT] [key=value ...]
 
@@ -132,10 +135,13 @@ def submit(args: list[str]) -> int:
 
     def work(conf: Any, command: str) -> int:
         from azureml_jobs import launch
+        from azureml_jobs.local_federation import LocalFederation
         from conf.federation_folder import FederationFolder
 
-        folder = FederationFolder.of(conf.federation)
-        run_id = launch.submit(launch.placed(conf), command, _queue(_there(folder))[0])
+        folder, conf = FederationFolder.of(conf.federation), launch.placed(conf)
+        asked = [word for word in shlex.split(command)[2:] if not word.startswith("-")]
+        LocalFederation(_there(folder)).check_asked(conf, asked)
+        run_id = launch.submit(conf, command, _queue(folder)[0])
         print(f"run {run_id}")
         if not _runs_server(folder):
             print("No orchestrator is at work here: meadow launch server backend=local starts one.", file=sys.stderr)

@@ -28,6 +28,8 @@ from conf.silos import silos
 POLL_SECONDS: Final = 0.2
 UNFINISHED_STATUS: Final = 1
 """Of a run whose server ended well before it, or without a word."""
+MOST_RESTARTS: Final = 3
+"""Of a server that was killed while its run is followed: more often, and whatever kills it has to be looked at."""
 Echo = Callable[[str], None]
 
 
@@ -74,6 +76,8 @@ def launch_all(conf: Conf, command: str, queue: Queue, keys: AdmittedKeys, *, de
     federation.make_ca(conf.federation.name)
     for silo in members:
         federation.prepare(silo, keys)
+    if conf.run.resume and not federation.runs(SERVER):  # left in the queue by a server that died: asked for anew
+        queue.cancel(Path(conf.run.resume).name, live=False)
     run_id = submit(conf, command, queue)
     log, started = federation.log(SERVER), list[str]()
     try:
@@ -84,7 +88,11 @@ def launch_all(conf: Conf, command: str, queue: Queue, keys: AdmittedKeys, *, de
         if detach:
             echo(f"meadow wait run={run_id} waits for it, meadow status shows it, meadow stop ends the jobs.")
             return 0
-        status = follow(run_id, queue, federation, log, map(job_of, members), echo)
+
+        def revive() -> None:
+            started.extend(federation.start_server(conf))
+
+        status = follow(run_id, queue, federation, log, map(job_of, members), echo, revive)
     except BaseException as error:  # nothing half-started stays, and the next launch does not begin with this run
         federation.stop(started)
         queue.cancel(run_id, live=federation.runs(SERVER))
@@ -97,29 +105,41 @@ def launch_all(conf: Conf, command: str, queue: Queue, keys: AdmittedKeys, *, de
 
 
 def follow(
-    run_id: str, queue: Queue, federation: LocalFederation, log: Tail, watched: Iterable[str], echo: Echo
+    run_id: str,
+    queue: Queue,
+    federation: LocalFederation,
+    log: Tail,
+    watched: Iterable[str],
+    echo: Echo,
+    revive: Callable[[], None],
 ) -> int:
     """Show the server's lines until the run has ended, or the server has; say how, and return the exit status.
 
-    Each of the `watched` silo jobs that ends meanwhile is named with its last words.
+    Each of the `watched` silo jobs that ends meanwhile is named with its last words. A server that was killed (out of
+    memory, say) is started again, and goes on after the last closed round; one that ended by itself is not.
     """
-    at_work = set(watched)
+    at_work, restarts = set(watched), 0
     while True:
         alive, outcome = federation.runs(SERVER), queue.outcome(run_id)  # asked before the last look at the log
         for line in log.lines():
             echo(line)
         if outcome is not None:
             return ended(run_id, outcome, echo)
-        if not alive:
-            echo(federation.epitaph(SERVER))
-            queue.cancel(run_id, live=False)
-            echo(f"run {run_id}: cancelled; if a round was closed, go on with run.resume={run_id}")
-            status = federation.jobs.status(SERVER).status or UNFINISHED_STATUS
-            return status if status > 0 else 128 - status
         left = {name for name in at_work if not federation.runs(name)}
         for name in sorted(left):
             echo(federation.epitaph(name))
         at_work -= left
+        if not alive:
+            echo(federation.epitaph(SERVER))
+            if at_work and restarts < MOST_RESTARTS and federation.killed(SERVER):
+                restarts += 1
+                echo("It was killed. It is started again, and goes on after the last closed round.")
+                revive()
+                continue
+            queue.cancel(run_id, live=False)
+            echo(f"run {run_id}: cancelled; if a round was closed, go on with run.resume={run_id}")
+            status = federation.jobs.status(SERVER).status or UNFINISHED_STATUS
+            return status if status > 0 else 128 - status
         time.sleep(POLL_SECONDS)
 
 

@@ -16,14 +16,15 @@ from typing import Final
 
 from azureml_jobs.admitted_keys import AdmittedKeys
 from azureml_jobs.credentials import CA_CERTIFICATE, load_ca, make_ca
-from azureml_jobs.local import RUNNING, LocalJobs, Tail, environment
+from azureml_jobs.local import LOST, RUNNING, LocalJobs, Tail, environment
 from azureml_jobs.node_keys import load_node_key, make_node_key, node_secret, public_line
 from azureml_jobs.rendezvous import OVER, FolderRendezvous
 from azureml_jobs.secret_store import FolderSecrets
+from azureml_jobs.settled import asked_for, differing
 from conf.errors import ConfigError
 from conf.federation_folder import FederationFolder
-from conf.schema import Conf, Silo
-from conf.silos import silo_to_json
+from conf.schema import Conf, Silo, SiloConf
+from conf.silos import silo_from_json, silo_to_json, silos
 
 SERVER: Final = "server"
 MEADOW: Final = [sys.executable, "-m", "azureml_jobs.cli"]
@@ -66,13 +67,26 @@ class LocalFederation:
         keys.admit(silo.name, public_line(load_node_key(secrets.get(node_secret(silo.name)), where).public_key()))
         authority = FolderSecrets(self.folder.keys).get(CA_CERTIFICATE)
         load_ca(authority, str(self.folder.keys / CA_CERTIFICATE), datetime.now(UTC))
-        settings, file = silo_to_json(silo), folder / "silo.json"
-        if self.runs(job_of(silo)) and file.read_text() != settings:
-            hint = f"End it first: meadow stop silo={silo.name}."
-            raise ConfigError("MDW-194", f"{silo.name} is at work with other settings than these.", hint)
+        has = self.settings(silo.name)
+        if has is not None and has != silo:
+            raise _other_settings(silo.name, differing(silo, has) or ["federation.size"])
         with disk(folder):
             (folder / "ca.pem").write_bytes(authority)
-            file.write_text(settings)
+            (folder / "silo.json").write_text(silo_to_json(silo))
+
+    def settings(self, silo: str) -> Silo | None:
+        """Return the settings with which a silo is at work; None where it is not."""
+        job = f"silo-{silo}"
+        return silo_from_json((self.jobs.folder(job) / "silo.json").read_text()) if self.runs(job) else None
+
+    def check_asked(self, conf: Conf, overrides: list[str]) -> None:
+        """Raise ConfigError MDW-194 where a run asks a silo at work for other settings than it was started with."""
+        for silo in silos(conf):
+            has = self.settings(silo.name)
+            own = conf.federation.silos.get(silo.name, SiloConf())
+            keys = [] if has is None else asked_for(differing(silo, has), silo, own, overrides)
+            if keys:
+                raise _other_settings(silo.name, keys)
 
     def start_server(self, conf: Conf) -> list[str]:
         """Start the server's job; return its name, or nothing where it is at work already."""
@@ -119,11 +133,18 @@ class LocalFederation:
         """Return whether a job is at work."""
         return name in self.jobs.names() and self.jobs.status(name).state == RUNNING
 
+    def killed(self, name: str) -> bool:
+        """Return whether a job was ended by a signal that it could not answer, or vanished without a word."""
+        job = self.jobs.status(name)
+        return job.state == LOST or (job.status is not None and job.status < 0)
+
     def epitaph(self, name: str) -> str:
         """Return in one line how a job ended, with the last thing that it said; hints are indented, and left out."""
         lines = Tail(self.jobs.log(name)).lines()
         last = next((line for line in reversed(lines) if line and not line.startswith(" ")), "")
-        return f"{name} has ended, status {self.jobs.status(name).status}: {last}"
+        job = self.jobs.status(name)
+        how = "is gone" if job.status is None else f"has ended, status {job.status}"
+        return f"{name} {how}: {last}"
 
     def _started(self, name: str, argv: list[str], also: Sequence[str]) -> list[str]:
         return [name] if self.jobs.start(name, argv, environment(os.environ, also)) else []
@@ -136,6 +157,11 @@ class LocalFederation:
         if any(record.state == OVER for record in FolderRendezvous(self.folder.rendezvous).seen()):
             for path in self.folder.rendezvous.glob("server-*.json"):
                 path.unlink(missing_ok=True)
+
+
+def _other_settings(silo: str, keys: list[str]) -> ConfigError:
+    what = f"{silo} is at work with another {', '.join(keys)} than asked for, and no run changes a silo's own settings."
+    return ConfigError("MDW-194", what, f"Leave it out, or end the silo first: meadow stop silo={silo}.")
 
 
 @contextmanager

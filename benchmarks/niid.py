@@ -23,6 +23,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+
+from conf.telemetry import turn_off
+
+turn_off()  # before Flower is imported
+
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg as StockFedAvg

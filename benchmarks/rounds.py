@@ -29,6 +29,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from conf.telemetry import OFF, turn_off
+
+turn_off()  # before Flower is imported
+
 import numpy as np  # after the path
 import psutil  # after the path
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict  # after the path
@@ -216,8 +220,7 @@ def _peak(pid: int) -> int:
 
 
 def _environment() -> dict[str, str]:
-    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
-    return {**os.environ, **quiet, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **OFF, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def parse(size: str) -> tuple[float, int]:

@@ -4,7 +4,8 @@ Every call has a deadline and is signed; a call that fails because the server or
 with the address asked for anew, until it succeeds or the connection is closed. All calls may be made twice: the
 orchestrator takes the second for the first. A beating thread says that the silo is alive while it trains.
 
-    MDW-754 the server does not admit this silo     MDW-755 the server can't be trusted
+    MDW-753 another version of Flower     MDW-754 the server does not admit this silo
+    MDW-755 the server can't be trusted
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
-from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
+from flwr.supercore.runtime_version_compatibility import (
+    RuntimeVersionMetadata,
+    get_runtime_version_incompatibility_exit_message,
+)
 
 from conf.errors import IdentityError
 from strategies.headers import APP_HASH, KEY_ENDS, NODE_HEADER, OVER_HEADER
@@ -76,6 +80,7 @@ _GONE = (
 )
 _DISTRUST = re.compile(r"CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|[Hh]ostname|[Pp]eer name|SSL_ERROR_SSL")
 _REPLAYED = "MDW-747"
+_CODED = re.compile(r"(MDW-\d{3}): (.*)", re.S)
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -290,7 +295,7 @@ class Connection:
     def _raise_unless_gone(self, error: grpc.RpcError) -> None:
         code, details = error.code(), str(error.details())
         if code in _GONE:
-            if not self._trusted and _DISTRUST.search(details):
+            if not self._trusted and _DISTRUST.search(details) and not _CODED.match(details):
                 hint = "Compare the CA certificate and the address with the orchestrator's owner."
                 what = f"The server at {self._address} can't be trusted: {details[:200]}."
                 raise IdentityError("MDW-755", what, hint) from None
@@ -299,11 +304,13 @@ class Connection:
             if self._closed.is_set():
                 raise Closed from None
             return
+        if said := get_runtime_version_incompatibility_exit_message(details):
+            raise _other_version(said) from None
         if code != grpc.StatusCode.UNAUTHENTICATED:
             raise Refused(f"{code.name}: {details[:300]}") from None
         if details.startswith(_REPLAYED):
             return
-        if known := re.match(r"(MDW-\d{3}): (.*)", details, re.S):
+        if known := _CODED.match(details):
             raise IdentityError(known[1], f"The server refuses this silo: {known[2]}") from None
         raise Forgotten(details[:200]) from None
 
@@ -358,6 +365,14 @@ def _channel(
     }
     channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), options=list(options.items()))
     return grpc.intercept_channel(channel, NodeAuthClientInterceptor(key, key.public_key()))
+
+
+def _other_version(said: str) -> IdentityError:
+    """Return what Flower's refusal of another release means, from an orchestrator of Meadow's or a stock server."""
+    if known := _CODED.search(said):
+        return IdentityError(known[1], f"The server refuses this silo: {known[2]}")
+    what = f"The server refuses this silo's version of Flower: {' '.join(said.split())[:300]}"
+    return IdentityError("MDW-753", what, "Install the same release of Flower on both sides.")
 
 
 def _check_time(give_up_at: float | None) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Final
 
 from flwr.app import RecordDict
 
-from conf.atomic import TEMPORARY, write_atomic
+from conf.atomic import TEMPORARY, append_line, write_atomic
 from conf.errors import WireError
 from strategies.objects import deflate, inflate_content
 
@@ -61,9 +60,8 @@ class Kept:
 
     def keep_anchor(self, run: str, round: int, anchor: str) -> None:
         """Append what the server says its ledger was after a round: a JSON line, for who audits the run."""
-        line = json.dumps({"run": run, "round": round, "anchor": anchor[:200]}) + "\n"
-        with open(os.open(self._folder / ANCHORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
-            file.write(line)
+        line = json.dumps({"run": run, "round": round, "anchor": anchor[:200]})
+        append_line(self._folder / ANCHORS, line, mode=0o600)
 
     def keep_state(self, run: str, state: RecordDict) -> None:
         """Keep a run's state, in place of the one before."""

@@ -1,6 +1,6 @@
 """The silo job: find the server, connect, and run the ClientApp in this process, for days.
 
-    python -m client.node --silo-file silo.json --server host:9092 --ca ca.pem --key hospital-a.key
+    meadow join --silo-file silo.json --server host:9092 --ca ca.pem --key hospital-a.key
 
 It runs the code that its own job was sent with, never code it received, and refuses a run of other code. Model, data
 and device stay warm between rounds. It ends with status 0 when the federation is over, `IDLE_STATUS` when there was
@@ -312,7 +312,7 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 def make_node(arguments: Sequence[str] | None = None) -> Node:
     """Return the node that a command line describes; raises MeadowError."""
-    parser = argparse.ArgumentParser(prog="python -m client.node", description="A silo's node.")
+    parser = argparse.ArgumentParser(prog="meadow join", description="A silo's node.")
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--silo", help="the silo's settings as JSON (conf.silos.silo_to_json)")
     who.add_argument("--silo-file", type=Path, help="a file of them, which no process list shows")
@@ -381,7 +381,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for handler in list(flower.handlers):
         flower.removeHandler(handler)
     return work(lambda: make_node(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

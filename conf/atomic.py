@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, synced, then renamed over."""
+"""Files that are whole or not there: written beside, synced, then renamed over; lines that are whole or not there."""
 
 from __future__ import annotations
 
@@ -31,6 +31,22 @@ def write_atomic(path: Path, content: bytes | str | Iterable[bytes], mode: int =
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def append_line(path: Path, line: str, mode: int = 0o666) -> None:
+    """Add a line to a file, made where absent; raises OSError, and no part of the line is left then."""
+    rest = memoryview(f"{line}\n".encode())
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
+    try:
+        size = os.fstat(file).st_size
+        try:
+            while rest:
+                rest = rest[os.write(file, rest) :]
+        except OSError:
+            os.ftruncate(file, size)  # half a line would spoil the next one
+            raise
+    finally:
+        os.close(file)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -69,8 +69,10 @@ class BlobStore:
         """See `Store`."""
         return self._read(name)[0]
 
-    def put_if_absent(self, name: str, data: Data) -> bool:
-        """See `Store`."""
+    def put_if_absent(self, name: str, data: Data, *, under: Lease | None = None) -> bool:
+        """See `Store`; with `under` as in `replace`."""
+        if under is not None:
+            self._held(under)
         try:
             self._put(name, data, overwrite=False)
         except ResourceExistsError:

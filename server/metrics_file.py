@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from conf.atomic import write_atomic
+from server.atomic import append_line, write_atomic
 from server.result import Metrics, RoundRecord, RunResult
 
 
@@ -43,8 +43,7 @@ class MetricsFile:
 
     def _append(self, line: dict[str, Any], metrics: Metrics) -> None:
         finite = {k: v if math.isfinite(v) else None for k, v in metrics.items() if v is not None and k not in line}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line | finite, allow_nan=False) + "\n")
+        append_line(self._path, json.dumps(line | finite, allow_nan=False))
 
 
 def _round_of(line: str) -> int | None:

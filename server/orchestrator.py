@@ -10,7 +10,7 @@ How it is used:
     orchestrator.close_run()
     orchestrator.stop()
 
-    MDW-330 silos are missing         MDW-750 the port can't be used           MDW-752 another version of Flower
+    MDW-330 silos are missing         MDW-750 the port can't be used
     MDW-332 a silo that has no key    MDW-751 the certificate can't be used
 """
 
@@ -26,7 +26,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-import flwr
 import grpc
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate
@@ -35,10 +34,7 @@ from flwr.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.fab import Fab
-from flwr.supercore.interceptors import (
-    RpcErrorTranslationServerInterceptor,
-    create_fleet_runtime_version_server_interceptor,
-)
+from flwr.supercore.interceptors import RpcErrorTranslationServerInterceptor
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
@@ -50,7 +46,7 @@ from conf.errors import IdentityError, SiloError
 from server.orchestrator_fleet import Fleet, Limits, RunAccess
 from server.orchestrator_grid import OrchestratorGrid
 from server.orchestrator_identity import IdentityInterceptor, Keys, public_pem
-from server.orchestrator_state import WRITTEN_FOR, StableLinkState, node_id_of
+from server.orchestrator_state import StableLinkState, node_id_of
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +68,8 @@ class Orchestrator:
     ) -> None:
         """`address` is host:port (port 0: any free one); `keys` are public keys by silo, PEM or OpenSSH.
 
-        Raises IdentityError MDW-740 for a key that can't be used, MDW-752 under another version of Flower.
+        Raises IdentityError MDW-740 for a key that can't be used.
         """
-        if not flwr.__version__.startswith(WRITTEN_FOR):
-            hint = f"Install flwr=={WRITTEN_FOR}.*"
-            raise IdentityError("MDW-752", f"Meadow is written for Flower {WRITTEN_FOR}, not {flwr.__version__}.", hint)
         limits = limits or Limits()
         manager, objects = NoOpFederationManager(), ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
         self._factory = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, manager, objects)
@@ -100,11 +93,7 @@ class Orchestrator:
             concurrent.futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="fleet"),
             maximum_concurrent_rpcs=threads,
             options=_options(self._limits.call_bytes),
-            interceptors=[
-                RpcErrorTranslationServerInterceptor(),
-                self._interceptor,
-                create_fleet_runtime_version_server_interceptor(),
-            ],
+            interceptors=[RpcErrorTranslationServerInterceptor(), self._interceptor],
         )
         add_FleetServicer_to_server(self._fleet, server)
         port = _bind(server, self._address, self._credentials)
@@ -241,6 +230,7 @@ class _OpenRun:
         self._beat.join()
         with self._fleet.changed:
             self._fleet.access = None
+            self._fleet.deliveries.forget()
             self.grid.forget([id for id, one in self._fleet.open.items() if one.message.metadata.run_id == self._id])
             self._fleet.changed.notify_all()
         self._link.finish_task(self._task, status, "")

@@ -3,7 +3,7 @@
 Flower's servicer trusts an authenticated node: it may read and delete any object it can name, answer for another
 node, and fill the memory. Here a node reads the objects of its own open instructions, answers those once, and holds
 no more bytes and objects than `Limits` allow. A node that comes back is let in at once and gets again what it had
-been given; a node that waits for work is answered the moment there is some.
+been given, though not for ever; a node that waits for work is answered the moment there is some.
 
     MDW-644 a malformed call      MDW-645 nobody waits for this      MDW-646 a second answer      MDW-642 too large
 """
@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Final, NoReturn, cast
 
 import grpc
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Error, Message
 from flwr.app.message import remove_content_from_message
+from flwr.common.constant import ErrorCode
 from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -55,6 +56,7 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
 from conf.errors import WireError
+from server.orchestrator_deliveries import Deliveries, reason
 from server.orchestrator_state import StableLinkState
 from strategies import wire
 from strategies.headers import APP_HASH, KEY_ENDS, NODE_HEADER, OVER_HEADER
@@ -94,8 +96,10 @@ class Open:
 
     message: Message  # with its content, to be delivered again
     node: int
+    content: str  # object id of its records, the same in every copy of the instruction
     readable: frozenset[str]
     upload: Upload | None = None
+    arrived: bool = False  # its node has said that it has the whole of it
 
     @property
     def answered(self) -> bool:
@@ -133,6 +137,7 @@ class Fleet(FleetServicer):
         self.open: dict[str, Open] = {}
         self.access: RunAccess | None = None
         self.over = False
+        self.deliveries = Deliveries()
         self.key_ends: dict[int, float] = {}  # of nodes whose key ends soon, seconds since 1970
         self._polls: dict[int, _Poll] = {}
 
@@ -145,8 +150,12 @@ class Fleet(FleetServicer):
             if self.link.store_message_ins(remove_content_from_message(message)) is None:
                 self.store.delete(id)
                 return None
-            readable = frozenset(node.object_id for node in iterate_object_tree(self.store.get_object_tree(id)))
-            self.open[id] = Open(message, message.metadata.dst_node_id, readable)
+            tree = self.store.get_object_tree(id)
+            readable = frozenset(node.object_id for node in iterate_object_tree(tree))
+            content = tree.children[0].object_id if tree.children else ""
+            self.open[id] = asked = Open(message, message.metadata.dst_node_id, content, readable)
+            if self.deliveries.exhausted(asked.node, content):
+                self._give_up(asked)
             self.changed.notify_all()
             return id
 
@@ -158,6 +167,8 @@ class Fleet(FleetServicer):
             self.store.delete(id)
             if closed is not None and closed.upload is not None:
                 self.store.delete(closed.upload.reply_id)
+                if closed.answered:
+                    self.deliveries.answered(closed.node, closed.content)
 
     def is_own(self, node: int) -> bool:
         """Say whether a node is Meadow's own kind."""
@@ -179,9 +190,11 @@ class Fleet(FleetServicer):
         return response
 
     def DeactivateNode(self, request: DeactivateNodeRequest, context: grpc.ServicerContext) -> DeactivateNodeResponse:
-        """See Flower's servicer."""
+        """See Flower's servicer; what the node was given and has not answered is handed back."""
         response = super().DeactivateNode(request, context)
         with self.changed:
+            for asked in self._in_hand(request.node_id).values():
+                self.deliveries.taken_back(asked.node, asked.content)
             self.changed.notify_all()
         return response
 
@@ -209,6 +222,7 @@ class Fleet(FleetServicer):
             poll = self._poll(node)
             poll.turn, poll.own, turn = poll.turn + 1, _is_own(context), poll.turn + 1
             if poll.own:
+                self._take_back_lost(node)
                 self._deliver_again(node)
             if not self.link.is_online(node):
                 self.changed.notify_all()
@@ -221,7 +235,7 @@ class Fleet(FleetServicer):
                 # a message handed to a call that nobody waits for any more would count as delivered
                 if self.over or not context.is_active() or poll.turn != turn or not self.link.is_online(node):
                     break
-                response = super().PullMessages(request, context)
+                response = self._pull(request, context)
                 left = end - time.monotonic()
                 if response.messages_list or left <= 0:
                     return response
@@ -242,8 +256,10 @@ class Fleet(FleetServicer):
     ) -> ConfirmMessageReceivedResponse:
         """Free the objects of the node's own instruction."""
         self._check_run(request.run_id, request.node.node_id, context)
-        if request.message_object_id not in dict(self._of(request.node.node_id)):
+        asked = dict(self._of(request.node.node_id)).get(request.message_object_id)
+        if asked is None:
             return ConfirmMessageReceivedResponse()
+        asked.arrived = True
         return super().ConfirmMessageReceived(request, context)
 
     def GetRun(self, request: GetRunRequest, context: grpc.ServicerContext) -> GetRunResponse:
@@ -319,23 +335,55 @@ class Fleet(FleetServicer):
             entry = self.store.store[object_id]
             entry.content, entry.is_available = content, True
 
+    def _pull(self, request: PullMessagesRequest, context: grpc.ServicerContext) -> PullMessagesResponse:
+        response = super().PullMessages(request, context)
+        for tree in response.message_object_trees:
+            if asked := self.open.get(tree.object_id):
+                self.deliveries.given(asked.node, asked.content)
+        return response
+
+    def _in_hand(self, node: int) -> dict[str, Open]:
+        """Return what a node was given and has not answered, by id."""
+        given = self.link.message_ins_store
+        return {
+            id: one
+            for id, one in self._of(node)
+            if not one.answered and id in given and given[id].metadata.delivered_at
+        }
+
+    def _take_back_lost(self, node: int) -> None:
+        """Count as never given what did not reach a node that lives on, and asks for work again."""
+        for asked in self._in_hand(node).values():
+            if not asked.arrived:
+                self.deliveries.taken_back(node, asked.content)
+
     def _deliver_again(self, node: int) -> None:
-        for id, one in self._of(node):
-            instruction = self.link.message_ins_store.get(id)
-            if instruction is None or not instruction.metadata.delivered_at or one.answered:
-                continue
-            log.info("delivering %s again to node %d", id[:12], node)
+        for id, one in self._in_hand(node).items():
             if one.upload is not None:
                 self.store.delete(one.upload.reply_id)
                 one.upload = None
             self.link.undeliver(id)
+            if self.deliveries.exhausted(node, one.content):
+                self._give_up(one)
+                continue
+            log.info("delivering %s again to node %d", id[:12], node)
+            one.arrived = False
             self._put(one.message)
             release(one.message)
 
+    def _give_up(self, asked: Open) -> None:
+        """Answer an instruction in its node's place, with the reason for which it is not given again."""
+        info = self.link.nodes.get(asked.node)
+        why = reason(str(info.name) if info is not None else "a silo")
+        log.error("%s", why)
+        reply = Message(Error(ErrorCode.CLIENT_APP_CRASHED, why), reply_to=asked.message)
+        asked.upload = Upload(self._put(reply), "", set())
+        self.link.withdraw(asked.message.metadata.message_id)
+        self.link.store_message_res(reply)
+
     def _drop_reply(self, id: str) -> None:
-        delivered = self.link.message_ins_store[id].metadata.delivered_at
         self.link.undeliver(id)
-        self.link.message_ins_store[id].metadata.delivered_at = delivered
+        self.link.withdraw(id)
 
     def _of(self, node: int) -> list[tuple[str, Open]]:
         return [(id, one) for id, one in list(self.open.items()) if one.node == node]

@@ -1,18 +1,21 @@
 """Who may call: every call is checked here before Flower's own check, and refused with a reason that has a code.
 
 Flower signs a timestamp only, parses the headers outside any try, and remembers no signature. Here a header is
-parsed only for a key that was admitted; a signature counts once; a clock that is wrong is called so. A call carries:
+parsed only for a key that was admitted; a signature counts once, and not at all where it is older than this process,
+which can't know whether its predecessor saw it; a clock that is wrong is called so. A call carries:
 `flwr-public-key-bin` (PEM), `flwr-timestamp` (ISO 8601), `flwr-signature-bin` (ECDSA over the timestamp).
 
+    MDW-741 signed before this server started
     MDW-742 headers missing or malformed      MDW-743 a key that is not admitted     MDW-744 a key that was revoked
     MDW-745 a wrong signature                 MDW-746 the silo's clock is wrong      MDW-747 a signature used before
-    MDW-748 another node's id or key          MDW-749 too many calls of one key
+    MDW-748 another node's id or key          MDW-749 too many calls of one key      MDW-753 another Flower
 """
 
 from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import logging
 import threading
 import time
@@ -38,9 +41,12 @@ from flwr.proto.fleet_pb2 import (
 )
 from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import NodeAuthServerInterceptor
 from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.supercore.error import ApiErrorCode
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, public_key_to_bytes, verify_signature
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 
 from conf.errors import IdentityError
+from conf.flower import WRITTEN_FOR
 from server.orchestrator_state import node_id_of
 
 log = logging.getLogger(__name__)
@@ -53,6 +59,9 @@ REMEMBERED: Final = 200_000
 """Signatures remembered per key: more than 650 calls a second for the whole window are refused."""
 _HEADER_BYTES = {PUBLIC_KEY_HEADER: 1024, TIMESTAMP_HEADER: 64, SIGNATURE_HEADER: 256}
 
+OURS: Final = RuntimeVersionMetadata.from_local_component("SuperLink")
+"""This process's Flower, as a call says its own."""
+
 Clock = Callable[[], float]
 Handler = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -64,12 +73,51 @@ class Refusal(Exception):
         super().__init__(f"{code}: {why}")
         self.code, self.why = code, why
 
+    def answer(self) -> tuple[grpc.StatusCode, str]:
+        """Return the status and the details of the call's answer."""
+        return grpc.StatusCode.UNAUTHENTICATED, str(self)
+
+
+class SignedTooEarly(Refusal):
+    """A call signed before this server started, perhaps a replay of one to its predecessor.
+
+    It is answered as a server that is not there yet would: every node, stock ones too, signs another call and tries
+    again, so that one whose clock is behind is let in as soon as its clock has passed the start.
+    """
+
+    def __init__(self, silo: str, early: float) -> None:
+        what = f"The call of {silo} was signed {early:.1f} s before this orchestrator started."
+        super().__init__("MDW-741", f"{what} If it goes on, the clock of {silo} is behind by as much: set it.")
+
+    def answer(self) -> tuple[grpc.StatusCode, str]:
+        """See `Refusal`."""
+        return grpc.StatusCode.UNAVAILABLE, str(self)
+
+
+class OtherVersion(Refusal):
+    """A call by another release of Flower, answered as Flower answers it, so that its own node says why it ends."""
+
+    def __init__(self, silo: str, theirs: str) -> None:
+        ours = OURS.package_version
+        what = f"{silo} runs Flower {theirs[:20]!r}, the orchestrator {ours!r}."
+        super().__init__("MDW-753", f"{what} Install flwr=={WRITTEN_FOR}.* on both sides.")
+
+    def answer(self) -> tuple[grpc.StatusCode, str]:
+        """See `Refusal`."""
+        code, message = int(ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE), "Another version of Flower."
+        details = {"code": code, "public_message": message, "public_details": str(self)}
+        return grpc.StatusCode.FAILED_PRECONDITION, json.dumps(details)
+
 
 class Keys:
-    """The admitted public keys and the signatures that each has used; changes take effect at the next call."""
+    """The admitted public keys and the signatures that each has used; changes take effect at the next call.
+
+    Signatures are remembered in memory: after a restart, one from before it is refused by its age. A silo whose clock
+    is ahead can leave a window as long as that, `AHEAD_SECONDS` at most; the wait for a dead server's lease is longer.
+    """
 
     def __init__(self, clock: Clock = time.time) -> None:
-        self._clock = clock
+        self._clock, self._started = clock, clock()
         self._lock = threading.Lock()
         self._admitted: dict[bytes, tuple[str, ec.EllipticCurvePublicKey]] = {}
         self._revoked: set[bytes] = set()
@@ -104,7 +152,7 @@ class Keys:
             code, why = ("MDW-744", "was revoked") if revoked else ("MDW-743", "is not admitted to this federation")
             raise Refusal(code, f"The key {fingerprint(pem)} {why}. Ask the orchestrator's owner.")
         silo, key = known
-        self._check_clock(timestamp, silo)
+        signed_at = self._checked_clock(timestamp, silo)
         try:
             number = decode_dss_signature(signature)[0]
             valid = verify_signature(key, timestamp.encode("ascii"), signature)
@@ -112,10 +160,13 @@ class Keys:
             valid = False
         if not valid:
             raise Refusal("MDW-745", f"The signature is not that of {silo}'s key {fingerprint(pem)}.")
+        if early := max(0.0, self._started - signed_at):
+            raise SignedTooEarly(silo, early)
         self._once(pem, number.to_bytes(66, "big"), silo)
         return pem
 
-    def _check_clock(self, timestamp: str, silo: str) -> None:
+    def _checked_clock(self, timestamp: str, silo: str) -> float:
+        """Return when a call was signed, in seconds since 1970 by the silo's clock."""
         try:
             signed_at = datetime.datetime.fromisoformat(timestamp)
             behind = self._clock() - signed_at.timestamp()
@@ -130,6 +181,7 @@ class Keys:
                 f"The clock of {silo} is {abs(behind):.0f} s {direction} the orchestrator's"
                 f" (allowed: {BEHIND_SECONDS:.0f} s behind, {AHEAD_SECONDS:.0f} s ahead). Set the clock.",
             )
+        return signed_at.timestamp()
 
     def _once(self, pem: bytes, number: bytes, silo: str) -> None:
         """Remember a signature by its first number: the second can be changed by anyone without the key."""
@@ -169,9 +221,10 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
                 _single(details.invocation_metadata)
                 pem = self._keys.check(headers)
                 _check_node(request, pem)
+                _check_version(details.invocation_metadata, self._keys.silo(pem) or "a silo")
             except Refusal as refusal:
                 self._log.refused(refusal, context.peer(), details.method)
-                context.abort(grpc.StatusCode.UNAUTHENTICATED, str(refusal))
+                context.abort(*refusal.answer())
             return self._flower.intercept_service(lambda _: inner, details).unary_unary(request, context)
 
         return grpc.unary_unary_rpc_method_handler(
@@ -253,3 +306,10 @@ def _check_node(request: Any, pem: bytes) -> None:
     claimed = request.node.node_id if hasattr(request, "node") else request.node_id
     if claimed != node_id_of(pem):
         raise Refusal("MDW-748", "The call speaks for another node than the one whose key signed it.")
+
+
+def _check_version(metadata: Sequence[tuple[str, Any]], silo: str) -> None:
+    """Raise Refusal where the caller's Flower is of another release; who does not say its own is let in."""
+    theirs, malformed = RuntimeVersionMetadata.from_grpc_metadata(metadata)
+    if malformed or OURS.check_compatibility(theirs):
+        raise OtherVersion(silo, theirs.package_version if theirs is not None else "unknown")

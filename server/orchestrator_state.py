@@ -1,6 +1,6 @@
 """Flower's LinkState in memory, with node ids that come from the keys and instructions that can be delivered again.
 
-Written for flwr 1.39, whose `InMemoryLinkState` forgets both: a restarted orchestrator would give every silo another
+Flower's `InMemoryLinkState` forgets both: a restarted orchestrator would give every silo another
 id, and an instruction that was handed to a process that died would wait for its time to live, twelve hours.
 """
 
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any, Final
+from typing import Any
 
 from flwr.app import Message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.server.superlink.linkstate import InMemoryLinkState
-
-WRITTEN_FOR: Final = "1.39"
-"""The version of Flower whose internals the orchestrator builds on."""
+from flwr.supercore.date import now
 
 
 def node_id_of(public_key: bytes) -> int:
@@ -73,3 +71,8 @@ class StableLinkState(InMemoryLinkState):
             reply_id = self.message_ins_id_to_message_res_id.pop(instruction_id, None)
             if reply_id is not None:
                 self.message_res_store.pop(reply_id, None)
+
+    def withdraw(self, instruction_id: str) -> None:
+        """Deliver an instruction no more; a reply to it is still taken."""
+        with self.lock:
+            self.message_ins_store[instruction_id].metadata.delivered_at = now().isoformat()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from conf.atomic import write_atomic
 from server import plots
+from server.atomic import write_atomic
 from server.progress import duration, size
 from server.report_page import PAGE
 from server.report_tables import comparison, failures, known_metric, partition, score, silo_rows

@@ -12,12 +12,13 @@ import yaml
 from flwr.app import ArrayRecord
 from safetensors.numpy import save
 
-from conf.atomic import write_atomic
 from conf.errors import ConfigError
 from conf.resume import folder_of
 from conf.schema import Conf
+from server.atomic import write_atomic
 from server.model_card import card
 from server.result import RunResult
+from server.store import disk
 from strategies import wire
 
 
@@ -78,7 +79,8 @@ class RunFolder:
         """Write the model as safetensors with its card, and note both in the result."""
         tensors = wire.to_numpy(arrays)
         data = save({name: array.copy() for name, array in tensors.items()}, {"run_id": self.run_id})
-        (self.path / "model").mkdir(exist_ok=True)
+        with disk("make", self.path / "model"):
+            (self.path / "model").mkdir(exist_ok=True)
         write_atomic(self.path / "model/model.safetensors", data)
         result.model = {
             "path": "model/model.safetensors",

@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -55,19 +55,24 @@ def serve(conf: Conf) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         here = places(conf)
-        store, queue, keys = here.store, RunQueue(here.store), AdmittedKeys(here.store, time.time)
-        with _lease(store) as lease:
-            credentials = server_credentials(here.secrets, [here.host], datetime.now(UTC))  # made for this start
-            with _orchestrator(conf, credentials, keys.current()) as orchestrator:
-                care = Caretaker(orchestrator, credentials, here.host, store, lease, here.rendezvous, keys, queue)
-                with care:
-                    _Work(conf, orchestrator, queue, here, care).until_idle()
-                    care.over()
-                    orchestrator.stop(over=True)
+        with _lease(here.store) as lease:
+            here = replace(here, store=Below(here.store, lease=lease))  # who loses the lease writes nothing more
+            _serve(conf, here, lease)
     except Interrupted as stop:
         log.warning("%s", stop.message)
         return TERMINATED_STATUS
     return 0
+
+
+def _serve(conf: Conf, here: Places, lease: Lease) -> None:
+    queue, keys = RunQueue(here.store), AdmittedKeys(here.store, time.time)
+    credentials = server_credentials(here.secrets, [here.host], datetime.now(UTC))  # made for this start
+    with _orchestrator(conf, credentials, keys.current()) as orchestrator:
+        care = Caretaker(orchestrator, credentials, here.host, here.store, lease, here.rendezvous, keys, queue)
+        with care:
+            _Work(conf, orchestrator, queue, here, care).until_idle()
+            care.over()
+            orchestrator.stop(over=True)
 
 
 @contextlib.contextmanager
@@ -83,7 +88,10 @@ def _lease(store: Store) -> Iterator[Lease]:
     try:
         yield lease
     finally:
-        store.release(lease)
+        try:
+            store.release(lease)
+        except CheckpointError as error:  # as on a full disk; what ended this block is the error to be told
+            log.warning("the lease could not be given up and runs out by itself: %s", error)
 
 
 @contextlib.contextmanager
@@ -145,23 +153,26 @@ class _Work:
         self.queue.ended(request, outcome)
 
     def _left(self, request: Request) -> str:
+        """Return the folder of a run's files, kept beyond this disk where results are; empty where it has none."""
         folder = (Path(self.conf.run.output) / request.run_id).absolute()
-        return str(folder) if folder.is_dir() else ""
+        if not folder.is_dir():
+            return ""
+        self.here.keep(folder, request.run_id)
+        return str(folder)
 
     def _outcome(self, request: Request) -> Outcome:
         conf = request.checked()
         conf.run.output, conf.run.baseline = self.conf.run.output, "none"
         members, strategy = silos(conf), build_strategy(conf.strategy)
         names = [silo.name for silo in members]
-        self.orchestrator.wait_for(names, conf.run.start_quorum or len(names), conf.run.start_timeout)
-        grid = PackedGrid(self.orchestrator.open_run(request.run_id, names))
         below = Below(self.here.store, f"runs/{request.run_id}/")
         display = progress(live=False)
         mode = "azure" if self.conf.federation.orchestrator.workspace else "local"
         with session(conf, members, mode=mode, command=request.command, display=display, store=below) as run:
+            self.orchestrator.wait_for(names, conf.run.start_quorum or len(names), conf.run.start_timeout)
+            grid = PackedGrid(self.orchestrator.open_run(request.run_id, names))
             federate(run, grid, strategy)
-        self.here.keep(run.folder.path, request.run_id)
-        return Outcome(run.result.status, folder=str(run.folder.path.absolute()))
+        return Outcome(run.result.status, folder=self._left(request))
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

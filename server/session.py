@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -56,7 +57,7 @@ def session(
     display: Observer | None = None,
     store: Store | None = None,
 ) -> Iterator[Session]:
-    """Open a run, and leave its folder whole however it ends: result, model and report are always written.
+    """Open a run, and leave its folder whole however it ends, with result, model and report as far as the disk lets.
 
     Checkpoints lie in the folder, or in a `store` that outlives it: what is found there is gone on with.
     KeyboardInterrupt becomes Interrupted (MDW-900), which says how to go on.
@@ -67,11 +68,13 @@ def session(
         observer.run_started(result, conf.run.rounds)
         opened.state.mlflow_run_id = result.mlflow_run_id
         yield opened
+        _close(opened)
     except (KeyboardInterrupt, Interrupted) as stop:
         result.status = "interrupted"
         done = opened.state.round
         what = f"after round {done} of {conf.run.rounds}" if done < conf.run.rounds else "while baselines were trained"
         result.error = {"code": "MDW-900", "message": f"stopped {what}"}
+        _close(opened, failed=True)
         hint = f"Go on with run.resume={opened.folder.known_as}"
         raise Interrupted("MDW-900", f"Stopped {what}.", hint) from stop
     except BaseException as error:
@@ -79,9 +82,10 @@ def session(
         code = error.code if isinstance(error, MeadowError) else "MDW-000"
         message = error.message if isinstance(error, MeadowError) else f"{type(error).__name__}: {error}"
         result.error = {"code": code, "message": message}
+        _close(opened, failed=True)
         raise
     finally:
-        _close(opened)
+        opened.ledger.close()
 
 
 def _open(
@@ -152,19 +156,33 @@ def _stored(folder: RunFolder) -> RunResult | None:
         return None  # a new run, or one that was killed before its first round; the checkpoint is the truth
 
 
-def _close(opened: Session) -> None:
+def _close(opened: Session, *, failed: bool = False) -> None:
+    """Write what a run leaves: all of it, or of one that has `failed` what can be written."""
+    each: Callable[[str], AbstractContextManager[object]] = _said if failed else contextlib.nullcontext
     result = opened.result
     result.seconds = opened.state.seconds
-    with opened.ledger as ledger:
-        result.ledger = str(ledger.run_finished(result.status, arrays_digest(opened.state.arrays)))
+    with each("the ledger's last line"):
+        result.ledger = str(opened.ledger.run_finished(result.status, arrays_digest(opened.state.arrays)))
     if opened.state.round > 0:
-        opened.folder.write_model(opened.state.arrays, result)
-    opened.folder.write_result(result)
+        with each("the model"):
+            opened.folder.write_model(opened.state.arrays, result)
+    with each("result.json"):
+        opened.folder.write_result(result)
     try:
-        write_report(opened.folder.path)
+        with _said("the report"):
+            write_report(opened.folder.path)
     except Exception:  # a picture that can't be drawn must hide neither the run's result nor its error
         log.exception("the report of %s could not be written; try `meadow report run=%s`", result.run_id, result.run_id)
     opened.observer.run_finished(result)
+
+
+@contextlib.contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Log what fails here and go on: the run itself, or its own error, is what there is to tell."""
+    try:
+        yield
+    except MeadowError as error:
+        log.error("%s could not be written: %s", what, error)
 
 
 @dataclass

@@ -66,8 +66,11 @@ class Store(Protocol):
     def read(self, name: str) -> bytes:
         """Return the bytes under a name; raises StoreMissing."""
 
-    def put_if_absent(self, name: str, data: Data) -> bool:
-        """Store under a new name and return True; return False, and change nothing, where the name is taken."""
+    def put_if_absent(self, name: str, data: Data, *, under: Lease | None = None) -> bool:
+        """Store under a new name and return True; return False, and change nothing, where the name is taken.
+
+        With `under`, raises LeaseLost and writes nothing unless that lease is still held.
+        """
 
     def replace(self, name: str, data: Data, *, under: Lease | None = None) -> None:
         """Store under a name, new or not; a reader sees the old bytes or the new ones, never a mixture.
@@ -152,12 +155,12 @@ class FolderStore:
         except OSError as error:
             raise self._failure(error, "read", name) from error
 
-    def put_if_absent(self, name: str, data: Data) -> bool:
+    def put_if_absent(self, name: str, data: Data, *, under: Lease | None = None) -> bool:
         """See `Store`."""
         path = self._file(name)
         if os.path.lexists(path):
             return False
-        with self._written(name, data) as temporary:
+        with self._written(name, data) as temporary, self._fenced(under):
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -167,13 +170,8 @@ class FolderStore:
     def replace(self, name: str, data: Data, *, under: Lease | None = None) -> None:
         """See `Store`."""
         path = self._file(name)
-        with self._written(name, data) as temporary:
-            if under is None:
-                temporary.replace(path)
-                return
-            with self._locked():
-                self._held(under)
-                temporary.replace(path)
+        with self._written(name, data) as temporary, self._fenced(under):
+            temporary.replace(path)
 
     def delete(self, name: str) -> None:
         """See `Store`."""
@@ -272,6 +270,16 @@ class FolderStore:
         finally:
             os.close(lock)
 
+    @contextmanager
+    def _fenced(self, under: Lease | None) -> Iterator[None]:
+        """Hold the folder's lock for a block that may run only under a lease that is still held."""
+        if under is None:
+            yield
+            return
+        with self._locked():
+            self._held(under)
+            yield
+
     def _sweep(self) -> None:
         oldest = time.time() - STALE_SECONDS  # against file times, so by the system's clock
         for temporary in self._path.rglob(f"{_TEMPORARY}*"):
@@ -297,6 +305,15 @@ def disk_error(error: OSError, verb: str, where: str) -> CheckpointError:
     return CheckpointError("MDW-515", f"Can't {verb} {where}: {error.strerror or error}.", "Check the disk.")
 
 
+@contextmanager
+def disk(verb: str, where: str | Path) -> Iterator[None]:
+    """Raise what a failed system call in this block means to a person: CheckpointError MDW-513 to 515."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, verb, str(where)) from error
+
+
 def _invalid(name: str) -> CheckpointError:
     hint = "Use letters, digits and _ . = - in parts separated by /, none of which starts with a dot."
     return CheckpointError("MDW-511", f"{name!r} can't name a stored file.", hint)
@@ -320,10 +337,14 @@ def _sync_folder(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Below:
-    """The part of a store under a prefix, as the store of one run; leases belong to the whole."""
+    """The part of a store under a prefix, as the store of one run; leases belong to the whole.
+
+    With `lease`, all that is written through it is written under that lease: nothing, once another has taken it.
+    """
 
     whole: Store
-    prefix: str  # ends with a slash
+    prefix: str = ""  # ends with a slash, or is empty: the whole
+    lease: Lease | None = None
 
     def list(self, prefix: str = "") -> Names:
         """See `Store`."""
@@ -333,13 +354,13 @@ class Below:
         """See `Store`."""
         return self.whole.read(self.prefix + name)
 
-    def put_if_absent(self, name: str, data: Data) -> bool:
+    def put_if_absent(self, name: str, data: Data, *, under: Lease | None = None) -> bool:
         """See `Store`."""
-        return self.whole.put_if_absent(self.prefix + name, data)
+        return self.whole.put_if_absent(self.prefix + name, data, under=under or self.lease)
 
     def replace(self, name: str, data: Data, *, under: Lease | None = None) -> None:
         """See `Store`."""
-        self.whole.replace(self.prefix + name, data, under=under)
+        self.whole.replace(self.prefix + name, data, under=under or self.lease)
 
     def delete(self, name: str) -> None:
         """See `Store`."""

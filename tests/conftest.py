@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from conf.telemetry import OFF
+
 SESSION = "MEADOW_TEST_SESSION"
 """Environment variable that every process started by this session inherits, detached ones included."""
 
@@ -20,9 +22,7 @@ os.environ.update(
     {
         SESSION: uuid.uuid4().hex,
         "FLWR_HOME": str(FLOWER_HOME),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
+        **OFF,
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",

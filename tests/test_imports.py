@@ -51,7 +51,6 @@ PLUMBING = {  # may touch anything of Flower, and why
     "server/packed_grid.py": "makes a message of the same metadata with other content",
     "client/node*.py": "the silo's process",
     "client/connection.py": "its gRPC connection",
-    "client/kept.py": "keeps objects of Flower's wire on disk",
     "strategies/objects.py": "objects of Flower's wire, with every size checked",
 }
 SIGNATURES = {  # types in the signatures of Flower's public classes, which it does not export beside them

@@ -15,7 +15,7 @@ import pytest
 from azureml_jobs import local_federation
 from azureml_jobs.admitted_keys import AdmittedKeys
 from azureml_jobs.cli import main
-from azureml_jobs.launch import launch_all, launch_client, launch_server, placed, submit
+from azureml_jobs.launch import MOST_RESTARTS, launch_all, launch_client, launch_server, placed, submit
 from azureml_jobs.local import ENDED, RUNNING
 from azureml_jobs.local_federation import LocalFederation, quoted
 from azureml_jobs.node_keys import load_node_key
@@ -122,6 +122,45 @@ def test_a_server_that_ends_before_the_run_ends_the_launch_with_its_status(place
     assert queue.cancelled == [("a", False)] and place.states() == dict.fromkeys(JOBS, ENDED)
 
 
+DIE = """
+import os, pathlib, signal, time
+lives = pathlib.Path("lives")
+lives.write_text((lives.read_text() if lives.exists() else "") + "x")
+print("life", len(lives.read_text()), flush=True)
+if len(lives.read_text()) <= {times}:
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(600)
+"""
+
+
+def test_a_server_that_is_killed_is_started_again_and_its_run_goes_on(place: Place) -> None:
+    place.scripts(serve=DIE.format(times=2))
+    queue = Queue(lambda: "life 3" in place.said)
+    assert place.launch(queue) == 5
+    assert queue.cancelled == [] and place.states() == dict.fromkeys(JOBS, ENDED)
+    assert [line for line in place.said if "server has" in line] == [
+        "server has ended, status -9: life 1",
+        "server has ended, status -9: life 2",
+    ]
+    assert "It was killed. It is started again, and goes on after the last closed round." in place.said
+
+
+def test_a_server_that_is_killed_again_and_again_ends_the_launch_and_the_run_can_be_gone_on_with(place: Place) -> None:
+    place.scripts(serve=DIE.format(times=99))
+    queue = Queue(lambda: False)
+    assert place.launch(queue) == 128 + signal.SIGKILL
+    lives = place.federation.jobs.folder("server") / "lives"
+    assert len(lives.read_text()) == 1 + MOST_RESTARTS
+    assert queue.cancelled == [("a", False)] and place.states() == dict.fromkeys(JOBS, ENDED)
+    assert place.said[-1] == "run a: cancelled; if a round was closed, go on with run.resume=a"
+
+
+def test_a_server_that_ends_when_every_silo_has_is_not_started_again(place: Place) -> None:
+    place.scripts(serve="import time; time.sleep(2); " + DIE.format(times=99), join="print('MDW-743: no'); sys.exit(8)")
+    assert place.launch(Queue(lambda: False)) == 128 + signal.SIGKILL
+    assert len((place.federation.jobs.folder("server") / "lives").read_text()) == 1
+
+
 def test_a_silo_that_ends_early_is_named_with_its_last_words(place: Place) -> None:
     place.scripts(join="print('MDW-743: not admitted'); sys.exit(8)")
     wanted = {f"silo-silo-{i} has ended, status 8: MDW-743: not admitted" for i in (1, 2)}
@@ -169,8 +208,42 @@ def test_a_silo_gets_its_own_key_the_cas_certificate_and_its_settings(place: Pla
 
 def test_a_silo_at_work_is_not_given_other_settings(place: Place) -> None:
     place.launch(Queue(), detach=True)
-    with pytest.raises(ConfigError, match=r"MDW-194.*meadow stop silo=silo-1"):
+    with pytest.raises(ConfigError, match=r"MDW-194.*another data\.alpha than.*meadow stop silo=silo-1"):
         place.launch(Queue(), "data.alpha=9")
+    with pytest.raises(ConfigError, match=r"MDW-194.*another federation\.size than"):
+        place.launch(Queue(), "federation.size=4")
+
+
+SUBMITTED = {
+    "data.alpha=9": "data.alpha",
+    "data=iid": "data.partition",
+    "data.seed=4": "data.seed",
+    "data.examples=null": "data.examples",
+    "federation.silos.silo-2.data.alpha=3": "data.alpha",
+    "federation.silos.silo-2.threads=7": "threads",
+    "federation.silos.silo-2={data: {held_out: 0.5}}": "data.held_out",
+}
+
+
+@pytest.mark.parametrize("asked", SUBMITTED)
+def test_a_submitted_run_that_asks_for_other_data_than_its_silos_have_is_refused_by_key(
+    asked: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch_client(compose([*TWO, "data.examples=60"]), "silo-2", place.keys, place.said.append) == 0
+    assert main(["submit", "federation.size=2", asked, "run.name=b"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error MDW-194: silo-2 is at work with another {SUBMITTED[asked]} than asked for,"), said
+    assert RunQueue(FolderStore(place.federation.folder.store)).all() == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["data.examples=60", "run.seed=7", "data=dirichlet", "experiment=quickstart", "task=digits", "run.rounds=2"],
+)
+def test_a_submitted_run_that_asks_for_what_its_silos_have_or_for_none_of_it_is_taken(asked: str, place: Place) -> None:
+    assert launch_client(compose([*TWO, "data.examples=60"]), "silo-2", place.keys, place.said.append) == 0
+    assert main(["submit", "federation.size=2", asked, "run.name=b"]) == 0
+    assert [one.run_id for one in RunQueue(FolderStore(place.federation.folder.store)).all()] == ["b"]
 
 
 def test_a_revoked_silo_is_not_let_in_again_by_launching(place: Place) -> None:

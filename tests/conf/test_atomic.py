@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from conf.atomic import write_atomic
+import server.atomic
+from conf.atomic import append_line, write_atomic
+from conf.errors import CheckpointError
 
 
 def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
@@ -28,8 +30,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space"):
         write_atomic(path, "new")
+    with pytest.raises(CheckpointError, match="MDW-513: The disk is full"):
+        server.atomic.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["result.json"]
 
@@ -49,3 +53,20 @@ def test_a_private_file_is_the_owner_s_alone_whatever_the_umask_and_the_old_file
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_line_that_the_disk_takes_half_of_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, write = tmp_path / "metrics.jsonl", os.write
+    append_line(path, "first")
+
+    def half(file: int, data: memoryview) -> int:
+        if len(data) < 5:
+            raise OSError(28, "No space left on device")
+        return write(file, data[:5])
+
+    monkeypatch.setattr(os, "write", half)
+    with pytest.raises(OSError, match="No space"):
+        append_line(path, "second")
+    monkeypatch.setattr(os, "write", write)
+    append_line(path, "third")
+    assert path.read_text() == "first\nthird\n"

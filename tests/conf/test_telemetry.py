@@ -40,3 +40,15 @@ def test_mlflow_understands_it() -> None:
 def test_what_the_user_has_chosen_stays() -> None:
     code = "import server; import flwr.supercore.telemetry as t; print(t.FLWR_TELEMETRY_ENABLED)"
     assert printed(code, FLWR_TELEMETRY_ENABLED="1") == "1"
+
+
+def test_the_variables_stand_in_one_place() -> None:
+    elsewhere = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for folder in ("azureml_jobs", "benchmarks", "client", "conf", "server", "strategies", "tests")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if path != ROOT / "conf/telemetry.py" and path != Path(__file__)
+        for name in OFF
+        if name in path.read_text()
+    ]
+    assert elsewhere == []

@@ -117,7 +117,7 @@ class ProcessNode:
         self.log = federation.folder / f"{silo.name}-{time.monotonic_ns()}.log"
         (federation.folder / "ca.pem").write_bytes(federation.authority)
         command = [
-            *(sys.executable, "-m", "client.node", "--silo", silo_to_json(silo), "--server", address),
+            *(sys.executable, "-m", "azureml_jobs.cli", "join", "--silo", silo_to_json(silo), "--server", address),
             *("--ca", str(federation.folder / "ca.pem"), "--key", federation.secrets.where(f"node-{silo.name}")),
             *("--app", app, *extra),
         ]

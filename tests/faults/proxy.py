@@ -8,7 +8,7 @@ import threading
 
 
 class Proxy:
-    """Carries bytes between its own port and a target; `carried` counts those on their way to the target."""
+    """Carries bytes between its own port and a target; `carried` counts those on their way there, `returned` back."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
@@ -18,6 +18,7 @@ class Proxy:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self.carried = 0
+        self.returned = 0
         self.connections = 0
         self._cut = threading.Event()
         self._passing = threading.Event()
@@ -71,7 +72,10 @@ class Proxy:
             while data := source.recv(65536):
                 self._passing.wait()
                 sink.sendall(data)
-                self.carried += len(data) if counted else 0
+                if counted:
+                    self.carried += len(data)
+                else:
+                    self.returned += len(data)
         self._drop(source, sink)
 
     def _drop(self, *sockets: socket.socket) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 from flwr.cli.build import build_fab_from_files
 
+from conf.telemetry import OFF
 from tests.faults.federation import ROOT, Federation, free_port
 
 BIN = Path(sys.executable).parent
@@ -66,9 +67,8 @@ class Stock:
         self.home = self.folder / "flwr"
         self.environment = os.environ | {
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            **OFF,
             "FLWR_HOME": str(self.home),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from flwr.app import Message
 
 from server.exchange import Closing, Exchange
+from server.orchestrator_deliveries import MOST
 from server.packed_grid import PackedGrid
-from tests.faults.federation import Federation, ask, lines, model, until
+from tests.faults.federation import Federation, ProcessNode, ask, lines, model, until
 
 BOTH = ["silo-1", "silo-2"]
 
@@ -68,6 +73,44 @@ def test_a_silo_whose_app_raises_is_named_and_the_rest_go_on(tmp_path: Path) -> 
             replies = grid.send_and_receive(ask(grid, round, model(), **told), timeout=20)
             failed = {grid.names()[m.metadata.src_node_id]: m.error.reason for m in replies if m.has_error()}
             assert failed == ({"silo-2": "RuntimeError: the toy was told to raise"} if round == 2 else {})
+
+
+@pytest.mark.slow
+def test_a_message_that_kills_its_silo_each_time_costs_that_silo_the_round_and_no_more(tmp_path: Path) -> None:
+    federation, trained = Federation(tmp_path), tmp_path / "trained.jsonl"
+    doomed, answers = federation.silos[1], dict[str, Message]()
+    with federation.orchestrator() as orchestrator, federation.thread_node(orchestrator.address, federation.silos[0]):
+        with restarted(lambda: federation.process_node(orchestrator.address, doomed)):
+            orchestrator.wait_for(BOTH, 2, 60)
+            grid = PackedGrid(orchestrator.open_run("run", BOTH))
+            for round, told in ((1, {"kill": "silo-2", "trained-file": str(trained)}), (2, {})):
+                exchange = Exchange(grid, Closing(timeout=120.0))
+                for node, reply in exchange.run(ask(grid, round, model(), **told)):
+                    answers[f"{grid.names()[node]} {round}"] = reply
+        assert answers["silo-2 1"].error.reason.startswith("MDW-334: silo-2 ended")
+        assert [name for name, reply in answers.items() if reply.has_error()] == ["silo-2 1"]
+        assert sorted(answers) == ["silo-1 1", "silo-1 2", "silo-2 1", "silo-2 2"]
+        assert [one["silo"] for one in lines(trained)].count("silo-2") == MOST
+
+
+@contextmanager
+def restarted(start: Callable[[], AbstractContextManager[ProcessNode]]) -> Iterator[None]:
+    """Start a silo's process again each time it ends, as its scheduler does, until the block is left."""
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.is_set():
+            with start() as node:
+                until(lambda: over.is_set() or node.process.poll() is not None, 120)
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join(60)
+    assert not keeper.is_alive()
 
 
 def test_sigterm_hands_the_message_back_and_has_its_own_status(tmp_path: Path) -> None:

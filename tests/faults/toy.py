@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 
 import numpy as np
@@ -18,7 +19,7 @@ app = ClientApp(mods=[state_mod])
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Add the silo's number to every array; `sleep`, `raise` and `trained` come from the message's config."""
+    """Add the silo's number to every array; `sleep`, `raise`, `kill` and `trained` come from the message's config."""
     config, silo = message.content["config"], silo_of(context)
     trained = config.get("trained-file")
     if trained:
@@ -26,6 +27,8 @@ def train(message: Message, context: Context) -> Message:
             file.write(json.dumps({"silo": silo.name, "round": config["server-round"], "pid": os.getpid()}) + "\n")
     if config.get("raise") == silo.name:
         raise RuntimeError("the toy was told to raise")
+    if config.get("kill") == silo.name:
+        os.kill(os.getpid(), signal.SIGKILL)
     if config.get("sleep-silo", silo.name) == silo.name:
         time.sleep(float(config.get("sleep", 0.0)))
     counter = context.state.setdefault("counter", ConfigRecord({"rounds": 0}))

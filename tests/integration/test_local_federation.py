@@ -213,6 +213,21 @@ def test_a_killed_orchestrator_started_again_finishes_with_the_same_bits(folder:
     assert same_bits(folder / "outputs/a", simulated(tmp_path, rounds))
 
 
+@pytest.mark.slow
+def test_an_orchestrator_killed_while_its_run_is_followed_is_started_again(folder: Path, tmp_path: Path) -> None:
+    rounds = "run.rounds=30"
+    process = meadow(folder, "launch", "all", "backend=local", *SMALL, rounds, "run.name=a")
+    jobs = LocalJobs(folder / ".meadow/federation/jobs")
+    store = FolderStore(folder / ".meadow/federation/store")
+    until(lambda: checkpoints(store)[-1:] > ["runs/a/checkpoints/round-000003"] or process.poll() is not None)
+    jobs.signal("server", signal.SIGKILL)
+    text = process.communicate(timeout=150)[0]
+    assert process.returncode == 0 and "server has ended, status -9" in text and "It is started again" in text, text
+    assert "going on after round" in text and "round 30/30" in text
+    assert {jobs.status(name).state for name in JOBS} == {ENDED}
+    assert same_bits(folder / "outputs/a", simulated(tmp_path, rounds))
+
+
 def checkpoints(store: FolderStore) -> list[str]:
     return store.list("runs/a/checkpoints/round-")
 

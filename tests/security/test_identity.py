@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from flwr.client.grpc_rere_client import node_auth_client_interceptor
 from flwr.common.constant import SIGNATURE_HEADER
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
@@ -107,6 +109,39 @@ def test_a_replayed_header_is_refused_also_with_its_signature_rewritten(place: P
     rewritten = [*headers[:2], (SIGNATURE_HEADER, twin)]
     assert "MDW-747" in place.insider.refused("SendNodeHeartbeat", beat, rewritten)
     place.run_goes_on()
+
+
+def test_a_header_recorded_before_a_restart_is_refused_after_it(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, silos=1)
+    with federation.orchestrator() as first:
+        insider = Caller.silo(federation, first.address, "silo-1")
+        recorded, unused = insider.headers(), insider.headers()
+        beat = SendNodeHeartbeatRequest(node=insider.node, heartbeat_interval=10)
+        assert insider.call("SendNodeHeartbeat", beat, recorded).success
+    with federation.orchestrator() as second:
+        attacker = Caller.silo(federation, second.address, "silo-1")
+        for headers in (recorded, unused):
+            answer = attacker.refused("SendNodeHeartbeat", beat, headers)
+            assert answer.startswith("UNAVAILABLE MDW-741: The call of silo-1 was signed ")
+        assert attacker.call("SendNodeHeartbeat", beat).success, "signed anew it counts"
+
+
+def test_a_silo_whose_clock_is_behind_gets_in_once_its_clock_has_passed_the_start_and_is_told_of_its_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(node_auth_client_interceptor, "now", lambda: datetime.now(UTC) - timedelta(seconds=4))
+    federation = Federation(tmp_path, silos=1)
+    with (
+        caplog.at_level(logging.INFO),
+        federation.orchestrator() as orchestrator,
+        federation.thread_node(orchestrator.address, federation.silos[0]),
+    ):
+        started = time.monotonic()
+        orchestrator.wait_for(["silo-1"], 1, 30)
+        assert time.monotonic() - started > 2
+    said = {one.name: one.getMessage() for one in caplog.records if "MDW-741" in one.getMessage()}
+    assert {"server.orchestrator_identity", "client.connection"} <= said.keys()
+    assert all("clock of silo-1 is behind" in text for text in said.values())
 
 
 def test_a_node_can_not_speak_for_another(place: Place) -> None:

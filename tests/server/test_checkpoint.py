@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from conf.errors import CheckpointError
 from server.checkpoint import KEPT, Checkpoints, RunState
 from server.result import RoundRecord
-from server.store import FolderStore
+from server.store import Below, FolderStore, LeaseLost
 
 
 def state(round: int) -> RunState:
@@ -82,3 +82,20 @@ def test_nothing_usable_is_an_error_and_nothing_at_all_is_none(tmp_path: Path) -
         file.write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="MDW-501"):
         checkpoints.load()
+
+
+def test_an_orchestrator_that_lost_its_lease_replaces_nothing_of_its_successors(tmp_path: Path) -> None:
+    store, now = FolderStore(tmp_path, lambda: 0.0), FolderStore(tmp_path, lambda: 100.0)
+    former = store.acquire("orchestrator", "former", 20)
+    deposed = Checkpoints(Below(store, "runs/a/", former))
+    deposed.save(state(1))
+    successor = now.acquire("orchestrator", "successor", 20)
+    live = Checkpoints(Below(now, "runs/a/", successor))
+    for round in (2, 3):
+        live.save(state(round))
+    before = {name: store.read(name) for name in store.list("runs/")}
+    with pytest.raises(LeaseLost, match="MDW-516"):
+        deposed.save(state(2))
+    assert {name: store.read(name) for name in store.list("runs/")} == before
+    loaded = live.load()
+    assert loaded is not None and loaded.round == 3

@@ -12,7 +12,12 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fab_pb2 import GetFabRequest
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushMessagesRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     ObjectTree,
@@ -22,7 +27,9 @@ from flwr.proto.message_pb2 import (
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
+from server.exchange import NODE_UNAVAILABLE
 from server.orchestrator import Orchestrator
+from server.orchestrator_deliveries import MOST
 from server.orchestrator_fleet import Limits
 from server.orchestrator_grid import OrchestratorGrid
 from strategies.headers import NODE_HEADER
@@ -41,6 +48,20 @@ class Silo(Caller):
         headers = [*self.headers(), *([(NODE_HEADER, "1")] if own else [])]
         answer = self.call("PullMessages", PullMessagesRequest(node=self.node), headers)
         return message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
+
+    def has_work(self) -> bool:
+        """Ask once, as a process of Meadow's does that has just started."""
+        self.activate()
+        headers = [*self.headers(), (NODE_HEADER, "1")]
+        return bool(self.call("PullMessages", PullMessagesRequest(node=self.node), headers).messages_list)
+
+    def confirm(self, head: Message) -> None:
+        m = head.metadata
+        request = ConfirmMessageReceivedRequest(node=self.node, run_id=m.run_id, message_object_id=m.message_id)
+        self.call("ConfirmMessageReceived", request)
+
+    def goodbye(self) -> None:
+        self.call("DeactivateNode", DeactivateNodeRequest(node_id=self.node.node_id))
 
     def pull(self, head: Message, id: str) -> bytes:
         request = PullObjectRequest(node=self.node, run_id=head.metadata.run_id, object_id=id)
@@ -209,11 +230,7 @@ def test_an_array_that_lies_is_the_silo_s_failure_and_the_grid_goes_on(scene: Sc
 def test_what_was_given_to_a_node_that_died_is_given_to_its_successor(scene: Scene) -> None:
     ids = scene.ask()
     first, tree = scene.one.work()
-    run = first.metadata.run_id
-    confirm = ConfirmMessageReceivedRequest(
-        node=scene.one.node, run_id=run, message_object_id=first.metadata.message_id
-    )
-    scene.one.call("ConfirmMessageReceived", confirm)
+    scene.one.confirm(first)
     assert scene.one.answer(update(first), only=1) == [True]  # dies in the middle of its upload
     scene.one.activate()
     again, _ = scene.one.work()
@@ -230,6 +247,86 @@ def test_our_own_node_that_asks_for_work_has_lost_what_it_had(scene: Scene) -> N
     first, _ = scene.one.work()
     again, _ = scene.one.work()  # the answer to the first question never reached it
     assert again.metadata.message_id == first.metadata.message_id
+
+
+def test_an_instruction_that_ends_each_process_is_given_three_times_and_the_round_goes_on(scene: Scene) -> None:
+    ids = scene.ask()
+    for _ in range(MOST):
+        assert scene.one.has_work()  # and its process ends
+    scene.one.activate()
+    (reply,) = scene.grid.replies(ids, 5)
+    assert reply.error.reason.startswith("MDW-334: silo-1 ended or lost its connection 3 times")
+    assert reply.error.code != NODE_UNAVAILABLE, "one that has gone would be asked again"
+    assert scene.left() == (0, 0, 0, 0)
+    other = scene.grid.push_messages(ask(scene.grid, 2, model(10)))
+    head, _ = scene.one.work()
+    assert all(scene.one.answer(update(head)))
+    assert [reply.has_error() for reply in scene.grid.replies(other, 5)] == [False]
+
+
+def test_a_copy_of_it_sent_when_the_silo_had_gone_for_good_counts_as_the_same(scene: Scene) -> None:
+    message = ask(scene.grid, 1, model(10))[0]
+    for _ in range(MOST):
+        ids = scene.grid.push_messages([copy_of(message)])
+        assert scene.one.has_work()
+        scene.orchestrator._fleet.link.nodes[scene.one.node.node_id].online_until = time.time() - 1
+        (reply,) = scene.grid.replies(ids, 5)
+        assert reply.error.code == NODE_UNAVAILABLE
+        scene.one.activate()
+    (reply,) = scene.grid.replies(scene.grid.push_messages([copy_of(message)]), 5)
+    assert reply.error.reason.startswith("MDW-334")
+    assert scene.left() == (0, 0, 0, 0)
+    scene.grid = scene.orchestrator.open_run("another", ["silo-1"])
+    scene.ask()
+    assert scene.one.has_work(), "another run begins anew"
+
+
+def test_what_is_handed_back_or_never_arrived_may_be_given_as_often_as_it_takes(scene: Scene) -> None:
+    scene.ask()
+    for _ in range(MOST + 1):  # answers that were lost on their way to a process that lives on
+        scene.one.work()
+    message = ask(scene.grid, 2, model(11))[0]
+    for _ in range(MOST + 1):  # a machine that is taken away again and again
+        ids = scene.grid.push_messages([copy_of(message)])
+        assert scene.one.has_work()
+        scene.one.goodbye()
+        assert [reply.error.code for reply in scene.grid.replies(ids, 5)] == [NODE_UNAVAILABLE]
+        scene.one.activate()
+    scene.grid.push_messages([copy_of(message)])
+    assert scene.one.has_work()
+
+
+def test_the_same_question_may_be_asked_and_answered_as_often_as_one_likes(scene: Scene) -> None:
+    message = ask(scene.grid, 1, model(10))[0]
+    for _ in range(MOST + 2):
+        ids = scene.grid.push_messages([copy_of(message)])
+        head, _ = scene.one.work()
+        assert all(scene.one.answer(update(head)))
+        assert [reply.has_error() for reply in scene.grid.replies(ids, 5)] == [False]
+
+
+def test_our_own_node_that_takes_it_whole_and_drops_it_is_not_given_it_for_ever(scene: Scene) -> None:
+    ids = scene.ask()
+    for _ in range(MOST):
+        head, _ = scene.one.work()
+        scene.one.confirm(head)
+    (got,) = answers(scene.one, scene.grid, ids)
+    assert got.error.reason.startswith("MDW-334")
+
+
+def copy_of(message: Message) -> Message:
+    m = message.metadata
+    return Message(message.content, m.dst_node_id, m.message_type, group_id=m.group_id)
+
+
+def answers(silo: Silo, grid: OrchestratorGrid, ids: list[str]) -> list[Message]:
+    """Return the replies that are there once the silo has asked for work again."""
+    asking = threading.Thread(target=silo.has_work, daemon=True)
+    asking.start()
+    replies = list(grid.replies(ids, 10))
+    grid.push_messages(ask(grid, 9, model(3)))  # so that the question is answered
+    asking.join(20)
+    return replies
 
 
 def test_a_waiting_node_is_woken_by_work(scene: Scene) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +26,10 @@ from conf.federation_folder import FederationFolder
 from conf.schema import Conf
 from server import caretaker
 from server import serve as orchestrator_job
+from server.audit import audit
 from server.caretaker import LEASE, told
+from server.places import places
+from server.result import RunResult
 from server.run_queue import RunQueue
 from server.serve import serve
 from server.store import FolderStore, LeaseLost
@@ -151,6 +156,40 @@ def test_a_run_whose_silos_do_not_come_fails_and_names_them(place: Place) -> Non
     outcome = place.queue.outcome("a")
     assert outcome is not None and outcome.status == "failed" and outcome.exit == SiloError.exit_status
     assert "MDW-330" in outcome.reason and "silo-1, silo-2" in outcome.reason
+
+
+def test_a_run_that_could_not_start_leaves_a_result_that_says_why_and_can_be_gone_on_with(place: Place) -> None:
+    for silo in ("silo-1", "silo-2"):
+        place.keys.admit(silo, fresh_node_key()[1])
+    place.queue.submit("a", place.conf("run.start_timeout=0.2"))
+    assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
+    folder = place.output / "a"
+    outcome = place.queue.outcome("a")
+    assert outcome is not None and outcome.folder == str(folder)
+    result = RunResult.read(folder)
+    assert (result.status, result.error and result.error["code"]) == ("failed", "MDW-330")
+    assert result.error is not None and "missing: silo-1, silo-2" in result.error["message"]
+    assert result.rounds == [] and result.ledger and audit(folder).status == "verified"
+    assert (folder / "report.html").exists()
+    place.queue.submit("a", compose([f"run.resume={folder}", f"run.output={place.output}"]))
+    assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
+    events = [json.loads(line)["event"] for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    assert events == ["run started", "run finished", "run resumed", "run finished"]
+
+
+def test_a_run_that_names_a_silo_without_a_key_leaves_a_result_too(place: Place) -> None:
+    place.queue.submit("a", place.conf("run.start_timeout=0.2"))
+    assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
+    result = RunResult.read(place.output / "a")
+    assert result.status == "failed" and result.error is not None and "silo-1, silo-2" in result.error["message"]
+
+
+def test_files_of_a_failed_run_are_kept_where_results_are(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeping = replace(places(place.conf()), keeps_results=True)
+    monkeypatch.setattr(orchestrator_job, "places", lambda conf: keeping)
+    place.queue.submit("a", place.conf("run.start_timeout=0.2"))
+    assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
+    assert "results/a/result.json" in place.store.list("results/")
 
 
 def test_one_run_that_can_not_be_read_does_not_keep_the_next_from_its_turn(place: Place) -> None:

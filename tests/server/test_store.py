@@ -382,6 +382,22 @@ def test_the_part_of_a_store_below_a_prefix_is_a_store(store: FolderStore) -> No
     assert part.list() == ["pointer"] and store.acquire("live", "you", 30)
 
 
+def test_what_is_below_a_lease_is_written_under_it_alone(store: FolderStore) -> None:
+    first = store.acquire("live", "first", 60)
+    assert first is not None
+    part = Below(Below(store, lease=first), "runs/a/")
+    part.replace("pointer", b"1")
+    assert part.put_if_absent("segment", b"1")
+    store.delete("live.lease")
+    second = store.acquire("live", "second", 60)
+    for write in (lambda: part.replace("pointer", b"2"), lambda: part.put_if_absent("other", b"2")):
+        with pytest.raises(LeaseLost, match="held by second"):
+            write()
+    assert part.read("pointer") == b"1" and part.list() == ["pointer", "segment"]
+    Below(store, "runs/a/", second).replace("pointer", b"3")
+    assert part.read("pointer") == b"3"
+
+
 def test_the_folder_store_is_a_store(store: FolderStore) -> None:
     as_store: Store = store
     assert as_store.list() == []
