@@ -82,7 +82,7 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
     datastore, vault = _needed(own.datastore, f"{where}.datastore"), _needed(own.key_vault, f"{where}.key_vault")
     given = {
         "federation.file": FEDERATION_FILE,
-        "federation.orchestrator.listen": _listen(own),
+        "federation.orchestrator.listen": listen_address(own),
         "federation.orchestrator.host": _host(own),
         "federation.orchestrator.store": store,
         "federation.orchestrator.key_vault": vault,
@@ -206,7 +206,8 @@ def _needed(value: T | None, key: str) -> T:
     return value
 
 
-def _listen(own: OrchestratorConf) -> str:
+def listen_address(own: OrchestratorConf) -> str:
+    """Return where a job listens: at every address, unless its owner says otherwise."""
     return LISTEN if own.listen == OrchestratorConf.listen else own.listen
 
 
@@ -214,7 +215,7 @@ def _host(own: OrchestratorConf) -> str:
     """Return the host that the certificate is for: a gateway's, a declared one, or the job's own address."""
     if own.address:
         return own.address.rpartition(":")[0].strip("[]")
-    return "auto" if own.host == OrchestratorConf.host and _listen(own) == LISTEN else own.host
+    return "auto" if own.host == OrchestratorConf.host and listen_address(own) == LISTEN else own.host
 
 
 def _tags(federation: str, role: str, code: Code) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 A check sees what its caller's role may see (`as=orchestrator`, `as=silo:NAME`, `as=all`): a silo's vault and data are
 its owner's to look at, and nobody else is asked to. Each line is ok, a warning, or an error; `security` marks the
-errors that no switch passes over.
+errors that no switch passes over. Everything is seen as the caller and from here: whether a job's own identity holds
+its roles, and what its network reaches, shows in the job.
 
     MDW-813 the federation can't be launched as it is
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
@@ -19,32 +20,22 @@ from typing import Final, Protocol
 from azureml_jobs.admitted_keys import AdmittedKey
 from azureml_jobs.credentials import CA_CERTIFICATE, CA_KEY, load_ca
 from azureml_jobs.expiry import expiry_warning
+from azureml_jobs.findings import ERROR, OK, WARNING, Finding, Table, failed, tried
 from azureml_jobs.jobs import Code, server_job, silo_job
 from azureml_jobs.node_keys import fingerprint, load_node_key, load_public_key, node_secret
+from azureml_jobs.preflight_data import DataView, data
+from azureml_jobs.preflight_network import listening, reached
 from azureml_jobs.rendezvous import checked_address
 from azureml_jobs.secret_store import SecretStore
 from azureml_jobs.workspace import Compute
 from conf.errors import AzureError, MeadowError
 from conf.schema import Conf, SiloConf, WorkspaceConf
 
-OK, WARNING, ERROR = "ok", "warning", "error"
 ALL, ORCHESTRATOR = "all", "orchestrator"
 _NO_CODE: Final = Code(Path("."), "", "")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the table: where, what was looked at, how it stands, what was seen, and what to do."""
-
-    place: str
-    check: str
-    state: str = OK
-    seen: str = ""
-    fix: str = ""
-    security: bool = False
-
-
-class WorkspaceView(Protocol):
+class WorkspaceView(DataView, Protocol):
     """What a check asks of a workspace; `azureml_jobs.workspace.Workspace` has it. Raises AzureError."""
 
     def tracking_uri(self) -> str:
@@ -55,9 +46,6 @@ class WorkspaceView(Protocol):
 
     def container(self, datastore: str) -> str:
         """Return the address of a datastore's container."""
-
-    def asset(self, name: str, version: str) -> str:
-        """Return where a data asset lies."""
 
     def gpus_of(self, size: str, location: str) -> int | None:
         """Return the GPUs of a size of machine."""
@@ -74,36 +62,6 @@ class Sources:
     vault: Callable[[str], SecretStore]
     keys: Callable[[], Iterable[AdmittedKey]] | None = None  # None: this role does not see them
     clock: Callable[[], float] = time.time
-
-
-@dataclass
-class Table:
-    """Findings in the order in which they were made."""
-
-    rows: list[Finding] = field(default_factory=list)
-
-    @property
-    def errors(self) -> list[Finding]:
-        """Return the lines that keep a launch from working."""
-        return [row for row in self.rows if row.state == ERROR]
-
-    def refuse(self) -> None:
-        """Raise AzureError MDW-813 where there are errors."""
-        if self.errors:
-            what = "; ".join(f"{row.place}, {row.check}: {row.seen}" for row in self.errors[:3])
-            more = f" (and {len(self.errors) - 3} more)" if len(self.errors) > 3 else ""
-            raise AzureError("MDW-813", f"Not launched: {what}{more}.", "See all of it with meadow check.")
-
-    def lines(self) -> list[str]:
-        """Return the table as text, each error or warning with its way out below it."""
-        widths = [max([len(getattr(row, name)) for row in self.rows] or [0]) for name in ("place", "check", "state")]
-        found = []
-        for row in self.rows:
-            cells = [getattr(row, name).ljust(w) for name, w in zip(("place", "check", "state"), widths, strict=True)]
-            found.append("  ".join([*cells, row.seen]).rstrip())
-            if row.state != OK and row.fix:
-                found.append(f"{'':{widths[0]}}  -> {row.fix}")
-        return found
 
 
 def check(conf: Conf, role: str, sources: Sources) -> Table:
@@ -123,35 +81,39 @@ def check(conf: Conf, role: str, sources: Sources) -> Table:
 
 def _orchestrator(conf: Conf, sources: Sources) -> Iterator[Finding]:
     own, place = conf.federation.orchestrator, ORCHESTRATOR
-    yield _tried(place, "job", lambda: server_job(conf, _NO_CODE, "").display_name)
+    yield tried(place, "job", lambda: server_job(conf, _NO_CODE, "").display_name)
     if own.address:
-        yield _tried(place, "address", lambda: checked_address(str(own.address)))
+        yield tried(place, "address", lambda: checked_address(str(own.address)))
+        yield from reached(place, own.address)
+    yield from listening(place, own)
     if own.workspace:
         workspace = sources.workspace(own.workspace)
-        yield _tried(place, "workspace", workspace.tracking_uri)
+        yield tried(place, "workspace", workspace.tracking_uri)
         if own.compute:
             yield from _compute(place, workspace, own.compute, 0, 1, None, managed=True)
         if own.datastore:
-            yield _tried(place, "datastore", lambda: workspace.container(str(own.datastore)))
+            yield tried(place, "datastore", lambda: workspace.container(str(own.datastore)))
     if own.key_vault:
-        yield _tried(place, "CA", lambda: _ca(sources.vault(str(own.key_vault)), sources), security=True)
+        yield from _ca(place, sources.vault(str(own.key_vault)), sources)
     if sources.keys is not None:
         yield from _keys(conf, list(sources.keys()), sources.clock())
 
 
 def _silo(conf: Conf, name: str, sources: Sources) -> Iterator[Finding]:
     own = conf.federation.silos[name]
-    yield _tried(name, "job", lambda: silo_job(conf, name, _NO_CODE, "").display_name)
+    yield tried(name, "job", lambda: silo_job(conf, name, _NO_CODE, "").display_name)
+    if conf.federation.orchestrator.address:
+        yield from reached(name, conf.federation.orchestrator.address)
     if own.workspace:
         workspace = sources.workspace(own.workspace)
-        yield _tried(name, "workspace", workspace.tracking_uri)
+        yield tried(name, "workspace", workspace.tracking_uri)
         if own.compute:
             managed = own.identity == "managed"
             yield from _compute(name, workspace, own.compute, own.gpus, own.nodes, own.instance_type, managed=managed)
         if own.input:
-            yield _tried(name, "data", lambda: _data(workspace, own))
+            yield from data(name, workspace, own.workspace, own.input)
     if own.key_vault:
-        yield _tried(name, "node key", lambda: _node_key(sources.vault(str(own.key_vault)), name, own), security=True)
+        yield tried(name, "node key", lambda: _node_key(sources.vault(str(own.key_vault)), name, own), security=True)
 
 
 def _compute(
@@ -161,12 +123,11 @@ def _compute(
     try:
         compute = workspace.compute(name)
     except MeadowError as error:
-        yield _failed(place, "compute", error)
+        yield failed(place, "compute", error)
         return
     yield Finding(place, "compute", seen=f"{name}, {compute.size or compute.kind}")
-    if managed and not compute.has_identity:
-        fix = f"Give the compute {name} a managed identity: its job reads data and key with it."
-        yield Finding(place, "identity", ERROR, f"{name} has none", fix, security=True)
+    if managed:
+        yield _identity(place, compute)
     if kind and kind not in compute.instance_types:
         there = ", ".join(compute.instance_types) or "none"
         yield Finding(place, "instance type", ERROR, f"{kind} is not there", f"Those of {name}: {there}.")
@@ -175,6 +136,18 @@ def _compute(
         yield Finding(place, "nodes", ERROR, f"{name} has at most {compute.most_nodes}, {nodes} wanted", fix)
     if compute.size:
         yield from _machine(place, workspace, compute, gpus)
+
+
+def _identity(place: str, compute: Compute) -> Finding:
+    """Return as whom the job will act; its roles are not asked for, so that a caller needs no right to see them."""
+    if not compute.identities:
+        fix = f"Give the compute {compute.name} a managed identity: its job reads data and key with it."
+        return Finding(place, "identity", ERROR, f"{compute.name} has none", fix, security=True)
+    there = "; ".join(compute.identities)
+    if len(compute.identities) > 1:
+        fix = f"Leave {compute.name} one: a job that names none gets whichever is the compute's default."
+        return Finding(place, "identity", WARNING, f"{compute.name} has several: {there}", fix)
+    return Finding(place, "identity", seen=f"{there}; its roles were not looked at: all here was seen as you")
 
 
 def _machine(place: str, workspace: WorkspaceView, compute: Compute, gpus: int) -> Iterator[Finding]:
@@ -226,12 +199,20 @@ def _keys(conf: Conf, admitted: list[AdmittedKey], now: float) -> Iterator[Findi
         yield Finding(name, "admitted", state, warning or last.fingerprint, f"meadow keys rotate {name}")
 
 
-def _ca(vault: SecretStore, sources: Sources) -> str:
+def _ca(place: str, vault: SecretStore, sources: Sources) -> Iterator[Finding]:
+    """Look at the CA: that both halves are there, and how long it lasts."""
     now = datetime.fromtimestamp(sources.clock(), UTC)
-    certificate = load_ca(vault.get(CA_CERTIFICATE), vault.where(CA_CERTIFICATE), now)
-    if CA_KEY not in vault.list():
-        raise AzureError("MDW-802", f"{vault.where(CA_KEY)} is missing.", "Restore it, or make the CA anew.")
-    return f"until {certificate.not_valid_after_utc:%Y-%m-%d}"
+    try:
+        certificate = load_ca(vault.get(CA_CERTIFICATE), vault.where(CA_CERTIFICATE), now)
+        if CA_KEY not in vault.list():
+            raise AzureError("MDW-802", f"{vault.where(CA_KEY)} is missing.", "Restore it, or make the CA anew.")
+    except MeadowError as error:
+        yield failed(place, "CA", error, security=True)
+        return
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    warning = expiry_warning("The CA", begins, ends, now)
+    fix = "Make a new CA in time, and hand out its certificate: every silo needs it."
+    yield Finding(place, "CA", WARNING if warning else OK, warning or f"until {ends:%Y-%m-%d}", fix)
 
 
 def _node_key(vault: SecretStore, name: str, own: SiloConf) -> str:
@@ -244,31 +225,3 @@ def _node_key(vault: SecretStore, name: str, own: SiloConf) -> str:
             hint = "Send the public half of the key in the vault to the orchestrator's owner."
             raise AzureError("MDW-802", f"{own.public_key} is not the public half of {where}.", hint)
     return mine
-
-
-def _data(workspace: WorkspaceView, own: SiloConf) -> str:
-    """Return where a silo's data lies: a datastore or asset of its own workspace."""
-    assert own.input is not None
-    path = own.input.path
-    if path.startswith("azureml://datastores/"):
-        return workspace.container(path.removeprefix("azureml://datastores/").partition("/")[0])
-    if path.startswith("azureml://"):
-        hint = "Write azureml://datastores/NAME/paths/PATH: a datastore of the silo's own workspace."
-        raise AzureError("MDW-802", f"{path} does not name a datastore of the silo's own workspace.", hint)
-    name, _, version = path.removeprefix("azureml:").partition(":")
-    if not version:
-        raise AzureError("MDW-802", f"{path} names no version.", "Write azureml:NAME:VERSION.")
-    return workspace.asset(name, version)
-
-
-def _tried(place: str, what: str, look: Callable[[], str], *, security: bool = False) -> Finding:
-    try:
-        return Finding(place, what, seen=look())
-    except MeadowError as error:
-        return _failed(place, what, error, security=security)
-    except OSError as error:
-        return Finding(place, what, ERROR, f"{error.filename}: {error.strerror}", "Name a file that is there.")
-
-
-def _failed(place: str, what: str, error: MeadowError, *, security: bool = False) -> Finding:
-    return Finding(place, what, ERROR, f"{error.code} {error.message.rstrip('.')}", error.hint, security=security)

@@ -290,13 +290,14 @@ def main(args: list[str], open_store: Callable[[Conf], KeyEntries], open_queue: 
         print(HELP)
         return 0
     keep, overrides = "--keep" in args, [arg for arg in args if arg != "--keep"]
+    overrides = ["tracking=environment", *overrides]
     compose(overrides)  # a mistake is told before anything starts
     installed()
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # everything started here is ended
     folder = Path(tempfile.mkdtemp(prefix="meadow-rehearsal-"))
     try:
         with LoopbackCloud(folder / "cloud", ["hub", *NAMES], vaults()) as cloud:
-            rehearsal = Rehearsal(cloud, folder, open_store, open_queue, ["tracking=environment", *overrides])
+            rehearsal = Rehearsal(cloud, folder, open_store, open_queue, overrides)
             return rehearse(rehearsal, f"rehearsal-{datetime.now():%Y%m%d-%H%M%S}")
     finally:
         if keep:

@@ -62,7 +62,7 @@ class Compute:
     size: str
     most_nodes: int | None
     instance_types: tuple[str, ...]
-    has_identity: bool
+    identities: tuple[str, ...]  # as whom its jobs can act, in words
     location: str
 
 
@@ -89,7 +89,7 @@ class Workspace:
     def submit(self, spec: JobSpec) -> AzureJob:
         """Send a job; its code and its environment's context are uploaded first."""
         nowhere = io.StringIO()  # of an upload the SDK prints the colours of a bar, not the bar
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), _outside_git():
             sent = self._asked(spec.display_name, lambda ml: ml.jobs.create_or_update(as_command(spec)))
         return _seen(sent)
 
@@ -126,11 +126,24 @@ class Workspace:
     def container(self, datastore: str) -> str:
         """Return the address of the container that a datastore stands for."""
         found: Any = self._asked(f"the datastore {datastore}", lambda ml: ml.datastores.get(datastore))
-        kind = str(found.type).lower().replace("_", "")
-        if not kind.endswith("azureblob"):
+        if not _kind(found).endswith("azureblob"):
             hint = "Name one on a blob container."
             raise AzureError("MDW-802", f"The datastore {datastore} of {self.conf.name} is no blob container.", hint)
         return f"{found.protocol}://{found.account_name}.blob.{found.endpoint}/{found.container_name}"
+
+    def content(self, datastore: str, path: str, *, file: bool) -> str:
+        """Return the address of a datastore's file or folder in which something lies, as far as the caller may see."""
+        found: Any = self._asked(f"the datastore {datastore}", lambda ml: ml.datastores.get(datastore))
+        inner = {"azureblob": "container_name", "azuredatalakegen2": "filesystem"}  # both answer as blobs
+        name = next((getattr(found, inner[kind]) for kind in inner if _kind(found).endswith(kind)), None)
+        if name is None:
+            hint = "Use a blob container or ADLS Gen2, or leave this line to the job."
+            raise AzureError("MDW-800", f"The datastore {datastore} of {self.conf.name} can't be looked into.", hint)
+        container = f"{found.protocol}://{found.account_name}.blob.{found.endpoint}/{name}"
+        where = f"{container}/{path}"
+        if not _holds(container, path if file else f"{path.strip('/')}/".lstrip("/"), where, self._credential):
+            raise AzureError("MDW-802", f"There is nothing at {where}.", "Put the data there, or correct the path.")
+        return where
 
     def asset(self, name: str, version: str) -> str:
         """Return where a registered data asset lies."""
@@ -144,7 +157,7 @@ class Workspace:
         types = inner.get("instanceTypes") or inner.get("instance_types") or {}
         return Compute(
             name, str(found.type).lower(), str(getattr(found, "size", "") or ""), getattr(found, "max_instances", None),
-            tuple(sorted(types)), getattr(found, "identity", None) is not None, str(found.location or ""),
+            tuple(sorted(types)), _identities(found), str(found.location or ""),
         )  # fmt: skip
 
     def gpus_of(self, size: str, location: str) -> int | None:
@@ -164,6 +177,57 @@ class Workspace:
         where = f"{what} in the workspace {self.conf.name}" if what else f"the workspace {self.conf.name}"
         with asking(where):
             return question(self._client)
+
+
+@contextmanager
+def _outside_git() -> Iterator[None]:
+    """Keep the SDK from adding the address, branch and commit of whatever repository the caller stands in.
+
+    It asks `git` in the working directory and reads AZUREML_GIT_*; an address may hold a password, of which it knows
+    only some kinds. Meadow's own code is told by its digest, a tag of the job.
+    """
+    before = dict(os.environ)
+    for name in [name for name in before if name.startswith("AZUREML_GIT_")]:
+        del os.environ[name]
+    os.environ["GIT_DIR"] = os.devnull  # no repository
+    try:
+        yield
+    finally:
+        for name in ("GIT_DIR", *(name for name in before if name.startswith("AZUREML_GIT_"))):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
+
+
+def _kind(datastore: Any) -> str:
+    return str(datastore.type).lower().replace("_", "")
+
+
+def _holds(container: str, prefix: str, where: str, credential: TokenCredential | None) -> bool:
+    """Return whether a container has a blob that begins so; an account that is not reached is given up soon."""
+    from azure.core.exceptions import AzureError as ClientError
+    from azure.core.exceptions import ResourceNotFoundError
+    from azure.storage.blob import ContainerClient
+
+    bounds: dict[str, Any] = {"retry_total": 1, "connection_timeout": 5, "read_timeout": 20}
+    try:
+        with ContainerClient.from_container_url(container, credential or sign_in(), **bounds) as client:
+            return next(iter(client.list_blob_names(name_starts_with=prefix, results_per_page=1)), None) is not None
+    except ResourceNotFoundError:
+        return False
+    except ClientError as error:
+        raise refusal(error, where, "Storage Blob Data Reader") from error
+
+
+def _identities(compute: Any) -> tuple[str, ...]:
+    """Return a compute's own identity and those that were assigned to it."""
+    held = getattr(compute, "identity", None)
+    if held is None:
+        return ()
+    own = (f"{compute.name}'s own identity, principal {held.principal_id}",) if held.principal_id else ()
+    given = {str(one.resource_id).rpartition("/")[2]: vars(one) for one in held.user_assigned_identities or []}
+    # 1.35 of the SDK leaves the service's own key in the object
+    return (*own, *(f"{name}, client id {told.get('clientId', told['client_id'])}" for name, told in given.items()))
 
 
 @contextmanager

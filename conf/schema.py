@@ -285,7 +285,10 @@ class TrackingConf:
     """Where metrics go beside the run's own folder."""
 
     mlflow: str = one_of("off", "local", "environment")
-    experiment: str = "meadow"
+    experiment: str = "meadow"  # in a job of Azure ML, the job's own
+    register: bool = False  # the finished run's model becomes a version in MLflow's model registry
+    # under this name; None = <federation.name>-<task.name>
+    model: str | None = text(None, r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", "ASCII letters, digits, '.', '-' and '_'")
 
 
 @dataclass

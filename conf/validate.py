@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
     """Raise ConfigError for the first thing that is wrong: MDW-104 a value, MDW-105 two that contradict."""
     check_limits(conf, "", where)
-    for rule in (_variants, _silo_names, _silo_data, _counts, _external):
+    for rule in (_variants, _silo_names, _silo_data, _counts, _external, _registered):
         rule(conf, where)
 
 
@@ -140,6 +140,12 @@ def _external(conf: Conf, where: Where) -> None:
             f"strategy=external ({where('strategy.name')}) lacks strategy.target.",
             "Write for instance strategy.target=flwr.serverapp.strategy.FedAdam.",
         )
+
+
+def _registered(conf: Conf, where: Where) -> None:
+    if conf.tracking.register and conf.tracking.mlflow == "off":
+        why = "registers the model nowhere, with tracking=off."
+        raise _contradiction("tracking.register", "true", where, why, "Add tracking=local or tracking=environment.")
 
 
 def _contradiction(key: str, value: object, where: Where, why: str, hint: str) -> ConfigError:

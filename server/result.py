@@ -81,6 +81,7 @@ class RunResult:
     config_digest: str = ""
     ledger: str = ""  # the anchor of ledger.jsonl: lines:digest
     mlflow_run_id: str | None = None
+    registered_model: str | None = None  # name:version in MLflow's registry
     started: str = ""
     seconds: float = 0.0
     error: dict[str, str] | None = None  # code, message

@@ -23,7 +23,7 @@ from server.report import write_report
 from server.result import Metrics, RoundRecord, RunResult
 from server.run_folder import RunFolder
 from server.store import FolderStore, Store
-from server.tracking import tracking, tracking_uri
+from server.tracking import registered_name, tracking, tracking_uri
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def _open(
         resumed=state.round > 0 or before is not None,
     )
     observers: list[Observer] = [_ResultFile(folder, result, state), MetricsFile(folder.path)]
-    observers += [tracking(conf.tracking, folder.path), *([display] if display else [])]
+    observers += [tracking(conf.tracking, folder.path, registered_name(conf)), *([display] if display else [])]
     checkpoints = Checkpoints(store or FolderStore(folder.path))
     return Session(conf, members, folder, state, result, checkpoints, ledger, Observers(observers))
 
@@ -174,6 +174,8 @@ def _close(opened: Session, *, failed: bool = False) -> None:
     except Exception:  # a picture that can't be drawn must hide neither the run's result nor its error
         log.exception("the report of %s could not be written; try `meadow report run=%s`", result.run_id, result.run_id)
     opened.observer.run_finished(result)
+    if result.registered_model:
+        opened.folder.write_result(result)
 
 
 @contextlib.contextmanager

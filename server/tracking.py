@@ -1,6 +1,8 @@
-"""A run's metrics in MLflow: `silo/<name>/<metric>` and `federated/<metric>`, step = round.
+"""A run's metrics in MLflow: `silo/<name>/<metric>` and `federated/<metric>`, step = round; its model and card.
 
 MLflow being away never costs a round: what could not be logged is kept and sent later, at the latest at the end.
+Inside a job that has an MLflow run of its own, as every job of Azure ML has, ours is a child of it: an orchestrator's
+job does many runs, and each has its own steps, parameters and model.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from conf.errors import ConfigError
-from conf.schema import TrackingConf
+from conf.schema import Conf, TrackingConf
 from conf.telemetry import OFF
+from server import model_registry
 from server.observers import Observer, Observers
 from server.result import Metrics, RoundRecord, RunResult, Scores
 
@@ -26,12 +30,15 @@ log = logging.getLogger(__name__)
 
 BATCH: Final = 1000
 """Metrics that MLflow takes in one call."""
+LONGEST: Final = 500
+"""Characters of a parameter: MLflow's limit before 2.10, and all that a service behind its interface need take."""
+PARENT: Final = "mlflow.parentRunId"
+"""MLflow's own tag of a nested run."""
 PAUSE: Final = 60.0
 """Seconds for which a store that failed is left alone: rounds must not wait for its time limits again and again."""
-ARTIFACTS: Final = (
-    *("model/model.safetensors", "model/card.md", "result.json", "report.html"),
-    *("config.yaml", "metrics.jsonl", "ledger.jsonl"),
-)
+MODEL: Final = "model/model.safetensors"
+CARD: Final = "model/card.md"
+ARTIFACTS: Final = (MODEL, CARD, "result.json", "report.html", "config.yaml", "metrics.jsonl", "ledger.jsonl")
 ENDED: Final = {"finished": "FINISHED", "stopped_early": "FINISHED", "interrupted": "KILLED"}
 """MLflow's word for a run's status; any other is FAILED."""
 ENVIRONMENT: Final = {
@@ -43,17 +50,38 @@ ENVIRONMENT: Final = {
 """What MLflow reads from the environment, unless the user has set it."""
 
 
-def tracking(conf: TrackingConf, folder: Path) -> Observer:
+@dataclass(frozen=True)
+class Place:
+    """Where a run is logged: the address; the experiment, and a place for a new one's files; or the run above it."""
+
+    uri: str
+    experiment: str
+    artifacts: Path | None = None
+    parent: str = ""
+
+
+def tracking(conf: TrackingConf, folder: Path, model: str | None = None) -> Observer:
     """Return the tracker that a configuration asks for: none, a sqlite store beside the runs, or the environment's.
 
-    Raises ConfigError MDW-159 where MLFLOW_TRACKING_URI is asked for and not set.
+    `model` is the name under which the model is registered. Raises ConfigError MDW-159 where MLFLOW_TRACKING_URI is
+    asked for and not set.
     """
     if conf.mlflow == "off":
         return Observers([])
     if conf.mlflow == "local":
         runs = folder.absolute().parent
-        return MlflowTracker(f"sqlite:///{runs / 'mlflow.db'}", conf.experiment, folder, artifacts=runs / "mlartifacts")
-    return MlflowTracker(tracking_uri(conf), conf.experiment, folder)
+        place = Place(f"sqlite:///{runs / 'mlflow.db'}", conf.experiment, runs / "mlartifacts")
+    else:
+        above = os.environ.get("MLFLOW_RUN_ID") or os.environ.get("AZUREML_RUN_ID", "")
+        place = Place(tracking_uri(conf), conf.experiment, parent=above)
+    return MlflowTracker(place, folder, model)
+
+
+def registered_name(conf: Conf) -> str | None:
+    """Return the name under which a run's model is registered, None where it is not to be."""
+    if not conf.tracking.register:
+        return None
+    return conf.tracking.model or f"{conf.federation.name}-{conf.task.name}"
 
 
 def tracking_uri(conf: TrackingConf) -> str:
@@ -69,18 +97,12 @@ def tracking_uri(conf: TrackingConf) -> str:
 
 
 class MlflowTracker:
-    """Logs one run to one MLflow run, which a resumed run continues; `artifacts` is the place of a local store's."""
+    """Logs one run to one MLflow run, which a resumed run continues; registers its model as `model`, if named."""
 
     def __init__(
-        self,
-        uri: str,
-        experiment: str,
-        folder: Path,
-        *,
-        artifacts: Path | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        self, place: Place, folder: Path, model: str | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._uri, self._experiment, self._folder, self._artifacts = uri, experiment, folder, artifacts
+        self._place, self._folder, self._model = place, folder, model
         self._clock, self._left_alone_until = clock, -math.inf
         self._client: Any = None
         self._result: RunResult | None = None
@@ -119,6 +141,8 @@ class MlflowTracker:
             self._keep(f"baseline/{name}/", scores.union, last)
         self._left_alone_until = -math.inf
         self._try("finish", lambda: self._finish(result))
+        if self._model and result.status in model_registry.REGISTERED:
+            self._register(result, self._model)
         if self._waiting:
             log.warning("MLflow: %d metrics were not logged; metrics.jsonl holds them", len(self._waiting))
 
@@ -128,26 +152,48 @@ class MlflowTracker:
             if (self._folder / name).is_file():
                 into = name.rpartition("/")[0] or None
                 self._client.log_artifact(result.mlflow_run_id, str(self._folder / name), into)
+        if (self._folder / MODEL).is_file():
+            self._client.log_text(result.mlflow_run_id, model_registry.mlmodel(result), model_registry.MLMODEL)
         self._client.set_terminated(result.mlflow_run_id, ENDED.get(result.status, "FAILED"))
 
+    def _register(self, result: RunResult, name: str) -> None:
+        def version() -> None:
+            card = (self._folder / CARD).read_text()
+            result.registered_model = model_registry.register(self._client, result, name, card)
+
+        self._try(f"register the model as {name}", version)
+        if result.registered_model is None:
+            log.warning(
+                "The model is not registered as %s; it lies in %s, with its card.", name, self._folder / "model"
+            )
+
     def _open(self, result: RunResult) -> None:
-        self._client = self._client or _client(self._uri)
-        found = self._client.get_experiment_by_name(self._experiment)
-        experiment = found.experiment_id if found else self._new_experiment()
+        self._client = self._client or _client(self._place.uri)
+        experiment = self._experiment()
         if not result.mlflow_run_id and result.rounds:  # MLflow was away when the run began, or for all of it
             result.mlflow_run_id = self._lost(experiment, result.run_id)
         if result.mlflow_run_id:
             self._client.update_run(result.mlflow_run_id, "RUNNING")
         else:
             tags = {"meadow.run_id": result.run_id, "meadow.mode": result.mode}
-            run = self._client.create_run(experiment, run_name=result.run_id, tags=tags)
-            result.mlflow_run_id = run.info.run_id
-            self._client.log_batch(run.info.run_id, params=_params(result, self._rounds))
+            tags |= {PARENT: self._place.parent} if self._place.parent else {}
+            result.mlflow_run_id = self._client.create_run(experiment, run_name=result.run_id, tags=tags).info.run_id
+        there = self._client.get_run(result.mlflow_run_id).data.params  # a parameter can't be changed
+        missing = [param for param in _params(result, self._rounds) if param.key not in there]
+        if missing:
+            self._client.log_batch(result.mlflow_run_id, params=missing)
         self._tracked = True
 
-    def _new_experiment(self) -> Any:
-        place = self._artifacts.as_uri() if self._artifacts else None
-        return self._client.create_experiment(self._experiment, artifact_location=place)
+    def _experiment(self) -> Any:
+        """Return the experiment's id: a child's is its parent's."""
+        place = self._place
+        if place.parent:
+            return self._client.get_run(place.parent).info.experiment_id
+        found = self._client.get_experiment_by_name(place.experiment)
+        if found:
+            return found.experiment_id
+        files = place.artifacts.as_uri() if place.artifacts else None
+        return self._client.create_experiment(place.experiment, artifact_location=files)
 
     def _lost(self, experiment: str, run_id: str) -> str | None:
         if not re.fullmatch(r"[\w.-]+", run_id):  # it goes into a query
@@ -197,9 +243,19 @@ def _params(result: RunResult, rounds: int) -> list[Any]:
     from mlflow.entities import Param
 
     facts: dict[str, object] = {"task": result.task, "strategy": result.strategy, "silos": len(result.silos)}
+    facts |= {"silo_names": _names(result.silos)}
     facts |= {"seed": result.seed, "rounds": rounds, "engine": result.engine, "config_digest": result.config_digest}
     facts |= {"code": result.environment.get("code", "")}
     return [Param(name, str(value)) for name, value in facts.items()]  # type: ignore[no-untyped-call]  # MLflow's
+
+
+def _names(silos: list[str]) -> str:
+    """Return as many of the silos' names as a parameter holds; result.json has all."""
+    text = ", ".join(silos)
+    if len(text) <= LONGEST:
+        return text
+    last = f" and more, {len(silos)} in all"
+    return text[: LONGEST - len(last)].rpartition(",")[0] + last
 
 
 def _client(uri: str) -> Any:

@@ -37,6 +37,7 @@ from azureml_jobs.loopback.executor import Executor, Services
 from azureml_jobs.loopback.journal import Journal
 from azureml_jobs.loopback.mounts import ARTIFACTS, Mounts
 from azureml_jobs.loopback.proxy import Proxy
+from azureml_jobs.loopback.registry import Registry
 from azureml_jobs.loopback.resources import Json, Resources, workspace_id
 from azureml_jobs.loopback.sign_in import SignIn
 from azureml_jobs.loopback.tokens import TENANT, Tokens
@@ -196,7 +197,10 @@ class LoopbackCloud:
         self._arm = Arm(
             self.resources, self.accounts, self.tokens, self.access, self.executor, data_plane.HOST, self.usages, SIZES
         )
-        self._data = DataPlane(self.resources, self.accounts, self.tokens, self.access, self.executor, self.tracking)
+        self._data = DataPlane(
+            self.resources, self.accounts, self.tokens, self.access, self.executor, self.tracking,
+            Registry(self.resources, self.accounts),
+        )  # fmt: skip
         self._sign_in, self._blobs = SignIn(self.tokens), BlobGate(self.accounts, self.tokens, self.access)
         names = Starlette(routes=[Route("/{path:path}", self._answer, methods=METHODS)], lifespan=self._blobs.open)
         azure = self._listen(names, self._certificates)

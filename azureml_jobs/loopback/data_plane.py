@@ -20,6 +20,7 @@ from azureml_jobs.loopback.arm import AUDIENCES
 from azureml_jobs.loopback.blobs import Accounts
 from azureml_jobs.loopback.executor import Executor, Job, run_audience
 from azureml_jobs.loopback.mounts import ARTIFACTS
+from azureml_jobs.loopback.registry import Registry
 from azureml_jobs.loopback.resources import Address, Json, Resources, stamp
 from azureml_jobs.loopback.tokens import NotSignedIn, Tokens
 from azureml_jobs.loopback.tracking import Tracking
@@ -42,6 +43,7 @@ class DataPlane:
     access: Access
     executor: Executor
     tracking: Tracking
+    registry: Registry
     _logs: dict[str, Job] = field(default_factory=dict)  # by the unguessable part of their address
 
     async def answer(self, request: Request) -> Response | None:
@@ -60,7 +62,8 @@ class DataPlane:
         body = await request.json() if request.method != "GET" else _query(request)
         if service == "mlflow":
             verb = rest.removeprefix(_MLFLOW)
-            return await run_in_threadpool(self.tracking.answer, workspace, verb, body)
+            said = await run_in_threadpool(self.tracking.answer, workspace, verb, body)
+            return said or await run_in_threadpool(self.registry.answer, workspace, verb, body)
         if service == "data":
             return _resolved(body) if rest == "dataversion/batchGetResolvedUris" else None
         return await run_in_threadpool(self._history, request.method, workspace, rest, body)

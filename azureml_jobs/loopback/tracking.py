@@ -54,15 +54,7 @@ class Tracking:
         if verb not in _VERBS:
             return None
         kind, act = _VERBS[verb]
-        request = kind()
-        forms.parse_dict(body, request)
-        try:
-            answer = act(self, workspace, request)
-        except MlflowException as error:
-            wrong: Any = error
-            return Response(wrong.serialize_as_json(), wrong.get_http_status_code(), media_type="application/json")
-        text = forms.message_to_json(answer)
-        return Response(text, media_type="application/json")
+        return responded(kind(), body, lambda request: act(self, workspace, request))
 
     # ---- the verbs
 
@@ -192,6 +184,17 @@ _VERBS: Final[dict[str, tuple[Callable[[], Message], Verb]]] = {
     "runs/set-tag": (api.SetTag, Tracking.set_tag),
     "metrics/get-history": (api.GetMetricHistory, Tracking.metric_history),
 }
+
+
+def responded(request: Message, body: dict[str, Any], act: Callable[[Message], Message]) -> Response:
+    """Return the answer to a request of MLflow's: what `act` makes of it, or what is wrong in MLflow's own words."""
+    forms.parse_dict(body, request)
+    try:
+        answer = act(request)
+    except MlflowException as error:
+        wrong: Any = error
+        return Response(wrong.serialize_as_json(), wrong.get_http_status_code(), media_type="application/json")
+    return Response(forms.message_to_json(answer), media_type="application/json")
 
 
 def _inner(workspace: str, experiment: str) -> str:

@@ -29,7 +29,10 @@ from server.places import store_of
 from server.result import RunResult
 from server.run_queue import RunQueue
 
-RUN = ["task=digits", "tracking=environment", "run.quorum=2", "run.reconnect_patience=120", "model.hidden=[16]"]
+RUN = [
+    *("task=digits", "tracking=environment", "tracking.register=true"),
+    *("run.quorum=2", "run.reconnect_patience=120", "model.hidden=[16]"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +197,52 @@ def test_its_metrics_are_seen_over_azureml(federation: Rehearsal) -> None:
         assert [run.info.status for run in runs] == ["FINISHED"]
         history = client.get_metric_history(runs[0].info.run_id, "federated/accuracy")
     assert [point.step for point in history] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_its_run_lies_below_the_orchestrator_s_job_with_model_and_parameters(
+    federation: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.tracking import MlflowClient
+
+    job = job_of(federation, "orchestrator")
+    with federation.signed_in(ENGINEER):
+        conf = federation.conf()
+        uri = Workspace(conf.federation.orchestrator.workspace).tracking_uri()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # for artefacts azureml-mlflow looks only there
+        client = MlflowClient()
+        above = client.get_run(job.name)
+        below = f"tags.`mlflow.parentRunId` = '{job.name}'"
+        (run,) = client.search_runs([above.info.experiment_id], below)
+        files = {file.path for file in get_artifact_repository(run.info.artifact_uri).list_artifacts("model")}
+    result = result_of(federation, "first")
+    assert run.info.run_id == result.mlflow_run_id != job.name and run.data.tags["meadow.run_id"] == "first"
+    assert run.data.params["silo_names"] == ", ".join(sorted(NAMES))
+    assert run.data.params["config_digest"] == result.config_digest
+    assert run.data.params["code"] == result.environment["code"] == job.properties["tags"]["meadow_code"]
+    assert files == {"model/model.safetensors", "model/card.md", "model/MLmodel"}
+    assert above.info.status == "RUNNING" and not above.data.metrics
+
+
+@pytest.mark.slow
+def test_its_model_is_registered_in_the_workspace_with_its_card(federation: Rehearsal, tmp_path: Path) -> None:
+    from azure.ai.ml import MLClient
+    from azure.identity import DefaultAzureCredential
+
+    result = result_of(federation, "first")
+    assert result.registered_model == "hospitals-digits:1"
+    where = federation.conf().federation.orchestrator.workspace
+    assert where is not None
+    with federation.signed_in(ENGINEER):
+        ml = MLClient(DefaultAzureCredential(), where.subscription_id, where.resource_group, where.name)
+        model = ml.models.get("hospitals-digits", "1")
+        ml.models.download("hospitals-digits", "1", download_path=tmp_path)
+    home = federation.folder / "outputs" / "first" / "model"
+    assert model.description == (home / "card.md").read_text() and model.tags["meadow.run_id"] == "first"
+    assert model.job_name == result.mlflow_run_id and model.tags["meadow.sha256"] == result.model["sha256"]
+    (there,) = tmp_path.rglob("model.safetensors")
+    assert there.read_bytes() == (home / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow

@@ -299,6 +299,7 @@ def test_what_is_no_finite_number_is_refused(value: str) -> None:
         (["data.examples=2"], ("data.examples=2", "3 silos")),
         (["strategy=external"], ("strategy=external", "strategy.target")),
         (["model.name=cnn"], ("model.name=cnn", "Write model=cnn")),
+        (["tracking.register=true"], ("tracking.register=true", "tracking=off")),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(overrides: list[str], words: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from conf.errors import ConfigError
 from conf.schema import TrackingConf
 from server.result import RoundRecord, RunResult
-from server.tracking import MlflowTracker, tracking
+from server.tracking import LONGEST, MlflowTracker, Place, tracking
 from tests.server.sample_results import sample, with_failures
 
 
@@ -98,7 +98,7 @@ def test_what_could_not_be_logged_is_logged_when_mlflow_is_back(
         return MlflowClient(asked_for)
 
     monkeypatch.setattr("server.tracking._client", client)
-    tracker, made = MlflowTracker(uri, "meadow", tmp_path, clock=clock), with_failures(sample(3, 4))
+    tracker, made = MlflowTracker(Place(uri, "meadow"), tmp_path, clock=clock), with_failures(sample(3, 4))
     rounds, made.rounds = made.rounds, []
     with caplog.at_level(logging.WARNING):
         tracker.run_started(made, 4)
@@ -169,7 +169,118 @@ def test_the_model_goes_as_safetensors_with_its_card_and_no_pickle(tmp_path: Pat
     top = sorted(file.path for file in there.list_artifacts(made.mlflow_run_id))
     assert top == ["metrics.jsonl", "model", "report.html", "result.json"]
     model = sorted(file.path for file in there.list_artifacts(made.mlflow_run_id, "model"))
-    assert model == ["model/card.md", "model/model.safetensors"]
+    assert model == ["model/MLmodel", "model/card.md", "model/model.safetensors"]
+
+
+def ran(folder: Path, made: RunResult, model: str | None = None, mlflow: str = "local") -> RunResult:
+    """Track a run that has a model and a card from its start to its end."""
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    (folder / "model/model.safetensors").write_bytes(b"weights")
+    (folder / "model/card.md").write_text(f"# The card of {made.run_id}\n")
+    tracker = tracking(TrackingConf(mlflow=mlflow), folder, model)
+    tracker.run_started(made, 1)
+    for record in made.rounds:
+        tracker.round_closed(record)
+    tracker.run_finished(made)
+    return made
+
+
+def test_in_a_job_a_run_is_a_child_of_the_job_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/there.db"
+    there = MlflowClient(uri)
+    job = there.create_run(there.create_experiment("the job's"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_RUN_ID", job.info.run_id)
+    one, two = sample(2, 1), sample(2, 2)
+    two.run_id = "another"
+    for made in (one, two):
+        ran(tmp_path / made.run_id, made, mlflow="environment")
+    below = there.search_runs([job.info.experiment_id], f"tags.`mlflow.parentRunId` = '{job.info.run_id}'")
+    assert {run.info.run_id for run in below} == {one.mlflow_run_id, two.mlflow_run_id}
+    assert [metric.step for metric in there.get_metric_history(two.mlflow_run_id, "federated/accuracy")] == [1, 2]
+    above = there.get_run(job.info.run_id)
+    assert above.info.status == "RUNNING" and not above.data.metrics and not above.data.params
+
+
+def test_parameters_name_the_silos_as_far_as_one_holds(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    there = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    few = ran(tmp_path / "few", sample(1, 1, names=["north", "south"]))
+    params = there.get_run(few.mlflow_run_id).data.params
+    assert (params["silo_names"], params["silos"], params["code"]) == ("north, south", "2", few.environment["code"])
+    names = [f"hospital-{number}" for number in range(100)]
+    many = sample(1, 1, names=names)
+    many.run_id = "many"
+    ran(tmp_path / "many", many)
+    shown = there.get_run(many.mlflow_run_id).data.params["silo_names"]
+    assert len(shown) <= LONGEST and shown.endswith(" and more, 100 in all")
+    assert set(shown.partition(" and more")[0].split(", ")) < set(names)
+
+
+def test_parameters_that_were_not_taken_at_first_come_with_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    def away(*args: object, **more: object) -> None:
+        raise ConnectionError("away")
+
+    clock, made = Clock(), sample(1, 1)
+    made.rounds, (record,) = [], made.rounds
+    tracker = MlflowTracker(Place(f"sqlite:///{tmp_path}/mlflow.db", "meadow"), tmp_path, clock=clock)
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_batch", away)
+        tracker.run_started(made, 1)
+    clock.now = 100
+    tracker.round_closed(record)
+    params = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(made.mlflow_run_id).data.params
+    assert params["silo_names"] == "silo-1"
+
+
+def test_a_finished_run_s_model_is_registered_with_its_card(tmp_path: Path) -> None:
+    from mlflow import MlflowClient, models
+
+    one, two = sample(1, 1), sample(1, 1)
+    two.run_id = "another"
+    assert ran(tmp_path / "one", one, "hospitals-digits").registered_model == "hospitals-digits:1"
+    assert ran(tmp_path / "two", two, "hospitals-digits").registered_model == "hospitals-digits:2"
+    there = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    version = there.get_model_version("hospitals-digits", "2")
+    assert version.description == "# The card of another\n" and version.run_id == two.mlflow_run_id
+    assert version.tags["meadow.sha256"] == two.model["sha256"] and version.tags["meadow.config"] == two.config_digest
+    folder = there.download_artifacts(two.mlflow_run_id, "model", str(tmp_path))
+    assert list(models.Model.load(folder).flavors) == ["safetensors"]
+    assert (Path(folder) / "model.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_a_run_that_broke_off_registers_nothing(tmp_path: Path, status: str) -> None:
+    from mlflow import MlflowClient
+
+    made = sample(1, 1)
+    made.status = status
+    assert ran(tmp_path / "one", made, "a-name").registered_model is None
+    assert not MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_registered_models()
+
+
+def test_a_registration_that_is_refused_is_said_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    def refuse(*args: object, **more: object) -> None:
+        raise PermissionError("no role for https://me:secret@models")
+
+    monkeypatch.setattr(MlflowClient, "create_model_version", refuse)
+    with caplog.at_level(logging.WARNING):
+        made = ran(tmp_path / "one", sample(1, 1), "a-name")
+    assert made.registered_model is None
+    assert "could not register the model as a-name: no role" in caplog.text and "secret" not in caplog.text
+    assert f"not registered as a-name; it lies in {tmp_path / 'one' / 'model'}" in caplog.text
+    assert MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(made.mlflow_run_id).info.status == "FINISHED"
 
 
 def test_off_is_off(tmp_path: Path) -> None:
