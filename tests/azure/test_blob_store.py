@@ -105,6 +105,19 @@ def test_one_owner_at_a_time_holds_a_lease(store: Store, clock: Clock) -> None:
     store.replace("a", b"now", under=second)
 
 
+def test_who_lost_the_lease_puts_and_replaces_nothing(store: Store, clock: Clock) -> None:
+    first = store.acquire("live", "one", 20)
+    assert first is not None
+    part = Below(store, "runs/a/", first)
+    assert part.put_if_absent("segment", b"1")
+    clock.now += 30
+    assert store.acquire("live", "two", 20) is not None
+    for write in (lambda: part.put_if_absent("other", b"2"), lambda: part.replace("pointer", b"2")):
+        with pytest.raises(LeaseLost):
+            write()
+    assert store.list("runs/") == ["runs/a/segment"]
+
+
 def test_a_lease_given_up_is_free_at_once_and_counts_on(store: Store) -> None:
     first = store.acquire("server", "one", 60)
     assert first is not None
