@@ -349,17 +349,27 @@ def _launch_all(asked: Asked) -> int:
             print(f"meadow wait backend=azure run={run_id} waits for it; meadow stop backend=azure ends the jobs.")
             return 0
         found = _seen_through(asked, run_id)
+    except _Unanswered as reason:
+        print("The jobs stay at work: meadow wait, meadow download and meadow stop go on.", file=sys.stderr)
+        if reason.error is None:
+            return SIGNED_OUT_STATUS
+        raise reason.error from None
     except BaseException:
         _cancel(asked, run_id)
         _stop(asked, started)
         raise
-    if found in (SIGNED_OUT_STATUS, AzureError.exit_status):
-        print("The jobs stay at work: meadow wait, meadow download and meadow stop go on.", file=sys.stderr)
-        return found
     if found == NOBODY_STATUS:
         _cancel(asked, run_id)
     _stop(asked, started)
     return found
+
+
+class _Unanswered(Exception):
+    """A run that goes on can't be seen any more: signed out (None), or an error of Azure."""
+
+    def __init__(self, error: MeadowError | None) -> None:
+        super().__init__()
+        self.error = error
 
 
 def _seen_through(asked: Asked, run_id: str) -> int:
@@ -375,10 +385,11 @@ def _seen_through(asked: Asked, run_id: str) -> int:
         if found == 0:
             bring(asked.store, run_id, Path(asked.conf.run.output))
             print(f"result: {Path(asked.conf.run.output) / run_id}")
-        return found
     except (AzureError, CheckpointError) as error:
-        print(f"error {error}", file=sys.stderr)
-        return AzureError.exit_status
+        raise _Unanswered(error) from None
+    if found == SIGNED_OUT_STATUS:
+        raise _Unanswered(None)
+    return found
 
 
 def _stop(asked: Asked, started: list[str]) -> None:

@@ -128,8 +128,9 @@ def test_each_role_launches_its_own_and_of_two_servers_at_once_one_stays(meadow:
     jobs = len(meadow.states())
     assert "at work already" in meadow.run("launch", "server", who=ENGINEER)
     assert len(meadow.states()) == jobs
-    for name in SILOS:
-        assert f"{name}: started" in meadow.run("launch", "client", f"silo={name}", who=owner(name))
+    server = f"federation.orchestrator.run_id={names.pop().strip()}"  # one finds it by its run, one by its federation
+    for name, more in zip(SILOS, ([server], []), strict=True):
+        assert f"{name}: started" in meadow.run("launch", "client", f"silo={name}", *more, who=owner(name))
         assert f"{name}: at work already" in meadow.run("launch", "client", f"silo={name}", who=owner(name))
     assert len(meadow.states()) == jobs + 2
     meadow.rehearsal.cloud.journal.forget()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -158,6 +159,19 @@ def test_a_run_goes_from_keys_to_a_model(federation: Rehearsal) -> None:
     folder = federation.folder / "outputs" / "first"
     assert (folder / "model" / "model.safetensors").stat().st_size > 1000
     assert (folder / "report.html").exists() and (folder / "ledger.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_each_job_says_how_long_it_took_to_start(federation: Rehearsal) -> None:
+    server, *silos = federation.start_up()
+    seconds = re.fullmatch(
+        r"  orchestrator   import ([\d.]+) s, listening ([\d.]+) s, first run ([\d.]+) s, first round ([\d.]+) s",
+        server,
+    )
+    assert seconds is not None, server
+    assert sorted(map(float, seconds.groups())) == list(map(float, seconds.groups()))
+    for name, line in zip(NAMES, silos, strict=True):
+        assert re.fullmatch(rf"  {name} +import [\d.]+ s, connected [\d.]+ s", line), line
 
 
 @pytest.mark.slow
