@@ -13,8 +13,8 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -45,29 +45,50 @@ OpenWorkspace = Callable[[WorkspaceConf], Workspace]
 POLL_SECONDS: Final = 1.0
 
 
+@dataclass
+class Workspaces:
+    """Opens each workspace once, so that one sign-in to it serves a whole command."""
+
+    opened: dict[tuple[str, str, str], Workspace] = field(default_factory=dict)
+
+    def __call__(self, conf: WorkspaceConf) -> Workspace:
+        """Return the workspace."""
+        key = conf.subscription_id, conf.resource_group, conf.name
+        return self.opened.setdefault(key, Workspace(conf))
+
+
 @dataclass(frozen=True)
 class AzureFederation:
     """What may be done with the jobs of one federation; raises AzureError, as `azureml_jobs.workspace`."""
 
     conf: Conf
-    workspace: OpenWorkspace = Workspace
+    workspace: OpenWorkspace = field(default_factory=Workspaces)
     root: Path = ROOT  # of the code that jobs are sent with
 
     # ---- starting
 
     def start_server(self) -> tuple[AzureJob, bool]:
         """Return the orchestrator's job, and whether it was started now: where one is live, that one is it."""
-        if (live := self._live(SERVER)) is not None:
-            return live, False
-        with self._server() as spec:
-            return self.workspace(spec.workspace).submit(spec), True
+        return self._started(SERVER, "", self._server)
 
     def start_silo(self, name: str) -> tuple[AzureJob, bool]:
         """Return a silo's job, and whether it was started now."""
-        if (live := self._live(SILO, name)) is not None:
-            return live, False
-        with self._silo(name) as spec:
-            return self.workspace(spec.workspace).submit(spec), True
+        return self._started(SILO, name, lambda: self._silo(name))
+
+    def _started(
+        self, role: str, name: str, made: Callable[[], AbstractContextManager[JobSpec]]
+    ) -> tuple[AzureJob, bool]:
+        """Submit a job unless one is live. Of two that were submitted at the same time the first one stays."""
+        if live := self._live(role, name):
+            return live[0], False
+        with made() as spec:
+            place = self.workspace(spec.workspace)
+            mine = place.submit(spec)
+        first = next(iter(self._live(role, name)), mine)
+        if first.name == mine.name:
+            return mine, True
+        place.cancel(mine.name)
+        return first, False
 
     def dry_run(self, folder: Path, *, server: bool, names: list[str]) -> list[Path]:
         """Write the YAML of the jobs, with their snapshots beside, as `az ml job create` takes them."""
@@ -84,9 +105,9 @@ class AzureFederation:
     # ---- watching and ending
 
     def jobs(self, names: list[str], *, server: bool) -> list[AzureJob]:
-        """Return the newest job of each role that the caller may see."""
-        found = [self._newest(SERVER)] if server else []
-        return [job for job in [*found, *(self._newest(SILO, name) for name in names)] if job is not None]
+        """Return the job of each role that the caller may see: the one that is live, else the newest."""
+        found = [self._current(SERVER)] if server else []
+        return [job for job in [*found, *(self._current(SILO, name) for name in names)] if job is not None]
 
     def stop(self, names: list[str], *, server: bool, seconds: float = 600.0) -> list[AzureJob]:
         """End the silos' jobs, all at once, then the orchestrator's; wait for their ends, and return what was live."""
@@ -96,19 +117,13 @@ class AzureFederation:
     def _stopped(self, parts: list[tuple[str, str]], seconds: float) -> list[AzureJob]:
         ends = []
         for part in parts:
-            place, job = self.workspace(self._workspace(*part)), self._newest(*part)
-            if job is not None and not job.over:
-                if job.live:  # and not on its way out already
-                    place.cancel(job.name)
-                ends.append((place, job.name))
+            place = self.workspace(self._workspace(*part))
+            for job in self._of(*part):
+                if not job.over:
+                    if job.live:  # and not on its way out already
+                        place.cancel(job.name)
+                    ends.append((place, job.name))
         return [_waited(place, name, seconds) for place, name in ends]
-
-    def logs(self, folder: Path) -> None:
-        """Bring the orchestrator's newest job's logs and outputs."""
-        job = self._newest(SERVER)
-        if job is None:
-            raise AzureError("MDW-802", "The federation has no orchestrator's job.", "Launch it: meadow launch server.")
-        self.workspace(self._workspace(SERVER)).download(job.name, folder)
 
     def workspace_of(self, job: AzureJob) -> Workspace:
         """Return the workspace of one of the federation's jobs."""
@@ -118,11 +133,10 @@ class AzureFederation:
 
     @contextmanager
     def _server(self, folder: Path | None = None) -> Iterator[JobSpec]:
-        own = self.conf.federation.orchestrator
         text = self._public()
         with _folder(folder) as place:
             digest = snapshot(place, {FEDERATION_FILE: text}, self.root)
-            yield server_job(self.conf, Code(place, digest, _digest(text)), self._store(own.store))
+            yield server_job(self.conf, Code(place, digest, _digest(text)), self.store())
 
     @contextmanager
     def _silo(self, name: str, folder: Path | None = None) -> Iterator[JobSpec]:
@@ -155,9 +169,10 @@ class AzureFederation:
         load_ca(certificate, path, datetime.now(UTC))
         return certificate
 
-    def _store(self, given: str | None) -> str:
-        datastore = self.conf.federation.orchestrator.datastore
-        return given or self.workspace(self._workspace(SERVER)).container(str(datastore))
+    def store(self) -> str:
+        """Return the address of the orchestrator's container, looked up where the file does not give it."""
+        own = self.conf.federation.orchestrator
+        return own.store or self.workspace(self._workspace(SERVER)).container(str(own.datastore))
 
     def _tracking(self) -> str:
         own = self.conf.federation.orchestrator
@@ -173,13 +188,18 @@ class AzureFederation:
             raise AzureError("MDW-810", f"No workspace for {name or role}.", "Write it into the federation's file.")
         return found
 
-    def _newest(self, role: str, name: str = "") -> AzureJob | None:
+    def _of(self, role: str, name: str = "") -> list[AzureJob]:
+        """Return the jobs of one part, the newest first."""
         mine = self.workspace(self._workspace(role, name)).jobs_of(self.conf.federation.name)
-        return next((job for job in mine if (job.role, job.silo) == (role, name)), None)
+        return [job for job in mine if (job.role, job.silo) == (role, name)]
 
-    def _live(self, role: str, name: str = "") -> AzureJob | None:
-        mine = self.workspace(self._workspace(role, name)).jobs_of(self.conf.federation.name)
-        return next((job for job in mine if (job.role, job.silo) == (role, name) and job.live), None)
+    def _live(self, role: str, name: str = "") -> list[AzureJob]:
+        """Return the jobs of one part that run or will, the oldest first."""
+        return [job for job in reversed(self._of(role, name)) if job.live]
+
+    def _current(self, role: str, name: str = "") -> AzureJob | None:
+        mine = self._of(role, name)
+        return next((job for job in reversed(mine) if job.live), next(iter(mine), None))
 
 
 @contextmanager

@@ -2,31 +2,45 @@
 
 A verb acts on what its caller's role owns: `as=orchestrator`, `as=silo:NAME` or, by default, `as=all`.
 
-    MDW-111 an argument that a verb does not take
+    MDW-111 an argument that a verb does not take    MDW-193 no such silo
 """
 
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from conf.errors import AzureError, ConfigError
+from conf.errors import AzureError, CheckpointError, ConfigError, MeadowError
 from conf.schema import Conf
 
 if TYPE_CHECKING:
     from azureml_jobs.azure_federation import AzureFederation
+    from azureml_jobs.azure_watch import JobLog
 
 ALL, ORCHESTRATOR = "all", "orchestrator"
-OWN: Final = ("as", "silo", "silo.file", "run", "timeout")
-FLAGS: Final = ("--detach", "--open", "--dry-run", "-f")
+TAKES: Final[dict[str, tuple[str, ...]]] = {
+    "check": (),
+    "launch": ("silo", "silo.file", "--detach", "--open", "--dry-run"),
+    "submit": (),
+    "status": (),
+    "logs": ("silo", "-f"),
+    "wait": ("run", "timeout"),
+    "download": ("run",),
+    "stop": ("silo", "run"),
+}
+"""The arguments of each verb's own, beside as= and the configuration's."""
 POLL_SECONDS: Final = 2.0
-TIMEOUT_STATUS, NOBODY_STATUS, UNSEEN = 124, 125, "not yours to see"
+PATIENCE_SECONDS: Final = 300.0
+"""For which a wait bears that Azure is not reached; a training goes on meanwhile."""
+TIMEOUT_STATUS, NOBODY_STATUS, SIGNED_OUT_STATUS = 124, 125, 126
+UNREACHED: Final = ("MDW-800", "MDW-515")
 
 HELP: Final = """meadow {verb} backend=azure federation.file=FILE [as=orchestrator|silo:NAME|all] [key=value ...]
 
@@ -34,12 +48,20 @@ A federation on Azure ML, described by a file that holds no secret (docs/azure.m
 
   launch server | client silo=NAME [silo.file=FILE] | all
                                            start what is not at work yet, checked first; all does one run, brings
-                                           it home and ends the jobs; --detach returns when they have started
+                                           it home and ends what it started; --detach returns when all has started
          --dry-run                         write the jobs' YAML below .meadow/ for `az ml job create`, send nothing
          --open                            open the jobs in Azure ML's Studio
   submit                                   give a run to the orchestrator
-  status, logs [-f] [silo=NAME], wait run=RUN [timeout=SECONDS], download run=RUN, stop
-Exit status of wait: 0 finished, 130 cancelled, that of its error where it failed, 124 time over, 125 nobody there."""
+  status                                   the jobs of all workspaces that you may see, and the runs
+  logs [-f] [silo=NAME]                    what the jobs said so far; -f merges their lines until all have ended
+  wait run=RUN [timeout=SECONDS]           wait for the end of a run
+  download run=RUN                         bring its files into run.output
+  stop [silo=NAME | run=RUN]               end the jobs, silos first; or one silo's; or cancel a run alone
+
+Exit status of wait, and of launch all:
+    0 finished                 3-8 failed: that of its error (docs/errors.md); 5 is a lost quorum
+  130 cancelled, or Ctrl-C     124 the time is over       125 no orchestrator is at work
+  126 not signed in to Azure any more (MDW-803); the run goes on       9 another error of Azure"""
 
 CHECK_HELP: Final = """meadow check federation.file=FILE [as=orchestrator | as=silo:NAME | as=all] [key=value ...]
 
@@ -71,32 +93,33 @@ class Asked:
         names = sorted(self.conf.federation.silos)
         return names if self.role == ALL else [name for name in names if self.role == f"silo:{name}"]
 
-    @property
+    @cached_property
     def federation(self) -> AzureFederation:
-        """Return the federation's jobs."""
+        """Return the federation's jobs; one sign-in for all that the verb asks of a workspace."""
         from azureml_jobs.azure_federation import AzureFederation
 
         return AzureFederation(self.conf)
 
+    @cached_property
     def store(self) -> Any:
         """Return the orchestrator's store, its address looked up where the file does not give it."""
-        from azureml_jobs.workspace import Workspace
         from server.places import store_of
 
         own = self.conf.federation.orchestrator
         if own.store is None and own.workspace is not None and own.datastore is not None:
-            own = dataclasses.replace(own, store=Workspace(own.workspace).container(own.datastore))
+            own = dataclasses.replace(own, store=self.federation.store())
         if own.store is None:
             hint = "Write workspace and datastore, or store, below orchestrator in the federation's file."
             raise AzureError("MDW-810", "The federation does not say where its store is.", hint)
         federation = dataclasses.replace(self.conf.federation, orchestrator=own)
         return store_of(dataclasses.replace(self.conf, federation=federation))
 
+    @cached_property
     def queue(self) -> Any:
         """Return the orchestrator's queue of runs."""
         from server.run_queue import RunQueue
 
-        return RunQueue(self.store())
+        return RunQueue(self.store)
 
 
 def check(args: list[str]) -> int:
@@ -115,7 +138,21 @@ def launch(args: list[str]) -> int:
     what, rest = (words[0], words[1:]) if words else ("", [])
     if what not in ("all", "server", "client"):
         raise ConfigError("MDW-111", f"meadow launch: '{what}' can't be launched.", "Write all, server or client.")
-    asked = _asked("launch", rest)
+    asked = _launched(_asked(f"launch {what}", rest), what)
+    if "--dry-run" in asked.flags:
+        folder = Path(".meadow") / asked.conf.federation.name / time.strftime("dry-run-%Y%m%d-%H%M%S")
+        for file in asked.federation.dry_run(folder, server=asked.server, names=asked.silos):
+            print(file)
+        return 0
+    _table(asked).refuse()
+    if what == "all":
+        return _launch_all(asked)
+    _start(asked, [])
+    return 0
+
+
+def _launched(asked: Asked, what: str) -> Asked:
+    """Return what was asked of a launch as the role that it is for, a silo's own file read."""
     if (what == "client") != ("silo" in asked.given):
         raise ConfigError("MDW-111", "meadow launch: silo=NAME belongs to client, and client to it.", "See --help.")
     if "silo.file" in asked.given:
@@ -125,22 +162,10 @@ def launch(args: list[str]) -> int:
 
         own = with_own(asked.conf, asked.given["silo"], Path(asked.given["silo.file"]))
         asked = dataclasses.replace(asked, conf=own)
+    if what == "client":
+        _known(asked, asked.given["silo"])
     role = {"server": ORCHESTRATOR, "client": f"silo:{asked.given.get('silo')}"}.get(what, ALL)
-    asked = dataclasses.replace(asked, given={**asked.given, "as": role})
-    if "--dry-run" in asked.flags:
-        folder = Path(".meadow") / asked.conf.federation.name / time.strftime("dry-run-%Y%m%d-%H%M%S")
-        for file in asked.federation.dry_run(folder, server=asked.server, names=asked.silos):
-            print(file)
-        return 0
-    _table(asked).refuse()
-    for name, start in _starts(asked):
-        job, new = start()
-        print(f"{name}: {'started' if new else 'at work already'}, {job.studio}", flush=True)
-        if "--open" in asked.flags:
-            import webbrowser
-
-            webbrowser.open(job.studio)
-    return _one_run(asked) if what == "all" else 0
+    return dataclasses.replace(asked, given={**asked.given, "as": role})
 
 
 def submit(args: list[str]) -> int:
@@ -150,50 +175,61 @@ def submit(args: list[str]) -> int:
 
 
 def status(args: list[str]) -> int:
-    """Show the jobs of all workspaces that the caller may see, and the runs."""
+    """Show the jobs of all workspaces that the caller may see, and the runs; 9 where nothing of it can be seen."""
+    from azureml_jobs.azure_watch import HEAD, look, row, unseen
+    from azureml_jobs.columns import columns
+
     asked = _asked("status", args)
-    jobs = {job.silo or ORCHESTRATOR: job for job in asked.federation.jobs(asked.silos, server=asked.server)}
-    mine = [*([ORCHESTRATOR] if asked.server else []), *asked.silos]
-    for name in [ORCHESTRATOR, *sorted(asked.conf.federation.silos)]:
-        job = jobs.get(name)
-        told = f"{job.status:12} {job.name}  {job.studio}" if job else "no job" if name in mine else UNSEEN
-        print(f"{name:14} {told}")
+    mine = [*([""] if asked.server else []), *asked.silos]
+    seen = look(asked.federation, mine)
+    table = [HEAD]
+    for silo in ["", *sorted(asked.conf.federation.silos)]:
+        name = silo or ORCHESTRATOR
+        table.append(row(name, seen[silo]) if silo in seen else (name, "not asked", "", f"as={asked.role}"))
+    print("\n".join(columns(table)))
+    errors = [one for one in seen.values() if isinstance(one, MeadowError)]
     if asked.server:
-        queue = asked.queue()
-        for run in dict.fromkeys(request.run_id for request in queue.all()):
-            outcome = queue.outcome(run)
-            print(f"run {run}: {outcome.status if outcome else 'waiting or in progress'}")
-    return 0
+        print()
+        try:
+            print("\n".join(columns([("run", "state", "why"), *_runs(asked.queue)])))
+        except MeadowError as error:
+            print(f"runs: {unseen(error)}")
+    if len(errors) < len(mine) or not errors:
+        return 0
+    raise errors[0]
 
 
 def logs(args: list[str]) -> int:
-    """Show what a job said; -f goes on until it ends."""
-    import tempfile
+    """Show what the jobs said, each line behind its job's name; -f goes on until all have ended."""
+    from azureml_jobs.azure_watch import JobLog, follow, look
 
     asked = _asked("logs", args)
-    names = [asked.given["silo"]] if "silo" in asked.given else asked.silos
-    jobs = asked.federation.jobs(names, server=asked.server and "silo" not in asked.given)
-    if "-f" in asked.flags and len(jobs) > 1:
-        raise ConfigError("MDW-111", "meadow logs -f follows one job here.", "Add silo=NAME, or as=orchestrator.")
-    for job in jobs:
-        place, name = asked.federation.workspace_of(job), job.silo or ORCHESTRATOR
-        if not job.over:  # Azure ML hands out the files of a job that has ended, and a stream until then
-            if "-f" in asked.flags:
-                place.follow(job.name)
-            else:
-                print(f"{name:14} {job.status}; -f follows it, and so does {job.studio}")
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            place.download(job.name, Path(folder))
-            for path in sorted(Path(folder).rglob("user_logs/*.txt")):
-                print(*(f"{name:14} {line}" for line in path.read_text(errors="replace").splitlines()), sep="\n")
-    return 0
+    names, server = _parts(asked)
+    read, failed = list[JobLog](), list[MeadowError]()
+    for silo, seen in look(asked.federation, [*([""] if server else []), *names]).items():
+        if isinstance(seen, MeadowError):
+            failed.append(seen)
+        elif seen is not None:
+            read.append(JobLog(asked.federation.workspace_of(seen), seen.name, silo or ORCHESTRATOR))
+    for line in follow(read) if "-f" in asked.flags else _once(read):
+        if isinstance(line, MeadowError):
+            failed.append(line)
+        else:
+            print(line, flush=True)
+    for error in failed:
+        print(f"error {error}", file=sys.stderr)
+    return failed[0].exit_status if failed else 0
 
 
 def wait(args: list[str]) -> int:
     """Wait for the end of a run and return the exit status that it stands for."""
     asked = _asked("wait", args)
-    return _waited(asked, _run(asked, "wait"), float(asked.given.get("timeout", "inf")))
+    run_id, timeout = _run(asked, "wait"), asked.given.get("timeout", "inf")
+    try:
+        seconds = float(timeout)
+    except ValueError:
+        raise ConfigError("MDW-111", f"meadow wait: timeout={timeout} is no number.", "Give seconds.") from None
+    return _waited(asked, run_id, seconds)
 
 
 def download(args: list[str]) -> int:
@@ -201,16 +237,24 @@ def download(args: list[str]) -> int:
     from azureml_jobs.azure_federation import download as bring
 
     asked = _asked("download", args)
-    files = bring(asked.store(), _run(asked, "download"), Path(asked.conf.run.output))
+    files = bring(asked.store, _run(asked, "download"), Path(asked.conf.run.output))
     print(f"{len(files)} files: {Path(asked.conf.run.output) / _run(asked, 'download')}")
     return 0
 
 
 def stop(args: list[str]) -> int:
-    """End the caller's jobs, silos before the orchestrator."""
+    """End the caller's jobs, silos before the orchestrator; or one silo's; or a run, and leave the jobs at work."""
     asked = _asked("stop", args)
-    for job in asked.federation.stop(asked.silos, server=asked.server):
+    if "run" in asked.given:
+        _cancel(asked, asked.given["run"])
+        print(f"run {asked.given['run']}: its end is asked for")
+        return 0
+    names, server = _parts(asked)
+    ended = asked.federation.stop(names, server=server)
+    for job in ended:
         print(f"{job.silo or ORCHESTRATOR}: {job.status}")
+    if not ended:
+        print("nothing is at work")
     return 0
 
 
@@ -233,13 +277,15 @@ def _asked(verb: str, args: list[str]) -> Asked:
     from conf.compose import compose
 
     given, flags, overrides = dict[str, str](), set[str](), list[str]()
+    takes = TAKES[verb.split()[0]]
+    every = {name for names in TAKES.values() for name in names}
     for arg in args:
         key, equals, value = arg.partition("=")
-        if arg in FLAGS:
+        if arg.startswith("-") and arg in takes:
             flags.add(arg)
-        elif equals and key in OWN:
+        elif equals and (key == "as" or key in takes):
             given[key] = value
-        elif arg.startswith("-"):
+        elif arg.startswith("-") or key in every:
             raise ConfigError("MDW-111", f"meadow {verb}: '{arg}' is no argument of it.", f"See meadow {verb} --help.")
         elif arg != "backend=azure":
             overrides.append(arg)
@@ -250,6 +296,20 @@ def _asked(verb: str, args: list[str]) -> Asked:
     return Asked(conf, given, flags, " ".join(["meadow", verb, *args]))
 
 
+def _known(asked: Asked, silo: str) -> str:
+    there = sorted(asked.conf.federation.silos)
+    if silo not in there:
+        raise ConfigError("MDW-193", f"The federation has no silo {silo!r}.", f"Its silos: {', '.join(there)}.")
+    return silo
+
+
+def _parts(asked: Asked) -> tuple[list[str], bool]:
+    """Return the silos that are meant, and whether the orchestrator is: all of the caller's, or `silo=NAME`."""
+    if "silo" in asked.given:
+        return [_known(asked, asked.given["silo"])], False
+    return asked.silos, asked.server
+
+
 def _table(asked: Asked) -> Any:
     from azureml_jobs.admitted_keys import AdmittedKeys
     from azureml_jobs.preflight import Sources
@@ -258,56 +318,149 @@ def _table(asked: Asked) -> Any:
     from azureml_jobs.workspace import Workspace
 
     def admitted() -> Any:
-        return AdmittedKeys(asked.store(), time.time).all()
+        return AdmittedKeys(asked.store, time.time).all()
 
     return look(asked.conf, asked.role, Sources(Workspace, VaultSecrets, admitted if asked.server else None))
 
 
-def _starts(asked: Asked) -> list[tuple[str, Callable[[], Any]]]:
+def _start(asked: Asked, started: list[str]) -> None:
+    """Start the caller's parts that are not at work; name in `started` those that were not, as they start."""
     federation = asked.federation
-    server = [(ORCHESTRATOR, federation.start_server)] if asked.server else []
-    return [*server, *((name, partial(federation.start_silo, name)) for name in asked.silos)]
+    for silo in [*([""] if asked.server else []), *asked.silos]:
+        job, new = federation.start_silo(silo) if silo else federation.start_server()
+        name = silo or ORCHESTRATOR
+        if new:
+            started.append(name)
+        print(f"{name}: {'started' if new else 'at work already'}, {job.name}, {job.studio}", flush=True)
+        if "--open" in asked.flags:
+            import webbrowser
+
+            webbrowser.open(job.studio)
 
 
-def _one_run(asked: Asked) -> int:
-    run_id = _submitted(asked)
+def _launch_all(asked: Asked) -> int:
+    """Do one run; end what was started for it. What Azure does not answer meanwhile ends nothing."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    run_id, started = _submitted(asked), list[str]()
     print(f"run {run_id}", flush=True)
-    if "--detach" in asked.flags:
-        print(f"meadow wait backend=azure run={run_id} waits for it; meadow stop backend=azure ends the jobs.")
-        return 0
     try:
-        found = _waited(asked, run_id, float("inf"))
-        if found == 0:
-            from azureml_jobs.azure_federation import download as bring
+        _start(asked, started)
+        if "--detach" in asked.flags:
+            print(f"meadow wait backend=azure run={run_id} waits for it; meadow stop backend=azure ends the jobs.")
+            return 0
+        found = _seen_through(asked, run_id)
+    except _Unanswered as reason:
+        print("The jobs stay at work: meadow wait, meadow download and meadow stop go on.", file=sys.stderr)
+        if reason.error is None:
+            return SIGNED_OUT_STATUS
+        raise reason.error from None
+    except BaseException:
+        _cancel(asked, run_id)
+        _stop(asked, started)
+        raise
+    if found == NOBODY_STATUS:
+        _cancel(asked, run_id)
+    _stop(asked, started)
+    return found
 
-            bring(asked.store(), run_id, Path(asked.conf.run.output))
+
+class _Unanswered(Exception):
+    """A run that goes on can't be seen any more: signed out (None), or an error of Azure."""
+
+    def __init__(self, error: MeadowError | None) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _seen_through(asked: Asked, run_id: str) -> int:
+    """Show the orchestrator's lines until a run has ended, and bring it home; return its exit status."""
+    from azureml_jobs.azure_federation import download as bring
+    from azureml_jobs.azure_watch import JobLog
+
+    try:
+        log = None
+        for job in asked.federation.jobs([], server=True):
+            log = JobLog(asked.federation.workspace_of(job), job.name, ORCHESTRATOR)
+        found = _waited(asked, run_id, float("inf"), log)
+        if found == 0:
+            bring(asked.store, run_id, Path(asked.conf.run.output))
             print(f"result: {Path(asked.conf.run.output) / run_id}")
-        return found
-    finally:
-        asked.federation.stop(asked.silos, server=asked.server)
+    except (AzureError, CheckpointError) as error:
+        raise _Unanswered(error) from None
+    if found == SIGNED_OUT_STATUS:
+        raise _Unanswered(None)
+    return found
+
+
+def _stop(asked: Asked, started: list[str]) -> None:
+    names = [name for name in started if name != ORCHESTRATOR]
+    asked.federation.stop(names, server=ORCHESTRATOR in started)
+
+
+def _cancel(asked: Asked, run_id: str) -> None:
+    """End a run, or ask the live orchestrator for it; raises ConfigError MDW-183 for one that was never asked for."""
+    asked.queue.outcome(run_id)
+    asked.queue.cancel(run_id, live=_alive(asked))
+
+
+def _alive(asked: Asked) -> bool:
+    """Return whether an orchestrator is at work, as far as the caller may see."""
+    try:
+        return any(job.live for job in asked.federation.jobs([], server=True))
+    except AzureError as error:
+        if error.code == "MDW-801":  # whoever reads the store alone still learns how a run ended
+            return True
+        raise
 
 
 def _submitted(asked: Asked) -> str:
     from azureml_jobs.launch import submit as ask
 
-    return ask(asked.conf, asked.command, asked.queue())
+    return ask(asked.conf, asked.command, asked.queue)
 
 
-def _waited(asked: Asked, run_id: str, seconds: float) -> int:
-    queue, end = asked.queue(), time.monotonic() + seconds
+def _waited(asked: Asked, run_id: str, seconds: float, log: JobLog | None = None) -> int:
+    """Return a run's exit status once it has ended, or why it is waited for no longer; show a job's lines meanwhile."""
+    end, answered = time.monotonic() + seconds, time.monotonic()
     while True:
-        alive = any(job.live for job in asked.federation.jobs([], server=True))  # asked before the last look
-        outcome = queue.outcome(run_id)
-        if outcome is not None:
-            print(f"run {run_id}: {outcome.status}" + (f": {outcome.reason}" if outcome.reason else ""))
-            return int(outcome.exit)
-        if not alive:
-            print("No orchestrator is at work; launched again it goes on with the run.", file=sys.stderr)
-            return NOBODY_STATUS
+        try:
+            alive = _alive(asked)  # asked before the last look
+            outcome = asked.queue.outcome(run_id)
+            for line in log.lines() if log else ():
+                print(line, flush=True)
+            answered = time.monotonic()
+        except (AzureError, CheckpointError) as error:
+            if error.code == "MDW-803":
+                print(f"error {error}", file=sys.stderr)
+                return SIGNED_OUT_STATUS
+            if error.code not in UNREACHED or time.monotonic() - answered > PATIENCE_SECONDS:
+                raise
+        else:
+            if outcome is not None:
+                print(f"run {run_id}: {outcome.status}" + (f": {outcome.reason}" if outcome.reason else ""))
+                return int(outcome.exit)
+            if not alive:
+                print("No orchestrator is at work; launched again it goes on with the run.", file=sys.stderr)
+                return NOBODY_STATUS
         if time.monotonic() >= end:
             print(f"The run {run_id} has not ended in {seconds:.0f} s.", file=sys.stderr)
             return TIMEOUT_STATUS
-        time.sleep(POLL_SECONDS)
+        time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
+
+
+def _once(read: list[JobLog]) -> Iterator[str | MeadowError]:
+    """Yield what jobs said so far, one job after the other."""
+    for log in read:
+        try:
+            yield from log.lines()
+        except MeadowError as error:
+            yield error
+
+
+def _runs(queue: Any) -> Iterator[tuple[str, str, str]]:
+    for run in dict.fromkeys(request.run_id for request in queue.all()):
+        outcome = queue.outcome(run)
+        yield (run, outcome.status, outcome.reason) if outcome else (run, "waiting or in progress", "")
 
 
 def _run(asked: Asked, verb: str) -> str:

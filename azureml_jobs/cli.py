@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from conf import startup  # noqa: F401  # first of all: a job's age is counted from here
 from conf.errors import ConfigError, MeadowError
 from conf.telemetry import turn_off
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from azureml_jobs.columns import columns
 from conf.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -162,13 +163,14 @@ def status(args: list[str]) -> int:
     known, queue = told(store), _queue(folder)[0]
     connected = known.get("connected", []) if _runs_server(folder) else []
     states = [jobs.status(name) for name in jobs.names()]
-    _table([("job", "state", "pid", "since", "connected"), *(_job_row(job, connected) for job in states)])
+    head = ("job", "state", "pid", "since", "connected")
+    print("\n".join(columns([head, *(_job_row(job, connected) for job in states)])))
     now = known.get("run") if _runs_server(folder) else None
     runs = dict.fromkeys(request.run_id for request in queue.all())
     if runs:
         print()
         rows = [_run_row(run, queue.outcome(run), _rounds_done(store, run), run == now) for run in runs]
-        _table([("run", "state", "rounds done", "result"), *rows])
+        print("\n".join(columns([("run", "state", "rounds done", "result"), *rows])))
     return 0
 
 
@@ -315,12 +317,6 @@ def _run_row(run: str, outcome: Any, done: str, now: bool) -> tuple[str, ...]:
     if outcome is None:
         return run, "running" if now else "waiting", done, ""
     return run, outcome.status, done, outcome.folder or outcome.reason
-
-
-def _table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def _helped(args: list[str], text: str) -> bool:

@@ -118,6 +118,8 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str) -> JobSpec:
         arguments += ["--server", conf.federation.orchestrator.address]
     else:
         arguments += ["--tracking", tracking, "--experiment", conf.tracking.experiment, "--federation", name]
+        if conf.federation.orchestrator.run_id:
+            arguments += ["--run-id", conf.federation.orchestrator.run_id]
     line = f"python -m azureml_jobs.cli join {shlex.join(arguments)}"
     inputs = {}
     if own.input is not None:

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 from azureml_jobs.admitted_keys import AdmittedKeys, KeyEntries
 from azureml_jobs.azure_federation import AzureFederation, download
+from azureml_jobs.azure_watch import JobLog
 from azureml_jobs.credentials import CA_CERTIFICATE, make_ca
 from azureml_jobs.loopback.azurite import installed
 from azureml_jobs.loopback.cloud import LoopbackCloud
@@ -31,6 +32,7 @@ from azureml_jobs.workspace import AzureJob, Workspace
 from conf.compose import compose
 from conf.errors import AzureError
 from conf.schema import Conf
+from conf.startup import MARK
 
 Echo = Callable[[str], None]
 NAMES: Final = ("north", "south", "west")
@@ -168,6 +170,18 @@ class Rehearsal:
         with self.signed_in(ENGINEER):
             return download(self.open_store(self.conf()), run_id, folder)
 
+    def start_up(self) -> list[str]:
+        """Return what each job says of its start: seconds since its process began, in a line of its own."""
+        found = []
+        for who, silo in [(ENGINEER, ""), *((owner(name), name) for name in self.names)]:
+            with self.signed_in(who):
+                federation = self.federation()
+                for job in federation.jobs([silo] if silo else [], server=not silo):
+                    lines = JobLog(federation.workspace_of(job), job.name, silo).lines()
+                    said = [line.partition(MARK)[2].strip() for line in lines if MARK in line]
+                    found.append(f"  {silo or 'orchestrator':14} {', '.join(said) or 'nothing'}")
+        return found
+
     def epilogue(self) -> list[str]:
         """Return what was refused and what nobody knew: empty lists in a good rehearsal; and what it does not show."""
         journal = self.cloud.journal
@@ -266,6 +280,9 @@ def rehearse(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
         rehearsal.stop()
         for one in rehearsal.jobs():
             say(f"{one.silo or 'orchestrator':14} {one.status}")
+    say("Start-up, in seconds since each job's process began:")
+    for line in rehearsal.start_up():
+        say(line)
     for line in rehearsal.epilogue():
         say(line)
     cloud = sum(rehearsal.cloud.seconds.values())

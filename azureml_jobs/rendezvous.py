@@ -1,4 +1,4 @@
-"""How silos find the orchestrator: a fixed address, a shared folder, or tags of an MLflow run.
+"""How silos find the orchestrator: a fixed address, a shared folder, or tags of an MLflow run, known or looked for.
 
 A rendezvous says only where the server is, never whom to trust. Each start of an orchestrator has a higher epoch and
 its own record, so that one that was thought dead and comes back can't hide its successor.
@@ -190,8 +190,8 @@ def _record(address: Any, epoch: Any, heartbeat: Any, state: Any) -> Record:
 class MlflowRendezvous:
     """Tags of an MLflow run: each start of a server has its run, silos look through those of their federation.
 
-    `run_id` is the server's own run, needed to publish. Raises IdentityError MDW-731 where the tracking server
-    can't be reached.
+    `run_id` is the one run that is meant: a server's own, needed to publish, or the only one at which a silo looks.
+    Raises IdentityError MDW-731 where the tracking server can't be reached, or has no such run.
     """
 
     PREFIX: Final = "meadow_server_"
@@ -245,6 +245,10 @@ class MlflowRendezvous:
         return records
 
     def _runs(self, client: Any) -> Any:
+        if self._run_id is not None:
+            run = client.get_run(self._run_id)
+            mine = run.data.tags.get(self.PREFIX + "federation") == self._federation
+            return [run] if mine else []  # nothing published yet, or another federation's
         experiment = client.get_experiment_by_name(self._experiment)
         if experiment is None:
             return []

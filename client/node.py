@@ -45,6 +45,7 @@ from conf.app_hash import app_hash
 from conf.errors import IdentityError, MeadowError, SiloError, WireError
 from conf.schema import Silo
 from conf.silos import silo_from_json, silo_to_json
+from conf.startup import note
 from strategies import wire
 from strategies.objects import deflate, inflate
 from strategies.packing import packing_mod
@@ -99,6 +100,7 @@ class Node:
         try:
             self._node_id = self._connection.open(last_work + self._idle_timeout)
             log.info("%s is connected, node %d", self._silo.name, self._node_id)
+            note("connected")
             while True:
                 try:
                     worked = self._step()
@@ -333,7 +335,10 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
     parser.add_argument("--state", type=Path, help="folder for the last update and the state")
     parser.add_argument("--idle-timeout", type=float, default=IDLE_SECONDS)
     parser.add_argument("--foreign-runs", action="store_true", help="join a stock Flower server")
+    parser.add_argument("--run-id", help="the orchestrator's MLflow run; without it the federation's live one")
     args = parser.parse_args(arguments)
+    app = load_app(args.app)
+    note("import")
     try:
         silo = silo_from_json(args.silo_file.read_text() if args.silo_file else args.silo)
         authority, kept = args.ca.read_bytes(), Kept(args.state) if args.state else None
@@ -348,7 +353,7 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
     connection = Connection(lambda: address_at(server), authority, _node_key(args, silo.name))
     return Node(
         connection,
-        load_app(args.app),
+        app,
         silo,
         kept=kept,
         idle_timeout=args.idle_timeout,
@@ -370,7 +375,7 @@ def _tracked(args: argparse.Namespace) -> Rendezvous:
         os.environ.pop(name, None)
     for name in ("azure", "azureml"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowRendezvous(args.tracking, args.experiment, args.federation)
+    return MlflowRendezvous(args.tracking, args.experiment, args.federation, args.run_id)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -252,6 +252,7 @@ class OrchestratorConf:
     datastore: str | None = None  # its container holds the store and the results
     key_vault: str | None = None  # holds the CA
     address: str | None = None  # host:port of a gateway or private link; None = silos ask MLflow where the job is
+    run_id: str | None = None  # MLflow run (the job) that silos look at; None = the live one of this federation
     timeout: int = number(7 * 86400, at_least=60)  # seconds after which Azure ML ends a job, the silos' too
     store: str | None = None  # address of the blob container; None = looked up from the datastore at launch
     tracking: str | None = None  # MLflow address of the workspace; None = looked up at launch

@@ -5,7 +5,7 @@ conditional on the version that was read (`If-Match`), so that of two writers on
 leases would need their holder's clock to renew them every minute and can't count epochs.
 
     MDW-510 no such name    MDW-511 not a valid name    MDW-514 may not    MDW-515 not reached
-    MDW-516 the lease was lost    MDW-517 not readable
+    MDW-516 the lease was lost    MDW-517 not readable    MDW-803 not signed in
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any, Final
 from azure.core import MatchConditions
 from azure.core.exceptions import (
     AzureError,
+    ClientAuthenticationError,
     HttpResponseError,
     ResourceExistsError,
     ResourceModifiedError,
     ResourceNotFoundError,
 )
-from azure.storage.blob import ContainerClient
+from azure.storage.blob import ContainerClient, ExponentialRetry
 
+from azureml_jobs.vault import refusal
 from conf.errors import CheckpointError
 from server.store import NAME, Clock, Data, Lease, LeaseLost, Names, StoreMissing
 
@@ -34,20 +36,29 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
 ROLE: Final = "Storage Blob Data Contributor"
+A_COMMANDS_RETRIES, A_SERVERS_RETRIES = 3, 8
+"""Of a call that fails: some 10 seconds where a person waits, some 4 minutes where a training would be lost.
+
+The first ones come after seconds, not after the client's own 15, so that a lease outlives a hiccup.
+"""
 _TRIES: Final = 5
 
 
 class BlobStore:
-    """A store below a prefix of a container; raises CheckpointError where storage refuses or can't be reached."""
+    """A store below a prefix of a container; raises CheckpointError where storage refuses or can't be reached.
+
+    Where nobody is signed in any more it is AzureError MDW-803.
+    """
 
     def __init__(self, container: ContainerClient, prefix: str = "", clock: Clock = time.time) -> None:
         self._container, self._prefix, self._clock = container, prefix.strip("/") + "/" if prefix else "", clock
 
     @staticmethod
-    def at(url: str, credential: TokenCredential) -> BlobStore:
+    def at(url: str, credential: TokenCredential, retries: int = A_COMMANDS_RETRIES) -> BlobStore:
         """Return the store at `https://ACCOUNT.blob.core.windows.net/CONTAINER[/PREFIX]`."""
         account, container, *prefix = url.removeprefix("https://").rstrip("/").split("/", 2)
-        client = ContainerClient(f"https://{account}", container, credential=credential, retry_total=5)
+        policy = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=retries)
+        client = ContainerClient(f"https://{account}", container, credential=credential, retry_policy=policy)
         return BlobStore(client, prefix[0] if prefix else "")
 
     def __repr__(self) -> str:
@@ -82,12 +93,20 @@ class BlobStore:
     def replace(self, name: str, data: Data, *, under: Lease | None = None) -> None:
         """See `Store`.
 
-        With `under` the lease is looked at first. The moment between the look and the write is not covered, as the
-        lock of a folder covers it; but a successor has waited for the lease to expire, which is far longer.
+        With `under` the version of what is replaced is read first, then the lease is looked at, then the write is
+        conditional on that version. So whoever lost the lease between the look and the write never overwrites what a
+        successor wrote. What a successor has not written yet it may still overwrite, as if it had done so in time;
+        the successor's own write then meets another version, looks at its lease again and wins.
         """
-        if under is not None:
+        if under is None:
+            self._put(name, data, overwrite=True)
+            return
+        for _ in range(_TRIES):
+            version = self._version(name)
             self._held(under)
-        self._put(name, data, overwrite=True)
+            if self._put_over(name, data, version):
+                return
+        raise CheckpointError("MDW-515", f"{name} in {self._where} changes all the time.", "Try again.")
 
     def delete(self, name: str) -> None:
         """See `Store`."""
@@ -134,9 +153,27 @@ class BlobStore:
         except ResourceNotFoundError:
             raise StoreMissing("MDW-510", f"Nothing is stored under {name} in {self._where}.") from None
 
+    def _version(self, name: str) -> str | None:
+        try:
+            with self._asking("read", name):
+                return str(self._container.get_blob_client(self._blob(name)).get_blob_properties().etag)
+        except ResourceNotFoundError:
+            return None
+
     def _put(self, name: str, data: Data, **condition: Any) -> None:
         with self._asking("write", name):
             self._container.upload_blob(self._blob(name), bytes(data), **condition)
+
+    def _put_over(self, name: str, data: Data, version: str | None) -> bool:
+        """Write over the version that was read (None: nothing was there); return False where somebody was faster."""
+        condition: dict[str, Any] = {"overwrite": False}
+        if version is not None:
+            condition = {"overwrite": True, "etag": version, "match_condition": MatchConditions.IfNotModified}
+        try:
+            self._put(name, data, **condition)
+        except (ResourceExistsError, ResourceModifiedError):
+            return False
+        return True
 
     def _lease(self, name: str) -> tuple[Lease | None, str | None]:
         try:
@@ -151,14 +188,7 @@ class BlobStore:
 
     def _kept(self, lease: Lease, version: str | None) -> bool:
         """Write a lease over the version that was read; return False where somebody else was faster."""
-        condition: dict[str, Any] = {"overwrite": False}
-        if version is not None:
-            condition = {"overwrite": True, "etag": version, "match_condition": MatchConditions.IfNotModified}
-        try:
-            self._put(f"{lease.name}.lease", json.dumps(asdict(lease)).encode(), **condition)
-        except (ResourceExistsError, ResourceModifiedError):
-            return False
-        return True
+        return self._put_over(f"{lease.name}.lease", json.dumps(asdict(lease)).encode(), version)
 
     def _held(self, lease: Lease) -> str:
         """Return the version of a lease that is still held; raises LeaseLost."""
@@ -178,7 +208,10 @@ class BlobStore:
             raise
         except AzureError as error:
             said, where = " ".join(str(error).split())[:300], f"{name} in {self._where}"
-            if isinstance(error, HttpResponseError) and error.status_code in (401, 403):
+            status = error.status_code if isinstance(error, HttpResponseError) else None
+            if isinstance(error, ClientAuthenticationError) and status != 403:
+                raise refusal(error, where, ROLE) from error
+            if status in (401, 403):
                 hint = f"Grant this identity the role '{ROLE}' at the storage account."
                 raise CheckpointError("MDW-514", f"May not {verb} {where}: {said}", hint) from error
             raise CheckpointError("MDW-515", f"Can't {verb} {where}: {said}", "Check storage and network.") from error

@@ -50,17 +50,18 @@ def places(conf: Conf) -> Places:
         uri, experiment = os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_EXPERIMENT_NAME"]
         rendezvous = MlflowRendezvous(uri, experiment, conf.federation.name, os.environ["AZUREML_RUN_ID"])
     host = own_host() if own.host == AUTO else own.host
-    return Places(store_of(conf), secrets, rendezvous, host, keeps_results=own.store is not None)
+    return Places(store_of(conf, server=True), secrets, rendezvous, host, keeps_results=own.store is not None)
 
 
-def store_of(conf: Conf) -> Store:
-    """Return the orchestrator's store alone, which its owner's commands use too."""
+def store_of(conf: Conf, *, server: bool = False) -> Store:
+    """Return the orchestrator's store alone, which its owner's commands use too; a `server` is patient with it."""
     own = conf.federation.orchestrator
     if not own.store:
         return FolderStore(FederationFolder.of(conf.federation).store)
-    from server.blob_store import BlobStore
+    from server.blob_store import A_COMMANDS_RETRIES, A_SERVERS_RETRIES, BlobStore
 
-    return BlobStore.at(f"{own.store}/{conf.federation.name}/store", sign_in())
+    retries = A_SERVERS_RETRIES if server else A_COMMANDS_RETRIES
+    return BlobStore.at(f"{own.store}/{conf.federation.name}/store", sign_in(), retries)
 
 
 def own_host() -> str:

@@ -23,17 +23,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from rich.console import Console
+
 from azureml_jobs.admitted_keys import AdmittedKeys
 from azureml_jobs.credentials import ServerCredentials, server_credentials
 from conf.errors import CheckpointError, Interrupted, MeadowError
 from conf.schema import Conf
 from conf.silos import silos
+from conf.startup import note
 from server.app import federate
 from server.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
 from server.orchestrator import Orchestrator, quiet_flower
 from server.packed_grid import PackedGrid
 from server.places import Places, places
-from server.progress import progress
+from server.progress import PlainProgress
 from server.run_queue import CANCELLED_OUTCOME, Outcome, Request, RunQueue
 from server.session import session
 from server.store import Below, Lease, LeaseLost, Store
@@ -51,6 +54,7 @@ def serve(conf: Conf) -> int:
 
     Raises CheckpointError MDW-516/518 where another orchestrator is live, IdentityError for keys and addresses.
     """
+    note("import")
     quiet_flower()
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -70,6 +74,7 @@ def _serve(conf: Conf, here: Places, lease: Lease) -> None:
     with _orchestrator(conf, credentials, keys.current()) as orchestrator:
         care = Caretaker(orchestrator, credentials, here.host, here.store, lease, here.rendezvous, keys, queue)
         with care:
+            note("listening")
             _Work(conf, orchestrator, queue, here, care).until_idle()
             care.over()
             orchestrator.stop(over=True)
@@ -133,6 +138,7 @@ class _Work:
 
     def _run(self, request: Request) -> None:
         """Do one run. What is wrong with the run ends the run; what is wrong with this orchestrator goes up."""
+        note("first run")
         try:
             with self.care.of(request):
                 outcome = CANCELLED_OUTCOME if self.queue.is_cancelled(request) else self._outcome(request)
@@ -166,13 +172,21 @@ class _Work:
         members, strategy = silos(conf), build_strategy(conf.strategy)
         names = [silo.name for silo in members]
         below = Below(self.here.store, f"runs/{request.run_id}/")
-        display = progress(live=False)
+        display = _Display(Console(highlight=False))
         mode = "azure" if self.conf.federation.orchestrator.workspace else "local"
         with session(conf, members, mode=mode, command=request.command, display=display, store=below) as run:
             self.orchestrator.wait_for(names, conf.run.start_quorum or len(names), conf.run.start_timeout)
             grid = PackedGrid(self.orchestrator.open_run(request.run_id, names))
             federate(run, grid, strategy)
         return Outcome(run.result.status, folder=self._left(request))
+
+
+class _Display(PlainProgress):
+    """A run's lines, and once how old the process was at its first round."""
+
+    def round_started(self, round: int, cohort: list[str]) -> None:
+        """See `Observer`."""
+        note("first round")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

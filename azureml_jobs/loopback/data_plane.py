@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from azureml_jobs.loopback.access import Access
 from azureml_jobs.loopback.answers import forbidden, not_found, not_signed_in
@@ -112,7 +112,7 @@ class DataPlane:
     def _log(self, secret: str, name: str) -> Response:
         job = self._logs.get(secret)
         path: Path | None = job.logs().get(name) if job else None
-        return PlainTextResponse(path.read_text(errors="replace")) if path else not_found(name)
+        return FileResponse(path, media_type="text/plain") if path else not_found(name)
 
     def _patched(self, job: Job, body: Json) -> Response:
         with self.resources.lock:

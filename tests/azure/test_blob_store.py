@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from azure.identity import DefaultAzureCredential
 from azure.storage.blob import ContainerClient
 
 from azureml_jobs.loopback.cloud import LoopbackCloud
-from conf.errors import CheckpointError
+from conf.errors import AzureError, CheckpointError
 from server.blob_store import BlobStore
-from server.store import Below, FolderStore, LeaseLost, Store, StoreMissing, digest, follow, point
+from server.store import Below, FolderStore, Lease, LeaseLost, Store, StoreMissing, digest, follow, point
 
 
 class Clock:
@@ -156,11 +157,11 @@ def test_a_run_has_its_part(store: Store) -> None:
 def signed_in(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch, name: str) -> BlobStore:
     for key, value in cloud.signed_in_as(name).items():
         monkeypatch.setenv(key, value)
-    return BlobStore.at("https://hub.blob.core.windows.net/store/front", DefaultAzureCredential())
+    cloud.accounts.container("hub", "store")
+    return BlobStore.at("https://hub.blob.core.windows.net/store/front", DefaultAzureCredential(), retries=0)
 
 
 def test_the_store_works_with_an_identity_of_its_own(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    cloud.accounts.container("hub", "store")
     cloud.access.grant("hub/server", "Storage Blob Data Contributor", "storage:hub")
     store = signed_in(cloud, monkeypatch, "hub/server")
     name = uuid.uuid4().hex
@@ -179,6 +180,19 @@ def test_a_refusal_names_the_identity_and_the_role(cloud: LoopbackCloud, monkeyp
     assert [(t.identity, t.resource) for t in cloud.journal.refused()] == [("north/gpu", "storage:hub")]
 
 
+def test_who_is_not_signed_in_any_more_is_told_so(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.access.grant("hub/server", "Storage Blob Data Contributor", "storage:hub")
+    store = signed_in(cloud, monkeypatch, "hub/server")
+    assert store.list("gone/") == []
+    with monkeypatch.context() as later:
+        later.setattr(cloud.tokens, "life", -10.0)  # what is issued from now on has expired
+        with pytest.raises(AzureError, match=r"MDW-803.*expired"):
+            signed_in(cloud, monkeypatch, "hub/server").list()
+    monkeypatch.setenv("AZURE_CLIENT_SECRET", "wrong")
+    with pytest.raises(AzureError, match="MDW-803"):
+        BlobStore.at("https://hub.blob.core.windows.net/store", DefaultAzureCredential(), retries=0).list()
+
+
 def test_one_account_s_key_opens_no_other(cloud: LoopbackCloud) -> None:
     wrong = {"account_name": "north", "account_key": cloud.accounts.keys["hub"]}
     stolen = ContainerClient("https://north.blob.core.windows.net", "store", credential=wrong, retry_total=0)
@@ -186,3 +200,55 @@ def test_one_account_s_key_opens_no_other(cloud: LoopbackCloud) -> None:
         BlobStore(stolen).list()
     with pytest.raises(Exception, match="Auth"):
         stolen.create_container()
+
+
+class Overtaken(BlobStore):
+    """A store whose process sleeps between the look at its lease and its write, while a successor works."""
+
+    def __init__(self, container: ContainerClient, prefix: str, clock: Clock, meanwhile: Callable[[], None]) -> None:
+        super().__init__(container, prefix, clock)
+        self._meanwhile = meanwhile
+
+    def _held(self, lease: Lease) -> str:
+        version = super()._held(lease)
+        self._meanwhile()
+        return version
+
+
+@pytest.mark.parametrize("before", [b"old", None])
+def test_who_loses_the_lease_in_the_middle_of_a_write_overwrites_nothing_of_its_successor_s(
+    cloud: LoopbackCloud, clock: Clock, before: bytes | None
+) -> None:
+    container, prefix = cloud.accounts.container("hub", "store"), f"test-{uuid.uuid4().hex}"
+    second = BlobStore(container, prefix, clock)
+
+    def meanwhile() -> None:
+        clock.now += 61
+        lease = second.acquire("server", "two", 60)
+        if lease is not None:
+            second.replace("current", b"of the second", under=lease)
+
+    first = Overtaken(container, prefix, clock, meanwhile)
+    if before is not None:
+        second.put_if_absent("current", before)
+    lease = first.acquire("server", "one", 60)
+    assert lease is not None
+    with pytest.raises(LeaseLost, match="MDW-516"):
+        first.replace("current", b"of the first", under=lease)
+    assert second.read("current") == b"of the second"
+
+
+def test_a_write_that_came_late_does_not_stop_the_successor(cloud: LoopbackCloud, clock: Clock) -> None:
+    container, prefix = cloud.accounts.container("hub", "store"), f"test-{uuid.uuid4().hex}"
+    first = BlobStore(container, prefix, clock)
+    late = [b"late"]
+
+    def meanwhile() -> None:
+        if late:
+            first.replace("current", late.pop())
+
+    second = Overtaken(container, prefix, clock, meanwhile)
+    lease = second.acquire("server", "two", 60)
+    assert lease is not None
+    second.replace("current", b"of the second", under=lease)
+    assert first.read("current") == b"of the second" and not late

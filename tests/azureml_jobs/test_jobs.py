@@ -133,6 +133,11 @@ def test_a_gateway_s_address_takes_the_place_of_the_rendezvous(conf: Conf, code:
     assert "orchestrator.host=fl.example.org " in server_job(conf, code, STORE).command
 
 
+def test_a_silo_may_look_at_one_run_of_the_orchestrator_alone(conf: Conf, code: Code) -> None:
+    conf.federation.orchestrator.run_id = "brave_cat_1"
+    assert "--federation hospitals --run-id brave_cat_1 " in silo_job(conf, "north", code, TRACKING).command
+
+
 @pytest.mark.parametrize("role", ["orchestrator", "north", "south"])
 def test_the_yaml_is_what_azure_ml_s_client_reads(conf: Conf, code: Code, tmp_path: Path, role: str) -> None:
     spec = server_job(conf, code, STORE) if role == "orchestrator" else silo_job(conf, role, code, TRACKING)

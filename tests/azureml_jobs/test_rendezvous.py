@@ -246,6 +246,35 @@ def test_silos_find_the_server_by_its_tags(tracking: tuple[str, Any]) -> None:
     assert at(uri, "banks").find() is None
 
 
+def test_the_server_of_an_earlier_run_is_not_taken_for_the_live_one(tracking: tuple[str, Any]) -> None:
+    """Its MLflow run may well say RUNNING still: a job that was killed closes nothing."""
+    uri, client = tracking
+    old, new = start_run(client), start_run(client)
+    at(uri, "wards", old).publish(replace(SERVER, address="10.0.0.1:9092", epoch=1, heartbeat=NOW - 3600))
+    assert client.get_run(old).info.status == "RUNNING"
+    silo = at(uri, "wards")
+    assert silo.find() is None and len(silo.seen()) == 1
+    at(uri, "wards", new).publish(SERVER)
+    assert silo.find() == SERVER
+    at(uri, "wards", old).publish(replace(SERVER, address="10.0.0.1:9092", epoch=1, heartbeat=NOW + 1))
+    assert silo.find() == SERVER  # thought dead, back again, and of an epoch that is over
+
+
+def test_a_run_that_is_named_is_the_only_one_looked_at(tracking: tuple[str, Any]) -> None:
+    uri, client = tracking
+    first, second, empty = start_run(client), start_run(client), start_run(client)
+    at(uri, "labs", first).publish(replace(SERVER, epoch=1))
+    at(uri, "labs", second).publish(SERVER)
+    assert at(uri, "labs", first).find() == replace(SERVER, epoch=1)
+    assert at(uri, "labs", second).find() == SERVER
+    assert at(uri, "labs", empty).find() is None
+    assert at(uri, "banks", second).find() is None  # it is another federation's
+    at(uri, "labs", first).publish(replace(SERVER, epoch=1, heartbeat=NOW - 3600))
+    assert at(uri, "labs", first).find() is None
+    with raises("MDW-731: Can't look in MLflow"):
+        at(uri, "labs", "0" * 32).find()
+
+
 def test_tags_that_are_no_record_are_passed_over(tracking: tuple[str, Any]) -> None:
     uri, client = tracking
     run_id = start_run(client)

@@ -1,0 +1,410 @@
+"""The verbs of `backend=azure` against jobs that cost nothing: what is seen, told, merged, ended, with which status."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.ai.ml import command
+from azure.ai.ml.entities import Environment
+
+from azureml_jobs import azure_federation, azure_verbs, azure_watch
+from azureml_jobs.azure_federation import AzureFederation
+from azureml_jobs.cli import main
+from azureml_jobs.jobs import TAG_FEDERATION, TAG_ROLE, TAG_SILO, JobSpec
+from azureml_jobs.loopback.cloud import LoopbackCloud
+from azureml_jobs.rehearsal import ENGINEER, Rehearsal, owner
+from azureml_jobs.workspace import AzureJob, Workspace
+from conf.app_hash import PACKAGES
+from conf.errors import AzureError, RoundError
+from server.places import store_of
+from server.run_queue import Outcome, RunQueue
+
+SILOS = ("north", "south")
+STAY = "echo at work; sleep 600"
+
+
+@dataclass
+class Federation:
+    """A federation whose jobs are shell lines, and the command line that acts on it."""
+
+    rehearsal: Rehearsal
+    folder: Path
+    code: Path
+
+    @property
+    def cloud(self) -> LoopbackCloud:
+        return self.rehearsal.cloud
+
+    @property
+    def where(self) -> list[str]:
+        return ["backend=azure", f"federation.file={self.folder / 'hospitals.yaml'}"]
+
+    def job(self, part: str, line: str) -> str:
+        """Start a job with a federation's tags, as its owner; return its name."""
+        tags = {TAG_FEDERATION: "hospitals", TAG_ROLE: "silo", TAG_SILO: part}
+        conf, compute = self.rehearsal.conf().federation, f"gpu-{part}"
+        workspace = conf.orchestrator.workspace
+        if part == "orchestrator":
+            tags, compute = {TAG_FEDERATION: "hospitals", TAG_ROLE: "server"}, "cpu"
+        else:
+            workspace = conf.silos[part].workspace
+        environment = Environment(image="mcr.microsoft.com/azureml/base", name="meadow-test", version="1")
+        made = command(code=self.code, command=line, environment=environment, compute=compute, tags=tags)
+        with self.rehearsal.signed_in(ENGINEER if part == "orchestrator" else owner(part)):
+            place = Workspace(workspace)
+            return str(place._client.jobs.create_or_update(made).name)
+
+    def running(self, name: str) -> None:
+        job = next(job for job in self.cloud.executor.jobs.values() if job.name == name)
+        until(lambda: "at work" in "".join(path.read_text() for path in job.logs().values()))
+
+    def meadow(self, verb: str, *args: str, who: str = "all") -> int:
+        with self.rehearsal.signed_in(who):
+            return main([verb, *self.where, *args])
+
+    def queue(self, who: str = ENGINEER) -> RunQueue:
+        with self.rehearsal.signed_in(who):
+            return RunQueue(store_of(self.rehearsal.conf()))
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def federation(cloud: LoopbackCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Federation]:
+    """A federation of two silos; 'all' holds every right, the engineer and the owners their own."""
+    monkeypatch.chdir(tmp_path)
+    for module in (azure_verbs, azure_federation, azure_watch):
+        monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
+    cloud.executor.stop()
+    cloud.executor.jobs.clear()
+    for key in [key for key in cloud.resources._kept if "/jobs/" in key]:
+        del cloud.resources._kept[key]
+    cloud.access.grants.clear()
+    rehearsal = Rehearsal(cloud, tmp_path, store_of, RunQueue, names=SILOS)
+    rehearsal.build()
+    for name in ("hub", *SILOS):
+        rehearsal._grants("all", workspace=name, vault=f"kv-{name}", storage=name, owner=True)
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "a.txt").write_text("a")
+    container = cloud.accounts.container("hub", "federation")
+    for blob in container.list_blob_names():
+        container.delete_blob(blob)
+    yield Federation(rehearsal, tmp_path, code)
+    cloud.executor.stop()
+    monkeypatch.undo()
+    cloud.access.grants.clear()
+    shutil.rmtree(tmp_path / ".meadow", ignore_errors=True)
+
+
+# ---- status
+
+
+def test_status_is_one_table_of_which_a_role_sees_its_rows(
+    federation: Federation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server, north = federation.job("orchestrator", STAY), federation.job("north", "true")
+    until(lambda: all(job.status in ("Running", "Completed") for job in federation.cloud.executor.jobs.values()))
+    until(lambda: federation.cloud.executor.jobs[next(reversed(federation.cloud.executor.jobs))].status == "Completed")
+    assert federation.meadow("status") == 0
+    out = capfd.readouterr().out
+    head, *rows = out.partition("\n\n")[0].splitlines()
+    assert [row.split()[:3] for row in rows] == [
+        ["orchestrator", "Running", server], ["north", "Completed", north], ["south", "no", "job"],
+    ]  # fmt: skip
+    assert [row.index(row.split()[2]) for row in rows[:2]] == [head.index("job")] * 2
+    assert rows[0].index("https://ml.azure.com/runs/") == head.index("where")
+    assert federation.cloud.journal.refused() == []
+    assert federation.meadow("status", who=ENGINEER) == 0
+    seen = capfd.readouterr().out.splitlines()
+    assert seen[1].split()[:3] == rows[0].split()[:3]
+    assert all(line.split()[1:3] == ["not", "seen"] for line in seen[2:4])
+    assert "not yours to see: it needs the role 'Reader' there" in seen[2]
+    federation.cloud.journal.forget()
+    assert federation.meadow("status", "as=silo:north", who=owner("north")) == 0
+    asked = capfd.readouterr().out.splitlines()
+    assert "not asked" in asked[1] and asked[2].split()[1] == "Completed" and "not asked" in asked[3]
+    assert federation.cloud.journal.refused() == [] and len(asked) == 4
+
+
+def test_status_goes_on_where_a_workspace_is_not_there_and_ends_where_nothing_is_seen(
+    federation: Federation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = federation.folder / "hospitals.yaml"
+    file.write_text(file.read_text().replace("name: south}", "name: gone}"))
+    assert federation.meadow("status") == 0
+    out = capfd.readouterr().out.splitlines()
+    assert "no job" in out[1] and "no job" in out[2] and "MDW-802" in out[3]
+    assert federation.meadow("status", "as=silo:north", who="stranger") == AzureError.exit_status
+    told = capfd.readouterr()
+    assert "not yours to see" in told.out and "error MDW-801" in told.err and "stranger" in told.err
+
+
+def test_a_workspace_that_can_not_be_reached_costs_its_own_row(
+    federation: Federation, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Workspace.jobs_of
+
+    def jobs_of(self: Workspace, name: str) -> list[AzureJob]:
+        if self.conf.name == "south":
+            raise AzureError("MDW-800", "Can't reach the workspace south: timed out.", "Check the network.")
+        return asked(self, name)
+
+    monkeypatch.setattr(Workspace, "jobs_of", jobs_of)
+    assert federation.meadow("status") == 0
+    rows = capfd.readouterr().out.splitlines()
+    assert "no job" in rows[2] and rows[3].endswith("not reached: Can't reach the workspace south: timed out.")
+
+
+# ---- logs
+
+
+def test_logs_f_merges_the_lines_of_all_jobs_until_they_have_ended(
+    federation: Federation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """South speaks only when north's line has been printed: one job's end is not waited for to show another's."""
+    flag = federation.folder / "flag"
+    federation.job("north", f"echo first of north; touch {flag}; while [ -e {flag} ]; do sleep 0.1; done; echo last")
+    federation.job(
+        "south", f"while [ ! -e {flag} ]; do sleep 0.1; done; echo south; rm {flag}; printf 'no end'; exit 3"
+    )
+    assert federation.meadow("logs", "-f") == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("north")] == [
+        "north  first of north", "north  last", "north  Completed",
+    ]  # fmt: skip
+    assert [line for line in lines if line.startswith("south")] == [
+        "south  south",
+        "south  no end",
+        "south  Failed: Execution failed. User process 'bash' exited with status code 3.",
+    ]
+    assert federation.meadow("logs", "-f") == federation.meadow("logs") == 0
+    assert sorted(capfd.readouterr().out.splitlines()) == sorted([*lines, *lines])  # ended jobs say it all again
+
+
+def test_logs_of_jobs_at_work_show_what_they_said_so_far(
+    federation: Federation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    federation.running(federation.job("north", STAY))
+    federation.running(federation.job("orchestrator", STAY))
+    assert federation.meadow("logs") == 0
+    assert capfd.readouterr().out.splitlines() == ["orchestrator  at work", "north  at work"]
+    assert federation.meadow("logs", "silo=north") == 0
+    assert capfd.readouterr().out.splitlines() == ["north  at work"]
+    assert federation.meadow("logs", who=owner("north")) == AzureError.exit_status
+    told = capfd.readouterr()
+    assert told.out.splitlines() == [
+        "orchestrator  at work",
+        "north  at work",
+    ]  # owners read the hub, to find the server
+    assert told.err.count("MDW-801") == told.err.count("\n") == 1 and "workspace south" in told.err
+    federation.cloud.journal.forget()
+    assert federation.meadow("logs", "silo=west") == 2 and "MDW-193" in capfd.readouterr().err
+
+
+def test_ctrl_c_ends_logs_f_at_once_and_leaves_the_job(federation: Federation) -> None:
+    name = federation.job("north", STAY)
+    federation.running(name)
+    with federation.rehearsal.signed_in(owner("north")):
+        meadow = subprocess.Popen(
+            [sys.executable, "-m", "azureml_jobs.cli", "logs", *federation.where, "-f", "as=silo:north"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": ROOT},
+        )  # fmt: skip
+    assert meadow.stdout is not None and meadow.stdout.readline() == "north  at work\n"
+    begun = time.monotonic()
+    meadow.send_signal(signal.SIGINT)
+    _, err = meadow.communicate(timeout=30)
+    assert (meadow.returncode, err) == (130, "stopped\n") and time.monotonic() - begun < 10
+    (job,) = federation.cloud.executor.jobs.values()
+    assert job.status == "Running"
+
+
+ROOT = str(Path(__file__).parents[2])
+
+
+# ---- wait
+
+
+def ask(federation: Federation, run: str, outcome: Outcome | None) -> None:
+    queue = federation.queue()
+    with federation.rehearsal.signed_in(ENGINEER):
+        request = queue.submit(run, federation.rehearsal.conf())
+        if outcome is not None:
+            queue.ended(request, outcome)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (Outcome("finished"), 0),
+        (Outcome("stopped_early"), 0),
+        (Outcome("failed", "MDW-201: no data", 3), 3),
+        (Outcome("failed", "MDW-401: 1 of 3", RoundError.exit_status), 5),
+        (Outcome("cancelled", exit=130), 130),
+    ],
+)
+def test_wait_tells_how_a_run_ended_by_its_status(
+    federation: Federation, capfd: pytest.CaptureFixture[str], outcome: Outcome, status: int
+) -> None:
+    ask(federation, "one", outcome)
+    assert federation.meadow("wait", "run=one", who=ENGINEER) == status
+    assert f"run one: {outcome.status}" in capfd.readouterr().out
+
+
+def test_wait_tells_that_nobody_is_there_that_the_time_is_over_and_that_there_is_no_such_run(
+    federation: Federation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ask(federation, "one", None)
+    assert federation.meadow("wait", "run=one", who=ENGINEER) == 125
+    federation.job("orchestrator", STAY)
+    assert federation.meadow("wait", "run=one", "timeout=0.2", who=ENGINEER) == 124
+    assert federation.meadow("wait", "run=two", who=ENGINEER) == 2
+    assert federation.meadow("wait", "run=one", "timeout=soon", who=ENGINEER) == 2
+    capfd.readouterr()
+
+
+def test_a_wait_outlives_its_tokens_and_ends_when_no_more_are_given(
+    federation: Federation, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(federation, "one", None)
+    federation.job("orchestrator", STAY)
+    tokens, asked = federation.cloud.tokens, AzureFederation.jobs
+    monkeypatch.setattr(tokens, "life", 3.0)
+    begun = time.monotonic()
+    client = tokens.known(ENGINEER)[0].client_id
+
+    def jobs(self: AzureFederation, names: list[str], *, server: bool) -> list[AzureJob]:
+        if time.monotonic() - begun > 5:  # several lives of a token: the account is closed
+            monkeypatch.setitem(tokens._secrets, client, (tokens.known(ENGINEER)[0], "another"))
+        return asked(self, names, server=server)
+
+    monkeypatch.setattr(AzureFederation, "jobs", jobs)
+    assert federation.meadow("wait", "run=one", "timeout=60", who=ENGINEER) == 126
+    assert time.monotonic() - begun > 5
+    assert "error MDW-803" in capfd.readouterr().err
+
+
+def test_a_wait_bears_that_azure_is_not_reached_for_a_while(
+    federation: Federation, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(federation, "one", Outcome("finished"))
+    failures = [AzureError("MDW-800", "Can't reach the workspace hub."), AzureError("MDW-800", "Can't reach it.")]
+
+    def jobs(self: AzureFederation, names: list[str], *, server: bool) -> list[AzureJob]:
+        if failures:
+            raise failures.pop()
+        return []
+
+    monkeypatch.setattr(AzureFederation, "jobs", jobs)
+    assert federation.meadow("wait", "run=one", who=ENGINEER) == 0
+    monkeypatch.setattr(azure_verbs, "PATIENCE_SECONDS", -1.0)
+    failures.append(AzureError("MDW-800", "Can't reach the workspace hub."))
+    assert federation.meadow("wait", "run=one", who=ENGINEER) == AzureError.exit_status
+    assert "MDW-800" in capfd.readouterr().err
+
+
+def test_who_may_read_the_store_alone_waits_without_seeing_the_job(federation: Federation) -> None:
+    ask(federation, "one", Outcome("finished"))
+    federation.cloud.access.grant("scientist", "Storage Blob Data Contributor", "storage:hub")
+    assert federation.meadow("wait", "run=one", who="scientist") == 0
+    federation.cloud.journal.forget()
+
+
+# ---- starting and ending
+
+
+def test_stop_ends_silos_then_the_orchestrator_and_does_nothing_the_second_time(
+    federation: Federation, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = [federation.job(part, STAY) for part in ("orchestrator", *SILOS)]
+    for name in names:
+        federation.running(name)
+    assert federation.meadow("stop") == 0
+    assert capfd.readouterr().out.splitlines() == ["north: Canceled", "south: Canceled", "orchestrator: Canceled"]
+    ends = {job.name: job.ended or 0 for job in federation.cloud.executor.jobs.values()}
+    assert max(ends, key=lambda name: ends[name]) == names[0]
+    assert federation.meadow("stop") == 0
+    assert capfd.readouterr().out.splitlines() == ["nothing is at work"]
+
+
+def test_stop_ends_one_silo_or_one_run_alone(federation: Federation, capfd: pytest.CaptureFixture[str]) -> None:
+    for part in ("orchestrator", *SILOS):
+        federation.running(federation.job(part, STAY))
+    ask(federation, "one", None)
+    assert federation.meadow("stop", "silo=south") == federation.meadow("stop", "run=one") == 0
+    assert capfd.readouterr().out.splitlines() == ["south: Canceled", "run one: its end is asked for"]
+    queue = federation.queue()
+    with federation.rehearsal.signed_in(ENGINEER):
+        assert queue.is_cancelled(queue.all()[0]) and queue.outcome("one") is None  # the orchestrator sees to it
+    assert [job.status for job in federation.cloud.executor.jobs.values()] == ["Running", "Running", "Canceled"]
+    assert federation.meadow("stop", "run=two") == 2
+    assert federation.meadow("stop", "as=orchestrator") == 0
+    ask(federation, "two", None)
+    assert federation.meadow("stop", "run=two") == 0
+    assert federation.meadow("wait", "run=two") == 130  # nobody is there to end it
+
+
+class Racing(Workspace):
+    """A workspace in which another launch's job comes in between the look and one's own, or right after it."""
+
+    other_first = True
+
+    def submit(self, spec: JobSpec) -> AzureJob:
+        if self.other_first:
+            super().submit(spec)
+            return super().submit(spec)
+        mine = super().submit(spec)
+        super().submit(spec)
+        return mine
+
+
+class RacingLater(Racing):
+    other_first = False
+
+
+@pytest.mark.parametrize("place", [Racing, RacingLater])
+def test_of_two_launches_at_the_same_time_the_first_job_stays(federation: Federation, place: type[Racing]) -> None:
+    tree = federation.folder / "tree"
+    for package in PACKAGES:
+        (tree / package).mkdir(parents=True)
+    (tree / "azureml_jobs" / "cli.py").write_text("import time; print('at work', flush=True); time.sleep(600)")
+    with federation.rehearsal.signed_in(ENGINEER):
+        launch = AzureFederation(federation.rehearsal.conf(), place, tree)
+        job, new = launch.start_server()
+        first, second = federation.cloud.executor.jobs.values()
+        assert (job.name, new) == (first.name, not place.other_first)
+        if place.other_first:
+            second.join()
+            assert second.status == "Canceled"
+        assert launch.start_server() == (launch.jobs([], server=True)[0], False)
+        assert launch.jobs([], server=True)[0].name == first.name  # not the other one, which is newer
+        assert len(federation.cloud.executor.jobs) == 2
+        launch.stop([], server=True)
+    assert [job.status for job in (first, second)] == ["Canceled", "Canceled"]
+
+
+def test_a_verb_refuses_what_another_one_takes(federation: Federation, capfd: pytest.CaptureFixture[str]) -> None:
+    wrong: list[tuple[Any, ...]] = [
+        ("status", "run=one"), ("status", "-f"), ("submit", "silo=north"), ("wait", "run=a", "silo=north"),
+        ("stop", "--open"), ("logs", "--nix"), ("launch", "client"), ("launch", "client", "silo=nix"),
+        ("launch", "all", "silo=north"), ("launch", "nothing"),
+    ]  # fmt: skip
+    for verb, *args in wrong:
+        assert federation.meadow(verb, *args) == 2, (verb, args)
+        assert "MDW-111" in (told := capfd.readouterr().err) or "MDW-193" in told
+    assert federation.cloud.executor.jobs == {}
