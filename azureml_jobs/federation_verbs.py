@@ -261,7 +261,7 @@ def _store_of_keys(conf: Conf, folder: Path | None) -> Any:
     if folder is None and (own.store or (own.workspace and own.datastore)):
         from azureml_jobs.azure_verbs import Asked
 
-        return Asked(conf, {}, set(), "meadow keys").store()
+        return Asked(conf, {}, set(), "meadow keys").store
     from conf.federation_folder import FederationFolder
     from server.store import FolderStore
 
