@@ -52,6 +52,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
         rehearsal.build()
         rehearsal.make_keys()
         yield rehearsal
+        assert (cloud.journal.unrouted, cloud.journal.outbound) == ([], [])
     os.environ.clear()
     os.environ.update(before)
 
