@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Federation:
 
     def meadow(self, verb: str, *args: str, who: str = "all") -> int:
         with self.rehearsal.signed_in(who):
-            return main([verb, *self.where, *args])
+            return main([verb, *args, *self.where])
 
     def queue(self, who: str = ENGINEER) -> RunQueue:
         with self.rehearsal.signed_in(who):
@@ -359,6 +360,15 @@ def test_stop_ends_one_silo_or_one_run_alone(federation: Federation, capfd: pyte
     assert federation.meadow("wait", "run=two") == 130  # nobody is there to end it
 
 
+def cheap_code(tree: Path, line: str = "print('at work', flush=True); time.sleep(600)") -> Path:
+    """Write what jobs are sent with: packages whose command line does next to nothing."""
+    for package in PACKAGES:
+        (tree / package).mkdir(parents=True)
+        (tree / package / "__init__.py").touch()
+    (tree / "azureml_jobs" / "cli.py").write_text(f"import sys, time\n{line}")
+    return tree
+
+
 class Racing(Workspace):
     """A workspace in which another launch's job comes in between the look and one's own, or right after it."""
 
@@ -379,10 +389,7 @@ class RacingLater(Racing):
 
 @pytest.mark.parametrize("place", [Racing, RacingLater])
 def test_of_two_launches_at_the_same_time_the_first_job_stays(federation: Federation, place: type[Racing]) -> None:
-    tree = federation.folder / "tree"
-    for package in PACKAGES:
-        (tree / package).mkdir(parents=True)
-    (tree / "azureml_jobs" / "cli.py").write_text("import time; print('at work', flush=True); time.sleep(600)")
+    tree = cheap_code(federation.folder / "tree")
     with federation.rehearsal.signed_in(ENGINEER):
         launch = AzureFederation(federation.rehearsal.conf(), place, tree)
         job, new = launch.start_server()
@@ -396,6 +403,72 @@ def test_of_two_launches_at_the_same_time_the_first_job_stays(federation: Federa
         assert len(federation.cloud.executor.jobs) == 2
         launch.stop([], server=True)
     assert [job.status for job in (first, second)] == ["Canceled", "Canceled"]
+
+
+@pytest.fixture
+def cheap(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> Federation:
+    """The federation with keys, where `launch` sends code that does next to nothing."""
+    federation.cloud.vaults._secrets.clear()
+    federation.rehearsal.make_keys()
+    tree = cheap_code(federation.folder / "tree")
+    monkeypatch.setattr(azure_federation, "AzureFederation", partial(AzureFederation, root=tree))
+    return federation
+
+
+def test_a_launch_that_fails_in_the_middle_leaves_nothing_at_work(
+    cheap: Federation, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start = AzureFederation.start_silo
+
+    def start_silo(self: AzureFederation, name: str) -> tuple[AzureJob, bool]:
+        if name == "south":
+            raise AzureError("MDW-800", "Can't reach the workspace south.")
+        return start(self, name)
+
+    monkeypatch.setattr(AzureFederation, "start_silo", start_silo)
+    assert cheap.meadow("launch", "all", "run.name=one") == AzureError.exit_status
+    assert "MDW-800" in capfd.readouterr().err
+    assert [job.status for job in cheap.cloud.executor.jobs.values()] == ["Canceled"] * 2
+    assert cancelled(cheap, "one")
+
+
+def test_ctrl_c_ends_the_run_of_launch_all_and_what_it_started(
+    cheap: Federation, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cheap.meadow("launch", "server") == 0
+    jobs = cheap.cloud.executor.jobs
+
+    def log_lines(self: azure_watch.JobLog) -> list[str]:
+        raise KeyboardInterrupt  # while it is followed
+
+    monkeypatch.setattr(azure_watch.JobLog, "lines", log_lines)
+    assert cheap.meadow("launch", "all", "run.name=one") == 130
+    assert [job.properties["displayName"] for job in jobs.values()][1:] == ["hospitals: north", "hospitals: south"]
+    assert [job.status for job in list(jobs.values())[1:]] == ["Canceled"] * 2
+    assert next(iter(jobs.values())).status != "Canceled"  # it was at work before
+    assert cancelled(cheap, "one")
+    capfd.readouterr()
+
+
+def test_what_azure_does_not_answer_during_launch_all_ends_no_job(
+    cheap: Federation, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def log_lines(self: azure_watch.JobLog) -> list[str]:
+        raise AzureError("MDW-800", "Can't reach the workspace hub.")
+
+    monkeypatch.setattr(azure_watch.JobLog, "lines", log_lines)
+    monkeypatch.setattr(azure_verbs, "PATIENCE_SECONDS", -1.0)
+    assert cheap.meadow("launch", "all", "run.name=one") == AzureError.exit_status
+    assert "The jobs stay at work" in capfd.readouterr().err
+    assert not any(job.cancelled for job in cheap.cloud.executor.jobs.values()) and len(cheap.cloud.executor.jobs) == 3
+    assert not cancelled(cheap, "one")
+
+
+def cancelled(federation: Federation, run: str) -> bool:
+    queue = federation.queue()
+    with federation.rehearsal.signed_in(ENGINEER):
+        outcome = queue.outcome(run)
+        return queue.is_cancelled(queue.all()[0]) or (outcome is not None and outcome.status == "cancelled")
 
 
 def test_a_verb_refuses_what_another_one_takes(federation: Federation, capfd: pytest.CaptureFixture[str]) -> None:
