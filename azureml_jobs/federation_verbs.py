@@ -259,9 +259,10 @@ def _store_of_keys(conf: Conf, folder: Path | None) -> Any:
     """Return the store with the list of admitted keys: a folder, or a container where the federation names one."""
     own = conf.federation.orchestrator
     if folder is None and (own.store or (own.workspace and own.datastore)):
-        from azureml_jobs.azure_verbs import Asked
+        from azureml_jobs.azure_asked import store_of_federation
+        from azureml_jobs.azure_federation import AzureFederation
 
-        return Asked(conf, {}, set(), "meadow keys").store
+        return store_of_federation(conf, AzureFederation(conf))
     from conf.federation_folder import FederationFolder
     from server.store import FolderStore
 

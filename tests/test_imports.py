@@ -32,6 +32,7 @@ TOP = {
     "azureml_jobs.cli",
     "azureml_jobs.verbs",
     "azureml_jobs.federation_verbs",
+    "azureml_jobs.azure_asked",
     "azureml_jobs.azure_verbs",
 }  # the command line and what its verbs do: anything, lazily
 CONF_STANDS_ON = {"omegaconf", "hydra", "yaml"}  # yaml is OmegaConf's own reader

@@ -18,7 +18,7 @@ import pytest
 from azure.ai.ml import command
 from azure.ai.ml.entities import Environment
 
-from azureml_jobs import azure_federation, azure_verbs, azure_watch
+from azureml_jobs import azure_federation, azure_run, azure_watch
 from azureml_jobs.azure_federation import AzureFederation
 from azureml_jobs.cli import main
 from azureml_jobs.jobs import TAG_FEDERATION, TAG_ROLE, TAG_SILO, JobSpec
@@ -89,7 +89,7 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 def federation(cloud: LoopbackCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Federation]:
     """A federation of two silos; 'all' holds every right, the engineer and the owners their own."""
     monkeypatch.chdir(tmp_path)
-    for module in (azure_verbs, azure_federation, azure_watch):
+    for module in (azure_run, azure_federation, azure_watch):
         monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
     cloud.executor.stop()
     cloud.executor.jobs.clear()
@@ -313,7 +313,7 @@ def test_a_wait_bears_that_azure_is_not_reached_for_a_while(
 
     monkeypatch.setattr(AzureFederation, "jobs", jobs)
     assert federation.meadow("wait", "run=one", who=ENGINEER) == 0
-    monkeypatch.setattr(azure_verbs, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(azure_run, "PATIENCE_SECONDS", -1.0)
     failures.append(AzureError("MDW-800", "Can't reach the workspace hub."))
     assert federation.meadow("wait", "run=one", who=ENGINEER) == AzureError.exit_status
     assert "MDW-800" in capfd.readouterr().err
@@ -457,7 +457,7 @@ def test_what_azure_does_not_answer_during_launch_all_ends_no_job(
         raise AzureError("MDW-800", "Can't reach the workspace hub.")
 
     monkeypatch.setattr(azure_watch.JobLog, "lines", log_lines)
-    monkeypatch.setattr(azure_verbs, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(azure_run, "PATIENCE_SECONDS", -1.0)
     assert cheap.meadow("launch", "all", "run.name=one") == AzureError.exit_status
     assert "The jobs stay at work" in capfd.readouterr().err
     assert not any(job.cancelled for job in cheap.cloud.executor.jobs.values()) and len(cheap.cloud.executor.jobs) == 3
