@@ -24,12 +24,9 @@ from conf.errors import IdentityError
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
-Sleep = Callable[[float], None]
 
 FRESH_SECONDS: Final = 90.0
 """A heartbeat this old, or this far ahead of our clock, is no sign of life: three missed at one every 30 s."""
-FIRST_WAIT: Final = 0.2
-LONGEST_WAIT: Final = 5.0
 MOST_BYTES: Final = 4096
 
 OPEN, OVER = "open", "over"
@@ -79,37 +76,18 @@ def choose(records: Iterable[Record], now: float, fresh: float = FRESH_SECONDS) 
     return next((r for r in ranked if r.state != OVER and abs(now - r.heartbeat) <= fresh), None)
 
 
-def wait(
-    place: Rendezvous,
-    seconds: float,
-    clock: Clock = time.monotonic,
-    sleep: Sleep = time.sleep,
-    now: Clock = time.time,
-) -> Record:
-    """Return the live server's record as soon as there is one; raises IdentityError MDW-730 after `seconds`.
-
-    A place that can't be reached meanwhile (MDW-731) is asked again, and is the error only at the end.
-    """
-    end, pause = clock() + seconds, FIRST_WAIT
-    while True:
-        left = end - clock()
-        try:
-            if (found := place.find()) is not None:
-                return found
-        except IdentityError:
-            if left <= 0:
-                raise
-        if left <= 0:
-            raise _nobody(place.seen(), seconds, now())
-        sleep(min(pause, left))
-        pause = min(2 * pause, LONGEST_WAIT)
-
-
-def _nobody(seen: list[Record], seconds: float, now: float) -> IdentityError:
-    if not seen:
+def nobody(place: Rendezvous, seconds: float, now: float) -> IdentityError:
+    """Return the error of who looked for a server for so long, MDW-730: what was seen, and what to do."""
+    try:
+        seen = place.seen()
+    except IdentityError as error:  # the place itself is the trouble
+        return error
+    last = max(seen, key=lambda r: (r.epoch, r.heartbeat), default=None)
+    if last is None:
         what, hint = "nothing was published", "Start the orchestrator, or check that both name the same place."
+    elif not last.heartbeat:
+        what, hint = f"nobody answers at {last.address}", "Start the orchestrator; let this network reach its port."
     else:
-        last = max(seen, key=lambda r: (r.epoch, r.heartbeat))
         age = now - last.heartbeat
         when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s in the future"
         what = f"the last sign of life is of {last.address}, epoch {last.epoch}, {when}"

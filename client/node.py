@@ -34,7 +34,7 @@ from flwr.proto.message_pb2 import ObjectTree
 from azureml_jobs.credentials import load_ca, span_of
 from azureml_jobs.expiry import Reminder, Span
 from azureml_jobs.node_keys import NodeKey, load_node_key, node_secret
-from azureml_jobs.rendezvous import OVER, FolderRendezvous, MlflowRendezvous, Rendezvous, StaticRendezvous
+from azureml_jobs.rendezvous import OVER, FolderRendezvous, MlflowRendezvous, Rendezvous, StaticRendezvous, nobody
 from azureml_jobs.secret_store import read_private
 from azureml_jobs.vault import VaultSecrets
 from client.connection import Connection, FederationOver, Forgotten, Refused
@@ -81,14 +81,16 @@ class Node:
         idle_timeout: float = IDLE_SECONDS,
         foreign_runs: bool = False,
         spans: Sequence[Span] = (),
+        place: Rendezvous | None = None,
     ) -> None:
         """With `foreign_runs` it also takes part in runs of a server that names no code (stock Flower's).
 
-        Of the end of `spans` it warns in its log.
+        Of the end of `spans` it warns in its log; `place`, where the connection looks, is for the error of finding
+        nobody there.
         """
         self._spans, self._reminder = spans, Reminder(log)
         self._connection, self._app, self._silo, self._kept = connection, app, silo, kept
-        self._idle_timeout, self._foreign_runs = idle_timeout, foreign_runs
+        self._idle_timeout, self._foreign_runs, self._place = idle_timeout, foreign_runs, place
         self._node_id = 0
         self._context: Context | None = None
         self._why_refused: str | None = None  # of the context's run
@@ -116,6 +118,8 @@ class Node:
                 elif time.monotonic() - last_work > self._idle_timeout:
                     raise IdleTimeout(f"no work for {self._idle_timeout:.0f} s")
         except TimeoutError:
+            if self._place is not None:
+                log.error("%s", nobody(self._place, self._idle_timeout, time.time()))
             raise IdleTimeout(f"no server for {self._idle_timeout:.0f} s") from None
         finally:
             self._connection.close()
@@ -359,6 +363,7 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
         idle_timeout=args.idle_timeout,
         foreign_runs=args.foreign_runs,
         spans=[span_of(f"The CA in {args.ca}", certificate, hint)],
+        place=server,
     )
 
 

@@ -23,7 +23,7 @@ from azureml_jobs.rendezvous import (
     StaticRendezvous,
     checked_address,
     choose,
-    wait,
+    nobody,
 )
 from conf.errors import IdentityError
 
@@ -162,53 +162,16 @@ def test_a_reader_never_sees_half_a_record(tmp_path: Path) -> None:
     beating.join()
 
 
-# ---- waiting
-
-
-def test_waiting_ends_as_soon_as_the_server_is_there(tmp_path: Path) -> None:
-    time = Time()
-    place = FolderRendezvous(tmp_path, time)
-
-    def sleep(seconds: float) -> None:
-        time.sleep(seconds)
-        if len(time.pauses) == 3:
-            place.publish(replace(SERVER, heartbeat=time.now))
-
-    assert wait(place, 60, time, sleep, time).address == SERVER.address
-    assert time.pauses == [0.2, 0.4, 0.8]
-
-
-def test_waiting_is_bounded_and_says_what_was_seen(tmp_path: Path) -> None:
-    time = Time()
-    place = FolderRendezvous(tmp_path, time)
-    with raises("MDW-730: No server found in 60 s: nothing was published"):
-        wait(place, 60, time, time.sleep, time)
-    assert time.now == NOW + 60 and max(time.pauses) == 5.0
-    place.publish(replace(SERVER, heartbeat=time.now - 300))
-    with raises("MDW-730.*10.0.0.4:9092, epoch 2, 310 s ago. Start it again"):
-        wait(place, 10, time, time.sleep, time)
-    place.publish(replace(SERVER, heartbeat=time.now + 300))
-    with raises("MDW-730.*299 s in the future.*compare the clocks"):
-        wait(place, 1, time, time.sleep, time)
-
-
-def test_a_place_that_fails_for_a_while_is_asked_again() -> None:
-    time = Time()
-
-    class Flaky(StaticRendezvous):
-        failures = 3
-
-        def find(self) -> Record | None:
-            self.failures -= 1
-            if self.failures >= 0:
-                raise IdentityError("MDW-731", "Can't look in MLflow: timeout.")
-            return super().find()
-
-    assert wait(Flaky("a:1"), 60, time, time.sleep, time).address == "a:1"
-    flaky = Flaky("a:1")
-    flaky.failures = 1000
-    with raises("MDW-731"):
-        wait(flaky, 5, time, time.sleep, time)
+def test_who_finds_nobody_is_told_what_was_seen(tmp_path: Path) -> None:
+    place = FolderRendezvous(tmp_path)
+    assert "No server found in 60 s: nothing was published" in str(nobody(place, 60, NOW))
+    place.publish(replace(SERVER, heartbeat=NOW - 310))
+    told = str(nobody(place, 60, NOW))
+    assert "MDW-730" in told and "10.0.0.4:9092, epoch 2, 310 s ago" in told and "Start it again" in told
+    place.publish(replace(SERVER, heartbeat=NOW + 299))
+    told = str(nobody(place, 60, NOW))
+    assert "299 s in the future" in told and "compare the clocks" in told
+    assert "nobody answers at 10.0.0.4:9092" in str(nobody(StaticRendezvous("10.0.0.4:9092"), 60, NOW))
 
 
 # ---- MLflow

@@ -38,10 +38,13 @@ def command(federation: Federation, *more: str, **changed: str) -> list[str]:
     return ["--silo", silo_to_json(federation.silos[0]), *named, *more]
 
 
-def test_no_server_in_time_ends_with_its_own_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_server_in_time_ends_with_its_own_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     federation = Federation(tmp_path, silos=1)
     assert main(command(federation, "--idle-timeout", "0.5", server=f"127.0.0.1:{free_port()}")) == IDLE_STATUS
     assert capsys.readouterr().err == "ended: no server for 0 s\n"
+    assert "MDW-730" in caplog.text and "nobody answers at 127.0.0.1" in caplog.text
 
 
 def test_an_unregistered_key_ends_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
