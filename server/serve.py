@@ -26,7 +26,7 @@ from typing import Final
 from rich.console import Console
 
 from azureml_jobs.admitted_keys import AdmittedKeys
-from azureml_jobs.credentials import ServerCredentials, server_credentials
+from azureml_jobs.credentials import SERVER_DAYS, ServerCredentials, server_credentials
 from conf.errors import CheckpointError, Interrupted, MeadowError
 from conf.schema import Conf
 from conf.silos import silos
@@ -70,7 +70,8 @@ def serve(conf: Conf) -> int:
 
 def _serve(conf: Conf, here: Places, lease: Lease) -> None:
     queue, keys = RunQueue(here.store), AdmittedKeys(here.store, time.time)
-    credentials = server_credentials(here.secrets, [here.host], datetime.now(UTC))  # made for this start
+    days = max(SERVER_DAYS, conf.federation.orchestrator.timeout // 86400 + 1)  # it outlives its job
+    credentials = server_credentials(here.secrets, [here.host], datetime.now(UTC), days)
     with _orchestrator(conf, credentials, keys.current()) as orchestrator:
         care = Caretaker(orchestrator, credentials, here.host, here.store, lease, here.rendezvous, keys, queue)
         with care:
