@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from client.loop import evaluate, train  # after the path
+from client.malloc import keep_activations_mapped  # after the path
 from client.warm import warm  # after the path
 from conf import travel  # after the path
 from conf.compose import compose  # after the path
@@ -52,6 +53,7 @@ def settings(model: str, rounds: int, epochs: int) -> list[str]:
 
 def bare(overrides: list[str], index: int) -> list[float]:
     """Return the seconds of each round of one silo's bare loop."""
+    keep_activations_mapped()  # as in a node
     conf = compose(overrides)
     scope, silo = travel.unpack(travel.pack(conf)), silos(conf)[index]
     here, seconds = warm(scope, silo), []
