@@ -193,8 +193,7 @@ def _keys(conf: Conf, admitted: list[AdmittedKey], now: float) -> Iterator[Findi
             yield Finding(name, "admitted", ERROR, "no key of it may connect", fix, security=True)
             continue
         last = max(mine, key=lambda key: key.expires)
-        begins, ends, today = (datetime.fromtimestamp(t, UTC) for t in (last.since, last.expires, now))
-        warning = expiry_warning(f"The key {last.fingerprint}", begins, ends, today)
+        warning = last.warning(now)
         state = WARNING if warning else OK
         yield Finding(name, "admitted", state, warning or last.fingerprint, f"meadow keys rotate {name}")
 

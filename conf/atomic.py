@@ -30,7 +30,7 @@ def write_atomic(path: Path, content: bytes | str | Iterable[bytes], mode: int =
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def append_line(path: Path, line: str, mode: int = 0o666) -> None:
@@ -49,7 +49,8 @@ def append_line(path: Path, line: str, mode: int = 0o666) -> None:
         os.close(file)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last; raises OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

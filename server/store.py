@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from conf.atomic import sync_folder
 from conf.errors import CheckpointError
 
 Data = bytes | bytearray | memoryview
@@ -179,7 +180,7 @@ class FolderStore:
         try:
             path.unlink(missing_ok=True)
             if path.parent.is_dir():
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
         except OSError as error:
             raise self._failure(error, "delete", name) from error
 
@@ -246,7 +247,7 @@ class FolderStore:
                 file.flush()
                 os.fsync(file.fileno())
             yield temporary
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise self._failure(error, "write", name) from error
         finally:
@@ -324,15 +325,7 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_folder(folder.parent)
 
 
 @dataclass(frozen=True)

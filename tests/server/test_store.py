@@ -363,7 +363,7 @@ def test_what_is_written_is_synced_before_it_has_its_name(store: FolderStore, mo
 
     for name in ("fsync", "link"):
         monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
-    monkeypatch.setattr(module, "_sync_folder", lambda folder: calls.append("folder"))
+    monkeypatch.setattr(module, "sync_folder", lambda folder: calls.append("folder"))
     store.put_if_absent("a", b"")
     assert calls[-3:] == ["fsync", "link", "folder"]
 
