@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from conf.atomic import write_atomic
+from conf.atomic_files import write_atomic
 from conf.errors import IdentityError
 
 log = logging.getLogger(__name__)

@@ -66,14 +66,14 @@ def measure(engine: str, count: int, rounds: int, workers: int, folder: Path) ->
         cost["PSS GB"] = sum(p.memory_full_info().pss for p in family) / 1e9
 
     if engine == "pool":
-        from server.pool import PoolGrid
+        from server.engines.pool import PoolGrid
 
         cost["imports s"], engine_at = time.monotonic() - START, time.monotonic()
         with PoolGrid(silos, workers, app="noop_app:app", log=folder / "workers.log") as grid:
             main(grid)
             ended = time.monotonic()
     else:
-        from server.ray_engine import run_on_ray
+        from server.engines.ray_engine import run_on_ray
 
         cost["imports s"], engine_at = time.monotonic() - START, time.monotonic()
 

@@ -36,20 +36,19 @@ from torch import nn
 from torch.nn import functional
 
 from client.app import app
-from client.silo import hand_over
+from client.silo_settings import hand_over
 from client.tasks import task_named
-from conf import travel
 from conf.compose import compose
 from conf.schema import Conf
 from conf.silos import silos
-from server.evaluation import first_weights
-from server.exchange import Closing, Exchange
-from server.pool import PoolGrid
-from server.quiet import logs_to
-from server.ray_engine import run_on_ray
+from server.engines.pool import PoolGrid
+from server.engines.quiet import logs_to
+from server.engines.ray_engine import run_on_ray
+from server.round.exchange import Closing, Exchange
+from server.scoring.evaluation import first_weights
 from server.simulation import simulate
-from strategies import wire
 from strategies.fedavg import FedAvg
+from strategies.wire import protocol, run_config
 
 PUBLISHED = {("iid", "fedavg"): 99.09, ("iid", "fedprox"): 99.16, ("0.5", "fedavg"): 98.89, ("0.5", "fedprox"): 99.02}
 """Best test accuracy over 50 rounds, by Dirichlet alpha and strategy."""
@@ -182,9 +181,13 @@ def _phase(grid: Grid, conf: Conf) -> Callable[[int], object]:
 
 
 def _keys(conf: Conf) -> dict[str, str | int]:
-    text = travel.pack(conf)
-    keys: dict[str, str | int] = {wire.PROTOCOL_KEY: wire.PROTOCOL, wire.RUN_ID: "bench", wire.RUN_CONFIG: text}
-    return {**keys, wire.RUN_DIGEST: travel.digest(text)}
+    text = run_config.pack(conf)
+    keys: dict[str, str | int] = {
+        protocol.PROTOCOL_KEY: protocol.PROTOCOL,
+        protocol.RUN_ID: "bench",
+        protocol.RUN_CONFIG: text,
+    }
+    return {**keys, protocol.RUN_DIGEST: run_config.digest(text)}
 
 
 def _good(replies: Iterable[tuple[int, Message]]) -> Iterable[Message]:

@@ -28,15 +28,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from client.cache import warm  # after the path
 from client.loop import evaluate, train  # after the path
 from client.malloc import keep_activations_mapped  # after the path
-from client.warm import warm  # after the path
-from conf import travel  # after the path
 from conf.compose import compose  # after the path
 from conf.seeds import seed_for  # after the path
 from conf.silos import silos  # after the path
-from server.result import RoundRecord, RunResult  # after the path
-from strategies import wire  # after the path
+from server.run.result import RoundRecord, RunResult  # after the path
+from strategies.wire import (
+    protocol,  # after the path
+    run_config,  # after the path
+)
 
 SILOS = 2
 MODELS = {"3.8 MB, 6 arrays": "model=mlp model.hidden=[900,950]", "45 MB, 122 arrays": "model=resnet18"}
@@ -55,7 +57,7 @@ def bare(overrides: list[str], index: int) -> list[float]:
     """Return the seconds of each round of one silo's bare loop."""
     keep_activations_mapped()  # as in a node
     conf = compose(overrides)
-    scope, silo = travel.unpack(travel.pack(conf)), silos(conf)[index]
+    scope, silo = run_config.unpack(run_config.pack(conf)), silos(conf)[index]
     here, seconds = warm(scope, silo), []
     for round in range(1, scope.run.rounds + 1):
         started = time.perf_counter()
@@ -76,7 +78,7 @@ def bare_loops(overrides: list[str]) -> float:
 def federation(overrides: list[str]) -> list[RoundRecord]:
     """Return the rounds of a launched federation after the first."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "azureml_jobs.cli", "launch", "all", "backend=local"]
+        command = [sys.executable, "-m", "azureml_jobs.cli.main", "launch", "all", "backend=local"]
         places = [f"federation.folder={folder}/federation", f"run.output={folder}/outputs"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run([*command, *places, *overrides], check=True, stdout=subprocess.DEVNULL, env=environment)
@@ -86,7 +88,7 @@ def federation(overrides: list[str]) -> list[RoundRecord]:
 
 def in_the_loop(record: RoundRecord) -> float:
     """Return the seconds that the slowest silo trained and evaluated in a round."""
-    return max(record.seconds_training[silo] + record.metrics[silo][wire.SECONDS] for silo in record.replied)
+    return max(record.seconds_training[silo] + record.metrics[silo][protocol.SECONDS] for silo in record.replied)
 
 
 def epochs_for(model: str, seconds: float) -> int:

@@ -154,8 +154,8 @@ def meadow(megabytes: float, arrays: int, number: int, silos: int) -> Arm:
 
 def serve(folder: Path, size: str, number: int, silos: int) -> None:
     """Be the orchestrator of the Meadow arm and start its nodes."""
-    from server.orchestrator import Orchestrator, quiet_flower
-    from server.packed_grid import PackedGrid
+    from server.orchestrator.packed_grid import PackedGrid
+    from server.orchestrator.service import Orchestrator, quiet_flower
     from tests.faults.federation import Federation
 
     quiet_flower()

@@ -18,8 +18,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from azureml_jobs.credentials import make_ca, server_credentials
-from azureml_jobs.secret_store import FolderSecrets
+from azureml_jobs.identity.authority import make_ca, server_credentials
+from azureml_jobs.identity.secret_store import FolderSecrets
 
 BLOCK = 1 << 20
 

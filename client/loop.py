@@ -18,7 +18,7 @@ from client.optimizer import learning_rate, optimizer_of, set_learning_rate
 from client.tasks.base import Task
 from conf.errors import DataError
 from conf.schema import TrainerConf
-from strategies import wire
+from strategies.wire import protocol
 
 Metrics = dict[str, float]
 
@@ -79,7 +79,10 @@ def train(
                 optimizer.zero_grad()
                 step += 1
     seen = batches.examples * conf.epochs
-    return {wire.LOSS: loss_sum.item() / seen, **_cost(batches.examples, seen, started)}  # .item() waits for the GPU
+    return {
+        protocol.LOSS: loss_sum.item() / seen,
+        **_cost(batches.examples, seen, started),
+    }  # .item() waits for the GPU
 
 
 def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf) -> Metrics:
@@ -89,7 +92,7 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerC
     """
     started, device, examples = time.perf_counter(), device_of(model), length(dataset)
     if not examples:
-        return {wire.NUM_EXAMPLES: 0}
+        return {protocol.NUM_EXAMPLES: 0}
     precision = autocast(device, conf)
     model.eval()
     with reproducible(device, 0, conf), torch.inference_mode():
@@ -98,7 +101,7 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerC
             with precision:
                 seen.append((model(x).float(), y))
         outputs, targets = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
-        scores = {wire.LOSS: task.loss(outputs, targets).item(), **task.metrics(outputs, targets)}
+        scores = {protocol.LOSS: task.loss(outputs, targets).item(), **task.metrics(outputs, targets)}
     return {**scores, **_cost(examples, examples, started)}
 
 
@@ -128,7 +131,7 @@ def _pull(weight: nn.Parameter, origin: Tensor, mu: float) -> None:
 
 def _cost(examples: int, seen: int, started: float) -> Metrics:
     seconds = time.perf_counter() - started
-    return {wire.NUM_EXAMPLES: examples, wire.SECONDS: seconds, wire.SAMPLES_PER_SECOND: seen / seconds}
+    return {protocol.NUM_EXAMPLES: examples, protocol.SECONDS: seconds, protocol.SAMPLES_PER_SECOND: seen / seconds}
 
 
 def _too_few(examples: int) -> DataError:

@@ -7,7 +7,7 @@ import pkgutil
 from types import ModuleType
 
 from conf.errors import ConfigError
-from conf.keys import nearest
+from conf.schema_keys import nearest
 
 
 def registered(package: ModuleType) -> list[str]:

@@ -1,6 +1,6 @@
 """From overrides to a configuration: Hydra composes the YAML files, the dataclasses decide what may stand in them.
 
-Composed once, by whoever starts the run; what travels from there is plain (`conf.travel`).
+Composed once, by whoever starts the run; what travels from there is plain (`strategies.wire.run_config`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.explain import Origins, explained
 from conf.federation import federation_of
+from conf.hydra_errors import Origins, explained
 from conf.overrides import ready
 from conf.resume import resumed
 from conf.schema import VARIANTS, Conf, FederationConf

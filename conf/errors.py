@@ -66,7 +66,7 @@ class CheckpointError(MeadowError):
 
 
 class WireError(MeadowError):
-    """A message breaks the contract of `strategies.wire`."""
+    """A message breaks the contract of `strategies.wire.protocol`."""
 
     exit_status = 7
 

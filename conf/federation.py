@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.errors import ConfigError
-from conf.explain import Origins
+from conf.hydra_errors import Origins
 from conf.overrides import parse
-from conf.plain import build
+from conf.parse import build
 from conf.schema import FederationConf
 from conf.validate import check_limits
 

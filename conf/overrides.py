@@ -11,8 +11,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from conf.errors import ConfigError
-from conf.keys import is_open, nearest, unknown_key
 from conf.schema import Conf
+from conf.schema_keys import is_open, nearest, unknown_key
 
 COMMAND_LINE = "command line"
 _STRAY = re.compile(r"token recognition error at: ('.*')$", re.DOTALL)

@@ -10,7 +10,7 @@ import yaml
 
 from conf.errors import ConfigError
 from conf.overrides import parse
-from conf.plain import build
+from conf.parse import build
 from conf.schema import Conf
 from conf.validate import validate
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 from conf.errors import ConfigError
-from conf.plain import build
+from conf.parse import build
 from conf.schema import Conf, DataConf, Silo, SiloConf
 from conf.validate import Where, check_limits
 

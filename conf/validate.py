@@ -9,8 +9,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from conf.errors import ConfigError
-from conf.keys import nearest
 from conf.schema import VARIANTS, Conf, ExternalStrategyConf, SiloConf
+from conf.schema_keys import nearest
 
 Where = Callable[[str], str]
 """Says where a key got its value: a file, or the command line."""

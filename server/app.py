@@ -12,13 +12,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
-from client.silo import hand_over
+from client.silo_settings import hand_over
 from conf.compose import compose
 from conf.silos import silos
-from server.evaluation import central_score
-from server.progress import progress
-from server.roster import silo_names
-from server.rounds import Rounds
+from server.observers.progress import progress
+from server.round.loop import Rounds
+from server.round.roster import silo_names
+from server.scoring.evaluation import central_score
 from server.session import Session, session
 from strategies import build_strategy
 

@@ -25,21 +25,21 @@ from typing import Final
 
 from rich.console import Console
 
-from azureml_jobs.admitted_keys import AdmittedKeys
-from azureml_jobs.credentials import SERVER_DAYS, ServerCredentials, server_credentials
+from azureml_jobs.identity.admitted_keys import AdmittedKeys
+from azureml_jobs.identity.authority import SERVER_DAYS, ServerCredentials, server_credentials
 from conf.errors import CheckpointError, Interrupted, MeadowError
 from conf.schema import Conf
 from conf.silos import silos
-from conf.startup import note
+from conf.startup_log import note
 from server.app import federate
-from server.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
-from server.orchestrator import Orchestrator, quiet_flower
-from server.packed_grid import PackedGrid
-from server.places import Places, places
-from server.progress import PlainProgress
-from server.run_queue import CANCELLED_OUTCOME, Outcome, Request, RunQueue
+from server.observers.progress import PlainProgress
+from server.orchestrator.backends import Places, places
+from server.orchestrator.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
+from server.orchestrator.packed_grid import PackedGrid
+from server.orchestrator.service import Orchestrator, quiet_flower
 from server.session import session
-from server.store import Below, Lease, LeaseLost, Store
+from server.store.folder import Below, Lease, LeaseLost, Store
+from server.store.run_queue import CANCELLED_OUTCOME, Outcome, Request, RunQueue
 from strategies import build_strategy
 
 log = logging.getLogger(__name__)

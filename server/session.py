@@ -9,21 +9,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from conf import travel
 from conf.errors import CheckpointError, ConfigError, Interrupted, MeadowError
 from conf.schema import Conf, Silo
-from server import run_folder
-from server.checkpoint import Checkpoints, RunState
-from server.environment import environment
-from server.evaluation import first_weights
-from server.ledger import FILE, Ledger, arrays_digest
-from server.metrics_file import MetricsFile
-from server.observers import Observer, Observers
-from server.report import write_report
-from server.result import Metrics, RoundRecord, RunResult
-from server.run_folder import RunFolder
-from server.store import FolderStore, Store
-from server.tracking import registered_name, tracking, tracking_uri
+from server.observers.base import Observer, Observers
+from server.observers.metrics_file import MetricsFile
+from server.observers.tracking import registered_name, tracking, tracking_uri
+from server.report.build import write_report
+from server.run.checkpoint import Checkpoints, RunState
+from server.run.environment import environment
+from server.run.folder import RunFolder, find
+from server.run.ledger import FILE, Ledger, arrays_digest
+from server.run.result import Metrics, RoundRecord, RunResult
+from server.scoring.evaluation import first_weights
+from server.store.folder import FolderStore, Store
+from strategies.wire import run_config
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +106,7 @@ def _open(
         engine=conf.simulation.engine if mode == "simulate" else "",
         rounds=state.records,
         environment=environment(conf.trainer),
-        config_digest=travel.digest(travel.pack(conf)),
+        config_digest=run_config.digest(run_config.pack(conf)),
         mlflow_run_id=state.mlflow_run_id,
         started=before.started if before else datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -135,7 +134,7 @@ def _begin(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
 
 def _begun(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
     """Go on with the run that `run.resume` names, if there is something left of it to do."""
-    folder = run_folder.find(str(conf.run.resume), conf.run.output)
+    folder = find(str(conf.run.resume), conf.run.output)
     state, before = Checkpoints(store or FolderStore(folder.path)).load(), _stored(folder)
     if state is None:
         hint = "Start it anew without run.resume."

@@ -20,12 +20,12 @@ from conf.compose import compose
 from conf.schema import Conf
 from conf.silos import silos
 from server.app import federate
-from server.baseline import check, compare, jobs
-from server.finished import FinishedRun
-from server.pool import PoolGrid
-from server.progress import progress as progress_display
-from server.quiet import logs_to
-from server.ray_engine import run_on_ray
+from server.engines.pool import PoolGrid
+from server.engines.quiet import logs_to
+from server.engines.ray_engine import run_on_ray
+from server.observers.progress import progress as progress_display
+from server.run.finished import FinishedRun
+from server.scoring.baseline import check, compare, jobs
 from server.session import Session, session
 from strategies import build_strategy
 

@@ -13,8 +13,8 @@ from dataclasses import asdict
 from flwr.serverapp.strategy import Strategy
 
 from conf.errors import ConfigError
-from conf.keys import nearest
 from conf.schema import VARIANTS, StrategyConf
+from conf.schema_keys import nearest
 
 
 def build_strategy(conf: StrategyConf) -> Strategy:

@@ -25,9 +25,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from conf.errors import ConfigError, MeadowError, WireError
-from conf.keys import bare, nearest
-from strategies import wire
+from conf.schema_keys import bare, nearest
 from strategies.state import restore, state_of
+from strategies.wire import protocol
 
 DEFAULTS: Final = {
     "fraction_train": 1.0,
@@ -35,7 +35,7 @@ DEFAULTS: Final = {
     "min_train_nodes": 1,
     "min_evaluate_nodes": 1,
     "min_available_nodes": 1,
-    "train_loss_key": wire.LOSS,
+    "train_loss_key": protocol.LOSS,
 }
 """Given where a constructor takes them and the user does not: who takes part is the run's decision, and the loss
 that QFedAvg reads has the wire's name."""
@@ -72,7 +72,7 @@ class External(Strategy):
         self._layout = {name: np.dtype(array.dtype) for name, array in arrays.items()}
         self._counters = {} if _only_counters(arrays) else {n: a for n, a in arrays.items() if _is_counter(a)}
         floats = ArrayRecord({name: array for name, array in arrays.items() if name not in self._counters})
-        config[wire.ROUND] = server_round
+        config[protocol.ROUND] = server_round
         messages = list(self.inner.configure_train(server_round, floats, config, grid))
         return [self._with_counters(message, arrays) for message in messages]
 
@@ -81,7 +81,7 @@ class External(Strategy):
     ) -> Iterable[Message]:
         """Return the strategy's own messages."""
         _enough_nodes(self.inner, grid)
-        config[wire.ROUND] = server_round
+        config[protocol.ROUND] = server_round
         return self.inner.configure_evaluate(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -91,7 +91,7 @@ class External(Strategy):
         counters = dict(self._counters)
         good = [reply for reply in replies if not reply.has_error()]
         for reply in good:
-            for key, record in wire.records(reply.content, ArrayRecord).items():
+            for key, record in protocol.records(reply.content, ArrayRecord).items():
                 reply.content[key] = self._floats(record, counters)
         arrays, metrics = self.inner.aggregate_train(server_round, good) if good else (None, None)
         return (None if arrays is None else self._whole(arrays, counters)), metrics
@@ -115,7 +115,7 @@ class External(Strategy):
 
     def _with_counters(self, message: Message, arrays: ArrayRecord) -> Message:
         if self._counters:
-            for key, sent in wire.records(message.content, ArrayRecord).items():
+            for key, sent in protocol.records(message.content, ArrayRecord).items():
                 message.content[key] = ArrayRecord({n: arrays[n] if n in self._counters else sent[n] for n in arrays})
         return message
 

@@ -12,8 +12,8 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from conf.errors import WireError
-from strategies import wire
 from strategies.average import MetricMeans, WeightedMean
+from strategies.wire import protocol
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class FedAvg(Strategy):
 
     def summary(self) -> None:
         """Log what the strategy is."""
-        log.info("%s: mean weighted by %s, folded as replies arrive", type(self).__name__, wire.NUM_EXAMPLES)
+        log.info("%s: mean weighted by %s, folded as replies arrive", type(self).__name__, protocol.NUM_EXAMPLES)
 
     def _in_order(self, result: dict[str, NDArray[Any]]) -> ArrayRecord:
         order = self._order or list(result)
@@ -83,8 +83,8 @@ class FedAvg(Strategy):
     def _ask(
         self, message_type: str, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        config[wire.ROUND] = server_round  # in place, as Flower's own strategies do: they share one record a run
-        content = RecordDict({wire.ARRAYS: arrays, wire.CONFIG: config})
+        config[protocol.ROUND] = server_round  # in place, as Flower's own strategies do: they share one record a run
+        content = RecordDict({protocol.ARRAYS: arrays, protocol.CONFIG: config})
         return [
             Message(content=content, message_type=message_type, dst_node_id=node)
             for node in sorted(grid.get_node_ids())
@@ -92,8 +92,8 @@ class FedAvg(Strategy):
 
 
 def _arrays(reply: Message) -> dict[str, NDArray[Any]]:
-    record = _only(wire.records(reply.content, ArrayRecord))
-    arrays = wire.to_numpy(record)
+    record = _only(protocol.records(reply.content, ArrayRecord))
+    arrays = protocol.to_numpy(record)
     for name, array in record.items():
         if array.dtype != str(arrays[name].dtype):  # bfloat16 travels as the bits of whole numbers
             raise WireError("MDW-660", f"{name!r} is {array.dtype}, which has no mean here.", "Send it as float32.")
@@ -102,10 +102,12 @@ def _arrays(reply: Message) -> dict[str, NDArray[Any]]:
 
 def _fold_metrics(reply: Message, metrics: MetricMeans) -> int:
     """Fold the metrics of a reply and return its number of examples."""
-    values = dict(_only(wire.records(reply.content, MetricRecord)))
-    examples = values.pop(wire.NUM_EXAMPLES, None)
+    values = dict(_only(protocol.records(reply.content, MetricRecord)))
+    examples = values.pop(protocol.NUM_EXAMPLES, None)
     if not isinstance(examples, int):
-        raise WireError("MDW-665", f"A reply's {wire.NUM_EXAMPLES} is {examples!r:.40}.", "It must be a whole number.")
+        raise WireError(
+            "MDW-665", f"A reply's {protocol.NUM_EXAMPLES} is {examples!r:.40}.", "It must be a whole number."
+        )
     metrics.add(values, examples)
     return examples
 
@@ -117,6 +119,6 @@ def _only(records: Mapping[str, R]) -> R:
 
 
 def _record_of(metrics: MetricMeans) -> MetricRecord:
-    record = MetricRecord({wire.NUM_EXAMPLES: metrics.weight})
+    record = MetricRecord({protocol.NUM_EXAMPLES: metrics.weight})
     record.update(metrics.result())
     return record

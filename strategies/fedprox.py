@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from strategies import wire
 from strategies.fedavg import FedAvg
+from strategies.wire import protocol
 
 
 class FedProx(FedAvg):
@@ -22,5 +22,5 @@ class FedProx(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return FedAvg's messages with `mu` in their config record."""
-        config[wire.PROXIMAL_MU] = self.mu
+        config[protocol.PROXIMAL_MU] = self.mu
         return super().configure_train(server_round, arrays, config, grid)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.cli import main
+from azureml_jobs.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"<!-- (run|file: \S+) -->\n```(\w+)\n(.*?)```", re.DOTALL)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.loopback.cloud import LoopbackCloud
+from azureml_jobs.rehearsal.cloud import LoopbackCloud
 
 os.environ["AZUREML_RUN_POLLING_INTERVAL_MIN"] = "1"  # read when azure.ai.ml is imported
 

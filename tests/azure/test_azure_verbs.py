@@ -18,17 +18,18 @@ import pytest
 from azure.ai.ml import command
 from azure.ai.ml.entities import Environment
 
-from azureml_jobs import azure_federation, azure_run, azure_watch
-from azureml_jobs.azure_federation import AzureFederation
-from azureml_jobs.cli import main
-from azureml_jobs.jobs import TAG_FEDERATION, TAG_ROLE, TAG_SILO, JobSpec
-from azureml_jobs.loopback.cloud import LoopbackCloud
-from azureml_jobs.rehearsal import ENGINEER, Rehearsal, owner
-from azureml_jobs.workspace import AzureJob, Workspace
-from conf.app_hash import PACKAGES
+from azureml_jobs.backends import azure
+from azureml_jobs.backends.azure import AzureFederation
+from azureml_jobs.backends.workspace import AzureJob, Workspace
+from azureml_jobs.cli import azure_run, azure_watch
+from azureml_jobs.cli.main import main
+from azureml_jobs.jobs.specification import TAG_FEDERATION, TAG_ROLE, TAG_SILO, JobSpec
+from azureml_jobs.rehearsal.cloud import LoopbackCloud
+from azureml_jobs.rehearsal.federation import ENGINEER, Rehearsal, owner
+from conf.code_digest import PACKAGES
 from conf.errors import AzureError, RoundError
-from server.places import store_of
-from server.run_queue import Outcome, RunQueue
+from server.orchestrator.backends import store_of
+from server.store.run_queue import Outcome, RunQueue
 
 SILOS = ("north", "south")
 STAY = "echo at work; sleep 600"
@@ -89,7 +90,7 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 def federation(cloud: LoopbackCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Federation]:
     """A federation of two silos; 'all' holds every right, the engineer and the owners their own."""
     monkeypatch.chdir(tmp_path)
-    for module in (azure_run, azure_federation, azure_watch):
+    for module in (azure_run, azure, azure_watch):
         monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
     cloud.executor.stop()
     cloud.executor.jobs.clear()
@@ -223,7 +224,7 @@ def test_ctrl_c_ends_logs_f_at_once_and_leaves_the_job(federation: Federation) -
     federation.running(name)
     with federation.rehearsal.signed_in(owner("north")):
         meadow = subprocess.Popen(
-            [sys.executable, "-m", "azureml_jobs.cli", "logs", *federation.where, "-f", "as=silo:north"],
+            [sys.executable, "-m", "azureml_jobs.cli.main", "logs", *federation.where, "-f", "as=silo:north"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": ROOT},
         )  # fmt: skip
     assert meadow.stdout is not None and meadow.stdout.readline() == "north  at work\n"
@@ -411,7 +412,7 @@ def cheap(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> Federation
     federation.cloud.vaults._secrets.clear()
     federation.rehearsal.make_keys()
     tree = cheap_code(federation.folder / "tree")
-    monkeypatch.setattr(azure_federation, "AzureFederation", partial(AzureFederation, root=tree))
+    monkeypatch.setattr(azure, "AzureFederation", partial(AzureFederation, root=tree))
     return federation
 
 

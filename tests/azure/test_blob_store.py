@@ -11,10 +11,10 @@ import pytest
 from azure.identity import DefaultAzureCredential
 from azure.storage.blob import ContainerClient
 
-from azureml_jobs.loopback.cloud import LoopbackCloud
+from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from conf.errors import AzureError, CheckpointError
-from server.blob_store import BlobStore
-from server.store import Below, FolderStore, Lease, LeaseLost, Store, StoreMissing, digest, follow, point
+from server.store.blob import BlobStore
+from server.store.folder import Below, FolderStore, Lease, LeaseLost, Store, StoreMissing, digest, follow, point
 
 
 class Clock:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.loopback.cloud import LoopbackCloud
-from azureml_jobs.rehearsal import ENGINEER, Rehearsal, owner, vaults
-from azureml_jobs.snapshot import snapshot
+from azureml_jobs.jobs.snapshot import snapshot
+from azureml_jobs.rehearsal.cloud import LoopbackCloud
+from azureml_jobs.rehearsal.federation import ENGINEER, Rehearsal, owner, vaults
 from conf.errors import AzureError
-from server.places import store_of
-from server.result import RunResult
-from server.run_queue import RunQueue
+from server.orchestrator.backends import store_of
+from server.run.result import RunResult
+from server.store.run_queue import RunQueue
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ class Commands:
     tree: Path
 
     def begin(self, *args: str, who: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "azureml_jobs.cli", *args, "backend=azure", self.file]
+        command = [sys.executable, "-m", "azureml_jobs.cli.main", *args, "backend=azure", self.file]
         with self.rehearsal.signed_in(who):
             return subprocess.Popen(
                 command, cwd=self.rehearsal.folder, env=os.environ | {"PYTHONPATH": str(self.tree)}, text=True,

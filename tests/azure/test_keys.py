@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.admitted_keys import AdmittedKeys
-from azureml_jobs.cli import main
-from azureml_jobs.credentials import server_credentials
-from azureml_jobs.loopback.cloud import LoopbackCloud
-from azureml_jobs.node_keys import load_node_key, node_secret, public_line
-from azureml_jobs.vault import VaultSecrets
+from azureml_jobs.cli.main import main
+from azureml_jobs.identity.admitted_keys import AdmittedKeys
+from azureml_jobs.identity.authority import server_credentials
+from azureml_jobs.identity.key_vault import VaultSecrets
+from azureml_jobs.identity.node_key import load_node_key, node_secret, public_line
+from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from conf.compose import compose
-from server.places import store_of
+from server.orchestrator.backends import store_of
 
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 ENGINEER, OWNER = "engineer", "owner of north"
@@ -71,7 +71,7 @@ class People:
                 return main(words), said.getvalue()
 
     def _started(self, words: list[str], signed_in: dict[str, str], folder: Path) -> tuple[int, str]:
-        command, environment = [sys.executable, "-m", "azureml_jobs.cli", *words], os.environ | signed_in
+        command, environment = [sys.executable, "-m", "azureml_jobs.cli.main", *words], os.environ | signed_in
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
         return done.returncode, done.stdout + done.stderr
 

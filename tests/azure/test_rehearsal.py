@@ -18,17 +18,17 @@ import psutil
 import pytest
 from azure.ai.ml import load_job
 
-from azureml_jobs.cli import main
-from azureml_jobs.loopback.cloud import LoopbackCloud
-from azureml_jobs.loopback.executor import Job
-from azureml_jobs.rehearsal import ENGINEER, NAMES, Rehearsal, owner, vaults
-from azureml_jobs.snapshot import snapshot
-from azureml_jobs.vault import VaultSecrets
-from azureml_jobs.workspace import Workspace
+from azureml_jobs.backends.workspace import Workspace
+from azureml_jobs.cli.main import main
+from azureml_jobs.identity.key_vault import VaultSecrets
+from azureml_jobs.jobs.snapshot import snapshot
+from azureml_jobs.rehearsal.cloud import LoopbackCloud
+from azureml_jobs.rehearsal.executor import Job
+from azureml_jobs.rehearsal.federation import ENGINEER, NAMES, Rehearsal, owner, vaults
 from conf.errors import AzureError
-from server.places import store_of
-from server.result import RunResult
-from server.run_queue import RunQueue
+from server.orchestrator.backends import store_of
+from server.run.result import RunResult
+from server.store.run_queue import RunQueue
 
 RUN = [
     *("task=digits", "tracking=environment", "tracking.register=true"),

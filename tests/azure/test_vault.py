@@ -10,10 +10,10 @@ from azure.core.exceptions import ResourceExistsError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azureml_jobs.credentials import make_ca, server_credentials
-from azureml_jobs.loopback.cloud import LoopbackCloud
-from azureml_jobs.node_keys import load_node_key, make_node_key, node_secret, public_line
-from azureml_jobs.vault import VaultSecrets, own_name, sign_in, vault_name
+from azureml_jobs.identity.authority import make_ca, server_credentials
+from azureml_jobs.identity.key_vault import VaultSecrets, own_name, sign_in, vault_name
+from azureml_jobs.identity.node_key import load_node_key, make_node_key, node_secret, public_line
+from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from conf.errors import AzureError, IdentityError
 
 

@@ -13,12 +13,12 @@ import pytest
 from azure.ai.ml import MLClient, load_job
 from azure.ai.ml.operations._job_ops_helper import get_git_properties
 
-from azureml_jobs.findings import ERROR, OK, WARNING
-from azureml_jobs.jobs import Code, JobSpec, as_yaml, server_job, silo_job
-from azureml_jobs.loopback.cloud import LoopbackCloud
-from azureml_jobs.preflight_data import data
-from azureml_jobs.vault import sign_in
-from azureml_jobs.workspace import Workspace
+from azureml_jobs.backends.workspace import Workspace
+from azureml_jobs.identity.key_vault import sign_in
+from azureml_jobs.jobs.specification import Code, JobSpec, as_yaml, server_job, silo_job
+from azureml_jobs.preflight.data import data
+from azureml_jobs.preflight.findings import ERROR, OK, WARNING
+from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from conf.compose import compose
 from conf.errors import AzureError
 from conf.schema import Conf, InputConf, SiloConf, WorkspaceConf

@@ -9,14 +9,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 
 from client.app import app
 from client.models import build_model
-from client.silo import NODE_KEY
+from client.silo_settings import NODE_KEY
 from client.tasks import task_named
-from conf import travel
 from conf.compose import compose
 from conf.errors import ConfigError, WireError
 from conf.schema import Conf
 from conf.silos import silo_to_json, silos
-from strategies import wire
+from strategies.wire import protocol, run_config
 
 pytestmark = pytest.mark.usefixtures("task_identity")
 
@@ -32,53 +31,58 @@ def context(conf: Conf) -> Context:
 
 
 def message(conf: Conf, kind: str = "train", **config: str | int) -> Message:
-    text = travel.pack(conf)
-    keys: dict[str, str | int] = {wire.PROTOCOL_KEY: wire.PROTOCOL, wire.RUN_ID: "run", wire.ROUND: 1}
-    keys |= {wire.RUN_CONFIG: text, wire.RUN_DIGEST: travel.digest(text), **config}
+    text = run_config.pack(conf)
+    keys: dict[str, str | int] = {protocol.PROTOCOL_KEY: protocol.PROTOCOL, protocol.RUN_ID: "run", protocol.ROUND: 1}
+    keys |= {protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text), **config}
     model = build_model(conf.model, task_named("digits").contract, 0)
-    content = RecordDict({wire.ARRAYS: wire.to_record(model.state_dict()), wire.CONFIG: ConfigRecord({**keys})})
+    content = RecordDict(
+        {protocol.ARRAYS: protocol.to_record(model.state_dict()), protocol.CONFIG: ConfigRecord({**keys})}
+    )
     return Message(content, 2, kind)
 
 
 def metrics(reply: Message) -> MetricRecord:
-    return wire.records(reply.content, MetricRecord)[wire.METRICS]
+    return protocol.records(reply.content, MetricRecord)[protocol.METRICS]
 
 
 def test_it_trains_and_answers_with_its_model_and_what_it_took(conf: Conf) -> None:
     asked = message(conf)
     reply = app(asked, context(conf))
-    before = wire.records(asked.content, ArrayRecord)[wire.ARRAYS]
-    after = wire.records(reply.content, ArrayRecord)[wire.ARRAYS]
+    before = protocol.records(asked.content, ArrayRecord)[protocol.ARRAYS]
+    after = protocol.records(reply.content, ArrayRecord)[protocol.ARRAYS]
     assert list(after) == list(before)
     assert any(after[name].data != before[name].data for name in after)
-    assert {wire.NUM_EXAMPLES, wire.LOSS, wire.SECONDS, wire.SAMPLES_PER_SECOND} <= set(metrics(reply))
+    assert {protocol.NUM_EXAMPLES, protocol.LOSS, protocol.SECONDS, protocol.SAMPLES_PER_SECOND} <= set(metrics(reply))
 
 
 def test_it_evaluates_on_what_it_held_out(conf: Conf) -> None:
     reply = app(message(conf, "evaluate"), context(conf))
-    assert wire.ARRAYS not in reply.content
+    assert protocol.ARRAYS not in reply.content
     assert 0 <= float(metrics(reply)["accuracy"]) <= 1  # type: ignore[arg-type]
-    held_out, trained = metrics(reply)[wire.NUM_EXAMPLES], metrics(app(message(conf), context(conf)))[wire.NUM_EXAMPLES]
+    held_out, trained = (
+        metrics(reply)[protocol.NUM_EXAMPLES],
+        metrics(app(message(conf), context(conf)))[protocol.NUM_EXAMPLES],
+    )
     assert 0 < held_out < trained  # type: ignore[operator]
 
 
 def test_with_nothing_held_out_it_says_so(conf: Conf) -> None:
     all_in = dataclasses.replace(conf, data=dataclasses.replace(conf.data, held_out=0.0))
-    assert dict(metrics(app(message(all_in, "evaluate"), context(all_in)))) == {wire.NUM_EXAMPLES: 0}
+    assert dict(metrics(app(message(all_in, "evaluate"), context(all_in)))) == {protocol.NUM_EXAMPLES: 0}
 
 
 def test_it_says_who_it_is(conf: Conf) -> None:
-    reply = app(Message(RecordDict(), 2, wire.HELLO), context(conf))
-    assert wire.records(reply.content, ConfigRecord)[wire.CONFIG][wire.SILO] == "silo-1"
+    reply = app(Message(RecordDict(), 2, protocol.HELLO), context(conf))
+    assert protocol.records(reply.content, ConfigRecord)[protocol.CONFIG][protocol.SILO] == "silo-1"
 
 
 @pytest.mark.parametrize(
     ("config", "error", "code"),
     [
-        ({wire.PROTOCOL_KEY: 99}, WireError, "MDW-601"),
-        ({wire.ROUND: "one"}, WireError, "MDW-601"),
-        ({wire.RUN_DIGEST: "0" * 64}, WireError, "MDW-602"),
-        ({wire.RUN_CONFIG: "{}", wire.RUN_DIGEST: travel.digest("{}")}, ConfigError, "MDW-101"),
+        ({protocol.PROTOCOL_KEY: 99}, WireError, "MDW-601"),
+        ({protocol.ROUND: "one"}, WireError, "MDW-601"),
+        ({protocol.RUN_DIGEST: "0" * 64}, WireError, "MDW-602"),
+        ({protocol.RUN_CONFIG: "{}", protocol.RUN_DIGEST: run_config.digest("{}")}, ConfigError, "MDW-101"),
     ],
 )
 def test_it_refuses_what_is_not_its_contract(
@@ -95,6 +99,6 @@ def test_a_message_without_a_config_is_refused(conf: Conf) -> None:
 
 @pytest.mark.parametrize("key", ["data", "federation", "_target_", "hydra.searchpath"])
 def test_the_server_cannot_reach_what_is_the_silos_own(conf: Conf, key: str) -> None:
-    text = travel.pack(conf)[:-1] + f', "{key}": {{"root": "${{oc.env:HOME}}"}}}}'
+    text = run_config.pack(conf)[:-1] + f', "{key}": {{"root": "${{oc.env:HOME}}"}}}}'
     with pytest.raises(ConfigError):
-        app(message(conf, **{wire.RUN_CONFIG: text, wire.RUN_DIGEST: travel.digest(text)}), context(conf))
+        app(message(conf, **{protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text)}), context(conf))

@@ -21,7 +21,7 @@ from client.tasks import task_named
 from client.tasks.base import SiloData
 from conf.errors import ConfigError, DataError
 from conf.schema import DataConf, MlpConf, ModelConf, ResNetConf, Silo, TrainerConf
-from strategies import wire
+from strategies.wire import protocol
 
 DIGITS = task_named("digits")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU on this machine")
@@ -85,15 +85,15 @@ def test_a_round_is_the_plain_loop_to_the_bit(data: SiloData) -> None:
     expected = plain(by_hand, data.train, conf, seed=3)
     metrics = loop.train(ours, data.train, DIGITS, conf, seed=3)
     assert same(by_hand, ours) and not same(ours, model())
-    assert metrics[wire.LOSS] == pytest.approx(expected, rel=1e-5)
+    assert metrics[protocol.LOSS] == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_a_round_reports(data: SiloData) -> None:
     conf = TrainerConf(epochs=3)
     metrics = loop.train(model(), data.train, DIGITS, conf, seed=0)
-    assert set(metrics) == {wire.LOSS, wire.NUM_EXAMPLES, wire.SECONDS, wire.SAMPLES_PER_SECOND}
-    assert metrics[wire.NUM_EXAMPLES] == 200 and type(metrics[wire.NUM_EXAMPLES]) is int
-    assert metrics[wire.SAMPLES_PER_SECOND] * metrics[wire.SECONDS] == pytest.approx(600)
+    assert set(metrics) == {protocol.LOSS, protocol.NUM_EXAMPLES, protocol.SECONDS, protocol.SAMPLES_PER_SECOND}
+    assert metrics[protocol.NUM_EXAMPLES] == 200 and type(metrics[protocol.NUM_EXAMPLES]) is int
+    assert metrics[protocol.SAMPLES_PER_SECOND] * metrics[protocol.SECONDS] == pytest.approx(600)
 
 
 @pytest.mark.parametrize("conf", [ModelConf(), MlpConf(), ResNetConf(), ResNetConf(norm="group")], ids=repr)
@@ -159,7 +159,7 @@ def test_other_optimizers_learn(data: SiloData, optimizer: str) -> None:
     net = model()
     before = loop.evaluate(net, data.train, DIGITS, conf)
     loop.train(net, data.train, DIGITS, conf, seed=0)
-    assert loop.evaluate(net, data.train, DIGITS, conf)[wire.LOSS] < before[wire.LOSS] / 2
+    assert loop.evaluate(net, data.train, DIGITS, conf)[protocol.LOSS] < before[protocol.LOSS] / 2
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -207,9 +207,9 @@ def test_evaluation_covers_every_example_once_and_changes_nothing(data: SiloData
     whole = loop.evaluate(net, data.held_out, DIGITS, TrainerConf(eval_batch_size=1000))
     parts = loop.evaluate(net, data.held_out, DIGITS, TrainerConf(eval_batch_size=7))
     assert same(net, before)
-    assert whole[wire.NUM_EXAMPLES] == parts[wire.NUM_EXAMPLES] == 50
+    assert whole[protocol.NUM_EXAMPLES] == parts[protocol.NUM_EXAMPLES] == 50
     assert whole["accuracy"] == parts["accuracy"]
-    assert whole[wire.LOSS] == pytest.approx(parts[wire.LOSS], rel=1e-4)
+    assert whole[protocol.LOSS] == pytest.approx(parts[protocol.LOSS], rel=1e-4)
     assert isinstance(data.held_out, TensorDataset)
     x, y = data.held_out.tensors
     with torch.no_grad():
@@ -218,7 +218,7 @@ def test_evaluation_covers_every_example_once_and_changes_nothing(data: SiloData
 
 def test_nothing_held_out_gives_no_metrics(data: SiloData) -> None:
     none = DIGITS.load(Silo("north", data=DataConf(held_out=0))).held_out
-    assert loop.evaluate(model(), none, DIGITS, TrainerConf()) == {wire.NUM_EXAMPLES: 0}
+    assert loop.evaluate(model(), none, DIGITS, TrainerConf()) == {protocol.NUM_EXAMPLES: 0}
 
 
 def test_batch_norm_meets_no_batch_of_one() -> None:

@@ -8,24 +8,23 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client.app import app
+from client.cache import warm
 from client.models import build_model
 from client.policy import check_examples, check_run, for_evaluation
-from client.silo import NODE_KEY
+from client.silo_settings import NODE_KEY
 from client.tasks import task_named
-from client.warm import warm
-from conf import travel
 from conf.compose import compose
 from conf.errors import MeadowError, SiloError
 from conf.schema import PolicyConf, RunScope, Silo, TrainerConf
 from conf.silos import silo_to_json, silos
-from strategies import wire
+from strategies.wire import protocol, run_config
 
 pytestmark = pytest.mark.usefixtures("task_identity")
 RUN = ["task=digits", "model=mlp", "data.examples=200", "run.rounds=5", "trainer.epochs=2", "trainer.batch_size=64"]
 
 
 def scope(*overrides: str) -> RunScope:
-    return travel.unpack(travel.pack(compose([*RUN, *overrides])))
+    return run_config.unpack(run_config.pack(compose([*RUN, *overrides])))
 
 
 def silo(batch_size_at_most: int | None = None, **policy: object) -> Silo:
@@ -95,11 +94,13 @@ def test_too_few_examples_are_not_trained_on() -> None:
 
 def message(kind: str = "train") -> Message:
     conf = compose(RUN)
-    text = travel.pack(conf)
-    config = {wire.PROTOCOL_KEY: wire.PROTOCOL, wire.RUN_ID: "run", wire.ROUND: 1}
-    record = ConfigRecord({**config, wire.RUN_CONFIG: text, wire.RUN_DIGEST: travel.digest(text)})
+    text = run_config.pack(conf)
+    config = {protocol.PROTOCOL_KEY: protocol.PROTOCOL, protocol.RUN_ID: "run", protocol.ROUND: 1}
+    record = ConfigRecord({**config, protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text)})
     model = build_model(conf.model, task_named("digits").contract, 0)
-    return Message(RecordDict({wire.ARRAYS: wire.to_record(model.state_dict()), wire.CONFIG: record}), 2, kind)
+    return Message(
+        RecordDict({protocol.ARRAYS: protocol.to_record(model.state_dict()), protocol.CONFIG: record}), 2, kind
+    )
 
 
 def ask(one: Silo, kind: str = "train") -> Message:
@@ -129,6 +130,8 @@ def test_no_data_is_read_for_a_run_that_is_not_allowed(monkeypatch: pytest.Monke
 
 def test_the_score_is_the_same_in_smaller_batches() -> None:
     whole, parted = (ask(one, "evaluate") for one in (silo(), silo(batch_size_at_most=64)))
-    first, second = (wire.records(reply.content, MetricRecord)[wire.METRICS] for reply in (whole, parted))
-    assert first["accuracy"] == second["accuracy"] and first[wire.LOSS] == pytest.approx(second[wire.LOSS], rel=1e-6)
+    first, second = (protocol.records(reply.content, MetricRecord)[protocol.METRICS] for reply in (whole, parted))
+    assert first["accuracy"] == second["accuracy"] and first[protocol.LOSS] == pytest.approx(
+        second[protocol.LOSS], rel=1e-6
+    )
     assert warm(scope(), silo()).data.held_out

@@ -30,8 +30,8 @@ from conf.schema import (
     TrainerConf,
 )
 from conf.silos import silos
-from conf.travel import pack, unpack
 from conf.validate import validate
+from strategies.wire.run_config import pack, unpack
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.name != "config.yaml")
@@ -232,9 +232,9 @@ def test_a_stored_configuration_that_is_damaged_is_named(tmp_path: Path) -> None
 
 
 def test_a_value_out_of_range_names_the_file_it_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import conf.explain
+    import conf.hydra_errors
 
-    monkeypatch.setattr(conf.explain, "files", lambda package: tmp_path)
+    monkeypatch.setattr(conf.hydra_errors, "files", lambda package: tmp_path)
     search = yaml(tmp_path, "trainer/mine.yaml", "lr: -1\n")
     error = refused(search, "trainer=mine")
     assert error.code == "MDW-104" and "conf/trainer/mine.yaml" in str(error)

@@ -24,7 +24,7 @@ def printed(code: str, **chosen: str) -> str:
 
 @pytest.mark.parametrize(
     "start",
-    ["import client.node", "import server.serve", "import azureml_jobs.cli; azureml_jobs.cli.main(['help'])"],
+    ["import client.node.node", "import server.serve", "from azureml_jobs.cli import main; main.main(['help'])"],
 )
 def test_every_way_to_start_turns_it_off_before_flower_reads_it(start: str) -> None:
     code = f"{start}; import os, flwr.supercore.telemetry as t; found = map(os.getenv, {list(OFF)}); "

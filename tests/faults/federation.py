@@ -19,16 +19,16 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from azureml_jobs.credentials import ServerCredentials, make_ca, server_credentials
-from azureml_jobs.node_keys import load_node_key, make_node_key, public_line
-from azureml_jobs.secret_store import FolderSecrets
-from client.connection import Connection
-from client.kept import Kept
-from client.node import Node, load_app
+from azureml_jobs.identity.authority import ServerCredentials, make_ca, server_credentials
+from azureml_jobs.identity.node_key import load_node_key, make_node_key, public_line
+from azureml_jobs.identity.secret_store import FolderSecrets
+from client.node.connection import Connection
+from client.node.journal import Kept
+from client.node.node import Node, load_app
 from conf.schema import Silo
 from conf.silos import silo_to_json
-from server.orchestrator import Orchestrator
-from server.orchestrator_fleet import Limits
+from server.orchestrator.fleet import Limits
+from server.orchestrator.service import Orchestrator
 
 ROOT = Path(__file__).parents[2]
 TOY = "tests.faults.toy:app"
@@ -117,7 +117,7 @@ class ProcessNode:
         self.log = federation.folder / f"{silo.name}-{time.monotonic_ns()}.log"
         (federation.folder / "ca.pem").write_bytes(federation.authority)
         command = [
-            *(sys.executable, "-m", "azureml_jobs.cli", "join", "--silo", silo_to_json(silo), "--server", address),
+            *(sys.executable, "-m", "azureml_jobs.cli.main", "join", "--silo", silo_to_json(silo), "--server", address),
             *("--ca", str(federation.folder / "ca.pem"), "--key", federation.secrets.where(f"node-{silo.name}")),
             *("--app", app, *extra),
         ]

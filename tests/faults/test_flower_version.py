@@ -21,9 +21,9 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supercore.version import package_version
 
-from conf import flower
+from conf import flower_version
 from conf.errors import IdentityError
-from server.packed_grid import PackedGrid
+from server.orchestrator.packed_grid import PackedGrid
 from tests.faults.federation import ROOT, Federation, ask, model, total
 
 NEWER = "1.40.0"
@@ -32,7 +32,7 @@ import sys
 from importlib import metadata
 real = metadata.version
 metadata.version = lambda name: {NEWER!r} if name == "flwr" else real(name)
-from azureml_jobs.cli import main
+from azureml_jobs.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 VERBS = {
@@ -49,8 +49,8 @@ def test_with_another_release_installed_nothing_starts(who: str, tmp_path: Path)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == IdentityError.exit_status, done.stderr
     assert done.stderr.splitlines() == [
-        f"error MDW-752: Meadow is written for Flower {flower.WRITTEN_FOR}, and {NEWER} is installed.",
-        f"  Install flwr=={flower.WRITTEN_FOR}.* here.",
+        f"error MDW-752: Meadow is written for Flower {flower_version.WRITTEN_FOR}, and {NEWER} is installed.",
+        f"  Install flwr=={flower_version.WRITTEN_FOR}.* here.",
     ]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing was begun"
 
@@ -59,14 +59,14 @@ def test_with_another_release_installed_nothing_starts(who: str, tmp_path: Path)
 def test_only_the_release_itself_will_do(installed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: installed)
     with pytest.raises(IdentityError, match=f"MDW-752: .* and {installed} is installed"):
-        flower.require()
+        flower_version.require()
 
 
 def test_the_pin_and_the_check_name_the_same_release() -> None:
     (pinned,) = re.findall(r'"flwr\[simulation\]==([\d.]+)\.\*"', (ROOT / "pyproject.toml").read_text())
-    assert pinned == flower.WRITTEN_FOR
+    assert pinned == flower_version.WRITTEN_FOR
     (locked,) = re.findall(r"^flwr==([\d.]+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    assert locked.startswith(f"{flower.WRITTEN_FOR}.")
+    assert locked.startswith(f"{flower_version.WRITTEN_FOR}.")
 
 
 @pytest.fixture
@@ -87,9 +87,9 @@ def test_our_orchestrator_refuses_a_newer_node_both_say_so_and_the_run_goes_on(
             node.thread.join(20)
         assert isinstance(node.ended_with, IdentityError) and node.ended_with.exit_status == 8
         versions = f"silo-2 runs Flower '{NEWER}', the orchestrator '{package_version}'."
-        what = f"{versions} Install flwr=={flower.WRITTEN_FOR}.* on both sides."
+        what = f"{versions} Install flwr=={flower_version.WRITTEN_FOR}.* on both sides."
         assert str(node.ended_with) == f"MDW-753: The server refuses this silo: {what}"
-        said = [one.getMessage() for one in caplog.records if one.name == "server.orchestrator_identity"]
+        said = [one.getMessage() for one in caplog.records if one.name == "server.orchestrator.identity"]
         assert len(said) == 1 and f"MDW-753: {what}" in said[0]
         grid = PackedGrid(orchestrator.open_run("run", ["silo-1", "silo-2"]))
         assert total(grid.send_and_receive(ask(grid, 1, model()), timeout=20)) == 3001

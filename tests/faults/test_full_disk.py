@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from azureml_jobs.local import ENDED, LocalJobs
+from azureml_jobs.backends.local_jobs import ENDED, LocalJobs
 from conf.errors import CheckpointError
-from server.audit import audit
-from server.evaluation import load_model
+from server.run.audit import audit
+from server.scoring.evaluation import load_model
 from server.simulation import simulate
-from server.store import FolderStore
+from server.store.folder import FolderStore
 from tests.faults.federation import ROOT, until
 from tests.faults.small_disk import SmallDisk, small_disk
 
@@ -32,7 +32,7 @@ FULL = "MDW-513: The disk is full: can't write "
 @contextmanager
 def meadow(disk: SmallDisk, folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
     """A command at work where the small disk is, ended with the block."""
-    command = disk.inside("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "azureml_jobs.cli", *args)
+    command = disk.inside("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "azureml_jobs.cli.main", *args)
     command[2] = f"--wd={folder}"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from server.packed_grid import PackedGrid
-from server.result import RunResult
+from server.orchestrator.packed_grid import PackedGrid
+from server.run.result import RunResult
 from tests.faults.federation import ROOT, Federation, ask, model, total, until
 from tests.faults.stock import app_folder, bundle, stock
 

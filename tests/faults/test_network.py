@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from server.packed_grid import PackedGrid
+from server.orchestrator.packed_grid import PackedGrid
 from tests.faults.federation import Federation, ask, lines, model, until
 from tests.faults.proxy import Proxy
 

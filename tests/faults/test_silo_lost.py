@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from flwr.app import Message
 
-from server.exchange import Closing, Exchange
-from server.orchestrator_deliveries import MOST
-from server.packed_grid import PackedGrid
+from server.orchestrator.deliveries import MOST
+from server.orchestrator.packed_grid import PackedGrid
+from server.round.exchange import Closing, Exchange
 from tests.faults.federation import Federation, ProcessNode, ask, lines, model, until
 
 BOTH = ["silo-1", "silo-2"]

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from azureml_jobs.local import LocalJobs
+from azureml_jobs.backends.local_jobs import LocalJobs
 from conf.errors import CheckpointError
-from server.audit import audit
-from server.evaluation import load_model
-from server.run_queue import RunQueue
+from server.run.audit import audit
+from server.scoring.evaluation import load_model
 from server.simulation import simulate
-from server.store import FolderStore
+from server.store.folder import FolderStore
+from server.store.run_queue import RunQueue
 from tests.faults.federation import ROOT, until
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def folder() -> Iterator[Path]:
 
 
 def meadow(folder: Path, *args: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "azureml_jobs.cli", *args]
+    command = [sys.executable, "-m", "azureml_jobs.cli.main", *args]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=pipe, stderr=subprocess.STDOUT)

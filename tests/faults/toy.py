@@ -11,8 +11,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.silo import silo_of
-from client.state import state_mod
+from client.context_state import state_mod
+from client.silo_settings import silo_of
 
 app = ClientApp(mods=[state_mod])
 

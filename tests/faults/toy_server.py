@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from server.exchange import Closing, Exchange
-from server.orchestrator import Orchestrator, quiet_flower
-from server.packed_grid import PackedGrid
+from server.orchestrator.packed_grid import PackedGrid
+from server.orchestrator.service import Orchestrator, quiet_flower
+from server.round.exchange import Closing, Exchange
 from tests.faults.federation import Federation
 
 

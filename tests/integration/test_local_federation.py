@@ -20,13 +20,13 @@ import psutil
 import pytest
 import torch
 
-from azureml_jobs.local import ENDED, RUNNING, LocalJobs
+from azureml_jobs.backends.local_jobs import ENDED, RUNNING, LocalJobs
 from conf.errors import RoundError
-from server.evaluation import load_model
-from server.finished import FinishedRun
-from server.run_queue import RunQueue
+from server.run.finished import FinishedRun
+from server.scoring.evaluation import load_model
 from server.simulation import simulate
-from server.store import FolderStore
+from server.store.folder import FolderStore
+from server.store.run_queue import RunQueue
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["task=digits", "data.examples=300", "federation.size=3"]
@@ -80,7 +80,7 @@ def launched() -> Iterator[Launched]:
 
 def meadow(folder: Path, *args: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AZURE_CLIENT_SECRET": TOKEN}
-    command = [sys.executable, "-m", "azureml_jobs.cli", *args]
+    command = [sys.executable, "-m", "azureml_jobs.cli.main", *args]
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

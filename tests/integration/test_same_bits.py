@@ -14,8 +14,8 @@ from conf.compose import compose
 from conf.errors import ConfigError, Interrupted
 from conf.seeds import seed_for
 from conf.silos import silos
-from server.finished import FinishedRun
-from server.selection import select
+from server.round.cohort import select
+from server.run.finished import FinishedRun
 from server.simulation import simulate
 
 SMALL = ["task=digits", "data.examples=400", "run.rounds=3", "federation.size=3"]
@@ -74,7 +74,7 @@ def test_a_resumed_run_gives_the_unbroken_runs_model(
         return select(silos, cohort=cohort, seed=seed, round=round)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"run\.resume=.*broken"):
-        patch.setattr("server.rounds.select", interrupted_in_round_3)
+        patch.setattr("server.round.loop.select", interrupted_in_round_3)
         simulated(tmp_path, *pool, *decides, "run.name=broken")
     resumed = simulate([f"run.output={tmp_path}", "run.resume=broken"])
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.local import LocalJobs
+from azureml_jobs.backends.local_jobs import LocalJobs
 from server.simulation import simulate
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def folder() -> Iterator[Path]:
 
 
 def test_processes_of_a_federation_go_on_without_the_silo_that_refuses(folder: Path) -> None:
-    command = [sys.executable, "-m", "azureml_jobs.cli", "launch", "all", "backend=local"]
+    command = [sys.executable, "-m", "azureml_jobs.cli.main", "launch", "all", "backend=local"]
     where = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
     asked = [*command, "federation.file=hospitals.yaml", *RUN, "model=cnn"]
     done = subprocess.run(asked, text=True, capture_output=True, timeout=200, **where)

@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from client.warm import Warm, warm
+from client.cache import Warm, warm
 from conf.errors import ConfigError, DataError, RoundError
 from conf.schema import RunScope, Silo
-from server.evaluation import evaluate_run, load_model
-from server.finished import FinishedRun
-from server.result import RunResult
+from server.run.finished import FinishedRun
+from server.run.result import RunResult
+from server.scoring.evaluation import evaluate_run, load_model
 from server.simulation import simulate
 
 POOL = [

@@ -13,8 +13,8 @@ from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
-from azureml_jobs.node_keys import load_node_key
-from server.orchestrator_state import node_id_of
+from azureml_jobs.identity.node_key import load_node_key
+from server.orchestrator.link_state import node_id_of
 from tests.faults.federation import Federation
 
 Headers = list[tuple[str, Any]]

@@ -11,9 +11,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from azureml_jobs.credentials import ServerCredentials, server_credentials
+from azureml_jobs.identity.authority import ServerCredentials, server_credentials
 from conf.errors import IdentityError
-from server.orchestrator import Orchestrator
+from server.orchestrator.service import Orchestrator
 from tests.faults.federation import Federation
 
 

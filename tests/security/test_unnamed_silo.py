@@ -14,9 +14,9 @@ from flwr.proto.message_pb2 import PullObjectRequest
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
-from conf.app_hash import app_hash, app_listing
-from server.orchestrator import Orchestrator
-from server.packed_grid import PackedGrid
+from conf.code_digest import app_hash, app_listing
+from server.orchestrator.packed_grid import PackedGrid
+from server.orchestrator.service import Orchestrator
 from tests.faults.federation import Federation, ask, model, total, until
 from tests.faults.proxy import Proxy
 from tests.security.caller import Caller

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from server.result import Baseline, Metrics, RoundRecord, RunResult, Scores
+from server.run.result import Baseline, Metrics, RoundRecord, RunResult, Scores
 
 CLASSES = [str(digit) for digit in range(10)]
 BYTES = 4 * 4_810

@@ -14,25 +14,25 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.admitted_keys import AdmittedKeys
-from azureml_jobs.credentials import CA_CERTIFICATE, make_ca
-from azureml_jobs.node_keys import fresh_node_key, load_node_key
+from azureml_jobs.identity.admitted_keys import AdmittedKeys
+from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
+from azureml_jobs.identity.node_key import fresh_node_key, load_node_key
+from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous
-from azureml_jobs.secret_store import FolderSecrets
-from client.connection import Connection
+from client.node.connection import Connection
 from conf.compose import compose
 from conf.errors import CheckpointError, IdentityError, SiloError
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf
-from server import caretaker
 from server import serve as orchestrator_job
-from server.audit import audit
-from server.caretaker import LEASE, told
-from server.places import places
-from server.result import RunResult
-from server.run_queue import RunQueue
+from server.orchestrator import caretaker
+from server.orchestrator.backends import places
+from server.orchestrator.caretaker import LEASE, told
+from server.run.audit import audit
+from server.run.result import RunResult
 from server.serve import serve
-from server.store import FolderStore, LeaseLost
+from server.store.folder import FolderStore, LeaseLost
+from server.store.run_queue import RunQueue
 
 
 class Place:

@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from conf.errors import WireError
 from strategies.fedavg import FedAvg
 from strategies.fedprox import FedProx
-from strategies.objects import Pieces
+from strategies.wire.objects import Pieces
 
 
 def flat(arrays: ArrayRecord | None) -> dict[str, tuple[str, bytes]]:

@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
 
 from conf.errors import ConfigError
-from server.checkpoint import RunState, decode, encode
+from server.run.checkpoint import RunState, decode, encode
 from strategies.external import UNFIT, External
 from strategies.state import restore, state_of
 
@@ -48,7 +48,7 @@ def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def round_of(strategy: External, grid: Any, arrays: ArrayRecord, number: int) -> tuple[ArrayRecord, MetricRecord]:
-    """Do one round as `server.rounds` does: seeded, and the replies in a fixed order."""
+    """Do one round as `server.round.loop` does: seeded, and the replies in a fixed order."""
     random.seed(number)
     np.random.seed(number)
     messages = strategy.configure_train(number, arrays, ConfigRecord(), grid)

@@ -1,0 +1,1 @@
+"""Where a federation's jobs run: processes of this machine, or Azure ML."""

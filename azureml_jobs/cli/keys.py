@@ -1,0 +1,195 @@
+"""`meadow keys`: a federation's CA, node keys and list of who may connect, by hand.
+
+Private parts are in a folder or a Key Vault, the list in the orchestrator's store: a folder or a blob container.
+What the verbs are is in `azureml_jobs.cli.key_arguments.HELP`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from azureml_jobs.cli.key_arguments import HELP, Asked, parse
+from azureml_jobs.identity.admitted_keys import AdmittedKey, AdmittedKeys, KeyEntries
+from azureml_jobs.identity.authority import CA_CERTIFICATE, load_ca, make_ca
+from azureml_jobs.identity.expiry import expiry_warning
+from azureml_jobs.identity.node_key import (
+    fingerprint,
+    fresh_node_key,
+    load_node_key,
+    load_public_key,
+    make_node_key,
+    node_secret,
+    public_line,
+)
+from conf.atomic_files import write_atomic
+from conf.errors import AzureError, ConfigError, IdentityError
+from conf.schema import Conf
+
+OpenStore = Callable[[Conf, Path | None], KeyEntries]
+"""Gives the orchestrator's store: in that folder, or where the configuration says."""
+Clock = Callable[[], float]
+
+
+def main(args: list[str], open_store: OpenStore, clock: Clock = time.time) -> int:
+    """Run one verb and return its exit status; raises MeadowError."""
+    if not args or "--help" in args or "-h" in args:
+        print(HELP)
+        return 0
+    asked = parse(args)
+    lines = list(Keys(asked, open_store, clock).do())  # all is done before a reader of the lines can go away
+    print("\n".join(lines))
+    return 0
+
+
+class Keys:
+    """The verbs; each yields the lines to print."""
+
+    def __init__(self, asked: Asked, open_store: OpenStore, clock: Clock) -> None:
+        self._asked, self._open, self._clock = asked, open_store, clock
+        self._name, self._secrets = asked.name, asked.secrets
+
+    def do(self) -> Iterator[str]:
+        """Do what is asked."""
+        verbs = {
+            "init": self.init, "silo": self.silo, "admit": self.admit, "rotate": self.rotate, "revoke": self.revoke,
+            "list": self.table,
+        }  # fmt: skip
+        return verbs[self._asked.verb]()
+
+    @cached_property
+    def _admitted(self) -> AdmittedKeys:
+        """The list, opened when it is needed: a silo's owner has no rights to it."""
+        folder = self._asked.given.get("store")
+        return AdmittedKeys(self._open(self._asked.conf, Path(folder) if folder else None), self._clock)
+
+    def init(self) -> Iterator[str]:
+        """Make the CA, or hand out again the one that is there; raises IdentityError MDW-707 where nothing is to do."""
+        path, name = self._asked.certificate, self._asked.conf.federation.name
+        kept = self._secrets.get(CA_CERTIFICATE) if CA_CERTIFICATE in self._secrets.list() else None
+        shown = _content(path)
+        if shown is not None and shown != kept:
+            hint = "Move it away, or name another file: federation.orchestrator.ca=FILE."
+            raise IdentityError("MDW-707", f"{path} is there, and not the certificate of this CA.", hint)
+        if kept is None or shown is not None:
+            make_ca(self._secrets, name, self._now())
+            kept = self._secrets.get(CA_CERTIFICATE)
+        _hand_out(path, kept)
+        yield f"CA certificate: {path}"
+        yield "Give that file to every silo: it is how they know the orchestrator."
+
+    def silo(self) -> Iterator[str]:
+        """Make a silo's node key, or hand out again its public half; raises IdentityError MDW-707 as `init`."""
+        secret, path, public = node_secret(self._name), self._asked.public, ""
+        if secret in self._secrets.list() and not self._asked.new:
+            where = self._secrets.where(secret)
+            public = public_line(load_node_key(self._secrets.get(secret), where).public_key())
+        if not public or _content(path) == self._text(public).encode():
+            public = make_node_key(self._secrets, self._name, new=self._asked.new)
+        yield self._published(public)
+        verb = "rotate" if self._asked.new else "admit"
+        yield f"Give that file to the orchestrator's owner: meadow keys {verb} {self._name} {path.name}"
+
+    def admit(self) -> Iterator[str]:
+        """Admit the public key in a file for a silo."""
+        key = self._admitted.admit(self._name, self._given_key(), self._asked.days)
+        yield f"{self._name} may connect with {key.fingerprint} until {_day(key.expires)}."
+
+    def rotate(self) -> Iterator[str]:
+        """Admit a new key of a silo, then revoke its others: at no moment is the silo without a good key."""
+        if self._asked.file is None:
+            secret, public = fresh_node_key()
+            new = self._admitted.admit(self._name, public, self._asked.days)
+            self._secrets.set(node_secret(self._name), secret)
+            yield self._published(public)
+        else:
+            new = self._admitted.admit(self._name, self._given_key(), self._asked.days)
+        yield f"{self._name} may connect with {new.fingerprint} until {_day(new.expires)}."
+        good = [key.fingerprint for key in self._admitted.all() if key.silo == self._name and key.revoked is None]
+        if good != [new.fingerprint]:
+            yield from map(_ended, self._admitted.revoke(self._name, but=new.fingerprint))
+
+    def revoke(self) -> Iterator[str]:
+        """Revoke a silo's keys, or one."""
+        yield from map(_ended, self._admitted.revoke(self._name, self._asked.given.get("key")))
+
+    def table(self) -> Iterator[str]:
+        """Return the table of every key, and warnings of what expires."""
+        keys = self._admitted.all()
+        rows = [("silo", "key", "since", "until", "state")]
+        rows += [(k.silo, k.fingerprint, _day(k.since), _day(k.expires), self._state(k)) for k in keys]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        yield from ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        yield from (f"Warning: {warning}" for key in keys if (warning := key.warning(self._clock())))
+        try:
+            yield from self._ca_warning()
+        except AzureError as error:  # who may see the list need not see the vault
+            yield f"The CA was not looked at: {error.message}"
+
+    def _ca_warning(self) -> Iterator[str]:
+        if CA_CERTIFICATE in self._secrets.list():
+            where = self._secrets.where(CA_CERTIFICATE)
+            ca = load_ca(self._secrets.get(CA_CERTIFICATE), where, self._now())
+            warning = expiry_warning(f"The CA in {where}", ca.not_valid_before_utc, ca.not_valid_after_utc, self._now())
+            yield from [f"Warning: {warning}"] if warning else []
+
+    def _given_key(self) -> str:
+        """Return the public key in the given file, or in the one that the federation's file names."""
+        file = self._asked.file or (Path(named) if (named := self._asked.silo.public_key) else None)
+        if file is None:
+            hint = "Name the .pub file that its owner made."
+            raise ConfigError("MDW-111", f"meadow keys {self._asked.verb}: which key of {self._name}?", hint)
+        try:
+            return file.read_text()[:4096]
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "not text"
+            raise IdentityError("MDW-702", f"Can't read {file}: {why}.", "Name the .pub file of the silo.") from None
+
+    def _text(self, public: str) -> str:
+        return f"{public} {self._name}\n"
+
+    def _published(self, public: str) -> str:
+        path = self._asked.public
+        _hand_out(path, self._text(public))
+        return f"Public key of {self._name}: {path}  {fingerprint(load_public_key(public, str(path)))}"
+
+    def _state(self, key: AdmittedKey) -> str:
+        if key.revoked is not None:
+            return f"revoked {_day(key.revoked)}"
+        return "expired" if self._clock() >= key.expires else "admitted"
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+
+def _hand_out(path: Path, content: bytes | str) -> None:
+    """Write what is public to a file, for others to be given."""
+    if _content(path) == (content.encode() if isinstance(content, str) else content):
+        return  # in a folder of keys the CA's certificate is its own file
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+    except OSError as error:
+        hint = "Make room for it: `meadow keys init` and `silo` hand out again what is there."
+        raise IdentityError("MDW-713", f"Can't write {path}: {error.strerror}.", hint) from error
+
+
+def _content(path: Path) -> bytes | None:
+    """Return what a file that is handed out holds, None where there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise IdentityError("MDW-702", f"Can't read {path}: {error.strerror}.", "Name another file.") from error
+
+
+def _ended(key: AdmittedKey) -> str:
+    return f"Revoked: {key.silo} {key.fingerprint}"
+
+
+def _day(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"

@@ -1,0 +1,196 @@
+"""The list of keys that may connect, in the orchestrator's store; a running orchestrator follows it.
+
+MDW-710 admitted for another silo    MDW-711 revoked for good    MDW-712 nothing to revoke    MDW-714 damaged entry
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Final, Protocol
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from azureml_jobs.identity.expiry import Span, expiry_warning
+from azureml_jobs.identity.node_key import fingerprint, load_public_key, public_line
+from azureml_jobs.identity.secret_store import Names, checked_name
+from conf.errors import IdentityError
+
+log = logging.getLogger(__name__)
+
+NODE_KEY_DAYS: Final = 365
+
+
+class KeyEntries(Protocol):
+    """What the list needs of the orchestrator's store (`server.store.folder.Store` has it)."""
+
+    def list(self, prefix: str = "") -> Names:
+        """Return the names that start with `prefix`."""
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes under a name."""
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Store under a new name; False where it is taken."""
+
+
+@dataclass(frozen=True)
+class AdmittedKey:
+    """A key that a silo may connect with; times in seconds since 1970, `revoked` None while it is good."""
+
+    silo: str
+    line: str
+    since: float
+    expires: float
+    revoked: float | None = None
+
+    @property
+    def public(self) -> ec.EllipticCurvePublicKey:
+        """Return the key itself."""
+        return load_public_key(self.line, f"the admitted key of {self.silo}")
+
+    @cached_property
+    def pem(self) -> bytes:
+        """Return the key as it stands in the header of Flower's node authentication."""
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        return self.public.public_bytes(serialization.Encoding.PEM, form)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return what `ssh-keygen -l` prints."""
+        return fingerprint(self.public)
+
+    @property
+    def span(self) -> Span:
+        """Return how long the key may connect, if it is not revoked before."""
+        begins, ends = (datetime.fromtimestamp(seconds, UTC) for seconds in (self.since, self.expires))
+        hint = f"Ask the silo for a new one, then: meadow keys rotate {self.silo} FILE.pub"
+        return Span(f"The key {self.fingerprint} of {self.silo}", begins, ends, hint)
+
+    def warning(self, now: float) -> str | None:
+        """Return one line where the key will soon end, as `expiry_warning`; None for one that was revoked."""
+        if self.revoked is not None:
+            return None
+        span = self.span
+        return expiry_warning(span.what, span.begins, span.ends, datetime.fromtimestamp(now, UTC))
+
+
+class AdmittedKeys:
+    """The list of admitted keys: one immutable entry a key and one a revocation, so that no writer undoes another.
+
+    Entries are read once and kept; `current` and `all` see what other processes have added or revoked since. A
+    revoked key never comes back.
+    """
+
+    ADMITTED, REVOKED = "keys/admitted/", "keys/revoked/"
+
+    def __init__(self, store: KeyEntries, clock: Callable[[], float]) -> None:
+        self._store, self._clock = store, clock
+        self._known: dict[str, AdmittedKey] = {}
+
+    def admit(self, silo: str, line: str, days: float = NODE_KEY_DAYS) -> AdmittedKey:
+        """Admit a public key for a silo; the same key for the same silo again changes nothing.
+
+        Raises IdentityError MDW-710 where another silo has the key, MDW-711 where it was revoked.
+        """
+        public = load_public_key(line, f"the key of {silo}")
+        now = self._clock()
+        entry = AdmittedKey(checked_name(silo), public_line(public), now, now + days * 86400)
+        name = _entry_name(public)
+        data = json.dumps({"silo": entry.silo, "key": entry.line, "since": entry.since, "expires": entry.expires})
+        if not self._store.put_if_absent(self.ADMITTED + name, data.encode()):
+            entry = self._entry(name)
+        if entry.silo != silo:
+            hint = "Each silo makes its own key: ask for another."
+            raise IdentityError("MDW-710", f"The key offered for {silo} is admitted for {entry.silo}.", hint)
+        if name in self._names(self.REVOKED):
+            hint = "Ask the silo for a new key: a revoked one never comes back."
+            raise IdentityError("MDW-711", f"The key offered for {silo} was revoked.", hint)
+        return entry
+
+    def revoke(self, silo: str, only: str | None = None, but: str | None = None) -> list[AdmittedKey]:
+        """Revoke a silo's keys: all, `only` the one with that fingerprint, or all `but` that one; return them.
+
+        Raises IdentityError MDW-712 where none is left to revoke.
+        """
+        mine = [key for key in self.all() if key.silo == silo and key.revoked is None]
+        chosen = [key for key in mine if only in (None, key.fingerprint) and key.fingerprint != but]
+        if not chosen:
+            silos = ", ".join(sorted({key.silo for key in self.all() if key.revoked is None})) or "none"
+            raise IdentityError("MDW-712", f"{silo} has no such key to revoke.", f"Silos with a key: {silos}.")
+        for key in chosen:
+            data = json.dumps({"silo": silo, "at": self._clock()}).encode()
+            self._store.put_if_absent(self.REVOKED + _entry_name(key.public), data)
+        return chosen
+
+    def all(self) -> list[AdmittedKey]:
+        """Return every key that was ever admitted, by silo and time."""
+        revoked, names = self._names(self.REVOKED), self._names(self.ADMITTED)
+        keys = [self._revoked(name) if name in revoked else self._entry(name) for name in names]
+        return sorted(keys, key=lambda key: (key.silo, key.since))
+
+    def current(self) -> dict[bytes, str]:
+        """Return the silo of each key that may connect now, by its PEM as Flower's header carries it.
+
+        A damaged entry admits nobody, and is logged; the other silos go on.
+        """
+        now, found = self._clock(), dict[bytes, str]()
+        revoked = self._names(self.REVOKED)
+        for name in self._names(self.ADMITTED) - revoked:
+            try:
+                key = self._entry(name)
+            except IdentityError as error:
+                log.error("%s", error)
+                continue
+            if now < key.expires:
+                found[key.pem] = key.silo
+        return found
+
+    def _names(self, prefix: str) -> set[str]:
+        return {name.removeprefix(prefix) for name in self._store.list(prefix)}
+
+    def _entry(self, name: str) -> AdmittedKey:
+        if name not in self._known:
+            raw = self._json(self.ADMITTED + name)
+            try:
+                key = AdmittedKey(str(raw["silo"]), str(raw["key"]), float(raw["since"]), float(raw["expires"]))
+            except (KeyError, TypeError, ValueError):
+                raise _damaged(self.ADMITTED + name) from None
+            if _entry_name(key.public) != name:
+                raise _damaged(self.ADMITTED + name)
+            self._known[name] = key
+        return self._known[name]
+
+    def _revoked(self, name: str) -> AdmittedKey:
+        entry = self._entry(name)
+        if entry.revoked is None:
+            at = 0.0
+            with suppress(IdentityError, KeyError, TypeError, ValueError):  # that it is there is what counts
+                at = float(self._json(self.REVOKED + name)["at"])
+            entry = self._known[name] = replace(entry, revoked=at)
+        return entry
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            raw = json.loads(self._store.read(name))
+        except ValueError:
+            raise _damaged(name) from None
+        if not isinstance(raw, dict):
+            raise _damaged(name)
+        return raw
+
+
+def _entry_name(key: ec.EllipticCurvePublicKey) -> str:
+    return hashlib.sha256(public_line(key).encode()).hexdigest() + ".json"
+
+
+def _damaged(name: str) -> IdentityError:
+    hint = "Delete it, then admit the key again."
+    return IdentityError("MDW-714", f"The entry {name} of the list of admitted keys is damaged.", hint)

@@ -1,0 +1,179 @@
+"""The federation's CA, and the certificate with which an orchestrator shows that it is the real one.
+
+Who may speak to whom lies in five modules:
+
+    credentials.py    the CA and the orchestrator's certificate     secret_store.py   where private parts are kept
+    node_keys.py      a silo's key, by which it is known            expiry.py         how long all of them are good
+    admitted_keys.py  which of them may connect
+
+Private parts live in a `SecretStore` (a folder here, a Key Vault on Azure) and nowhere else; the orchestrator's own
+key exists only in memory. A silo makes its node key itself and hands out the public half.
+
+    MDW-702 not readable    MDW-706 not the certificate asked for    MDW-707 exists already    MDW-708 not an address
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from azureml_jobs.identity.expiry import Span, check_dates
+from azureml_jobs.identity.secret_store import SecretStore, checked_name
+from conf.errors import IdentityError
+
+CA_KEY: Final = "ca-key"
+CA_CERTIFICATE: Final = "ca-certificate"
+CA_DAYS: Final = 3650
+SERVER_DAYS: Final = 14
+"""An orchestrator's certificate is made anew at each start, and outlives the longest run by far."""
+SKEW: Final = timedelta(hours=1)
+"""Certificates begin this long ago, for silos whose clocks are behind."""
+
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS = re.compile(rf"{_LABEL}(\.{_LABEL}){{0,9}}")
+
+
+@dataclass(frozen=True)
+class ServerCredentials:
+    """What the orchestrator's port needs, all PEM: the CA's certificate, its own, and its private key."""
+
+    ca: bytes
+    certificate: bytes
+    key: bytes
+    expires: datetime
+
+    def __repr__(self) -> str:
+        return f"ServerCredentials(expires={self.expires:%Y-%m-%d})"
+
+    def spans(self) -> list[Span]:
+        """Return how long the two certificates are good."""
+        ca, own = (x509.load_pem_x509_certificate(pem) for pem in (self.ca, self.certificate))
+        return [
+            span_of("The federation's CA", ca, "Make another, and hand its certificate to every silo (docs/keys.md)."),
+            span_of("The orchestrator's certificate", own, "It gets a new one when it is started again."),
+        ]
+
+
+def span_of(what: str, certificate: x509.Certificate, hint: str) -> Span:
+    """Return how long a certificate is good."""
+    return Span(what, certificate.not_valid_before_utc, certificate.not_valid_after_utc, hint)
+
+
+def make_ca(secrets: SecretStore, name: str, now: datetime) -> x509.Certificate:
+    """Make and keep the CA of a federation, for ten years; raises IdentityError MDW-707 where one is kept already."""
+    if CA_KEY in secrets.list() or CA_CERTIFICATE in secrets.list():
+        hint = "Every silo trusts that one: to replace it, move it away and hand the new certificate to every silo."
+        raise IdentityError("MDW-707", f"There is a CA in {secrets.where(CA_KEY)}.", hint)
+    key = ec.generate_private_key(ec.SECP384R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Meadow CA {checked_name(name)}"[:64])])
+    usage = _usage(certificates=True)
+    builder = _builder(subject, subject, key.public_key(), now, CA_DAYS)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    certificate = builder.add_extension(usage, critical=True).sign(key, hashes.SHA384())
+    secrets.set(CA_KEY, _pkcs8(key))
+    secrets.set(CA_CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
+    return certificate
+
+
+def server_credentials(
+    secrets: SecretStore, hosts: Sequence[str], now: datetime, days: int = SERVER_DAYS
+) -> ServerCredentials:
+    """Return a fresh key and certificate for the hosts (IP addresses or DNS names) that silos will dial.
+
+    The CA's key is in memory only while this runs. Raises IdentityError for a missing, unreadable or expired CA, or
+    a host that no silo can dial.
+    """
+    names = [_subject_name(host) for host in hosts]
+    certificate = load_ca(secrets.get(CA_CERTIFICATE), secrets.where(CA_CERTIFICATE), now)
+    authority = _load_ca_key(secrets, certificate)
+    key = ec.generate_private_key(ec.SECP384R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Meadow orchestrator")])
+    builder = _builder(subject, certificate.subject, key.public_key(), now, days, certificate.not_valid_after_utc)
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_usage(certificates=False), critical=True)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
+    own = builder.add_extension(issuer, critical=False).sign(authority, hashes.SHA384())
+    pem = serialization.Encoding.PEM
+    return ServerCredentials(certificate.public_bytes(pem), own.public_bytes(pem), _pkcs8(key), own.not_valid_after_utc)
+
+
+def load_ca(pem: bytes, where: str, now: datetime) -> x509.Certificate:
+    """Return the CA's certificate that a silo trusts, checked; raises IdentityError MDW-705 or 706."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (ValueError, x509.ExtensionNotFound, UnsupportedAlgorithm):
+        hint = "It should be the PEM file that `meadow keys init` wrote."
+        raise IdentityError("MDW-706", f"{where} is not the certificate of a CA.", hint) from None
+    if not constraints.ca:
+        raise IdentityError("MDW-706", f"{where} is a certificate, but not of a CA.", "Use the CA's, not the server's.")
+    check_dates(f"The CA in {where}", certificate.not_valid_before_utc, certificate.not_valid_after_utc, now)
+    return certificate
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, days: int,
+    at_most: datetime | None = None,
+) -> x509.CertificateBuilder:  # fmt: skip
+    ends = now + timedelta(days=days)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - SKEW)
+        .not_valid_after(min(ends, at_most) if at_most else ends)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _usage(certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not certificates, key_cert_sign=certificates, crl_sign=certificates,
+        content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
+        encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
+def _load_ca_key(secrets: SecretStore, certificate: x509.Certificate) -> ec.EllipticCurvePrivateKey:
+    where = secrets.where(CA_KEY)
+    try:
+        key = serialization.load_pem_private_key(secrets.get(CA_KEY), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise IdentityError("MDW-702", f"{where} is not a private key that can be read.", "Restore the CA.") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        hint = f"Restore the pair {CA_KEY} and {CA_CERTIFICATE}."
+        raise IdentityError("MDW-706", f"{where} is not the key of the CA's certificate.", hint)
+    return key
+
+
+def _subject_name(host: str) -> x509.GeneralName:
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        if not _DNS.fullmatch(host) or host.replace(".", "").isdigit():
+            hint = "Give the IP address or DNS name that silos dial, without scheme and port."
+            raise IdentityError("MDW-708", f"{host[:80]!r} is no host.", hint) from None
+        return x509.DNSName(host)
+    if address.is_unspecified:
+        hint = "A server may listen on all addresses, but silos dial one: give that one."
+        raise IdentityError("MDW-708", f"Nobody can dial {host}.", hint)
+    return x509.IPAddress(address)
+
+
+def _pkcs8(key: ec.EllipticCurvePrivateKey) -> bytes:
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(pem, form, serialization.NoEncryption())

@@ -1,0 +1,87 @@
+"""A silo's node key: ECDSA on P-384 in OpenSSH's format, made by the silo, its public half one line.
+
+MDW-702 not readable    MDW-703 wrong type of key    MDW-707 exists already
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from azureml_jobs.identity.secret_store import SecretStore, checked_name
+from conf.errors import IdentityError
+
+NodeKey = ec.EllipticCurvePrivateKey
+
+
+def node_secret(silo: str) -> str:
+    """Return the name of a silo's node key in a SecretStore."""
+    return f"node-{checked_name(silo)}"
+
+
+def fresh_node_key() -> tuple[bytes, str]:
+    """Return a new P-384 key in OpenSSH's format, and its public half as one line."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
+    return key.private_bytes(pem, form, serialization.NoEncryption()), public_line(key.public_key())
+
+
+def make_node_key(secrets: SecretStore, silo: str, *, new: bool = False) -> str:
+    """Make and keep a silo's key; return the public half.
+
+    Raises IdentityError MDW-707 where the silo has one, unless a `new` one is to take its place.
+    """
+    name = node_secret(silo)
+    if not new and name in secrets.list():
+        hint = f"To replace it: `meadow keys silo {silo} --new`, then have the new one admitted."
+        raise IdentityError("MDW-707", f"{silo} has a key, {secrets.where(name)}.", hint)
+    secret, public = fresh_node_key()
+    secrets.set(name, secret)
+    return public
+
+
+def load_node_key(secret: bytes, where: str) -> NodeKey:
+    """Return a node key from OpenSSH's format, which Flower loads too; raises IdentityError MDW-702 or 703."""
+    hint = "Make one with `meadow keys silo NAME`."
+    try:
+        key = serialization.load_ssh_private_key(secret, password=None)
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:
+        if isinstance(error, TypeError) or "password" in str(error).lower():
+            hint = "A node starts unattended: take the passphrase off with `ssh-keygen -p`, or make another key."
+            raise IdentityError("MDW-702", f"{where} needs a passphrase.", hint) from None
+        raise IdentityError("MDW-702", f"{where} is not a private key in OpenSSH's format.", hint) from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise IdentityError("MDW-703", f"{where} is {_kind(key)}; a node key is ECDSA on P-384.", hint)
+    return key
+
+
+def load_public_key(line: str, where: str) -> ec.EllipticCurvePublicKey:
+    """Return the public half of a node key from its OpenSSH line; raises IdentityError MDW-702 or 703."""
+    hint = "It should be the .pub file that `meadow keys silo NAME` wrote."
+    try:
+        key = serialization.load_ssh_public_key(line.strip()[:4096].encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise IdentityError("MDW-702", f"{where} is not a public key in OpenSSH's format.", hint) from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise IdentityError("MDW-703", f"{where} is {_kind(key)}; a node key is ECDSA on P-384.", hint)
+    return key
+
+
+def public_line(key: ec.EllipticCurvePublicKey) -> str:
+    """Return a public key as OpenSSH's one line, without a comment."""
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+
+
+def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    """Return what `ssh-keygen -l` prints: SHA256: and 43 characters."""
+    digest = hashlib.sha256(base64.b64decode(public_line(key).split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def _kind(key: object) -> str:
+    curve = getattr(getattr(key, "curve", None), "name", "")
+    return f"ECDSA on {curve}" if curve else type(key).__name__.strip("_").removesuffix("Key").replace("Private", "")

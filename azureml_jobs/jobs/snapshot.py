@@ -1,0 +1,36 @@
+"""What a job is sent with: the packages as they are here, and the few files that belong to that job alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from conf.code_digest import PACKAGES, app_hash
+from conf.errors import AzureError
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+DEFAULTS: Final = "generated.yaml"
+"""The one file of conf/federation that belongs to the code; the others describe somebody's federation."""
+_NOT_CODE: Final = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+
+
+def snapshot(folder: Path, own: Mapping[str, bytes], root: Path = ROOT) -> str:
+    """Copy the code and a job's own files into an empty folder; return the code's digest.
+
+    Experiments and federation files of this tree stay behind. Raises AzureError MDW-812 where the digest of the copy
+    is not that of this tree, because a run would be refused by every silo.
+    """
+    for package in PACKAGES:
+        shutil.copytree(root / package, folder / package, ignore=_NOT_CODE)
+    shutil.rmtree(folder / "conf" / "experiment", ignore_errors=True)
+    for file in (folder / "conf" / "federation").glob("*.yaml"):
+        if file.name != DEFAULTS:
+            file.unlink()
+    for name, content in own.items():
+        (folder / name).write_bytes(content)
+    digest = app_hash(folder)
+    if digest != app_hash(root):
+        raise AzureError("MDW-812", "The code changed while it was copied.", "Launch again.")
+    return digest

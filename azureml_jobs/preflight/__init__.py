@@ -1,0 +1,1 @@
+"""What would fail later in a launch, looked at now."""

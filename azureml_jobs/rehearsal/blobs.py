@@ -1,0 +1,131 @@
+"""Blob storage: Azurite, behind the table of which identity may touch which account.
+
+A request that is signed with an account's key or a shared access signature goes to Azurite as it is. One with a
+bearer token is held to the table first and then signed for Azurite, which takes any token.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import httpx
+from azure.core.exceptions import ResourceExistsError
+from azure.storage.blob import (
+    AccountSasPermissions,
+    BlobServiceClient,
+    ContainerClient,
+    ContainerSasPermissions,
+    ResourceTypes,
+    generate_account_sas,
+    generate_container_sas,
+)
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from azureml_jobs.rehearsal.access import Access
+from azureml_jobs.rehearsal.answers import storage_failure
+from azureml_jobs.rehearsal.tokens import NotSignedIn, Tokens
+
+SUFFIX: Final = "blob.core.windows.net"
+AUDIENCE: Final = "https://storage.azure.com"
+LIFE: Final = timedelta(hours=12)
+_HOP: Final = {"connection", "transfer-encoding", "keep-alive", "date", "server"}
+
+
+@dataclass
+class Accounts:
+    """The storage accounts of a rehearsal, each with a key of its own; `port` is Azurite's."""
+
+    names: Iterable[str]
+    port: int = 0
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.keys = {name: base64.b64encode(secrets.token_bytes(64)).decode() for name in self.names}
+
+    def container(self, account: str, name: str) -> ContainerClient:
+        """Return a container, made where it was missing, for the stand-in's own use: past proxy and table."""
+        url = f"http://127.0.0.1:{self.port}/{account}"
+        service = BlobServiceClient(url, credential={"account_name": account, "account_key": self.keys[account]})
+        container = service.get_container_client(name)
+        with suppress(ResourceExistsError):
+            container.create_container()
+        return container
+
+    def signed(self, account: str, container: str) -> str:
+        """Return a container's address with a signature to read, list and write, as clients are handed it."""
+        may = ContainerSasPermissions(read=True, list=True, write=True, create=True, add=True)
+        query = generate_container_sas(account, container, self.keys[account], permission=may, **_validity())
+        return f"https://{account}.{SUFFIX}/{container}?{query}"
+
+    def account_signature(self, account: str) -> str:
+        """Return a signature for everything in an account, which never leaves the stand-in."""
+        may = AccountSasPermissions(
+            read=True, write=True, delete=True, list=True, add=True, create=True, update=True, process=True, tag=True
+        )
+        types = ResourceTypes(service=True, container=True, object=True)
+        return generate_account_sas(account, self.keys[account], types, may, **_validity())
+
+
+class BlobGate:
+    """Passes requests for `<account>.blob.core.windows.net` on to Azurite."""
+
+    def __init__(self, accounts: Accounts, tokens: Tokens, access: Access) -> None:
+        self._accounts, self._tokens, self._access = accounts, tokens, access
+        self._client: httpx.AsyncClient
+
+    @asynccontextmanager
+    async def open(self, app: object) -> AsyncIterator[None]:
+        """Keep connections to Azurite while the server runs."""
+        async with httpx.AsyncClient(trust_env=False, timeout=300) as self._client:
+            yield
+
+    async def answer(self, request: Request) -> Response:
+        """Return Azurite's answer, or a refusal."""
+        account = request.headers["host"].partition(".")[0]
+        if account not in self._accounts.keys:
+            return storage_failure(404, "ResourceNotFound", f"There is no storage account {account}.")
+        query, headers = request.scope["query_string"], dict(request.headers)
+        if headers.get("authorization", "").startswith("Bearer"):
+            if (refusal := self._refusal(request, account)) is not None:
+                return refusal
+            del headers["authorization"]
+            query = b"&".join(filter(None, [query, self._accounts.account_signature(account).encode()]))
+        return await self._passed_on(request, headers, query)
+
+    def _refusal(self, request: Request, account: str) -> Response | None:
+        try:
+            identity = self._tokens.read(request.headers["authorization"], AUDIENCE, f"https://{account}.{SUFFIX}")
+        except NotSignedIn as reason:
+            return storage_failure(401, "InvalidAuthenticationInfo", str(reason))
+        action = "read" if request.method in ("GET", "HEAD") else "write"
+        touch = self._access.allows(identity.name, action, f"storage:{account}")
+        if touch.allowed:
+            return None
+        why = f"{identity.name} may not {action} the storage account {account}; it lacks the role '{touch.role}'."
+        return storage_failure(403, "AuthorizationPermissionMismatch", f"This request is not authorized: {why}")
+
+    async def _passed_on(self, request: Request, headers: dict[str, str], query: bytes) -> Response:
+        path = request.scope["raw_path"].partition(b"?")[0] + (b"?" + query if query else b"")
+        url = httpx.URL(scheme="http", host="127.0.0.1", port=self._accounts.port, raw_path=path)
+        sent = self._client.build_request(request.method, url, headers=headers, content=await request.body())
+        got = await self._client.send(sent, stream=True)
+        kept = {name: value for name, value in got.headers.items() if name not in _HOP}
+        return StreamingResponse(_raw(got), got.status_code, kept, background=BackgroundTask(got.aclose))
+
+
+async def _raw(answer: httpx.Response) -> AsyncIterator[bytes]:
+    async for part in answer.aiter_raw():
+        yield part
+
+
+def _validity() -> dict[str, Any]:
+    now = datetime.now(UTC)
+    return {"start": now - timedelta(minutes=5), "expiry": now + LIFE}

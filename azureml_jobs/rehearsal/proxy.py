@@ -1,0 +1,76 @@
+"""A proxy that answers CONNECT for a fixed list of host names and refuses the rest, so that nothing leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import threading
+from collections.abc import Sequence
+
+from azureml_jobs.rehearsal.journal import Journal
+
+CHUNK = 1 << 16
+
+
+class Proxy:
+    """Leads `CONNECT host:443` to a local port where `host` matches one of the patterns."""
+
+    def __init__(self, patterns: Sequence[str], port: int, journal: Journal) -> None:
+        self._patterns, self._target, self._journal = patterns, port, journal
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+        self.port = 0
+
+    def start(self) -> None:
+        """Listen on a free port of 127.0.0.1; afterwards `port` holds it."""
+        self._thread.start()
+        self._ready.wait()
+
+    def stop(self) -> None:
+        """Close the port and every connection."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", 0))
+        self.port = server.sockets[0].getsockname()[1]
+        self._ready.set()
+        self._loop.run_forever()
+        server.close()
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.close()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            method, target, *_ = head.split(b"\r\n")[0].decode("latin-1").split()
+            if method != "CONNECT" or not self._leads(target.rpartition(":")[0]):
+                self._journal.outbound.append(f"{method} {target}")
+                writer.write(b"HTTP/1.1 403 Forbidden: outside the rehearsal\r\nContent-Length: 0\r\n\r\n")
+                return
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError, ValueError):
+            return
+        finally:
+            writer.close()
+
+    def _leads(self, host: str) -> bool:
+        return any(fnmatch.fnmatchcase(host.lower(), pattern) for pattern in self._patterns)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        return
+    finally:
+        writer.close()

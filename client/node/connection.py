@@ -1,0 +1,403 @@
+"""The silo's gRPC connection, from Flower's public pieces: it finds the server, keeps asking, and never ends a process.
+
+Every call has a deadline and is signed; a call that fails because the server or the way to it is gone is made again,
+with the address asked for anew, until it succeeds or the connection is closed. All calls may be made twice: the
+orchestrator takes the second for the first. A beating thread says that the silo is alive while it trains.
+
+    MDW-753 another version of Flower     MDW-754 the server does not admit this silo
+    MDW-755 the server can't be trusted
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar, cast
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Message
+from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
+from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.fleet_pb2_grpc import FleetStub
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ObjectTree,
+    PullObjectRequest,
+    PushObjectRequest,
+)
+from flwr.proto.node_pb2 import Node as NodeId
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.run import Run
+from flwr.supercore.runtime_version_compatibility import (
+    RuntimeVersionMetadata,
+    get_runtime_version_incompatibility_exit_message,
+)
+
+from conf.errors import IdentityError
+from strategies.wire.headers import APP_HASH, KEY_ENDS, NODE_HEADER, OVER_HEADER
+
+log = logging.getLogger(__name__)
+
+Rendezvous = Callable[[], str | None]
+"""Says where the server is: host:port, or None while nobody knows. Raises FederationOver when it never will be."""
+
+HEARTBEAT_SECONDS: Final = 10.0
+"""The interval that the silo declares, the least that Flower takes: after twice that without a beat it is lost."""
+BEAT_SECONDS: Final = 3.0
+"""Between two beats, so that one may be lost or late."""
+BEAT_DEADLINE: Final = 5.0
+WORK_DEADLINE: Final = 45.0
+"""For a question for work, which the orchestrator answers after 15 s at the latest."""
+OBJECT_DEADLINE: Final = 120.0
+"""For a chunk of 5 MiB: a link that carries less than 45 kB/s is not one to train over."""
+CALL_DEADLINE: Final = 15.0
+GOODBYE_DEADLINE: Final = 3.0
+LONGEST_BACKOFF: Final = 5.0
+OBJECTS_AT_ONCE: Final = 2
+"""Transfers side by side: one on the wire while the other is signed and copied."""
+UPLOAD_TRIES: Final = 10
+"""Each asks what is missing and sends it: the second is enough after a lost connection."""
+_GONE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+_DISTRUST = re.compile(r"CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|[Hh]ostname|[Pp]eer name|SSL_ERROR_SSL")
+_REPLAYED = "MDW-747"
+_CODED = re.compile(r"(MDW-\d{3}): (.*)", re.S)
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class FederationOver(Exception):
+    """The federation has ended well; there is nothing left to do."""
+
+
+class Refused(Exception):
+    """The server does not want this call: the round it belongs to has closed, or the run is another."""
+
+
+class Forgotten(Exception):
+    """The server does not know this node's id any more: activate again."""
+
+
+class Closed(Exception):
+    """The connection was closed from this side."""
+
+
+class Connection:
+    """One silo's connection to whichever orchestrator the rendezvous names."""
+
+    def __init__(
+        self,
+        rendezvous: Rendezvous,
+        authority: bytes,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        options: Mapping[str, str | int] | None = None,
+    ) -> None:
+        """`authority` is the PEM of the only CA that is trusted; `options` are further gRPC channel options."""
+        self._rendezvous, self._authority, self._key = rendezvous, authority, key
+        self._options = dict(options or {})
+        self._public = public_key_to_bytes(key.public_key())
+        version = RuntimeVersionMetadata.from_local_component("SuperNode")
+        self._metadata = (*version.append_to_grpc_metadata(None), (NODE_HEADER, "1"))
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._channel: grpc.Channel | None = None
+        self._stub: FleetStub | None = None
+        self._address: str | None = None
+        self._trusted = False  # a server that proved its identity has been reached
+        self._node: NodeId | None = None
+        self._beating: threading.Thread | None = None
+        self.failure: Exception | None = None  # why the heartbeat gave up
+        self.key_ends: datetime | None = None  # as the server last said; it does when that is near
+
+    def open(self, give_up_at: float | None = None) -> int:
+        """Find the server, say that the silo is there, start the heartbeat, and return the node's id.
+
+        Waits as long as it takes, or until `give_up_at` (monotonic seconds) and raises TimeoutError.
+        Raises IdentityError MDW-754 or MDW-755, or FederationOver.
+        """
+        request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
+        refused_until = time.monotonic() + 90.0  # a stock server lets a crashed node in only after a minute
+        while True:
+            try:
+                response = self._call("ActivateNode", request, CALL_DEADLINE, give_up_at)
+                break
+            except Refused as refusal:
+                if time.monotonic() > refused_until:
+                    hint = "Ask the orchestrator's owner to admit this silo's public key."
+                    raise IdentityError("MDW-754", f"The server does not admit this silo: {refusal}.", hint) from None
+                self._closed.wait(LONGEST_BACKOFF)
+        self._node = NodeId(node_id=response.node_id)
+        if self._beating is None:
+            self._beating = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+            self._beating.start()
+        return int(response.node_id)
+
+    def receive(self) -> tuple[Message, ObjectTree] | None:
+        """Return the next instruction, without its content, and the tree of its objects; None when there is none yet.
+
+        Raises FederationOver, and the heartbeat's failure where it had one.
+        """
+        if self.failure is not None:
+            raise self.failure
+        response, trailing = self._call_traced("PullMessages", PullMessagesRequest(node=self._node), WORK_DEADLINE)
+        said = dict(trailing)
+        if OVER_HEADER in said:
+            raise FederationOver("the orchestrator says so")
+        self.key_ends = _time(said.get(KEY_ENDS))
+        if not response.messages_list:
+            return None
+        return message_from_proto(response.messages_list[0]), response.message_object_trees[0]
+
+    def run(self, run_id: int) -> tuple[Run, str | None]:
+        """Return Flower's description of a run and the hash of its code, which a stock server does not say."""
+        request = GetRunRequest(node=self._node, run_id=run_id)
+        response, trailing = self._call_traced("GetRun", request, CALL_DEADLINE)
+        hashes = [value for name, value in trailing if name == APP_HASH]
+        return run_from_proto(response.run), hashes[0] if hashes else None
+
+    def pull(self, head: Message, tree: ObjectTree) -> dict[str, bytes]:
+        """Return the objects of an instruction by id, and tell the server that they are here."""
+        run_id = head.metadata.run_id
+
+        def one(object_id: str) -> tuple[str, bytes]:
+            return object_id, self._pull_object(run_id, object_id)
+
+        contents = dict(_side_by_side(one, dict.fromkeys(node.object_id for node in iterate_object_tree(tree))))
+        self.confirm(head)
+        return contents
+
+    def confirm(self, head: Message) -> None:
+        """Tell the server that it need not keep an instruction's objects for this silo."""
+        metadata = head.metadata
+        request = ConfirmMessageReceivedRequest(
+            node=self._node, run_id=metadata.run_id, message_object_id=metadata.message_id
+        )
+        self._call("ConfirmMessageReceived", request, CALL_DEADLINE)
+
+    def answer(self, head: Message, tree: ObjectTree, contents: Mapping[str, bytes], seconds: float) -> None:
+        """Send a reply: its head (a message without content), then the objects that the server does not have.
+
+        Raises Refused where nobody waits for it any more.
+        """
+        request = PushMessagesRequest(
+            node=self._node,
+            messages_list=[message_to_proto(head)],
+            message_object_trees=[tree],
+            clientapp_runtime_list=[seconds],
+        )
+        for _ in range(UPLOAD_TRIES):
+            response = self._call("PushMessages", request, CALL_DEADLINE)
+
+            def one(object_id: str, session: str = response.session_id) -> bool:
+                return self._push_object(head.metadata.run_id, session, object_id, contents[object_id])
+
+            if all(list(_side_by_side(one, response.objects_to_push))):
+                return
+            self._pause(0.2)  # the upload was dropped in between, or an object arrived twice: ask what is missing
+        raise Refused(f"the server did not take all objects in {UPLOAD_TRIES} tries")
+
+    def close(self) -> None:
+        """Say goodbye, if the server can be reached, and end all calls; once is enough."""
+        stub, node = self._stub, self._node
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        if stub is not None and node is not None:
+            try:
+                stub.DeactivateNode(
+                    DeactivateNodeRequest(node_id=node.node_id), timeout=GOODBYE_DEADLINE, metadata=self._metadata
+                )
+            except grpc.RpcError as error:
+                log.info("could not say goodbye: %s", error.code().name)
+        if self._channel is not None:
+            self._channel.close()
+        if self._beating is not None and self._beating is not threading.current_thread():
+            self._beating.join(BEAT_DEADLINE + 1)
+
+    def _pull_object(self, run_id: int, object_id: str) -> bytes:
+        request = PullObjectRequest(node=self._node, run_id=run_id, object_id=object_id)
+        while True:
+            response = self._call("PullObject", request, OBJECT_DEADLINE)
+            if response.object_available:
+                return cast(bytes, response.object_content)
+            if not response.object_found:
+                raise Refused(f"object {object_id[:12]} is not there any more")
+            self._pause(0.1)
+
+    def _push_object(self, run_id: int, session: str, object_id: str, content: bytes) -> bool:
+        request = PushObjectRequest(
+            node=self._node, run_id=run_id, session_id=session, object_id=object_id, object_content=content
+        )
+        return bool(self._call("PushObject", request, OBJECT_DEADLINE).stored)
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_SECONDS):
+            request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
+            try:
+                self._call("SendNodeHeartbeat", request, BEAT_DEADLINE)
+            except (Forgotten, Refused) as error:
+                log.info("the server does not take the heartbeat: %s", error)  # the next question for work mends it
+            except Closed:
+                return
+            except Exception as error:  # whatever it is, the main thread must hear of it
+                log.error("the heartbeat has ended: %s", error)
+                self.failure = error
+                return
+
+    def _call(self, name: str, request: Any, deadline: float, give_up_at: float | None = None) -> Any:
+        return self._call_traced(name, request, deadline, give_up_at)[0]
+
+    def _call_traced(
+        self, name: str, request: Any, deadline: float, give_up_at: float | None = None
+    ) -> tuple[Any, Iterable[tuple[str, str]]]:
+        """Make a call until it is answered; return the answer and its trailing headers."""
+        tries = 0
+        while not self._closed.is_set():
+            stub = self._reach(give_up_at)
+            try:
+                response, call = getattr(stub, name).with_call(request, timeout=deadline, metadata=self._metadata)
+            except grpc.RpcError as error:
+                self._raise_unless_gone(error)
+                tries += 1
+                if tries == 1:
+                    log.info("%s: %s, trying again: %s", name, error.code().name, str(error.details())[:200])
+            except ValueError:  # the other thread has changed the channel
+                tries += 1
+            else:
+                self._trusted = True
+                return response, call.trailing_metadata() or ()
+            _check_time(give_up_at)
+            self._pause(min(LONGEST_BACKOFF, 0.1 * 2.0 ** min(tries, 8)) * random.uniform(0.7, 1.0))
+            self._move()
+        raise Closed
+
+    def _raise_unless_gone(self, error: grpc.RpcError) -> None:
+        code, details = error.code(), str(error.details())
+        if code in _GONE:
+            if not self._trusted and _DISTRUST.search(details) and not _CODED.match(details):
+                hint = "Compare the CA certificate and the address with the orchestrator's owner."
+                what = f"The server at {self._address} can't be trusted: {details[:200]}."
+                raise IdentityError("MDW-755", what, hint) from None
+            return
+        if code == grpc.StatusCode.CANCELLED:
+            if self._closed.is_set():
+                raise Closed from None
+            return
+        if said := get_runtime_version_incompatibility_exit_message(details):
+            raise _other_version(said) from None
+        if code != grpc.StatusCode.UNAUTHENTICATED:
+            raise Refused(f"{code.name}: {details[:300]}") from None
+        if details.startswith(_REPLAYED):
+            return
+        if known := _CODED.match(details):
+            raise IdentityError(known[1], f"The server refuses this silo: {known[2]}") from None
+        raise Forgotten(details[:200]) from None
+
+    def _reach(self, give_up_at: float | None) -> FleetStub:
+        """Return the stub, once the rendezvous has named an address."""
+        while self._stub is None:
+            self._move()
+            if self._stub is None:
+                _check_time(give_up_at)
+                self._pause(1.0)
+        return self._stub
+
+    def _move(self) -> None:
+        """Ask where the server is, and go there if it is elsewhere."""
+        try:
+            address = self._rendezvous()
+        except FederationOver:
+            raise
+        except Exception as error:  # a rendezvous that can't be read now is asked again
+            log.warning("the rendezvous can't be read: %s", error)
+            return
+        with self._lock:
+            if address is None or address == self._address:
+                return
+            log.info("the server is at %s", address)
+            old, self._address = self._channel, address
+            self._channel = _channel(address, self._authority, self._key, self._options)
+            self._stub = FleetStub(self._channel)
+        if old is not None:
+            old.close()
+
+    def _pause(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise Closed
+
+
+def _channel(
+    address: str, authority: bytes, key: ec.EllipticCurvePrivateKey, extra: Mapping[str, str | int]
+) -> grpc.Channel:
+    options: dict[str, str | int] = {
+        "grpc.max_send_message_length": -1,
+        "grpc.max_receive_message_length": -1,
+        "grpc.keepalive_time_ms": 20_000,
+        "grpc.keepalive_timeout_ms": 10_000,
+        "grpc.http2.max_pings_without_data": 0,
+        "grpc.use_local_subchannel_pool": 1,  # a new channel is a new connection, not the broken one again
+        "grpc.enable_retries": 0,  # a call is signed once; calls are made again here, signed anew
+        "grpc.initial_reconnect_backoff_ms": 100,
+        "grpc.min_reconnect_backoff_ms": 1_000,
+        "grpc.max_reconnect_backoff_ms": int(LONGEST_BACKOFF * 1000),
+        **extra,
+    }
+    channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), options=list(options.items()))
+    return grpc.intercept_channel(channel, NodeAuthClientInterceptor(key, key.public_key()))
+
+
+def _other_version(said: str) -> IdentityError:
+    """Return what Flower's refusal of another release means, from an orchestrator of Meadow's or a stock server."""
+    if known := _CODED.search(said):
+        return IdentityError(known[1], f"The server refuses this silo: {known[2]}")
+    what = f"The server refuses this silo's version of Flower: {' '.join(said.split())[:300]}"
+    return IdentityError("MDW-753", what, "Install the same release of Flower on both sides.")
+
+
+def _check_time(give_up_at: float | None) -> None:
+    if give_up_at is not None and time.monotonic() >= give_up_at:
+        raise TimeoutError("no server was found in time")
+
+
+def _time(seconds: str | None) -> datetime | None:
+    """Return the time that a header tells, None where it tells none."""
+    try:
+        return datetime.fromtimestamp(float(seconds), UTC) if seconds else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _side_by_side(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """Yield the results of a few at a time, in no order; the first failure stops the rest."""
+    left, running = iter(items), set[Future[B]]()
+    pool = ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects")
+    try:
+        for item in left:
+            running.add(pool.submit(work, item))
+            if len(running) >= 2 * OBJECTS_AT_ONCE:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (one.result() for one in done)
+        yield from (one.result() for one in running)
+    finally:  # without waiting: a call that is being made again would hold up a process that was told to end
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,94 @@
+"""What a silo keeps on its own disk: its last finished update and its state, so that no crash costs a training twice.
+
+A file is a line of JSON (what it is, which objects follow) and the objects of Flower's wire as they travel, each
+named by its SHA-256, so a torn or damaged file is recognised and not used. Files are the owner's alone and replaced
+whole (`conf.atomic_files`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from flwr.app import RecordDict
+
+from conf.atomic_files import TEMPORARY, append_line, write_atomic
+from conf.errors import WireError
+from strategies.wire.objects import deflate, inflate_content
+
+log = logging.getLogger(__name__)
+
+LARGEST: Final = 16 * 2**30
+"""Bytes of arrays that a kept file may have: more than any update that may travel."""
+_HEAD_BYTES = 64 * 2**20
+ANCHORS: Final = "anchors.jsonl"
+"""The server's anchors, a line a round; `meadow report --verify` compares a ledger with it."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a silo was asked: Meadow's run id, the round, and the id of the instruction's content."""
+
+    run: str
+    round: int
+    content: str
+
+
+class Kept:
+    """One silo's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder, if need be; raises OSError where it can't be written."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        for left in folder.glob(f"{TEMPORARY}*"):
+            left.unlink()
+
+    def keep_update(self, question: Question, root: str, contents: Mapping[str, bytes]) -> None:
+        """Keep the content `root` of the answer to a question, in place of the one before."""
+        self._write("update", {"question": asdict(question)}, root, contents)
+
+    def update(self, question: Question) -> RecordDict | None:
+        """Return the kept answer to this very question; None where there is none, or it is damaged."""
+        found = self._read("update", {"question": asdict(question)})
+        return found
+
+    def keep_anchor(self, run: str, round: int, anchor: str) -> None:
+        """Append what the server says its ledger was after a round: a JSON line, for who audits the run."""
+        line = json.dumps({"run": run, "round": round, "anchor": anchor[:200]})
+        append_line(self._folder / ANCHORS, line, mode=0o600)
+
+    def keep_state(self, run: str, state: RecordDict) -> None:
+        """Keep a run's state, in place of the one before."""
+        root, _, contents = deflate(state)
+        self._write("state", {"run": run}, root, contents)
+
+    def state(self, run: str) -> RecordDict:
+        """Return a run's state; empty where there is none, or it is damaged."""
+        return self._read("state", {"run": run}) or RecordDict()
+
+    def _write(self, name: str, what: dict[str, Any], root: str, contents: Mapping[str, bytes]) -> None:
+        sizes = [[id, len(content)] for id, content in contents.items()]
+        head = json.dumps({**what, "root": root, "objects": sizes}).encode() + b"\n"
+        write_atomic(self._folder / name, [head, *contents.values()], mode=0o600)
+
+    def _read(self, name: str, what: dict[str, Any]) -> RecordDict | None:
+        try:
+            with open(self._folder / name, "rb") as file:
+                head = json.loads(file.readline(_HEAD_BYTES))
+                if any(head.get(key) != value for key, value in what.items()):
+                    return None
+                contents = {str(id): file.read(int(size)) for id, size in head["objects"]}
+            if any(hashlib.sha256(content).hexdigest() != id for id, content in contents.items()):
+                raise ValueError("an object is damaged")
+            return inflate_content(str(head["root"]), contents, LARGEST)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, WireError) as error:
+            log.warning("%s can't be used, going on without it: %s", self._folder / name, error)
+            return None

@@ -1,0 +1,1 @@
+"""Virtual clients on this machine: our pool of processes, or Flower's simulation on Ray."""

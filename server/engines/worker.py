@@ -1,0 +1,221 @@
+"""A warm worker of the pool: a process of the standard library's fork server that calls the ClientApp."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+
+from client import malloc
+from conf.errors import SiloError
+from server.engines.pipe import PipeEnd
+
+log = logging.getLogger(__name__)
+
+PRELOAD = ("torch", "torch._dynamo", "sklearn.metrics", "flwr.app", "flwr.clientapp", "server.engines.worker")
+"""Modules that the fork server imports once, so that a worker starts in milliseconds."""
+GOODBYE_SECONDS = 1.0
+"""For a worker to end by itself or on SIGTERM before it is killed."""
+
+_starting = threading.Lock()
+
+
+def load_app(reference: str) -> ClientApp:
+    """Return the ClientApp at `package.module:attribute`; raises SiloError MDW-310 where there is none."""
+    module, _, attribute = reference.partition(":")
+    try:
+        app = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise SiloError(
+            "MDW-310",
+            f"The ClientApp {reference} can't be imported: {type(error).__name__}: {error}.",
+            "Name it package.module:attribute, in a module that can be imported from here.",
+        ) from error
+    if module == "__main__" or not isinstance(app, ClientApp):
+        raise SiloError(
+            "MDW-310",
+            f"{reference} is no ClientApp of an importable module.",
+            "Put the ClientApp into a module of its own: workers import it by name.",
+        )
+    return app
+
+
+def answer(app: ClientApp, message: Message, context: Context) -> Message:
+    """Return the app's reply; an exception becomes an error reply that says its type and text."""
+    try:
+        return app(message, context)
+    except (Exception, SystemExit) as error:
+        log.exception("the ClientApp raised at node %s", context.node_id)
+        reason = f"{type(error).__name__}: {error}"
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+class WorkerDied(Exception):
+    """A worker's process ended while it had a message."""
+
+
+class Worker:
+    """The parent's hold of one worker process. `start` again after WorkerDied gives a fresh one."""
+
+    def __init__(self, app: str, *, keep_mapped: bool, log_file: Path | None) -> None:
+        self._app, self._keep_mapped, self._log_file = app, keep_mapped, str(log_file.resolve()) if log_file else None
+        self._process: ForkServerProcess | None = None
+        self._connection: Connection | None = None
+        self._pipe: PipeEnd | None = None
+        self.busy = True  # starting, or at a message: it has to be ended rather than asked to end
+        self.waiting = False  # for the fork server, which may still be importing
+
+    def start(self) -> None:
+        """Start the process and wait until it has imported the app; raises SiloError MDW-311 where it can't."""
+        context = multiprocessing.get_context("forkserver")
+        ours, theirs = context.Pipe()
+        environment = dict(os.environ) if self._keep_mapped else {**os.environ, malloc.VARIABLE: "0"}
+        arguments = (theirs, environment, self._app, self._log_file)
+        self._connection, self._pipe = ours, PipeEnd(ours)
+        process = context.Process(target=_serve, args=arguments, name="meadow worker")
+        try:
+            self.waiting = True
+            with _starting:
+                start_fork_server(self._app.partition(":")[0])
+                with main_hidden():
+                    process.start()
+            self.waiting = False
+            self._process = process
+            theirs.close()
+            problem = ours.recv()
+        except (EOFError, OSError) as error:
+            theirs.close()
+            problem = f"it ended at once ({self._how_it_ended()})" if self._process else f"{error!r}"
+        if problem:
+            self.stop()
+            raise SiloError(
+                "MDW-311", f"A worker of the pool did not start: {problem}.", "simulation.workers=0 runs without any."
+            )
+
+    def ask(self, message: Message, context: Context) -> tuple[Message, Context]:
+        """Return the reply and the silo's context after it; raises WorkerDied, which says how it ended."""
+        assert self._pipe is not None
+        try:
+            self._pipe.send(message, context, remember=True)
+            return self._pipe.receive()
+        except (EOFError, OSError) as error:
+            raise WorkerDied(self._how_it_ended()) from error
+
+    def end(self) -> None:
+        """End the process at once, from any thread, whatever it does."""
+        if self._process is not None and self._process.is_alive():
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """Let an idle process end by itself; kill it where it does not."""
+        if self._connection is not None:
+            self._connection.close()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.join(GOODBYE_SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        process.close()
+
+    def _how_it_ended(self) -> str:
+        assert self._process is not None
+        self._process.join(GOODBYE_SECONDS)
+        code = self._process.exitcode
+        if code is None:
+            return "its pipe broke"
+        if code >= 0:
+            return f"exit code {code}"
+        name = signal.Signals(-code).name
+        return f"{name}, most likely out of memory: try fewer simulation.workers" if name == "SIGKILL" else name
+
+
+def start_fork_server(app_module: str) -> None:
+    """Start the fork server where it does not run yet, with the parent's import path and deaf to Ctrl-C."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, app_module])
+    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH", malloc.VARIABLE)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited: it is deaf while it imports, too
+    # Python 3.11 does not hand sys.path to what it preloads; a stray `client` in this folder must not be taken.
+    os.environ.update({"PYTHONPATH": path, "PYTHONSAFEPATH": "1", malloc.VARIABLE: "0"})
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def end_fork_server() -> None:
+    """End a fork server that is still importing; a later pool starts another."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def main_hidden() -> Iterator[None]:
+    """Keep processes started inside from importing the main module again.
+
+    A script without `if __name__ == "__main__"` would otherwise run once more in every worker.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = type(main)("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _serve(connection: Connection, environment: dict[str, str], reference: str, log_file: str | None) -> None:
+    """Be a worker: answer messages until the parent closes the pipe or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environment)
+    if log_file:
+        _write_to(log_file)
+    try:
+        app = load_app(reference)
+        malloc.keep_activations_mapped.cache_clear()  # it was off in the fork server
+        malloc.keep_activations_mapped()
+        connection.send("")
+    except Exception as error:
+        connection.send(str(error))
+        return
+    pipe = PipeEnd(connection)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            message, context = pipe.receive()
+            pipe.send(answer(app, message, context), context)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _write_to(log_file: str) -> None:
+    target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(target, stream)
+    os.close(target)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text file in every worker

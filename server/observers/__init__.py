@@ -1,0 +1,1 @@
+"""Who watches a run: progress, metrics file, MLflow, model registry, summary."""

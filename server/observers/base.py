@@ -1,0 +1,67 @@
+"""Who watches a run: the round loop tells its observers what happened and knows none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from server.run.result import Metrics, RoundRecord, RunResult
+
+
+class Observer(Protocol):
+    """Progress display, metrics file, MLflow: each is told the same things, in this order."""
+
+    def run_started(self, result: RunResult, rounds: int) -> None:
+        """`result` holds the run's names and the rounds already done, if it was resumed; `rounds` is the goal."""
+
+    def round_started(self, round: int, cohort: list[str]) -> None:
+        """The cohort has been asked."""
+
+    def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
+        """A silo's reply was admitted; `phase` is train or evaluate."""
+
+    def round_closed(self, record: RoundRecord) -> None:
+        """The round is aggregated and its checkpoint written."""
+
+    def baselines_started(self, models: list[str]) -> None:
+        """The rounds are done; models without a federation are trained for comparison."""
+
+    def run_finished(self, result: RunResult) -> None:
+        """The run ended, well or not; `result.status` says how."""
+
+
+class Observers:
+    """Tells several observers one after another."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._all = list(observers)
+
+    def run_started(self, result: RunResult, rounds: int) -> None:
+        """See `Observer`."""
+        for o in self._all:
+            o.run_started(result, rounds)
+
+    def round_started(self, round: int, cohort: list[str]) -> None:
+        """See `Observer`."""
+        for o in self._all:
+            o.round_started(round, cohort)
+
+    def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
+        """See `Observer`."""
+        for o in self._all:
+            o.reply(round, phase, silo, metrics)
+
+    def round_closed(self, record: RoundRecord) -> None:
+        """See `Observer`."""
+        for o in self._all:
+            o.round_closed(record)
+
+    def baselines_started(self, models: list[str]) -> None:
+        """See `Observer`."""
+        for o in self._all:
+            o.baselines_started(models)
+
+    def run_finished(self, result: RunResult) -> None:
+        """See `Observer`."""
+        for o in self._all:
+            o.run_finished(result)

@@ -1,0 +1,54 @@
+"""`metrics.jsonl`: a line per silo, round and phase, and one per round for the aggregate (docs/results.md)."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from server.run.files import append_line, write_atomic
+from server.run.result import Metrics, RoundRecord, RunResult
+
+
+class MetricsFile:
+    """Appends to a run's `metrics.jsonl`; a resumed run first drops the lines of rounds that never closed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "metrics.jsonl"
+
+    def run_started(self, result: RunResult, rounds: int) -> None:
+        """Keep the lines of closed rounds only."""
+        if self._path.exists():
+            done = {record.round for record in result.rounds}
+            kept = [line for line in self._path.read_text().splitlines() if _round_of(line) in done]
+            write_atomic(self._path, "".join(line + "\n" for line in kept))
+
+    def round_started(self, round: int, cohort: list[str]) -> None:
+        """Nothing to write."""
+
+    def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
+        """Write a silo's metrics."""
+        self._append({"round": round, "silo": silo, "phase": phase}, metrics)
+
+    def round_closed(self, record: RoundRecord) -> None:
+        """Write the aggregate, `silo` being null."""
+        self._append({"round": record.round, "silo": None, "phase": "aggregate"}, record.aggregate)
+
+    def baselines_started(self, models: list[str]) -> None:
+        """Nothing to write."""
+
+    def run_finished(self, result: RunResult) -> None:
+        """Nothing to write."""
+
+    def _append(self, line: dict[str, Any], metrics: Metrics) -> None:
+        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items() if v is not None and k not in line}
+        append_line(self._path, json.dumps(line | finite, allow_nan=False))
+
+
+def _round_of(line: str) -> int | None:
+    """Return the round of a line; None for one that a crash cut off."""
+    try:
+        return int(json.loads(line)["round"])
+    except (ValueError, LookupError, TypeError):
+        return None

@@ -1,0 +1,63 @@
+"""The end of a run on the terminal: what the federation was worth, where things lie, how to go on."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from server.run.result import Baseline, Metrics, RunResult
+
+MOST_NAMES = 10
+
+
+def summary(result: RunResult, console: Console) -> None:
+    """Print the table federated | each silo alone | all data pooled, and what to do next."""
+    if result.baseline is not None:
+        whole = comparison(result.baseline)
+        wide = console.options.update(max_width=10_000)
+        fits = Measurement.get(console, wide, whole).maximum <= console.width
+        console.print(whole if fits else comparison(result.baseline, matrix=False))
+    elif result.final:
+        values = "  ".join(f"{name} {_number(result.final, name)}" for name in sorted(result.final))
+        console.print(Text(f"final: {values}"), soft_wrap=True)
+    failed = sorted({silo for record in result.rounds for silo in record.failed})
+    if failed:
+        names = ", ".join(failed[:MOST_NAMES]) + (f" and {len(failed) - MOST_NAMES} more" * (len(failed) > MOST_NAMES))
+        console.print(Text(f"failed in some round: {names} (the report says why)", style="red"), soft_wrap=True)
+    ending = {"finished": "done", "stopped_early": "stopped early, as configured"}.get(result.status, result.status)
+    console.print(Text(f"{ending}: {result.folder or result.run_id}"), soft_wrap=True)
+    if result.folder:
+        console.print(Text(f"report: {result.folder}/report.html"), soft_wrap=True)
+    if result.status in ("failed", "interrupted") and result.rounds:
+        console.print(Text(f"to go on: run.resume={result.run_id}"), soft_wrap=True)
+
+
+def comparison(baseline: Baseline, most: int = 20, *, matrix: bool = True) -> Table:
+    """Return the models beside each other: on all silos' held-out examples, and in the matrix on each silo's own."""
+    columns = list(baseline.federated.by_silo) if matrix else []
+    metric = "accuracy" if "accuracy" in baseline.federated.union else "loss"
+    table = Table(title=f"{metric} on held-out examples", title_justify="left", title_style="bold")
+    table.add_column("model")
+    table.add_column("all silos", justify="right")
+    if metric != "loss":
+        table.add_column("loss", justify="right")
+    for silo in columns:
+        table.add_column(Text(silo), justify="right")
+    alone = list(baseline.silo_alone.items())
+    rows = [("federated", baseline.federated, "bold green")]
+    rows += [(f"{silo} alone", scores, "") for silo, scores in alone[:most]]
+    if baseline.centralised:
+        rows.append(("all data pooled", baseline.centralised, "dim"))
+    for name, scores, style in rows:
+        union = [_number(scores.union, name) for name in dict.fromkeys((metric, "loss"))]
+        own = [_number(scores.by_silo.get(silo, {}), metric) for silo in columns]
+        table.add_row(Text(name), *union, *own, style=style)
+    if len(alone) > most:
+        table.caption = f"{len(alone) - most} more silos in the report"
+    return table
+
+
+def _number(metrics: Metrics, name: str) -> str:
+    return f"{metrics[name]:.4f}" if metrics.get(name) is not None else "–"

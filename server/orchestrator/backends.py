@@ -1,0 +1,74 @@
+"""Where an orchestrator keeps what lasts, finds its CA and says where it is: folders here, Azure in its job there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from azureml_jobs.identity.key_vault import VaultSecrets, sign_in
+from azureml_jobs.identity.secret_store import FolderSecrets, SecretStore
+from azureml_jobs.rendezvous import FolderRendezvous, MlflowRendezvous, Rendezvous
+from conf.federation_folder import FederationFolder
+from conf.schema import Conf
+from server.store.folder import NAME, FolderStore, Store
+
+AUTO: Final = "auto"
+RESULTS: Final = "results/"
+
+
+@dataclass(frozen=True)
+class Places:
+    """The store, the secrets, the rendezvous, and the host for which the certificate is made."""
+
+    store: Store
+    secrets: SecretStore
+    rendezvous: Rendezvous
+    host: str
+    keeps_results: bool = False  # a run's files go into the store too: this disk ends with the job
+
+    def keep(self, folder: Path, run_id: str) -> None:
+        """Copy a run's files into the store, as `results/<run_id>/...`, for `meadow download`."""
+        if self.keeps_results:
+            for path in sorted(folder.rglob("*")):
+                name = f"{RESULTS}{run_id}/{path.relative_to(folder).as_posix()}"
+                if path.is_file() and NAME.fullmatch(name):
+                    self.store.replace(name, path.read_bytes())
+
+
+def places(conf: Conf) -> Places:
+    """Return an orchestrator's places: a container and a vault where the configuration names them, else folders."""
+    own, folder = conf.federation.orchestrator, FederationFolder.of(conf.federation)
+    secrets = VaultSecrets(own.key_vault) if own.key_vault else FolderSecrets(folder.keys)
+    rendezvous: Rendezvous = FolderRendezvous(folder.rendezvous)
+    if own.store and "AZUREML_RUN_ID" in os.environ:
+        for name in ("azure", "azureml"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        uri, experiment = os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_EXPERIMENT_NAME"]
+        rendezvous = MlflowRendezvous(uri, experiment, conf.federation.name, os.environ["AZUREML_RUN_ID"])
+    host = own_host() if own.host == AUTO else own.host
+    return Places(store_of(conf, server=True), secrets, rendezvous, host, keeps_results=own.store is not None)
+
+
+def store_of(conf: Conf, *, server: bool = False) -> Store:
+    """Return the orchestrator's store alone, which its owner's commands use too; a `server` is patient with it."""
+    own = conf.federation.orchestrator
+    if not own.store:
+        return FolderStore(FederationFolder.of(conf.federation).store)
+    from server.store.blob import A_COMMANDS_RETRIES, A_SERVERS_RETRIES, BlobStore
+
+    retries = A_SERVERS_RETRIES if server else A_COMMANDS_RETRIES
+    return BlobStore.at(f"{own.store}/{conf.federation.name}/store", sign_in(), retries)
+
+
+def own_host() -> str:
+    """Return this machine's address in the network that leads out of it, without sending anything."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737): only a route is looked up
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostbyname(socket.gethostname())

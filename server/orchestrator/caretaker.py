@@ -1,0 +1,166 @@
+"""What an orchestrator keeps up to date beside its runs: lease, rendezvous, admitted keys, and what it tells of itself.
+
+A thread looks every `CARE_SECONDS`. It stops a run that somebody cancelled by SIGUSR1 to this process, and ends the
+orchestrator by SIGTERM when the lease is lost: another one is live, and this one must not write another round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Final
+
+from azureml_jobs.identity.admitted_keys import AdmittedKeys
+from azureml_jobs.identity.authority import ServerCredentials
+from azureml_jobs.identity.expiry import Reminder
+from azureml_jobs.rendezvous import OPEN, OVER, Record, Rendezvous
+from conf.errors import Interrupted, MeadowError
+from server.orchestrator.service import Orchestrator
+from server.store.folder import Lease, LeaseLost, Store, StoreMissing
+from server.store.run_queue import Request, RunQueue
+
+log = logging.getLogger(__name__)
+
+LEASE: Final = "orchestrator"
+LEASE_SECONDS: Final = 20.0
+"""For a successor to know that this orchestrator is dead: ten looks missed. A longer pause only lets it take over."""
+CARE_SECONDS: Final = 2.0
+"""Between two looks at the list of keys, the lease and the queue, and two heartbeats of the rendezvous."""
+WARN_SECONDS: Final = 3600.0
+"""Between two looks at what will end."""
+TOLD: Final = "orchestrator.json"
+"""What the orchestrator tells of itself in its store, replaced when it changes."""
+
+
+@dataclass
+class Caretaker:
+    """Works from `with` to its end; `check` raises what went wrong meanwhile."""
+
+    orchestrator: Orchestrator
+    credentials: ServerCredentials
+    host: str
+    store: Store
+    lease: Lease
+    rendezvous: Rendezvous
+    keys: AdmittedKeys
+    queue: RunQueue
+    _lost: MeadowError | None = None
+    _admitted: dict[bytes, str] = field(default_factory=dict)
+    _request: Request | None = None
+    _told: dict[str, Any] = field(default_factory=dict)
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _reminder: Reminder = field(default_factory=lambda: Reminder(log))
+    _next_look: float = 0.0  # at what will end
+
+    def __enter__(self) -> Caretaker:
+        """Admit the keys, publish the address and begin."""
+        signal.signal(signal.SIGUSR1, self._cancel)
+        self._follow_keys()
+        self._publish(OPEN)
+        self._tell()
+        self._thread = threading.Thread(target=self._keep, name="caretaker", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.check()
+
+    def check(self) -> None:
+        """Raise LeaseLost where another orchestrator has taken over."""
+        if self._lost is not None:
+            raise self._lost
+
+    def over(self) -> None:
+        """Say to silos that look for the orchestrator that the federation has ended; the last thing to do."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._publish(OVER)
+
+    @contextlib.contextmanager
+    def of(self, request: Request) -> Iterator[None]:
+        """Tell that a run is in progress, and raise Interrupted in this block when it is cancelled."""
+        self._request = request
+        try:
+            yield
+        finally:
+            self._request = None
+
+    def _keep(self) -> None:
+        while not self._stopped.wait(CARE_SECONDS):
+            try:
+                self.lease = self.store.renew(self.lease, LEASE_SECONDS)
+                self._publish(OPEN)
+                self._follow_keys()
+                self._follow_queue()
+                self._tell()
+                self._warn()
+            except LeaseLost as error:
+                self._lost = error
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            except MeadowError as error:
+                log.warning("%s; trying again", error)
+
+    def _publish(self, state: str) -> None:
+        address = f"{self.host}:{self.orchestrator.address.rpartition(':')[2]}"
+        self.rendezvous.publish(Record(address, self.lease.epoch, time.time(), state))
+
+    def _follow_keys(self) -> None:
+        now = self.keys.current()
+        for pem in self._admitted.keys() - now.keys():
+            log.warning("the key of %s was revoked, or has ended", self._admitted[pem])
+            self.orchestrator.revoke_key(pem)
+        for pem in now.keys() - self._admitted.keys():
+            log.info("a key of %s was admitted", now[pem])
+            self.orchestrator.admit_key(now[pem], pem)
+        self._admitted = now
+
+    def _follow_queue(self) -> None:
+        request = self._request
+        if request is not None and self.queue.is_cancelled(request):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def _tell(self) -> None:
+        run = self._request.run_id if self._request is not None else None
+        now = {"connected": self.orchestrator.connected(), "run": run, "epoch": self.lease.epoch}
+        if now != self._told:
+            self.store.replace(TOLD, json.dumps(now).encode())
+            self._told = now
+
+    def _warn(self) -> None:
+        """Say in the log what will end, and tell each silo of its key; once a day, however often this is called."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + WARN_SECONDS
+        good = [key for key in self.keys.all() if key.revoked is None and key.expires > time.time()]
+        for key in good:
+            if key.warning(time.time()) is not None:
+                self.orchestrator.tell_end(key.pem, key.expires)
+        self._reminder.look([*self.credentials.spans(), *(key.span for key in good)])
+
+    def _cancel(self, number: int, frame: FrameType | None) -> None:
+        if self._request is not None:
+            self._request = None  # once is enough
+            raise Interrupted("MDW-902", "The run was cancelled.", "Go on with it by run.resume.")
+
+
+def told(store: Store) -> dict[str, Any]:
+    """Return what the last orchestrator told of itself: connected silos, run, epoch; empty where none ever did."""
+    try:
+        content: dict[str, Any] = json.loads(store.read(TOLD))
+        return content
+    except StoreMissing:
+        return {}

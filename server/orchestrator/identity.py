@@ -1,0 +1,315 @@
+"""Who may call: every call is checked here before Flower's own check, and refused with a reason that has a code.
+
+Flower signs a timestamp only, parses the headers outside any try, and remembers no signature. Here a header is
+parsed only for a key that was admitted; a signature counts once, and not at all where it is older than this process,
+which can't know whether its predecessor saw it; a clock that is wrong is called so. A call carries:
+`flwr-public-key-bin` (PEM), `flwr-timestamp` (ISO 8601), `flwr-signature-bin` (ECDSA over the timestamp).
+
+    MDW-741 signed before this server started
+    MDW-742 headers missing or malformed      MDW-743 a key that is not admitted     MDW-744 a key that was revoked
+    MDW-745 a wrong signature                 MDW-746 the silo's clock is wrong      MDW-747 a signature used before
+    MDW-748 another node's id or key          MDW-749 too many calls of one key      MDW-753 another Flower
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import grpc
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from flwr.common.constant import (
+    PUBLIC_KEY_HEADER,
+    SIGNATURE_HEADER,
+    SYSTEM_TIME_TOLERANCE,
+    TIMESTAMP_HEADER,
+    TIMESTAMP_TOLERANCE,
+)
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    RegisterNodeFleetRequest,
+    UnregisterNodeFleetRequest,
+)
+from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import NodeAuthServerInterceptor
+from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.supercore.error import ApiErrorCode
+from flwr.supercore.primitives.asymmetric import bytes_to_public_key, public_key_to_bytes, verify_signature
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
+
+from conf.errors import IdentityError
+from conf.flower_version import WRITTEN_FOR
+from server.orchestrator.link_state import node_id_of
+
+log = logging.getLogger(__name__)
+
+AHEAD_SECONDS: Final = float(SYSTEM_TIME_TOLERANCE)
+"""How far a silo's clock may be ahead of this one (Flower's)."""
+BEHIND_SECONDS: Final = float(TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE)
+"""How far it may be behind, the way included (Flower's)."""
+REMEMBERED: Final = 200_000
+"""Signatures remembered per key: more than 650 calls a second for the whole window are refused."""
+_HEADER_BYTES = {PUBLIC_KEY_HEADER: 1024, TIMESTAMP_HEADER: 64, SIGNATURE_HEADER: 256}
+
+OURS: Final = RuntimeVersionMetadata.from_local_component("SuperLink")
+"""This process's Flower, as a call says its own."""
+
+Clock = Callable[[], float]
+Handler = Callable[[Any, grpc.ServicerContext], Any]
+
+
+class Refusal(Exception):
+    """A call that is not let in, with the code and the reason that its caller and the log are told."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(f"{code}: {why}")
+        self.code, self.why = code, why
+
+    def answer(self) -> tuple[grpc.StatusCode, str]:
+        """Return the status and the details of the call's answer."""
+        return grpc.StatusCode.UNAUTHENTICATED, str(self)
+
+
+class SignedTooEarly(Refusal):
+    """A call signed before this server started, perhaps a replay of one to its predecessor.
+
+    It is answered as a server that is not there yet would: every node, stock ones too, signs another call and tries
+    again, so that one whose clock is behind is let in as soon as its clock has passed the start.
+    """
+
+    def __init__(self, silo: str, early: float) -> None:
+        what = f"The call of {silo} was signed {early:.1f} s before this orchestrator started."
+        super().__init__("MDW-741", f"{what} If it goes on, the clock of {silo} is behind by as much: set it.")
+
+    def answer(self) -> tuple[grpc.StatusCode, str]:
+        """See `Refusal`."""
+        return grpc.StatusCode.UNAVAILABLE, str(self)
+
+
+class OtherVersion(Refusal):
+    """A call by another release of Flower, answered as Flower answers it, so that its own node says why it ends."""
+
+    def __init__(self, silo: str, theirs: str) -> None:
+        ours = OURS.package_version
+        what = f"{silo} runs Flower {theirs[:20]!r}, the orchestrator {ours!r}."
+        super().__init__("MDW-753", f"{what} Install flwr=={WRITTEN_FOR}.* on both sides.")
+
+    def answer(self) -> tuple[grpc.StatusCode, str]:
+        """See `Refusal`."""
+        code, message = int(ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE), "Another version of Flower."
+        details = {"code": code, "public_message": message, "public_details": str(self)}
+        return grpc.StatusCode.FAILED_PRECONDITION, json.dumps(details)
+
+
+class Keys:
+    """The admitted public keys and the signatures that each has used; changes take effect at the next call.
+
+    Signatures are remembered in memory: after a restart, one from before it is refused by its age. A silo whose clock
+    is ahead can leave a window as long as that, `AHEAD_SECONDS` at most; the wait for a dead server's lease is longer.
+    """
+
+    def __init__(self, clock: Clock = time.time) -> None:
+        self._clock, self._started = clock, clock()
+        self._lock = threading.Lock()
+        self._admitted: dict[bytes, tuple[str, ec.EllipticCurvePublicKey]] = {}
+        self._revoked: set[bytes] = set()
+        self._used: dict[bytes, OrderedDict[bytes, float]] = {}
+
+    def admit(self, pem: bytes, silo: str) -> None:
+        """Let a silo's key in. Raises IdentityError MDW-740 for anything but a NIST elliptic-curve key in PEM."""
+        key = bytes_to_public_key(public_pem(pem))
+        with self._lock:
+            self._admitted[pem] = silo, key
+            self._revoked.discard(pem)
+
+    def revoke(self, pem: bytes) -> None:
+        """Shut a key out."""
+        with self._lock:
+            if self._admitted.pop(pem, None):
+                self._revoked.add(pem)
+            self._used.pop(pem, None)
+
+    def silo(self, pem: bytes) -> str | None:
+        """Return the silo of an admitted key."""
+        with self._lock:
+            known = self._admitted.get(pem)
+        return known[0] if known else None
+
+    def check(self, headers: dict[str, bytes | str]) -> bytes:
+        """Return the key that signed a call just now and for the first time; raises Refusal."""
+        pem, timestamp, signature = _headers(headers)
+        with self._lock:
+            known, revoked = self._admitted.get(pem), pem in self._revoked
+        if known is None:
+            code, why = ("MDW-744", "was revoked") if revoked else ("MDW-743", "is not admitted to this federation")
+            raise Refusal(code, f"The key {fingerprint(pem)} {why}. Ask the orchestrator's owner.")
+        silo, key = known
+        signed_at = self._checked_clock(timestamp, silo)
+        try:
+            number = decode_dss_signature(signature)[0]
+            valid = verify_signature(key, timestamp.encode("ascii"), signature)
+        except (ValueError, UnsupportedAlgorithm):
+            valid = False
+        if not valid:
+            raise Refusal("MDW-745", f"The signature is not that of {silo}'s key {fingerprint(pem)}.")
+        if early := max(0.0, self._started - signed_at):
+            raise SignedTooEarly(silo, early)
+        self._once(pem, number.to_bytes(66, "big"), silo)
+        return pem
+
+    def _checked_clock(self, timestamp: str, silo: str) -> float:
+        """Return when a call was signed, in seconds since 1970 by the silo's clock."""
+        try:
+            signed_at = datetime.datetime.fromisoformat(timestamp)
+            behind = self._clock() - signed_at.timestamp()
+        except (ValueError, OverflowError, OSError):
+            raise Refusal("MDW-742", f"The timestamp of {silo} is no time.") from None
+        if signed_at.tzinfo is None:
+            raise Refusal("MDW-742", f"The timestamp of {silo} has no time zone.")
+        if not -AHEAD_SECONDS < behind < BEHIND_SECONDS:
+            direction = "behind" if behind > 0 else "ahead of"
+            raise Refusal(
+                "MDW-746",
+                f"The clock of {silo} is {abs(behind):.0f} s {direction} the orchestrator's"
+                f" (allowed: {BEHIND_SECONDS:.0f} s behind, {AHEAD_SECONDS:.0f} s ahead). Set the clock.",
+            )
+        return signed_at.timestamp()
+
+    def _once(self, pem: bytes, number: bytes, silo: str) -> None:
+        """Remember a signature by its first number: the second can be changed by anyone without the key."""
+        now = self._clock()
+        with self._lock:
+            used = self._used.setdefault(pem, OrderedDict())
+            while used and next(iter(used.values())) < now:
+                used.popitem(last=False)
+            if number in used:
+                raise Refusal("MDW-747", f"A signature of {silo} was used before.")
+            if len(used) >= REMEMBERED:
+                raise Refusal("MDW-749", f"More than {REMEMBERED} calls of {silo} in {BEHIND_SECONDS:.0f} s.")
+            used[number] = now + AHEAD_SECONDS + BEHIND_SECONDS
+
+
+class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
+    """Checks each call of the Fleet service by `Keys`, then by Flower's own interceptor, in the call's own thread."""
+
+    def __init__(self, keys: Keys, factory: LinkStateFactory) -> None:
+        self._keys, self._flower = keys, NodeAuthServerInterceptor(factory)
+        self._log = _SparseLog()
+
+    def intercept_service(
+        self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler | None:
+        """Wrap the handler; a key that is not admitted is refused before its request is parsed."""
+        inner = continuation(details)
+        if inner is None or inner.unary_unary is None:
+            return inner
+        headers = dict(details.invocation_metadata)
+        deserializer = inner.request_deserializer
+        if self._keys.silo(_as_bytes(headers.get(PUBLIC_KEY_HEADER, b""))) is None:
+            deserializer = None
+
+        def checked(request: Any, context: grpc.ServicerContext) -> Any:
+            try:
+                _single(details.invocation_metadata)
+                pem = self._keys.check(headers)
+                _check_node(request, pem)
+                _check_version(details.invocation_metadata, self._keys.silo(pem) or "a silo")
+            except Refusal as refusal:
+                self._log.refused(refusal, context.peer(), details.method)
+                context.abort(*refusal.answer())
+            return self._flower.intercept_service(lambda _: inner, details).unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            checked, request_deserializer=deserializer, response_serializer=inner.response_serializer
+        )
+
+
+class _SparseLog:
+    """Logs the first refusal of a kind and peer a minute, so that a flood of calls is not a flood of lines."""
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def refused(self, refusal: Refusal, peer: str, method: str) -> None:
+        kind, now = (refusal.code, peer.rpartition(":")[0]), time.monotonic()
+        with self._lock:
+            if now - self._last.get(kind, -60.0) < 60.0:
+                return
+            self._last[kind] = now
+            while len(self._last) > 1000:
+                self._last.popitem(last=False)
+        log.warning("refused %s from %s: %s", method.rpartition("/")[2], peer, refusal)
+
+
+def public_pem(text: bytes) -> bytes:
+    """Return a public key in the form in which Flower sends it, from PEM or OpenSSH's one line.
+
+    Raises IdentityError MDW-740 where it is no key of a NIST elliptic curve.
+    """
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
+    from flwr.supercore.primitives.asymmetric import uses_nist_ec_curve
+
+    try:
+        key = load_ssh_public_key(text) if text.startswith(b"ecdsa-") else load_pem_public_key(text)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not uses_nist_ec_curve(key):
+        hint = "Make one with `meadow keys silo`, or ssh-keygen -t ecdsa -b 384."
+        raise IdentityError("MDW-740", "A silo's public key is no ECDSA key of a NIST curve.", hint)
+    return public_key_to_bytes(key)
+
+
+def fingerprint(pem: bytes) -> str:
+    """Return the first half of a key's SHA-256, to name it in logs."""
+    return hashlib.sha256(pem).hexdigest()[:16]
+
+
+def _single(metadata: Sequence[tuple[str, Any]]) -> None:
+    names = [name for name, _ in metadata if name in _HEADER_BYTES]
+    if len(names) != len(set(names)):
+        raise Refusal("MDW-742", "An authentication header occurs twice.")
+
+
+def _headers(headers: dict[str, bytes | str]) -> tuple[bytes, str, bytes]:
+    values = [_as_bytes(headers.get(name, b"")) for name in _HEADER_BYTES]
+    for value, (name, most) in zip(values, _HEADER_BYTES.items(), strict=True):
+        if not value:
+            raise Refusal("MDW-742", f"The header {name} is missing.")
+        if len(value) > most:
+            raise Refusal("MDW-742", f"The header {name} has {len(value)} bytes, more than {most}.")
+    if not values[1].isascii():
+        raise Refusal("MDW-742", f"The header {TIMESTAMP_HEADER} is no ASCII.")
+    return values[0], values[1].decode("ascii"), values[2]
+
+
+def _as_bytes(value: bytes | str) -> bytes:
+    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+
+
+def _check_node(request: Any, pem: bytes) -> None:
+    """Raise Refusal unless the request speaks for the node whose key signed it."""
+    if isinstance(request, RegisterNodeFleetRequest | UnregisterNodeFleetRequest):
+        raise Refusal("MDW-748", "Silos are admitted by the orchestrator's owner; they do not register themselves.")
+    if isinstance(request, ActivateNodeRequest):
+        if request.public_key != pem:
+            raise Refusal("MDW-748", "The key to activate is not the one that signed the call.")
+        return
+    claimed = request.node.node_id if hasattr(request, "node") else request.node_id
+    if claimed != node_id_of(pem):
+        raise Refusal("MDW-748", "The call speaks for another node than the one whose key signed it.")
+
+
+def _check_version(metadata: Sequence[tuple[str, Any]], silo: str) -> None:
+    """Raise Refusal where the caller's Flower is of another release; who does not say its own is let in."""
+    theirs, malformed = RuntimeVersionMetadata.from_grpc_metadata(metadata)
+    if malformed or OURS.check_compatibility(theirs):
+        raise OtherVersion(silo, theirs.package_version if theirs is not None else "unknown")

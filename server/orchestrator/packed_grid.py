@@ -1,0 +1,80 @@
+"""The wire packs, on the server: what passes this grid outwards is packed, what comes back is named again."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+
+from flwr.app import ArrayRecord, Error, Message
+from flwr.app.message import make_message
+from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.run import Run
+
+from conf.errors import WireError
+from server.round.grid import SiloGrid
+from strategies.wire import protocol
+from strategies.wire.packing import PACKED, pack_content, unpack_content
+
+
+class PackingGrid(SiloGrid):
+    """A grid that can be wrapped: it knows which nodes read packed records."""
+
+    @abstractmethod
+    def packs(self, node: int) -> bool:
+        """Say whether a node reads packed records: Meadow's own do."""
+
+
+class PackedGrid(SiloGrid):
+    """A grid that packs for the nodes that read packed records; strategies and the round loop see named arrays."""
+
+    def __init__(self, grid: PackingGrid) -> None:
+        self._grid = grid
+
+    @property
+    def run(self) -> Run:
+        """Flower's description of the run."""
+        return self._grid.run
+
+    def names(self) -> dict[int, str]:
+        """Return the silos by node id."""
+        return self._grid.names()
+
+    def get_node_ids(self) -> list[int]:
+        """Return the nodes that are there."""
+        return self._grid.get_node_ids()
+
+    def get_nodes(self) -> list[NodeInfo]:
+        """See Flower's `Grid`."""
+        return self._grid.get_nodes()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages, each in the form that its node reads; a record that several share is packed once."""
+        sent, known = list(messages), dict[int, tuple[ArrayRecord, str]]()
+        return self._grid.push_messages([self._packed(message, known) for message in sent])
+
+    def replies(self, message_ids: Iterable[str], timeout: float | None = None) -> Iterator[Message]:
+        """Yield replies as they arrive, with named arrays; one that does not fit its layout is an error reply."""
+        return map(_unpacked, self._grid.replies(message_ids, timeout))  # a loop would hold on to the last reply
+
+    def forget(self, message_ids: Iterable[str]) -> None:
+        """Drop the messages of a closed round."""
+        self._grid.forget(message_ids)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies that are there."""
+        return list(self.replies(message_ids, timeout=0))
+
+    def _packed(self, message: Message, known: dict[int, tuple[ArrayRecord, str]]) -> Message:
+        if not protocol.records(message.content, ArrayRecord) or not self._grid.packs(message.metadata.dst_node_id):
+            return message
+        return make_message(metadata=message.metadata, content=pack_content(message.content, known))
+
+
+def _unpacked(reply: Message) -> Message:
+    if not reply.has_content() or PACKED not in reply.content:
+        return reply
+    try:
+        return make_message(metadata=reply.metadata, content=unpack_content(reply.content))
+    except WireError as error:
+        return make_message(metadata=reply.metadata, error=Error(ErrorCode.UNKNOWN, str(error)))

@@ -1,0 +1,298 @@
+"""The orchestrator: one process, one open port, Flower's Fleet service on it, and the runs driven from inside.
+
+How it is used:
+
+    orchestrator = Orchestrator("0.0.0.0:9092", server_credentials(...), {"hospital-a": public_key})
+    orchestrator.start()
+    orchestrator.wait_for(["hospital-a"], quorum=1, timeout=600)
+    grid = PackedGrid(orchestrator.open_run("digits-1", ["hospital-a"]))
+    ...                                     # any ServerApp or Strategy on this grid
+    orchestrator.close_run()
+    orchestrator.stop()
+
+    MDW-330 silos are missing         MDW-750 the port can't be used
+    MDW-332 a silo that has no key    MDW-751 the certificate can't be used
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import grpc
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
+from flwr.proto.fleet_pb2_grpc import add_FleetServicer_to_server
+from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors import RpcErrorTranslationServerInterceptor
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.federation import NoOpFederationManager
+
+from azureml_jobs.identity.authority import ServerCredentials
+from client.malloc import keep_activations_mapped, share_one_heap
+from conf.code_digest import app_hash, app_listing
+from conf.errors import IdentityError, SiloError
+from server.orchestrator.fleet import Fleet, Limits, RunAccess
+from server.orchestrator.grid import OrchestratorGrid
+from server.orchestrator.identity import IdentityInterceptor, Keys, public_pem
+from server.orchestrator.link_state import StableLinkState, node_id_of
+
+log = logging.getLogger(__name__)
+
+KEEPALIVE_SECONDS: Final = 20.0
+"""Between two pings of a silent connection, from either side: below the idle limit of any load balancer."""
+DRAIN_SECONDS: Final = 10.0
+"""How long a stopping orchestrator waits for its silos to hear that the federation is over."""
+SPARE_THREADS: Final = 16
+"""Beside those of the registered keys, for calls that are refused."""
+THREADS_PER_KEY: Final = 6
+"""One waits for work, one beats, the others carry objects."""
+
+
+class Orchestrator:
+    """Flower's Fleet service for the silos whose public `keys` are admitted, and a grid for one run at a time."""
+
+    def __init__(
+        self, address: str, credentials: ServerCredentials, keys: Mapping[str, bytes], limits: Limits | None = None
+    ) -> None:
+        """`address` is host:port (port 0: any free one); `keys` are public keys by silo, PEM or OpenSSH.
+
+        Raises IdentityError MDW-740 for a key that can't be used.
+        """
+        limits = limits or Limits()
+        manager, objects = NoOpFederationManager(), ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
+        self._factory = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, manager, objects)
+        self._link = self._factory.state_instance = StableLinkState(manager, objects.store())
+        self._fleet = Fleet(self._factory, objects, self._link, limits)
+        self._keys = Keys()
+        self._interceptor = IdentityInterceptor(self._keys, self._factory)
+        self._address, self._credentials, self._limits = address, credentials, limits
+        self._server: grpc.Server | None = None
+        self._run: _OpenRun | None = None
+        self.address = address
+        for silo, key in keys.items():
+            self.admit_key(silo, key)
+
+    def start(self) -> None:
+        """Listen; afterwards `address` has the port. Raises IdentityError MDW-750 or MDW-751."""
+        share_one_heap()
+        keep_activations_mapped()  # chunks of updates are freed and needed again each round
+        threads = SPARE_THREADS + THREADS_PER_KEY * max(8, 2 * len(self._link.nodes))
+        server = grpc.server(
+            concurrent.futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="fleet"),
+            maximum_concurrent_rpcs=threads,
+            options=_options(self._limits.call_bytes),
+            interceptors=[RpcErrorTranslationServerInterceptor(), self._interceptor],
+        )
+        add_FleetServicer_to_server(self._fleet, server)
+        port = _bind(server, self._address, self._credentials)
+        server.start()
+        self._server, self.address = server, f"{self._address.rpartition(':')[0]}:{port}"
+        log.info("listening on %s", self.address)
+
+    def admit_key(self, silo: str, public_key: bytes) -> None:
+        """Let a key in as that silo's, at once; a silo may have two while its key is changed."""
+        pem = public_pem(public_key)
+        self._keys.admit(pem, silo)
+        node = self._link.admit(pem, silo)
+        if self._run is not None and silo in self._run.silos:
+            self._run.add(node, silo)
+
+    def revoke_key(self, public_key: bytes) -> None:
+        """Shut a key out, at once, also in the middle of a round: what its node was asked ends as 'gone'."""
+        pem = public_pem(public_key)
+        self._keys.revoke(pem)
+        with self._fleet.changed:
+            if self._fleet.access is not None:
+                others = self._fleet.access.nodes - {node_id_of(pem)}
+                self._fleet.access = replace(self._fleet.access, nodes=others)
+            self._link.expel(pem)
+            self._fleet.changed.notify_all()
+
+    def tell_end(self, public_key: bytes, ends: float) -> None:
+        """Tell the node with this key when it ends (seconds since 1970), with each answer to its question for work."""
+        with self._fleet.changed:
+            self._fleet.key_ends[node_id_of(public_pem(public_key))] = ends
+
+    def connected(self) -> list[str]:
+        """Return the names of the silos that are there."""
+        names = {info.name for info in self._link.nodes.values() if info.name and self._link.is_online(info.node_id)}
+        return sorted(names)
+
+    def wait_for(self, silos: Iterable[str], quorum: int, timeout: float) -> list[str]:
+        """Return the named silos that are there once `quorum` of them are; raises SiloError MDW-330."""
+        wanted, deadline = set(silos), time.monotonic() + timeout
+        with self._fleet.changed:
+            while len(here := wanted.intersection(self.connected())) < quorum:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    missing = ", ".join(sorted(wanted - here))
+                    raise SiloError(
+                        "MDW-330",
+                        f"{len(here)} of the {quorum} silos needed are connected after {timeout:.0f} s;"
+                        f" missing: {missing}.",
+                        "Look at their jobs' logs, or lower run.start_quorum.",
+                    )
+                self._fleet.changed.wait(min(left, 0.5))
+        return sorted(here)
+
+    def open_run(self, run_id: str, silos: Iterable[str], *, bundle: bytes | None = None) -> OrchestratorGrid:
+        """Open a run for the named silos and return its grid; a run that was open is closed.
+
+        `bundle` is the Flower app bundle for stock nodes; Meadow's own run the code they have, if it has the same
+        `app_hash`. Raises SiloError MDW-332 where a silo has no admitted key.
+        """
+        self.close_run()
+        names = set(silos)
+        nodes = {info.node_id: str(info.name) for info in self._link.nodes.values() if info.name in names}
+        if keyless := sorted(names - set(nodes.values())):
+            hint = "Add it with `meadow keys`, or leave the silo out."
+            raise SiloError("MDW-332", f"No key is admitted for {', '.join(keyless)}.", hint)
+        log.info("opening run %s for %s", run_id, ", ".join(sorted(names)))
+        self._run = _OpenRun(self._link, self._fleet, nodes, bundle)
+        return self._run.grid
+
+    def close_run(self, *, failed: bool = False) -> None:
+        """End the open run, if there is one; its silos drop what they still do for it."""
+        if self._run is not None:
+            self._run.close(SubStatus.FAILED if failed else SubStatus.COMPLETED)
+            self._run = None
+
+    def stop(self, *, over: bool = True, drain: float = DRAIN_SECONDS) -> None:
+        """Close the run and the port. With `over`, Meadow's nodes are told first that they may end."""
+        self.close_run()
+        if self._server is None:
+            return
+        if over:
+            self._say_over(drain)
+        self._server.stop(grace=1.0).wait()
+        self._server = None
+
+    def _say_over(self, drain: float) -> None:
+        deadline = time.monotonic() + drain
+        with self._fleet.changed:
+            self._fleet.over = True
+            self._fleet.changed.notify_all()
+            while any(self._fleet.is_own(n) and self._link.is_online(n) for n in list(self._link.nodes)):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    log.warning("stopping, though %s did not sign off", ", ".join(self.connected()))
+                    return
+                self._fleet.changed.wait(min(left, 0.5))
+
+
+class _OpenRun:
+    """One run as Flower's LinkState knows it: created, active, its heartbeat kept up, ended."""
+
+    def __init__(self, link: StableLinkState, fleet: Fleet, nodes: dict[int, str], bundle: bytes | None) -> None:
+        self._link, self._fleet, self._nodes = link, fleet, nodes
+        content = bundle or app_listing()
+        fab = link.store_fab(Fab(hashlib.sha256(content).hexdigest(), content, {}))
+        name, version = _name_and_version(bundle)
+        id = link.create_run(name, version, fab, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP)
+        run = link.get_run_info(run_ids=[id])[0]
+        self._task: int = run.primary_task_id or 0
+        link.claim_task(self._task)
+        link.activate_task(self._task)
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = id, SUPERLINK_NODE_ID, self._task
+        self._id = id
+        self.grid = OrchestratorGrid(fleet, run, nodes)
+        self._ended = threading.Event()
+        self._beat = threading.Thread(target=self._keep_alive, name="run-heartbeat", daemon=True)
+        self._beat.start()
+        self._allow()
+
+    @property
+    def silos(self) -> set[str]:
+        """The names of the silos that take part."""
+        return set(self._nodes.values())
+
+    def add(self, node: int, silo: str) -> None:
+        """Let another node of a silo take part."""
+        self._nodes[node] = silo
+        self.grid.add(node, silo)
+        self._allow()
+
+    def close(self, status: str) -> None:
+        """End the run and free everything it holds."""
+        self._ended.set()
+        self._beat.join()
+        with self._fleet.changed:
+            self._fleet.access = None
+            self._fleet.deliveries.forget()
+            self.grid.forget([id for id, one in self._fleet.open.items() if one.message.metadata.run_id == self._id])
+            self._fleet.changed.notify_all()
+        self._link.finish_task(self._task, status, "")
+        self._link.cleanup_run(self._id)
+
+    def _allow(self) -> None:
+        with self._fleet.changed:
+            self._fleet.access = RunAccess(self._id, frozenset(self._nodes), app_hash())
+            self._fleet.changed.notify_all()
+
+    def _keep_alive(self) -> None:
+        """Flower ends a run whose driver has been silent for a minute."""
+        while not self._ended.wait(HEARTBEAT_DEFAULT_INTERVAL / 3):
+            self._link.acknowledge_task_heartbeat(self._task)
+
+
+def _name_and_version(bundle: bytes | None) -> tuple[str, str]:
+    if bundle is None:
+        return "meadow/meadow", "0"
+    from flwr.cli.config_utils import get_fab_metadata  # pulls in Flower's whole command line
+
+    return get_fab_metadata(bundle)
+
+
+def quiet_flower(level: int = logging.WARNING) -> None:
+    """Take over Flower's logger, which prints a line per call to its own handler and again to everybody else's."""
+    logger = logging.getLogger("flwr")
+    logger.setLevel(level)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+
+
+def _options(call_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),  # two orchestrators on one port would share the silos between them
+        ("grpc.max_receive_message_length", call_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * 1000)),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ]
+
+
+def _bind(server: grpc.Server, address: str, given: ServerCredentials) -> int:
+    host, _, number = address.rpartition(":")
+    if not host or not number.isdigit():
+        raise IdentityError("MDW-750", f"{address!r} is no host:port.", "Write it as in 0.0.0.0:9092.")
+    try:
+        shown = load_pem_x509_certificate(given.certificate).public_key()
+        fits = load_pem_private_key(given.key, None).public_key() == shown
+    except (ValueError, TypeError):
+        fits = False
+    if not fits:
+        hint = "Make both anew with `meadow keys init`."
+        raise IdentityError("MDW-751", "The server's certificate or private key can't be read, or they differ.", hint)
+    credentials = grpc.ssl_server_credentials(((given.key, given.certificate),), root_certificates=given.ca)
+    with contextlib.suppress(RuntimeError):
+        port = int(server.add_secure_port(address, credentials))
+        if port:
+            return port
+    hint = "End the process that listens there, or choose another port."
+    raise IdentityError("MDW-750", f"Can't listen on {address}: it is taken, or not an address of this machine.", hint)

@@ -1,0 +1,141 @@
+"""The card that goes with a model: what it is, what it learned from, how good it is, where it comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from server.run.result import Metrics, RunResult
+
+MOST_ROWS = 20
+"""Silos that get a row; of more, the card holds the sum and result.json the rest."""
+ENDED = {
+    "finished": "The run went to its last round.",
+    "stopped_early": "The run stopped early, as configured, when its metric no longer improved.",
+    "interrupted": "The run was interrupted: this is the model of its last closed round.",
+    "failed": "The run failed: this is the model of its last closed round.",
+}
+
+
+def card(result: RunResult) -> str:
+    """Return a model's card as Markdown; it holds names, counts and metrics, no examples."""
+    sections = {
+        f"# {plain(result.task)}, trained by {_count(len(result.silos), 'silo')}": _what(result),
+        "## Data": _data(result),
+        "## Training": _training(result),
+        "## Metrics on held-out examples": _metrics(result),
+        "## Limits": _limits(result),
+        "## Provenance": _provenance(result),
+    }
+    return "\n".join(f"{title}\n\n" + "\n".join(lines) + "\n" for title, lines in sections.items())
+
+
+def plain(text: str) -> str:
+    """Return others' text as one line that Markdown shows as it is."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in line)
+
+
+def _what(result: RunResult) -> list[str]:
+    model = result.model
+    classes = ", ".join(map(plain, result.classes))
+    return [
+        f"A model for the task {plain(result.task)} with {model.get('parameters', 0):,} parameters, in safetensors"
+        f"{f', that tells {len(result.classes)} classes apart: {classes}' if classes else ''}.",
+        "",
+        "```python",
+        "from server.scoring.evaluation import load_model",
+        f'model = load_model("{_code(result.folder or result.run_id)}")',
+        "```",
+    ]
+
+
+def _data(result: RunResult) -> list[str]:
+    last: dict[str, tuple[float | None, float | None]] = {}
+    for record in result.rounds:
+        for silo in record.replied:
+            trained = record.train.get(silo, {}).get("num-examples")
+            last[silo] = (trained, record.metrics.get(silo, {}).get("num-examples"))
+    rows = [(plain(silo), *map(_whole, last.get(silo, (None, None)))) for silo in result.silos]
+    table = _table(("silo", "training examples", "held-out examples"), rows[:MOST_ROWS])
+    more = [f"\nand {len(rows) - MOST_ROWS} more silos."] if len(rows) > MOST_ROWS else []
+    return [
+        "Each silo's examples were used by that silo's own training only; what left it were updates.",
+        "",
+        *table,
+        *more,
+    ]
+
+
+def _training(result: RunResult) -> list[str]:
+    failed = sum(len(record.failed) for record in result.rounds)
+    return [
+        f"- {_count(len(result.rounds), 'round')} with the strategy {plain(result.strategy)}, seed {result.seed}",
+        f"- {ENDED.get(result.status, 'The run was still going on.')}",
+        f"- replies that failed or were refused: {failed}",
+    ]
+
+
+def _metrics(result: RunResult) -> list[str]:
+    baseline, lines = result.baseline, []
+    if baseline is not None:
+        models = [("federated: this model", baseline.federated)]
+        alone = [(f"{plain(silo)} alone", scores) for silo, scores in baseline.silo_alone.items()]
+        models += alone[:MOST_ROWS]
+        models += [("all data pooled", baseline.centralised)] if baseline.centralised else []
+        names = sorted(baseline.federated.union)
+        rows = [(name, *(_number(scores.union.get(metric)) for metric in names)) for name, scores in models]
+        lines += ["On all silos' held-out examples together:", "", *_table(("model", *names), rows), ""]
+    final: Metrics = {name: v for name, v in sorted(result.final.items()) if v is not None}
+    if final:
+        lines += [
+            "After the last round, means weighted by examples (`train_`: in training; `central_`: on a test set):"
+        ]
+        lines += ["", *_table(("metric", "value"), [(plain(name), _number(v)) for name, v in final.items()])]
+    return lines or ["None were measured."]
+
+
+def _limits(result: RunResult) -> list[str]:
+    privacy = ", ".join(f"{plain(str(name))} {plain(str(value))}" for name, value in result.privacy.items())
+    return [
+        "- The metrics hold for data like that of these silos; on any other the model was not tried.",
+        "- Means hide differences between silos and classes; `result.json` and `report.html` show each silo's metrics.",
+        f"- Privacy: {privacy}"
+        if privacy
+        else "- No privacy guarantee is claimed: a model can reveal something of its examples.",
+    ]
+
+
+def _provenance(result: RunResult) -> list[str]:
+    facts = [
+        ("run", result.run_id),
+        ("command", result.command),
+        ("model SHA-256", result.model.get("sha256", "")),
+        ("configuration SHA-256", result.config_digest),
+        ("code SHA-256", result.environment.get("code", "")),
+        ("started", result.started),
+        ("versions", ", ".join(f"{name} {v}" for name, v in result.environment.get("versions", {}).items())),
+    ]
+    return [f"- {name}: `{_code(value)}`" for name, value in facts if value]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    line = "|---|" + "---:|" * (len(head) - 1)
+    return [f"| {' | '.join(head)} |", line, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _code(text: str) -> str:
+    """Return text that can stand between back quotes."""
+    return " ".join("".join(c if c.isprintable() and c != "`" else " " for c in text).split())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def _whole(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.0f}"

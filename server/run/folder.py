@@ -1,0 +1,95 @@
+"""What a run leaves behind: `outputs/<run_id>/` and the files in it."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+from flwr.app import ArrayRecord
+from safetensors.numpy import save
+
+from conf.errors import ConfigError
+from conf.resume import folder_of
+from conf.schema import Conf
+from server.report.model_card import card
+from server.run.files import write_atomic
+from server.run.result import RunResult
+from server.store.folder import disk
+from strategies.wire import protocol
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run; its name is the run's id."""
+
+    path: Path
+
+    @staticmethod
+    def create(conf: Conf, *, anew: bool = True) -> RunFolder:
+        """Make the folder of a run; raises ConfigError MDW-181 where the name is taken and the run is `anew`."""
+        name = conf.run.name or f"{conf.task.name}-{conf.strategy.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        path = Path(conf.run.output) / name
+        if not conf.run.name and path.exists():
+            path = path.with_name(f"{name}-{secrets.token_hex(2)}")
+        try:
+            path.mkdir(parents=True, exist_ok=not anew)
+        except FileExistsError:
+            raise ConfigError(
+                "MDW-181",
+                f"run.name={name}: {path} exists already.",
+                f"Choose another, or run.resume={RunFolder(path).known_as}.",
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                "MDW-182", f"run.output={conf.run.output}: {error.strerror}.", "Choose a folder that can be written."
+            ) from error
+        return RunFolder(path)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.path.name
+
+    @property
+    def known_as(self) -> str:
+        """What `run.resume` and the verbs take: the id, or the path where it lies elsewhere."""
+        return self.run_id if self.path == Path("outputs") / self.run_id else str(self.path)
+
+    @property
+    def logs(self) -> Path:
+        """Where what would disturb the terminal goes."""
+        logs = self.path / "logs"
+        logs.mkdir(exist_ok=True)
+        return logs
+
+    def write_config(self, conf: Conf, command: str) -> None:
+        """Write the resolved configuration, with the command that gave it as a comment."""
+        head = "".join(f"# {line}\n" for line in command.splitlines())
+        write_atomic(self.path / "config.yaml", head + yaml.safe_dump(asdict(conf), sort_keys=False))
+
+    def write_result(self, result: RunResult) -> None:
+        """Write `result.json` as it stands."""
+        write_atomic(self.path / "result.json", result.to_json())
+
+    def write_model(self, arrays: ArrayRecord, result: RunResult) -> None:
+        """Write the model as safetensors with its card, and note both in the result."""
+        tensors = protocol.to_numpy(arrays)
+        data = save({name: array.copy() for name, array in tensors.items()}, {"run_id": self.run_id})
+        with disk("make", self.path / "model"):
+            (self.path / "model").mkdir(exist_ok=True)
+        write_atomic(self.path / "model/model.safetensors", data)
+        result.model = {
+            "path": "model/model.safetensors",
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "parameters": sum(array.size for array in tensors.values()),
+        }
+        write_atomic(self.path / "model/card.md", card(result))
+
+
+def find(run: str, output: str = "outputs") -> RunFolder:
+    """Return the folder of a run given by id or path; raises ConfigError MDW-183 where there is none."""
+    return RunFolder(folder_of(run, output))

@@ -1,0 +1,1 @@
+"""What a model is worth: central evaluation, scores by silo, baselines."""

@@ -1,0 +1,107 @@
+"""What the federation was worth: each silo alone and all data pooled, trained with the same budget of epochs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from flwr.app import ArrayRecord
+
+from client import loop
+from client.examples import union
+from client.malloc import keep_activations_mapped
+from client.models import build_model
+from client.tasks import task_named
+from conf.errors import ConfigError
+from conf.schema import Conf, Silo
+from conf.seeds import seed_for
+from server.engines.worker import main_hidden, start_fork_server
+from server.run.result import Baseline
+from server.scoring.evaluation import Judge, first_weights, held_out
+from strategies.wire import protocol
+
+POOLED = "all data pooled"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train without a federation: on the training splits of `silos` together, for `rounds` rounds."""
+
+    name: str
+    conf: Conf
+    silos: tuple[Silo, ...]
+    rounds: int
+
+
+def check(conf: Conf, members: list[Silo]) -> None:
+    """Raise ConfigError MDW-105 where baselines are asked for and there is nothing to compare models on."""
+    if conf.run.baseline == "none" or any(silo.data.held_out > 0 for silo in members):
+        return
+    if task_named(conf.task.name).test(conf.data) is None:
+        raise ConfigError(
+            "MDW-105",
+            f"run.baseline={conf.run.baseline}: data.held_out=0 and the task has no test set to compare models on.",
+            "Hold some examples out, or set run.baseline=none.",
+        )
+
+
+def jobs(conf: Conf, members: list[Silo], rounds: int) -> list[Job]:
+    """Return what `run.baseline` asks for; pooled first, since it takes longest."""
+    wanted = conf.run.baseline
+    pooled = [Job(POOLED, conf, tuple(members), rounds)] if wanted in ("pooled", "all") else []
+    return pooled + [Job(s.name, conf, (s,), rounds) for s in members if wanted in ("silos", "all")]
+
+
+def train(job: Job) -> tuple[str, ArrayRecord]:
+    """Train one model as a federation of one silo with these examples would."""
+    conf = job.conf
+    torch.set_num_threads(conf.trainer.threads)
+    task = task_named(conf.task.name)
+    examples = union([task.load(silo).train for silo in job.silos])
+    model = loop.prepare(build_model(conf.model, task.contract, conf.run.seed), conf.trainer)
+    model.load_state_dict(protocol.to_state(first_weights(conf)))
+    for round in range(1, job.rounds + 1):
+        seed = seed_for(conf.run.seed, job.name, round, "train")
+        loop.train(model, examples, task, conf.trainer, seed=seed, round=round, rounds=conf.run.rounds)
+    return job.name, protocol.to_record(model.state_dict())
+
+
+def compare(conf: Conf, members: list[Silo], federated: ArrayRecord, rounds: int, workers: int | None) -> Baseline:
+    """Return the scores of the federated model and of the baselines, each on every silo's held-out split.
+
+    `workers` processes train at once; 0 trains in this one, None takes one a core.
+    """
+    started = time.monotonic()
+    judge = Judge.of(conf, held_out(conf, members))
+    baseline = Baseline(federated=judge.scores(federated))
+    for name, arrays in _trained(jobs(conf, members, rounds), workers):
+        scores = judge.scores(arrays)
+        if name == POOLED:
+            baseline.centralised = scores
+        else:
+            baseline.silo_alone[name] = scores
+    baseline.silo_alone = dict(sorted(baseline.silo_alone.items()))
+    baseline.seconds = time.monotonic() - started
+    return baseline
+
+
+def _trained(todo: list[Job], workers: int | None) -> Iterator[tuple[str, ArrayRecord]]:
+    count = min(len(todo), (os.cpu_count() or 1) if workers is None else workers)
+    if count <= 1:
+        yield from map(train, todo)
+        return
+    start_fork_server(__name__)
+    with main_hidden():
+        pool = multiprocessing.get_context("forkserver").Pool(count, _start_worker)
+    with pool:  # leaving it ends the workers, also in the middle of a training
+        yield from pool.imap_unordered(train, todo)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    keep_activations_mapped()

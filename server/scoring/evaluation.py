@@ -1,0 +1,137 @@
+"""How good a model is: on a central test set, on each silo's held-out split, and on the union of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import Dataset
+
+from client import loop
+from client.examples import union
+from client.models import build_model
+from client.tasks import task_named
+from client.tasks.base import Task
+from conf.errors import ConfigError
+from conf.resume import stored
+from conf.schema import Conf, ModelConf, Silo
+from conf.silos import silos
+from server.run.folder import find
+from server.run.result import Metrics, Scores
+from strategies.wire import protocol
+
+Examples = Dataset[Any]
+
+
+@dataclass
+class Judge:
+    """Scores models of one configuration on held-out data that this machine can see."""
+
+    conf: Conf
+    task: Task
+    model: nn.Module
+    held_out: dict[str, Examples]
+
+    @staticmethod
+    def of(conf: Conf, held_out: dict[str, Examples]) -> Judge:
+        """Make a judge for a configuration and the silos' held-out splits."""
+        task = task_named(conf.task.name)
+        model = loop.prepare(build_model(conf.model, task.contract, conf.run.seed), conf.trainer)
+        return Judge(conf, task, model, held_out)
+
+    def scores(self, arrays: ArrayRecord) -> Scores:
+        """Return a model's metrics on each silo's held-out split and on their union."""
+        self.model.load_state_dict(protocol.to_state(arrays))
+        by_silo = {name: self._on(data) for name, data in self.held_out.items()}
+        return Scores(union=self._on(union(list(self.held_out.values()))), by_silo=by_silo)
+
+    def on(self, arrays: ArrayRecord, examples: Examples) -> Metrics:
+        """Return a model's metrics on other examples."""
+        self.model.load_state_dict(protocol.to_state(arrays))
+        return self._on(examples)
+
+    def _on(self, examples: Examples) -> Metrics:
+        torch.set_num_threads(self.conf.trainer.threads)
+        metrics = loop.evaluate(self.model, examples, self.task, self.conf.trainer)
+        timing = (protocol.SECONDS, protocol.SAMPLES_PER_SECOND, protocol.NUM_EXAMPLES)
+        return {name: value for name, value in metrics.items() if name not in timing}
+
+
+def central_score(conf: Conf) -> Callable[[ArrayRecord], Metrics] | None:
+    """Return a function that scores a model on the task's test set, or None where it has none."""
+    test = task_named(conf.task.name).test(conf.data)
+    if test is None:
+        return None
+    judge = Judge.of(conf, {})
+    return lambda arrays: judge.on(arrays, test)
+
+
+def held_out(conf: Conf, members: list[Silo]) -> dict[str, Examples]:
+    """Return the silos' held-out splits, for a machine that can see them all; empty ones are left out.
+
+    Where nothing is held out, the task's test set stands in for them, as that of one silo.
+    """
+    task = task_named(conf.task.name)
+    splits = {silo.name: task.load(silo).held_out for silo in members}
+    some = {name: data for name, data in splits.items() if len(data) > 0}  # type: ignore[arg-type]
+    test = None if some else task.test(conf.data)
+    return some if test is None else {"test set": test}
+
+
+def first_weights(conf: Conf) -> ArrayRecord:
+    """Return the weights that a run starts from: seeded, or those of `model.init`.
+
+    Raises ConfigError MDW-184 where the file's names or shapes are not the model's.
+    """
+    model = build_model(conf.model, task_named(conf.task.name).contract, conf.run.seed)
+    if conf.model.init:
+        _load(model, _weights_of(conf.model, conf.run.output), f"model.init={conf.model.init}")
+    return protocol.to_record(model.state_dict())
+
+
+def load_model(run: str | Path) -> nn.Module:
+    """Return the finished model of a run (its folder, or its id in `outputs`), in evaluation mode."""
+    folder = find(str(run))
+    conf = stored(folder.path)
+    model = build_model(conf.model, task_named(conf.task.name).contract, conf.run.seed)
+    _load(model, folder.path / "model/model.safetensors", str(folder.path))
+    return model.eval()
+
+
+def evaluate_run(run: str) -> Scores:
+    """Score a finished run's model on the held-out data of its own configuration; the test set where it has one."""
+    folder = find(run)
+    conf = stored(folder.path)
+    arrays = protocol.to_record(load_model(folder.path).state_dict())
+    splits = held_out(conf, silos(conf))
+    scores = Judge.of(conf, splits).scores(arrays) if splits else Scores({}, {})
+    central = central_score(conf)
+    if central:
+        scores.by_silo["test set"] = central(arrays)
+    return scores
+
+
+def _weights_of(conf: ModelConf, output: str) -> Path:
+    assert conf.init is not None
+    if conf.init.endswith(".safetensors"):
+        return Path(conf.init)
+    return find(conf.init, output).path / "model/model.safetensors"
+
+
+def _load(model: nn.Module, path: Path, what: str) -> None:
+    if not path.is_file():
+        raise ConfigError("MDW-184", f"{what}: there is no file {path}.", "Give a .safetensors file or a finished run.")
+    try:
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, OSError, SafetensorError) as error:
+        first = str(error).splitlines()
+        reason = first[1].strip() if len(first) > 1 else first[0]
+        message = f"{what}: {path} does not fit this model: {reason}"
+        raise ConfigError("MDW-184", message, "Choose the model group that it was trained with.") from error

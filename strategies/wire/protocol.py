@@ -1,0 +1,90 @@
+"""What travels: every record name, key, unit and size that the server and a silo must agree on.
+
+Server to silo, `train` and `evaluate`:  arrays (the global model), config (the keys below).
+Silo to server, `train`:                 arrays (the silo's model), metrics (num-examples, loss, seconds, ...).
+Silo to server, `evaluate`:              metrics (num-examples, loss, the task's metrics, seconds).
+`query.hello` and its reply:             config (protocol, silo); asked where a grid does not know its silos' names.
+The names are Flower's own defaults wherever Flower has one, so that stock strategies fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from strategies.wire.objects import DTYPES
+
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
+
+PROTOCOL: Final = 1
+"""The version of this contract; a silo refuses any other."""
+
+# Records
+ARRAYS: Final = "arrays"
+CONFIG: Final = "config"
+METRICS: Final = "metrics"
+
+# Keys of the config record
+ROUND: Final = "server-round"
+"""The round, counted from 1 (Flower's key)."""
+PROXIMAL_MU: Final = "proximal-mu"
+"""The weight of FedProx's term (Flower's key)."""
+PROTOCOL_KEY: Final = "meadow-protocol"
+RUN_CONFIG: Final = "meadow-run"
+"""The run-scoped configuration as canonical JSON (`strategies.wire.run_config`)."""
+RUN_DIGEST: Final = "meadow-digest"
+"""SHA-256 of that JSON, in hex."""
+RUN_ID: Final = "meadow-run-id"
+"""Meadow's run id: the same when a run is resumed, unlike Flower's."""
+LEDGER: Final = "meadow-ledger"
+"""The anchor of the server's ledger after the last round (`server.run.ledger.Anchor`), for the silo to keep."""
+SILO: Final = "meadow-silo"
+"""The silo's name, in the reply to `query.hello`."""
+
+# Keys of the metrics record
+NUM_EXAMPLES: Final = "num-examples"
+"""Examples trained on or evaluated on: the weight of the reply (Flower's key)."""
+LOSS: Final = "loss"
+SECONDS: Final = "seconds"
+"""Seconds in the training or evaluation loop, data loading included."""
+SAMPLES_PER_SECOND: Final = "samples-per-second"
+
+HELLO: Final = "query.hello"
+
+
+def to_record(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
+    """Return a state dict as named arrays; half types travel as float32 (numpy has no bfloat16)."""
+    half = (torch.bfloat16, torch.float16)
+    return ArrayRecord(
+        {name: Array((t.float() if t.dtype in half else t).detach().cpu().numpy()) for name, t in state.items()}
+    )
+
+
+def to_numpy(record: ArrayRecord) -> dict[str, np.ndarray]:
+    """Return the named arrays of a record; they may share memory with it and be read-only."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def to_state(record: ArrayRecord) -> dict[str, torch.Tensor]:
+    """Return a record as a state dict of fresh tensors."""
+    return {name: torch.from_numpy(np.array(array.numpy())) for name, array in record.items()}
+
+
+def records(content: RecordDict, kind: type[R]) -> dict[str, R]:
+    """Return the records of one kind by name.
+
+    Flower's `content.array_records` and its siblings return a view that refers to itself and to the content, so
+    that a reply read through them is freed by the garbage collector, much later, and not when it is dropped.
+    """
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
+
+
+def size(content: RecordDict) -> int:
+    """Return the bytes of the values of all arrays in a message."""
+    arrays = (array for record in records(content, ArrayRecord).values() for array in record.values())
+    return sum(math.prod(array.shape) * DTYPES[array.dtype].itemsize for array in arrays)

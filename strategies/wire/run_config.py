@@ -1,0 +1,119 @@
+"""What travels to a silo, and what a silo accepts: plain values of the run-scoped groups, as canonical JSON.
+
+A message is another party's text. It is measured before it is parsed, and its values are checked one by one against
+the dataclasses; nothing in it is interpolated, imported or instantiated. Composing a foreign configuration instead
+would disclose secrets (`${oc.env:...}`) and run code (`_target_`, `hydra.searchpath`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NoReturn
+
+from conf.errors import ConfigError
+from conf.parse import build
+from conf.schema import RUN_SCOPE, Conf, RunConf, RunScope
+from conf.validate import check_limits
+
+MAX_BYTES: Final = 64 * 1024
+"""The longest text that a silo parses; a usual one has about two thousand bytes."""
+MAX_DEPTH: Final = 12
+"""The deepest nesting of mappings and lists that a silo reads."""
+
+_WHERE: Final = "the run's configuration in a message"
+_ELSEWHERE: Final = tuple(f.name for f in dataclasses.fields(Conf) if f.name not in RUN_SCOPE)
+
+
+def pack(conf: Conf) -> str:
+    """Return the run-scoped groups as canonical JSON: keys sorted, no spaces, ASCII, no NaN.
+
+    Blanked are the values that are paths on the server's machine: they mean nothing at a silo, tell it about a disk
+    that is not its own, and would change the digest when a run is resumed or its folder moved. They are `run.output`,
+    `run.resume`, `model.init` (the first weights travel as arrays) and a `strategy.target` that is a file.
+    Raises ConfigError (MDW-120) when the text is longer than a silo would parse.
+    """
+    scope = {name: dataclasses.asdict(getattr(conf, name)) for name in RUN_SCOPE}
+    scope["run"].update(output=RunConf().output, resume=None)
+    scope["model"].update(init=None)
+    if ".py:" in scope["strategy"].get("target", ""):
+        scope["strategy"].update(target="")
+    text = json.dumps(scope, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    unpack(text)  # the silo's own check: what it would refuse never leaves
+    return text
+
+
+def digest(text: str) -> str:
+    """Return the SHA-256 of a packed configuration, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def unpack(text: str) -> RunScope:
+    """Return the run-scoped configuration of a message.
+
+    Raises ConfigError: MDW-120 too long or no JSON, MDW-121 a key that has no business here, MDW-122 a value that
+    would be interpolated or instantiated somewhere, MDW-101 to MDW-104 as in a file.
+    """
+    raw = _parse(text)
+    if isinstance(raw, Mapping):
+        _refuse_foreign_groups(raw)
+    for key, name, value in _walk(raw):
+        _refuse_live_text(key, name, value)
+    scope = build(RunScope, raw, where=_WHERE, complete=True)
+    check_limits(scope, "", lambda key: _WHERE)
+    return scope
+
+
+def _parse(text: str) -> Any:
+    if len(text) > MAX_BYTES or len(text.encode(errors="replace")) > MAX_BYTES:
+        raise ConfigError("MDW-120", f"{_WHERE} is longer than {MAX_BYTES} bytes.", "Shorten strategy.args.")
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as e:
+        raise ConfigError("MDW-120", f"{_WHERE} is no plain JSON: {e}.", "The run must be started anew.") from e
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key appears twice")
+    return values
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _refuse_foreign_groups(raw: Mapping[str, Any]) -> None:
+    for name in raw:
+        if name in _ELSEWHERE:
+            raise ConfigError(
+                "MDW-121", f"{name} ({_WHERE}) is not the run's to set.", "It belongs to the silo or to the server."
+            )
+
+
+def _walk(root: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield (dotted key, its last name, value) of everything inside `root`; refuses what is nested too deeply."""
+    todo = [("", 0, root)]
+    while todo:
+        key, depth, value = todo.pop()
+        if depth > MAX_DEPTH:
+            raise ConfigError(
+                "MDW-120", f"{_WHERE} is nested deeper than {MAX_DEPTH} levels.", "Flatten strategy.args."
+            )
+        items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+        for name, inner in items:
+            at = f"{key}.{name}" if key else str(name)
+            yield at, str(name), inner
+            todo.append((at, depth + 1, inner))
+
+
+def _refuse_live_text(key: str, name: str, value: Any) -> None:
+    if name.startswith("_") or "." in name or name == "hydra":
+        raise ConfigError(
+            "MDW-122", f"{key} ({_WHERE}): a key like '{name}' steers Hydra, and no message may.", "Remove it."
+        )
+    if "${" in name or (isinstance(value, str) and "${" in value):
+        raise ConfigError("MDW-122", f"{key} ({_WHERE}) holds an interpolation.", "Resolve it before it travels.")

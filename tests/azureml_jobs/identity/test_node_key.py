@@ -1,0 +1,89 @@
+"""A node key is what Flower and OpenSSH read; any other is refused in one line."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from azureml_jobs.identity.node_key import (
+    fingerprint,
+    fresh_node_key,
+    load_node_key,
+    load_public_key,
+    make_node_key,
+    public_line,
+)
+from azureml_jobs.identity.secret_store import FolderSecrets
+from conf.errors import IdentityError
+
+PEM, OPENSSH = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
+PLAIN = serialization.NoEncryption()
+
+
+def raises(pattern: str) -> Any:
+    return pytest.raises(IdentityError, match=pattern)
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> FolderSecrets:
+    return FolderSecrets(tmp_path / "keys")
+
+
+def test_a_node_key_is_p384_in_the_format_that_flower_and_openssh_read(secrets: FolderSecrets, tmp_path: Path) -> None:
+    line = make_node_key(secrets, "north")
+    key = load_node_key(secrets.get("node-north"), "x")
+    assert public_line(key.public_key()) == line and line.startswith("ecdsa-sha2-nistp384 ")
+    shown = subprocess.run(["ssh-keygen", "-l", "-f", secrets.where("node-north")], capture_output=True, text=True)
+    assert shown.stdout.split()[:2] == ["384", fingerprint(key.public_key())]
+    with raises("MDW-707.*keys silo north --new"):
+        make_node_key(secrets, "north")
+    assert public_line(load_node_key(secrets.get("node-north"), "x").public_key()) == line
+
+
+def test_a_key_that_ssh_keygen_made_is_read(tmp_path: Path) -> None:
+    command = ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "", "-f", str(tmp_path / "k")]
+    subprocess.run(command, check=True)
+    key = load_node_key((tmp_path / "k").read_bytes(), "k")
+    public = load_public_key((tmp_path / "k.pub").read_text(), "k.pub")
+    assert key.public_key() == public
+
+
+def wrong_keys() -> dict[str, tuple[str, bytes]]:
+    made: dict[str, tuple[str, Any]] = {
+        "P-256": ("ECDSA on secp256r1", ec.generate_private_key(ec.SECP256R1())),
+        "RSA": ("RSA", rsa.generate_private_key(65537, 2048)),
+        "Ed25519": ("Ed25519", ed25519.Ed25519PrivateKey.generate()),
+    }
+    return {name: (said, key.private_bytes(PEM, OPENSSH, PLAIN)) for name, (said, key) in made.items()}
+
+
+@pytest.mark.parametrize("kind", ["P-256", "RSA", "Ed25519"])
+def test_a_node_key_of_another_type_is_refused(kind: str) -> None:
+    said, secret = wrong_keys()[kind]
+    with raises(f"MDW-703: node.key is {said}; a node key is ECDSA on P-384"):
+        load_node_key(secret, "node.key")
+    public = serialization.load_ssh_private_key(secret, None).public_key()
+    line = public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    with raises(f"MDW-703: node.pub is {said}"):
+        load_public_key(line, "node.pub")
+
+
+def test_what_is_no_node_key_is_refused_in_one_line_without_its_content(tmp_path: Path) -> None:
+    good, line = fresh_node_key()
+    pkcs8 = ec.generate_private_key(ec.SECP384R1()).private_bytes(PEM, serialization.PrivateFormat.PKCS8, PLAIN)
+    for wrong in (b"", b"garbage", good[: len(good) // 2], pkcs8, line.encode()):
+        with raises(r"MDW-702: node.key is not a private key") as caught:
+            load_node_key(wrong, "node.key")
+        assert "\n" not in str(caught.value) and "BEGIN" not in str(caught.value)
+    path = tmp_path / "locked"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "a phrase", "-f", str(path)], check=True)
+    with raises("MDW-702.*passphrase"):
+        load_node_key(path.read_bytes(), "node.key")
+    for bad in ("", "garbage", "ecdsa-sha2-nistp384 AAAA", good.decode()):
+        with raises("MDW-702: node.pub is not a public key"):
+            load_public_key(bad, "node.pub")

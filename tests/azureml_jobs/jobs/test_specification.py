@@ -1,0 +1,191 @@
+"""A job's specification says what its role needs and no more; the YAML is what Azure ML's own client reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from azure.ai.ml import load_job
+
+from azureml_jobs.jobs.snapshot import snapshot
+from azureml_jobs.jobs.specification import Code, JobSpec, as_plain, as_yaml, server_job, silo_job, unbound
+from conf.code_digest import app_hash
+from conf.compose import compose
+from conf.errors import AzureError
+from conf.schema import Conf
+from conf.telemetry import OFF
+
+SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
+TRACKING = "azureml://loopback.api.azureml.ms/mlflow/v1.0/subscriptions/s/resourceGroups/g/providers/p/workspaces/hub"
+STORE = "https://hub.blob.core.windows.net/federation"
+FEDERATION = f"""
+name: hospitals
+orchestrator:
+  workspace: {{subscription_id: {SUBSCRIPTION}, resource_group: meadow, name: hub}}
+  compute: cpu
+  datastore: federation
+  key_vault: kv-hub
+silos:
+  north:
+    workspace: {{subscription_id: {SUBSCRIPTION}, resource_group: meadow, name: north}}
+    compute: gpu-north
+    gpus: 1
+    key_vault: kv-north
+    input: {{type: uri_folder, path: "azureml://datastores/north/paths/xray/", mode: ro_mount}}
+  south:
+    workspace: {{subscription_id: {SUBSCRIPTION}, resource_group: meadow, name: south}}
+    compute: aks
+    instance_type: gpu-small
+    gpus: 2
+    nodes: 2
+    shm_size: 8g
+    identity: user
+    key_vault: kv-south
+"""
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Conf:
+    file = tmp_path / "hospitals.yaml"
+    file.write_text(FEDERATION)
+    return compose([f"federation.file={file}"])
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Code:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "x.py").write_text("")
+    return Code(folder, "a" * 64, "b" * 64)
+
+
+def plain(spec: JobSpec) -> dict[str, Any]:
+    """Return a specification without the paths of this machine."""
+    found = as_plain(spec)
+    found["code"], found["environment"] = "CODE", Path(found["environment"]["build"]["path"]).name
+    return found
+
+
+def test_the_orchestrator_s_job(conf: Conf, code: Code) -> None:
+    assert plain(server_job(conf, code, STORE)) == {
+        "$schema": "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json",
+        "type": "command",
+        "display_name": "hospitals: orchestrator",
+        "experiment_name": "meadow",
+        "command": "python -m azureml_jobs.cli.main serve federation.file=federation.yaml"
+        " federation.orchestrator.listen=0.0.0.0:9092 federation.orchestrator.host=auto"
+        f" federation.orchestrator.store={STORE} federation.orchestrator.key_vault=kv-hub"
+        " federation.orchestrator.idle_timeout=1800.0 \"run.output='${{outputs.runs}}'\"",
+        "code": "CODE",
+        "environment": "orchestrator",
+        "compute": "azureml:cpu",
+        "identity": {"type": "managed"},
+        "environment_variables": {**OFF, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        "resources": {"instance_count": 1, "shm_size": "2g"},
+        "limits": {"timeout": 604800},
+        "tags": {
+            "meadow_federation": "hospitals",
+            "meadow_role": "server",
+            "meadow_code": "a" * 64,
+            "meadow_config": "b" * 64,
+        },
+        "outputs": {
+            "runs": {
+                "type": "uri_folder",
+                "path": "azureml://datastores/federation/paths/hospitals/outputs/${{name}}/",
+                "mode": "upload",
+            }
+        },
+    }
+
+
+def test_a_silo_s_job_has_its_data_its_vault_and_nobody_else_s(conf: Conf, code: Code) -> None:
+    found = plain(silo_job(conf, "north", code, TRACKING))
+    assert found["command"] == (
+        "python -m azureml_jobs.cli.main join --silo-file silo.json --ca ca.pem --key-vault kv-north --state state "
+        f"--tracking {TRACKING} --experiment meadow --federation hospitals --data ${{{{inputs.data}}}}"
+    )
+    assert found["inputs"] == {
+        "data": {"type": "uri_folder", "path": "azureml://datastores/north/paths/xray/", "mode": "ro_mount"}
+    }
+    assert found["compute"] == "azureml:gpu-north" and found["tags"]["meadow_silo"] == "north"
+    assert "outputs" not in found and "distribution" not in found
+    text = json.dumps(found)
+    assert not any(other in text for other in ("south", "kv-hub", STORE))
+
+
+def test_several_gpus_and_nodes_are_one_job_of_many_processes(conf: Conf, code: Code) -> None:
+    found = plain(silo_job(conf, "south", code, TRACKING))
+    assert found["distribution"] == {"type": "pytorch", "process_count_per_instance": 2}
+    assert found["resources"] == {"instance_count": 2, "shm_size": "8g", "instance_type": "gpu-small"}
+    assert found["identity"] == {"type": "user_identity"}
+
+
+def test_a_gateway_s_address_takes_the_place_of_the_rendezvous(conf: Conf, code: Code) -> None:
+    conf.federation.orchestrator.address = "fl.example.org:443"
+    line = silo_job(conf, "north", code, TRACKING).command
+    assert "--server fl.example.org:443" in line and "--tracking" not in line
+    assert "orchestrator.host=fl.example.org " in server_job(conf, code, STORE).command
+
+
+def test_a_silo_may_look_at_one_run_of_the_orchestrator_alone(conf: Conf, code: Code) -> None:
+    conf.federation.orchestrator.run_id = "brave_cat_1"
+    assert "--federation hospitals --run-id brave_cat_1 " in silo_job(conf, "north", code, TRACKING).command
+
+
+@pytest.mark.parametrize("role", ["orchestrator", "north", "south"])
+def test_the_yaml_is_what_azure_ml_s_client_reads(conf: Conf, code: Code, tmp_path: Path, role: str) -> None:
+    spec = server_job(conf, code, STORE) if role == "orchestrator" else silo_job(conf, role, code, TRACKING)
+    file = tmp_path / f"{role}.yaml"
+    file.write_text(as_yaml(spec))
+    assert yaml.safe_load(file.read_text()) == as_plain(spec)
+    job: Any = load_job(file)
+    assert (job.command, job.display_name, job.compute) == (spec.command, spec.display_name, spec.compute)
+    assert job.tags == spec.tags and job.limits.timeout == spec.timeout
+    assert (job.resources.instance_count, job.resources.shm_size) == (spec.instance_count, spec.shm_size)
+    assert (job.distribution is not None) == spec.distributed
+
+
+def test_what_a_command_binds_must_be_there(conf: Conf, code: Code) -> None:
+    spec = silo_job(conf, "north", code, TRACKING)
+    assert unbound(spec) == []
+    assert unbound(dataclasses.replace(spec, inputs={})) == ["inputs.data"]
+
+
+@pytest.mark.parametrize("key", ["workspace", "compute", "datastore", "key_vault"])
+def test_what_the_orchestrator_s_job_needs_is_asked_for(conf: Conf, code: Code, key: str) -> None:
+    setattr(conf.federation.orchestrator, key, None)
+    with pytest.raises(AzureError, match=rf"MDW-810.*federation\.orchestrator\.{key}"):
+        server_job(conf, code, STORE)
+
+
+@pytest.mark.parametrize("key", ["workspace", "compute", "key_vault"])
+def test_what_a_silo_s_job_needs_is_asked_for(conf: Conf, code: Code, key: str) -> None:
+    setattr(conf.federation.silos["north"], key, None)
+    with pytest.raises(AzureError, match=rf"MDW-810.*federation\.silos\.north\.{key}"):
+        silo_job(conf, "north", code, TRACKING)
+
+
+def test_an_unknown_silo_names_the_known(conf: Conf, code: Code) -> None:
+    with pytest.raises(AzureError, match=r"MDW-810.*'nroth'.*north, south"):
+        silo_job(conf, "nroth", code, TRACKING)
+
+
+def test_a_snapshot_is_this_code_and_leaves_other_federations_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    assert snapshot(folder, {"ca.pem": b"CA"}) == app_hash()
+    assert (folder / "ca.pem").read_bytes() == b"CA" and (folder / "client" / "node.py").exists()
+    assert [file.name for file in (folder / "conf" / "federation").iterdir()] == ["generated.yaml"]
+    assert not (folder / "conf" / "experiment").exists() and not list(folder.rglob("__pycache__"))
+
+
+def test_a_value_of_the_federation_s_file_is_no_command(conf: Conf, code: Code) -> None:
+    conf.federation.orchestrator.key_vault = "kv; rm -rf / $(id) 'x'"
+    words = shlex.split(server_job(conf, code, STORE).command)
+    assert r"federation.orchestrator.key_vault='kv; rm -rf / $(id) \'x\''" in words

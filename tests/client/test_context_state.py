@@ -1,0 +1,66 @@
+"""A round asked again starts from that round's state; runs do not mix; evaluation changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+
+from client.context_state import KEPT_ROUNDS, state_mod
+from strategies.wire import protocol
+
+pytestmark = pytest.mark.usefixtures("task_identity")
+
+
+def context() -> Context:
+    return Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
+
+
+def count(message: Message, context: Context) -> Message:
+    """A ClientApp that counts in its state how often it was called."""
+    so_far = context.state.metric_records.get("count", MetricRecord({"n": 0}))["n"]
+    assert isinstance(so_far, int)
+    context.state["count"] = MetricRecord({"n": so_far + 1})
+    return Message(RecordDict({protocol.METRICS: MetricRecord({"n": so_far + 1})}), reply_to=message)
+
+
+def ask(context: Context, round: int, run: str = "run", kind: str = "train") -> int:
+    config = ConfigRecord({protocol.RUN_ID: run, protocol.ROUND: round})
+    reply = state_mod(Message(RecordDict({protocol.CONFIG: config}), 2, kind), context, count)
+    n = reply.content.metric_records[protocol.METRICS]["n"]
+    assert isinstance(n, int)
+    return n
+
+
+def test_a_round_asked_again_starts_from_the_state_before_it() -> None:
+    here = context()
+    assert [ask(here, 1), ask(here, 2), ask(here, 2), ask(here, 2), ask(here, 3)] == [1, 2, 2, 2, 3]
+
+
+def test_going_back_two_rounds_is_possible_and_forgets_the_later_ones() -> None:
+    here = context()
+    assert [ask(here, r) for r in (1, 2, 3)] == [1, 2, 3]
+    assert [ask(here, 3), ask(here, 4)] == [3, 4]
+
+
+def test_runs_do_not_mix() -> None:
+    here = context()
+    assert [ask(here, 1), ask(here, 1, run="other"), ask(here, 2), ask(here, 2, run="other")] == [1, 1, 2, 2]
+
+
+def test_evaluation_sees_the_state_and_leaves_it_alone() -> None:
+    here = context()
+    ask(here, 1)
+    assert [ask(here, 2, kind="evaluate"), ask(here, 2, kind="evaluate"), ask(here, 2)] == [2, 2, 2]
+
+
+def test_the_archive_does_not_grow() -> None:
+    here = context()
+    for round in range(1, 30):
+        ask(here, round)
+    assert len(here.state) == KEPT_ROUNDS
+
+
+def test_a_message_without_a_run_passes_through() -> None:
+    here = context()
+    state_mod(Message(RecordDict(), 2, "query.hello"), here, lambda m, c: Message(RecordDict(), reply_to=m))
+    assert len(here.state) == 0

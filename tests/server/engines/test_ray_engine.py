@@ -1,0 +1,213 @@
+"""Flower's simulation on Ray, and what must not reach the user of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid
+
+from conf.errors import SiloError
+from conf.schema import Silo
+from server.engines.ray_engine import run_on_ray
+from server.engines.ray_grid import RayGrid
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+
+
+def silos(count: int) -> list[Silo]:
+    return [Silo(f"silo-{i}", i, count) for i in range(count)]
+
+
+def on_ray(main: Any, count: int, folder: Path, address: str | None = None, workers: int | None = 2) -> None:
+    log_dir = folder / "a-run/logs"
+    run_on_ray(
+        main, silos(count), workers=workers, ray_address=address, malloc=False, log_dir=log_dir, app="echo_app:app"
+    )
+
+
+def asked(grid: Grid, **config: str | int | float) -> list[Message]:
+    model = ArrayRecord({"w": Array(np.arange(20_000.0))})
+    content = RecordDict({"config": ConfigRecord(dict(config)), "arrays": model})
+    return [Message(content, node, "train") for node in grid.get_node_ids()]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def metric(reply: Message, name: str) -> int:
+    return int(reply.content.metric_records["metrics"][name])  # type: ignore[arg-type]
+
+
+def test_two_rounds_with_names_bits_warm_actors_and_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    seen: dict[str, Any] = {}
+
+    def main(grid: RayGrid, context: Context) -> None:
+        seen["names"] = grid.names()
+        for _ in range(2):
+            messages = asked(grid)
+            replies = list(grid.replies(grid.push_messages(messages), None))
+            assert all(
+                r.content.array_records["arrays"] == messages[0].content.array_records["arrays"] for r in replies
+            )
+        seen["partition"] = {r.metadata.src_node_id: metric(r, "partition") for r in replies}
+        seen["rounds"] = {metric(r, "rounds") for r in replies}
+        seen["calls"] = sum({metric(r, "pid"): metric(r, "calls") for r in replies}.values())
+        (failed,) = [r for r in grid.send_and_receive(asked(grid, do="raise", partition=1)) if r.has_error()]
+        seen["error"] = (grid.names()[failed.metadata.src_node_id], failed.error.code, failed.error.reason)
+
+    children = psutil.Process().children(recursive=True)
+    on_ray(main, 3, tmp_path)
+    assert {node: int(name[-1]) for node, name in seen["names"].items()} == seen["partition"]
+    assert seen["rounds"] == {2} and seen["calls"] >= 5  # each process counts on: its module stays loaded
+    assert seen["error"] == ("silo-1", 2, "ValueError: no such")
+    out, err = capfd.readouterr()
+    assert out == "" and err == ""
+    assert "train call" in (tmp_path / "a-run/logs/workers.log").read_text()
+    assert (tmp_path / "a-run/logs/server.log").is_file()
+    assert set(psutil.Process().children(recursive=True)) <= set(children)
+
+
+def test_what_the_server_app_raises_is_raised_here(tmp_path: Path) -> None:
+    class Mine(Exception):
+        pass
+
+    def main(grid: RayGrid, context: Context) -> None:
+        grid.push_messages(asked(grid, do="sleep", seconds=600))  # a client at work does not hold it up
+        raise Mine("said the server")
+
+    started = time.monotonic()
+    with pytest.raises(Mine, match="said the server"):
+        on_ray(main, 1, tmp_path)
+    assert time.monotonic() - started < 60
+
+
+def test_a_dead_actor_ends_the_run_and_names_its_silo(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def main(grid: RayGrid, context: Context) -> None:
+        grid.send_and_receive(asked(grid))
+        grid.send_and_receive(asked(grid, do="exit", partition=2))
+
+    with pytest.raises(SiloError, match=r"MDW-320.*silo-2.*run\.resume=a-run simulation\.engine=pool"):
+        on_ray(main, 3, tmp_path)
+    out, err = capfd.readouterr()
+    assert out == "" and err == ""
+
+
+def test_no_cluster_at_the_address_is_said_at_once(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    started = time.monotonic()
+    with pytest.raises(SiloError, match=f"MDW-322.*{address}"):
+        on_ray(lambda grid, context: None, 2, tmp_path, address)
+    assert time.monotonic() - started < 10
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[1:3]
+from flwr.app import ConfigRecord, Message, RecordDict
+from conf.schema import Silo
+from server.ray_engine import run_on_ray
+
+def main(grid, context):
+    def ask(**config):
+        content = RecordDict({"config": ConfigRecord(config)})
+        return grid.send_and_receive([Message(content, node, "train") for node in grid.get_node_ids()])
+    ask()
+    print("ready", flush=True)
+    ask(do="sleep", seconds=600)
+
+silos = [Silo(f"silo-{i}", i, 3) for i in range(3)]
+log_dir = Path(sys.argv[3]) / "a-run/logs"
+run_on_ray(main, silos, workers=2, ray_address=None, malloc=False, log_dir=log_dir, app="echo_app:app")
+"""
+
+
+def test_ctrl_c_ends_the_run_within_seconds_and_leaves_no_process(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(ROOT), str(HERE), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert any("raylet" in child.name() for child in children)
+    at = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - at < 10
+    assert err.count("Traceback") == 1 and "conf.errors.Interrupted: MDW-900" in err.splitlines()[-1]
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """A Ray cluster of one node on free ports, as another user would have started it."""
+    port, client_port = free_ports(2)
+    ray = Path(sys.executable).parent / "ray"
+    folder = tempfile.mkdtemp(prefix="mdw-")  # a short path: Ray puts sockets below it
+    command = [str(ray), "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    options = [
+        f"--temp-dir={folder}",
+        "--node-ip-address=127.0.0.1",
+        f"--ray-client-server-port={client_port}",
+        "--disable-usage-stats",
+    ]
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Ray runtime started" in line:
+            break
+    children = psutil.Process(process.pid).children(recursive=True)
+    try:
+        yield f"127.0.0.1:{port}"
+        assert process.poll() is None  # it outlives the runs
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+        for child in psutil.wait_procs(children, timeout=10)[1]:
+            child.kill()
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_an_existing_cluster_is_used_and_left_alone(cluster: str, tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+
+    def main(grid: RayGrid, context: Context) -> None:
+        replies = grid.send_and_receive(asked(grid, do="environment"))
+        seen["silos"] = [str(r.content.config_records["environment"]["MEADOW_SILOS"]) for r in replies]
+        seen["malloc"] = {str(r.content.config_records["environment"]["MEADOW_MALLOC"]) for r in replies}
+
+    for _ in range(2):
+        on_ray(main, 3, tmp_path, cluster)
+        assert len(seen["silos"]) == 3 and all("silo-2" in text for text in seen["silos"])
+        assert seen["malloc"] == {"0"}

@@ -1,0 +1,218 @@
+"""What a person sees: one greppable line a round, or a live table; then what it was worth and how to go on."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from server.observers.base import Observer
+from server.observers.progress import LiveProgress, PlainProgress, duration, progress, size, sparkline
+from server.observers.summary import summary
+from server.run.result import Baseline, RoundRecord, RunResult, Scores
+from tests.server.sample_results import bare, sample, with_failures, with_nan
+
+SILOS = ["north", "south"]
+
+
+def console(terminal: bool = False, height: int = 24) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=100, height=height, highlight=False)
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def run(observer: Observer, silos: list[str] = SILOS, **final: object) -> RunResult:
+    result = RunResult("run-1", "simulate", "digits", "fedavg", silos, folder="outputs/run-1")
+    observer.run_started(result, 2)
+    for number in (1, 2):
+        observer.round_started(number, silos)
+        for silo in silos[:-1]:
+            observer.reply(number, "train", silo, {"loss": 0.5, "num-examples": 10, "seconds": 1.0})
+            observer.reply(number, "evaluate", silo, {"accuracy": 0.75})
+        record = RoundRecord(number, silos, silos[:-1], {silos[-1]: "out of memory"}, 1.5)
+        record.aggregate = {"loss": 0.5 / number, "accuracy": math.nan}
+        record.bytes_up = dict.fromkeys(silos, 2_000_000)
+        result.rounds.append(record)
+        observer.round_closed(record)
+    result.status = "finished"
+    for name, value in final.items():
+        setattr(result, name, value)
+    observer.run_finished(result)
+    return result
+
+
+def test_without_a_terminal_there_is_one_plain_line_a_round() -> None:
+    out = console()
+    observer = progress(live=True, console=out)
+    assert isinstance(observer, PlainProgress)
+    run(observer)
+    lines = text_of(out).splitlines()
+    assert "\x1b" not in text_of(out)
+    assert [line for line in lines if line.startswith("round 2/2  loss 0.2500")] != []
+    assert "round 1/2  south failed: out of memory" in lines
+    assert "done: outputs/run-1" in lines
+
+
+def test_no_progress_is_plain_on_a_terminal_too() -> None:
+    assert isinstance(progress(live=False, console=console(terminal=True)), PlainProgress)
+
+
+def test_on_a_terminal_the_table_shows_each_silo_and_the_cursor_comes_back() -> None:
+    out = console(terminal=True)
+    observer = progress(live=True, console=out)
+    assert isinstance(observer, LiveProgress)
+    run(observer)
+    assert "north" in text_of(out)
+    assert "failed: out of memory" in text_of(out)
+    assert text_of(out).rfind("\x1b[?25h") > text_of(out).rfind("\x1b[?25l") > -1
+
+
+def test_a_hundred_silos_fit_the_terminal() -> None:
+    out = console(terminal=True, height=20)
+    observer = LiveProgress(out)
+    silos = [f"silo-{i}" for i in range(100)]
+    observer.run_started(RunResult("run-1", "simulate", "digits", "fedavg", silos), 2)
+    observer.round_started(1, silos)
+    shown = console(height=20)
+    shown.print(observer._render())
+    observer.run_finished(RunResult("run-1", "simulate", "digits", "fedavg", silos))
+    assert len(text_of(shown).splitlines()) <= 20
+    assert "and 89 more" in text_of(shown)
+
+
+def test_the_table_compares_federated_alone_and_pooled() -> None:
+    scores = [Scores({"accuracy": a, "loss": 0.1}, {s: {"accuracy": a} for s in SILOS}) for a in (0.9, 0.6, 0.5, 0.95)]
+    baseline = Baseline(scores[0], {"north": scores[1], "south": scores[2]}, scores[3])
+    out = console()
+    run(progress(live=False, console=out), baseline=baseline)
+    for row in ("federated", "north alone", "south alone", "all data pooled"):
+        assert row in text_of(out)
+    assert text_of(out).index("0.9000") < text_of(out).index("0.6000") < text_of(out).index("0.9500")
+
+
+def test_markup_in_a_silos_words_is_not_obeyed() -> None:
+    out = console()
+    run(progress(live=False, console=out), silos=["north", "[red]x[/red]"])
+    assert "[red]x[/red] failed" in text_of(out)
+
+
+def test_numbers_for_people() -> None:
+    assert [size(0), size(999), size(57_700), size(2_500_000_000_000)] == ["0 B", "999 B", "57.7 kB", "2500.0 GB"]
+    assert [duration(59.6), duration(61), duration(3700)] == ["1 min 00 s", "1 min 01 s", "1 h 01 min"]
+    assert sparkline([1.0]) == ""
+    assert sparkline([0.0, math.nan, 1.0]) == "▁█"
+
+
+def test_others_words_stay_on_their_line_and_control_nothing() -> None:
+    out = console()
+    observer = progress(live=False, console=out)
+    observer.run_started(sample(2, 0), 1)
+    observer.round_closed(RoundRecord(1, ["silo-1"], failed={"silo-1": "x\x1b[2J\nround 9/9 :bomb: \x07[b]y"}))
+    assert "round 1/1  silo-1 failed: x [2J round 9/9 :bomb: [b]y" in text_of(out).splitlines()
+    assert text_of(out).replace("\n", "").isprintable()
+
+
+def test_a_line_stays_a_line_on_a_narrow_terminal() -> None:
+    out = Console(file=io.StringIO(), width=20)
+    observer = PlainProgress(out)
+    made = sample(3, 2)
+    observer.run_started(made, 2)
+    for record in made.rounds:
+        observer.round_closed(record)
+    assert len(text_of(out).splitlines()) == 3
+
+
+def test_each_silo_has_its_bytes_seconds_and_metrics() -> None:
+    made, shown = sample(3, 2), console()
+    observer = LiveProgress(console(terminal=True))
+    observer.run_started(made, 3)
+    observer.round_started(1, made.silos)
+    for silo in made.silos:
+        observer.reply(1, "train", silo, made.rounds[0].train[silo])
+        observer.reply(1, "evaluate", silo, made.rounds[0].metrics[silo])
+    observer.round_closed(made.rounds[0])
+    shown.print(observer._render())
+    observer.run_finished(made)
+    row = next(line.split() for line in text_of(shown).splitlines() if line.startswith("silo-2"))
+    metrics, train = made.rounds[0].metrics["silo-2"], made.rounds[0].train["silo-2"]
+    assert row == [
+        *("silo-2", "400", f"{train['loss']:.4f}", f"{metrics['accuracy']:.4f}"),
+        *(f"{train['seconds']:.1f}", "19.2", "kB", "evaluated"),
+    ]
+
+
+def test_of_many_silos_the_failed_ones_stay_in_sight() -> None:
+    made, shown = sample(50, 1), console(height=15)
+    observer = LiveProgress(console(terminal=True, height=15))
+    observer.run_started(made, 2)
+    observer.round_started(1, made.silos)
+    made.rounds[0].failed = {"silo-50": "out of memory"}
+    observer.round_closed(made.rounds[0])
+    shown.print(observer._render())
+    observer.run_finished(made)
+    assert any(
+        line.startswith("silo-50 ") and line.strip().endswith("failed: out of memory")
+        for line in text_of(shown).splitlines()
+    )
+    assert len(text_of(shown).splitlines()) <= 15
+
+
+def test_a_silo_that_nobody_announced_is_shown_and_ends_nothing() -> None:
+    made = sample(2, 1)
+    observer = LiveProgress(console(terminal=True))
+    observer.run_started(made, 2)
+    observer.round_started(1, ["silo-1"])
+    observer.reply(1, "train", "silo-2", {"loss": 1.0})
+    observer.round_closed(RoundRecord(1, ["silo-1"], failed={"silo-9": "gone"}))
+    observer.run_finished(made)
+
+
+def test_a_run_that_was_stopped_says_how_to_go_on() -> None:
+    for status in ("interrupted", "failed"):
+        made, out = sample(3, 2, baseline=False), console()
+        made.status = status
+        summary(made, out)
+        assert f"to go on: run.resume={made.run_id}" in text_of(out)
+    out = console()
+    summary(sample(), out)
+    assert "run.resume" not in text_of(out)
+
+
+@pytest.mark.parametrize("made", [with_nan(sample()), sample(100, 2), bare(), with_failures(sample())])
+def test_every_kind_of_run_has_a_summary(made: RunResult) -> None:
+    for result in (made, RunResult.from_json(made.to_json())):
+        out = console()
+        summary(result, out)
+        assert result.run_id in text_of(out)
+        assert "\x1b" not in text_of(out)
+
+
+def test_a_narrow_terminal_loses_columns_and_not_their_contents() -> None:
+    made = sample(4, 1)
+    for width, header in ((80, "examples"), (60, "train loss")):
+        shown = Console(file=io.StringIO(), width=width)
+        observer = LiveProgress(Console(file=io.StringIO(), force_terminal=True, width=width))
+        observer.run_started(made, 2)
+        observer.round_started(1, made.silos)
+        for silo in made.silos:
+            observer.reply(1, "train", silo, made.rounds[0].train[silo])
+        observer.round_closed(RoundRecord(1, made.silos, failed={"silo-1": "a long reason " * 20}))
+        shown.print(observer._render())
+        observer.run_finished(made)
+        assert header in text_of(shown)
+        assert all(silo in text_of(shown) for silo in made.silos)
+        assert f"{made.rounds[0].train['silo-2']['loss']:.4f}" in text_of(shown)
+        assert max(map(len, text_of(shown).splitlines())) <= width
+
+
+def test_the_matrix_is_shown_where_it_fits() -> None:
+    for width, there in ((120, True), (60, False)):
+        out = Console(file=io.StringIO(), width=width)
+        summary(sample(4, 2), out)
+        assert ("│" in text_of(out)) and ("all data pooled" in text_of(out))
+        assert ("silo-4 ┃" in text_of(out)) is there

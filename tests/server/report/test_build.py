@@ -1,0 +1,276 @@
+"""The report says what happened, holds everything itself, and shows others' text as text."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from server.report.build import headline, html, verdict, write_report
+from server.run.result import Baseline, RoundRecord, RunResult, Scores
+from tests.server.sample_results import HOSTILE, bare, sample, with_failures, with_nan
+
+
+def result(silos: int = 3, rounds: int = 4, **changes: object) -> RunResult:
+    names = [f"silo-{i}" for i in range(1, silos + 1)]
+    made = RunResult("run-1", "simulate", "digits", "fedavg", names, started="2026-01-01T00:00:00+00:00")
+    made.status, made.command, made.classes = "finished", "meadow simulate run.rounds=4", ["zero", "one"]
+    made.rounds = [record(number, names) for number in range(1, rounds + 1)]
+    made.environment = {
+        "versions": {"flwr": "1.39.0"},
+        "platform": "Linux",
+        "cores": 2,
+        "devices": ["cpu"],
+        "code": "c0de",
+    }
+    made.partition = {name: [5, i] for i, name in enumerate(names)}
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def record(number: int, names: list[str]) -> RoundRecord:
+    metrics = {name: {"loss": 1 / number, "accuracy": 1 - 0.5 / number} for name in names}
+    return RoundRecord(
+        number,
+        names,
+        replied=names,
+        seconds=2.0,
+        seconds_training=dict.fromkeys(names, 1.5),
+        bytes_up=dict.fromkeys(names, 1000),
+        bytes_down=dict.fromkeys(names, 1000),
+        metrics=metrics,
+        aggregate={"loss": 1 / number, "accuracy": 1 - 0.5 / number},
+    )
+
+
+def baseline(silos: list[str]) -> Baseline:
+    def scores(accuracy: float) -> Scores:
+        return Scores({"accuracy": accuracy, "loss": 1 - accuracy}, {s: {"accuracy": accuracy} for s in silos})
+
+    alone = {silo: scores(0.5 + i / 100) for i, silo in enumerate(silos)}
+    return Baseline(scores(0.961), alone, scores(0.969))
+
+
+def test_the_headline_compares_the_federation_with_what_could_be_had_without() -> None:
+    made = result()
+    made.baseline = baseline(made.silos)
+    assert headline(made) == (
+        "The federated model is right on 96.1% of held-out examples; the best silo alone on 52.0%;"
+        " a model of all data pooled on 96.9%"
+    )
+
+
+def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
+    made = result()
+    made.baseline = baseline(made.silos)
+    (tmp_path / "result.json").write_text(made.to_json())
+    page = write_report(tmp_path).read_text()
+    assert not re.search(r"""(src|href|action)\s*=\s*["'](?!#|data:)""", page)
+    assert "@import" not in page
+    assert "url(http" not in page
+    assert page.count('aria-hidden="true" viewBox') == 4, "accuracy, loss, seconds, bytes"
+
+
+def test_it_shows_the_numbers_the_command_and_the_versions() -> None:
+    made = result()
+    made.baseline = baseline(made.silos)
+    page = html(made)
+    for text in ("96.1%", "51.0%", "96.9%", "meadow simulate run.rounds=4", "flwr 1.39.0", "c0de", "silo-2 alone"):
+        assert text in page, text
+
+
+def test_names_and_reasons_are_shown_as_text() -> None:
+    evil = "<script>alert(1)</script>"
+    made = result(silos=1, rounds=1)
+    made.silos, made.rounds[0].cohort = [evil], [evil]
+    made.rounds[0].metrics = {evil: {"accuracy": 0.5}}
+    made.rounds[0].failed = {evil: f"{evil} & more"}
+    made.partition = {evil: [1, 2]}
+    page = html(made)
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in page
+
+
+def test_failures_are_listed_once_with_their_rounds() -> None:
+    made = result(rounds=3)
+    for closed in made.rounds:
+        closed.failed = {"silo-2": "out of memory"}
+    assert re.search(r"silo-2</th><td class=\"text reason\">out of memory</td><td class=\"text\">1, 2, 3<", html(made))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        result(rounds=0),
+        result(silos=1, rounds=1),
+        result(silos=100, rounds=2),
+        result(partition={}, classes=[]),
+        result(status="failed", error={"code": "MDW-401", "message": "no quorum"}),
+        result(status="interrupted", rounds=1),
+    ],
+    ids=["no round", "one of each", "a hundred silos", "no partition", "failed", "interrupted"],
+)
+def test_every_kind_of_run_has_a_page(made: RunResult) -> None:
+    page = html(made)
+    assert made.run_id in page
+    assert (made.error or {"code": "run-1"})["code"] in page
+    assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL).lower().replace("finance", "")
+
+
+VOID = {"meta", "br", "line", "path", "rect", "use"}
+
+
+class Reader(HTMLParser):
+    """Reads a page as a browser does: its tables, its attributes, and whether every element is closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.labels: list[str] = []
+        self.tables: list[list[list[str]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        held = {name: value or "" for name, value in attrs}
+        assert tag not in ("script", "link", "iframe", "img", "object")
+        assert not any(name.startswith("on") for name in held)
+        self.ids += [held["id"]] if "id" in held else []
+        self.targets += [held[name] for name in ("src", "href", "xlink:href", "action") if name in held]
+        self.labels += [held["aria-label"]] if "aria-label" in held else []
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "td" in self.open or "th" in self.open:
+            self.tables[-1][-1][-1] += data
+
+
+def read(result: RunResult, folder: Path) -> Reader:
+    """Write a result, make its page as a run does, and read that."""
+    (folder / "result.json").write_text(result.to_json())
+    reader = Reader()
+    reader.feed(write_report(folder).read_text())
+    reader.close()
+    return reader
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        sample(),
+        sample(1, 1),
+        sample(3, 0, baseline=False),
+        sample(100, 3),
+        with_failures(sample(names=[HOSTILE, "$x$ & _y", "nord-süd"])),
+        with_nan(sample()),
+        bare(),
+        bare("running"),
+    ],
+    ids=["whole", "one", "no round", "a hundred", "hostile", "nan", "bare", "running"],
+)
+def test_any_result_gives_a_page_that_is_well_formed_and_whole(made: RunResult, tmp_path: Path) -> None:
+    page = read(made, tmp_path)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert {target.removeprefix("#") for target in page.targets} <= set(page.ids)
+    assert all(target.startswith("#") for target in page.targets)
+    text = re.sub(r"<(svg|style).*?</\1>", "", (tmp_path / "report.html").read_text(), flags=re.DOTALL)
+    assert not re.search(r"\b(nan|inf|None|null)\b", text)
+
+
+def test_the_matrix_holds_each_model_on_each_silo(tmp_path: Path) -> None:
+    made = sample()
+    assert made.baseline is not None
+    table = read(made, tmp_path).tables[0]
+    assert table[0] == ["model", "accuracy, all silos", "loss", "silo-1", "silo-2", "silo-3"]
+    own = made.baseline.silo_alone["silo-2"].by_silo["silo-3"]["accuracy"]
+    assert [row[0] for row in table[1:]] == [
+        "federated", "silo-1 alone", "silo-2 alone", "silo-3 alone", "all data pooled",
+    ]  # fmt: skip
+    assert table[1][2:4] == ["96.1%", "0.039"]
+    assert table[3][-1] == f"{own:.1%}"
+
+
+def test_the_partition_is_a_table_of_counts(tmp_path: Path) -> None:
+    made = sample()
+    table = read(made, tmp_path).tables[1]
+    assert table[0] == ["silo", *made.classes, "sum"]
+    for row, (silo, counts) in zip(table[1:], made.partition.items(), strict=True):
+        assert row == [silo, *map(str, counts), str(sum(counts))]
+
+
+def test_a_silo_that_missed_rounds_is_seen_to_have(tmp_path: Path) -> None:
+    page = read(with_failures(sample()), tmp_path)
+    rows = {row[0]: row[1:] for row in page.tables[2]}
+    assert rows["silo-1"][:2] == ["10 of 10", "400"]
+    assert rows["silo-2"][0] == "8 of 10"
+    assert ["silo-2", HOSTILE, "2"] in page.tables[3]
+
+
+def test_of_many_silos_best_median_and_worst_are_in_sight(tmp_path: Path) -> None:
+    shown, folded = read(sample(100, 2), tmp_path).tables[:2]
+    names = [row[0].partition(":")[0] for row in shown[1:]]
+    assert names == ["federated", "best silo alone", "median silo alone", "worst silo alone", "all data pooled"]
+    assert shown[2][2] == "71.3%"
+    assert len(folded) == 101
+
+
+def test_pictures_have_words(tmp_path: Path) -> None:
+    made = sample()
+    last = made.rounds[-1].aggregate["accuracy"]
+    labels = read(made, tmp_path).labels
+    assert any(label.endswith(f"{last:.3f} after round 10.") for label in labels)
+
+
+def test_the_verdict_is_honest() -> None:
+    made = sample()
+    assert made.baseline is not None
+    assert made.baseline.centralised is not None
+    assert "federating brought 96%" in verdict(made)
+    made.baseline.federated.union["accuracy"] = 0.7
+    assert "brought nothing" in verdict(made)
+    made.baseline.federated.union["accuracy"] = 0.99
+    assert "all that pooling" in verdict(made)
+    made.baseline.centralised.union["accuracy"] = 0.6
+    assert "better than all data pooled" in verdict(made)
+    assert verdict(sample(baseline=False)) == ""
+
+
+def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
+    made = sample(3, 4, baseline=False)
+    made.status, made.error = "interrupted", {"code": "MDW-900", "message": "stopped after round 4"}
+    read(made, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert headline(made).startswith("The run was stopped after 4 rounds; the federated model is right on ")
+    assert "MDW-900" in page
+    assert f"run.resume={made.run_id}" in page
+
+
+def test_the_same_result_gives_the_same_page() -> None:
+    assert html(sample()) == html(sample())
+
+
+def test_a_cold_first_round_does_not_flatten_the_others() -> None:
+    made = sample(3, 6)
+    assert ">42<" not in html(made)
+    made.rounds[0].seconds = 42.0
+    assert ">42<" in html(made), "its bar is cut, so its number stands beside it"

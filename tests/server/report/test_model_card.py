@@ -1,0 +1,56 @@
+"""The card says what the model is and is not, from the result alone, whatever of it is there."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from server.report.model_card import card
+from server.run.result import RunResult
+from tests.server.sample_results import HOSTILE, bare, sample, with_failures, with_nan
+
+
+def test_it_holds_the_data_the_metrics_and_where_the_model_comes_from() -> None:
+    made = sample()
+    text = card(made)
+    assert text.startswith("# digits, trained by 3 silos\n")
+    assert "| silo-2 | 400 | 100 |" in text
+    assert "| federated: this model | 0.9610 | 0.0390 |" in text
+    assert "| all data pooled | 0.9690 | 0.0310 |" in text
+    assert f"| accuracy | {made.final['accuracy']:.4f} |" in text
+    for fact in (made.model["sha256"], made.config_digest, made.command, "flwr 1.39.0", "4,810 parameters"):
+        assert fact in text, fact
+    for section in ("Data", "Training", "Metrics on held-out examples", "Limits", "Provenance"):
+        assert f"\n## {section}\n" in text
+
+
+def test_it_says_that_a_run_did_not_finish_and_what_failed() -> None:
+    made = with_failures(sample())
+    made.status = "interrupted"
+    assert "was interrupted: this is the model of its last closed round" in card(made)
+    assert "replies that failed or were refused: 2" in card(made)
+
+
+def test_privacy_is_claimed_only_where_the_result_says_so() -> None:
+    made = sample()
+    assert "No privacy guarantee" in card(made)
+    made.privacy = {"epsilon": 2.0, "delta": 1e-5}
+    assert "No privacy guarantee" not in card(made)
+    assert "epsilon 2.0, delta 1e-05" in card(made)
+
+
+def test_names_make_no_markup() -> None:
+    text = card(sample(names=[HOSTILE, "a | b\n# c", "_x_"]))
+    assert HOSTILE not in text
+    assert r"| a \| b \# c |" in text
+    assert "\n# c" not in text
+
+
+@pytest.mark.parametrize("made", [bare(), with_nan(sample()), sample(100, 2), sample(1, 1, baseline=False)])
+def test_every_kind_of_run_has_a_card(made: RunResult) -> None:
+    for result in (made, RunResult.from_json(made.to_json())):
+        text = card(result)
+        assert result.run_id in text
+        assert str(math.nan) not in text.split()
+        assert "None" not in text.replace("None were measured", "")

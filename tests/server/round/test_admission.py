@@ -1,0 +1,278 @@
+"""A reply that could harm the model is refused with a code and the silo's name; every other one is admitted."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.round.admission import MAX_EXAMPLES, Admission, Admitted, Refused, Verdict
+from strategies.wire import protocol
+from strategies.wire.objects import Pieces
+
+
+def model() -> dict[str, np.ndarray]:
+    return {
+        "conv.weight": np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 3, 4),
+        "norm.running_mean": np.zeros(3, np.float64),
+        "norm.num_batches_tracked": np.array(7, np.int64),
+    }
+
+
+def record(arrays: dict[str, np.ndarray]) -> ArrayRecord:
+    return ArrayRecord({name: Array(a) for name, a in arrays.items()})
+
+
+def unpacked(pieces: Pieces) -> ArrayRecord:
+    """A record as the wire unpacks it; the constructor of Flower's record would make an Array of it."""
+    made = ArrayRecord()
+    made["w"] = pieces
+    return made
+
+
+def reply(arrays: dict[str, np.ndarray] | ArrayRecord, **metrics: Any) -> RecordDict:
+    named = {protocol.NUM_EXAMPLES: 10} | {key.replace("_", "-"): value for key, value in metrics.items()}
+    arrays = arrays if isinstance(arrays, ArrayRecord) else record(arrays)
+    return RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord(named)})
+
+
+def opened(**settings: Any) -> Admission:
+    admission = Admission(**settings)
+    admission.open(3, record(model()), ["north", "south"])
+    return admission
+
+
+def judge(
+    content: RecordDict, *, phase: str = "train", round: int = 3, silo: str = "north", **settings: Any
+) -> Verdict:
+    return opened(**settings).check(content, silo=silo, round=round, phase=phase)
+
+
+def refused(verdict: Verdict, code: str, *words: str) -> None:
+    assert isinstance(verdict, Refused), verdict
+    assert verdict.code == code, verdict
+    assert verdict.reason.startswith(("north, round", "south, round", "west, round"))
+    assert all(word in verdict.reason for word in words), verdict.reason
+
+
+def with_data(data: bytes, dtype: str = "float32", shape: tuple[int, ...] = (2, 3, 4)) -> RecordDict:
+    arrays = record(model())
+    arrays["conv.weight"] = Array(dtype=dtype, shape=shape, stype="numpy.ndarray", data=data)
+    return reply(arrays)
+
+
+def npy(descr: str, shape: str, body: bytes, order: str = "False") -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
+
+
+def test_an_update_of_the_model_s_layout_is_admitted_with_its_norm() -> None:
+    arrays = model()
+    arrays["conv.weight"] = arrays["conv.weight"] + np.float32(0.5)
+    arrays["norm.num_batches_tracked"] = np.array(99, np.int64)  # a counter has no part in the norm
+    verdict = judge(reply(arrays))
+    assert isinstance(verdict, Admitted)
+    assert verdict.examples == 10 and verdict.unchecked == ()
+    assert verdict.norm == pytest.approx(math.sqrt(24 * 0.25), rel=1e-6)
+
+
+def test_other_names_are_refused() -> None:
+    arrays = model()
+    arrays["conv.w\nforged log line"] = arrays.pop("conv.weight")
+    refused(judge(reply(arrays)), "MDW-611", "without 'conv.weight'", r"with 'conv.w\n")
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 3, 4)), np.zeros((4, 3, 2), np.float32), np.zeros((2, 3, 4), ">f4")])
+def test_another_shape_or_dtype_is_refused(wrong: np.ndarray) -> None:
+    refused(judge(reply(model() | {"conv.weight": wrong})), "MDW-612", "conv.weight")
+
+
+def test_a_declaration_that_its_header_belies_is_refused() -> None:
+    refused(judge(with_data(npy("'<f8'", "(2, 3, 4)", bytes(192)))), "MDW-613", "float64 where 'float32'")
+    refused(judge(with_data(npy("'<f4'", "(4, 3, 2)", bytes(96)))), "MDW-613", "conv.weight")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"not an array at all, but long enough to look like one",
+        npy("'<f4'", "(2, 3, 4)", bytes(95)),
+        npy("'<f4'", "(2, 3, 4)", bytes(97)),
+        npy("'|O'", "(2, 3, 4)", bytes(192)),
+        npy("'<Z9'", "(2, 3, 4)", bytes(96)),
+        npy("[('a', '<f4')]", "(2, 3, 4)", bytes(96)),
+        npy("'<f4'", "(2, 3, -4)", bytes(96)),
+        npy("'<f4'", "(2, 3, 4" + ", 1" * 40 + ")", bytes(96)),
+        npy("'<f4'", "(" * 2000, bytes(96)),
+        b"\x93NUMPY\x03\x00" + npy("'<f4'", "(2, 3, 4)", bytes(96))[8:],
+        b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + bytes(100),
+    ],
+)
+def test_a_header_or_size_that_lies_is_refused(data: bytes) -> None:
+    refused(judge(with_data(data)), "MDW-613", "conv.weight")
+
+
+def test_a_small_buffer_that_asks_for_gigabytes_allocates_nothing() -> None:
+    shape = (1_900_000_000,)
+    global_model = unpacked(Pieces("float32", shape, [memoryview(b"")]))
+    data = npy("'<f4'", "(1900000000, )", bytes(40))
+    update = ArrayRecord({"w": Array(dtype="float32", shape=shape, stype="numpy.ndarray", data=data)})
+    admission = Admission()
+    admission.open(3, global_model, ["north"])
+    tracemalloc.start()
+    try:
+        refused(admission.check(reply(update), silo="north", round=3, phase="train"), "MDW-613", "40 bytes")
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_arrays_as_the_wire_unpacks_them_are_checked_without_a_copy() -> None:
+    values = np.arange(1_000_000, dtype=np.float32)
+    pieces = unpacked(Pieces("float32", (1000, 1000), [memoryview(values.tobytes())]))
+    admission = Admission(max_norm=0.0)
+    admission.open(3, record({"w": values.reshape(1000, 1000)}), ["north"])
+    content = reply(pieces)
+    tracemalloc.start()
+    try:
+        assert admission.check(content, silo="north", round=3, phase="train") == Admitted(10, 0.0)
+        assert tracemalloc.get_traced_memory()[1] < values.nbytes / 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_bfloat16_is_measured_by_its_values_and_not_by_its_bits() -> None:
+    ones, twos, nan = (np.full(3, bits, np.uint16).tobytes() for bits in (0x3F80, 0x4000, 0x7FC0))
+    old, new, bad = (unpacked(Pieces("bfloat16", (3,), [memoryview(b)])) for b in (ones, twos, nan))
+    admission = Admission()
+    admission.open(3, old, ["north", "south"])
+    verdict = admission.check(reply(new), silo="north", round=3, phase="train")
+    assert isinstance(verdict, Admitted) and verdict.norm == pytest.approx(math.sqrt(3))
+    refused(admission.check(reply(bad), silo="south", round=3, phase="train"), "MDW-614")
+
+
+def test_an_equivalent_header_and_fortran_order_are_admitted_with_the_same_norm() -> None:
+    arrays = model()
+    weight = arrays["conv.weight"] + np.float32(0.25)
+    verdicts = [
+        judge(reply(arrays | {"conv.weight": weight})),
+        judge(reply(arrays | {"conv.weight": np.asfortranarray(weight)})),
+        judge(with_data(npy("'<f4'", "(2, 3, 4)", weight.tobytes()))),
+    ]
+    norms = [v.norm for v in verdicts if isinstance(v, Admitted)]
+    assert norms == pytest.approx([math.sqrt(24 / 16)] * 3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["conv.weight", "norm.running_mean"])
+def test_values_that_are_not_finite_are_refused(bad: float, name: str) -> None:
+    arrays = model()
+    arrays[name].flat[-1] = bad
+    refused(judge(reply(arrays)), "MDW-614", name)
+
+
+def test_finite_values_too_large_to_square_are_not_called_infinite() -> None:
+    arrays = model()
+    arrays["norm.running_mean"][0] = 1e300
+    assert isinstance(judge(reply(arrays)), Admitted)
+    refused(judge(reply(arrays), max_norm=1e9), "MDW-615")
+
+
+def test_a_norm_beyond_the_bound_is_refused_and_the_bound_itself_is_not() -> None:
+    arrays = model()
+    arrays["norm.running_mean"][0] = 2.0
+    assert isinstance(judge(reply(arrays), max_norm=2.0), Admitted)
+    refused(judge(reply(arrays), max_norm=1.99), "MDW-615", "2", "1.99")
+
+
+@pytest.mark.parametrize("count", [-1, 0, MAX_EXAMPLES + 1, 10.0, float("nan"), [10]])
+def test_an_absurd_count_of_examples_is_refused(count: Any) -> None:
+    refused(judge(reply(model(), num_examples=count)), "MDW-616", protocol.NUM_EXAMPLES)
+
+
+def test_a_silo_without_held_out_examples_may_say_so() -> None:
+    content = RecordDict({protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: 0})})
+    assert judge(content, phase="evaluate") == Admitted(0)
+
+
+def test_a_missing_or_second_record_is_refused() -> None:
+    refused(judge(RecordDict({protocol.ARRAYS: record(model())})), "MDW-610", "metric record")
+    refused(judge(RecordDict({protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: 1})})), "MDW-610", "array record")
+    two = reply(model())
+    two["more"] = record(model())
+    refused(judge(two), "MDW-610", "'arrays', 'more'")
+    refused(judge(RecordDict({protocol.METRICS: MetricRecord({"loss": 1.0})}), phase="evaluate"), "MDW-616")
+
+
+def test_another_round_is_refused_whoever_says_so() -> None:
+    refused(judge(reply(model()), round=2), "MDW-617", "round 2")
+    refused(judge(reply(model(), server_round=2)), "MDW-617", "round 2")
+    assert isinstance(judge(reply(model(), server_round=3)), Admitted)
+
+
+def test_a_silo_answers_once_in_a_phase() -> None:
+    admission = opened()
+    assert isinstance(admission.check(reply(model()), silo="north", round=3, phase="train"), Admitted)
+    refused(admission.check(reply(model()), silo="north", round=3, phase="train"), "MDW-618")
+    evaluated = RecordDict({protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: 4})})
+    assert isinstance(admission.check(evaluated, silo="north", round=3, phase="evaluate"), Admitted)
+    assert isinstance(admission.check(reply(model()), silo="south", round=3, phase="train"), Admitted)
+    admission.open(4, record(model()), ["north"])
+    refused(admission.check(reply(model()), silo="north", round=3, phase="train"), "MDW-617")
+    assert isinstance(admission.check(reply(model()), silo="north", round=4, phase="train"), Admitted)
+
+
+def test_a_refused_answer_can_not_be_tried_again() -> None:
+    admission = opened()
+    refused(admission.check(reply(model(), num_examples=-1), silo="north", round=3, phase="train"), "MDW-616")
+    refused(admission.check(reply(model()), silo="north", round=3, phase="train"), "MDW-618")
+
+
+def test_a_silo_that_was_not_asked_is_refused() -> None:
+    refused(judge(reply(model()), silo="west"), "MDW-619")
+
+
+def test_metrics_of_other_names_are_refused_where_the_run_declares_them() -> None:
+    names = {protocol.NUM_EXAMPLES, protocol.LOSS}
+    refused(judge(reply(model(), extra=1.0), metrics=names), "MDW-620", "without 'loss'", "with 'extra'")
+    assert isinstance(judge(reply(model(), loss=1.0), metrics=names), Admitted)
+
+
+def test_hidden_values_are_not_looked_at_and_the_verdict_says_so() -> None:
+    arrays = model()
+    arrays["conv.weight"][:] = np.nan
+    assert judge(reply(arrays), visible=False, max_norm=0.1) == Admitted(10, None, ("finite", "norm"))
+    arrays["conv.weight"] = np.zeros(3, np.float32)
+    refused(judge(reply(arrays), visible=False), "MDW-612")
+
+
+def test_a_reason_stays_short_whatever_a_silo_sends() -> None:
+    verdict = judge(reply({f"x{'y' * 5000}{i}": np.zeros(1) for i in range(50)}))
+    assert isinstance(verdict, Refused) and len(verdict.reason) < 800
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300))
+def test_no_bytes_make_the_check_raise(data: bytes) -> None:
+    refused(judge(with_data(b"\x93NUMPY\x01\x00" + data)), "MDW-613")
+
+
+def test_an_array_longer_than_a_chunk_is_checked_to_its_end() -> None:
+    admission = Admission()
+    old = np.zeros(100_001, np.float32)
+    new = old.copy()
+    new[-1] = 3.0
+    admission.open(1, record({"w": old}), ["north"])
+    verdict = admission.check(reply({"w": new}), silo="north", round=1, phase="train")
+    assert isinstance(verdict, Admitted) and verdict.norm == 3.0
+    new[-1] = np.nan
+    admission.open(2, record({"w": old}), ["north"])
+    refused(admission.check(reply({"w": new}), silo="north", round=2, phase="train"), "MDW-614")

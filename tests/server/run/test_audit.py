@@ -1,0 +1,76 @@
+"""`meadow report --verify` tells a whole ledger from one that was changed, and says what confirms it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from azureml_jobs.cli.main import main
+from client.node.journal import ANCHORS, Kept
+from conf.errors import CheckpointError
+from server.run.audit import audit
+from server.run.ledger import Ledger
+from server.run.result import RunResult
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run of two rounds whose silo has kept the anchor of the first."""
+    with Ledger(tmp_path / "ledger.jsonl", "run-1") as ledger:
+        ledger.run_started(federation="f", code="c", config="d", silos=["a"], resumed=False)
+        first = ledger.round_closed(1, "m1", ["a"])
+        ledger.round_closed(2, "m2", ["a"])
+        last = ledger.run_finished("finished", "m2")
+    Kept(tmp_path / "silo").keep_anchor("run-1", 1, str(first))
+    Kept(tmp_path / "silo").keep_anchor("another", 1, f"1:{'0' * 64}")
+    result = RunResult("run-1", "local", "digits", "fedavg", ["a"], ledger=str(last))
+    (tmp_path / "result.json").write_text(result.to_json())
+    (tmp_path / "config.yaml").write_text("run: {}\n")
+    return tmp_path
+
+
+def test_a_whole_ledger_is_confirmed_by_the_result_and_by_the_silo(folder: Path) -> None:
+    verdict = audit(folder, [folder / "silo" / ANCHORS])
+    assert verdict.status == "verified"
+    assert verdict.anchored == 4
+    assert verdict.confirmed == ["result.json", f"{ANCHORS}, after round 1"]
+
+
+@pytest.mark.parametrize("line", [0, 1, 2, 3])
+def test_a_changed_line_is_found_and_has_its_own_status(
+    folder: Path, line: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (folder / "ledger.jsonl").read_text().splitlines()
+    changed = json.loads(lines[line]) | {"time": 1.0}
+    lines[line] = json.dumps(changed, sort_keys=True, separators=(",", ":"))
+    (folder / "ledger.jsonl").write_text("\n".join(lines) + "\n")
+    assert main(["report", "--verify", f"run={folder}"]) == CheckpointError.exit_status
+    assert "broken" in capsys.readouterr().out
+
+
+def test_who_rewrites_the_ledger_and_the_result_is_found_by_what_the_silo_kept(folder: Path) -> None:
+    (folder / "ledger.jsonl").unlink()
+    with Ledger(folder / "ledger.jsonl", "run-1") as ledger:
+        ledger.run_started(federation="f", code="another", config="d", silos=["a"], resumed=False)
+        ledger.round_closed(1, "m1", ["a"])
+        last = ledger.run_finished("finished", "m1")
+    result = RunResult.read(folder)
+    result.ledger = str(last)
+    (folder / "result.json").write_text(result.to_json())
+    assert audit(folder).status == "verified"
+    assert audit(folder, [folder / "silo" / ANCHORS]).status == "broken"
+
+
+def test_without_an_anchor_it_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = RunResult.read(folder)
+    result.ledger = ""
+    (folder / "result.json").write_text(result.to_json())
+    assert main(["report", "--verify", f"run={folder}"]) == 0
+    assert capsys.readouterr().out.startswith("unanchored")
+
+
+def test_a_file_that_holds_no_anchors_is_named(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"MDW-523.*nothing\.jsonl"):
+        audit(folder, [folder / "nothing.jsonl"])
