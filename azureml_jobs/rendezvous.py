@@ -84,14 +84,24 @@ def nobody(place: Rendezvous, seconds: float, now: float) -> IdentityError:
         return error
     last = max(seen, key=lambda r: (r.epoch, r.heartbeat), default=None)
     if last is None:
-        what, hint = "nothing was published", "Start the orchestrator, or check that both name the same place."
+        what, hint = (
+            "nothing was published",
+            "Start the orchestrator, or check that both name the same place.",
+        )
     elif not last.heartbeat:
-        what, hint = f"nobody answers at {last.address}", "Start the orchestrator; let this network reach its port."
+        what, hint = (
+            f"nobody answers at {last.address}",
+            "Start the orchestrator; let this network reach its port.",
+        )
     else:
         age = now - last.heartbeat
         when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s in the future"
         what = f"the last sign of life is of {last.address}, epoch {last.epoch}, {when}"
-        hint = "If the orchestrator runs, compare the clocks of the two machines." if age < 0 else "Start it again."
+        hint = (
+            "If the orchestrator runs, compare the clocks of the two machines."
+            if age < 0
+            else "Start it again."
+        )
     return IdentityError("MDW-730", f"No server found in {seconds:.0f} s: {what}.", hint)
 
 
@@ -116,7 +126,9 @@ class StaticRendezvous:
 class FolderRendezvous:
     """A folder that both sides see, with one small file an epoch, each replaced whole."""
 
-    def __init__(self, folder: str | Path, clock: Clock = time.time, fresh: float = FRESH_SECONDS) -> None:
+    def __init__(
+        self, folder: str | Path, clock: Clock = time.time, fresh: float = FRESH_SECONDS
+    ) -> None:
         self._folder, self._clock, self._fresh = Path(folder), clock, fresh
 
     def publish(self, record: Record) -> None:
@@ -131,7 +143,9 @@ class FolderRendezvous:
                     old.unlink(missing_ok=True)
         except OSError as error:
             hint = "Name a folder that this user may write."
-            raise IdentityError("MDW-731", f"Can't write {path}: {error.strerror}.", hint) from error
+            raise IdentityError(
+                "MDW-731", f"Can't write {path}: {error.strerror}.", hint
+            ) from error
 
     def find(self) -> Record | None:
         """See `Rendezvous`."""
@@ -187,7 +201,9 @@ class MlflowRendezvous:
     ) -> None:
         if not _FEDERATION.fullmatch(federation):
             hint = "Use letters, digits, '.', '_' and '-'."
-            raise IdentityError("MDW-731", f"{federation[:80]!r} can't name a federation in MLflow.", hint)
+            raise IdentityError(
+                "MDW-731", f"{federation[:80]!r} can't name a federation in MLflow.", hint
+            )
         self._uri, self._experiment, self._federation = tracking_uri, experiment, federation
         self._run_id, self._clock, self._fresh = run_id, clock, fresh
         self._made: Any = None
@@ -197,7 +213,9 @@ class MlflowRendezvous:
         from mlflow.entities import RunTag
 
         if self._run_id is None:
-            raise IdentityError("MDW-731", "No MLflow run to publish in.", "Only an orchestrator publishes.")
+            raise IdentityError(
+                "MDW-731", "No MLflow run to publish in.", "Only an orchestrator publishes."
+            )
         checked_address(record.address)
         facts = asdict(record) | {"federation": self._federation}
         tags = [
@@ -215,7 +233,9 @@ class MlflowRendezvous:
         records = []
         for run in self._call("look", self._runs):
             tags = run.data.tags
-            values = [tags.get(self.PREFIX + key) for key in ("address", "epoch", "heartbeat", "state")]
+            values = [
+                tags.get(self.PREFIX + key) for key in ("address", "epoch", "heartbeat", "state")
+            ]
             try:
                 records.append(_record(*values))
             except (ValueError, TypeError, IdentityError) as error:
@@ -232,7 +252,9 @@ class MlflowRendezvous:
             return []
         chosen = f"tags.{self.PREFIX}federation = '{self._federation}'"
         order = ["attributes.start_time DESC"]
-        return client.search_runs([experiment.experiment_id], chosen, max_results=self.RUNS, order_by=order)
+        return client.search_runs(
+            [experiment.experiment_id], chosen, max_results=self.RUNS, order_by=order
+        )
 
     def _call(self, verb: str, action: Callable[[Any], Any]) -> Any:
         from mlflow.exceptions import MlflowException

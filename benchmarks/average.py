@@ -35,7 +35,9 @@ class Replies:
 
     def __init__(self, parameters: int, arrays: int, silos: int) -> None:
         rng = np.random.default_rng(0)
-        self.values = [rng.normal(0, 0.1, parameters // arrays).astype(np.float32) for _ in range(arrays)]
+        self.values = [
+            rng.normal(0, 0.1, parameters // arrays).astype(np.float32) for _ in range(arrays)
+        ]
         self.silos, self.seconds = silos, 0.0
 
     def __iter__(self) -> Iterator[Message]:
@@ -44,9 +46,15 @@ class Replies:
 
     def _reply(self, k: int) -> Message:
         started = time.thread_time()
-        arrays = ArrayRecord({f"layer{i}": Array(v + np.float32(k)) for i, v in enumerate(self.values)})
-        content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 100 + k, "loss": 0.5})})
-        asked = Message(content=RecordDict({"config": ConfigRecord()}), message_type="train", dst_node_id=k + 1)
+        arrays = ArrayRecord(
+            {f"layer{i}": Array(v + np.float32(k)) for i, v in enumerate(self.values)}
+        )
+        content = RecordDict(
+            {"arrays": arrays, "metrics": MetricRecord({"num-examples": 100 + k, "loss": 0.5})}
+        )
+        asked = Message(
+            content=RecordDict({"config": ConfigRecord()}), message_type="train", dst_node_id=k + 1
+        )
         reply = Message(content=content, reply_to=asked)
         self.seconds += time.thread_time() - started
         return reply
@@ -99,7 +107,9 @@ def in_process(name: str, parameters: int, arrays: int, silos: int) -> tuple[flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--parameters", type=int, default=11_200_000)
     parser.add_argument("--arrays", type=int, default=62)
     parser.add_argument("--silos", type=int, nargs="+", default=[3, 10, 30])
@@ -109,8 +119,12 @@ def main() -> None:
     if options.one:
         measure(options.one, options.parameters, options.arrays, options.silos[0])
         return
-    print(f"{options.parameters:,} float32 parameters in {options.arrays} arrays, median of {options.repeats}")
-    print("| silos | strategy | CPU seconds a round (min-max) | ms a reply | peak memory, MB |\n|---|---|---|---|---|")
+    print(
+        f"{options.parameters:,} float32 parameters in {options.arrays} arrays, median of {options.repeats}"
+    )
+    print(
+        "| silos | strategy | CPU seconds a round (min-max) | ms a reply | peak memory, MB |\n|---|---|---|---|---|"
+    )
     for silos in options.silos:
         found: dict[str, list[tuple[float, float]]] = {"meadow": [], "flower": []}
         for _ in range(options.repeats):  # interleaved, so that a busy moment hits both
@@ -120,7 +134,9 @@ def main() -> None:
             seconds, grown = sorted(s for s, _ in runs), statistics.median(m for _, m in runs)
             middle = statistics.median(seconds)
             spread = f"{middle:.2f} ({seconds[0]:.2f}-{seconds[-1]:.2f})"
-            print(f"| {silos} | {name} | {spread} | {1000 * middle / silos:.0f} | {grown / 1e6:.0f} |")
+            print(
+                f"| {silos} | {name} | {spread} | {1000 * middle / silos:.0f} | {grown / 1e6:.0f} |"
+            )
 
 
 if __name__ == "__main__":

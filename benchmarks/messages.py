@@ -50,7 +50,10 @@ def measure(engine: str, count: int, rounds: int, workers: int, folder: Path) ->
         nodes = list(grid.get_node_ids())
         took: list[float] = []
         for _ in range(rounds + 1):
-            arrays = {"w": Array(np.zeros((10, 784), np.float32)), "b": Array(np.zeros(10, np.float32))}
+            arrays = {
+                "w": Array(np.zeros((10, 784), np.float32)),
+                "b": Array(np.zeros(10, np.float32)),
+            }
             content = RecordDict({"arrays": ArrayRecord(arrays)})
             began = time.monotonic()
             ids = grid.push_messages([Message(content, node, "train") for node in nodes])
@@ -84,7 +87,15 @@ def measure(engine: str, count: int, rounds: int, workers: int, folder: Path) ->
 
         ended = 0.0
         log_dir = folder / "run/logs"
-        run_on_ray(timed, silos, workers=workers, ray_address=None, malloc=True, log_dir=log_dir, app="noop_app:app")
+        run_on_ray(
+            timed,
+            silos,
+            workers=workers,
+            ray_address=None,
+            malloc=True,
+            log_dir=log_dir,
+            app="noop_app:app",
+        )
     cost["end s"] = time.monotonic() - ended
     return cost
 
@@ -104,14 +115,20 @@ def measured(engine: str, count: int, rounds: int, workers: int) -> dict[str, fl
 def table(options: dict[str, str]) -> None:
     """Print one row an engine and number of silos, and the ratio."""
     rounds, workers = int(options.get("rounds", "10")), int(options.get("workers", "2"))
-    print(f"no-op messages, 7,850 parameters, {workers} workers, median of {rounds} rounds (lowest to highest)\n")
-    print("| silos | engine | ms a message | imports s | engine to first reply s | end s | PSS GB |")
+    print(
+        f"no-op messages, 7,850 parameters, {workers} workers, median of {rounds} rounds (lowest to highest)\n"
+    )
+    print(
+        "| silos | engine | ms a message | imports s | engine to first reply s | end s | PSS GB |"
+    )
     print("|---|---|---|---|---|---|---|")
     for count in [int(n) for n in options.get("silos", "10,100").split(",")]:
         row = {engine: measured(engine, count, rounds, workers) for engine in ("pool", "ray")}
         for engine, c in row.items():
             spread = f"{c['ms a message']:.2f} ({c['lowest']:.2f} to {c['highest']:.2f})"
-            rest = " | ".join(f"{c[k]:.1f}" for k in ("imports s", "first message s", "end s", "PSS GB"))
+            rest = " | ".join(
+                f"{c[k]:.1f}" for k in ("imports s", "first message s", "end s", "PSS GB")
+            )
             print(f"| {count} | {engine} | {spread} | {rest} |")
         ratio = row["pool"]["ms a message"] / row["ray"]["ms a message"]
         print(f"| {count} | pool / ray | {ratio:.2f} (bar 0.25) | | | | |", flush=True)

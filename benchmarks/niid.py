@@ -50,7 +50,12 @@ from server.simulation import simulate
 from strategies.fedavg import FedAvg
 from strategies.wire import protocol, run_config
 
-PUBLISHED = {("iid", "fedavg"): 99.09, ("iid", "fedprox"): 99.16, ("0.5", "fedavg"): 98.89, ("0.5", "fedprox"): 99.02}
+PUBLISHED = {
+    ("iid", "fedavg"): 99.09,
+    ("iid", "fedprox"): 99.16,
+    ("0.5", "fedavg"): 98.89,
+    ("0.5", "fedprox"): 99.02,
+}
 """Best test accuracy over 50 rounds, by Dirichlet alpha and strategy."""
 
 State = dict[str, torch.Tensor]
@@ -58,9 +63,13 @@ Split = tuple[torch.Tensor, torch.Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["accuracy", "time"])
-    parser.add_argument("--root", type=Path, help="folder of the MNIST idx files; torchvision's download without it")
+    parser.add_argument(
+        "--root", type=Path, help="folder of the MNIST idx files; torchvision's download without it"
+    )
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -87,14 +96,26 @@ def accuracy(setting: list[str], seeds: list[int]) -> None:
         best, seconds = [], []
         for seed in seeds:
             started = time.perf_counter()
-            overrides = [*setting, f"data.alpha={alpha}", f"strategy={strategy}", f"run.seed={seed}", "simulation=pool"]
+            overrides = [
+                *setting,
+                f"data.alpha={alpha}",
+                f"strategy={strategy}",
+                f"run.seed={seed}",
+                "simulation=pool",
+            ]
             run = simulate(overrides)
             seconds.append(time.perf_counter() - started)
-            best.append(100 * max(record.aggregate["central_accuracy"] for record in run.result.rounds))
-            curve = " ".join(f"{record.aggregate['central_accuracy']:.3f}" for record in run.result.rounds)
+            best.append(
+                100 * max(record.aggregate["central_accuracy"] for record in run.result.rounds)
+            )
+            curve = " ".join(
+                f"{record.aggregate['central_accuracy']:.3f}" for record in run.result.rounds
+            )
             print(f"<!-- {strategy} alpha {alpha} seed {seed}: {curve} -->")
         published = PUBLISHED[alpha, strategy]
-        print(f"| {alpha} | {strategy} | {statistics.mean(best):.2f} | {published} | {statistics.mean(seconds):.0f} |")
+        print(
+            f"| {alpha} | {strategy} | {statistics.mean(best):.2f} | {published} | {statistics.mean(seconds):.0f} |"
+        )
 
 
 # ---- time ----
@@ -112,9 +133,15 @@ def times(setting: list[str], rounds: int) -> None:
     """Print the seconds of a training phase for each side, interleaved, the first of each left out."""
     conf = compose(setting)
     members, splits = silos(conf), _splits(conf)
-    print(f"\n{len(members)} silos, {conf.trainer.epochs} epochs, medians of {rounds} interleaved phases\n")
+    print(
+        f"\n{len(members)} silos, {conf.trainer.epochs} epochs, medians of {rounds} interleaved phases\n"
+    )
     with PoolGrid(members, 2) as pool, TwoProcesses(splits, conf) as floor:
-        sides = [floor.side(), _one_process(splits, conf), Side("Meadow, pool, 2 workers", _phase(pool, conf))]
+        sides = [
+            floor.side(),
+            _one_process(splits, conf),
+            Side("Meadow, pool, 2 workers", _phase(pool, conf)),
+        ]
         _print(_interleaved(sides, rounds), "two plain processes")
     with TwoProcesses(splits, conf) as floor:
 
@@ -133,7 +160,9 @@ def stock(setting: list[str], rounds: int) -> None:
 
     def main(grid: Grid, context: Context) -> None:
         left = hand_over(members, context.run_id)
-        every = StockFedAvg(fraction_evaluate=0.0, min_train_nodes=2, min_available_nodes=len(members))
+        every = StockFedAvg(
+            fraction_evaluate=0.0, min_train_nodes=2, min_available_nodes=len(members)
+        )
         config, first = ConfigRecord({**keys}), first_weights(conf)
         clock = lambda *_: times.append(time.perf_counter())  # noqa: E731  # called before the first round and after each
         every.start(grid, first, rounds + 1, train_config=config, evaluate_fn=clock)
@@ -142,9 +171,13 @@ def stock(setting: list[str], rounds: int) -> None:
     server = ServerApp()
     server.main()(main)
     with logs_to(_logs()):
-        run_simulation(server, app, len(members), backend_config={"client_resources": {"num_cpus": 1}})
+        run_simulation(
+            server, app, len(members), backend_config={"client_resources": {"num_cpus": 1}}
+        )
     seconds = [b - a for a, b in itertools.pairwise(times[1:])]
-    print(f"stock strategy.start on flwr.simulation, {len(members)} silos: median {statistics.median(seconds):.3f} s,")
+    print(
+        f"stock strategy.start on flwr.simulation, {len(members)} silos: median {statistics.median(seconds):.3f} s,"
+    )
     print(f"min-max {min(seconds):.3f}-{max(seconds):.3f} of {len(seconds)} rounds\n", flush=True)
 
 
@@ -165,7 +198,9 @@ def _print(seconds: dict[str, list[float]], floor: str) -> None:
     print("|---|---|---|---|")
     for name, taken in seconds.items():
         ratio = statistics.median(t / b for t, b in zip(taken, base, strict=True))
-        print(f"| {name} | {statistics.median(taken):.3f} | {min(taken):.3f}-{max(taken):.3f} | {ratio:.3f} |")
+        print(
+            f"| {name} | {statistics.median(taken):.3f} | {min(taken):.3f}-{max(taken):.3f} | {ratio:.3f} |"
+        )
     print(flush=True)
 
 
@@ -175,7 +210,9 @@ def _phase(grid: Grid, conf: Conf) -> Callable[[int], object]:
 
     def phase(number: int) -> ArrayRecord | None:
         messages = strategy.configure_train(number, arrays, ConfigRecord({**keys}), grid)
-        return strategy.aggregate_train(number, _good(Exchange(grid, Closing(3600)).run(messages)))[0]
+        return strategy.aggregate_train(number, _good(Exchange(grid, Closing(3600)).run(messages)))[
+            0
+        ]
 
     return phase
 
@@ -215,7 +252,9 @@ class NiidCnn(nn.Module):
 def _plain(model: NiidCnn, weights: State, split: Split, conf: Conf) -> State:
     """One silo's local training as one would write it by hand."""
     model.load_state_dict(weights)
-    optimizer = torch.optim.SGD(model.parameters(), lr=conf.trainer.lr, momentum=conf.trainer.momentum)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=conf.trainer.lr, momentum=conf.trainer.momentum
+    )
     x, y = split
     model.train()
     for _ in range(conf.trainer.epochs):
@@ -305,7 +344,10 @@ def _bytes(state: State) -> bytes:
 
 def _named(flat: torch.Tensor, like: State) -> State:
     pieces = flat.split([tensor.numel() for tensor in like.values()])
-    return {name: piece.view_as(tensor) for (name, tensor), piece in zip(like.items(), pieces, strict=True)}
+    return {
+        name: piece.view_as(tensor)
+        for (name, tensor), piece in zip(like.items(), pieces, strict=True)
+    }
 
 
 def _splits(conf: Conf) -> list[Split]:

@@ -41,14 +41,23 @@ from strategies.wire import (
 )
 
 SILOS = 2
-MODELS = {"3.8 MB, 6 arrays": "model=mlp model.hidden=[900,950]", "45 MB, 122 arrays": "model=resnet18"}
+MODELS = {
+    "3.8 MB, 6 arrays": "model=mlp model.hidden=[900,950]",
+    "45 MB, 122 arrays": "model=resnet18",
+}
 """A size of update, and a model of that size on the digits."""
 
 
 def settings(model: str, rounds: int, epochs: int) -> list[str]:
     """Return the overrides that both sides train with."""
     return [
-        *("task=digits", "data=iid", f"federation.size={SILOS}", "trainer.threads=1", "run.baseline=none"),
+        *(
+            "task=digits",
+            "data=iid",
+            f"federation.size={SILOS}",
+            "trainer.threads=1",
+            "run.baseline=none",
+        ),
         *(*model.split(), f"run.rounds={rounds}", f"trainer.epochs={epochs}"),
     ]
 
@@ -62,7 +71,15 @@ def bare(overrides: list[str], index: int) -> list[float]:
     for round in range(1, scope.run.rounds + 1):
         started = time.perf_counter()
         seed = seed_for(scope.run.seed, silo.name, round, "train")
-        train(here.model, here.data.train, here.task, scope.trainer, seed=seed, round=round, rounds=scope.run.rounds)
+        train(
+            here.model,
+            here.data.train,
+            here.task,
+            scope.trainer,
+            seed=seed,
+            round=round,
+            rounds=scope.run.rounds,
+        )
         evaluate(here.model, here.data.held_out, here.task, scope.trainer)
         seconds.append(time.perf_counter() - started)
     return seconds
@@ -71,7 +88,10 @@ def bare(overrides: list[str], index: int) -> list[float]:
 def bare_loops(overrides: list[str]) -> float:
     """Return the seconds of the slowest of the bare loops, which run side by side, without the first round."""
     command = [sys.executable, __file__, "--bare", json.dumps(overrides)]
-    loops = [subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True) for i in range(SILOS)]
+    loops = [
+        subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True)
+        for i in range(SILOS)
+    ]
     return max(sum(map(float, json.loads(loop.communicate()[0])[1:])) for loop in loops)
 
 
@@ -81,14 +101,19 @@ def federation(overrides: list[str]) -> list[RoundRecord]:
         command = [sys.executable, "-m", "azureml_jobs.cli.main", "launch", "all", "backend=local"]
         places = [f"federation.folder={folder}/federation", f"run.output={folder}/outputs"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run([*command, *places, *overrides], check=True, stdout=subprocess.DEVNULL, env=environment)
+        subprocess.run(
+            [*command, *places, *overrides], check=True, stdout=subprocess.DEVNULL, env=environment
+        )
         run = next((Path(folder) / "outputs").iterdir())
         return RunResult.read(run).rounds[1:]
 
 
 def in_the_loop(record: RoundRecord) -> float:
     """Return the seconds that the slowest silo trained and evaluated in a round."""
-    return max(record.seconds_training[silo] + record.metrics[silo][protocol.SECONDS] for silo in record.replied)
+    return max(
+        record.seconds_training[silo] + record.metrics[silo][protocol.SECONDS]
+        for silo in record.replied
+    )
 
 
 def epochs_for(model: str, seconds: float) -> int:
@@ -105,13 +130,19 @@ def row(name: str, seconds: float, rounds: int, pairs: int) -> str:
     for _ in range(pairs):
         records, alone = federation(overrides), bare_loops(overrides)
         loops += [in_the_loop(record) for record in records]
-        shares += [(record.seconds - in_the_loop(record)) / in_the_loop(record) for record in records]
+        shares += [
+            (record.seconds - in_the_loop(record)) / in_the_loop(record) for record in records
+        ]
         ratios.append(sum(record.seconds for record in records) / alone - 1)
-    return f"| {name} | {statistics.median(loops):.1f} s | {_percent(shares)} | {_percent(ratios)} |"
+    return (
+        f"| {name} | {statistics.median(loops):.1f} s | {_percent(shares)} | {_percent(ratios)} |"
+    )
 
 
 def _percent(shares: list[float]) -> str:
-    middle, low, high = (100 * value for value in (statistics.median(shares), min(shares), max(shares)))
+    middle, low, high = (
+        100 * value for value in (statistics.median(shares), min(shares), max(shares))
+    )
     return f"**{middle:.2f} %** ({low:.2f} to {high:.2f})"
 
 
@@ -120,14 +151,19 @@ def main() -> None:
     if sys.argv[1:2] == ["--bare"]:
         print(json.dumps(bare(json.loads(sys.argv[2]), int(sys.argv[3]))))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--sizes", nargs="+", default=list(MODELS), choices=list(MODELS))
     args = parser.parse_args()
     print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, seed 0\n")
-    print("| update | in the loop, a round | a round's overhead | two runs |\n|---|---|---|---|", flush=True)
+    print(
+        "| update | in the loop, a round | a round's overhead | two runs |\n|---|---|---|---|",
+        flush=True,
+    )
     for name in args.sizes:
         print(row(name, args.seconds, args.rounds, args.pairs), flush=True)
     print(f"\nLoad of the machine at the end: {os.getloadavg()[0]:.1f}")

@@ -35,7 +35,15 @@ turn_off()  # before Flower is imported
 
 import numpy as np  # after the path
 import psutil  # after the path
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict  # after the path
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MetricRecord,
+    RecordDict,
+)  # after the path
 from flwr.clientapp import ClientApp  # after the path
 from flwr.serverapp import Grid, ServerApp  # after the path
 
@@ -48,11 +56,16 @@ server_app = ServerApp()
 
 @client_app.train()
 def add_one(message: Message, context: Context) -> Message:
-    step = np.float32(1 + context.node_id % 997 / 1000)  # another for each silo: equal objects would travel once
+    step = np.float32(
+        1 + context.node_id % 997 / 1000
+    )  # another for each silo: equal objects would travel once
     arrays = ArrayRecord()
     for name, array in message.content["arrays"].items():
         arrays[name] = Array(array.numpy() + step)
-    return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
+    return Message(
+        RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}),
+        reply_to=message,
+    )
 
 
 @dataclass
@@ -79,7 +92,9 @@ def model(megabytes: float, arrays: int) -> ArrayRecord:
 Average = Callable[[Iterable[Message]], ArrayRecord]
 
 
-def rounds(grid: Grid, megabytes: float, arrays: int, number: int, silos: int, average: Average) -> list[float]:
+def rounds(
+    grid: Grid, megabytes: float, arrays: int, number: int, silos: int, average: Average
+) -> list[float]:
     """Drive the rounds over any grid, averaging the replies as they arrive where the grid yields them."""
     while len(nodes := list(grid.get_node_ids())) < silos:
         time.sleep(0.05)
@@ -87,7 +102,10 @@ def rounds(grid: Grid, megabytes: float, arrays: int, number: int, silos: int, a
     for round in range(1, number + 1):
         started = time.perf_counter()
         config = ConfigRecord({"server-round": round})
-        sent = [Message(RecordDict({"arrays": current, "config": config}), node, "train") for node in nodes]
+        sent = [
+            Message(RecordDict({"arrays": current, "config": config}), node, "train")
+            for node in nodes
+        ]
         current = average(_replies(grid, sent))
         seconds.append(time.perf_counter() - started)
     return seconds
@@ -124,7 +142,9 @@ def plain_mean(replies: Iterable[Message]) -> ArrayRecord:
         count += 1
         for name, array in reply.content["arrays"].items():
             values = array.numpy()
-            total[name] = values.copy() if name not in total else np.add(total[name], values, out=total[name])
+            total[name] = (
+                values.copy() if name not in total else np.add(total[name], values, out=total[name])
+            )
         del reply
     record = ArrayRecord()
     for name in list(total):
@@ -136,7 +156,9 @@ def plain_mean(replies: Iterable[Message]) -> ArrayRecord:
 def main_of_stock(grid: Grid, context: Context) -> None:
     config = context.run_config
     megabytes, arrays = float(config["megabytes"]), int(config["arrays"])
-    seconds = rounds(grid, megabytes, arrays, int(config["rounds"]), int(config["silos"]), plain_mean)
+    seconds = rounds(
+        grid, megabytes, arrays, int(config["rounds"]), int(config["silos"]), plain_mean
+    )
     partial = Path(f"{config['out']}.part")
     partial.write_text(json.dumps(seconds))
     partial.rename(str(config["out"]))
@@ -146,7 +168,15 @@ def meadow(megabytes: float, arrays: int, number: int, silos: int) -> Arm:
     """Measure Meadow: the orchestrator in a process of its own, a node process a silo."""
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "out.json"
-        command = [sys.executable, __file__, "--serve", name, f"{megabytes}x{arrays}", str(number), str(silos)]
+        command = [
+            sys.executable,
+            __file__,
+            "--serve",
+            name,
+            f"{megabytes}x{arrays}",
+            str(number),
+            str(silos),
+        ]
         subprocess.run(command, check=True, cwd=ROOT, env=_environment())
         raw = json.loads(out.read_text())
         return Arm(raw["seconds"], raw["memory"])
@@ -165,7 +195,9 @@ def serve(folder: Path, size: str, number: int, silos: int) -> None:
     orchestrator = Orchestrator("127.0.0.1:0", federation.credentials(), federation.public)
     orchestrator.start()
     app = "benchmarks.rounds:client_app"
-    nodes = [federation.process_node(orchestrator.address, silo, app=app) for silo in federation.silos]
+    nodes = [
+        federation.process_node(orchestrator.address, silo, app=app) for silo in federation.silos
+    ]
     processes = [node.__enter__() for node in nodes]
     try:
         names = [silo.name for silo in federation.silos]
@@ -190,7 +222,13 @@ def stock(megabytes: float, arrays: int, number: int, silos: int) -> Arm:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         out = folder / "out.json"
-        config = {"megabytes": megabytes, "arrays": arrays, "rounds": number, "silos": silos, "out": str(out)}
+        config = {
+            "megabytes": megabytes,
+            "arrays": arrays,
+            "rounds": number,
+            "silos": silos,
+            "out": str(out),
+        }
         federation = Federation(folder, silos)
         with stock_flower(federation) as flower:
             app = app_folder(folder, APP, config)
@@ -216,7 +254,9 @@ def bare(megabytes: float, number: int, silos: int) -> Arm:
 
 def _peak(pid: int) -> int:
     text = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM"))
+    return next(
+        int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM")
+    )
 
 
 def _environment() -> dict[str, str]:
@@ -228,7 +268,11 @@ def parse(size: str) -> tuple[float, int]:
     return float(megabytes), int(arrays)
 
 
-HEAD = "| update | arm | first round | median | min-max | x floor | stock / it | peak memory |\n" + "|---" * 8 + "|"
+HEAD = (
+    "| update | arm | first round | median | min-max | x floor | stock / it | peak memory |\n"
+    + "|---" * 8
+    + "|"
+)
 
 
 def rows(size: str, arms: list[str], number: int, silos: int) -> list[str]:
@@ -239,12 +283,16 @@ def rows(size: str, arms: list[str], number: int, silos: int) -> list[str]:
         if arm == "floor":
             measured[arm] = bare(megabytes, number, silos)
         else:
-            measured[arm] = {"meadow": meadow, "stock": stock}[arm](megabytes, arrays, number, silos)
+            measured[arm] = {"meadow": meadow, "stock": stock}[arm](
+                megabytes, arrays, number, silos
+            )
     lines = []
     for arm, one in measured.items():
         floor = f"{one.median / measured['floor'].median:.1f}" if "floor" in measured else "-"
         gain = f"{measured['stock'].median / one.median:.1f}" if "stock" in measured else "-"
-        memory = ", ".join(f"{role} {peak / 1e6:.0f} MB" for role, peak in one.memory.items()) or "-"
+        memory = (
+            ", ".join(f"{role} {peak / 1e6:.0f} MB" for role, peak in one.memory.items()) or "-"
+        )
         spread = f"{min(one.seconds[1:]):.3f}-{max(one.seconds[1:]):.3f}"
         lines.append(
             f"| {megabytes:g} MB, {arrays} arrays | {arm} | {one.seconds[0]:.3f} s | **{one.median:.3f} s** | {spread}"
@@ -258,14 +306,19 @@ def main() -> None:
     if sys.argv[1:2] == ["--serve"]:
         serve(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", nargs="+", default=["3.8x10", "45x62", "45x320"])
     parser.add_argument("--arms", nargs="+", default=["meadow", "stock", "floor"])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--silos", type=int, default=2)
     args = parser.parse_args()
     memory = psutil.virtual_memory().total / 2**30
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {memory:.0f} GiB\n\n{HEAD}", flush=True)
+    print(
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {memory:.0f} GiB\n\n{HEAD}",
+        flush=True,
+    )
     for size in args.sizes:
         print("\n".join(rows(size, args.arms, args.rounds, args.silos)), flush=True)
     print(f"\nLoad of the machine at the end: {os.getloadavg()[0]:.1f}")

@@ -33,7 +33,10 @@ def floor(size: int, rounds: int, silos: int = 2) -> list[float]:
         server = _server_context(folder)
         port = listener.getsockname()[1]
         spawn = multiprocessing.get_context("spawn")
-        ends = [spawn.Process(target=_silo, args=(port, str(folder / "ca.pem"), size, rounds)) for _ in range(silos)]
+        ends = [
+            spawn.Process(target=_silo, args=(port, str(folder / "ca.pem"), size, rounds))
+            for _ in range(silos)
+        ]
         for end in ends:
             end.start()
         connections = [server.wrap_socket(listener.accept()[0], server_side=True) for _ in ends]
@@ -77,7 +80,9 @@ def _both_ways(connection: ssl.SSLSocket, model: bytes) -> None:
 
 def _silo(port: int, authority: str, size: int, rounds: int) -> None:
     context = ssl.create_default_context(cafile=authority)
-    with context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="127.0.0.1") as connection:
+    with context.wrap_socket(
+        socket.create_connection(("127.0.0.1", port)), server_hostname="127.0.0.1"
+    ) as connection:
         buffer = bytearray(size)
         for _ in range(rounds):
             _receive(connection, buffer)
@@ -92,14 +97,18 @@ def _receive(connection: ssl.SSLSocket, buffer: bytearray) -> None:
 
 def main() -> None:
     """Print one line a size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--megabytes", type=float, nargs="+", default=[3.8, 45.0])
     parser.add_argument("--silos", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=6)
     args = parser.parse_args()
     for megabytes in args.megabytes:
         seconds = floor(int(megabytes * 1e6), args.rounds, args.silos)[1:]
-        print(f"{megabytes:g} MB: median {statistics.median(seconds):.3f} s ({min(seconds):.3f}-{max(seconds):.3f})")
+        print(
+            f"{megabytes:g} MB: median {statistics.median(seconds):.3f} s ({min(seconds):.3f}-{max(seconds):.3f})"
+        )
 
 
 if __name__ == "__main__":

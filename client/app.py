@@ -26,7 +26,9 @@ def train(message: Message, context: Context) -> Message:
     """Train the global model on the silo's training split for the run's local epochs."""
     config, scope, silo = _config(message), run_scope(message), silo_of(context)
     here = _allowed(message, scope, silo)
-    here.model.load_state_dict(protocol.to_state(protocol.records(message.content, ArrayRecord)[protocol.ARRAYS]))
+    here.model.load_state_dict(
+        protocol.to_state(protocol.records(message.content, ArrayRecord)[protocol.ARRAYS])
+    )
     round = int(config[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     metrics = loop.train(
         here.model,
@@ -39,7 +41,10 @@ def train(message: Message, context: Context) -> Message:
         proximal_mu=float(config.get(protocol.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
     )
     arrays = protocol.to_record(here.model.state_dict())
-    return Message(RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord({**metrics})}), reply_to=message)
+    return Message(
+        RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord({**metrics})}),
+        reply_to=message,
+    )
 
 
 @app.evaluate()
@@ -47,15 +52,21 @@ def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the global model on the silo's held-out split; no examples held out, no metrics."""
     scope, silo = run_scope(message), silo_of(context)
     here = _allowed(message, scope, silo)
-    here.model.load_state_dict(protocol.to_state(protocol.records(message.content, ArrayRecord)[protocol.ARRAYS]))
-    metrics = loop.evaluate(here.model, here.data.held_out, here.task, for_evaluation(scope.trainer, silo))
+    here.model.load_state_dict(
+        protocol.to_state(protocol.records(message.content, ArrayRecord)[protocol.ARRAYS])
+    )
+    metrics = loop.evaluate(
+        here.model, here.data.held_out, here.task, for_evaluation(scope.trainer, silo)
+    )
     return Message(RecordDict({protocol.METRICS: MetricRecord({**metrics})}), reply_to=message)
 
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     """Say which silo this is, to a grid that knows only node ids."""
-    config = ConfigRecord({protocol.PROTOCOL_KEY: protocol.PROTOCOL, protocol.SILO: silo_of(context).name})
+    config = ConfigRecord(
+        {protocol.PROTOCOL_KEY: protocol.PROTOCOL, protocol.SILO: silo_of(context).name}
+    )
     return Message(RecordDict({protocol.CONFIG: config}), reply_to=message)
 
 
@@ -74,7 +85,9 @@ def run_scope(message: Message) -> RunScope:
     ConfigError where `strategies.wire.run_config` refuses a key or value.
     """
     config = _config(message)
-    if config.get(protocol.PROTOCOL_KEY) != protocol.PROTOCOL or not isinstance(config.get(protocol.ROUND), int):
+    if config.get(protocol.PROTOCOL_KEY) != protocol.PROTOCOL or not isinstance(
+        config.get(protocol.ROUND), int
+    ):
         raise WireError(
             "MDW-601",
             f"The server speaks protocol {config.get(protocol.PROTOCOL_KEY)!r}, this silo {protocol.PROTOCOL}.",
@@ -82,12 +95,16 @@ def run_scope(message: Message) -> RunScope:
         )
     text = str(config.get(protocol.RUN_CONFIG, ""))
     if run_config.digest(text) != config.get(protocol.RUN_DIGEST):
-        raise WireError("MDW-602", "The run's configuration does not match its digest.", "Start the run again.")
+        raise WireError(
+            "MDW-602", "The run's configuration does not match its digest.", "Start the run again."
+        )
     return run_config.unpack(text)
 
 
 def _config(message: Message) -> ConfigRecord:
     records = protocol.records(message.content, ConfigRecord)
     if protocol.CONFIG not in records:
-        raise WireError("MDW-601", "The message has no config record.", "Send it through Meadow's round loop.")
+        raise WireError(
+            "MDW-601", "The message has no config record.", "Send it through Meadow's round loop."
+        )
     return records[protocol.CONFIG]

@@ -19,7 +19,9 @@ Batch = tuple[Tensor, Tensor]
 SHARE_OF_FREE_MEMORY = 0.25
 """A set stays on the GPU when it takes no more than this of what is free there."""
 
-_resident: WeakKeyDictionary[Dataset[Any], tuple[torch.device, tuple[Tensor, ...]]] = WeakKeyDictionary()
+_resident: WeakKeyDictionary[Dataset[Any], tuple[torch.device, tuple[Tensor, ...]]] = (
+    WeakKeyDictionary()
+)
 
 
 class Batches:
@@ -40,9 +42,16 @@ class Batches:
         seed: int | None = None,
         pairs: bool = False,
     ) -> None:
-        self.examples, self._dataset, self._device, self._conf = length(dataset), dataset, device, conf
+        self.examples, self._dataset, self._device, self._conf = (
+            length(dataset),
+            dataset,
+            device,
+            conf,
+        )
         self._order, self._seed = _Order(self.examples, size, seed, pairs), seed or 0
-        self._source = self._tensors(dataset) if isinstance(dataset, TensorDataset) else self._loader(dataset)
+        self._source = (
+            self._tensors(dataset) if isinstance(dataset, TensorDataset) else self._loader(dataset)
+        )
 
     def __len__(self) -> int:
         return len(self._order)
@@ -51,11 +60,20 @@ class Batches:
         channels_last = self._conf.channels_last
         for batch in self._source:
             x, y = (t.to(self._device, non_blocking=True) for t in batch)
-            yield (x.contiguous(memory_format=torch.channels_last) if channels_last and x.dim() == 4 else x), y
+            yield (
+                (
+                    x.contiguous(memory_format=torch.channels_last)
+                    if channels_last and x.dim() == 4
+                    else x
+                ),
+                y,
+            )
 
     def _tensors(self, dataset: TensorDataset) -> Iterable[Batch]:
         tensors = on_device(dataset, self._device) if self._conf.keep_on_device else dataset.tensors
-        return _Indexed(cast(Batch, tensors), self._order, pin=self._pin and tensors[0].device.type == "cpu")
+        return _Indexed(
+            cast(Batch, tensors), self._order, pin=self._pin and tensors[0].device.type == "cpu"
+        )
 
     def _loader(self, dataset: Dataset[Any]) -> Iterable[Batch]:
         workers = self._conf.loader_workers
@@ -66,7 +84,9 @@ class Batches:
             pin_memory=self._pin,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
-            generator=torch.Generator().manual_seed(self._seed),  # of its workers; the order is drawn elsewhere
+            generator=torch.Generator().manual_seed(
+                self._seed
+            ),  # of its workers; the order is drawn elsewhere
         )
 
     @property
@@ -85,7 +105,10 @@ def on_device(dataset: TensorDataset, device: torch.device) -> tuple[Tensor, ...
         return dataset.tensors
     known = _resident.get(dataset)
     if known is None or known[0] != device:
-        if sum(t.nbytes for t in dataset.tensors) > SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]:
+        if (
+            sum(t.nbytes for t in dataset.tensors)
+            > SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]
+        ):
             return dataset.tensors
         known = _resident[dataset] = device, tuple(t.to(device) for t in dataset.tensors)
     return known[1]
@@ -136,5 +159,8 @@ class _Indexed:
         x, y = self._tensors
         for batch in self._order:
             which = batch.to(x.device, non_blocking=True)
-            chosen = x.index_select(0, which), y.index_select(0, which)  # x[which] takes up to nine times as long
+            chosen = (
+                x.index_select(0, which),
+                y.index_select(0, which),
+            )  # x[which] takes up to nine times as long
             yield (chosen[0].pin_memory(), chosen[1].pin_memory()) if self._pin else chosen

@@ -44,9 +44,17 @@ def _split(key: str) -> tuple[str, int, str]:
 def _before(archive: RecordDict, run_id: str, round: int) -> RecordDict:
     known = [_split(key) for key in archive]
     last = max((r for run, r, _ in known if run == run_id and r < round), default=None)
-    return RecordDict({name: archive[_key(run, r, name)] for run, r, name in known if run == run_id and r == last})
+    return RecordDict(
+        {name: archive[_key(run, r, name)] for run, r, name in known if run == run_id and r == last}
+    )
 
 
 def _archived(archive: RecordDict, run_id: str, round: int, state: RecordDict) -> RecordDict:
-    kept = {k: v for k, v in archive.items() if _split(k)[0] != run_id or round - KEPT_ROUNDS < _split(k)[1] < round}
-    return RecordDict({**kept, **{_key(run_id, round, name): record for name, record in state.items()}})
+    kept = {
+        k: v
+        for k, v in archive.items()
+        if _split(k)[0] != run_id or round - KEPT_ROUNDS < _split(k)[1] < round
+    }
+    return RecordDict(
+        {**kept, **{_key(run_id, round, name): record for name, record in state.items()}}
+    )

@@ -13,7 +13,9 @@ from torch import nn
 from conf.errors import ConfigError
 from conf.schema import TrainerConf
 
-_memory: Any = torch.utils.deterministic  # torch makes a module of properties of it, which mypy can't see
+_memory: Any = (
+    torch.utils.deterministic
+)  # torch makes a module of properties of it, which mypy can't see
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The half types that autocast may compute in; `fp32` computes as it stores."""
@@ -25,13 +27,21 @@ def choose(name: str) -> torch.device:
     Raises ConfigError MDW-104 where this machine does not have it.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         reason = str(e).splitlines()[0].rstrip(".")
-        raise ConfigError("MDW-104", f"The device '{name}' can't be used here: {reason}.", "Use auto or cpu.") from e
+        raise ConfigError(
+            "MDW-104", f"The device '{name}' can't be used here: {reason}.", "Use auto or cpu."
+        ) from e
     return device
 
 
@@ -59,7 +69,9 @@ def reproducible(device: torch.device, seed: int, conf: TrainerConf) -> Iterator
     """
     cuda = device.type == "cuda"
     if cuda and conf.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for; 24 MB of the GPU
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # what torch asks for; 24 MB of the GPU
     before = torch.are_deterministic_algorithms_enabled(), _memory.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[device] if cuda else []):
         torch.manual_seed(seed)

@@ -56,7 +56,11 @@ def train(
     batches = Batches(dataset, conf.batch_size, device, conf, seed=seed, pairs=norm)
     if batches.examples < 1 + norm:
         raise _too_few(batches.examples)
-    optimizer, scale, precision = optimizer_of(model, conf), scaler(device, conf), autocast(device, conf)
+    optimizer, scale, precision = (
+        optimizer_of(model, conf),
+        scaler(device, conf),
+        autocast(device, conf),
+    )
     weights = [p for p in model.parameters() if p.requires_grad]
     start = [w.detach().clone() for w in weights] if proximal_mu else []
     steps = conf.epochs * -(-len(batches) // conf.accumulate)
@@ -67,7 +71,9 @@ def train(
         for _ in range(conf.epochs):
             supply = iter(batches)
             while group := list(islice(supply, conf.accumulate)):
-                set_learning_rate(optimizer, learning_rate(conf, (round - 1 + step / steps) / rounds))
+                set_learning_rate(
+                    optimizer, learning_rate(conf, (round - 1 + step / steps) / rounds)
+                )
                 _backward(model, group, task, precision, scale, loss_sum)
                 scale.unscale_(optimizer)
                 for weight, origin in zip(weights, start, strict=False):
@@ -101,7 +107,10 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerC
             with precision:
                 seen.append((model(x).float(), y))
         outputs, targets = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
-        scores = {protocol.LOSS: task.loss(outputs, targets).item(), **task.metrics(outputs, targets)}
+        scores = {
+            protocol.LOSS: task.loss(outputs, targets).item(),
+            **task.metrics(outputs, targets),
+        }
     return {**scores, **_cost(examples, examples, started)}
 
 
@@ -131,12 +140,17 @@ def _pull(weight: nn.Parameter, origin: Tensor, mu: float) -> None:
 
 def _cost(examples: int, seen: int, started: float) -> Metrics:
     seconds = time.perf_counter() - started
-    return {protocol.NUM_EXAMPLES: examples, protocol.SECONDS: seconds, protocol.SAMPLES_PER_SECOND: seen / seconds}
+    return {
+        protocol.NUM_EXAMPLES: examples,
+        protocol.SECONDS: seconds,
+        protocol.SAMPLES_PER_SECOND: seen / seconds,
+    }
 
 
 def _too_few(examples: int) -> DataError:
     return DataError(
         "MDW-205",
-        f"{examples} examples are too few to train on" + (": BatchNorm needs two." if examples else "."),
+        f"{examples} examples are too few to train on"
+        + (": BatchNorm needs two." if examples else "."),
         "Give the silo more examples" + (", or use group normalisation." if examples else "."),
     )

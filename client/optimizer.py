@@ -18,7 +18,13 @@ def optimizer_of(model: nn.Module, conf: TrainerConf) -> Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     foreach = True if all(p.is_cpu for p in parameters) else None
     if conf.optimizer == "sgd":
-        return SGD(parameters, conf.lr, momentum=conf.momentum, weight_decay=conf.weight_decay, foreach=foreach)
+        return SGD(
+            parameters,
+            conf.lr,
+            momentum=conf.momentum,
+            weight_decay=conf.weight_decay,
+            foreach=foreach,
+        )
     kind = Adam if conf.optimizer == "adam" else AdamW
     return kind(parameters, conf.lr, weight_decay=conf.weight_decay, foreach=foreach)
 

@@ -54,7 +54,9 @@ def dirichlet(labels: Indices, of: int, conf: DataConf, rng: np.random.Generator
     for label in np.unique(labels):
         wanting = np.array([sum(map(len, silo)) < len(labels) / of for silo in held])
         shares = rng.dirichlet(np.full(of, conf.alpha)) * wanting
-        if not shares.sum() > 0:  # a very small alpha gave all of the class to silos that have enough
+        if (
+            not shares.sum() > 0
+        ):  # a very small alpha gave all of the class to silos that have enough
             shares = wanting.astype(float)
         cut = _cut(rng.permutation(np.flatnonzero(labels == label)), shares / shares.sum())
         for silo, part in zip(held, cut, strict=True):
@@ -90,7 +92,12 @@ def k_labels(labels: Indices, of: int, conf: DataConf, rng: np.random.Generator)
 
 Kind = Callable[[Indices, int, DataConf, np.random.Generator], list[Indices]]
 
-KINDS: dict[str, Kind] = {"iid": iid, "dirichlet": dirichlet, "labels": k_labels, "quantity": quantity}
+KINDS: dict[str, Kind] = {
+    "iid": iid,
+    "dirichlet": dirichlet,
+    "labels": k_labels,
+    "quantity": quantity,
+}
 """The partitions by the names that `data.partition` takes."""
 
 
@@ -115,9 +122,15 @@ def _cut(order: Indices, shares: NDArray[np.float64]) -> list[Indices]:
 
 
 def _empty(drawn: list[Indices], examples: int, of: int, conf: DataConf) -> DataError:
-    first, count = next((i, n) for i, n in enumerate(map(len, drawn)) if n == 0)[0] + 1, sum(len(p) == 0 for p in drawn)
+    first, count = (
+        next((i, n) for i, n in enumerate(map(len, drawn)) if n == 0)[0] + 1,
+        sum(len(p) == 0 for p in drawn),
+    )
     if examples < of:
-        why, hint = f"there are {examples} examples for {of} silos", "Use more examples or fewer silos."
+        why, hint = (
+            f"there are {examples} examples for {of} silos",
+            "Use more examples or fewer silos.",
+        )
     else:
         why = f"data.partition={conf.partition} with data.alpha={conf.alpha} leaves {count} of {of} silos empty"
         hint = "Raise data.alpha, use fewer silos, or try another data.seed."

@@ -26,20 +26,28 @@ def check_run(scope: RunScope, silo: Silo, round: int) -> None:
     if limit is not None and asked > limit:
         accumulate = scope.trainer.accumulate * -(-asked // limit)
         hint = f"Set trainer.batch_size={limit}, with trainer.accumulate={accumulate} for as many examples a step."
-        raise SiloError("MDW-340", f"{silo.name} takes at most {limit} examples a batch, not {asked}.", hint)
+        raise SiloError(
+            "MDW-340", f"{silo.name} takes at most {limit} examples a batch, not {asked}.", hint
+        )
 
 
 def check_examples(examples: int, silo: Silo) -> None:
     """Raise SiloError MDW-341 where there are fewer to train on than the silo's owner wants an update to stand on."""
     least = silo.policy.examples_at_least
     if least is not None and examples < least:
-        raise _refused(silo, f"training on fewer than {least} examples", "It takes part when it has more.")
+        raise _refused(
+            silo, f"training on fewer than {least} examples", "It takes part when it has more."
+        )
 
 
 def for_evaluation(conf: TrainerConf, silo: Silo) -> TrainerConf:
     """Return the trainer with batches that the machine takes: a model's score does not depend on their size."""
     limit = silo.batch_size_at_most
-    return conf if limit is None else dataclasses.replace(conf, eval_batch_size=min(conf.eval_batch_size, limit))
+    return (
+        conf
+        if limit is None
+        else dataclasses.replace(conf, eval_batch_size=min(conf.eval_batch_size, limit))
+    )
 
 
 def _one_of(what: str, asked: str, allowed: list[str], silo: Silo) -> None:

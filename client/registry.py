@@ -12,7 +12,9 @@ from conf.schema_keys import nearest
 
 def registered(package: ModuleType) -> list[str]:
     """Return the names that a package offers: its modules, without `base` and packages."""
-    return [m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and not m.ispkg]
+    return [
+        m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and not m.ispkg
+    ]
 
 
 def module_named(package: ModuleType, name: str, kind: str) -> ModuleType:
@@ -23,6 +25,8 @@ def module_named(package: ModuleType, name: str, kind: str) -> ModuleType:
     known = registered(package)
     if name not in known:
         raise ConfigError(
-            "MDW-102", f"{kind}.name={name[:100]}: there is no {kind} of that name.", nearest(name, known)
+            "MDW-102",
+            f"{kind}.name={name[:100]}: there is no {kind} of that name.",
+            nearest(name, known),
         )
     return importlib.import_module(f"{package.__name__}.{name}")

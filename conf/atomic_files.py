@@ -19,10 +19,18 @@ def write_atomic(path: Path, content: bytes | str | Iterable[bytes], mode: int =
     `mode` is lessened by the umask, so 0o600 stays the owner's alone. An iterable's parts are written one after
     another. Raises OSError.
     """
-    parts = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
+    parts = (
+        [content.encode()]
+        if isinstance(content, str)
+        else [content]
+        if isinstance(content, bytes)
+        else content
+    )
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+        with open(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb"
+        ) as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())

@@ -17,7 +17,9 @@ from conf.schema import FederationConf
 from conf.validate import check_limits
 
 
-def federation_of(composed: dict[str, Any], overrides: list[str], origins: Origins) -> FederationConf:
+def federation_of(
+    composed: dict[str, Any], overrides: list[str], origins: Origins
+) -> FederationConf:
     """Return the federation that `composed` (plain values) describes, the file it names laid beneath the command line.
 
     Raises ConfigError: MDW-106 a file that can't be read, MDW-101 to MDW-104 a wrong key or value, with the file.
@@ -44,17 +46,29 @@ def read(path: Path) -> dict[str, Any]:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except OSError as e:
         raise ConfigError(
-            "MDW-106", f"The federation's file {where} can't be read: {e.strerror}.", "Correct the path."
+            "MDW-106",
+            f"The federation's file {where} can't be read: {e.strerror}.",
+            "Correct the path.",
         ) from e
     except (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as e:
         reason = " ".join(str(e).split())
-        raise ConfigError("MDW-106", f"The federation's file {where} can't be read: {reason}.", "Correct it.") from e
+        raise ConfigError(
+            "MDW-106", f"The federation's file {where} can't be read: {reason}.", "Correct it."
+        ) from e
     if content == {}:
-        raise ConfigError("MDW-106", f"The federation's file {where} is empty.", "Name the silos in it, under `silos`.")
+        raise ConfigError(
+            "MDW-106",
+            f"The federation's file {where} is empty.",
+            "Name the silos in it, under `silos`.",
+        )
     typed = build(FederationConf, content, key="federation", where=where)
     check_limits(typed, "federation", lambda key: where)
     if typed.file is not None:
-        raise ConfigError("MDW-106", f"{where} names another file (federation.file).", "Put the silos in one file.")
+        raise ConfigError(
+            "MDW-106",
+            f"{where} names another file (federation.file).",
+            "Put the silos in one file.",
+        )
     assert isinstance(content, dict)
     return {str(name): value for name, value in content.items()}
 
@@ -63,7 +77,11 @@ def _laid_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for name, value in over.items():
         below = merged.get(name)
-        merged[name] = _laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        merged[name] = (
+            _laid_over(below, value)
+            if isinstance(below, dict) and isinstance(value, dict)
+            else value
+        )
     return merged
 
 

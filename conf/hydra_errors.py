@@ -34,7 +34,11 @@ class Origins:
 
     def __call__(self, key: str) -> str:
         """Return the place of `key` (dotted), to be named in an error."""
-        if any(key == g or key.startswith(f"{g}.") or g.startswith(f"{key}.") for g in self._given if "." in g):
+        if any(
+            key == g or key.startswith(f"{g}.") or g.startswith(f"{key}.")
+            for g in self._given
+            if "." in g
+        ):
             return COMMAND_LINE
         group, _, inner = key.partition(".")
         if group == "federation" and self.federation_file is not None:
@@ -65,18 +69,26 @@ def explained(error: Exception, overrides: list[str]) -> ConfigError:
         return _missing(error)
     if isinstance(error, yaml.YAMLError):
         return ConfigError(
-            "MDW-100", f"A configuration file is no YAML: {' '.join(str(error).split())}.", "Correct it."
+            "MDW-100",
+            f"A configuration file is no YAML: {' '.join(str(error).split())}.",
+            "Correct it.",
         )
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
     file, key = _FILE.search(text), _KEY.search(text)
     where = _named(f"{file.group(1)}.yaml") if file else COMMAND_LINE
     if key is None:
-        return ConfigError("MDW-100", f"The configuration can't be composed ({where}): {_reason(text)}.", _hint(text))
+        return ConfigError(
+            "MDW-100",
+            f"The configuration can't be composed ({where}): {_reason(text)}.",
+            _hint(text),
+        )
     if _UNKNOWN.search(text):
         return _unknown(key.group(1), where)
     if not file and isinstance(error, OmegaConfBaseException):
         where = Origins(overrides, {})(key.group(1))
-    return ConfigError("MDW-103", f"{key.group(1)} ({where}): {_reason(text)}.", "Correct the value.")
+    return ConfigError(
+        "MDW-103", f"{key.group(1)} ({where}): {_reason(text)}.", "Correct the value."
+    )
 
 
 def _named(file: str) -> str:
@@ -87,31 +99,43 @@ def _named(file: str) -> str:
 def _missing(error: MissingConfigException) -> ConfigError:
     group, _, name = str(error.missing_cfg_file).rpartition("/")
     hint = nearest(name, error.options or ())
-    return ConfigError("MDW-102", f"{group}={name}: there is no file '{name}' in the group '{group}'.", hint)
+    return ConfigError(
+        "MDW-102", f"{group}={name}: there is no file '{name}' in the group '{group}'.", hint
+    )
 
 
 def _unknown(key: str, where: str) -> ConfigError:
     if key.startswith("hydra."):
         return ConfigError(
-            "MDW-101", f"{key} ({where}) is no key of Hydra.", "Compare with: meadow simulate --cfg hydra."
+            "MDW-101",
+            f"{key} ({where}) is no key of Hydra.",
+            "Compare with: meadow simulate --cfg hydra.",
         )
     others = list(owners(key))
     if others:
         parent = key.rpartition(".")[0]
         return ConfigError(
-            "MDW-101", f"{key} ({where}) is no key of the chosen {parent}.", f"It belongs to {' and '.join(others)}."
+            "MDW-101",
+            f"{key} ({where}) is no key of the chosen {parent}.",
+            f"It belongs to {' and '.join(others)}.",
         )
     try:
         is_open(key, where)
     except ConfigError as e:
         return e
-    return ConfigError("MDW-101", f"{key} ({where}): there is no such key.", nearest(key, hints(Conf)))
+    return ConfigError(
+        "MDW-101", f"{key} ({where}): there is no such key.", nearest(key, hints(Conf))
+    )
 
 
 def _reason(text: str) -> str:
     """Return the line that says it, without the frame that Hydra puts around it."""
     lines = [line.strip() for line in _FILE.sub("", text).splitlines() if line.strip()]
-    telling = [x for x in lines if not x.startswith(("full_key", "Error merging", "reference_type", "object_type"))]
+    telling = [
+        x
+        for x in lines
+        if not x.startswith(("full_key", "Error merging", "reference_type", "object_type"))
+    ]
     told = [x for x in telling if not x.endswith("raised while composing config:")]
     reason = (told or lines or ["no reason given"])[0].rstrip(".")
     wrong = _TYPE.search(reason)

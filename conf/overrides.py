@@ -20,12 +20,18 @@ _STRAY = re.compile(r"token recognition error at: ('.*')$", re.DOTALL)
 
 def groups() -> list[str]:
     """Return the groups of configuration files: the folders under conf/."""
-    return sorted(f.name for f in files("conf").iterdir() if f.is_dir() and not f.name.startswith(("_", ".")))
+    return sorted(
+        f.name for f in files("conf").iterdir() if f.is_dir() and not f.name.startswith(("_", "."))
+    )
 
 
 def options(group: str) -> list[str]:
     """Return the names of a group's files, without `.yaml`."""
-    return sorted(f.name[: -len(".yaml")] for f in files("conf").joinpath(group).iterdir() if f.name.endswith(".yaml"))
+    return sorted(
+        f.name[: -len(".yaml")]
+        for f in files("conf").joinpath(group).iterdir()
+        if f.name.endswith(".yaml")
+    )
 
 
 def parse(overrides: list[str]) -> list[Override]:
@@ -47,10 +53,14 @@ def _no_override(text: str, reason: str) -> ConfigError:
         return ConfigError("MDW-100", f"'{text}' ({COMMAND_LINE}) is no override: {reason}.", hint)
     key, equals, _ = text.partition("=")
     if stray[1][1:-1] in key or not equals:
-        hint = "A key takes only the ASCII letters, digits, '_', '-' and the dots between its names."
+        hint = (
+            "A key takes only the ASCII letters, digits, '_', '-' and the dots between its names."
+        )
     else:
         hint = f"Quote text other than ASCII letters and digits, once more for the shell: \"{key}='TEXT'\"."
-    return ConfigError("MDW-100", f"'{text}' ({COMMAND_LINE}) is no override: {stray[1]} can't stand there.", hint)
+    return ConfigError(
+        "MDW-100", f"'{text}' ({COMMAND_LINE}) is no override: {stray[1]} can't stand there.", hint
+    )
 
 
 def ready(overrides: list[str]) -> list[str]:
@@ -64,11 +74,24 @@ def ready(overrides: list[str]) -> list[str]:
 
 def _ready(override: Override) -> str:
     key, text = override.key_or_group, str(override.input_line)
-    if key in groups() and key != "experiment" and override.value() is None and not override.is_delete():
-        raise ConfigError("MDW-102", f"{text} ({COMMAND_LINE}): {key} can't be left out.", nearest("", options(key)))
+    if (
+        key in groups()
+        and key != "experiment"
+        and override.value() is None
+        and not override.is_delete()
+    ):
+        raise ConfigError(
+            "MDW-102",
+            f"{text} ({COMMAND_LINE}): {key} can't be left out.",
+            nearest("", options(key)),
+        )
     if key == "hydra" or key.startswith("hydra.") or "/" in key or key in groups():
         return text
     if "." not in key and key not in {f.name for f in fields(Conf)}:
         raise unknown_key(key, {f.name for f in fields(Conf)} | set(groups()), COMMAND_LINE)
     opened = is_open(key, COMMAND_LINE)
-    return f"++{text}" if opened and not override.is_add() and not override.is_delete() and text[0] != "+" else text
+    return (
+        f"++{text}"
+        if opened and not override.is_add() and not override.is_delete() and text[0] != "+"
+        else text
+    )

@@ -53,13 +53,21 @@ def build(cls: type[T], raw: object, *, key: str = "", where: str, complete: boo
 
 
 def _needed(known: Mapping[str, Field[Any]], complete: bool) -> set[str]:
-    return {n for n, f in known.items() if complete or (f.default is MISSING and f.default_factory is MISSING)}
+    return {
+        n
+        for n, f in known.items()
+        if complete or (f.default is MISSING and f.default_factory is MISSING)
+    }
 
 
 def _variant(choices: dict[str, type[Any]], raw: object, key: str, where: str) -> type[Any]:
     name = _mapping(raw, key, where).get("name")
     if not isinstance(name, str) or name not in choices:
-        raise ConfigError("MDW-102", f"{key}.name ({where}): there is no {key} {name!r}.", nearest(str(name), choices))
+        raise ConfigError(
+            "MDW-102",
+            f"{key}.name ({where}): there is no {key} {name!r}.",
+            nearest(str(name), choices),
+        )
     return choices[name]
 
 
@@ -74,10 +82,16 @@ def _value(hint: Any, value: object, key: str, where: str, complete: bool) -> An
     if origin is list:
         if not isinstance(value, list):
             raise _wrong(key, value, "list", where)
-        return [_value(typing.get_args(inner)[0], v, f"{key}[{i}]", where, complete) for i, v in enumerate(value)]
+        return [
+            _value(typing.get_args(inner)[0], v, f"{key}[{i}]", where, complete)
+            for i, v in enumerate(value)
+        ]
     if origin is dict:
         element = typing.get_args(inner)[1]
-        return {k: _value(element, v, _join(key, k), where, complete) for k, v in _mapping(value, key, where).items()}
+        return {
+            k: _value(element, v, _join(key, k), where, complete)
+            for k, v in _mapping(value, key, where).items()
+        }
     return _scalar(inner, value, key, where)
 
 
@@ -99,7 +113,11 @@ def _plain(value: object, key: str, where: str) -> Any:
         return {k: _plain(v, _join(key, k), where) for k, v in _mapping(value, key, where).items()}
     if isinstance(value, list):
         return [_plain(v, f"{key}[{i}]", where) for i, v in enumerate(value)]
-    if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
+    if (
+        value is None
+        or type(value) in (bool, int, str)
+        or (type(value) is float and math.isfinite(value))
+    ):
         return value
     raise _wrong(key, value, "plain value", where)
 

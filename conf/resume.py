@@ -24,7 +24,9 @@ def folder_of(run: str, output: str = "outputs") -> Path:
         if (path / "config.yaml").is_file():
             return path
     raise ConfigError(
-        "MDW-183", f"There is no run {run!r} here or in {output}/.", "Give a run's id, or the path of its folder."
+        "MDW-183",
+        f"There is no run {run!r} here or in {output}/.",
+        "Give a run's id, or the path of its folder.",
     )
 
 
@@ -34,7 +36,9 @@ def stored(folder: Path) -> Conf:
     try:
         raw = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError("MDW-106", f"{path} can't be read: {error}.", "Restore it, or start a new run.") from error
+        raise ConfigError(
+            "MDW-106", f"{path} can't be read: {error}.", "Restore it, or start a new run."
+        ) from error
     return build(Conf, raw, where=f"the file {path}")
 
 

@@ -11,10 +11,16 @@ from typing import Any
 
 
 def number(
-    default: Any, *, above: float | None = None, at_least: float | None = None, at_most: float | None = None
+    default: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
 ) -> Any:
     """A numeric field with its limits; None is allowed where the annotation allows it."""
-    return field(default=default, metadata={"above": above, "at_least": at_least, "at_most": at_most})
+    return field(
+        default=default, metadata={"above": above, "at_least": at_least, "at_most": at_most}
+    )
 
 
 def one_of(default: str, *others: str) -> Any:
@@ -59,18 +65,26 @@ class RunConf:
     rounds: int = number(5, at_least=1)
     seed: int = number(0, at_least=0, at_most=2**31 - 1)
     cohort: int | None = number(None, at_least=1)  # silos asked each round; None = all of them
-    quorum: int | None = number(None, at_least=1)  # admitted updates that may close a round; None = more than half
-    start_quorum: int | None = number(None, at_least=1)  # silos that must be there to begin; None = all of them
+    quorum: int | None = number(
+        None, at_least=1
+    )  # admitted updates that may close a round; None = more than half
+    start_quorum: int | None = number(
+        None, at_least=1
+    )  # silos that must be there to begin; None = all of them
     start_timeout: float = number(600.0, above=0)
     round_timeout: float = number(3600.0, above=0)
     reconnect_patience: float = number(300.0, at_least=0)
-    grace: float | None = number(None, at_least=0)  # close this long after the quorum; None = wait for all
+    grace: float | None = number(
+        None, at_least=0
+    )  # close this long after the quorum; None = wait for all
     baseline: str = one_of("none", "silos", "pooled", "all")
     early_stop: EarlyStopConf = field(default_factory=EarlyStopConf)
     resume: str | None = None  # a run_id, or the path of a run's folder
     # the run's id; None = made from the date, the task and the strategy
     name: str | None = text(
-        None, r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", "ASCII letters, digits, '.', '-' and '_': it is a folder"
+        None,
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}",
+        "ASCII letters, digits, '.', '-' and '_': it is a folder",
     )
     output: str = text("outputs", r"(?s).*\S.*", "the path of a folder")
 
@@ -87,11 +101,19 @@ class DataConf:
     """Where a silo's examples come from and how a public set is parted among silos."""
 
     root: str | None = None  # folder of the data; None = the task's own default
-    partition: str = one_of("dirichlet", "iid", "labels", "quantity", "own")  # own = all of the silo's own root
-    alpha: float = number(0.5, above=0)  # concentration of the Dirichlet partition (labels) or of the sizes (quantity)
+    partition: str = one_of(
+        "dirichlet", "iid", "labels", "quantity", "own"
+    )  # own = all of the silo's own root
+    alpha: float = number(
+        0.5, above=0
+    )  # concentration of the Dirichlet partition (labels) or of the sizes (quantity)
     labels_per_silo: int = number(2, at_least=1)
-    held_out: float = number(0.2, at_least=0, at_most=0.9)  # share of each silo's examples kept for evaluation
-    examples: int | None = number(None, at_least=1)  # use only the first so many of the set; None = all
+    held_out: float = number(
+        0.2, at_least=0, at_most=0.9
+    )  # share of each silo's examples kept for evaluation
+    examples: int | None = number(
+        None, at_least=1
+    )  # use only the first so many of the set; None = all
     seed: int = number(0, at_least=0)
     download: bool = True
 
@@ -109,7 +131,9 @@ class MlpConf(ModelConf):
     """A multilayer perceptron."""
 
     name: str = "mlp"
-    hidden: list[int] = field(default_factory=lambda: [64], metadata={"at_least": 1})  # units of each hidden layer
+    hidden: list[int] = field(
+        default_factory=lambda: [64], metadata={"at_least": 1}
+    )  # units of each hidden layer
 
 
 @dataclass
@@ -131,7 +155,9 @@ class TrainerConf:
     lr: float = number(0.05, above=0)
     momentum: float = number(0.9, at_least=0, at_most=1)
     weight_decay: float = number(0.0, at_least=0)
-    schedule: str = one_of("constant", "cosine", "step")  # over the whole run, continued from round to round
+    schedule: str = one_of(
+        "constant", "cosine", "step"
+    )  # over the whole run, continued from round to round
     schedule_gamma: float = number(0.5, above=0, at_most=1)  # step: factor after each step
     schedule_steps: int = number(3, at_least=1)  # step: how many equal parts the run has
     clip_norm: float | None = number(None, above=0)
@@ -166,7 +192,9 @@ class ExternalStrategyConf(StrategyConf):
     """Any Flower `Strategy`, by its import path; `args` are checked against its constructor."""
 
     name: str = "external"
-    target: str = text("", rf"({_DOTTED}|\S.*\.py:{_NAME})?", "the import path of a class, or FILE.py:Class")
+    target: str = text(
+        "", rf"({_DOTTED}|\S.*\.py:{_NAME})?", "the import path of a class, or FILE.py:Class"
+    )
     args: dict[str, Any] = field(default_factory=dict)
 
 
@@ -198,7 +226,9 @@ class InputConf:
     """A silo's data on Azure ML, given to its job; the task finds it as `data.root`."""
 
     type: str = one_of("uri_folder", "uri_file")
-    path: str = text("", r"azureml:.+", "azureml://datastores/NAME/paths/PATH, or azureml:ASSET:VERSION")
+    path: str = text(
+        "", r"azureml:.+", "azureml://datastores/NAME/paths/PATH, or azureml:ASSET:VERSION"
+    )
     mode: str = one_of("ro_mount", "download")
 
 
@@ -209,12 +239,18 @@ class PolicyConf:
     It holds a run to what it says of itself; what becomes of an update at the server can't be seen from a silo.
     """
 
-    tasks: list[str] = field(default_factory=list, metadata={"pattern": _FILE, "wanted": _FILE_IN_WORDS})
-    models: list[str] = field(default_factory=list, metadata={"group": "model"})  # names of that group of VARIANTS
+    tasks: list[str] = field(
+        default_factory=list, metadata={"pattern": _FILE, "wanted": _FILE_IN_WORDS}
+    )
+    models: list[str] = field(
+        default_factory=list, metadata={"group": "model"}
+    )  # names of that group of VARIANTS
     strategies: list[str] = field(default_factory=list, metadata={"group": "strategy"})
     epochs_at_most: int | None = number(None, at_least=1)  # of a round
     rounds_at_most: int | None = number(None, at_least=1)  # of a run
-    examples_at_least: int | None = number(None, at_least=1)  # to train on; with fewer the silo takes no part
+    examples_at_least: int | None = number(
+        None, at_least=1
+    )  # to train on; with fewer the silo takes no part
 
 
 @dataclass
@@ -232,7 +268,9 @@ class SiloConf:
     instance_type: str | None = None  # of a Kubernetes compute (AKS, Arc)
     gpus: int = number(0, at_least=0)  # on each node; more than one: a process each
     nodes: int = number(1, at_least=1)
-    shm_size: str | None = text(None, r"[1-9]\d*[kmg]", "a size such as 8g")  # for loader workers; None = 2g
+    shm_size: str | None = text(
+        None, r"[1-9]\d*[kmg]", "a size such as 8g"
+    )  # for loader workers; None = 2g
     identity: str = one_of("managed", "user")
     key_vault: str | None = None  # holds the silo's private key
     input: InputConf | None = None
@@ -245,16 +283,26 @@ class OrchestratorConf:
 
     listen: str = "127.0.0.1:0"  # host:port; port 0 = any free one
     host: str = "127.0.0.1"  # IP address or DNS name that silos dial; its certificate is made for it; auto = its own
-    idle_timeout: float = number(1800.0, at_least=0)  # seconds without a run before it ends; 0 = with its queue
+    idle_timeout: float = number(
+        1800.0, at_least=0
+    )  # seconds without a run before it ends; 0 = with its queue
     # on Azure ML:
     workspace: WorkspaceConf | None = None
     compute: str | None = None
     datastore: str | None = None  # its container holds the store and the results
     key_vault: str | None = None  # holds the CA
-    address: str | None = None  # host:port of a gateway or private link; None = silos ask MLflow where the job is
-    run_id: str | None = None  # MLflow run (the job) that silos look at; None = the live one of this federation
-    timeout: int = number(7 * 86400, at_least=60)  # seconds after which Azure ML ends a job, the silos' too
-    store: str | None = None  # address of the blob container; None = looked up from the datastore at launch
+    address: str | None = (
+        None  # host:port of a gateway or private link; None = silos ask MLflow where the job is
+    )
+    run_id: str | None = (
+        None  # MLflow run (the job) that silos look at; None = the live one of this federation
+    )
+    timeout: int = number(
+        7 * 86400, at_least=60
+    )  # seconds after which Azure ML ends a job, the silos' too
+    store: str | None = (
+        None  # address of the blob container; None = looked up from the datastore at launch
+    )
     tracking: str | None = None  # MLflow address of the workspace; None = looked up at launch
     ca: str | None = None  # file of the CA's certificate, which silos trust; it is public
 
@@ -289,7 +337,9 @@ class TrackingConf:
     experiment: str = "meadow"  # in a job of Azure ML, the job's own
     register: bool = False  # the finished run's model becomes a version in MLflow's model registry
     # under this name; None = <federation.name>-<task.name>
-    model: str | None = text(None, r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", "ASCII letters, digits, '.', '-' and '_'")
+    model: str | None = text(
+        None, r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", "ASCII letters, digits, '.', '-' and '_'"
+    )
 
 
 @dataclass

@@ -18,7 +18,9 @@ def nearest(word: str, names: Iterable[str]) -> str:
     """Return what to do about a misspelt `word`: the nearest of the valid `names`, or all of them."""
     valid = sorted(names)
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.6)
-    return f"Did you mean '{close[0]}'?" if close else f"Valid here: {', '.join(valid) or 'nothing'}."
+    return (
+        f"Did you mean '{close[0]}'?" if close else f"Valid here: {', '.join(valid) or 'nothing'}."
+    )
 
 
 def unknown_key(key: str, valid: Iterable[str], where: str) -> ConfigError:
@@ -64,7 +66,9 @@ def is_open(key: str, where: str) -> bool:
             raise unknown_key(".".join(path[: depth + 1]), valid, where)
         inner, keys_of = _inside(classes, name)
         if typing.get_origin(inner) is dict:
-            return _is_open_mapping(path[depth + 1 :], inner, keys_of, ".".join(path[: depth + 1]), where)
+            return _is_open_mapping(
+                path[depth + 1 :], inner, keys_of, ".".join(path[: depth + 1]), where
+            )
         classes = list(variants(classes[0], name).values()) or [inner]
         if not is_dataclass(inner):
             if depth + 1 < len(path):

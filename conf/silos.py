@@ -49,7 +49,9 @@ def silo_from_json(text: str) -> Silo:
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise ConfigError("MDW-103", f"{where} are no JSON: {e}.", "Write them with silo_to_json.") from e
+        raise ConfigError(
+            "MDW-103", f"{where} are no JSON: {e}.", "Write them with silo_to_json."
+        ) from e
     silo = build(Silo, raw, key="silo", where=where)
     check_limits(silo, "silo", lambda key: where)
     return silo

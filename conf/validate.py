@@ -64,7 +64,9 @@ def _check(value: Any, key: str, limits: dict[str, Any], where: Where) -> None:
         raise _refused(key, value, where, f"must be at most {most}.")
 
 
-def _refused(key: str, value: object, where: Where, why: str, hint: str = "Correct the value.") -> ConfigError:
+def _refused(
+    key: str, value: object, where: Where, why: str, hint: str = "Correct the value."
+) -> ConfigError:
     return ConfigError("MDW-104", f"{key}={value} ({where(key)}): {key} {why}", hint)
 
 
@@ -106,12 +108,17 @@ def _counts(conf: Conf, where: Where) -> None:
     run, silos = conf.run, len(conf.federation.silos) or conf.federation.size
     there = f"{silos} silo{'s' if silos > 1 else ''} in the federation"
     cohort = run.cohort or silos
-    limits = [("run.cohort", run.cohort, silos, there), ("run.start_quorum", run.start_quorum, silos, there)]
+    limits = [
+        ("run.cohort", run.cohort, silos, there),
+        ("run.start_quorum", run.start_quorum, silos, there),
+    ]
     asked = f"the {cohort} asked in a round (run.cohort)" if run.cohort else there
     limits.append(("run.quorum", run.quorum, cohort, asked))
     for key, value, most, of in limits:
         if value is not None and value > most:
-            raise _contradiction(key, value, where, f"is more than {of}.", f"Set {key} to {most} or less.")
+            raise _contradiction(
+                key, value, where, f"is more than {of}.", f"Set {key} to {most} or less."
+            )
     if conf.data.examples is not None and _parted(conf) > conf.data.examples:
         raise _contradiction(
             "data.examples",
@@ -124,7 +131,10 @@ def _counts(conf: Conf, where: Where) -> None:
 
 def _parted(conf: Conf) -> int:
     """Return how many silos share the public set: those that do not have their own."""
-    silos = [conf.data.partition if s is None else s.data.get("partition", conf.data.partition) for s in _silos(conf)]
+    silos = [
+        conf.data.partition if s is None else s.data.get("partition", conf.data.partition)
+        for s in _silos(conf)
+    ]
     return sum(partition != "own" for partition in silos)
 
 
@@ -145,7 +155,9 @@ def _external(conf: Conf, where: Where) -> None:
 def _registered(conf: Conf, where: Where) -> None:
     if conf.tracking.register and conf.tracking.mlflow == "off":
         why = "registers the model nowhere, with tracking=off."
-        raise _contradiction("tracking.register", "true", where, why, "Add tracking=local or tracking=environment.")
+        raise _contradiction(
+            "tracking.register", "true", where, why, "Add tracking=local or tracking=environment."
+        )
 
 
 def _contradiction(key: str, value: object, where: Where, why: str, hint: str) -> ConfigError:

@@ -36,7 +36,9 @@ def main(grid: Grid, context: Context) -> None:
     left_for_workers = hand_over(members, context.run_id)
     command = f"flwr run . --run-config 'overrides=\"{overrides}\"'"
     try:
-        with session(conf, members, mode="flower", command=command, display=progress(live=False)) as run:
+        with session(
+            conf, members, mode="flower", command=command, display=progress(live=False)
+        ) as run:
             federate(run, grid, strategy)
     finally:
         left_for_workers.unlink(missing_ok=True)

@@ -60,7 +60,9 @@ def serve(conf: Conf) -> int:
     try:
         here = places(conf)
         with _lease(here.store) as lease:
-            here = replace(here, store=Below(here.store, lease=lease))  # who loses the lease writes nothing more
+            here = replace(
+                here, store=Below(here.store, lease=lease)
+            )  # who loses the lease writes nothing more
             _serve(conf, here, lease)
     except Interrupted as stop:
         log.warning("%s", stop.message)
@@ -70,10 +72,14 @@ def serve(conf: Conf) -> int:
 
 def _serve(conf: Conf, here: Places, lease: Lease) -> None:
     queue, keys = RunQueue(here.store), AdmittedKeys(here.store, time.time)
-    days = max(SERVER_DAYS, conf.federation.orchestrator.timeout // 86400 + 1)  # it outlives its job
+    days = max(
+        SERVER_DAYS, conf.federation.orchestrator.timeout // 86400 + 1
+    )  # it outlives its job
     credentials = server_credentials(here.secrets, [here.host], datetime.now(UTC), days)
     with _orchestrator(conf, credentials, keys.current()) as orchestrator:
-        care = Caretaker(orchestrator, credentials, here.host, here.store, lease, here.rendezvous, keys, queue)
+        care = Caretaker(
+            orchestrator, credentials, here.host, here.store, lease, here.rendezvous, keys, queue
+        )
         with care:
             note("listening")
             _Work(conf, orchestrator, queue, here, care).until_idle()
@@ -89,19 +95,25 @@ def _lease(store: Store) -> Iterator[Lease]:
     while (lease := store.acquire(LEASE, owner, LEASE_SECONDS)) is None:
         if time.monotonic() > deadline:
             hint = "Use it, or stop it first: meadow stop."
-            raise CheckpointError("MDW-518", "Another orchestrator of this federation is live.", hint)
+            raise CheckpointError(
+                "MDW-518", "Another orchestrator of this federation is live.", hint
+            )
         time.sleep(POLL_SECONDS)
     try:
         yield lease
     finally:
         try:
             store.release(lease)
-        except CheckpointError as error:  # as on a full disk; what ended this block is the error to be told
+        except (
+            CheckpointError
+        ) as error:  # as on a full disk; what ended this block is the error to be told
             log.warning("the lease could not be given up and runs out by itself: %s", error)
 
 
 @contextlib.contextmanager
-def _orchestrator(conf: Conf, credentials: ServerCredentials, keys: Mapping[bytes, str]) -> Iterator[Orchestrator]:
+def _orchestrator(
+    conf: Conf, credentials: ServerCredentials, keys: Mapping[bytes, str]
+) -> Iterator[Orchestrator]:
     """Listen; `keys` are the silos by admitted key."""
     orchestrator = Orchestrator(conf.federation.orchestrator.listen, credentials, {})
     for pem, silo in keys.items():  # a silo may have two while its key is changed
@@ -142,7 +154,11 @@ class _Work:
         note("first run")
         try:
             with self.care.of(request):
-                outcome = CANCELLED_OUTCOME if self.queue.is_cancelled(request) else self._outcome(request)
+                outcome = (
+                    CANCELLED_OUTCOME
+                    if self.queue.is_cancelled(request)
+                    else self._outcome(request)
+                )
         except (Interrupted, LeaseLost):
             self.care.check()
             if not self.queue.is_cancelled(request):
@@ -152,9 +168,13 @@ class _Work:
         except MeadowError as error:
             log.error("the run %s failed: %s", request.run_id, error)
             outcome = Outcome("failed", str(error), error.exit_status, self._left(request))
-        except Exception as error:  # one run's fault must not end the federation, nor be met again at each start
+        except (
+            Exception
+        ) as error:  # one run's fault must not end the federation, nor be met again at each start
             log.exception("the run %s failed", request.run_id)
-            outcome = Outcome("failed", f"MDW-000: {type(error).__name__}: {error}", 1, self._left(request))
+            outcome = Outcome(
+                "failed", f"MDW-000: {type(error).__name__}: {error}", 1, self._left(request)
+            )
         finally:
             self.orchestrator.close_run()
         self.queue.ended(request, outcome)
@@ -175,8 +195,12 @@ class _Work:
         below = Below(self.here.store, f"runs/{request.run_id}/")
         display = _Display(Console(highlight=False))
         mode = "azure" if self.conf.federation.orchestrator.workspace else "local"
-        with session(conf, members, mode=mode, command=request.command, display=display, store=below) as run:
-            self.orchestrator.wait_for(names, conf.run.start_quorum or len(names), conf.run.start_timeout)
+        with session(
+            conf, members, mode=mode, command=request.command, display=display, store=below
+        ) as run:
+            self.orchestrator.wait_for(
+                names, conf.run.start_quorum or len(names), conf.run.start_timeout
+            )
             grid = PackedGrid(self.orchestrator.open_run(request.run_id, names))
             federate(run, grid, strategy)
         return Outcome(run.result.status, folder=self._left(request))
@@ -191,5 +215,9 @@ class _Display(PlainProgress):
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off what the first one closes
-    raise Interrupted("MDW-901", "The orchestrator was told to stop.", "Started again it goes on with its run.")
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # a second one must not break off what the first one closes
+    raise Interrupted(
+        "MDW-901", "The orchestrator was told to stop.", "Started again it goes on with its run."
+    )

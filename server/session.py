@@ -71,7 +71,11 @@ def session(
     except (KeyboardInterrupt, Interrupted) as stop:
         result.status = "interrupted"
         done = opened.state.round
-        what = f"after round {done} of {conf.run.rounds}" if done < conf.run.rounds else "while baselines were trained"
+        what = (
+            f"after round {done} of {conf.run.rounds}"
+            if done < conf.run.rounds
+            else "while baselines were trained"
+        )
         result.error = {"code": "MDW-900", "message": f"stopped {what}"}
         _close(opened, failed=True)
         hint = f"Go on with run.resume={opened.folder.known_as}"
@@ -79,7 +83,9 @@ def session(
     except BaseException as error:
         result.status = "failed"
         code = error.code if isinstance(error, MeadowError) else "MDW-000"
-        message = error.message if isinstance(error, MeadowError) else f"{type(error).__name__}: {error}"
+        message = (
+            error.message if isinstance(error, MeadowError) else f"{type(error).__name__}: {error}"
+        )
         result.error = {"code": code, "message": message}
         _close(opened, failed=True)
         raise
@@ -88,7 +94,12 @@ def session(
 
 
 def _open(
-    conf: Conf, members: list[Silo], mode: str, command: str, display: Observer | None, store: Store | None
+    conf: Conf,
+    members: list[Silo],
+    mode: str,
+    command: str,
+    display: Observer | None,
+    store: Store | None,
 ) -> Session:
     tracking_uri(conf.tracking)  # before the folder: what is wrong with it leaves none
     folder, state = _begun(conf, store) if conf.run.resume else _begin(conf, store)
@@ -120,7 +131,10 @@ def _open(
         resumed=state.round > 0 or before is not None,
     )
     observers: list[Observer] = [_ResultFile(folder, result, state), MetricsFile(folder.path)]
-    observers += [tracking(conf.tracking, folder.path, registered_name(conf)), *([display] if display else [])]
+    observers += [
+        tracking(conf.tracking, folder.path, registered_name(conf)),
+        *([display] if display else []),
+    ]
     checkpoints = Checkpoints(store or FolderStore(folder.path))
     return Session(conf, members, folder, state, result, checkpoints, ledger, Observers(observers))
 
@@ -128,7 +142,9 @@ def _open(
 def _begin(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
     """Begin a new run, or go on with what a store that outlives folders has of it."""
     state = Checkpoints(store).load() if store else None
-    state = state or RunState(0, first_weights(conf))  # before the folder: what is wrong with them leaves none
+    state = state or RunState(
+        0, first_weights(conf)
+    )  # before the folder: what is wrong with them leaves none
     return RunFolder.create(conf, anew=store is None), state
 
 
@@ -144,7 +160,9 @@ def _begun(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
     if conf.run.rounds < state.round or (ended and (stopped or conf.run.rounds == state.round)):
         how = "stopped early, as configured" if stopped else f"has done {state.round} rounds"
         hint = f"Raise run.rounds, or start a new run from its model: model.init={folder.known_as}."
-        raise ConfigError("MDW-108", f"run.resume={conf.run.resume}: nothing is left to do, the run {how}.", hint)
+        raise ConfigError(
+            "MDW-108", f"run.resume={conf.run.resume}: nothing is left to do, the run {how}.", hint
+        )
     return folder, state
 
 
@@ -157,11 +175,15 @@ def _stored(folder: RunFolder) -> RunResult | None:
 
 def _close(opened: Session, *, failed: bool = False) -> None:
     """Write what a run leaves: all of it, or of one that has `failed` what can be written."""
-    each: Callable[[str], AbstractContextManager[object]] = _said if failed else contextlib.nullcontext
+    each: Callable[[str], AbstractContextManager[object]] = (
+        _said if failed else contextlib.nullcontext
+    )
     result = opened.result
     result.seconds = opened.state.seconds
     with each("the ledger's last line"):
-        result.ledger = str(opened.ledger.run_finished(result.status, arrays_digest(opened.state.arrays)))
+        result.ledger = str(
+            opened.ledger.run_finished(result.status, arrays_digest(opened.state.arrays))
+        )
     if opened.state.round > 0:
         with each("the model"):
             opened.folder.write_model(opened.state.arrays, result)
@@ -170,8 +192,14 @@ def _close(opened: Session, *, failed: bool = False) -> None:
     try:
         with _said("the report"):
             write_report(opened.folder.path)
-    except Exception:  # a picture that can't be drawn must hide neither the run's result nor its error
-        log.exception("the report of %s could not be written; try `meadow report run=%s`", result.run_id, result.run_id)
+    except (
+        Exception
+    ):  # a picture that can't be drawn must hide neither the run's result nor its error
+        log.exception(
+            "the report of %s could not be written; try `meadow report run=%s`",
+            result.run_id,
+            result.run_id,
+        )
     opened.observer.run_finished(result)
     if result.registered_model:
         opened.folder.write_result(result)

@@ -57,7 +57,9 @@ def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> Fi
         run.result.classes, run.result.partition = list(task.contract.classes), partition
         _train(run, strategy)
         if conf.run.baseline != "none":
-            run.observer.baselines_started([job.name for job in jobs(conf, members, len(run.state.records))])
+            run.observer.baselines_started(
+                [job.name for job in jobs(conf, members, len(run.state.records))]
+            )
             run.result.baseline = compare(
                 conf, members, run.state.arrays, len(run.state.records), conf.simulation.workers
             )
@@ -80,8 +82,12 @@ def sigterm_is_ctrl_c() -> Iterator[None]:
 def _train(run: Session, strategy: Strategy) -> None:
     conf = run.conf.simulation
     if conf.engine == "pool":
-        workers = min(os.cpu_count() or 1, len(run.members)) if conf.workers is None else conf.workers
-        with PoolGrid(run.members, workers, malloc=conf.malloc, log=run.folder.logs / "workers.log") as grid:
+        workers = (
+            min(os.cpu_count() or 1, len(run.members)) if conf.workers is None else conf.workers
+        )
+        with PoolGrid(
+            run.members, workers, malloc=conf.malloc, log=run.folder.logs / "workers.log"
+        ) as grid:
             federate(run, grid, strategy)
     else:
         run_on_ray(

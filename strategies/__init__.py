@@ -24,7 +24,11 @@ def build_strategy(conf: StrategyConf) -> Strategy:
     """
     names = VARIANTS["strategy"]
     if conf.name not in names:
-        raise ConfigError("MDW-150", f"strategy={conf.name}: there is no such strategy.", nearest(conf.name, names))
+        raise ConfigError(
+            "MDW-150",
+            f"strategy={conf.name}: there is no such strategy.",
+            nearest(conf.name, names),
+        )
     arguments = asdict(conf)
     del arguments["name"]
     return _class_in(conf.name)(**arguments)
@@ -35,7 +39,9 @@ def _class_in(name: str) -> type[Strategy]:
     found = [
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Strategy) and value.__module__ == module.__name__
+        if isinstance(value, type)
+        and issubclass(value, Strategy)
+        and value.__module__ == module.__name__
     ]
     (strategy,) = found  # one rule a file, tests/strategies/test_build.py
     return strategy

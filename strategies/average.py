@@ -59,7 +59,11 @@ class WeightedMean:
         values are not finite, MDW-662 the sum leaves the range of the counters, MDW-663 the weight is not positive.
         """
         if weight < 1:
-            raise WireError("MDW-663", f"An update's weight is {weight}.", "It must be a positive number of examples.")
+            raise WireError(
+                "MDW-663",
+                f"An update's weight is {weight}.",
+                "It must be a positive number of examples.",
+            )
         self._check_layout(arrays)
         reach = {
             name: self._reach.get(name, 0.0) + weight * _largest_magnitude(name, array)
@@ -88,7 +92,9 @@ class WeightedMean:
         Raises WireError MDW-664 when nothing was added.
         """
         if not self.count:
-            raise WireError("MDW-664", "There is no update to average.", "At least one silo must answer.")
+            raise WireError(
+                "MDW-664", "There is no update to average.", "At least one silo must answer."
+            )
         if self.count == 1:
             return self._held.pop()[0]
         if self._sums:
@@ -115,10 +121,16 @@ class WeightedMean:
             self._layout = layout
             return
         for name in sorted(self._layout.keys() ^ layout.keys()):
-            raise _mismatch(name, "it is missing" if name in self._layout else "the first update has no such array")
+            raise _mismatch(
+                name,
+                "it is missing" if name in self._layout else "the first update has no such array",
+            )
         for name, (shape, dtype) in self._layout.items():
             if layout[name] != (shape, dtype):
-                raise _mismatch(name, f"it is {layout[name][1]}{layout[name][0]} where the first is {dtype}{shape}")
+                raise _mismatch(
+                    name,
+                    f"it is {layout[name][1]}{layout[name][0]} where the first is {dtype}{shape}",
+                )
 
 
 class _Scratch:
@@ -126,9 +138,15 @@ class _Scratch:
 
     def __init__(self, size: int) -> None:
         size = min(size, CHUNK)
-        self._product, self._whole, self._steps = np.empty(size), np.empty(size), np.empty(size, np.int64)
+        self._product, self._whole, self._steps = (
+            np.empty(size),
+            np.empty(size),
+            np.empty(size, np.int64),
+        )
 
-    def fold(self, piece: NDArray[Any], weight: int, high: NDArray[np.int64], low: NDArray[np.int64]) -> None:
+    def fold(
+        self, piece: NDArray[Any], weight: int, high: NDArray[np.int64], low: NDArray[np.int64]
+    ) -> None:
         """Add n*w of a chunk to its counters."""
         n = piece.size
         product, whole, steps = self._product[:n], self._whole[:n], self._steps[:n]
@@ -141,7 +159,9 @@ class _Scratch:
         np.copyto(steps, product, casting="unsafe")
         low += steps
 
-    def mean(self, high: NDArray[np.int64], low: NDArray[np.int64], weight: int) -> NDArray[np.float64]:
+    def mean(
+        self, high: NDArray[np.int64], low: NDArray[np.int64], weight: int
+    ) -> NDArray[np.float64]:
         """Return the quotient of a chunk's counters and the sum of weights; the counters are used up."""
         total, rest = self._product[: high.size], self._whole[: high.size]
         _carry(high, low)
@@ -237,7 +257,10 @@ class MetricMeans:
         common = sorted(name for name, seen in self._seen.items() if seen == self._count)
         if not self.weight:
             return {}
-        return {name: math.nan if name in self._undefined else float(self._sums[name] / self.weight) for name in common}
+        return {
+            name: math.nan if name in self._undefined else float(self._sums[name] / self.weight)
+            for name in common
+        }
 
 
 def _averaged(dtype: np.dtype[Any]) -> bool:
@@ -250,7 +273,9 @@ def _largest_magnitude(name: str, array: NDArray[Any]) -> float:
     largest = max(-float(array.min()), float(array.max()))
     if not math.isfinite(largest):
         raise WireError(
-            "MDW-661", f"{name!r} of an update holds values that are not finite.", "Lower the learning rate."
+            "MDW-661",
+            f"{name!r} of an update holds values that are not finite.",
+            "Lower the learning rate.",
         )
     return largest
 
@@ -261,7 +286,11 @@ def _carry(high: NDArray[np.int64], low: NDArray[np.int64]) -> None:
 
 
 def _mismatch(name: str, why: str) -> WireError:
-    return WireError("MDW-660", f"{name!r} of an update does not fit: {why}.", "All silos must train the same model.")
+    return WireError(
+        "MDW-660",
+        f"{name!r} of an update does not fit: {why}.",
+        "All silos must train the same model.",
+    )
 
 
 def _out_of_range(name: str, reach: float) -> WireError:

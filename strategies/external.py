@@ -60,7 +60,9 @@ class External(Strategy):
 
     def __init__(self, target: str, args: Mapping[str, Any]) -> None:
         self.inner = construct(target, args, "strategy")
-        self._layout: dict[str, np.dtype[Any]] = {}  # of the arrays as they were sent; renewed each round
+        self._layout: dict[
+            str, np.dtype[Any]
+        ] = {}  # of the arrays as they were sent; renewed each round
         self._counters: dict[str, Array] = {}
         state_of(self.inner)  # what can't be kept in a checkpoint is refused before the run begins
 
@@ -70,8 +72,12 @@ class External(Strategy):
         """Return the strategy's own messages, with the counters back in their place."""
         _enough_nodes(self.inner, grid)
         self._layout = {name: np.dtype(array.dtype) for name, array in arrays.items()}
-        self._counters = {} if _only_counters(arrays) else {n: a for n, a in arrays.items() if _is_counter(a)}
-        floats = ArrayRecord({name: array for name, array in arrays.items() if name not in self._counters})
+        self._counters = (
+            {} if _only_counters(arrays) else {n: a for n, a in arrays.items() if _is_counter(a)}
+        )
+        floats = ArrayRecord(
+            {name: array for name, array in arrays.items() if name not in self._counters}
+        )
         config[protocol.ROUND] = server_round
         messages = list(self.inner.configure_train(server_round, floats, config, grid))
         return [self._with_counters(message, arrays) for message in messages]
@@ -96,7 +102,9 @@ class External(Strategy):
         arrays, metrics = self.inner.aggregate_train(server_round, good) if good else (None, None)
         return (None if arrays is None else self._whole(arrays, counters)), metrics
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
         """Return what the strategy makes of the replies."""
         good = [reply for reply in replies if not reply.has_error()]
         return self.inner.aggregate_evaluate(server_round, good) if good else None
@@ -116,16 +124,24 @@ class External(Strategy):
     def _with_counters(self, message: Message, arrays: ArrayRecord) -> Message:
         if self._counters:
             for key, sent in protocol.records(message.content, ArrayRecord).items():
-                message.content[key] = ArrayRecord({n: arrays[n] if n in self._counters else sent[n] for n in arrays})
+                message.content[key] = ArrayRecord(
+                    {n: arrays[n] if n in self._counters else sent[n] for n in arrays}
+                )
         return message
 
     def _floats(self, record: ArrayRecord, counters: dict[str, Array]) -> ArrayRecord:
         """Return the floats of a reply in the order they were sent; its counters raise those in `counters`."""
         for name in sorted(set(self._layout) ^ set(record)):
-            raise WireError("MDW-660", f"{name!r} was asked or answered, not both.", "All must train the same model.")
+            raise WireError(
+                "MDW-660",
+                f"{name!r} was asked or answered, not both.",
+                "All must train the same model.",
+            )
         for name, largest in counters.items():
             counters[name] = Array(np.asarray(np.maximum(largest.numpy(), record[name].numpy())))
-        return ArrayRecord({name: record[name] for name in self._layout if name not in self._counters})
+        return ArrayRecord(
+            {name: record[name] for name in self._layout if name not in self._counters}
+        )
 
     def _whole(self, arrays: ArrayRecord, counters: Mapping[str, Array]) -> ArrayRecord:
         if not self._layout or _only_counters(arrays):
@@ -164,13 +180,17 @@ def construct(target: str, args: Mapping[str, Any], key: str) -> Strategy:
     except MeadowError:
         raise
     except Exception as error:  # whatever a foreign constructor refuses its arguments with
-        raise ConfigError("MDW-156", f"{key}.args: {cls.__name__} refused them: {error}", "Correct them.") from error
+        raise ConfigError(
+            "MDW-156", f"{key}.args: {cls.__name__} refused them: {error}", "Correct them."
+        ) from error
 
 
 def _nested(inner: Mapping[str, Any], key: str) -> Strategy:
     if not set(inner) <= {"target", "args"} or "target" not in inner:
         raise ConfigError(
-            "MDW-153", f"{key} has the keys {', '.join(map(str, inner))}.", "It takes `target` and, if any, `args`."
+            "MDW-153",
+            f"{key} has the keys {', '.join(map(str, inner))}.",
+            "It takes `target` and, if any, `args`.",
         )
     return construct(str(inner["target"]), inner.get("args") or {}, key)
 
@@ -189,7 +209,11 @@ def _import(target: str, key: str) -> type[Strategy]:
         ) from error
     found = getattr(module, name, None)
     classes = [n for n, value in vars(module).items() if _is_strategy(value)]
-    way_out = nearest(name, classes) if classes else "Derive the class from flwr.serverapp.strategy.Strategy."
+    way_out = (
+        nearest(name, classes)
+        if classes
+        else "Derive the class from flwr.serverapp.strategy.Strategy."
+    )
     if found is None:
         raise ConfigError("MDW-151", f"{key}.target={target}: {path} has no {name!r}.", way_out)
     if not _is_strategy(found):
@@ -211,7 +235,11 @@ def _module(path: str, key: str) -> ModuleType:
 
 def _module_of_file(path: Path, key: str) -> ModuleType:
     if not path.is_file():
-        raise ConfigError("MDW-151", f"{key}.target: there is no file {path}.", f"Looked for it from {Path.cwd()}.")
+        raise ConfigError(
+            "MDW-151",
+            f"{key}.target: there is no file {path}.",
+            f"Looked for it from {Path.cwd()}.",
+        )
     name = f"strategy_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # the suffix is .py
@@ -233,18 +261,31 @@ def _parameters(cls: type[Strategy]) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(cls).parameters)
 
 
-def _check(cls: type[Strategy], accepted: Mapping[str, inspect.Parameter], given: Mapping[str, Any], key: str) -> None:
-    named = {n: p for n, p in accepted.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+def _check(
+    cls: type[Strategy],
+    accepted: Mapping[str, inspect.Parameter],
+    given: Mapping[str, Any],
+    key: str,
+) -> None:
+    named = {
+        n: p for n, p in accepted.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
     takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     for name in given:
         if name not in named and not takes_any:
             raise ConfigError(
-                "MDW-153", f"{key}.args.{name}: {cls.__name__} takes no such argument.", nearest(name, named)
+                "MDW-153",
+                f"{key}.args.{name}: {cls.__name__} takes no such argument.",
+                nearest(name, named),
             )
-    missing = [n for n, p in named.items() if p.default is p.empty and n not in given and n not in DEFAULTS]
+    missing = [
+        n for n, p in named.items() if p.default is p.empty and n not in given and n not in DEFAULTS
+    ]
     if missing:
         raise ConfigError(
-            "MDW-154", f"{cls.__name__} needs {', '.join(missing)}.", f"Write {key}.args.{missing[0]}=VALUE."
+            "MDW-154",
+            f"{cls.__name__} needs {', '.join(missing)}.",
+            f"Write {key}.args.{missing[0]}=VALUE.",
         )
     for name, value in given.items():
         if name in named and not _fits(value, _hint(cls, name)):
@@ -270,7 +311,9 @@ def _fits(value: object, hint: Any) -> bool:
     if typing.get_origin(inner) is collections.abc.Callable:
         return False
     plain = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}.get(inner)
-    return plain is None or (isinstance(value, plain) and (inner is bool or not isinstance(value, bool)))
+    return plain is None or (
+        isinstance(value, plain) and (inner is bool or not isinstance(value, bool))
+    )
 
 
 def _words(hint: Any) -> str:
@@ -302,4 +345,6 @@ def _only_counters(arrays: ArrayRecord) -> bool:
 
 
 def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
-    return array if np.dtype(array.dtype) == dtype else Array(np.asarray(array.numpy().astype(dtype)))
+    return (
+        array if np.dtype(array.dtype) == dtype else Array(np.asarray(array.numpy().astype(dtype)))
+    )

@@ -6,7 +6,15 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
@@ -62,7 +70,9 @@ class FedAvg(Strategy):
             return None, None
         return self._in_order(mean.result()), _record_of(metrics)
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
         """Return the example-weighted means of the metrics that all replies have; None without replies."""
         metrics = MetricMeans()
         for reply in replies:
@@ -72,18 +82,35 @@ class FedAvg(Strategy):
 
     def summary(self) -> None:
         """Log what the strategy is."""
-        log.info("%s: mean weighted by %s, folded as replies arrive", type(self).__name__, protocol.NUM_EXAMPLES)
+        log.info(
+            "%s: mean weighted by %s, folded as replies arrive",
+            type(self).__name__,
+            protocol.NUM_EXAMPLES,
+        )
 
     def _in_order(self, result: dict[str, NDArray[Any]]) -> ArrayRecord:
         order = self._order or list(result)
         for name in sorted(set(order) ^ set(result)):
-            raise WireError("MDW-660", f"{name!r} was asked or answered, not both.", "All must train the same model.")
-        return ArrayRecord({name: Array(result.pop(name)) for name in order})  # a second copy of one array at a time
+            raise WireError(
+                "MDW-660",
+                f"{name!r} was asked or answered, not both.",
+                "All must train the same model.",
+            )
+        return ArrayRecord(
+            {name: Array(result.pop(name)) for name in order}
+        )  # a second copy of one array at a time
 
     def _ask(
-        self, message_type: str, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+        self,
+        message_type: str,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        grid: Grid,
     ) -> list[Message]:
-        config[protocol.ROUND] = server_round  # in place, as Flower's own strategies do: they share one record a run
+        config[protocol.ROUND] = (
+            server_round  # in place, as Flower's own strategies do: they share one record a run
+        )
         content = RecordDict({protocol.ARRAYS: arrays, protocol.CONFIG: config})
         return [
             Message(content=content, message_type=message_type, dst_node_id=node)
@@ -96,7 +123,11 @@ def _arrays(reply: Message) -> dict[str, NDArray[Any]]:
     arrays = protocol.to_numpy(record)
     for name, array in record.items():
         if array.dtype != str(arrays[name].dtype):  # bfloat16 travels as the bits of whole numbers
-            raise WireError("MDW-660", f"{name!r} is {array.dtype}, which has no mean here.", "Send it as float32.")
+            raise WireError(
+                "MDW-660",
+                f"{name!r} is {array.dtype}, which has no mean here.",
+                "Send it as float32.",
+            )
     return arrays
 
 
@@ -106,7 +137,9 @@ def _fold_metrics(reply: Message, metrics: MetricMeans) -> int:
     examples = values.pop(protocol.NUM_EXAMPLES, None)
     if not isinstance(examples, int):
         raise WireError(
-            "MDW-665", f"A reply's {protocol.NUM_EXAMPLES} is {examples!r:.40}.", "It must be a whole number."
+            "MDW-665",
+            f"A reply's {protocol.NUM_EXAMPLES} is {examples!r:.40}.",
+            "It must be a whole number.",
         )
     metrics.add(values, examples)
     return examples
@@ -114,7 +147,9 @@ def _fold_metrics(reply: Message, metrics: MetricMeans) -> int:
 
 def _only(records: Mapping[str, R]) -> R:
     if len(records) != 1:
-        raise WireError("MDW-665", f"A reply has {len(records)} records of a kind.", "It must have exactly one.")
+        raise WireError(
+            "MDW-665", f"A reply has {len(records)} records of a kind.", "It must have exactly one."
+        )
     return next(iter(records.values()))
 
 

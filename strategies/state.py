@@ -69,7 +69,9 @@ def state_of(strategy: Strategy) -> RecordDict:
     layout = _attributes(strategy, arrays, type(strategy).__name__)
     if not layout:
         return RecordDict()
-    return RecordDict({ARRAYS: ArrayRecord(arrays), LAYOUT: ConfigRecord({JSON: json.dumps(layout)})})
+    return RecordDict(
+        {ARRAYS: ArrayRecord(arrays), LAYOUT: ConfigRecord({JSON: json.dumps(layout)})}
+    )
 
 
 def restore(strategy: Strategy, state: RecordDict) -> None:
@@ -127,7 +129,10 @@ def _encode(value: Any, arrays: dict[str, Array], path: str) -> Node:
     if type(value) is dict:
         return ["dict", _pairs(value, arrays, path)]
     if type(value) in (list, tuple, set):
-        return [type(value).__name__, [_encode(v, arrays, f"{path}.{i}") for i, v in enumerate(value)]]
+        return [
+            type(value).__name__,
+            [_encode(v, arrays, f"{path}.{i}") for i, v in enumerate(value)],
+        ]
     raise CheckpointError(
         "MDW-550",
         f"{path} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint can't hold.",
@@ -136,12 +141,16 @@ def _encode(value: Any, arrays: dict[str, Array], path: str) -> Node:
 
 
 def _pairs(mapping: Any, arrays: dict[str, Array], path: str) -> list[list[Node]]:
-    return [[_encode(k, arrays, path), _encode(v, arrays, f"{path}.{k}")] for k, v in mapping.items()]
+    return [
+        [_encode(k, arrays, path), _encode(v, arrays, f"{path}.{k}")] for k, v in mapping.items()
+    ]
 
 
 def _store(array: np.ndarray, arrays: dict[str, Array], path: str) -> str:
     if array.dtype.kind not in "fiub":
-        raise CheckpointError("MDW-550", f"{path} is an array of {array.dtype}.", "Only numbers can be kept.")
+        raise CheckpointError(
+            "MDW-550", f"{path} is an array of {array.dtype}.", "Only numbers can be kept."
+        )
     name = f"{len(arrays)}"
     arrays[name] = Array(np.ascontiguousarray(array).reshape(array.shape))
     return name
@@ -176,7 +185,9 @@ def _decode(node: Node, arrays: ArrayRecord) -> Any:
         case "array":
             return arrays[content]
         case "list" | "tuple" | "set":
-            return {"list": list, "tuple": tuple, "set": set}[kind](_decode(inner, arrays) for inner in content)
+            return {"list": list, "tuple": tuple, "set": set}[kind](
+                _decode(inner, arrays) for inner in content
+            )
         case "dict":
             return _mapping(content, arrays)
         case "ArrayRecord":

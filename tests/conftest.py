@@ -61,7 +61,9 @@ def started_here() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            ours = process.pid != os.getpid() and process.environ().get(SESSION) == os.environ[SESSION]
+            ours = (
+                process.pid != os.getpid() and process.environ().get(SESSION) == os.environ[SESSION]
+            )
             if ours and not any(name in " ".join(process.cmdline()) for name in STANDARD_LIBRARY):
                 found.append(process)
         except psutil.Error:

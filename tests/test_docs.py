@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
-NAMED_FILE = re.compile(r"`((?:conf|server|client|strategies|azureml_jobs|docs|benchmarks)/[\w/]*(?:\.\w+)?)`")
+NAMED_FILE = re.compile(
+    r"`((?:conf|server|client|strategies|azureml_jobs|docs|benchmarks)/[\w/]*(?:\.\w+)?)`"
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
 
@@ -31,15 +33,21 @@ def normal(package: str) -> str:
 
 def dependencies() -> set[str]:
     """Return the names of all declared dependencies."""
-    return {normal(one) for one in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]}
+    return {
+        normal(one) for one in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
-    assert [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()] == []
+    assert [
+        link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()
+    ] == []
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md"], ids=name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md"], ids=name
+)
 def test_named_files_exist(page: Path) -> None:
     assert [one for one in NAMED_FILE.findall(page.read_text()) if not (ROOT / one).exists()] == []
 
@@ -48,7 +56,9 @@ def test_named_files_exist(page: Path) -> None:
 def test_named_tests_exist(page: Path) -> None:
     missing = []
     for path, function in NAMED_TEST.findall(page.read_text()):
-        tree = ast.parse((ROOT / path).read_text()) if (ROOT / path).is_file() else ast.Module([], [])
+        tree = (
+            ast.parse((ROOT / path).read_text()) if (ROOT / path).is_file() else ast.Module([], [])
+        )
         names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         if not (ROOT / path).exists() or (function and function not in names):
             missing.append(f"{path}::{function}")
@@ -64,11 +74,15 @@ def test_every_guarantee_names_its_test() -> None:
 def test_every_dependency_has_its_line_and_every_line_a_dependency() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text()
     first_cells = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `")]
-    assert {normal(one) for cell in first_cells for one in re.findall(r"`([^`]+)`", cell)} == dependencies()
+    assert {
+        normal(one) for cell in first_cells for one in re.findall(r"`([^`]+)`", cell)
+    } == dependencies()
 
 
 def test_the_lock_holds_exact_versions_and_nothing_else() -> None:
-    assert [line for line in LOCK if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+!-]+", line)] == []
+    assert [
+        line for line in LOCK if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+!-]+", line)
+    ] == []
 
 
 def test_the_lock_holds_every_dependency() -> None:

@@ -36,9 +36,17 @@ def typed(arguments: list[str], folder: Path) -> str:
     """Run one command in `folder` with this environment's programs first; its output explains a failure."""
     environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
-        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=250, check=False
+        arguments,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
     )
-    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == 0, (
+        f"{shlex.join(arguments)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    )
     return done.stdout
 
 
@@ -86,7 +94,9 @@ def check(folder: Path, printed: list[str]) -> None:
     assert any("accuracy" in text for text in printed)
 
 
-def test_the_readmes_commands_do_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_commands_do_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     check(tmp_path, read_on(tmp_path, called))
 
@@ -100,5 +110,10 @@ def test_the_readmes_commands_as_they_are_written(tmp_path: Path) -> None:
 def test_the_two_commands_are_at_the_top() -> None:
     first = re.search(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert first is not None
-    assert [line.split("#")[0].strip() for line in first[1].splitlines()] == ["make simulate", "make test"]
-    assert {"simulate:", "test:"} <= set(re.findall(r"^[a-z-]+:", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert [line.split("#")[0].strip() for line in first[1].splitlines()] == [
+        "make simulate",
+        "make test",
+    ]
+    assert {"simulate:", "test:"} <= set(
+        re.findall(r"^[a-z-]+:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    )

@@ -34,13 +34,17 @@ def sections() -> dict[str, str]:
 
 def test_every_code_has_a_paragraph_and_every_paragraph_a_code() -> None:
     assert sorted(codes_in_source() - set(sections())) == [], "write a paragraph in docs/errors.md"
-    assert sorted(set(sections()) - codes_in_source()) == [], "no longer used: remove from docs/errors.md"
+    assert sorted(set(sections()) - codes_in_source()) == [], (
+        "no longer used: remove from docs/errors.md"
+    )
 
 
 def test_every_paragraph_says_what_happened_and_what_to_do() -> None:
     for code, text in sections().items():
         happened, resolve, todo = text.partition("**To resolve:**")
-        assert resolve and len(happened.strip()) > 30 and len(todo.split("\n## ")[0].strip()) > 15, code
+        assert (
+            resolve and len(happened.strip()) > 30 and len(todo.split("\n## ")[0].strip()) > 15
+        ), code
 
 
 def test_each_code_once_and_in_order() -> None:
@@ -52,9 +56,13 @@ def test_a_code_belongs_to_the_class_of_its_range() -> None:
     wrong = []
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text())):
-            if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
+            if not (
+                isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)
+            ):
                 continue
-            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            name = (
+                node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            )
             code = str(node.args[0].value)
             if name in DIGIT and CODE.fullmatch(code) and int(code[4]) != DIGIT[name]:
                 wrong.append(f"{path.name}:{node.lineno}: {name}({code})")

@@ -71,7 +71,11 @@ def dotted(path: Path) -> str:
 def imports_of(source: str, module: str, is_package: bool) -> Iterator[Import]:
     """Yield every import of a module: relative, inside functions, under TYPE_CHECKING and by import_module."""
     tree = ast.parse(source)
-    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+    functions = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    ]
     lazy = {id(inner) for function in functions for inner in ast.walk(function)}
     package = module if is_package else module.rpartition(".")[0]
     for node in ast.walk(tree):
@@ -139,7 +143,9 @@ def internals(source: str, module: str, is_package: bool = False) -> list[str]:
         for one in imports_of(source, module, is_package)
         if one.module.split(".")[0] == "flwr"
         and one.module not in FLOWER | SIGNATURES
-        and not (one.module.rpartition(".")[0] in FLOWER and one.module.rpartition(".")[2] != "typing")
+        and not (
+            one.module.rpartition(".")[0] in FLOWER and one.module.rpartition(".")[2] != "typing"
+        )
     ]
 
 
@@ -151,10 +157,14 @@ def is_plumbing(path: Path) -> bool:
 @pytest.mark.parametrize("folder", PLUMBING)
 def test_each_exemption_is_still_needed(folder: str) -> None:
     exempt = [path for path in module_files() if path.is_relative_to(ROOT / folder)]
-    assert any(internals(path.read_text(), dotted(path), path.name == "__init__.py") for path in exempt)
+    assert any(
+        internals(path.read_text(), dotted(path), path.name == "__init__.py") for path in exempt
+    )
 
 
-@pytest.mark.parametrize("path", [path for path in module_files() if not is_plumbing(path)], ids=dotted)
+@pytest.mark.parametrize(
+    "path", [path for path in module_files() if not is_plumbing(path)], ids=dotted
+)
 def test_flowers_internals_are_touched_only_in_the_plumbing(path: Path) -> None:
     assert internals(path.read_text(), dotted(path), path.name == "__init__.py") == []
 
@@ -183,11 +193,20 @@ def test_flowers_public_names_pass() -> None:
         ("conf.schema", "import server"),
         ("strategies.average", "from client import loop"),
         ("client.app", "def f():\n    from server.round.loop import Rounds"),
-        ("client.app", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import server.round.loop"),
-        ("client.app", "import importlib\nimportlib.import_module('azureml_jobs.jobs.specification')"),
+        (
+            "client.app",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import server.round.loop",
+        ),
+        (
+            "client.app",
+            "import importlib\nimportlib.import_module('azureml_jobs.jobs.specification')",
+        ),
         ("server.app", "from azureml_jobs import launch"),
         ("azureml_jobs.backends.local_launch", "from server.store.folder import Store"),
-        ("azureml_jobs.identity.authority", "from azureml_jobs.backends.workspace import workspace"),
+        (
+            "azureml_jobs.identity.authority",
+            "from azureml_jobs.backends.workspace import workspace",
+        ),
         ("azureml_jobs.identity.authority", "from ..backends import workspace"),
         ("azureml_jobs.cli.main", "from server.simulation import simulate"),
         ("server.app", "from tests.conftest import SESSION"),
@@ -200,9 +219,18 @@ def test_a_wrong_import_is_found(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("server.app", "from azureml_jobs.rendezvous import find\nfrom azureml_jobs import credentials"),
-        ("azureml_jobs.identity.authority", "from azureml_jobs.identity.secret_store import SecretStore"),
-        ("azureml_jobs.cli.main", "def simulate():\n    from server.simulation import simulate_conf"),
+        (
+            "server.app",
+            "from azureml_jobs.rendezvous import find\nfrom azureml_jobs import credentials",
+        ),
+        (
+            "azureml_jobs.identity.authority",
+            "from azureml_jobs.identity.secret_store import SecretStore",
+        ),
+        (
+            "azureml_jobs.cli.main",
+            "def simulate():\n    from server.simulation import simulate_conf",
+        ),
         ("client.app", "from . import loop\nfrom conf.errors import DataError"),
     ],
 )

@@ -9,10 +9,26 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("conf", "strategies", "client", "server", "azureml_jobs")
-MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
+MODULES = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "marshal",
+    "shelve",
+    "jsonpickle",
+}
 CALLS = {
     *("eval", "exec", "compile", "os.system", "os.popen"),
-    *("torch.load", "torch.save", "pandas.read_pickle", "mlflow.pytorch.log_model", "mlflow.pyfunc.load_model"),
+    *(
+        "torch.load",
+        "torch.save",
+        "pandas.read_pickle",
+        "mlflow.pytorch.log_model",
+        "mlflow.pyfunc.load_model",
+    ),
     *("yaml.load", "yaml.unsafe_load", "yaml.full_load"),
 }
 SHORT = {"np": "numpy", "pd": "pandas"}
@@ -25,9 +41,15 @@ def dangers(source: str) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.asname: alias.name for alias in node.names if alias.asname}
-            found += [f"{node.lineno}: import {a.name}" for a in node.names if a.name.split(".")[0] in MODULES]
+            found += [
+                f"{node.lineno}: import {a.name}"
+                for a in node.names
+                if a.name.split(".")[0] in MODULES
+            ]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {
+                alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names
+            }
             if node.module.split(".")[0] in MODULES:
                 found.append(f"{node.lineno}: from {node.module}")
     for node in ast.walk(tree):
@@ -44,7 +66,9 @@ def dangers_of_call(call: ast.Call, names: dict[str, str]) -> list[str]:
     found = [called] if called in CALLS else []
     if is_not_false(words.get("shell")):
         found.append(f"{called}(shell=)")
-    if called in ("numpy.load", "numpy.lib.format.read_array") and is_not_false(words.get("allow_pickle")):
+    if called in ("numpy.load", "numpy.lib.format.read_array") and is_not_false(
+        words.get("allow_pickle")
+    ):
         found.append(f"{called}(allow_pickle=)")
     return found
 

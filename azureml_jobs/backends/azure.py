@@ -93,7 +93,10 @@ class AzureFederation:
     def dry_run(self, folder: Path, *, server: bool, names: list[str]) -> list[Path]:
         """Write the YAML of the jobs, with their snapshots beside, as `az ml job create` takes them."""
         written = []
-        for name, wanted in [*(((SERVER, self._server),) if server else ()), *((n, None) for n in names)]:
+        for name, wanted in [
+            *(((SERVER, self._server),) if server else ()),
+            *((n, None) for n in names),
+        ]:
             place = folder / name
             place.mkdir(parents=True)
             with wanted(place) if wanted else self._silo(name, place) as spec:
@@ -107,7 +110,11 @@ class AzureFederation:
     def jobs(self, names: list[str], *, server: bool) -> list[AzureJob]:
         """Return the job of each role that the caller may see: the one that is live, else the newest."""
         found = [self._current(SERVER)] if server else []
-        return [job for job in [*found, *(self._current(SILO, name) for name in names)] if job is not None]
+        return [
+            job
+            for job in [*found, *(self._current(SILO, name) for name in names)]
+            if job is not None
+        ]
 
     def stop(self, names: list[str], *, server: bool, seconds: float = 600.0) -> list[AzureJob]:
         """End the silos' jobs, all at once, then the orchestrator's; wait for their ends, and return what was live."""
@@ -143,7 +150,9 @@ class AzureFederation:
         settings = next((silo for silo in silos(self.conf) if silo.name == name), None)
         own = self.conf.federation.silos.get(name)
         if settings is not None and own is not None and own.input is not None:
-            settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, partition="own"))
+            settings = dataclasses.replace(
+                settings, data=dataclasses.replace(settings.data, partition="own")
+            )
         text = silo_to_json(settings).encode() if settings else b""
         with _folder(folder) as place:
             digest = snapshot(place, {SILO_FILE: text, CA_FILE: self._ca()}, self.root)
@@ -185,7 +194,11 @@ class AzureFederation:
         own = self.conf.federation.orchestrator if role == SERVER else silo
         found = own.workspace if own is not None else None
         if found is None:
-            raise AzureError("MDW-810", f"No workspace for {name or role}.", "Write it into the federation's file.")
+            raise AzureError(
+                "MDW-810",
+                f"No workspace for {name or role}.",
+                "Write it into the federation's file.",
+            )
         return found
 
     def _of(self, role: str, name: str = "") -> list[AzureJob]:

@@ -64,7 +64,10 @@ class LocalFederation:
         if node_secret(silo.name) not in secrets.list():
             make_node_key(secrets, silo.name)
         where = secrets.where(node_secret(silo.name))
-        keys.admit(silo.name, public_line(load_node_key(secrets.get(node_secret(silo.name)), where).public_key()))
+        keys.admit(
+            silo.name,
+            public_line(load_node_key(secrets.get(node_secret(silo.name)), where).public_key()),
+        )
         authority = FolderSecrets(self.folder.keys).get(CA_CERTIFICATE)
         load_ca(authority, str(self.folder.keys / CA_CERTIFICATE), datetime.now(UTC))
         has = self.settings(silo.name)
@@ -77,7 +80,11 @@ class LocalFederation:
     def settings(self, silo: str) -> Silo | None:
         """Return the settings with which a silo is at work; None where it is not."""
         job = f"silo-{silo}"
-        return silo_from_json((self.jobs.folder(job) / "silo.json").read_text()) if self.runs(job) else None
+        return (
+            silo_from_json((self.jobs.folder(job) / "silo.json").read_text())
+            if self.runs(job)
+            else None
+        )
 
     def check_asked(self, conf: Conf, overrides: list[str]) -> None:
         """Raise ConfigError MDW-194 where a run asks a silo at work for other settings than it was started with."""
@@ -161,7 +168,9 @@ class LocalFederation:
 
 def _other_settings(silo: str, keys: list[str]) -> ConfigError:
     what = f"{silo} is at work with another {', '.join(keys)} than asked for, and no run changes a silo's own settings."
-    return ConfigError("MDW-194", what, f"Leave it out, or end the silo first: meadow stop silo={silo}.")
+    return ConfigError(
+        "MDW-194", what, f"Leave it out, or end the silo first: meadow stop silo={silo}."
+    )
 
 
 @contextmanager
@@ -171,7 +180,9 @@ def disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hint = "Choose another federation.folder, or make it writable for this user."
-        raise ConfigError("MDW-195", f"Can't write {error.filename or folder}: {error.strerror}.", hint) from error
+        raise ConfigError(
+            "MDW-195", f"Can't write {error.filename or folder}: {error.strerror}.", hint
+        ) from error
 
 
 def quoted(value: str) -> str:

@@ -40,7 +40,16 @@ START_SECONDS: Final = 60.0
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 """Where the packages lie: a job imports the code that started it."""
-PASSED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+PASSED: Final = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+)
 PASSED_PREFIXES: Final = ("OMP_", "MKL_", "MEADOW_", "FLWR_")
 
 RUNNING, ENDED, LOST = "running", "ended", "lost"
@@ -68,7 +77,9 @@ def environment(of: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, st
     """
     prefixes = (*PASSED_PREFIXES, *also)
     own = {name: value for name, value in of.items() if name in PASSED or name.startswith(prefixes)}
-    path = os.pathsep.join(dict.fromkeys(filter(None, [str(ROOT), *of.get("PYTHONPATH", "").split(os.pathsep)])))
+    path = os.pathsep.join(
+        dict.fromkeys(filter(None, [str(ROOT), *of.get("PYTHONPATH", "").split(os.pathsep)]))
+    )
     return {**own, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
@@ -91,7 +102,9 @@ class LocalJobs:
         found = [path.parent.name for path in self._folder.glob("*/job.json")]
         return sorted(found, key=lambda name: (name != "server", name))
 
-    def start(self, name: str, argv: list[str], env: Mapping[str, str], cwd: Path | None = None) -> bool:
+    def start(
+        self, name: str, argv: list[str], env: Mapping[str, str], cwd: Path | None = None
+    ) -> bool:
         """Start a job, by default in its own folder; return False, and start nothing, where it runs already.
 
         Raises ConfigError MDW-190 where the folder can't be written or the command can't be started.
@@ -103,7 +116,10 @@ class LocalJobs:
                 if self._state(name) == RUNNING:
                     return False
                 (folder / "exit.json").unlink(missing_ok=True)
-                _write(folder / "job.json", {"argv": argv, "cwd": str(cwd or folder), "started": time.time()})
+                _write(
+                    folder / "job.json",
+                    {"argv": argv, "cwd": str(cwd or folder), "started": time.time()},
+                )
                 self._supervise(name, folder, env)
                 return True
         except OSError as error:
@@ -115,7 +131,9 @@ class LocalJobs:
         what, end = _read(folder / "job.json"), _read(folder / "exit.json")
         if what is None:
             there = ", ".join(self.names()) or "none"
-            raise ConfigError("MDW-191", f"There is no job {name} in {self._folder}.", f"Jobs: {there}.")
+            raise ConfigError(
+                "MDW-191", f"There is no job {name} in {self._folder}.", f"Jobs: {there}."
+            )
         known = name, what.get("pid", 0), what["started"]
         if end is not None:
             return Job(known[0], ENDED, known[1], known[2], end["status"], end["ended"])
@@ -125,7 +143,9 @@ class LocalJobs:
     def wait(self, name: str, seconds: float | None = None) -> Job:
         """Return the job once it has ended, or as it is after `seconds`."""
         deadline = None if seconds is None else time.monotonic() + seconds
-        while (job := self.status(name)).state == RUNNING and (deadline is None or time.monotonic() < deadline):
+        while (job := self.status(name)).state == RUNNING and (
+            deadline is None or time.monotonic() < deadline
+        ):
             time.sleep(POLL_SECONDS)
         return job
 
@@ -156,7 +176,9 @@ class LocalJobs:
         """Yield the jobs' lines as `[name] line`; with `follow`, as they come until all jobs have ended."""
         tails = {name: Tail(self.log(name)) for name in names}
         while True:
-            going = follow and any(self._state(name) == RUNNING for name in tails)  # asked before the last look
+            going = follow and any(
+                self._state(name) == RUNNING for name in tails
+            )  # asked before the last look
             for name, tail in tails.items():
                 yield from (f"[{name}] {line}" for line in tail.lines())
             if not going:
@@ -169,12 +191,16 @@ class LocalJobs:
     def _supervise(self, name: str, folder: Path, env: Mapping[str, str]) -> None:
         command = [sys.executable, "-m", "azureml_jobs.backends.local_jobs", str(folder)]
         try:
-            done = subprocess.run(command, env=dict(env), capture_output=True, text=True, timeout=START_SECONDS)
+            done = subprocess.run(
+                command, env=dict(env), capture_output=True, text=True, timeout=START_SECONDS
+            )
         except subprocess.TimeoutExpired:
             raise _not_started(name, f"it took longer than {START_SECONDS:.0f} s") from None
         if done.returncode:
             (folder / "job.json").unlink(missing_ok=True)
-            raise _not_started(name, (done.stderr.strip().splitlines() or ["its supervisor failed"])[-1])
+            raise _not_started(
+                name, (done.stderr.strip().splitlines() or ["its supervisor failed"])[-1]
+            )
 
 
 class Tail:
@@ -195,7 +221,9 @@ class Tail:
 
 
 def _not_started(name: str, why: str) -> ConfigError:
-    return ConfigError("MDW-190", f"The job {name} can't be started: {why}.", "Mend that, then start it again.")
+    return ConfigError(
+        "MDW-190", f"The job {name} can't be started: {why}.", "Mend that, then start it again."
+    )
 
 
 @contextmanager

@@ -66,7 +66,9 @@ class Queue(Protocol):
         """End a run, or ask the live orchestrator for it."""
 
 
-def launch_all(conf: Conf, command: str, queue: Queue, keys: AdmittedKeys, *, detach: bool, echo: Echo = print) -> int:
+def launch_all(
+    conf: Conf, command: str, queue: Queue, keys: AdmittedKeys, *, detach: bool, echo: Echo = print
+) -> int:
     """Start what is not at work yet, have the run done, end what was started; return the run's exit status.
 
     With `detach`, return as soon as all jobs have started.
@@ -76,7 +78,9 @@ def launch_all(conf: Conf, command: str, queue: Queue, keys: AdmittedKeys, *, de
     federation.make_ca(conf.federation.name)
     for silo in members:
         federation.prepare(silo, keys)
-    if conf.run.resume and not federation.runs(SERVER):  # left in the queue by a server that died: asked for anew
+    if conf.run.resume and not federation.runs(
+        SERVER
+    ):  # left in the queue by a server that died: asked for anew
         queue.cancel(Path(conf.run.resume).name, live=False)
     run_id = submit(conf, command, queue)
     log, started = federation.log(SERVER), list[str]()
@@ -86,14 +90,18 @@ def launch_all(conf: Conf, command: str, queue: Queue, keys: AdmittedKeys, *, de
             started += federation.start_silo(silo)
         echo(f"run {run_id}; jobs: {', '.join([SERVER, *map(job_of, members)])}")
         if detach:
-            echo(f"meadow wait run={run_id} waits for it, meadow status shows it, meadow stop ends the jobs.")
+            echo(
+                f"meadow wait run={run_id} waits for it, meadow status shows it, meadow stop ends the jobs."
+            )
             return 0
 
         def revive() -> None:
             started.extend(federation.start_server(conf))
 
         status = follow(run_id, queue, federation, log, map(job_of, members), echo, revive)
-    except BaseException as error:  # nothing half-started stays, and the next launch does not begin with this run
+    except (
+        BaseException
+    ) as error:  # nothing half-started stays, and the next launch does not begin with this run
         federation.stop(started)
         queue.cancel(run_id, live=federation.runs(SERVER))
         if isinstance(error, KeyboardInterrupt):
@@ -120,7 +128,10 @@ def follow(
     """
     at_work, restarts = set(watched), 0
     while True:
-        alive, outcome = federation.runs(SERVER), queue.outcome(run_id)  # asked before the last look at the log
+        alive, outcome = (
+            federation.runs(SERVER),
+            queue.outcome(run_id),
+        )  # asked before the last look at the log
         for line in log.lines():
             echo(line)
         if outcome is not None:
@@ -156,7 +167,11 @@ def launch_server(conf: Conf, echo: Echo = print) -> int:
     conf = placed(conf)
     federation = LocalFederation(FederationFolder.of(conf.federation))
     federation.make_ca(conf.federation.name)
-    echo("the server is started" if federation.start_server(conf) else "the server is at work already")
+    echo(
+        "the server is started"
+        if federation.start_server(conf)
+        else "the server is at work already"
+    )
     return 0
 
 
@@ -166,10 +181,16 @@ def launch_client(conf: Conf, name: str, keys: AdmittedKeys, echo: Echo = print)
     federation = LocalFederation(FederationFolder.of(conf.federation))
     members = {silo.name: silo for silo in silos(conf)}
     if name not in members:
-        raise ConfigError("MDW-193", f"The federation has no silo {name!r}.", f"Its silos: {', '.join(members)}.")
+        raise ConfigError(
+            "MDW-193", f"The federation has no silo {name!r}.", f"Its silos: {', '.join(members)}."
+        )
     federation.make_ca(conf.federation.name)
     federation.prepare(members[name], keys)
-    echo(f"{name} is started" if federation.start_silo(members[name]) else f"{name} is at work already")
+    echo(
+        f"{name} is started"
+        if federation.start_silo(members[name])
+        else f"{name} is at work already"
+    )
     return 0
 
 
@@ -181,7 +202,9 @@ def submit(conf: Conf, command: str, queue: Queue) -> str:
         run_id = f"{conf.task.name}-{conf.strategy.name}-{datetime.now():%Y%m%d-%H%M%S-%f}"[:-3]
     elif not run.resume and (Path(run.output) / run_id).exists():
         hint = f"Choose another, or run.resume={run_id}."
-        raise ConfigError("MDW-181", f"run.name={run_id}: {Path(run.output) / run_id} exists already.", hint)
+        raise ConfigError(
+            "MDW-181", f"run.name={run_id}: {Path(run.output) / run_id} exists already.", hint
+        )
     queue.submit(run_id, conf, command)
     return run_id
 
@@ -189,7 +212,10 @@ def submit(conf: Conf, command: str, queue: Queue) -> str:
 def placed(conf: Conf) -> Conf:
     """Return a configuration whose paths mean the same in every job: each works in a folder of its own."""
     conf = dataclasses.replace(conf)
-    named = {name: dataclasses.replace(silo, data=_rooted(silo.data)) for name, silo in conf.federation.silos.items()}
+    named = {
+        name: dataclasses.replace(silo, data=_rooted(silo.data))
+        for name, silo in conf.federation.silos.items()
+    }
     folder = str(FederationFolder.of(conf.federation).path)
     conf.federation = dataclasses.replace(conf.federation, folder=folder, silos=named)
     conf.run = dataclasses.replace(conf.run, output=str(Path(conf.run.output).absolute()))
@@ -200,10 +226,16 @@ def placed(conf: Conf) -> Conf:
             conf.model = dataclasses.replace(conf.model, init=str(path.absolute()))
             break
     if isinstance(conf.strategy, ExternalStrategyConf) and ".py:" in conf.strategy.target:
-        conf.strategy = dataclasses.replace(conf.strategy, target=str(Path(conf.strategy.target).absolute()))
+        conf.strategy = dataclasses.replace(
+            conf.strategy, target=str(Path(conf.strategy.target).absolute())
+        )
     return conf
 
 
 def _rooted(data: dict[str, Any]) -> dict[str, Any]:
     root = data.get("root")
-    return data if root is None or "://" in root else {**data, "root": str(Path(root).expanduser().absolute())}
+    return (
+        data
+        if root is None or "://" in root
+        else {**data, "root": str(Path(root).expanduser().absolute())}
+    )

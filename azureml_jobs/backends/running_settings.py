@@ -19,7 +19,11 @@ SEED: Final = "data.seed"
 
 def differing(asked: Silo, has: Silo) -> list[str]:
     """Return the settings in which two silos differ, as the keys by which they are asked for."""
-    data = [f"data.{f.name}" for f in dataclasses.fields(asked.data) if _differ(asked.data, has.data, f.name)]
+    data = [
+        f"data.{f.name}"
+        for f in dataclasses.fields(asked.data)
+        if _differ(asked.data, has.data, f.name)
+    ]
     return data + [name for name in ("device", "threads") if _differ(asked, has, name)]
 
 

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ROLE: Final = "AzureML Data Scientist"
-LIVE: Final = ("NotStarted", "Queued", "Starting", "Provisioning", "Preparing", "Running", "Finalizing")
+LIVE: Final = (
+    "NotStarted",
+    "Queued",
+    "Starting",
+    "Provisioning",
+    "Preparing",
+    "Running",
+    "Finalizing",
+)
 OVER: Final = ("Completed", "Failed", "Canceled", "NotResponding")
 LOGS: Final = "user_logs/"
 PART_BYTES: Final = 4 << 20
@@ -93,11 +101,15 @@ class Workspace:
     @cached_property
     def _client(self) -> MLClient:
         os.environ.setdefault("AZUREML_RUN_POLLING_INTERVAL_MIN", "2")
-        logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)  # notes on experimental classes that it uses itself
+        logging.getLogger("azure.ai.ml").setLevel(
+            logging.ERROR
+        )  # notes on experimental classes that it uses itself
         from azure.ai.ml import MLClient
 
         names = self.conf.subscription_id, self.conf.resource_group, self.conf.name
-        return MLClient(self._credential or sign_in(), *names, enable_telemetry=False, show_progress=False)
+        return MLClient(
+            self._credential or sign_in(), *names, enable_telemetry=False, show_progress=False
+        )
 
     def tracking_uri(self) -> str:
         """Return the address under which MLflow reaches this workspace."""
@@ -107,14 +119,22 @@ class Workspace:
     def submit(self, spec: JobSpec) -> AzureJob:
         """Send a job; its code and its environment's context are uploaded first."""
         nowhere = io.StringIO()  # of an upload the SDK prints the colours of a bar, not the bar
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), _outside_git():
-            sent = self._asked(spec.display_name, lambda ml: ml.jobs.create_or_update(as_command(spec)))
+        with (
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+            _outside_git(),
+        ):
+            sent = self._asked(
+                spec.display_name, lambda ml: ml.jobs.create_or_update(as_command(spec))
+            )
         return _seen(sent)
 
     def jobs_of(self, federation: str) -> list[AzureJob]:
         """Return the jobs of a federation in this workspace, the newest first."""
         found = self._asked("the jobs", lambda ml: list(ml.jobs.list()))
-        known = [job for job in found if job is not None]  # the SDK's word for one that it can't read
+        known = [
+            job for job in found if job is not None
+        ]  # the SDK's word for one that it can't read
         mine = [job for job in known if (job.tags or {}).get(TAG_FEDERATION) == federation]
         mine.sort(key=lambda job: (job.creation_context.created_at, job.name), reverse=True)
         return [_seen(job) for job in mine]
@@ -133,9 +153,13 @@ class Workspace:
         The SDK's public `stream` shows one process of one job, on stdout, and nothing of a job that has ended; this is
         the call that it makes itself. The SDK's version is bounded because of it.
         """
-        found = self._asked(f"the job {name}", lambda ml: ml.jobs._runs_operations.get_run_details(name))
+        found = self._asked(
+            f"the job {name}", lambda ml: ml.jobs._runs_operations.get_run_details(name)
+        )
         said = getattr(getattr(found.error, "error", None), "message", "") or ""
-        logs = {key: url for key, url in sorted((found.log_files or {}).items()) if key.startswith(LOGS)}
+        logs = {
+            key: url for key, url in sorted((found.log_files or {}).items()) if key.startswith(LOGS)
+        }
         return JobTold(str(found.status), " ".join(said.split()), logs)
 
     def log(self, url: str, start: int) -> bytes:
@@ -166,7 +190,9 @@ class Workspace:
                 return bytes(answer.content[first : last + 1])
             why = f"status {answer.status_code}"
         hint = "Look at the log in Azure ML's Studio."
-        raise AzureError("MDW-800", f"Can't read a log in the workspace {self.conf.name}: {why}.", hint) from None
+        raise AzureError(
+            "MDW-800", f"Can't read a log in the workspace {self.conf.name}: {why}.", hint
+        ) from None
 
     @cached_property
     def _plain(self) -> PipelineClient[HttpRequest, HttpResponse]:
@@ -178,29 +204,56 @@ class Workspace:
 
     def container(self, datastore: str) -> str:
         """Return the address of the container that a datastore stands for."""
-        found: Any = self._asked(f"the datastore {datastore}", lambda ml: ml.datastores.get(datastore))
+        found: Any = self._asked(
+            f"the datastore {datastore}", lambda ml: ml.datastores.get(datastore)
+        )
         if not _kind(found).endswith("azureblob"):
             hint = "Name one on a blob container."
-            raise AzureError("MDW-802", f"The datastore {datastore} of {self.conf.name} is no blob container.", hint)
-        return f"{found.protocol}://{found.account_name}.blob.{found.endpoint}/{found.container_name}"
+            raise AzureError(
+                "MDW-802",
+                f"The datastore {datastore} of {self.conf.name} is no blob container.",
+                hint,
+            )
+        return (
+            f"{found.protocol}://{found.account_name}.blob.{found.endpoint}/{found.container_name}"
+        )
 
     def content(self, datastore: str, path: str, *, file: bool) -> str:
         """Return the address of a datastore's file or folder in which something lies, as far as the caller may see."""
-        found: Any = self._asked(f"the datastore {datastore}", lambda ml: ml.datastores.get(datastore))
-        inner = {"azureblob": "container_name", "azuredatalakegen2": "filesystem"}  # both answer as blobs
-        name = next((getattr(found, inner[kind]) for kind in inner if _kind(found).endswith(kind)), None)
+        found: Any = self._asked(
+            f"the datastore {datastore}", lambda ml: ml.datastores.get(datastore)
+        )
+        inner = {
+            "azureblob": "container_name",
+            "azuredatalakegen2": "filesystem",
+        }  # both answer as blobs
+        name = next(
+            (getattr(found, inner[kind]) for kind in inner if _kind(found).endswith(kind)), None
+        )
         if name is None:
             hint = "Use a blob container or ADLS Gen2, or leave this line to the job."
-            raise AzureError("MDW-800", f"The datastore {datastore} of {self.conf.name} can't be looked into.", hint)
+            raise AzureError(
+                "MDW-800",
+                f"The datastore {datastore} of {self.conf.name} can't be looked into.",
+                hint,
+            )
         container = f"{found.protocol}://{found.account_name}.blob.{found.endpoint}/{name}"
         where = f"{container}/{path}"
-        if not _holds(container, path if file else f"{path.strip('/')}/".lstrip("/"), where, self._credential):
-            raise AzureError("MDW-802", f"There is nothing at {where}.", "Put the data there, or correct the path.")
+        if not _holds(
+            container, path if file else f"{path.strip('/')}/".lstrip("/"), where, self._credential
+        ):
+            raise AzureError(
+                "MDW-802",
+                f"There is nothing at {where}.",
+                "Put the data there, or correct the path.",
+            )
         return where
 
     def asset(self, name: str, version: str) -> str:
         """Return where a registered data asset lies."""
-        found = self._asked(f"the data asset {name}:{version}", lambda ml: ml.data.get(name, version))
+        found = self._asked(
+            f"the data asset {name}:{version}", lambda ml: ml.data.get(name, version)
+        )
         return str(found.path)
 
     def compute(self, name: str) -> Compute:
@@ -215,19 +268,31 @@ class Workspace:
 
     def gpus_of(self, size: str, location: str) -> int | None:
         """Return how many GPUs a machine of a size has, None where the size is not listed."""
-        found = self._asked("the sizes of machines", lambda ml: list(ml.compute.list_sizes(location=location)))
-        return next((int(one.gpus or 0) for one in found if str(one.name).lower() == size.lower()), None)
+        found = self._asked(
+            "the sizes of machines", lambda ml: list(ml.compute.list_sizes(location=location))
+        )
+        return next(
+            (int(one.gpus or 0) for one in found if str(one.name).lower() == size.lower()), None
+        )
 
     def cores_left(self, size: str, location: str) -> int | None:
         """Return how many cores of a size's family the subscription has left, None where it does not tell."""
-        sizes = self._asked("the sizes of machines", lambda ml: list(ml.compute.list_sizes(location=location)))
-        family = next((str(one.family) for one in sizes if str(one.name).lower() == size.lower()), None)
+        sizes = self._asked(
+            "the sizes of machines", lambda ml: list(ml.compute.list_sizes(location=location))
+        )
+        family = next(
+            (str(one.family) for one in sizes if str(one.name).lower() == size.lower()), None
+        )
         usages = self._asked("the quota", lambda ml: list(ml.compute.list_usage(location=location)))
         left = {name.lower(): cores for name, cores in map(_usage, usages)}
         return left.get(family.lower()) if family else None
 
     def _asked(self, what: str, question: Callable[[MLClient], T]) -> T:
-        where = f"{what} in the workspace {self.conf.name}" if what else f"the workspace {self.conf.name}"
+        where = (
+            f"{what} in the workspace {self.conf.name}"
+            if what
+            else f"the workspace {self.conf.name}"
+        )
         with asking(where):
             return question(self._client)
 
@@ -264,8 +329,15 @@ def _holds(container: str, prefix: str, where: str, credential: TokenCredential 
 
     bounds: dict[str, Any] = {"retry_total": 1, "connection_timeout": 5, "read_timeout": 20}
     try:
-        with ContainerClient.from_container_url(container, credential or sign_in(), **bounds) as client:
-            return next(iter(client.list_blob_names(name_starts_with=prefix, results_per_page=1)), None) is not None
+        with ContainerClient.from_container_url(
+            container, credential or sign_in(), **bounds
+        ) as client:
+            return (
+                next(
+                    iter(client.list_blob_names(name_starts_with=prefix, results_per_page=1)), None
+                )
+                is not None
+            )
     except ResourceNotFoundError:
         return False
     except ClientError as error:
@@ -277,10 +349,23 @@ def _identities(compute: Any) -> tuple[str, ...]:
     held = getattr(compute, "identity", None)
     if held is None:
         return ()
-    own = (f"{compute.name}'s own identity, principal {held.principal_id}",) if held.principal_id else ()
-    given = {str(one.resource_id).rpartition("/")[2]: vars(one) for one in held.user_assigned_identities or []}
+    own = (
+        (f"{compute.name}'s own identity, principal {held.principal_id}",)
+        if held.principal_id
+        else ()
+    )
+    given = {
+        str(one.resource_id).rpartition("/")[2]: vars(one)
+        for one in held.user_assigned_identities or []
+    }
     # 1.35 of the SDK leaves the service's own key in the object
-    return (*own, *(f"{name}, client id {told.get('clientId', told['client_id'])}" for name, told in given.items()))
+    return (
+        *own,
+        *(
+            f"{name}, client id {told.get('clientId', told['client_id'])}"
+            for name, told in given.items()
+        ),
+    )
 
 
 @contextmanager
@@ -295,7 +380,9 @@ def asking(where: str) -> Iterator[None]:
     except ResourceNotFoundError as error:
         said = " ".join(str(error).split())[:300]
         hint = "Correct its name in the federation's file, or make it."
-        raise AzureError("MDW-802", f"There is no {where.removeprefix('the ')}: {said}", hint) from error
+        raise AzureError(
+            "MDW-802", f"There is no {where.removeprefix('the ')}: {said}", hint
+        ) from error
     except (ClientError, MlException) as error:
         raise refusal(error, where, ROLE) from error
 
@@ -329,7 +416,9 @@ def as_command(spec: JobSpec) -> Command:
         instance_count=spec.instance_count,
         instance_type=spec.instance_type,
         shm_size=spec.shm_size,
-        distribution=PyTorchDistribution(process_count_per_instance=spec.processes) if spec.distributed else None,
+        distribution=PyTorchDistribution(process_count_per_instance=spec.processes)
+        if spec.distributed
+        else None,
     )
     return made
 
@@ -337,7 +426,9 @@ def as_command(spec: JobSpec) -> Command:
 def _seen(job: Any) -> AzureJob:
     tags = job.tags or {}
     status, studio = getattr(job.status, "value", job.status), str(job.studio_url or "")
-    return AzureJob(str(job.name), tags.get(TAG_ROLE, ""), tags.get(TAG_SILO, ""), str(status), studio)
+    return AzureJob(
+        str(job.name), tags.get(TAG_ROLE, ""), tags.get(TAG_SILO, ""), str(status), studio
+    )
 
 
 def _usage(usage: Any) -> tuple[str, int]:

@@ -55,7 +55,9 @@ class Asked:
     def silos(self) -> list[str]:
         """Return the silos that are the caller's."""
         names = sorted(self.conf.federation.silos)
-        return names if self.role == ALL else [name for name in names if self.role == f"silo:{name}"]
+        return (
+            names if self.role == ALL else [name for name in names if self.role == f"silo:{name}"]
+        )
 
     @cached_property
     def federation(self) -> AzureFederation:
@@ -91,13 +93,21 @@ def asked_of(verb: str, args: list[str]) -> Asked:
         elif equals and (key == "as" or key in takes):
             given[key] = value
         elif arg.startswith("-") or key in every:
-            raise ConfigError("MDW-111", f"meadow {verb}: '{arg}' is no argument of it.", f"See meadow {verb} --help.")
+            raise ConfigError(
+                "MDW-111",
+                f"meadow {verb}: '{arg}' is no argument of it.",
+                f"See meadow {verb} --help.",
+            )
         elif arg != "backend=azure":
             overrides.append(arg)
     conf = compose(overrides)
     roles = [ALL, ORCHESTRATOR, *(f"silo:{name}" for name in sorted(conf.federation.silos))]
     if given.get("as", ALL) not in roles:
-        raise ConfigError("MDW-111", f"meadow {verb}: there is no role '{given['as']}'.", f"Roles: {', '.join(roles)}.")
+        raise ConfigError(
+            "MDW-111",
+            f"meadow {verb}: there is no role '{given['as']}'.",
+            f"Roles: {', '.join(roles)}.",
+        )
     return Asked(conf, given, flags, " ".join(["meadow", verb, *args]))
 
 
@@ -105,7 +115,9 @@ def known(asked: Asked, silo: str) -> str:
     """Return a silo's name; raises ConfigError MDW-193 where the federation has none of it."""
     there = sorted(asked.conf.federation.silos)
     if silo not in there:
-        raise ConfigError("MDW-193", f"The federation has no silo {silo!r}.", f"Its silos: {', '.join(there)}.")
+        raise ConfigError(
+            "MDW-193", f"The federation has no silo {silo!r}.", f"Its silos: {', '.join(there)}."
+        )
     return silo
 
 
@@ -119,7 +131,9 @@ def parts(asked: Asked) -> tuple[list[str], bool]:
 def run_of(asked: Asked, verb: str) -> str:
     """Return the run that is meant; raises ConfigError MDW-111 where none is."""
     if "run" not in asked.given:
-        raise ConfigError("MDW-111", f"meadow {verb}: which run?", "Write run=RUN; meadow status lists them.")
+        raise ConfigError(
+            "MDW-111", f"meadow {verb}: which run?", "Write run=RUN; meadow status lists them."
+        )
     return asked.given["run"]
 
 
@@ -134,7 +148,9 @@ def store_of_federation(conf: Conf, jobs: AzureFederation) -> Any:
     if own.store is None and own.workspace is not None and own.datastore is not None:
         own = dataclasses.replace(own, store=jobs.store())
     if own.store is None:
-        hint = "Write workspace and datastore, or store, below orchestrator in the federation's file."
+        hint = (
+            "Write workspace and datastore, or store, below orchestrator in the federation's file."
+        )
         raise AzureError("MDW-810", "The federation does not say where its store is.", hint)
     federation = dataclasses.replace(conf.federation, orchestrator=own)
     return store_of(dataclasses.replace(conf, federation=federation))

@@ -53,10 +53,16 @@ def waited(asked: Asked, run_id: str, seconds: float, log: JobLog | None = None)
                 raise
         else:
             if outcome is not None:
-                print(f"run {run_id}: {outcome.status}" + (f": {outcome.reason}" if outcome.reason else ""))
+                print(
+                    f"run {run_id}: {outcome.status}"
+                    + (f": {outcome.reason}" if outcome.reason else "")
+                )
                 return int(outcome.exit)
             if not at_work:
-                print("No orchestrator is at work; launched again it goes on with the run.", file=sys.stderr)
+                print(
+                    "No orchestrator is at work; launched again it goes on with the run.",
+                    file=sys.stderr,
+                )
                 return NOBODY_STATUS
         if time.monotonic() >= end:
             print(f"The run {run_id} has not ended in {seconds:.0f} s.", file=sys.stderr)

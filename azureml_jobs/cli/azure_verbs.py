@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from azureml_jobs.cli.azure_arguments import ALL, ORCHESTRATOR, Asked, asked_of, known, parts, run_of
+from azureml_jobs.cli.azure_arguments import (
+    ALL,
+    ORCHESTRATOR,
+    Asked,
+    asked_of,
+    known,
+    parts,
+    run_of,
+)
 from azureml_jobs.cli.azure_run import (
     NOBODY_STATUS,
     SIGNED_OUT_STATUS,
@@ -66,10 +74,14 @@ def launch(args: list[str]) -> int:
     words = [arg for arg in args if arg != "backend=azure"]
     what, rest = (words[0], words[1:]) if words else ("", [])
     if what not in ("all", "server", "client"):
-        raise ConfigError("MDW-111", f"meadow launch: '{what}' can't be launched.", "Write all, server or client.")
+        raise ConfigError(
+            "MDW-111", f"meadow launch: '{what}' can't be launched.", "Write all, server or client."
+        )
     asked = _launched(asked_of(f"launch {what}", rest), what)
     if "--dry-run" in asked.flags:
-        folder = Path(".meadow") / asked.conf.federation.name / time.strftime("dry-run-%Y%m%d-%H%M%S")
+        folder = (
+            Path(".meadow") / asked.conf.federation.name / time.strftime("dry-run-%Y%m%d-%H%M%S")
+        )
         for file in asked.federation.dry_run(folder, server=asked.server, names=asked.silos):
             print(file)
         return 0
@@ -83,10 +95,18 @@ def launch(args: list[str]) -> int:
 def _launched(asked: Asked, what: str) -> Asked:
     """Return what was asked of a launch as the role that it is for, a silo's own file read."""
     if (what == "client") != ("silo" in asked.given):
-        raise ConfigError("MDW-111", "meadow launch: silo=NAME belongs to client, and client to it.", "See --help.")
+        raise ConfigError(
+            "MDW-111",
+            "meadow launch: silo=NAME belongs to client, and client to it.",
+            "See --help.",
+        )
     if "silo.file" in asked.given:
         if what != "client":
-            raise ConfigError("MDW-111", "meadow launch: silo.file=FILE belongs to client silo=NAME.", "See --help.")
+            raise ConfigError(
+                "MDW-111",
+                "meadow launch: silo.file=FILE belongs to client silo=NAME.",
+                "See --help.",
+            )
         from azureml_jobs.jobs.silo_file import with_own
 
         own = with_own(asked.conf, asked.given["silo"], Path(asked.given["silo.file"]))
@@ -114,7 +134,9 @@ def status(args: list[str]) -> int:
     table = [HEAD]
     for silo in ["", *sorted(asked.conf.federation.silos)]:
         name = silo or ORCHESTRATOR
-        table.append(row(name, seen[silo]) if silo in seen else (name, "not asked", "", f"as={asked.role}"))
+        table.append(
+            row(name, seen[silo]) if silo in seen else (name, "not asked", "", f"as={asked.role}")
+        )
     print("\n".join(columns(table)))
     errors = [one for one in seen.values() if isinstance(one, MeadowError)]
     if asked.server:
@@ -139,7 +161,9 @@ def logs(args: list[str]) -> int:
         if isinstance(seen, MeadowError):
             failed.append(seen)
         elif seen is not None:
-            read.append(JobLog(asked.federation.workspace_of(seen), seen.name, silo or ORCHESTRATOR))
+            read.append(
+                JobLog(asked.federation.workspace_of(seen), seen.name, silo or ORCHESTRATOR)
+            )
     for line in follow(read) if "-f" in asked.flags else _once(read):
         if isinstance(line, MeadowError):
             failed.append(line)
@@ -157,7 +181,9 @@ def wait(args: list[str]) -> int:
     try:
         seconds = float(timeout)
     except ValueError:
-        raise ConfigError("MDW-111", f"meadow wait: timeout={timeout} is no number.", "Give seconds.") from None
+        raise ConfigError(
+            "MDW-111", f"meadow wait: timeout={timeout} is no number.", "Give seconds."
+        ) from None
     return waited(asked, run_id, seconds)
 
 
@@ -212,7 +238,9 @@ def _table(asked: Asked) -> Any:
     def admitted() -> Any:
         return AdmittedKeys(asked.store, time.time).all()
 
-    return look(asked.conf, asked.role, Sources(Workspace, VaultSecrets, admitted if asked.server else None))
+    return look(
+        asked.conf, asked.role, Sources(Workspace, VaultSecrets, admitted if asked.server else None)
+    )
 
 
 def _start(asked: Asked, started: list[str]) -> None:
@@ -223,7 +251,10 @@ def _start(asked: Asked, started: list[str]) -> None:
         name = silo or ORCHESTRATOR
         if new:
             started.append(name)
-        print(f"{name}: {'started' if new else 'at work already'}, {job.name}, {job.studio}", flush=True)
+        print(
+            f"{name}: {'started' if new else 'at work already'}, {job.name}, {job.studio}",
+            flush=True,
+        )
         if "--open" in asked.flags:
             import webbrowser
 
@@ -238,11 +269,16 @@ def _launch_all(asked: Asked) -> int:
     try:
         _start(asked, started)
         if "--detach" in asked.flags:
-            print(f"meadow wait backend=azure run={run_id} waits for it; meadow stop backend=azure ends the jobs.")
+            print(
+                f"meadow wait backend=azure run={run_id} waits for it; meadow stop backend=azure ends the jobs."
+            )
             return 0
         found = seen_through(asked, run_id)
     except Unanswered as reason:
-        print("The jobs stay at work: meadow wait, meadow download and meadow stop go on.", file=sys.stderr)
+        print(
+            "The jobs stay at work: meadow wait, meadow download and meadow stop go on.",
+            file=sys.stderr,
+        )
         if reason.error is None:
             return SIGNED_OUT_STATUS
         raise reason.error from None
@@ -273,4 +309,8 @@ def _once(read: list[JobLog]) -> Iterator[str | MeadowError]:
 def _runs(queue: Any) -> Iterator[tuple[str, str, str]]:
     for run in dict.fromkeys(request.run_id for request in queue.all()):
         outcome = queue.outcome(run)
-        yield (run, outcome.status, outcome.reason) if outcome else (run, "waiting or in progress", "")
+        yield (
+            (run, outcome.status, outcome.reason)
+            if outcome
+            else (run, "waiting or in progress", "")
+        )

@@ -42,7 +42,9 @@ class JobLog:
 
     def lines(self) -> list[str]:
         """Return the whole lines since the last call; all that is left, and how it ended, where the job is over."""
-        self.told = self._place.told(self._job)  # before the logs are read, so that the last look misses nothing
+        self.told = self._place.told(
+            self._job
+        )  # before the logs are read, so that the last look misses nothing
         found = []
         for name, url in self.told.logs.items():
             new = self._place.log(url, self._seen.get(name, 0))
@@ -50,9 +52,15 @@ class JobLog:
             *whole, self._begun[name] = (self._begun.get(name, b"") + new).split(b"\n")
             if self.told.over and self._begun[name]:
                 whole.append(self._begun.pop(name))
-            found += [f"{_label(self._label, name)}  {line.decode(errors='replace').rstrip()}" for line in whole]
+            found += [
+                f"{_label(self._label, name)}  {line.decode(errors='replace').rstrip()}"
+                for line in whole
+            ]
         if self.told.over:
-            found.append(f"{self._label}  {self.told.status}" + (f": {self.told.error}" if self.told.error else ""))
+            found.append(
+                f"{self._label}  {self.told.status}"
+                + (f": {self.told.error}" if self.told.error else "")
+            )
         return found
 
 
@@ -63,7 +71,10 @@ def follow(logs: Sequence[JobLog]) -> Iterator[str | MeadowError]:
     """
     said: queue.SimpleQueue[str | MeadowError | None] = queue.SimpleQueue()
     closed = threading.Event()
-    threads = [threading.Thread(target=_listen, args=(log, said, closed), name="log", daemon=True) for log in logs]
+    threads = [
+        threading.Thread(target=_listen, args=(log, said, closed), name="log", daemon=True)
+        for log in logs
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -108,7 +119,11 @@ def unseen(error: MeadowError) -> str:
     """Return in a few words why something can't be seen."""
     if error.code == "MDW-801":
         return f"not yours to see: it needs the role '{SEE_ROLE}' there"
-    return f"not reached: {error.message}" if error.code == "MDW-800" else f"{error.code}: {error.message}"
+    return (
+        f"not reached: {error.message}"
+        if error.code == "MDW-800"
+        else f"{error.code}: {error.message}"
+    )
 
 
 def _label(part: str, log: str) -> str:
@@ -117,7 +132,9 @@ def _label(part: str, log: str) -> str:
     return f"{part}[{number}]" if several else part
 
 
-def _listen(log: JobLog, said: queue.SimpleQueue[str | MeadowError | None], closed: threading.Event) -> None:
+def _listen(
+    log: JobLog, said: queue.SimpleQueue[str | MeadowError | None], closed: threading.Event
+) -> None:
     try:
         while True:
             for line in log.lines():

@@ -57,7 +57,9 @@ def application(verb: str, args: list[str], task: Task) -> int:
         if stop.code:
             return 1 if jobs.started else ConfigError.exit_status
     except (HydraException, ValueError) as error:  # flags that don't go together
-        raise ConfigError("MDW-111", f"meadow {verb}: {error}.", f"See meadow {verb} --help.") from error
+        raise ConfigError(
+            "MDW-111", f"meadow {verb}: {error}.", f"See meadow {verb} --help."
+        ) from error
     finally:
         sys.argv = argv
     return jobs.status()
@@ -82,7 +84,10 @@ class _Jobs:
             conf = finish(cfg, overrides, dict(app.runtime.choices))
             if self._sweep:
                 conf.run.output = app.sweep.dir
-                print(f"--- run {int(app.job.num) + 1} of the sweep: {' '.join(overrides)}", flush=True)
+                print(
+                    f"--- run {int(app.job.num) + 1} of the sweep: {' '.join(overrides)}",
+                    flush=True,
+                )
             self._task(conf, shlex.join([*self._command, *_written(app)]))
         except (KeyboardInterrupt, Interrupted) as stop:
             raise _Stop(stop) from stop  # Hydra would go on with the next run of a sweep
@@ -130,7 +135,9 @@ def _parsed(verb: str, args: list[str]) -> argparse.Namespace:
     given = parser.parse_intermixed_args(args)
     for name in REFUSED:
         if getattr(given, name) not in (None, False):
-            instead = "; add files of your own with --config-dir" if name.startswith("config") else ""
+            instead = (
+                "; add files of your own with --config-dir" if name.startswith("config") else ""
+            )
             refuse(f"--{name.replace('_', '-')} is not offered{instead}")
     if given.config_dir is not None and not Path(given.config_dir).is_dir():
         refuse(f"--config-dir {given.config_dir} is no folder")
@@ -139,7 +146,10 @@ def _parsed(verb: str, args: list[str]) -> argparse.Namespace:
 
 def _flags(given: argparse.Namespace) -> list[str]:
     values = {name: value for name, value in vars(given).items() if name != "overrides" and value}
-    flags = [[f"--{name.replace('_', '-')}", *([] if value is True else [value])] for name, value in values.items()]
+    flags = [
+        [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+        for name, value in values.items()
+    ]
     return [word for flag in flags for word in flag]
 
 
@@ -155,7 +165,9 @@ def _check(given: argparse.Namespace) -> None:
         try:
             _own_name(compose([*extra, *overrides]), names)
         except ConfigError as error:
-            if not (_shows(given) and error.code in ("MDW-104", "MDW-105")):  # a wrong value can still be looked at
+            if not (
+                _shows(given) and error.code in ("MDW-104", "MDW-105")
+            ):  # a wrong value can still be looked at
                 raise
 
 
@@ -185,5 +197,7 @@ def _children(given: argparse.Namespace) -> list[list[str]]:
     try:
         (children,) = BasicSweeper.split_arguments(parse(overrides), None)
     except HydraException as error:
-        raise ConfigError("MDW-100", f"The sweep can't be parted: {error}.", "Give lists: key=a,b,c.") from error
+        raise ConfigError(
+            "MDW-100", f"The sweep can't be parted: {error}.", "Give lists: key=a,b,c."
+        ) from error
     return children

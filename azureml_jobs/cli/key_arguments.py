@@ -103,14 +103,20 @@ class Asked:
     def public(self) -> Path:
         """Return the file of the public half that is handed out."""
         named = self.silo.public_key
-        return Path(named or f"{self.name}.pub") if self.vault else self.folder / f"{node_secret(self.name)}.pub"
+        return (
+            Path(named or f"{self.name}.pub")
+            if self.vault
+            else self.folder / f"{node_secret(self.name)}.pub"
+        )
 
 
 def parse(args: list[str]) -> Asked:
     """Return what the arguments ask for; raises ConfigError MDW-111, and what a wrong configuration raises."""
     verb, *rest = args
     if verb not in TAKES:
-        raise ConfigError("MDW-111", f"meadow keys: there is no '{verb}'.", f"Its verbs: {', '.join(TAKES)}.")
+        raise ConfigError(
+            "MDW-111", f"meadow keys: there is no '{verb}'.", f"Its verbs: {', '.join(TAKES)}."
+        )
     (most, known), given, words, overrides = TAKES[verb], dict[str, str](), list[str](), list[str]()
     new = verb == "silo" and "--new" in rest
     for arg in rest:
@@ -127,14 +133,25 @@ def parse(args: list[str]) -> Asked:
         raise ConfigError("MDW-111", f"meadow keys {verb}: which silo?", "See meadow keys --help.")
     if len(words) > most or {"keys", "key_vault"} <= given.keys():
         raise _wrong(verb, " ".join(rest))
-    name, file = (checked_name(words[0]) if words else ""), (Path(words[1]) if len(words) > 1 else None)
+    name, file = (
+        (checked_name(words[0]) if words else ""),
+        (Path(words[1]) if len(words) > 1 else None),
+    )
     conf = compose(overrides)
     checked_name(conf.federation.name)
     silos = conf.federation.silos
-    if name and silos and name not in silos and verb != "revoke":  # one that has left may still be ended
-        raise ConfigError("MDW-111", f"The federation has no silo '{name}'.", f"Its silos: {', '.join(sorted(silos))}.")
+    if (
+        name and silos and name not in silos and verb != "revoke"
+    ):  # one that has left may still be ended
+        raise ConfigError(
+            "MDW-111",
+            f"The federation has no silo '{name}'.",
+            f"Its silos: {', '.join(sorted(silos))}.",
+        )
     return Asked(verb, name, file, given, new, conf)
 
 
 def _wrong(verb: str, what: str) -> ConfigError:
-    return ConfigError("MDW-111", f"meadow keys {verb}: '{what}' is not what it takes.", "See meadow keys --help.")
+    return ConfigError(
+        "MDW-111", f"meadow keys {verb}: '{what}' is not what it takes.", "See meadow keys --help."
+    )

@@ -40,7 +40,9 @@ def main(args: list[str], open_store: OpenStore, clock: Clock = time.time) -> in
         print(HELP)
         return 0
     asked = parse(args)
-    lines = list(Keys(asked, open_store, clock).do())  # all is done before a reader of the lines can go away
+    lines = list(
+        Keys(asked, open_store, clock).do()
+    )  # all is done before a reader of the lines can go away
     print("\n".join(lines))
     return 0
 
@@ -64,7 +66,9 @@ class Keys:
     def _admitted(self) -> AdmittedKeys:
         """The list, opened when it is needed: a silo's owner has no rights to it."""
         folder = self._asked.given.get("store")
-        return AdmittedKeys(self._open(self._asked.conf, Path(folder) if folder else None), self._clock)
+        return AdmittedKeys(
+            self._open(self._asked.conf, Path(folder) if folder else None), self._clock
+        )
 
     def init(self) -> Iterator[str]:
         """Make the CA, or hand out again the one that is there; raises IdentityError MDW-707 where nothing is to do."""
@@ -73,7 +77,9 @@ class Keys:
         shown = _content(path)
         if shown is not None and shown != kept:
             hint = "Move it away, or name another file: federation.orchestrator.ca=FILE."
-            raise IdentityError("MDW-707", f"{path} is there, and not the certificate of this CA.", hint)
+            raise IdentityError(
+                "MDW-707", f"{path} is there, and not the certificate of this CA.", hint
+            )
         if kept is None or shown is not None:
             make_ca(self._secrets, name, self._now())
             kept = self._secrets.get(CA_CERTIFICATE)
@@ -108,7 +114,11 @@ class Keys:
         else:
             new = self._admitted.admit(self._name, self._given_key(), self._asked.days)
         yield f"{self._name} may connect with {new.fingerprint} until {_day(new.expires)}."
-        good = [key.fingerprint for key in self._admitted.all() if key.silo == self._name and key.revoked is None]
+        good = [
+            key.fingerprint
+            for key in self._admitted.all()
+            if key.silo == self._name and key.revoked is None
+        ]
         if good != [new.fingerprint]:
             yield from map(_ended, self._admitted.revoke(self._name, but=new.fingerprint))
 
@@ -120,10 +130,14 @@ class Keys:
         """Return the table of every key, and warnings of what expires."""
         keys = self._admitted.all()
         rows = [("silo", "key", "since", "until", "state")]
-        rows += [(k.silo, k.fingerprint, _day(k.since), _day(k.expires), self._state(k)) for k in keys]
+        rows += [
+            (k.silo, k.fingerprint, _day(k.since), _day(k.expires), self._state(k)) for k in keys
+        ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         yield from ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-        yield from (f"Warning: {warning}" for key in keys if (warning := key.warning(self._clock())))
+        yield from (
+            f"Warning: {warning}" for key in keys if (warning := key.warning(self._clock()))
+        )
         try:
             yield from self._ca_warning()
         except AzureError as error:  # who may see the list need not see the vault
@@ -133,7 +147,9 @@ class Keys:
         if CA_CERTIFICATE in self._secrets.list():
             where = self._secrets.where(CA_CERTIFICATE)
             ca = load_ca(self._secrets.get(CA_CERTIFICATE), where, self._now())
-            warning = expiry_warning(f"The CA in {where}", ca.not_valid_before_utc, ca.not_valid_after_utc, self._now())
+            warning = expiry_warning(
+                f"The CA in {where}", ca.not_valid_before_utc, ca.not_valid_after_utc, self._now()
+            )
             yield from [f"Warning: {warning}"] if warning else []
 
     def _given_key(self) -> str:
@@ -141,12 +157,16 @@ class Keys:
         file = self._asked.file or (Path(named) if (named := self._asked.silo.public_key) else None)
         if file is None:
             hint = "Name the .pub file that its owner made."
-            raise ConfigError("MDW-111", f"meadow keys {self._asked.verb}: which key of {self._name}?", hint)
+            raise ConfigError(
+                "MDW-111", f"meadow keys {self._asked.verb}: which key of {self._name}?", hint
+            )
         try:
             return file.read_text()[:4096]
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "not text"
-            raise IdentityError("MDW-702", f"Can't read {file}: {why}.", "Name the .pub file of the silo.") from None
+            raise IdentityError(
+                "MDW-702", f"Can't read {file}: {why}.", "Name the .pub file of the silo."
+            ) from None
 
     def _text(self, public: str) -> str:
         return f"{public} {self._name}\n"
@@ -154,7 +174,9 @@ class Keys:
     def _published(self, public: str) -> str:
         path = self._asked.public
         _hand_out(path, self._text(public))
-        return f"Public key of {self._name}: {path}  {fingerprint(load_public_key(public, str(path)))}"
+        return (
+            f"Public key of {self._name}: {path}  {fingerprint(load_public_key(public, str(path)))}"
+        )
 
     def _state(self, key: AdmittedKey) -> str:
         if key.revoked is not None:
@@ -184,7 +206,9 @@ def _content(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise IdentityError("MDW-702", f"Can't read {path}: {error.strerror}.", "Name another file.") from error
+        raise IdentityError(
+            "MDW-702", f"Can't read {path}: {error.strerror}.", "Name another file."
+        ) from error
 
 
 def _ended(key: AdmittedKey) -> str:

@@ -107,14 +107,28 @@ def launch(args: list[str]) -> int:
         return 0
     what, *rest = args
     if what not in ("all", "server", "client"):
-        raise ConfigError("MDW-111", f"meadow launch: '{what}' can't be launched.", "Write all, server or client.")
+        raise ConfigError(
+            "MDW-111", f"meadow launch: '{what}' can't be launched.", "Write all, server or client."
+        )
     given, detach = _taken(rest, ("backend", "silo")), _flag(rest, "--detach")
-    if given.get("backend") != "local":  # backend=azure goes another way: azureml_jobs.cli.azure_verbs
+    if (
+        given.get("backend") != "local"
+    ):  # backend=azure goes another way: azureml_jobs.cli.azure_verbs
         where = given.get("backend", "")
-        what = f"backend={where}: there is no such backend." if where else "meadow launch: where is it to run?"
-        raise ConfigError("MDW-192", what, "Write backend=local (this machine) or backend=azure (Azure ML).")
+        what = (
+            f"backend={where}: there is no such backend."
+            if where
+            else "meadow launch: where is it to run?"
+        )
+        raise ConfigError(
+            "MDW-192", what, "Write backend=local (this machine) or backend=azure (Azure ML)."
+        )
     if (what == "client") != ("silo" in given):
-        raise ConfigError("MDW-111", "meadow launch: silo=NAME belongs to client, and client to it.", "See --help.")
+        raise ConfigError(
+            "MDW-111",
+            "meadow launch: silo=NAME belongs to client, and client to it.",
+            "See --help.",
+        )
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
     def work(conf: Any, command: str) -> int:
@@ -145,7 +159,10 @@ def submit(args: list[str]) -> int:
         run_id = local_launch.submit(conf, command, _queue(folder)[0])
         print(f"run {run_id}")
         if not _runs_server(folder):
-            print("No orchestrator is at work here: meadow launch server backend=local starts one.", file=sys.stderr)
+            print(
+                "No orchestrator is at work here: meadow launch server backend=local starts one.",
+                file=sys.stderr,
+            )
         return 0
 
     return _application("submit", args, work)
@@ -169,7 +186,9 @@ def status(args: list[str]) -> int:
     runs = dict.fromkeys(request.run_id for request in queue.all())
     if runs:
         print()
-        rows = [_run_row(run, queue.outcome(run), _rounds_done(store, run), run == now) for run in runs]
+        rows = [
+            _run_row(run, queue.outcome(run), _rounds_done(store, run), run == now) for run in runs
+        ]
         print("\n".join(columns([("run", "state", "rounds done", "result"), *rows])))
     return 0
 
@@ -193,8 +212,13 @@ def wait(args: list[str]) -> int:
         return 0
     given = _only("wait", args, (*WHERE, "run", "timeout"))
     if "run" not in given:
-        raise ConfigError("MDW-111", "meadow wait: which run?", "Write run=RUN; meadow status lists them.")
-    folder, deadline = _there(_folder(given)), time.monotonic() + _seconds(given.get("timeout", "inf"))
+        raise ConfigError(
+            "MDW-111", "meadow wait: which run?", "Write run=RUN; meadow status lists them."
+        )
+    folder, deadline = (
+        _there(_folder(given)),
+        time.monotonic() + _seconds(given.get("timeout", "inf")),
+    )
     from azureml_jobs.backends.local_launch import ended
 
     queue = _queue(folder)[0]
@@ -203,7 +227,10 @@ def wait(args: list[str]) -> int:
         if outcome is not None:
             return ended(given["run"], outcome, print)
         if not alive:
-            print("No orchestrator is at work; launched again it goes on with the run.", file=sys.stderr)
+            print(
+                "No orchestrator is at work; launched again it goes on with the run.",
+                file=sys.stderr,
+            )
             return NOBODY_STATUS
         if time.monotonic() >= deadline:
             print(f"The run {given['run']} has not ended in {given['timeout']} s.", file=sys.stderr)
@@ -224,9 +251,15 @@ def stop(args: list[str]) -> int:
         queue.cancel(given["run"], live=_runs_server(folder))
         return 0
     chosen = _chosen(given, jobs)
-    for names in ([name for name in chosen if name != "server"], [name for name in chosen if name == "server"]):
+    for names in (
+        [name for name in chosen if name != "server"],
+        [name for name in chosen if name == "server"],
+    ):
         for job in jobs.stop(names):
-            print(f"{job.name}: {job.state}" + (f", status {job.status}" if job.status is not None else ""))
+            print(
+                f"{job.name}: {job.state}"
+                + (f", status {job.status}" if job.status is not None else "")
+            )
     return 0
 
 
@@ -336,7 +369,11 @@ def _flag(args: list[str], flag: str) -> bool:
 
 def _taken(args: list[str], names: tuple[str, ...]) -> dict[str, str]:
     """Take `name=value` of the named ones out of the arguments and return them."""
-    found = {name: value for name, eq, value in (arg.partition("=") for arg in args) if eq and name in names}
+    found = {
+        name: value
+        for name, eq, value in (arg.partition("=") for arg in args)
+        if eq and name in names
+    }
     args[:] = [arg for arg in args if arg.partition("=")[0] not in names]
     return found
 
@@ -355,4 +392,6 @@ def _seconds(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigError("MDW-111", f"meadow wait: timeout={text} is no number of seconds.", "See --help.") from None
+        raise ConfigError(
+            "MDW-111", f"meadow wait: timeout={text} is no number of seconds.", "See --help."
+        ) from None

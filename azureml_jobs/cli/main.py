@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         traceback.print_exc()
         print(f"error: unexpected {type(error).__name__}: {error}", file=sys.stderr)
-        print("  This is a fault in Meadow; please report it with the lines above.", file=sys.stderr)
+        print(
+            "  This is a fault in Meadow; please report it with the lines above.", file=sys.stderr
+        )
         return 1
 
 
@@ -55,7 +57,11 @@ def _run(args: list[str]) -> int:
 
     if not args or args[0] in ("-h", "--help", "help"):
         width = max(map(len, VERBS))
-        print(USAGE.format(verbs="\n".join(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items())))
+        print(
+            USAGE.format(
+                verbs="\n".join(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items())
+            )
+        )
         return 0
     name, rest = ("version" if args[0] == "--version" else args[0]), args[1:]
     if name not in VERBS:

@@ -37,7 +37,9 @@ def simulate(args: list[str]) -> int:
 
 def evaluate(args: list[str]) -> int:
     """Score a finished run's model on the data of its own configuration."""
-    given = _arguments("evaluate", args, "Score a finished run's model on the data of its own configuration.")
+    given = _arguments(
+        "evaluate", args, "Score a finished run's model on the data of its own configuration."
+    )
     if given is None:
         return 0
     from server.scoring.evaluation import evaluate_run
@@ -46,7 +48,10 @@ def evaluate(args: list[str]) -> int:
     rows = {"all silos": scores.union, **scores.by_silo}
     width = max(map(len, rows))
     for name, metrics in rows.items():
-        print(f"{name:{width}}  " + "  ".join(f"{metric} {value:.4f}" for metric, value in metrics.items()))
+        print(
+            f"{name:{width}}  "
+            + "  ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
+        )
     return 0
 
 
@@ -129,11 +134,15 @@ VERBS = {
         "start a federation, or a part of it: all|server|client backend=local|azure",
         either("launch", federation.launch),
     ),
-    "submit": Verb("give another run to a federation's orchestrator", either("submit", federation.submit)),
+    "submit": Verb(
+        "give another run to a federation's orchestrator", either("submit", federation.submit)
+    ),
     "status": Verb("show a federation's jobs and runs", either("status", federation.status)),
     "logs": Verb("show what its jobs said: [-f] [silo=NAME]", either("logs", federation.logs)),
     "wait": Verb("wait for the end of a run: run=RUN_ID", either("wait", federation.wait)),
-    "stop": Verb("end its jobs, or cancel a run: [silo=NAME | run=RUN_ID]", either("stop", federation.stop)),
+    "stop": Verb(
+        "end its jobs, or cancel a run: [silo=NAME | run=RUN_ID]", either("stop", federation.stop)
+    ),
     "download": Verb("bring a run's files from Azure ML: run=RUN_ID", download),
     "check": Verb("look at all that would fail in a launch on Azure ML", check),
     "rehearse": Verb("live through a federation on Azure ML, without Azure", rehearse),
@@ -147,19 +156,27 @@ VERBS = {
 """Every verb, in the order of the help."""
 
 
-def _arguments(verb: str, args: list[str], what: str, known: tuple[str, ...] = ("run",)) -> dict[str, str] | None:
+def _arguments(
+    verb: str, args: list[str], what: str, known: tuple[str, ...] = ("run",)
+) -> dict[str, str] | None:
     """Return the arguments of a verb that takes `run=RUN_ID` alone, or None when help was asked for and given."""
     if "--help" in args or "-h" in args:
-        print(f"meadow {verb} run=RUN_ID\n\n{what}\nRUN_ID is the name of a folder in outputs/, or the path of one.")
+        print(
+            f"meadow {verb} run=RUN_ID\n\n{what}\nRUN_ID is the name of a folder in outputs/, or the path of one."
+        )
         return None
     given = {}
     for arg in args:
         key, _, value = arg.partition("=")
         if key not in known or not value:
-            raise ConfigError("MDW-111", f"meadow {verb}: '{arg}' is no argument of it.", "Write run=RUN_ID.")
+            raise ConfigError(
+                "MDW-111", f"meadow {verb}: '{arg}' is no argument of it.", "Write run=RUN_ID."
+            )
         given[key] = value
     if "run" not in given:
         raise ConfigError(
-            "MDW-111", f"meadow {verb}: which run?", "Write run=RUN_ID; the ids are the names in outputs/."
+            "MDW-111",
+            f"meadow {verb}: which run?",
+            "Write run=RUN_ID; the ids are the names in outputs/.",
         )
     return given

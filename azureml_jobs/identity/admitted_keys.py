@@ -70,7 +70,9 @@ class AdmittedKey:
     @property
     def span(self) -> Span:
         """Return how long the key may connect, if it is not revoked before."""
-        begins, ends = (datetime.fromtimestamp(seconds, UTC) for seconds in (self.since, self.expires))
+        begins, ends = (
+            datetime.fromtimestamp(seconds, UTC) for seconds in (self.since, self.expires)
+        )
         hint = f"Ask the silo for a new one, then: meadow keys rotate {self.silo} FILE.pub"
         return Span(f"The key {self.fingerprint} of {self.silo}", begins, ends, hint)
 
@@ -104,18 +106,24 @@ class AdmittedKeys:
         now = self._clock()
         entry = AdmittedKey(checked_name(silo), public_line(public), now, now + days * 86400)
         name = _entry_name(public)
-        data = json.dumps({"silo": entry.silo, "key": entry.line, "since": entry.since, "expires": entry.expires})
+        data = json.dumps(
+            {"silo": entry.silo, "key": entry.line, "since": entry.since, "expires": entry.expires}
+        )
         if not self._store.put_if_absent(self.ADMITTED + name, data.encode()):
             entry = self._entry(name)
         if entry.silo != silo:
             hint = "Each silo makes its own key: ask for another."
-            raise IdentityError("MDW-710", f"The key offered for {silo} is admitted for {entry.silo}.", hint)
+            raise IdentityError(
+                "MDW-710", f"The key offered for {silo} is admitted for {entry.silo}.", hint
+            )
         if name in self._names(self.REVOKED):
             hint = "Ask the silo for a new key: a revoked one never comes back."
             raise IdentityError("MDW-711", f"The key offered for {silo} was revoked.", hint)
         return entry
 
-    def revoke(self, silo: str, only: str | None = None, but: str | None = None) -> list[AdmittedKey]:
+    def revoke(
+        self, silo: str, only: str | None = None, but: str | None = None
+    ) -> list[AdmittedKey]:
         """Revoke a silo's keys: all, `only` the one with that fingerprint, or all `but` that one; return them.
 
         Raises IdentityError MDW-712 where none is left to revoke.
@@ -123,8 +131,12 @@ class AdmittedKeys:
         mine = [key for key in self.all() if key.silo == silo and key.revoked is None]
         chosen = [key for key in mine if only in (None, key.fingerprint) and key.fingerprint != but]
         if not chosen:
-            silos = ", ".join(sorted({key.silo for key in self.all() if key.revoked is None})) or "none"
-            raise IdentityError("MDW-712", f"{silo} has no such key to revoke.", f"Silos with a key: {silos}.")
+            silos = (
+                ", ".join(sorted({key.silo for key in self.all() if key.revoked is None})) or "none"
+            )
+            raise IdentityError(
+                "MDW-712", f"{silo} has no such key to revoke.", f"Silos with a key: {silos}."
+            )
         for key in chosen:
             data = json.dumps({"silo": silo, "at": self._clock()}).encode()
             self._store.put_if_absent(self.REVOKED + _entry_name(key.public), data)
@@ -160,7 +172,9 @@ class AdmittedKeys:
         if name not in self._known:
             raw = self._json(self.ADMITTED + name)
             try:
-                key = AdmittedKey(str(raw["silo"]), str(raw["key"]), float(raw["since"]), float(raw["expires"]))
+                key = AdmittedKey(
+                    str(raw["silo"]), str(raw["key"]), float(raw["since"]), float(raw["expires"])
+                )
             except (KeyError, TypeError, ValueError):
                 raise _damaged(self.ADMITTED + name) from None
             if _entry_name(key.public) != name:
@@ -172,7 +186,9 @@ class AdmittedKeys:
         entry = self._entry(name)
         if entry.revoked is None:
             at = 0.0
-            with suppress(IdentityError, KeyError, TypeError, ValueError):  # that it is there is what counts
+            with suppress(
+                IdentityError, KeyError, TypeError, ValueError
+            ):  # that it is there is what counts
                 at = float(self._json(self.REVOKED + name)["at"])
             entry = self._known[name] = replace(entry, revoked=at)
         return entry
@@ -193,4 +209,6 @@ def _entry_name(key: ec.EllipticCurvePublicKey) -> str:
 
 def _damaged(name: str) -> IdentityError:
     hint = "Delete it, then admit the key again."
-    return IdentityError("MDW-714", f"The entry {name} of the list of admitted keys is damaged.", hint)
+    return IdentityError(
+        "MDW-714", f"The entry {name} of the list of admitted keys is damaged.", hint
+    )

@@ -59,8 +59,14 @@ class ServerCredentials:
         """Return how long the two certificates are good."""
         ca, own = (x509.load_pem_x509_certificate(pem) for pem in (self.ca, self.certificate))
         return [
-            span_of("The federation's CA", ca, "Make another, and hand its certificate to every silo (docs/keys.md)."),
-            span_of("The orchestrator's certificate", own, "It gets a new one when it is started again."),
+            span_of(
+                "The federation's CA",
+                ca,
+                "Make another, and hand its certificate to every silo (docs/keys.md).",
+            ),
+            span_of(
+                "The orchestrator's certificate", own, "It gets a new one when it is started again."
+            ),
         ]
 
 
@@ -75,7 +81,9 @@ def make_ca(secrets: SecretStore, name: str, now: datetime) -> x509.Certificate:
         hint = "Every silo trusts that one: to replace it, move it away and hand the new certificate to every silo."
         raise IdentityError("MDW-707", f"There is a CA in {secrets.where(CA_KEY)}.", hint)
     key = ec.generate_private_key(ec.SECP384R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Meadow CA {checked_name(name)}"[:64])])
+    subject = x509.Name(
+        [x509.NameAttribute(NameOID.COMMON_NAME, f"Meadow CA {checked_name(name)}"[:64])]
+    )
     usage = _usage(certificates=True)
     builder = _builder(subject, subject, key.public_key(), now, CA_DAYS)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -98,15 +106,23 @@ def server_credentials(
     authority = _load_ca_key(secrets, certificate)
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Meadow orchestrator")])
-    builder = _builder(subject, certificate.subject, key.public_key(), now, days, certificate.not_valid_after_utc)
+    builder = _builder(
+        subject, certificate.subject, key.public_key(), now, days, certificate.not_valid_after_utc
+    )
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(
+        x509.BasicConstraints(ca=False, path_length=None), critical=True
+    )
     builder = builder.add_extension(_usage(certificates=False), critical=True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    builder = builder.add_extension(
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+    )
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
     own = builder.add_extension(issuer, critical=False).sign(authority, hashes.SHA384())
     pem = serialization.Encoding.PEM
-    return ServerCredentials(certificate.public_bytes(pem), own.public_bytes(pem), _pkcs8(key), own.not_valid_after_utc)
+    return ServerCredentials(
+        certificate.public_bytes(pem), own.public_bytes(pem), _pkcs8(key), own.not_valid_after_utc
+    )
 
 
 def load_ca(pem: bytes, where: str, now: datetime) -> x509.Certificate:
@@ -118,8 +134,14 @@ def load_ca(pem: bytes, where: str, now: datetime) -> x509.Certificate:
         hint = "It should be the PEM file that `meadow keys init` wrote."
         raise IdentityError("MDW-706", f"{where} is not the certificate of a CA.", hint) from None
     if not constraints.ca:
-        raise IdentityError("MDW-706", f"{where} is a certificate, but not of a CA.", "Use the CA's, not the server's.")
-    check_dates(f"The CA in {where}", certificate.not_valid_before_utc, certificate.not_valid_after_utc, now)
+        raise IdentityError(
+            "MDW-706",
+            f"{where} is a certificate, but not of a CA.",
+            "Use the CA's, not the server's.",
+        )
+    check_dates(
+        f"The CA in {where}", certificate.not_valid_before_utc, certificate.not_valid_after_utc, now
+    )
     return certificate
 
 
@@ -153,8 +175,13 @@ def _load_ca_key(secrets: SecretStore, certificate: x509.Certificate) -> ec.Elli
     try:
         key = serialization.load_pem_private_key(secrets.get(CA_KEY), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise IdentityError("MDW-702", f"{where} is not a private key that can be read.", "Restore the CA.") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise IdentityError(
+            "MDW-702", f"{where} is not a private key that can be read.", "Restore the CA."
+        ) from None
+    if (
+        not isinstance(key, ec.EllipticCurvePrivateKey)
+        or key.public_key() != certificate.public_key()
+    ):
         hint = f"Restore the pair {CA_KEY} and {CA_CERTIFICATE}."
         raise IdentityError("MDW-706", f"{where} is not the key of the CA's certificate.", hint)
     return key

@@ -18,10 +18,14 @@ DAY_SECONDS: Final = 86400.0
 def check_dates(what: str, begins: datetime, ends: datetime, now: datetime) -> None:
     """Raise IdentityError MDW-705 unless `now` lies between the two."""
     if now >= ends:
-        raise IdentityError("MDW-705", f"{what} expired on {ends:%Y-%m-%d %H:%M} UTC.", "Make a new one.")
+        raise IdentityError(
+            "MDW-705", f"{what} expired on {ends:%Y-%m-%d %H:%M} UTC.", "Make a new one."
+        )
     if now < begins:
         hint = f"This machine's clock says {now:%Y-%m-%d %H:%M} UTC: set it right."
-        raise IdentityError("MDW-705", f"{what} is valid only from {begins:%Y-%m-%d %H:%M} UTC.", hint)
+        raise IdentityError(
+            "MDW-705", f"{what} is valid only from {begins:%Y-%m-%d %H:%M} UTC.", hint
+        )
 
 
 def expiry_warning(what: str, begins: datetime, ends: datetime, now: datetime) -> str | None:

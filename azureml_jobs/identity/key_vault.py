@@ -42,7 +42,9 @@ def sign_in(interactive: bool | None = None) -> TokenCredential:
     from azure.identity import DefaultAzureCredential
 
     for name in ("azure.identity", "azure.core.pipeline.policies.http_logging_policy"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # what is tried in vain is told in the error
+        logging.getLogger(name).setLevel(
+            logging.ERROR
+        )  # what is tried in vain is told in the error
     if "AZUREML_OBO_ENABLED" in os.environ:
         from azure.ai.ml.identity import AzureMLOnBehalfOfCredential
 
@@ -65,7 +67,9 @@ class VaultSecrets:
     def __init__(self, vault: str, credential: TokenCredential | None = None) -> None:
         if not _VAULT.fullmatch(vault):
             hint = "Give the vault's name: 3 to 24 letters, digits and '-'."
-            raise IdentityError("MDW-709", f"{vault[:80]!r} can't be the name of a Key Vault.", hint)
+            raise IdentityError(
+                "MDW-709", f"{vault[:80]!r} can't be the name of a Key Vault.", hint
+            )
         self._vault, self._credential = vault, credential
         self._made: SecretClient | None = None
 
@@ -149,7 +153,11 @@ def refusal(error: Exception, where: str, role: str) -> AzureError:
     if isinstance(error, HttpResponseError) and error.status_code == 403:
         hint = f"Grant that identity the role '{role}' there, and wait some minutes."
         return AzureError("MDW-801", f"This identity may not use {where}: {said}", hint)
-    return AzureError("MDW-800", f"Can't reach {where}: {said}", "Check its name, its network rules and this network.")
+    return AzureError(
+        "MDW-800",
+        f"Can't reach {where}: {said}",
+        "Check its name, its network rules and this network.",
+    )
 
 
 def vault_name(name: str) -> str:
@@ -171,7 +179,9 @@ def own_name(known: str) -> str | None:
     plain, mark, places = known.rpartition("--")
     try:
         bits = int(places, 16) if mark else 0
-        name = "".join(_other(letter) if bits >> i & 1 else letter for i, letter in enumerate(plain or known))
+        name = "".join(
+            _other(letter) if bits >> i & 1 else letter for i, letter in enumerate(plain or known)
+        )
         return name if vault_name(name) == known else None
     except (ValueError, IdentityError):
         return None

@@ -53,9 +53,13 @@ def load_node_key(secret: bytes, where: str) -> NodeKey:
         if isinstance(error, TypeError) or "password" in str(error).lower():
             hint = "A node starts unattended: take the passphrase off with `ssh-keygen -p`, or make another key."
             raise IdentityError("MDW-702", f"{where} needs a passphrase.", hint) from None
-        raise IdentityError("MDW-702", f"{where} is not a private key in OpenSSH's format.", hint) from None
+        raise IdentityError(
+            "MDW-702", f"{where} is not a private key in OpenSSH's format.", hint
+        ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise IdentityError("MDW-703", f"{where} is {_kind(key)}; a node key is ECDSA on P-384.", hint)
+        raise IdentityError(
+            "MDW-703", f"{where} is {_kind(key)}; a node key is ECDSA on P-384.", hint
+        )
     return key
 
 
@@ -65,15 +69,21 @@ def load_public_key(line: str, where: str) -> ec.EllipticCurvePublicKey:
     try:
         key = serialization.load_ssh_public_key(line.strip()[:4096].encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise IdentityError("MDW-702", f"{where} is not a public key in OpenSSH's format.", hint) from None
+        raise IdentityError(
+            "MDW-702", f"{where} is not a public key in OpenSSH's format.", hint
+        ) from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise IdentityError("MDW-703", f"{where} is {_kind(key)}; a node key is ECDSA on P-384.", hint)
+        raise IdentityError(
+            "MDW-703", f"{where} is {_kind(key)}; a node key is ECDSA on P-384.", hint
+        )
     return key
 
 
 def public_line(key: ec.EllipticCurvePublicKey) -> str:
     """Return a public key as OpenSSH's one line, without a comment."""
-    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    return key.public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    ).decode()
 
 
 def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
@@ -84,4 +94,8 @@ def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
 
 def _kind(key: object) -> str:
     curve = getattr(getattr(key, "curve", None), "name", "")
-    return f"ECDSA on {curve}" if curve else type(key).__name__.strip("_").removesuffix("Key").replace("Private", "")
+    return (
+        f"ECDSA on {curve}"
+        if curve
+        else type(key).__name__.strip("_").removesuffix("Key").replace("Private", "")
+    )

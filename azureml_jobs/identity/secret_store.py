@@ -18,7 +18,9 @@ from conf.atomic_files import write_atomic
 from conf.errors import IdentityError
 
 Names = list[str]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")  # with what a vault adds it stays below its 127
+_NAME = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}"
+)  # with what a vault adds it stays below its 127
 
 
 class SecretStore(Protocol):
@@ -63,13 +65,17 @@ class FolderSecrets:
             write_atomic(path, secret, mode=0o600)
         except OSError as error:
             hint = "Choose a folder that this user may write, on a disk with room."
-            raise IdentityError("MDW-713", f"Can't write {path}: {error.strerror}.", hint) from error
+            raise IdentityError(
+                "MDW-713", f"Can't write {path}: {error.strerror}.", hint
+            ) from error
 
     def list(self) -> Names:
         """See `SecretStore`."""
         if not self._folder.is_dir():
             return []
-        return sorted(p.name for p in self._folder.iterdir() if p.is_file() and _NAME.fullmatch(p.name))
+        return sorted(
+            p.name for p in self._folder.iterdir() if p.is_file() and _NAME.fullmatch(p.name)
+        )
 
     def delete(self, name: str) -> None:
         """See `SecretStore`."""
@@ -96,9 +102,13 @@ def read_private(path: Path) -> bytes:
             _private(os.fstat(handle), path, "0600")
             return file.read(1 << 20)
     except FileNotFoundError:
-        raise IdentityError("MDW-700", f"There is no {path}.", "Make it with `meadow keys`, or name another.") from None
+        raise IdentityError(
+            "MDW-700", f"There is no {path}.", "Make it with `meadow keys`, or name another."
+        ) from None
     except OSError as error:
-        raise IdentityError("MDW-702", f"Can't read {path}: {error.strerror}.", "Name a readable file.") from error
+        raise IdentityError(
+            "MDW-702", f"Can't read {path}: {error.strerror}.", "Name a readable file."
+        ) from error
 
 
 def _only_the_owner(folder: Path) -> None:
@@ -110,4 +120,6 @@ def _private(found: os.stat_result, path: Path, mode: str) -> None:
     forbidden = 0o022 if stat.S_ISDIR(found.st_mode) else 0o077
     if found.st_mode & forbidden and not found.st_mode & stat.S_ISVTX:
         what = f"Others may use {path} (mode {stat.S_IMODE(found.st_mode):04o})."
-        raise IdentityError("MDW-701", what, f"Run: chmod {mode} {path} - and make a new key if it was shared.")
+        raise IdentityError(
+            "MDW-701", what, f"Run: chmod {mode} {path} - and make a new key if it was shared."
+        )

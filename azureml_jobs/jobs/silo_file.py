@@ -37,13 +37,17 @@ def with_own(conf: Conf, silo: str, path: Path) -> Conf:
         raw = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
-        raise ConfigError("MDW-106", f"The silo's file {where} can't be read: {why}.", "Correct it.") from None
+        raise ConfigError(
+            "MDW-106", f"The silo's file {where} can't be read: {why}.", "Correct it."
+        ) from None
     own = build(OwnConf, raw or {}, key="silo", where=where)
     check_limits(own, "silo", lambda key: where)
     entry = conf.federation.silos.get(silo, SiloConf())
     given = {name: getattr(own, name) for name in raw or {}}
     given["data"] = {**entry.data, **own.data}
     stated = (raw or {}).get("policy", {})
-    given["policy"] = dataclasses.replace(entry.policy, **{name: getattr(own.policy, name) for name in stated})
+    given["policy"] = dataclasses.replace(
+        entry.policy, **{name: getattr(own.policy, name) for name in stated}
+    )
     silos = {**conf.federation.silos, silo: dataclasses.replace(entry, **given)}
     return dataclasses.replace(conf, federation=dataclasses.replace(conf.federation, silos=silos))

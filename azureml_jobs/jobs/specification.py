@@ -78,8 +78,14 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
     """Return the orchestrator's job; `store` is the address of its container. Raises AzureError MDW-810."""
     own, name = conf.federation.orchestrator, conf.federation.name
     where = "federation.orchestrator"
-    workspace, compute = _needed(own.workspace, f"{where}.workspace"), _needed(own.compute, f"{where}.compute")
-    datastore, vault = _needed(own.datastore, f"{where}.datastore"), _needed(own.key_vault, f"{where}.key_vault")
+    workspace, compute = (
+        _needed(own.workspace, f"{where}.workspace"),
+        _needed(own.compute, f"{where}.compute"),
+    )
+    datastore, vault = (
+        _needed(own.datastore, f"{where}.datastore"),
+        _needed(own.key_vault, f"{where}.key_vault"),
+    )
     given = {
         "federation.file": FEDERATION_FILE,
         "federation.orchestrator.listen": listen_address(own),
@@ -89,7 +95,9 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
         "federation.orchestrator.idle_timeout": str(own.idle_timeout),
     }
     overrides = " ".join(shlex.quote(f"{key}={_quoted(value)}") for key, value in given.items())
-    line = f"python -m azureml_jobs.cli.main serve {overrides} \"run.output='${{{{outputs.runs}}}}'\""
+    line = (
+        f"python -m azureml_jobs.cli.main serve {overrides} \"run.output='${{{{outputs.runs}}}}'\""
+    )
     runs = f"azureml://datastores/{datastore}/paths/{name}/outputs/${{{{name}}}}/"
     spec = JobSpec(
         workspace=workspace,
@@ -111,13 +119,32 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str) -> JobSpec:
     """Return one silo's job; `tracking` is where the orchestrator says where it is. Raises AzureError MDW-810."""
     name, own = conf.federation.name, _silo(conf, silo)
     where = f"federation.silos.{silo}"
-    workspace, compute = _needed(own.workspace, f"{where}.workspace"), _needed(own.compute, f"{where}.compute")
+    workspace, compute = (
+        _needed(own.workspace, f"{where}.workspace"),
+        _needed(own.compute, f"{where}.compute"),
+    )
     vault = _needed(own.key_vault, f"{where}.key_vault")
-    arguments = ["--silo-file", SILO_FILE, "--ca", CA_FILE, "--key-vault", vault, "--state", "state"]
+    arguments = [
+        "--silo-file",
+        SILO_FILE,
+        "--ca",
+        CA_FILE,
+        "--key-vault",
+        vault,
+        "--state",
+        "state",
+    ]
     if conf.federation.orchestrator.address:
         arguments += ["--server", conf.federation.orchestrator.address]
     else:
-        arguments += ["--tracking", tracking, "--experiment", conf.tracking.experiment, "--federation", name]
+        arguments += [
+            "--tracking",
+            tracking,
+            "--experiment",
+            conf.tracking.experiment,
+            "--federation",
+            name,
+        ]
         if conf.federation.orchestrator.run_id:
             arguments += ["--run-id", conf.federation.orchestrator.run_id]
     line = f"python -m azureml_jobs.cli.main join {shlex.join(arguments)}"
@@ -190,7 +217,11 @@ def unbound(spec: JobSpec) -> list[str]:
 
 def _checked(spec: JobSpec) -> JobSpec:
     if missing := unbound(spec):
-        raise AzureError("MDW-811", f"{spec.display_name}: no {missing[0]} for the command.", "Add it to the job.")
+        raise AzureError(
+            "MDW-811",
+            f"{spec.display_name}: no {missing[0]} for the command.",
+            "Add it to the job.",
+        )
     return spec
 
 
@@ -198,13 +229,17 @@ def _silo(conf: Conf, silo: str) -> SiloConf:
     own = conf.federation.silos.get(silo)
     if own is None:
         there = ", ".join(sorted(conf.federation.silos)) or "none"
-        raise AzureError("MDW-810", f"The federation names no silo {silo!r}.", f"Its silos: {there}.")
+        raise AzureError(
+            "MDW-810", f"The federation names no silo {silo!r}.", f"Its silos: {there}."
+        )
     return own
 
 
 def _needed(value: T | None, key: str) -> T:
     if value is None:
-        raise AzureError("MDW-810", f"A job on Azure ML needs {key}.", "Write it into the federation's file.")
+        raise AzureError(
+            "MDW-810", f"A job on Azure ML needs {key}.", "Write it into the federation's file."
+        )
     return value
 
 
@@ -217,7 +252,9 @@ def _host(own: OrchestratorConf) -> str:
     """Return the host that the certificate is for: a gateway's, a declared one, or the job's own address."""
     if own.address:
         return own.address.rpartition(":")[0].strip("[]")
-    return "auto" if own.host == OrchestratorConf.host and listen_address(own) == LISTEN else own.host
+    return (
+        "auto" if own.host == OrchestratorConf.host and listen_address(own) == LISTEN else own.host
+    )
 
 
 def _tags(federation: str, role: str, code: Code) -> dict[str, str]:

@@ -109,15 +109,35 @@ def _silo(conf: Conf, name: str, sources: Sources) -> Iterator[Finding]:
         yield tried(name, "workspace", workspace.tracking_uri)
         if own.compute:
             managed = own.identity == "managed"
-            yield from _compute(name, workspace, own.compute, own.gpus, own.nodes, own.instance_type, managed=managed)
+            yield from _compute(
+                name,
+                workspace,
+                own.compute,
+                own.gpus,
+                own.nodes,
+                own.instance_type,
+                managed=managed,
+            )
         if own.input:
             yield from data(name, workspace, own.workspace, own.input)
     if own.key_vault:
-        yield tried(name, "node key", lambda: _node_key(sources.vault(str(own.key_vault)), name, own), security=True)
+        yield tried(
+            name,
+            "node key",
+            lambda: _node_key(sources.vault(str(own.key_vault)), name, own),
+            security=True,
+        )
 
 
 def _compute(
-    place: str, workspace: WorkspaceView, name: str, gpus: int, nodes: int, kind: str | None, *, managed: bool
+    place: str,
+    workspace: WorkspaceView,
+    name: str,
+    gpus: int,
+    nodes: int,
+    kind: str | None,
+    *,
+    managed: bool,
 ) -> Iterator[Finding]:
     """Look at a compute: that it is there, has an identity, the machine, the GPUs and the quota that are wanted."""
     try:
@@ -130,10 +150,14 @@ def _compute(
         yield _identity(place, compute)
     if kind and kind not in compute.instance_types:
         there = ", ".join(compute.instance_types) or "none"
-        yield Finding(place, "instance type", ERROR, f"{kind} is not there", f"Those of {name}: {there}.")
+        yield Finding(
+            place, "instance type", ERROR, f"{kind} is not there", f"Those of {name}: {there}."
+        )
     if compute.most_nodes is not None and nodes > compute.most_nodes:
         fix = f"Raise its maximum, or set nodes to {compute.most_nodes} or less."
-        yield Finding(place, "nodes", ERROR, f"{name} has at most {compute.most_nodes}, {nodes} wanted", fix)
+        yield Finding(
+            place, "nodes", ERROR, f"{name} has at most {compute.most_nodes}, {nodes} wanted", fix
+        )
     if compute.size:
         yield from _machine(place, workspace, compute, gpus)
 
@@ -147,10 +171,14 @@ def _identity(place: str, compute: Compute) -> Finding:
     if len(compute.identities) > 1:
         fix = f"Leave {compute.name} one: a job that names none gets whichever is the compute's default."
         return Finding(place, "identity", WARNING, f"{compute.name} has several: {there}", fix)
-    return Finding(place, "identity", seen=f"{there}; its roles were not looked at: all here was seen as you")
+    return Finding(
+        place, "identity", seen=f"{there}; its roles were not looked at: all here was seen as you"
+    )
 
 
-def _machine(place: str, workspace: WorkspaceView, compute: Compute, gpus: int) -> Iterator[Finding]:
+def _machine(
+    place: str, workspace: WorkspaceView, compute: Compute, gpus: int
+) -> Iterator[Finding]:
     try:
         there = workspace.gpus_of(compute.size, compute.location)
         left = workspace.cores_left(compute.size, compute.location)
@@ -158,10 +186,18 @@ def _machine(place: str, workspace: WorkspaceView, compute: Compute, gpus: int) 
         yield Finding(place, "quota", WARNING, f"not to be seen: {error.message}", error.hint)
         return
     if there is not None and gpus > there:
-        yield Finding(place, "GPUs", ERROR, f"{compute.size} has {there}, {gpus} wanted", "Name a larger machine.")
+        yield Finding(
+            place,
+            "GPUs",
+            ERROR,
+            f"{compute.size} has {there}, {gpus} wanted",
+            "Name a larger machine.",
+        )
     if left is not None and left <= 0:
         fix = "Ask for more quota, or free some: the job would wait in the queue."
-        yield Finding(place, "quota", WARNING, f"no core of {compute.size} is left in {compute.location}", fix)
+        yield Finding(
+            place, "quota", WARNING, f"no core of {compute.size} is left in {compute.location}", fix
+        )
 
 
 def _separation(conf: Conf) -> Iterator[Finding]:
@@ -173,7 +209,14 @@ def _separation(conf: Conf) -> Iterator[Finding]:
             other = seen.setdefault(value.lower(), name)
             if other != name:
                 fix = f"Give {name} a {what} of its own."
-                yield Finding(name, what, ERROR, f"{value.rpartition('|')[2]} is {other}'s too", fix, security=True)
+                yield Finding(
+                    name,
+                    what,
+                    ERROR,
+                    f"{value.rpartition('|')[2]} is {other}'s too",
+                    fix,
+                    security=True,
+                )
 
 
 def _private(silo: SiloConf) -> Iterator[tuple[str, str]]:
@@ -187,7 +230,11 @@ def _private(silo: SiloConf) -> Iterator[tuple[str, str]]:
 
 def _keys(conf: Conf, admitted: list[AdmittedKey], now: float) -> Iterator[Finding]:
     for name in sorted(conf.federation.silos):
-        mine = [key for key in admitted if key.silo == name and key.revoked is None and key.expires > now]
+        mine = [
+            key
+            for key in admitted
+            if key.silo == name and key.revoked is None and key.expires > now
+        ]
         if not mine:
             fix = f"meadow keys admit {name} FILE.pub, with the key that its owner made."
             yield Finding(name, "admitted", ERROR, "no key of it may connect", fix, security=True)
@@ -195,7 +242,9 @@ def _keys(conf: Conf, admitted: list[AdmittedKey], now: float) -> Iterator[Findi
         last = max(mine, key=lambda key: key.expires)
         warning = last.warning(now)
         state = WARNING if warning else OK
-        yield Finding(name, "admitted", state, warning or last.fingerprint, f"meadow keys rotate {name}")
+        yield Finding(
+            name, "admitted", state, warning or last.fingerprint, f"meadow keys rotate {name}"
+        )
 
 
 def _ca(place: str, vault: SecretStore, sources: Sources) -> Iterator[Finding]:
@@ -204,7 +253,9 @@ def _ca(place: str, vault: SecretStore, sources: Sources) -> Iterator[Finding]:
     try:
         certificate = load_ca(vault.get(CA_CERTIFICATE), vault.where(CA_CERTIFICATE), now)
         if CA_KEY not in vault.list():
-            raise AzureError("MDW-802", f"{vault.where(CA_KEY)} is missing.", "Restore it, or make the CA anew.")
+            raise AzureError(
+                "MDW-802", f"{vault.where(CA_KEY)} is missing.", "Restore it, or make the CA anew."
+            )
     except MeadowError as error:
         yield failed(place, "CA", error, security=True)
         return
@@ -222,5 +273,7 @@ def _node_key(vault: SecretStore, name: str, own: SiloConf) -> str:
         told = fingerprint(load_public_key(Path(own.public_key).read_text(), own.public_key))
         if told != mine:
             hint = "Send the public half of the key in the vault to the orchestrator's owner."
-            raise AzureError("MDW-802", f"{own.public_key} is not the public half of {where}.", hint)
+            raise AzureError(
+                "MDW-802", f"{own.public_key} is not the public half of {where}.", hint
+            )
     return mine

@@ -29,13 +29,21 @@ class DataView(Protocol):
         """Return the address of what lies there; MDW-802 where there is nothing, MDW-801 where one may not look."""
 
 
-def data(place: str, workspace: DataView, own: WorkspaceConf, given: InputConf) -> Iterator[Finding]:
+def data(
+    place: str, workspace: DataView, own: WorkspaceConf, given: InputConf
+) -> Iterator[Finding]:
     """Look at a silo's data as the caller."""
     try:
         where = _place(workspace, own, given.path)
         if where is None:
             fix = "Register it on a datastore of the silo's own workspace, so that it can be looked at."
-            yield Finding(place, "data", WARNING, f"{given.path} lies in no datastore, and was not looked into", fix)
+            yield Finding(
+                place,
+                "data",
+                WARNING,
+                f"{given.path} lies in no datastore, and was not looked into",
+                fix,
+            )
             return
         yield Finding(place, "data", seen=workspace.content(*where, file=given.type == "uri_file"))
     except AzureError as error:
@@ -43,7 +51,13 @@ def data(place: str, workspace: DataView, own: WorkspaceConf, given: InputConf) 
             yield failed(place, "data", error)
             return
         fix = "The job's identity reads it. To see it from here: the role Storage Blob Data Reader, and a route to it."
-        yield Finding(place, "data", WARNING, f"not to be seen as you from here: {error.message.rstrip('.')}", fix)
+        yield Finding(
+            place,
+            "data",
+            WARNING,
+            f"not to be seen as you from here: {error.message.rstrip('.')}",
+            fix,
+        )
 
 
 def _place(workspace: DataView, own: WorkspaceConf, path: str) -> tuple[str, str] | None:
@@ -63,6 +77,10 @@ def _of(own: WorkspaceConf, uri: str) -> tuple[str, str]:
     match = _LONG.fullmatch(uri)
     mine = (own.subscription_id, own.resource_group, own.name)
     if match is None or tuple(map(str.lower, match.group(1, 2, 3))) != tuple(map(str.lower, mine)):
-        hint = "Write azureml://datastores/NAME/paths/PATH: a datastore of the silo's own workspace."
-        raise AzureError("MDW-802", f"{uri} does not name a datastore of the silo's own workspace.", hint)
+        hint = (
+            "Write azureml://datastores/NAME/paths/PATH: a datastore of the silo's own workspace."
+        )
+        raise AzureError(
+            "MDW-802", f"{uri} does not name a datastore of the silo's own workspace.", hint
+        )
     return match[4], match[5]

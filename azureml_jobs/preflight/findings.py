@@ -38,14 +38,22 @@ class Table:
         if self.errors:
             what = "; ".join(f"{row.place}, {row.check}: {row.seen}" for row in self.errors[:3])
             more = f" (and {len(self.errors) - 3} more)" if len(self.errors) > 3 else ""
-            raise AzureError("MDW-813", f"Not launched: {what}{more}.", "See all of it with meadow check.")
+            raise AzureError(
+                "MDW-813", f"Not launched: {what}{more}.", "See all of it with meadow check."
+            )
 
     def lines(self) -> list[str]:
         """Return the table as text, each error or warning with its way out below it."""
-        widths = [max([len(getattr(row, name)) for row in self.rows] or [0]) for name in ("place", "check", "state")]
+        widths = [
+            max([len(getattr(row, name)) for row in self.rows] or [0])
+            for name in ("place", "check", "state")
+        ]
         found = []
         for row in self.rows:
-            cells = [getattr(row, name).ljust(w) for name, w in zip(("place", "check", "state"), widths, strict=True)]
+            cells = [
+                getattr(row, name).ljust(w)
+                for name, w in zip(("place", "check", "state"), widths, strict=True)
+            ]
             found.append("  ".join([*cells, row.seen]).rstrip())
             if row.state != OK and row.fix:
                 found.append(f"{'':{widths[0]}}  -> {row.fix}")
@@ -59,9 +67,18 @@ def tried(place: str, what: str, look: Callable[[], str], *, security: bool = Fa
     except MeadowError as error:
         return failed(place, what, error, security=security)
     except OSError as error:
-        return Finding(place, what, ERROR, f"{error.filename}: {error.strerror}", "Name a file that is there.")
+        return Finding(
+            place, what, ERROR, f"{error.filename}: {error.strerror}", "Name a file that is there."
+        )
 
 
 def failed(place: str, what: str, error: MeadowError, *, security: bool = False) -> Finding:
     """Return an error as a line."""
-    return Finding(place, what, ERROR, f"{error.code} {error.message.rstrip('.')}", error.hint, security=security)
+    return Finding(
+        place,
+        what,
+        ERROR,
+        f"{error.code} {error.message.rstrip('.')}",
+        error.hint,
+        security=security,
+    )

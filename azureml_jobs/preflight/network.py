@@ -27,7 +27,9 @@ def reached(place: str, address: str) -> Iterator[Finding]:
         return
     except (OSError, OverflowError) as error:
         fix = "Before the orchestrator is up that is as it must be; else open its port. The job's network is another."
-        yield Finding(place, "reach", WARNING, f"{address} was not reached: {_why(error)}; {here}", fix)
+        yield Finding(
+            place, "reach", WARNING, f"{address} was not reached: {_why(error)}; {here}", fix
+        )
 
 
 def listening(place: str, own: OrchestratorConf) -> Iterator[Finding]:
@@ -36,12 +38,26 @@ def listening(place: str, own: OrchestratorConf) -> Iterator[Finding]:
     host, _, port = listen.rpartition(":")
     if own.workspace and host.strip("[]").startswith(_LOOPBACK):
         fix = "Write 0.0.0.0:9092, or leave orchestrator.listen out."
-        yield Finding(place, "listen", WARNING, f"{listen} takes connections of its own machine only", fix)
+        yield Finding(
+            place, "listen", WARNING, f"{listen} takes connections of its own machine only", fix
+        )
     elif own.workspace and port == "0":
         fix = "Name a port, such as 9092."
-        yield Finding(place, "listen", WARNING, f"{listen} is another port at each start: no firewall can know it", fix)
+        yield Finding(
+            place,
+            "listen",
+            WARNING,
+            f"{listen} is another port at each start: no firewall can know it",
+            fix,
+        )
     elif not own.workspace and port != "0" and (why := _taken(host.strip("[]"), port)):
-        yield Finding(place, "listen", WARNING, f"{listen}: {why}", "End what listens there, or choose another port.")
+        yield Finding(
+            place,
+            "listen",
+            WARNING,
+            f"{listen}: {why}",
+            "End what listens there, or choose another port.",
+        )
     else:
         yield Finding(place, "listen", seen=listen)
 
@@ -50,7 +66,9 @@ def _taken(host: str, port: str) -> str:
     try:
         family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that has just been closed is free
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # a port that has just been closed is free
             probe.bind(where)
     except (OSError, OverflowError) as error:
         return _why(error)

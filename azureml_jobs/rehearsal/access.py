@@ -45,7 +45,11 @@ class Access:
 
     def allows(self, identity: str, action: str, resource: str) -> Touch:
         """Return whether an identity may `read` or `write` a resource, and note the question."""
-        held = [grant.role for grant in self.grants if (grant.identity, grant.resource) == (identity, resource)]
+        held = [
+            grant.role
+            for grant in self.grants
+            if (grant.identity, grant.resource) == (identity, resource)
+        ]
         allowed = any(action in ROLES[role][1] for role in held)
         touch = Touch(identity, action, resource, allowed, role_for(action, resource))
         self.journal.touched(touch)

@@ -45,4 +45,9 @@ def storage_failure(status: int, code: str, message: str) -> Response:
     """Return an error as blob storage words it, in XML."""
     error = f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
     headers = {"x-ms-error-code": code, "x-ms-request-id": str(uuid.uuid4())}
-    return Response(f'<?xml version="1.0" encoding="utf-8"?>{error}', status, headers, media_type="application/xml")
+    return Response(
+        f'<?xml version="1.0" encoding="utf-8"?>{error}',
+        status,
+        headers,
+        media_type="application/xml",
+    )

@@ -23,7 +23,11 @@ from azureml_jobs.rehearsal.resources import ML, Address, Json, Resources
 from azureml_jobs.rehearsal.tokens import Identity, NotSignedIn, Tokens
 
 HOST: Final = "management.azure.com"
-AUDIENCES: Final = ("https://management.azure.com", "https://management.core.windows.net", "https://ml.azure.com")
+AUDIENCES: Final = (
+    "https://management.azure.com",
+    "https://management.core.windows.net",
+    "https://ml.azure.com",
+)
 KINDS: Final = {
     "workspaces", "workspaces/computes", "workspaces/datastores", "workspaces/jobs", "workspaces/data",
     "workspaces/data/versions", "workspaces/environments", "workspaces/environments/versions",
@@ -33,7 +37,15 @@ MADE_BY_CLIENTS: Final = {
     "workspaces/environments/versions", "workspaces/codes/versions", "workspaces/data/versions",
     "workspaces/models/versions",
 }  # fmt: skip
-COLLECTIONS: Final = {"computes", "datastores", "jobs", "versions", "data", "environments", "models"}
+COLLECTIONS: Final = {
+    "computes",
+    "datastores",
+    "jobs",
+    "versions",
+    "data",
+    "environments",
+    "models",
+}
 CLOUD: Final[Json] = {
     "name": "AzureCloud",
     "portal": "https://portal.azure.com",
@@ -76,7 +88,9 @@ class Arm:
         except NotSignedIn as reason:
             return not_signed_in(str(reason))
         if match := _LOCATION.fullmatch(request.url.path):
-            return JSONResponse({"value": self.usages if match[3].lower() == "usages" else self.sizes})
+            return JSONResponse(
+                {"value": self.usages if match[3].lower() == "usages" else self.sizes}
+            )
         address = Address(request.url.path.rstrip("/"))
         if not address.kind.startswith("workspaces"):
             return None
@@ -112,7 +126,11 @@ class Arm:
     def _list(self, address: Address, query: dict[str, str]) -> Response:
         if "hash" in query:  # code is looked for by its content, whatever it is called
             codes = self.resources.below(f"{address.workspace.id}/codes", deep=True)
-            found = [c for c in codes if (c["properties"].get("properties") or {}).get("hash_sha256") == query["hash"]]
+            found = [
+                c
+                for c in codes
+                if (c["properties"].get("properties") or {}).get("hash_sha256") == query["hash"]
+            ]
         else:
             found = self.resources.below(address.id)
         if query.get("isDefault") == "true":
@@ -155,7 +173,10 @@ class Arm:
         return JSONResponse({**about, "blobReferenceForConsumption": place})
 
     def _secret(self, datastore: Json) -> dict[str, Any]:
-        return {"secretsType": "AccountKey", "key": self.accounts.keys[datastore["properties"]["accountName"]]}
+        return {
+            "secretsType": "AccountKey",
+            "key": self.accounts.keys[datastore["properties"]["accountName"]],
+        }
 
     def _cancel(self, address: Address) -> Response:
         job = self.executor.get(address.id)
@@ -173,12 +194,17 @@ class Arm:
                 return failure(400, "UserError", wrong)
             job = self.resources.put(address.id, body)
             properties = job["properties"]
-            properties |= {"status": "NotStarted", "displayName": properties.get("displayName") or job["name"]}
+            properties |= {
+                "status": "NotStarted",
+                "displayName": properties.get("displayName") or job["name"],
+            }
             properties["experimentName"] = properties.get("experimentName") or "Default"
             workspace = address.workspace.id
             properties["services"] = {
                 "Tracking": _service("Tracking", f"azureml://{self.host}/mlflow/v1.0{workspace}"),
-                "Studio": _service("Studio", f"https://ml.azure.com/runs/{job['name']}?wsid={workspace}"),
+                "Studio": _service(
+                    "Studio", f"https://ml.azure.com/runs/{job['name']}?wsid={workspace}"
+                ),
             }
         self.executor.submit(job, identity)
         return JSONResponse(job, 201)
@@ -189,7 +215,9 @@ class Arm:
             return f"The stand-in runs command jobs, not {properties.get('jobType')}."
         compute = self.resources.get(str(properties.get("computeId")))
         if compute is None:
-            return f"Unknown compute target '{str(properties.get('computeId')).rpartition('/')[2]}'."
+            return (
+                f"Unknown compute target '{str(properties.get('computeId')).rpartition('/')[2]}'."
+            )
         wanted = (properties.get("resources") or {}).get("instanceType")
         known = (compute["properties"].get("properties") or {}).get("instanceTypes") or {}
         if wanted and wanted not in known:
@@ -203,7 +231,10 @@ class Arm:
         return self._missing_place(workspace, properties)
 
     def _missing_place(self, workspace: Address, properties: Json) -> str | None:
-        places = [*(properties.get("inputs") or {}).values(), *(properties.get("outputs") or {}).values()]
+        places = [
+            *(properties.get("inputs") or {}).values(),
+            *(properties.get("outputs") or {}).values(),
+        ]
         for uri in (place.get("uri") for place in places):
             if not uri:
                 continue

@@ -30,7 +30,11 @@ def installed() -> Path:
     program = folder / "node_modules" / ".bin" / "azurite-blob"
     if not (shutil.which("node") and (program.exists() or shutil.which("npm"))):
         hint = "Install Node 20 or later with npm (nodejs.org, or your system's package), then run this again."
-        raise AzureError("MDW-870", "A rehearsal needs Node, for Azurite, and there is none on this machine.", hint)
+        raise AzureError(
+            "MDW-870",
+            "A rehearsal needs Node, for Azurite, and there is none on this machine.",
+            hint,
+        )
     if not program.exists():
         _install(folder)
     return program
@@ -42,19 +46,29 @@ def _cache() -> Path:
 
 def _install(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f"{folder.name}.{os.getpid()}")  # whole or not at all, also with two at once
+    aside = folder.with_name(
+        f"{folder.name}.{os.getpid()}"
+    )  # whole or not at all, also with two at once
     flags = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
     command = ["npm", "install", "--prefix", str(aside), *flags, f"azurite@{VERSION}"]
     aside.mkdir(exist_ok=True)
     try:
-        done = subprocess.run(command, cwd=aside, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+        done = subprocess.run(
+            command, cwd=aside, capture_output=True, text=True, timeout=INSTALL_SECONDS
+        )
         if done.returncode:
             why = " ".join(done.stderr.split())[-300:]
-            raise AzureError("MDW-871", f"npm could not install Azurite {VERSION}: {why}", "Check npm's registry.")
+            raise AzureError(
+                "MDW-871",
+                f"npm could not install Azurite {VERSION}: {why}",
+                "Check npm's registry.",
+            )
         aside.replace(folder)
     except subprocess.TimeoutExpired:
         hint = "Check the network and npm's registry."
-        raise AzureError("MDW-871", f"npm took longer than {INSTALL_SECONDS:.0f} s for Azurite.", hint) from None
+        raise AzureError(
+            "MDW-871", f"npm took longer than {INSTALL_SECONDS:.0f} s for Azurite.", hint
+        ) from None
     except OSError:
         if not (folder / "node_modules" / ".bin" / "azurite-blob").exists():
             raise
@@ -82,10 +96,16 @@ class Azurite:
             "--location", str(self._folder), "--blobHost", "127.0.0.1", "--blobPort", str(self.port),
         ]  # fmt: skip
         accounts = ";".join(f"{name}:{key}" for name, key in self._accounts.items())
-        environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {"AZURITE_ACCOUNTS": accounts}
+        environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {
+            "AZURITE_ACCOUNTS": accounts
+        }
         with (self._folder / "azurite.log").open("wb") as log:
             self._process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         self._wait()
 
@@ -113,4 +133,8 @@ class Azurite:
                 time.sleep(0.05)
         self.stop()
         said = (self._folder / "azurite.log").read_text(errors="replace")[-500:]
-        raise AzureError("MDW-872", f"Azurite did not start: {said or 'it said nothing'}", "Try `node --version`.")
+        raise AzureError(
+            "MDW-872",
+            f"Azurite did not start: {said or 'it said nothing'}",
+            "Try `node --version`.",
+        )

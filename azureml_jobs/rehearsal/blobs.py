@@ -48,12 +48,16 @@ class Accounts:
     keys: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.keys = {name: base64.b64encode(secrets.token_bytes(64)).decode() for name in self.names}
+        self.keys = {
+            name: base64.b64encode(secrets.token_bytes(64)).decode() for name in self.names
+        }
 
     def container(self, account: str, name: str) -> ContainerClient:
         """Return a container, made where it was missing, for the stand-in's own use: past proxy and table."""
         url = f"http://127.0.0.1:{self.port}/{account}"
-        service = BlobServiceClient(url, credential={"account_name": account, "account_key": self.keys[account]})
+        service = BlobServiceClient(
+            url, credential={"account_name": account, "account_key": self.keys[account]}
+        )
         container = service.get_container_client(name)
         with suppress(ResourceExistsError):
             container.create_container()
@@ -62,13 +66,23 @@ class Accounts:
     def signed(self, account: str, container: str) -> str:
         """Return a container's address with a signature to read, list and write, as clients are handed it."""
         may = ContainerSasPermissions(read=True, list=True, write=True, create=True, add=True)
-        query = generate_container_sas(account, container, self.keys[account], permission=may, **_validity())
+        query = generate_container_sas(
+            account, container, self.keys[account], permission=may, **_validity()
+        )
         return f"https://{account}.{SUFFIX}/{container}?{query}"
 
     def account_signature(self, account: str) -> str:
         """Return a signature for everything in an account, which never leaves the stand-in."""
         may = AccountSasPermissions(
-            read=True, write=True, delete=True, list=True, add=True, create=True, update=True, process=True, tag=True
+            read=True,
+            write=True,
+            delete=True,
+            list=True,
+            add=True,
+            create=True,
+            update=True,
+            process=True,
+            tag=True,
         )
         types = ResourceTypes(service=True, container=True, object=True)
         return generate_account_sas(account, self.keys[account], types, may, **_validity())
@@ -91,18 +105,24 @@ class BlobGate:
         """Return Azurite's answer, or a refusal."""
         account = request.headers["host"].partition(".")[0]
         if account not in self._accounts.keys:
-            return storage_failure(404, "ResourceNotFound", f"There is no storage account {account}.")
+            return storage_failure(
+                404, "ResourceNotFound", f"There is no storage account {account}."
+            )
         query, headers = request.scope["query_string"], dict(request.headers)
         if headers.get("authorization", "").startswith("Bearer"):
             if (refusal := self._refusal(request, account)) is not None:
                 return refusal
             del headers["authorization"]
-            query = b"&".join(filter(None, [query, self._accounts.account_signature(account).encode()]))
+            query = b"&".join(
+                filter(None, [query, self._accounts.account_signature(account).encode()])
+            )
         return await self._passed_on(request, headers, query)
 
     def _refusal(self, request: Request, account: str) -> Response | None:
         try:
-            identity = self._tokens.read(request.headers["authorization"], AUDIENCE, f"https://{account}.{SUFFIX}")
+            identity = self._tokens.read(
+                request.headers["authorization"], AUDIENCE, f"https://{account}.{SUFFIX}"
+            )
         except NotSignedIn as reason:
             return storage_failure(401, "InvalidAuthenticationInfo", str(reason))
         action = "read" if request.method in ("GET", "HEAD") else "write"
@@ -110,15 +130,21 @@ class BlobGate:
         if touch.allowed:
             return None
         why = f"{identity.name} may not {action} the storage account {account}; it lacks the role '{touch.role}'."
-        return storage_failure(403, "AuthorizationPermissionMismatch", f"This request is not authorized: {why}")
+        return storage_failure(
+            403, "AuthorizationPermissionMismatch", f"This request is not authorized: {why}"
+        )
 
     async def _passed_on(self, request: Request, headers: dict[str, str], query: bytes) -> Response:
         path = request.scope["raw_path"].partition(b"?")[0] + (b"?" + query if query else b"")
         url = httpx.URL(scheme="http", host="127.0.0.1", port=self._accounts.port, raw_path=path)
-        sent = self._client.build_request(request.method, url, headers=headers, content=await request.body())
+        sent = self._client.build_request(
+            request.method, url, headers=headers, content=await request.body()
+        )
         got = await self._client.send(sent, stream=True)
         kept = {name: value for name, value in got.headers.items() if name not in _HOP}
-        return StreamingResponse(_raw(got), got.status_code, kept, background=BackgroundTask(got.aclose))
+        return StreamingResponse(
+            _raw(got), got.status_code, kept, background=BackgroundTask(got.aclose)
+        )
 
 
 async def _raw(answer: httpx.Response) -> AsyncIterator[bytes]:

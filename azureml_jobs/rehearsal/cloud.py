@@ -50,16 +50,36 @@ METHODS: Final = ["GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"]
 BLOBS: Final = "azureml-blobstore"
 """The container of `workspaceblobstore`."""
 SIZES: Final[list[Json]] = [
-    {"name": "Standard_DS3_v2", "family": "standardDSv2Family", "vCPUs": 4, "gpus": 0, "memoryGB": 14},
-    {"name": "Standard_NC6s_v3", "family": "standardNCSv3Family", "vCPUs": 6, "gpus": 1, "memoryGB": 112},
-    {"name": "Standard_NC24s_v3", "family": "standardNCSv3Family", "vCPUs": 24, "gpus": 4, "memoryGB": 448},
+    {
+        "name": "Standard_DS3_v2",
+        "family": "standardDSv2Family",
+        "vCPUs": 4,
+        "gpus": 0,
+        "memoryGB": 14,
+    },
+    {
+        "name": "Standard_NC6s_v3",
+        "family": "standardNCSv3Family",
+        "vCPUs": 6,
+        "gpus": 1,
+        "memoryGB": 112,
+    },
+    {
+        "name": "Standard_NC24s_v3",
+        "family": "standardNCSv3Family",
+        "vCPUs": 24,
+        "gpus": 4,
+        "memoryGB": 448,
+    },
 ]
 
 
 class LoopbackCloud:
     """A cloud on 127.0.0.1 with the given storage accounts and vaults; its state is gone when it stops."""
 
-    def __init__(self, folder: Path, accounts: Sequence[str], vault_names: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, accounts: Sequence[str], vault_names: Sequence[str] = ()
+    ) -> None:
         self.folder, self.journal = folder, Journal()
         self.tokens, self.access, self.resources = Tokens(), Access(self.journal), Resources()
         self.accounts = Accounts(accounts)
@@ -85,7 +105,10 @@ class LoopbackCloud:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stop()
 
@@ -122,12 +145,20 @@ class LoopbackCloud:
     def signed_in_as(self, name: str) -> dict[str, str]:
         """Return the variables with which azure-identity signs in as that service principal."""
         identity, secret = self.tokens.known(name)
-        return {"AZURE_TENANT_ID": TENANT, "AZURE_CLIENT_ID": identity.client_id, "AZURE_CLIENT_SECRET": secret}
+        return {
+            "AZURE_TENANT_ID": TENANT,
+            "AZURE_CLIENT_ID": identity.client_id,
+            "AZURE_CLIENT_SECRET": secret,
+        }
 
     # ---- what is there
 
     def workspace(
-        self, name: str, account: str, subscription: str = "00000000-0000-0000-0000-000000000001", group: str = "meadow"
+        self,
+        name: str,
+        account: str,
+        subscription: str = "00000000-0000-0000-0000-000000000001",
+        group: str = "meadow",
     ) -> str:
         """Make a workspace with its two own datastores in an account, and return its id."""
         id = workspace_id(subscription, group, name)
@@ -137,9 +168,21 @@ class LoopbackCloud:
             "mlFlowTrackingUri": f"azureml://{data_plane.HOST}/mlflow/v1.0{id}",
             "tenantId": TENANT,
         }
-        self.resources.put(id, {"location": data_plane.REGION, "kind": "Default", "properties": about})
-        for store, container in (("workspaceblobstore", BLOBS), ("workspaceartifactstore", ARTIFACTS)):
-            self.datastore(id, store, account, container, by_identity=False, default=store == "workspaceblobstore")
+        self.resources.put(
+            id, {"location": data_plane.REGION, "kind": "Default", "properties": about}
+        )
+        for store, container in (
+            ("workspaceblobstore", BLOBS),
+            ("workspaceartifactstore", ARTIFACTS),
+        ):
+            self.datastore(
+                id,
+                store,
+                account,
+                container,
+                by_identity=False,
+                default=store == "workspaceblobstore",
+            )
         return id
 
     def datastore(
@@ -170,20 +213,38 @@ class LoopbackCloud:
         return id
 
     def compute(
-        self, workspace: str, name: str, size: str = "Standard_DS3_v2", instance_types: Sequence[str] = ()
+        self,
+        workspace: str,
+        name: str,
+        size: str = "Standard_DS3_v2",
+        instance_types: Sequence[str] = (),
     ) -> str:
         """Make a cluster (or, with instance types, an attached Kubernetes) and return the name of its identity."""
         identity = f"{workspace.rpartition('/')[2]}/{name}"
         principal, _ = self.tokens.known(identity)
-        inner: dict[str, Any] = {"vmSize": size, "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 4}}
+        inner: dict[str, Any] = {
+            "vmSize": size,
+            "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 4},
+        }
         if instance_types:
-            inner = {"instanceTypes": {one: {"resources": {}} for one in instance_types}, "namespace": "default"}
+            inner = {
+                "instanceTypes": {one: {"resources": {}} for one in instance_types},
+                "namespace": "default",
+            }
         kind = "Kubernetes" if instance_types else "AmlCompute"
         body = {
             "location": data_plane.REGION,
-            "identity": {"type": "SystemAssigned", "principalId": principal.object_id, "tenantId": TENANT}
+            "identity": {
+                "type": "SystemAssigned",
+                "principalId": principal.object_id,
+                "tenantId": TENANT,
+            }
             | {"name": identity},
-            "properties": {"computeType": kind, "computeLocation": data_plane.REGION, "properties": inner},
+            "properties": {
+                "computeType": kind,
+                "computeLocation": data_plane.REGION,
+                "properties": inner,
+            },
         }
         self.resources.put(f"{workspace}/computes/{name}", body)
         return identity
@@ -195,16 +256,30 @@ class LoopbackCloud:
         services = Services(self.resources, mounts, self.tracking, self.tokens, data_plane.HOST)
         self.executor = Executor(self.folder / "jobs", services)
         self._arm = Arm(
-            self.resources, self.accounts, self.tokens, self.access, self.executor, data_plane.HOST, self.usages, SIZES
+            self.resources,
+            self.accounts,
+            self.tokens,
+            self.access,
+            self.executor,
+            data_plane.HOST,
+            self.usages,
+            SIZES,
         )
         self._data = DataPlane(
             self.resources, self.accounts, self.tokens, self.access, self.executor, self.tracking,
             Registry(self.resources, self.accounts),
         )  # fmt: skip
-        self._sign_in, self._blobs = SignIn(self.tokens), BlobGate(self.accounts, self.tokens, self.access)
-        names = Starlette(routes=[Route("/{path:path}", self._answer, methods=METHODS)], lifespan=self._blobs.open)
+        self._sign_in, self._blobs = (
+            SignIn(self.tokens),
+            BlobGate(self.accounts, self.tokens, self.access),
+        )
+        names = Starlette(
+            routes=[Route("/{path:path}", self._answer, methods=METHODS)], lifespan=self._blobs.open
+        )
         azure = self._listen(names, self._certificates)
-        inside = self._listen(Starlette(routes=[Route("/identity", self._sign_in.managed, methods=["GET"])]))
+        inside = self._listen(
+            Starlette(routes=[Route("/identity", self._sign_in.managed, methods=["GET"])])
+        )
         self._proxy = Proxy(HOSTS, azure, self.journal)
         self._proxy.start()
         services.identity_endpoint = f"http://127.0.0.1:{inside}/identity"
@@ -224,12 +299,18 @@ class LoopbackCloud:
             ssl_keyfile=tls.key if tls else None,
         )
         server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listening],), name="loopback", daemon=True)
+        thread = threading.Thread(
+            target=server.run, args=([listening],), name="loopback", daemon=True
+        )
         self._servers.append((server, thread))
         thread.start()
         while not server.started:
             if not thread.is_alive():
-                raise AzureError("MDW-873", "The stand-in could not listen on 127.0.0.1.", "Look at the lines above.")
+                raise AzureError(
+                    "MDW-873",
+                    "The stand-in could not listen on 127.0.0.1.",
+                    "Look at the lines above.",
+                )
             time.sleep(0.02)
         return int(listening.getsockname()[1])
 
@@ -249,7 +330,9 @@ class LoopbackCloud:
         what = f"{request.method} {host}{request.url.path}"
         if answer is None:
             self.journal.unrouted.append(what)
-            answer = JSONResponse({"error": {"code": "NotInTheStandIn", "message": f"No answer for {what}"}}, 501)
+            answer = JSONResponse(
+                {"error": {"code": "NotInTheStandIn", "message": f"No answer for {what}"}}, 501
+            )
         self.journal.requests.append(f"{what} {answer.status_code}")
         return answer
 

@@ -27,8 +27,12 @@ from azureml_jobs.rehearsal.tracking import Tracking
 
 REGION: Final = "loopback"
 HOST: Final = f"{REGION}.api.azureml.ms"
-_SERVICE: Final = re.compile(r"/(history|data|mlflow)/v[\d.]+(/subscriptions/.+?/workspaces/[^/]+)/(.+)", re.IGNORECASE)
-_ARTIFACTS: Final = re.compile(r"experiments/[^/]+/runs/([^/]+)/artifacts(/batch/metadata|/contentinfo)?")
+_SERVICE: Final = re.compile(
+    r"/(history|data|mlflow)/v[\d.]+(/subscriptions/.+?/workspaces/[^/]+)/(.+)", re.IGNORECASE
+)
+_ARTIFACTS: Final = re.compile(
+    r"experiments/[^/]+/runs/([^/]+)/artifacts(/batch/metadata|/contentinfo)?"
+)
 _MLFLOW: Final = "api/2.0/mlflow/"
 _WRITES: Final = ("create", "update", "log-batch", "log-metric", "log-parameter", "set-tag")
 
@@ -50,7 +54,9 @@ class DataPlane:
         """Return the answer, or None for a request that the stand-in does not know."""
         path = request.url.path
         if path == "/discovery":
-            return JSONResponse(dict.fromkeys(("api", "history", "studio", "modelmanagement"), f"https://{HOST}"))
+            return JSONResponse(
+                dict.fromkeys(("api", "history", "studio", "modelmanagement"), f"https://{HOST}")
+            )
         if path.startswith("/logs/"):
             return self._log(*path.removeprefix("/logs/").split("/", 1))
         match = _SERVICE.fullmatch(path)
@@ -68,13 +74,19 @@ class DataPlane:
             return _resolved(body) if rest == "dataversion/batchGetResolvedUris" else None
         return await run_in_threadpool(self._history, request.method, workspace, rest, body)
 
-    def _refusal(self, request: Request, service: str, workspace: str, rest: str) -> Response | None:
+    def _refusal(
+        self, request: Request, service: str, workspace: str, rest: str
+    ) -> Response | None:
         try:
             audiences = (*AUDIENCES, run_audience(workspace))
             identity = self.tokens.read(request.headers.get("authorization"), *audiences)
         except NotSignedIn as reason:
             return not_signed_in(str(reason))
-        reads = request.method == "GET" if service != "mlflow" else rest.rpartition("/")[2] not in _WRITES
+        reads = (
+            request.method == "GET"
+            if service != "mlflow"
+            else rest.rpartition("/")[2] not in _WRITES
+        )
         action = "read" if reads or service == "data" else "write"
         touch = self.access.allows(identity.name, action, f"workspace:{Address(workspace).name}")
         return None if touch.allowed else forbidden(identity, touch, f"{service}/{rest}", workspace)
@@ -85,7 +97,9 @@ class DataPlane:
             return JSONResponse({"runMetadata": _run(job)}) if job else not_found(body["runId"])
         if artifacts := _ARTIFACTS.fullmatch(rest):
             return self._artifacts(method, workspace, artifacts[1], artifacts[2] or "", body)
-        if not (match := re.fullmatch(r"(?:experiments/[^/]+/)?runs/([^/]+)(/details|/children)?", rest)):
+        if not (
+            match := re.fullmatch(r"(?:experiments/[^/]+/)?runs/([^/]+)(/details|/children)?", rest)
+        ):
             return None
         job = self.executor.get(f"{workspace}/jobs/{match[1]}")
         if job is None:
@@ -94,10 +108,14 @@ class DataPlane:
             return self._patched(job, body)
         if match[2] == "/children":
             return JSONResponse({"value": []})
-        return JSONResponse(self._details(job) if match[2] else _run(job)) if method == "GET" else None
+        return (
+            JSONResponse(self._details(job) if match[2] else _run(job)) if method == "GET" else None
+        )
 
     def _details(self, job: Job) -> Json:
-        secret = next((key for key, known in self._logs.items() if known is job), None) or secrets.token_urlsafe(16)
+        secret = next(
+            (key for key, known in self._logs.items() if known is job), None
+        ) or secrets.token_urlsafe(16)
         self._logs[secret] = job
         about = {
             **_run(job),
@@ -120,10 +138,15 @@ class DataPlane:
                 if body.get(name) is not None:
                     job.properties[name] = body[name]
             for name in ("tags", "properties"):
-                job.properties[name] = {**(job.properties.get(name) or {}), **(body.get(name) or {})}
+                job.properties[name] = {
+                    **(job.properties.get(name) or {}),
+                    **(body.get(name) or {}),
+                }
         return JSONResponse(_run(job))
 
-    def _artifacts(self, method: str, workspace: str, run: str, part: str, body: Json) -> Response | None:
+    def _artifacts(
+        self, method: str, workspace: str, run: str, part: str, body: Json
+    ) -> Response | None:
         """Return addresses under which MLflow's client writes and reads a run's files."""
         store = self.resources.get(f"{workspace}/datastores/workspaceartifactstore") or {}
         account, folder = store["properties"]["accountName"], f"ExperimentRun/dcid.{run}"
@@ -131,12 +154,18 @@ class DataPlane:
             paths = [one["path"] for one in body["paths"]]
             content = {path: self._content(account, folder, path) for path in paths}
             made = {path: _artifact(folder, path) for path in paths}
-            return JSONResponse({"artifacts": made, "artifactContentInformation": content, "errors": {}})
+            return JSONResponse(
+                {"artifacts": made, "artifactContentInformation": content, "errors": {}}
+            )
         if method == "GET" and part == "/contentinfo":
             return JSONResponse(self._content(account, folder, body["path"]))
         if method == "GET" and not part:
-            names = self.accounts.container(account, ARTIFACTS).list_blob_names(name_starts_with=f"{folder}/")
-            return JSONResponse({"value": [_artifact(folder, name.removeprefix(f"{folder}/")) for name in names]})
+            names = self.accounts.container(account, ARTIFACTS).list_blob_names(
+                name_starts_with=f"{folder}/"
+            )
+            return JSONResponse(
+                {"value": [_artifact(folder, name.removeprefix(f"{folder}/")) for name in names]}
+            )
         return None
 
     def _content(self, account: str, folder: str, path: str) -> Json:
@@ -150,8 +179,13 @@ def output_asset(uri: str) -> str:
 
 
 def _resolved(body: Json) -> Response:
-    places = {id: base64.urlsafe_b64decode(id.rpartition("/")[2]).decode() for id in body.get("values", [])}
-    return JSONResponse({"values": {id: {"uri": uri, "type": "UriFolder"} for id, uri in places.items()}})
+    places = {
+        id: base64.urlsafe_b64decode(id.rpartition("/")[2]).decode()
+        for id in body.get("values", [])
+    }
+    return JSONResponse(
+        {"values": {id: {"uri": uri, "type": "UriFolder"} for id, uri in places.items()}}
+    )
 
 
 def _run(job: Job) -> Json:
@@ -180,7 +214,12 @@ def _run(job: Job) -> Json:
 
 def _artifact(folder: str, path: str) -> Json:
     container = folder.rpartition("/")[2]
-    return {"artifactId": f"{folder}/{path}", "origin": "ExperimentRun", "container": container, "path": path}
+    return {
+        "artifactId": f"{folder}/{path}",
+        "origin": "ExperimentRun",
+        "container": container,
+        "path": path,
+    }
 
 
 def _query(request: Request) -> dict[str, Any]:

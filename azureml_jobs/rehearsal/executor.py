@@ -86,7 +86,9 @@ class Job:
 
     def logs(self) -> dict[str, Path]:
         """Return the logs by the names that the service gives them."""
-        return {f"user_logs/{path.name}": path for path in sorted(self.folder.glob("user_logs/*.txt"))}
+        return {
+            f"user_logs/{path.name}": path for path in sorted(self.folder.glob("user_logs/*.txt"))
+        }
 
     def start(self) -> None:
         """Begin, in a thread."""
@@ -110,7 +112,9 @@ class Job:
         experiment = str(self.properties["experimentName"])
         tags = {str(key): str(value) for key, value in (self.properties.get("tags") or {}).items()}
         try:
-            number = tracking.start_run(self.workspace, experiment, self.name, self.properties["displayName"], tags)
+            number = tracking.start_run(
+                self.workspace, experiment, self.name, self.properties["displayName"], tags
+            )
             status = self._run(number)
         except MountFailed as reason:
             self.error = str(reason)
@@ -132,11 +136,15 @@ class Job:
         values, variables = self._inputs()
         outputs = self._outputs()
         values |= {f"outputs.{name}": str(folder) for name, (folder, _) in outputs.items()}
-        variables |= {f"AZURE_ML_OUTPUT_{name}": str(folder) for name, (folder, _) in outputs.items()}
+        variables |= {
+            f"AZURE_ML_OUTPUT_{name}": str(folder) for name, (folder, _) in outputs.items()
+        }
         if self.cancelled:
             return "Canceled"
         self.properties["status"] = "Running"
-        status = self._processes(command(str(self.properties["command"]), values), variables, work, experiment_id)
+        status = self._processes(
+            command(str(self.properties["command"]), values), variables, work, experiment_id
+        )
         self.properties["status"] = "Finalizing"
         self._upload(work / "outputs", "outputs")
         self._upload(logs, "user_logs")
@@ -149,7 +157,9 @@ class Job:
         values, variables = dict[str, str](), dict[str, str]()
         for name, given in (self.properties.get("inputs") or {}).items():
             if given["jobInputType"] == "literal":
-                values[f"inputs.{name}"] = variables[f"AZUREML_PARAMETER_{name}"] = str(given["value"])
+                values[f"inputs.{name}"] = variables[f"AZUREML_PARAMETER_{name}"] = str(
+                    given["value"]
+                )
                 continue
             folder = self.folder / "inputs" / name
             self.services.mounts.bring(self.identity().name, self.workspace, given["uri"], folder)
@@ -180,10 +190,16 @@ class Job:
 
     def _processes(self, line: str, own: dict[str, str], work: Path, experiment_id: str) -> str:
         environment = {**self._variables(work, experiment_id), **own}
-        environment |= {str(k): str(v) for k, v in (self.properties.get("environmentVariables") or {}).items()}
+        environment |= {
+            str(k): str(v) for k, v in (self.properties.get("environmentVariables") or {}).items()
+        }
         nodes = int((self.properties.get("resources") or {}).get("instanceCount") or 1)
         places = ranks(self.properties.get("distribution"), nodes, _free_port())
-        names = ["std_log.txt"] if len(places) == 1 else [f"std_log_process_{i}.txt" for i in range(len(places))]
+        names = (
+            ["std_log.txt"]
+            if len(places) == 1
+            else [f"std_log_process_{i}.txt" for i in range(len(places))]
+        )
         processes = []
         for name, place in zip(names, places, strict=True):
             with (self.folder / "user_logs" / name).open("wb") as log:
@@ -204,7 +220,9 @@ class Job:
             if self.cancelled or late:
                 _end(processes)
             time.sleep(POLL_SECONDS)
-        _signal(processes, signal.SIGKILL)  # what a command left running in its group ends with its container
+        _signal(
+            processes, signal.SIGKILL
+        )  # what a command left running in its group ends with its container
         worst = max((process.returncode for process in processes), key=abs)
         if self.cancelled:
             return "Canceled"
@@ -215,8 +233,15 @@ class Job:
         return "Failed" if worst or late else "Completed"
 
     def _upload(self, folder: Path, below: str) -> None:
-        store = self.services.resources.get(f"{self.workspace}/datastores/workspaceartifactstore") or {}
-        place = Place(store["properties"]["accountName"], ARTIFACTS, f"ExperimentRun/dcid.{self.name}/{below}", False)
+        store = (
+            self.services.resources.get(f"{self.workspace}/datastores/workspaceartifactstore") or {}
+        )
+        place = Place(
+            store["properties"]["accountName"],
+            ARTIFACTS,
+            f"ExperimentRun/dcid.{self.name}/{below}",
+            False,
+        )
         self.services.mounts.store(place, folder)
 
 
@@ -248,7 +273,9 @@ class Executor:
 
 def command(text: str, values: dict[str, str]) -> str:
     """Return a command with its `${{...}}` resolved and the optional `$[[...]]` parts without a value left out."""
-    text = _OPTIONAL.sub(lambda part: part[1] if all(b in values for b in _BINDING.findall(part[1])) else "", text)
+    text = _OPTIONAL.sub(
+        lambda part: part[1] if all(b in values for b in _BINDING.findall(part[1])) else "", text
+    )
     return _BINDING.sub(lambda binding: values[binding[1]], text)
 
 
@@ -264,10 +291,15 @@ def run_audience(workspace: str) -> str:
 
 def seconds_of(duration: Any) -> float | None:
     """Return an ISO 8601 duration such as PT10M in seconds; None where there is none."""
-    match = re.fullmatch(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?", str(duration or ""))
+    match = re.fullmatch(
+        r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?", str(duration or "")
+    )
     if not match:
         return None
-    return sum(float(part or 0) * each for part, each in zip(match.groups(), (86400, 3600, 60, 1), strict=True))
+    return sum(
+        float(part or 0) * each
+        for part, each in zip(match.groups(), (86400, 3600, 60, 1), strict=True)
+    )
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

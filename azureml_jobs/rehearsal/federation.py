@@ -109,7 +109,10 @@ class Rehearsal:
 
     def check(self) -> None:
         """Print each role's table; raises AzureError MDW-813 where something would fail."""
-        for who, role in [(ENGINEER, "orchestrator"), *((owner(name), f"silo:{name}") for name in self.names)]:
+        for who, role in [
+            (ENGINEER, "orchestrator"),
+            *((owner(name), f"silo:{name}") for name in self.names),
+        ]:
             with self.signed_in(who):
                 keys = self._keys().all if role == "orchestrator" else None
                 table = check(self.conf(), role, Sources(Workspace, VaultSecrets, keys))
@@ -143,7 +146,11 @@ class Rehearsal:
                 if time.monotonic() > end or not any(job.live for job in jobs):
                     state = jobs[0].status if jobs else "not there"
                     hint = f"Look at the jobs' logs below {self.cloud.folder / 'jobs'}."
-                    raise AzureError("MDW-874", f"The run {run_id} has no end; the orchestrator is {state}.", hint)
+                    raise AzureError(
+                        "MDW-874",
+                        f"The run {run_id} has no end; the orchestrator is {state}.",
+                        hint,
+                    )
                 time.sleep(0.5)
         return outcome
 
@@ -185,7 +192,10 @@ class Rehearsal:
     def epilogue(self) -> list[str]:
         """Return what was refused and what nobody knew: empty lists in a good rehearsal; and what it does not show."""
         journal = self.cloud.journal
-        refused = [f"  {t.identity} may not {t.action} {t.resource}: needs '{t.role}'" for t in journal.refused()]
+        refused = [
+            f"  {t.identity} may not {t.action} {t.resource}: needs '{t.role}'"
+            for t in journal.refused()
+        ]
         outside = [f"  {host}" for host in sorted(set(journal.outbound))]
         unknown = [f"  {request}" for request in sorted(set(journal.unrouted))]
         return [
@@ -210,7 +220,9 @@ class Rehearsal:
                 else:
                     os.environ[key] = value
 
-    def _grants(self, identity: str, *, workspace: str, vault: str, storage: str, owner: bool) -> None:
+    def _grants(
+        self, identity: str, *, workspace: str, vault: str, storage: str, owner: bool
+    ) -> None:
         vault_role = "Key Vault Secrets Officer" if owner else "Key Vault Secrets User"
         storage_role = "Storage Blob Data Contributor" if owner else "Storage Blob Data Reader"
         self.cloud.access.grant(identity, "AzureML Data Scientist", f"workspace:{workspace}")
@@ -286,8 +298,12 @@ def rehearse(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
     for line in rehearsal.epilogue():
         say(line)
     cloud = sum(rehearsal.cloud.seconds.values())
-    say(f"Seconds: {cloud:.1f} to start the cloud, {launched - begun:.0f} from keys to four jobs sent,")
-    say(f"{ran:.0f} for the jobs to start and the run to end, {time.monotonic() - begun:.0f} in all.")
+    say(
+        f"Seconds: {cloud:.1f} to start the cloud, {launched - begun:.0f} from keys to four jobs sent,"
+    )
+    say(
+        f"{ran:.0f} for the jobs to start and the run to end, {time.monotonic() - begun:.0f} in all."
+    )
     journal = rehearsal.cloud.journal
     refused = journal.refused() or journal.outbound or journal.unrouted
     return int(outcome.exit) or (AzureError.exit_status if refused else 0)
@@ -301,7 +317,9 @@ refused. Needs Node, for Azurite. The run lands in run.output; --keep leaves the
 Groups and keys are those of `meadow simulate --help`."""
 
 
-def main(args: list[str], open_store: Callable[[Conf], KeyEntries], open_queue: Callable[[Any], Queue]) -> int:
+def main(
+    args: list[str], open_store: Callable[[Conf], KeyEntries], open_queue: Callable[[Any], Queue]
+) -> int:
     """Rehearse with the given overrides; return the exit status."""
     if "--help" in args or "-h" in args:
         print(HELP)
@@ -310,7 +328,9 @@ def main(args: list[str], open_store: Callable[[Conf], KeyEntries], open_queue: 
     overrides = ["tracking=environment", *overrides]
     compose(overrides)  # a mistake is told before anything starts
     installed()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # everything started here is ended
+    signal.signal(
+        signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)
+    )  # everything started here is ended
     folder = Path(tempfile.mkdtemp(prefix="meadow-rehearsal-"))
     try:
         with LoopbackCloud(folder / "cloud", ["hub", *NAMES], vaults()) as cloud:

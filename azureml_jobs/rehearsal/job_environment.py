@@ -16,7 +16,14 @@ from typing import Any, Final
 
 from conf.telemetry import OFF
 
-INHERITED: Final = ("LANG", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "MEADOW_TEST_SESSION")
+INHERITED: Final = (
+    "LANG",
+    "HOME",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
+    "MEADOW_TEST_SESSION",
+)
 
 
 @dataclass(frozen=True)

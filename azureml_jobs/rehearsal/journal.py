@@ -23,8 +23,12 @@ class Journal:
 
     touches: set[Touch] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)  # method, host, path, status
-    unrouted: list[str] = field(default_factory=list)  # requests that the stand-in has no answer for
-    outbound: list[str] = field(default_factory=list)  # hosts outside the list, refused by the proxy
+    unrouted: list[str] = field(
+        default_factory=list
+    )  # requests that the stand-in has no answer for
+    outbound: list[str] = field(
+        default_factory=list
+    )  # hosts outside the list, refused by the proxy
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def touched(self, touch: Touch) -> None:

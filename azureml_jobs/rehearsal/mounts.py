@@ -14,7 +14,9 @@ from azureml_jobs.rehearsal.resources import Resources
 
 ARTIFACTS: Final = "azureml"
 """The container of `workspaceartifactstore`."""
-_DATASTORE: Final = re.compile(r"azureml://(?:subscriptions/.*?/workspaces/[^/]+/)?datastores/([^/]+)/(?:paths/)?(.*)")
+_DATASTORE: Final = re.compile(
+    r"azureml://(?:subscriptions/.*?/workspaces/[^/]+/)?datastores/([^/]+)/(?:paths/)?(.*)"
+)
 
 
 class MountFailed(Exception):
@@ -49,7 +51,9 @@ class Mounts:
         match = _DATASTORE.fullmatch(uri)
         store = self.resources.get(f"{workspace}/datastores/{match[1]}") if match else None
         if match is None or store is None:
-            raise MountFailed(f"{uri} names no datastore of the workspace {workspace.rpartition('/')[2]}")
+            raise MountFailed(
+                f"{uri} names no datastore of the workspace {workspace.rpartition('/')[2]}"
+            )
         about = store["properties"]
         by_identity = (about.get("credentials") or {}).get("credentialsType") == "None"
         return Place(about["accountName"], about["containerName"], match[2].strip("/"), by_identity)
@@ -91,14 +95,18 @@ class Mounts:
         touch = self.access.allows(identity, action, f"storage:{place.account}")
         if not touch.allowed:
             why = f"it lacks the role '{touch.role}'"
-            raise MountFailed(f"{identity} may not {action} the storage account {place.account}: {why}")
+            raise MountFailed(
+                f"{identity} may not {action} the storage account {place.account}: {why}"
+            )
 
     def _bring(self, place: Place, folder: Path) -> int:
         container = self.accounts.container(place.account, place.container)
         folder.mkdir(parents=True, exist_ok=True)
         found = 0
         for name in container.list_blob_names(name_starts_with=place.path):
-            below = PurePosixPath(name.removeprefix(place.path).lstrip("/") or PurePosixPath(name).name)
+            below = PurePosixPath(
+                name.removeprefix(place.path).lstrip("/") or PurePosixPath(name).name
+            )
             if name != place.path and place.path and not name.startswith(f"{place.path}/"):
                 continue
             target = folder / below

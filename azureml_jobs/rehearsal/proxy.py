@@ -34,7 +34,9 @@ class Proxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", 0))
+        server = self._loop.run_until_complete(
+            asyncio.start_server(self._connection, "127.0.0.1", 0)
+        )
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         self._loop.run_forever()
@@ -51,12 +53,20 @@ class Proxy:
             method, target, *_ = head.split(b"\r\n")[0].decode("latin-1").split()
             if method != "CONNECT" or not self._leads(target.rpartition(":")[0]):
                 self._journal.outbound.append(f"{method} {target}")
-                writer.write(b"HTTP/1.1 403 Forbidden: outside the rehearsal\r\nContent-Length: 0\r\n\r\n")
+                writer.write(
+                    b"HTTP/1.1 403 Forbidden: outside the rehearsal\r\nContent-Length: 0\r\n\r\n"
+                )
                 return
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError, ValueError):
+        except (
+            OSError,
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+            asyncio.CancelledError,
+            ValueError,
+        ):
             return
         finally:
             writer.close()

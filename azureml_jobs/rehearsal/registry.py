@@ -22,7 +22,11 @@ from azureml_jobs.rehearsal.tracking import Message, responded
 _SOURCE: Final = re.compile(
     r"azureml://[^/]+/mlflow/v2\.0(/subscriptions/.+)/experiments/[^/]+/runs/([^/]+)/artifacts/(.+)"
 )
-_EXISTS, _MISSING, _INVALID = 3001, 5, 1000  # RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE
+_EXISTS, _MISSING, _INVALID = (
+    3001,
+    5,
+    1000,
+)  # RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE
 _DESCRIPTION: Final = "description"
 
 
@@ -46,7 +50,11 @@ class Registry:
         with self.resources.lock:
             if self.resources.get(id):
                 raise MlflowException(f"The model {request.name} exists.", error_code=_EXISTS)
-            properties = {_DESCRIPTION: request.description, "tags": _tags(request), "latestVersion": "0"}
+            properties = {
+                _DESCRIPTION: request.description,
+                "tags": _tags(request),
+                "latestVersion": "0",
+            }
             made = self.resources.put(id, {"properties": properties})
         return api.CreateRegisteredModel.Response(registered_model=_shown_model(made))
 
@@ -69,7 +77,9 @@ class Registry:
                 "jobName": request.run_id,
                 "flavors": {},
             }
-            made = self.resources.put(f"{model['id']}/versions/{number}", {"properties": properties})
+            made = self.resources.put(
+                f"{model['id']}/versions/{number}", {"properties": properties}
+            )
             model["properties"]["latestVersion"] = number
         return api.CreateModelVersion.Response(model_version=_shown_version(request.name, made))
 
@@ -115,7 +125,9 @@ def _tags(request: Any) -> dict[str, str]:
 
 
 def _shown_model(model: Json) -> Message:
-    return api.RegisteredModel(name=model["name"], description=model["properties"].get(_DESCRIPTION, ""))
+    return api.RegisteredModel(
+        name=model["name"], description=model["properties"].get(_DESCRIPTION, "")
+    )
 
 
 def _shown_version(name: str, version: Json) -> Message:

@@ -39,7 +39,9 @@ class SignIn:
                 {
                     "tenant_discovery_endpoint": f"{_SIGN_IN}/v2.0/.well-known/openid-configuration",
                     "api-version": "1.1",
-                    "metadata": [{"preferred_network": HOST, "preferred_cache": HOST, "aliases": [HOST]}],
+                    "metadata": [
+                        {"preferred_network": HOST, "preferred_cache": HOST, "aliases": [HOST]}
+                    ],
                 }
             )
         if request.method == "POST" and path.endswith("/oauth2/v2.0/token"):
@@ -53,7 +55,9 @@ class SignIn:
         except (NotSignedIn, KeyError) as reason:
             return JSONResponse({"error": "invalid_client", "error_description": str(reason)}, 401)
         token = self._tokens.issue(identity, audience)
-        return JSONResponse({"token_type": "Bearer", "expires_in": int(self._tokens.life), "access_token": token})
+        return JSONResponse(
+            {"token_type": "Bearer", "expires_in": int(self._tokens.life), "access_token": token}
+        )
 
     async def managed(self, request: Request) -> Response:
         """Return a token to a job's own identity, known by the secret that only its environment holds."""
@@ -64,7 +68,11 @@ class SignIn:
         except NotSignedIn as reason:
             return failure(401, "Unauthorized", str(reason))
         if query.get("clientid") not in (None, identity.client_id):
-            return failure(400, "IdentityNotFound", "No User Assigned identity with that client id is attached.")
+            return failure(
+                400,
+                "IdentityNotFound",
+                "No User Assigned identity with that client id is attached.",
+            )
         return self._issued(identity, query.get("resource", ""))
 
     def _issued(self, identity: Identity, resource: str) -> Response:

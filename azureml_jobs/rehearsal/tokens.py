@@ -52,7 +52,9 @@ class Tokens:
         """Return who signs in; raises NotSignedIn for a wrong secret."""
         identity, right = self._secrets.get(client_id, (None, ""))
         if identity is None or not secrets.compare_digest(secret.encode(), right.encode()):
-            raise NotSignedIn(f"AADSTS7000215: Invalid client secret provided for app '{client_id}'.")
+            raise NotSignedIn(
+                f"AADSTS7000215: Invalid client secret provided for app '{client_id}'."
+            )
         return identity
 
     def with_secret(self, secret: str) -> Identity:
@@ -78,7 +80,9 @@ class Tokens:
         if kind != "Bearer" or not token:
             raise NotSignedIn("The request has no bearer token.")
         try:
-            claims = jwt.decode(token, self._key, algorithms=["HS256"], audience=[a.rstrip("/") for a in audiences])
+            claims = jwt.decode(
+                token, self._key, algorithms=["HS256"], audience=[a.rstrip("/") for a in audiences]
+            )
         except jwt.ExpiredSignatureError:
             raise NotSignedIn("The access token has expired.") from None
         except jwt.InvalidTokenError as error:

@@ -31,11 +31,15 @@ class Tracking:
 
     def __init__(self, folder: Path, host: str) -> None:
         self._host, self._lock = host, threading.Lock()
-        self._store: Any = stores.SqlAlchemyStore(f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artefacts"))
+        self._store: Any = stores.SqlAlchemyStore(
+            f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artefacts")
+        )
         self._runs: dict[str, str] = {}  # a run's id as clients know it -> MLflow's own
         self._names: dict[str, str] = {}  # and back
 
-    def start_run(self, workspace: str, experiment: str, name: str, title: str, tags: dict[str, str]) -> str:
+    def start_run(
+        self, workspace: str, experiment: str, name: str, title: str, tags: dict[str, str]
+    ) -> str:
         """Begin the run of a job, under the job's name, and return its experiment's id."""
         with self._lock:
             experiment_id: str = self._experiment(workspace, experiment)
@@ -60,7 +64,9 @@ class Tracking:
 
     def create_experiment(self, workspace: str, request: Message) -> Message:
         """See MLflow's REST API, like the verbs below."""
-        return api.CreateExperiment.Response(experiment_id=self._experiment(workspace, request.name))
+        return api.CreateExperiment.Response(
+            experiment_id=self._experiment(workspace, request.name)
+        )
 
     def get_experiment(self, workspace: str, request: Message) -> Message:
         """`experiments/get`."""
@@ -77,14 +83,22 @@ class Tracking:
 
     def search_experiments(self, workspace: str, request: Message) -> Message:
         """`experiments/search`: those of this workspace, whatever the filter."""
-        mine = [one for one in self._store.search_experiments() if one.name.endswith(_inner(workspace, ""))]
-        return api.SearchExperiments.Response(experiments=[self._shown_experiment(one) for one in mine])
+        mine = [
+            one
+            for one in self._store.search_experiments()
+            if one.name.endswith(_inner(workspace, ""))
+        ]
+        return api.SearchExperiments.Response(
+            experiments=[self._shown_experiment(one) for one in mine]
+        )
 
     def create_run(self, workspace: str, request: Message) -> Message:
         """`runs/create`."""
         tags = [mlflow.RunTag.from_proto(tag) for tag in request.tags]
         when = request.start_time or _milliseconds()
-        run = self._store.create_run(request.experiment_id, request.user_id, when, tags, request.run_name)
+        run = self._store.create_run(
+            request.experiment_id, request.user_id, when, tags, request.run_name
+        )
         self._known(run.info.run_id, run.info.run_id)
         return api.CreateRun.Response(run=self._shown(workspace, run))
 
@@ -97,15 +111,26 @@ class Tracking:
         """`runs/update`."""
         status = request.status if request.HasField("status") else None
         end = request.end_time if request.HasField("end_time") else None
-        info = self._store.update_run_info(self._own(request), status, end, request.run_name or None)
+        info = self._store.update_run_info(
+            self._own(request), status, end, request.run_name or None
+        )
         run = self._store.get_run(info.run_id)
         return api.UpdateRun.Response(run_info=self._shown(workspace, run).info)
 
     def search_runs(self, workspace: str, request: Message) -> Message:
         """`runs/search`, in the experiments of this workspace alone."""
-        mine = [e for e in request.experiment_ids if self._store.get_experiment(e).name.endswith(_inner(workspace, ""))]
+        mine = [
+            e
+            for e in request.experiment_ids
+            if self._store.get_experiment(e).name.endswith(_inner(workspace, ""))
+        ]
         page = self._store.search_runs(
-            mine, request.filter, mlflow.ViewType.ACTIVE_ONLY, request.max_results or 100, list(request.order_by), None
+            mine,
+            request.filter,
+            mlflow.ViewType.ACTIVE_ONLY,
+            request.max_results or 100,
+            list(request.order_by),
+            None,
         )
         return api.SearchRuns.Response(runs=[self._shown(workspace, run) for run in page])
 
@@ -186,14 +211,18 @@ _VERBS: Final[dict[str, tuple[Callable[[], Message], Verb]]] = {
 }
 
 
-def responded(request: Message, body: dict[str, Any], act: Callable[[Message], Message]) -> Response:
+def responded(
+    request: Message, body: dict[str, Any], act: Callable[[Message], Message]
+) -> Response:
     """Return the answer to a request of MLflow's: what `act` makes of it, or what is wrong in MLflow's own words."""
     forms.parse_dict(body, request)
     try:
         answer = act(request)
     except MlflowException as error:
         wrong: Any = error
-        return Response(wrong.serialize_as_json(), wrong.get_http_status_code(), media_type="application/json")
+        return Response(
+            wrong.serialize_as_json(), wrong.get_http_status_code(), media_type="application/json"
+        )
     return Response(forms.message_to_json(answer), media_type="application/json")
 
 

@@ -51,18 +51,31 @@ class Vaults:
         name = parts[1].lower() if len(parts) > 1 else ""
         if method == "GET" and not name:
             mine = [n for v, n in self._secrets if v == vault]
-            return JSONResponse({"value": [self._shown(vault, n, value=False) for n in mine], "nextLink": None})
+            return JSONResponse(
+                {"value": [self._shown(vault, n, value=False) for n in mine], "nextLink": None}
+            )
         if method == "PUT":
             now = int(time.time())
-            kept = {"version": uuid.uuid4().hex, "value": body["value"], "made": now, "type": body.get("contentType")}
+            kept = {
+                "version": uuid.uuid4().hex,
+                "value": body["value"],
+                "made": now,
+                "type": body.get("contentType"),
+            }
             self._secrets.setdefault((vault, name), []).append(kept)
             return JSONResponse(self._shown(vault, name))
         if (vault, name) not in self._secrets:
-            return failure(404, "SecretNotFound", f"A secret with (name/id) {name} was not found in this key vault.")
+            return failure(
+                404,
+                "SecretNotFound",
+                f"A secret with (name/id) {name} was not found in this key vault.",
+            )
         if method == "DELETE":
             shown = self._shown(vault, name, value=False)
             del self._secrets[vault, name]
-            return JSONResponse({**shown, "recoveryId": f"https://{vault}.{SUFFIX}/deletedsecrets/{name}"})
+            return JSONResponse(
+                {**shown, "recoveryId": f"https://{vault}.{SUFFIX}/deletedsecrets/{name}"}
+            )
         return JSONResponse(self._shown(vault, name)) if method == "GET" else None
 
     def _shown(self, vault: str, name: str, *, value: bool = True) -> Version:

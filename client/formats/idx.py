@@ -25,12 +25,18 @@ def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             start = file.read(header)
             if len(start) < header or start[:4] != bytes([0, 0, UNSIGNED_BYTE, dims]):
-                raise _broken(path, f"it does not begin like an idx file of bytes in {dims} dimensions")
+                raise _broken(
+                    path, f"it does not begin like an idx file of bytes in {dims} dimensions"
+                )
             shape = tuple(int(n) for n in np.frombuffer(start[4:], dtype=">u4"))
             size = math.prod(shape)
             if path.suffix != ".gz":
                 _same_size(path, path.stat().st_size - header, size)
-                return np.memmap(path, np.uint8, "r", offset=header, shape=shape) if size else np.zeros(shape, np.uint8)
+                return (
+                    np.memmap(path, np.uint8, "r", offset=header, shape=shape)
+                    if size
+                    else np.zeros(shape, np.uint8)
+                )
             body = _unpack(path, file, size)  # type: ignore[arg-type]  # a GzipFile reads bytes
     except (OSError, EOFError) as e:
         raise _broken(path, str(e)) from e
@@ -48,7 +54,10 @@ def _unpack(path: Path, file: gzip.GzipFile, size: int) -> bytes:
 
 def _same_size(path: Path, found: int, expected: int) -> None:
     if found != expected:
-        raise _broken(path, f"its header says {expected} bytes, and it has {'more' if found > expected else found}")
+        raise _broken(
+            path,
+            f"its header says {expected} bytes, and it has {'more' if found > expected else found}",
+        )
 
 
 def _broken(path: Path, why: str) -> DataError:

@@ -49,9 +49,13 @@ def _check(path: Path, archive: zipfile.ZipFile, name: str) -> None:
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     version = npy.read_magic(file)
-    shape, _, dtype = npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
+    shape, _, dtype = (
+        npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
+    )
     return shape, dtype
 
 
 def _broken(path: Path, why: str) -> DataError:
-    return DataError("MDW-201", f"{path} can't be read: {why}.", "Write it again with numpy.savez_compressed.")
+    return DataError(
+        "MDW-201", f"{path} can't be read: {why}.", "Write it again with numpy.savez_compressed."
+    )

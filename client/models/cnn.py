@@ -17,7 +17,11 @@ def build(conf: ModelConf, contract: Contract) -> nn.Module:
     """
     channels, height, width = contract.shape
     if min(height, width) < 4:
-        raise DataError("MDW-207", f"model=cnn needs 4 x 4 pixels, the task has {height} x {width}.", "Use model=mlp.")
+        raise DataError(
+            "MDW-207",
+            f"model=cnn needs 4 x 4 pixels, the task has {height} x {width}.",
+            "Use model=mlp.",
+        )
     padding = 0 if min(height, width) >= 16 else 2
     left = [_pooled(_pooled(side, padding), padding) for side in (height, width)]
     return nn.Sequential(

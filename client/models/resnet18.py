@@ -26,7 +26,10 @@ def build(conf: ModelConf, contract: Contract) -> nn.Module:
     model: nn.Module = resnet18(weights=None, num_classes=len(contract.classes), norm_layer=norm)
     channels, height, width = contract.shape
     if min(height, width) < SMALL:
-        model.conv1, model.maxpool = nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.Identity()
+        model.conv1, model.maxpool = (
+            nn.Conv2d(channels, 64, 3, padding=1, bias=False),
+            nn.Identity(),
+        )
     elif channels != 3:
         model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     else:

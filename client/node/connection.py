@@ -78,7 +78,9 @@ _GONE = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
-_DISTRUST = re.compile(r"CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|[Hh]ostname|[Pp]eer name|SSL_ERROR_SSL")
+_DISTRUST = re.compile(
+    r"CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|[Hh]ostname|[Pp]eer name|SSL_ERROR_SSL"
+)
 _REPLAYED = "MDW-747"
 _CODED = re.compile(r"(MDW-\d{3}): (.*)", re.S)
 
@@ -137,7 +139,9 @@ class Connection:
         Raises IdentityError MDW-754 or MDW-755, or FederationOver.
         """
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
-        refused_until = time.monotonic() + 90.0  # a stock server lets a crashed node in only after a minute
+        refused_until = (
+            time.monotonic() + 90.0
+        )  # a stock server lets a crashed node in only after a minute
         while True:
             try:
                 response = self._call("ActivateNode", request, CALL_DEADLINE, give_up_at)
@@ -145,7 +149,9 @@ class Connection:
             except Refused as refusal:
                 if time.monotonic() > refused_until:
                     hint = "Ask the orchestrator's owner to admit this silo's public key."
-                    raise IdentityError("MDW-754", f"The server does not admit this silo: {refusal}.", hint) from None
+                    raise IdentityError(
+                        "MDW-754", f"The server does not admit this silo: {refusal}.", hint
+                    ) from None
                 self._closed.wait(LONGEST_BACKOFF)
         self._node = NodeId(node_id=response.node_id)
         if self._beating is None:
@@ -160,7 +166,9 @@ class Connection:
         """
         if self.failure is not None:
             raise self.failure
-        response, trailing = self._call_traced("PullMessages", PullMessagesRequest(node=self._node), WORK_DEADLINE)
+        response, trailing = self._call_traced(
+            "PullMessages", PullMessagesRequest(node=self._node), WORK_DEADLINE
+        )
         said = dict(trailing)
         if OVER_HEADER in said:
             raise FederationOver("the orchestrator says so")
@@ -183,7 +191,9 @@ class Connection:
         def one(object_id: str) -> tuple[str, bytes]:
             return object_id, self._pull_object(run_id, object_id)
 
-        contents = dict(_side_by_side(one, dict.fromkeys(node.object_id for node in iterate_object_tree(tree))))
+        contents = dict(
+            _side_by_side(one, dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
+        )
         self.confirm(head)
         return contents
 
@@ -195,7 +205,9 @@ class Connection:
         )
         self._call("ConfirmMessageReceived", request, CALL_DEADLINE)
 
-    def answer(self, head: Message, tree: ObjectTree, contents: Mapping[str, bytes], seconds: float) -> None:
+    def answer(
+        self, head: Message, tree: ObjectTree, contents: Mapping[str, bytes], seconds: float
+    ) -> None:
         """Send a reply: its head (a message without content), then the objects that the server does not have.
 
         Raises Refused where nobody waits for it any more.
@@ -210,11 +222,15 @@ class Connection:
             response = self._call("PushMessages", request, CALL_DEADLINE)
 
             def one(object_id: str, session: str = response.session_id) -> bool:
-                return self._push_object(head.metadata.run_id, session, object_id, contents[object_id])
+                return self._push_object(
+                    head.metadata.run_id, session, object_id, contents[object_id]
+                )
 
             if all(list(_side_by_side(one, response.objects_to_push))):
                 return
-            self._pause(0.2)  # the upload was dropped in between, or an object arrived twice: ask what is missing
+            self._pause(
+                0.2
+            )  # the upload was dropped in between, or an object arrived twice: ask what is missing
         raise Refused(f"the server did not take all objects in {UPLOAD_TRIES} tries")
 
     def close(self) -> None:
@@ -226,7 +242,9 @@ class Connection:
         if stub is not None and node is not None:
             try:
                 stub.DeactivateNode(
-                    DeactivateNodeRequest(node_id=node.node_id), timeout=GOODBYE_DEADLINE, metadata=self._metadata
+                    DeactivateNodeRequest(node_id=node.node_id),
+                    timeout=GOODBYE_DEADLINE,
+                    metadata=self._metadata,
                 )
             except grpc.RpcError as error:
                 log.info("could not say goodbye: %s", error.code().name)
@@ -247,17 +265,25 @@ class Connection:
 
     def _push_object(self, run_id: int, session: str, object_id: str, content: bytes) -> bool:
         request = PushObjectRequest(
-            node=self._node, run_id=run_id, session_id=session, object_id=object_id, object_content=content
+            node=self._node,
+            run_id=run_id,
+            session_id=session,
+            object_id=object_id,
+            object_content=content,
         )
         return bool(self._call("PushObject", request, OBJECT_DEADLINE).stored)
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_SECONDS):
-            request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS)
+            request = SendNodeHeartbeatRequest(
+                node=self._node, heartbeat_interval=HEARTBEAT_SECONDS
+            )
             try:
                 self._call("SendNodeHeartbeat", request, BEAT_DEADLINE)
             except (Forgotten, Refused) as error:
-                log.info("the server does not take the heartbeat: %s", error)  # the next question for work mends it
+                log.info(
+                    "the server does not take the heartbeat: %s", error
+                )  # the next question for work mends it
             except Closed:
                 return
             except Exception as error:  # whatever it is, the main thread must hear of it
@@ -265,7 +291,9 @@ class Connection:
                 self.failure = error
                 return
 
-    def _call(self, name: str, request: Any, deadline: float, give_up_at: float | None = None) -> Any:
+    def _call(
+        self, name: str, request: Any, deadline: float, give_up_at: float | None = None
+    ) -> Any:
         return self._call_traced(name, request, deadline, give_up_at)[0]
 
     def _call_traced(
@@ -276,12 +304,19 @@ class Connection:
         while not self._closed.is_set():
             stub = self._reach(give_up_at)
             try:
-                response, call = getattr(stub, name).with_call(request, timeout=deadline, metadata=self._metadata)
+                response, call = getattr(stub, name).with_call(
+                    request, timeout=deadline, metadata=self._metadata
+                )
             except grpc.RpcError as error:
                 self._raise_unless_gone(error)
                 tries += 1
                 if tries == 1:
-                    log.info("%s: %s, trying again: %s", name, error.code().name, str(error.details())[:200])
+                    log.info(
+                        "%s: %s, trying again: %s",
+                        name,
+                        error.code().name,
+                        str(error.details())[:200],
+                    )
             except ValueError:  # the other thread has changed the channel
                 tries += 1
             else:
@@ -363,7 +398,9 @@ def _channel(
         "grpc.max_reconnect_backoff_ms": int(LONGEST_BACKOFF * 1000),
         **extra,
     }
-    channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), options=list(options.items()))
+    channel = grpc.secure_channel(
+        address, grpc.ssl_channel_credentials(authority), options=list(options.items())
+    )
     return grpc.intercept_channel(channel, NodeAuthClientInterceptor(key, key.public_key()))
 
 

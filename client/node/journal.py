@@ -72,7 +72,9 @@ class Kept:
         """Return a run's state; empty where there is none, or it is damaged."""
         return self._read("state", {"run": run}) or RecordDict()
 
-    def _write(self, name: str, what: dict[str, Any], root: str, contents: Mapping[str, bytes]) -> None:
+    def _write(
+        self, name: str, what: dict[str, Any], root: str, contents: Mapping[str, bytes]
+    ) -> None:
         sizes = [[id, len(content)] for id, content in contents.items()]
         head = json.dumps({**what, "root": root, "objects": sizes}).encode() + b"\n"
         write_atomic(self._folder / name, [head, *contents.values()], mode=0o600)

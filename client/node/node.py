@@ -36,7 +36,14 @@ from azureml_jobs.identity.expiry import Reminder, Span
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.node_key import NodeKey, load_node_key, node_secret
 from azureml_jobs.identity.secret_store import read_private
-from azureml_jobs.rendezvous import OVER, FolderRendezvous, MlflowRendezvous, Rendezvous, StaticRendezvous, nobody
+from azureml_jobs.rendezvous import (
+    OVER,
+    FolderRendezvous,
+    MlflowRendezvous,
+    Rendezvous,
+    StaticRendezvous,
+    nobody,
+)
 from client.malloc import give_back, keep_activations_mapped
 from client.node.connection import Connection, FederationOver, Forgotten, Refused
 from client.node.journal import LARGEST, Kept, Question
@@ -151,16 +158,22 @@ class Node:
         self._reminder.look(self._spans)
         if (ends := self._connection.key_ends) is not None:
             hint = f"Make another (meadow keys silo {self._silo.name} --new), have it admitted, start this job again."
-            self._reminder.say("key", f"This silo's key may connect until {ends:%Y-%m-%d %H:%M} UTC. {hint}")
+            self._reminder.say(
+                "key", f"This silo's key may connect until {ends:%Y-%m-%d %H:%M} UTC. {hint}"
+            )
 
-    def _answer(self, head: Message, tree: ObjectTree, context: Context) -> tuple[Message, Question | None]:
+    def _answer(
+        self, head: Message, tree: ObjectTree, context: Context
+    ) -> tuple[Message, Question | None]:
         """Return the reply, and the question where the reply is new and worth keeping."""
         try:
             content = inflate(tree.object_id, self._connection.pull(head, tree), LARGEST)
         except WireError as error:
             return Message(Error(ErrorCode.UNKNOWN, str(error)), reply_to=head), None
         if isinstance(content, Error):
-            return Message(Error(ErrorCode.UNKNOWN, "an instruction without content"), reply_to=head), None
+            return Message(
+                Error(ErrorCode.UNKNOWN, "an instruction without content"), reply_to=head
+            ), None
         message = make_message(metadata=head.metadata, content=content)
         question = _question(message, tree) if self._kept is not None else None
         if self._kept is not None and question is not None:
@@ -168,13 +181,17 @@ class Node:
             self._remember(question, message)
             known = self._kept.update(question)
             if known is not None:
-                log.info("round %d was trained before, answering with the kept update", question.round)
+                log.info(
+                    "round %d was trained before, answering with the kept update", question.round
+                )
                 return Message(known, reply_to=head), None
         return _call(self._app, message, context), question
 
     def _remember(self, question: Question, message: Message) -> None:
         """Keep the anchor that came with a round: that of the ledger after the round before."""
-        anchor = protocol.records(message.content, ConfigRecord)[protocol.CONFIG].get(protocol.LEDGER)
+        anchor = protocol.records(message.content, ConfigRecord)[protocol.CONFIG].get(
+            protocol.LEDGER
+        )
         if self._kept is not None and isinstance(anchor, str) and anchor:
             try:
                 self._kept.keep_anchor(question.run, question.round - 1, anchor)
@@ -182,15 +199,27 @@ class Node:
                 log.warning("the ledger's anchor could not be kept: %s", error)
 
     def _send(
-        self, head: Message, tree: ObjectTree, contents: dict[str, bytes], question: Question | None, seconds: float
+        self,
+        head: Message,
+        tree: ObjectTree,
+        contents: dict[str, bytes],
+        question: Question | None,
+        seconds: float,
     ) -> None:
-        if question is not None and tree.children and self._kept is not None and self._context is not None:
+        if (
+            question is not None
+            and tree.children
+            and self._kept is not None
+            and self._context is not None
+        ):
             try:
                 self._kept.keep_state(question.run, self._context.state)
                 content = {id: one for id, one in contents.items() if id != tree.object_id}
                 self._kept.keep_update(question, tree.children[0].object_id, content)
             except OSError as error:
-                log.warning("the update could not be kept, a crash now would cost a training: %s", error)
+                log.warning(
+                    "the update could not be kept, a crash now would cost a training: %s", error
+                )
         self._connection.answer(head, tree, contents, seconds)
 
     def _context_of(self, head: Message) -> Context:
@@ -280,7 +309,11 @@ def load_app(path: str) -> ClientApp:
             "MDW-333", f"There is no app at {path!r}: {error}.", "Write it as package.module:app."
         ) from None
     if not isinstance(app, ClientApp):
-        raise SiloError("MDW-333", f"{path!r} is a {type(app).__name__}, no ClientApp.", "Name a flwr ClientApp.")
+        raise SiloError(
+            "MDW-333",
+            f"{path!r} is a {type(app).__name__}, no ClientApp.",
+            "Name a flwr ClientApp.",
+        )
     return app
 
 
@@ -324,22 +357,31 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
     who.add_argument("--silo-file", type=Path, help="a file of them, which no process list shows")
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--server", type=StaticRendezvous, help="host:port of the orchestrator")
-    place.add_argument("--rendezvous", type=FolderRendezvous, help="folder where the orchestrator says where it is")
-    place.add_argument("--tracking", help="MLflow address where it says so, in its --experiment for its --federation")
+    place.add_argument(
+        "--rendezvous", type=FolderRendezvous, help="folder where the orchestrator says where it is"
+    )
+    place.add_argument(
+        "--tracking",
+        help="MLflow address where it says so, in its --experiment for its --federation",
+    )
     parser.add_argument("--experiment", default="meadow")
     parser.add_argument("--federation", default="federation")
     parser.add_argument("--ca", required=True, type=Path, help="PEM of the only CA that is trusted")
     secret = parser.add_mutually_exclusive_group(required=True)
     secret.add_argument("--key", type=Path, help="this silo's private key")
     secret.add_argument(
-        "--key-vault", type=VaultSecrets, help="the Key Vault that holds it, read by this job's identity"
+        "--key-vault",
+        type=VaultSecrets,
+        help="the Key Vault that holds it, read by this job's identity",
     )
     parser.add_argument("--data", help="where the silo's data is in this job: its data.root")
     parser.add_argument("--app", default="client.app:app")
     parser.add_argument("--state", type=Path, help="folder for the last update and the state")
     parser.add_argument("--idle-timeout", type=float, default=IDLE_SECONDS)
     parser.add_argument("--foreign-runs", action="store_true", help="join a stock Flower server")
-    parser.add_argument("--run-id", help="the orchestrator's MLflow run; without it the federation's live one")
+    parser.add_argument(
+        "--run-id", help="the orchestrator's MLflow run; without it the federation's live one"
+    )
     args = parser.parse_args(arguments)
     app = load_app(args.app)
     note("import")
@@ -376,7 +418,12 @@ def _node_key(args: argparse.Namespace, silo: str) -> NodeKey:
 
 def _tracked(args: argparse.Namespace) -> Rendezvous:
     """Return the rendezvous in MLflow, asked as this job's identity: its run's token is for its own workspace alone."""
-    for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+    for name in (
+        "MLFLOW_TRACKING_TOKEN",
+        "MLFLOW_RUN_ID",
+        "MLFLOW_EXPERIMENT_ID",
+        "MLFLOW_EXPERIMENT_NAME",
+    ):
         os.environ.pop(name, None)
     for name in ("azure", "azureml"):
         logging.getLogger(name).setLevel(logging.WARNING)

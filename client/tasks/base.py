@@ -48,7 +48,9 @@ class Contract:
             why = "its images hold values that are not finite"
         if why:
             raise DataError(
-                "MDW-202", f"{where} breaks the data contract: {why}.", "Correct the data, or use another task."
+                "MDW-202",
+                f"{where} breaks the data contract: {why}.",
+                "Correct the data, or use another task.",
             )
 
 
@@ -105,16 +107,30 @@ class Classification(Task):
     def load(self, silo: Silo) -> SiloData:
         """Return a silo's part of the public set, or its own examples; see `Task.load`."""
         images, labels = self._source(silo.data)
-        mine = np.arange(len(labels)) if silo.data.partition == OWN else parts(labels, silo.of, silo.data)[silo.index]
+        mine = (
+            np.arange(len(labels))
+            if silo.data.partition == OWN
+            else parts(labels, silo.of, silo.data)[silo.index]
+        )
         if not len(mine):
-            raise DataError("MDW-205", f"{silo.name} has no examples.", f"Put some in {silo.data.root}.")
+            raise DataError(
+                "MDW-205", f"{silo.name} has no examples.", f"Put some in {silo.data.root}."
+            )
         train, held_out = split(mine, silo)
-        return SiloData(self.dataset(images, labels, train), self.dataset(images, labels, held_out), labels[train])
+        return SiloData(
+            self.dataset(images, labels, train),
+            self.dataset(images, labels, held_out),
+            labels[train],
+        )
 
-    def dataset(self, images: NDArray[np.generic], labels: Indices, which: Indices | slice) -> TensorDataset:
+    def dataset(
+        self, images: NDArray[np.generic], labels: Indices, which: Indices | slice
+    ) -> TensorDataset:
         """Return some of the examples as tensors: images (n, 1, H, W) of float32, labels (n) of int64."""
         chosen = torch.from_numpy(np.array(images[which], dtype=np.float32))
-        return TensorDataset(self.scaled(chosen).unsqueeze(1), torch.from_numpy(np.array(labels[which], np.int64)))
+        return TensorDataset(
+            self.scaled(chosen).unsqueeze(1), torch.from_numpy(np.array(labels[which], np.int64))
+        )
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean cross-entropy of logits (n, classes) against labels (n)."""
@@ -122,7 +138,10 @@ class Classification(Task):
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Return accuracy, and the mean over classes of F1."""
-        from sklearn.metrics import accuracy_score, f1_score  # a second to import: only where it is used
+        from sklearn.metrics import (
+            accuracy_score,
+            f1_score,
+        )  # a second to import: only where it is used
 
         guess, truth = outputs.argmax(1).numpy(), targets.numpy()
         return {
@@ -132,7 +151,11 @@ class Classification(Task):
 
     def _source(self, data: DataConf) -> Examples:
         if data.partition == OWN and data.root is None:
-            raise DataError("MDW-200", "data.partition=own without data.root.", "Set data.root to the silo's own data.")
+            raise DataError(
+                "MDW-200",
+                "data.partition=own without data.root.",
+                "Set data.root to the silo's own data.",
+            )
         examples = self.own(root_of(data)) if data.partition == OWN else self.public(data)
         self.contract.check(examples, data.root or self.name)
         images, labels = examples
@@ -152,6 +175,8 @@ def root_of(data: DataConf) -> Path:
     root = Path(data.root or "").expanduser().absolute()
     if not root.exists():
         raise DataError(
-            "MDW-200", f"data.root={data.root}: there is no {root}.", "Correct the path, or mount the data."
+            "MDW-200",
+            f"data.root={data.root}: there is no {root}.",
+            "Correct the path, or mount the data.",
         )
     return root

@@ -37,7 +37,11 @@ class Digits(Classification):
         """Return `x` and `y` of the silo's .npz file."""
         path = root / "digits.npz" if root.is_dir() else root
         if not path.is_file():
-            raise DataError("MDW-200", f"There is no {path}.", "Put the examples there: arrays x (n, 8, 8) and y (n).")
+            raise DataError(
+                "MDW-200",
+                f"There is no {path}.",
+                "Put the examples there: arrays x (n, 8, 8) and y (n).",
+            )
         x, y = read_npz(path, ("x", "y"))
         return x, y  # type: ignore[return-value]  # the contract checks the type of y
 

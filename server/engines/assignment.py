@@ -42,14 +42,19 @@ def evened(costs: Sequence[float], homes: Sequence[int], workers: int) -> list[i
     """
     homes = list(homes)
     for _ in range(len(homes)):
-        loads = [sum(c for c, home in zip(costs, homes, strict=True) if home == w) for w in range(workers)]
+        loads = [
+            sum(c for c, home in zip(costs, homes, strict=True) if home == w)
+            for w in range(workers)
+        ]
         most, least = loads.index(max(loads)), loads.index(min(loads))
         gap = loads[most] - loads[least]
         if gap <= UNEVEN * loads[most]:
             break
         ours = [i for i, home in enumerate(homes) if home == most]
         theirs = [i for i, home in enumerate(homes) if home == least]
-        moves = [(costs[i], (i,)) for i in ours] + [(costs[i] - costs[j], (i, j)) for i in ours for j in theirs]
+        moves = [(costs[i], (i,)) for i in ours] + [
+            (costs[i] - costs[j], (i, j)) for i in ours for j in theirs
+        ]
         useful = [(abs(shift - gap / 2), silos) for shift, silos in moves if 0 < shift < gap]
         if not useful:
             break

@@ -49,7 +49,10 @@ class PipeEnd:
     def receive(self) -> tuple[Message, Context]:
         """Return the next message and its context; raises EOFError or OSError when the other end is gone."""
         message, context, holes, places, remember = self._connection.recv()
-        large = [self._connection.recv_bytes() if place == NEW else self._received[place] for place in places]
+        large = [
+            self._connection.recv_bytes() if place == NEW else self._received[place]
+            for place in places
+        ]
         for (where, record, array), data in zip(holes, large, strict=True):
             records = message.content if where == 0 else context.state
             records.array_records[record][array].data = data

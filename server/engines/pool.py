@@ -71,7 +71,9 @@ class PoolGrid(SiloGrid):
         self._homes = Homes(len(silos), max(workers, 1))
         self._queues: list[deque[Message]] = [deque() for _ in range(max(workers, 1))]
         self._open: set[str] = set()  # messages whose reply nobody has had yet
-        self._done: dict[str, Message] = {}  # replies in the order of arrival, by the message they answer
+        self._done: dict[
+            str, Message
+        ] = {}  # replies in the order of arrival, by the message they answer
         self._late = 0
         self._deaths: Counter[int] = Counter()
         self._failure: SiloError | None = None
@@ -79,7 +81,9 @@ class PoolGrid(SiloGrid):
         self._change = threading.Condition()
         self._workers = [Worker(app, keep_mapped=malloc, log_file=log) for _ in range(workers)]
         self._threads = [
-            threading.Thread(target=self._keep, args=(worker, queue), name="meadow pool", daemon=True)
+            threading.Thread(
+                target=self._keep, args=(worker, queue), name="meadow pool", daemon=True
+            )
             for worker, queue in zip(self._workers, self._queues, strict=False)
         ]
         atexit.register(self.close)  # before multiprocessing waits for its children
@@ -174,7 +178,10 @@ class PoolGrid(SiloGrid):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -220,7 +227,10 @@ class PoolGrid(SiloGrid):
         if message is None:
             return
         queue.remove(message)
-        given, context = copy.copy(message), copy.deepcopy(self._contexts[message.metadata.dst_node_id])
+        given, context = (
+            copy.copy(message),
+            copy.deepcopy(self._contexts[message.metadata.dst_node_id]),
+        )
         given.content = copy.deepcopy(message.content)
         self._deliver(message, answer(self._app, given, context), context)
 
@@ -247,7 +257,10 @@ class PoolGrid(SiloGrid):
     def _ask(self, worker: Worker, message: Message) -> None:
         node = message.metadata.dst_node_id
         if self._deaths[node] >= DEATHS_IN_A_ROW:
-            self._deliver(message, self._crashed(message, f"{DEATHS_IN_A_ROW} times in a row, it is not tried again"))
+            self._deliver(
+                message,
+                self._crashed(message, f"{DEATHS_IN_A_ROW} times in a row, it is not tried again"),
+            )
             return
         started = time.monotonic()
         try:
@@ -281,12 +294,20 @@ class PoolGrid(SiloGrid):
                 self._change.notify_all()
             else:
                 self._late += 1
-                log.info("dropped a late reply of silo %s: its round is closed", self._silos[node].name)
+                log.info(
+                    "dropped a late reply of silo %s: its round is closed", self._silos[node].name
+                )
 
 
 def _context(run_id: int, node: int, silo: Silo) -> Context:
-    config: UserConfig = {"partition-id": silo.index, "num-partitions": silo.of, "silo": silo_to_json(silo)}
-    return Context(run_id=run_id, node_id=node, node_config=config, state=RecordDict(), run_config={})
+    config: UserConfig = {
+        "partition-id": silo.index,
+        "num-partitions": silo.of,
+        "silo": silo_to_json(silo),
+    }
+    return Context(
+        run_id=run_id, node_id=node, node_config=config, state=RecordDict(), run_config={}
+    )
 
 
 Identity = tuple[int | None, int | None, int | None]

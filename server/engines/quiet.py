@@ -16,7 +16,9 @@ LOGGERS = ("flwr", "ray", "py.warnings", "server", "client", "strategies", "conf
 def quiet_environment() -> None:
     """Silence the libraries where the user has not chosen, their telemetry included; before they are imported."""
     turn_off()
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns of a future default unless it is set
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # Ray warns of a future default unless it is set
 
 
 @contextlib.contextmanager

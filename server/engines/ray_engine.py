@@ -107,7 +107,9 @@ def run_on_ray(
         server = ServerApp()
         server.main()(main)
         with mock.patch.object(raybackend, "RayBackend", backend):
-            run_simulation(server, client, len(silos), backend_config={"client_resources": {"num_cpus": 1}})
+            run_simulation(
+                server, client, len(silos), backend_config={"client_resources": {"num_cpus": 1}}
+            )
     if errors:
         raise errors[0]
 
@@ -116,10 +118,22 @@ class WatchedBackend(raybackend.RayBackend):
     """Flower's Ray backend, which notices dead actors, skips messages of closed rounds and can be ended at once."""
 
     def __init__(
-        self, config: dict[str, Any], app: str, silos: list[Silo], workers: int | None, watch: Watch, run_id: str
+        self,
+        config: dict[str, Any],
+        app: str,
+        silos: list[Silo],
+        workers: int | None,
+        watch: Watch,
+        run_id: str,
     ) -> None:
         super().__init__(config)
-        self._app, self._silos, self._workers, self._watch, self._run_id = app, silos, workers, watch, run_id
+        self._app, self._silos, self._workers, self._watch, self._run_id = (
+            app,
+            silos,
+            workers,
+            watch,
+            run_id,
+        )
         self._actors: list[Any] = []
 
     def build(self, app_fn: Callable[[], ClientApp]) -> None:
@@ -139,7 +153,11 @@ class WatchedBackend(raybackend.RayBackend):
         try:
             return super().process_message(message, context)
         except RayError as error:
-            if not isinstance(error, RayTaskError) and not self._watch.ending and self._watch.lost is None:
+            if (
+                not isinstance(error, RayTaskError)
+                and not self._watch.ending
+                and self._watch.lost is None
+            ):
                 name = self._silos[int(context.node_config["partition-id"])].name
                 self._watch.lost = self._dead(name, error)
             raise
@@ -164,10 +182,14 @@ class WatchedBackend(raybackend.RayBackend):
 
 
 @contextlib.contextmanager
-def _ray(silos: list[Silo], address: str | None, workers: int | None, malloc: bool, log_dir: Path) -> Iterator[None]:
+def _ray(
+    silos: list[Silo], address: str | None, workers: int | None, malloc: bool, log_dir: Path
+) -> Iterator[None]:
     """Start a private Ray on this machine, or connect to the cluster at `address`; end it or leave it."""
     if ray.is_initialized():
-        raise SiloError("MDW-323", "Ray already runs in this process.", "Call ray.shutdown() first.")
+        raise SiloError(
+            "MDW-323", "Ray already runs in this process.", "Call ray.shutdown() first."
+        )
     always: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     extra = {} if malloc else {MALLOC_VARIABLE: "0"}
     if address is not None:
@@ -184,11 +206,21 @@ def _ray(silos: list[Silo], address: str | None, workers: int | None, malloc: bo
             ray.shutdown()
         return
     parent = tempfile.gettempdir()
-    folder = Path(tempfile.mkdtemp(prefix="meadow-ray-", dir=parent if len(parent) <= LONGEST_PATH else "/tmp"))
+    folder = Path(
+        tempfile.mkdtemp(
+            prefix="meadow-ray-", dir=parent if len(parent) <= LONGEST_PATH else "/tmp"
+        )
+    )
     try:
         with mock.patch.dict(os.environ, PYTHONPATH=_python_path(), **extra):
             cpus = min(workers or _cores(), len(silos))
-            ray.init("local", num_cpus=max(1, cpus), _temp_dir=str(folder), include_dashboard=False, **always)
+            ray.init(
+                "local",
+                num_cpus=max(1, cpus),
+                _temp_dir=str(folder),
+                include_dashboard=False,
+                **always,
+            )
         yield
     finally:
         _shut_down()
@@ -230,7 +262,9 @@ def _for_actors(silos: list[Silo]) -> dict[str, str]:
     text = silos_to_json(silos)
     if len(text) > LONGEST_VARIABLE:
         raise SiloError(
-            "MDW-324", f"{len(silos)} silos are too many for a Ray cluster.", "Use simulation.engine=pool, or fewer."
+            "MDW-324",
+            f"{len(silos)} silos are too many for a Ray cluster.",
+            "Use simulation.engine=pool, or fewer.",
         )
     return {"PYTHONPATH": _python_path(), SILOS_VARIABLE: text}
 

@@ -70,7 +70,11 @@ class RayGrid(SiloGrid):
         while len(nodes := list(self._grid.state.get_node_info())) < len(self._silos):
             self._watch.check()
             if time.monotonic() > deadline:
-                raise SiloError("MDW-321", f"Flower registered {len(nodes)} of {len(self._silos)} nodes.", "Try again.")
+                raise SiloError(
+                    "MDW-321",
+                    f"Flower registered {len(nodes)} of {len(self._silos)} nodes.",
+                    "Try again.",
+                )
             time.sleep(POLL_SECONDS)
         return nodes
 

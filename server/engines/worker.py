@@ -26,7 +26,14 @@ from server.engines.pipe import PipeEnd
 
 log = logging.getLogger(__name__)
 
-PRELOAD = ("torch", "torch._dynamo", "sklearn.metrics", "flwr.app", "flwr.clientapp", "server.engines.worker")
+PRELOAD = (
+    "torch",
+    "torch._dynamo",
+    "sklearn.metrics",
+    "flwr.app",
+    "flwr.clientapp",
+    "server.engines.worker",
+)
 """Modules that the fork server imports once, so that a worker starts in milliseconds."""
 GOODBYE_SECONDS = 1.0
 """For a worker to end by itself or on SIGTERM before it is killed."""
@@ -72,7 +79,11 @@ class Worker:
     """The parent's hold of one worker process. `start` again after WorkerDied gives a fresh one."""
 
     def __init__(self, app: str, *, keep_mapped: bool, log_file: Path | None) -> None:
-        self._app, self._keep_mapped, self._log_file = app, keep_mapped, str(log_file.resolve()) if log_file else None
+        self._app, self._keep_mapped, self._log_file = (
+            app,
+            keep_mapped,
+            str(log_file.resolve()) if log_file else None,
+        )
         self._process: ForkServerProcess | None = None
         self._connection: Connection | None = None
         self._pipe: PipeEnd | None = None
@@ -83,7 +94,9 @@ class Worker:
         """Start the process and wait until it has imported the app; raises SiloError MDW-311 where it can't."""
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
-        environment = dict(os.environ) if self._keep_mapped else {**os.environ, malloc.VARIABLE: "0"}
+        environment = (
+            dict(os.environ) if self._keep_mapped else {**os.environ, malloc.VARIABLE: "0"}
+        )
         arguments = (theirs, environment, self._app, self._log_file)
         self._connection, self._pipe = ours, PipeEnd(ours)
         process = context.Process(target=_serve, args=arguments, name="meadow worker")
@@ -99,11 +112,15 @@ class Worker:
             problem = ours.recv()
         except (EOFError, OSError) as error:
             theirs.close()
-            problem = f"it ended at once ({self._how_it_ended()})" if self._process else f"{error!r}"
+            problem = (
+                f"it ended at once ({self._how_it_ended()})" if self._process else f"{error!r}"
+            )
         if problem:
             self.stop()
             raise SiloError(
-                "MDW-311", f"A worker of the pool did not start: {problem}.", "simulation.workers=0 runs without any."
+                "MDW-311",
+                f"A worker of the pool did not start: {problem}.",
+                "simulation.workers=0 runs without any.",
             )
 
     def ask(self, message: Message, context: Context) -> tuple[Message, Context]:
@@ -142,15 +159,23 @@ class Worker:
         if code >= 0:
             return f"exit code {code}"
         name = signal.Signals(-code).name
-        return f"{name}, most likely out of memory: try fewer simulation.workers" if name == "SIGKILL" else name
+        return (
+            f"{name}, most likely out of memory: try fewer simulation.workers"
+            if name == "SIGKILL"
+            else name
+        )
 
 
 def start_fork_server(app_module: str) -> None:
     """Start the fork server where it does not run yet, with the parent's import path and deaf to Ctrl-C."""
     multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, app_module])
     path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH", malloc.VARIABLE)}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited: it is deaf while it imports, too
+    before = {
+        name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH", malloc.VARIABLE)
+    }
+    mask = signal.pthread_sigmask(
+        signal.SIG_BLOCK, [signal.SIGINT]
+    )  # inherited: it is deaf while it imports, too
     # Python 3.11 does not hand sys.path to what it preloads; a stray `client` in this folder must not be taken.
     os.environ.update({"PYTHONPATH": path, "PYTHONSAFEPATH": "1", malloc.VARIABLE: "0"})
     try:
@@ -183,7 +208,9 @@ def main_hidden() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _serve(connection: Connection, environment: dict[str, str], reference: str, log_file: str | None) -> None:
+def _serve(
+    connection: Connection, environment: dict[str, str], reference: str, log_file: str | None
+) -> None:
     """Be a worker: answer messages until the parent closes the pipe or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -42,7 +42,11 @@ class MetricsFile:
         """Nothing to write."""
 
     def _append(self, line: dict[str, Any], metrics: Metrics) -> None:
-        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items() if v is not None and k not in line}
+        finite = {
+            k: v if math.isfinite(v) else None
+            for k, v in metrics.items()
+            if v is not None and k not in line
+        }
         append_line(self._path, json.dumps(line | finite, allow_nan=False))
 
 

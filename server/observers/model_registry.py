@@ -23,8 +23,16 @@ REGISTERED: Final = ("finished", "stopped_early")
 
 def mlmodel(result: RunResult) -> str:
     """Return the file by which MLflow knows the folder as a model: JSON, which YAML takes too."""
-    flavour = {"data": "model.safetensors", "code": result.environment.get("code", ""), "task": result.task}
-    about = {"artifact_path": FOLDER, "run_id": result.mlflow_run_id, "flavors": {"safetensors": flavour}}
+    flavour = {
+        "data": "model.safetensors",
+        "code": result.environment.get("code", ""),
+        "task": result.task,
+    }
+    about = {
+        "artifact_path": FOLDER,
+        "run_id": result.mlflow_run_id,
+        "flavors": {"safetensors": flavour},
+    }
     return json.dumps(about | {"utc_time_created": result.started}, indent=1)
 
 
@@ -42,7 +50,12 @@ def register(client: Any, result: RunResult, name: str, card: str) -> str:
         "meadow.sha256": str(result.model.get("sha256", "")),
     }
     made = client.create_model_version(
-        name, source, result.mlflow_run_id, tags=tags, description=_shortened(card), await_creation_for=WAIT_SECONDS
+        name,
+        source,
+        result.mlflow_run_id,
+        tags=tags,
+        description=_shortened(card),
+        await_creation_for=WAIT_SECONDS,
     )
     return f"{name}:{made.version}"
 
@@ -51,7 +64,9 @@ def _known(client: Any, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name, description="Trained by Meadow; each version has its card.")
+        client.create_registered_model(
+            name, description="Trained by Meadow; each version has its card."
+        )
     except MlflowException:
         client.get_registered_model(name)  # there already; otherwise this says what is wrong
 

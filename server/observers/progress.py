@@ -41,7 +41,9 @@ class PlainProgress:
         """Say what runs, and where a resumed run goes on."""
         self._rounds = rounds
         after = f", going on after round {result.rounds[-1].round}" if result.rounds else ""
-        self._print(f"run {result.run_id}: {result.task}, {result.strategy}, {len(result.silos)} silos{after}")
+        self._print(
+            f"run {result.run_id}: {result.task}, {result.strategy}, {len(result.silos)} silos{after}"
+        )
 
     def round_started(self, round: int, cohort: list[str]) -> None:
         """Nothing to say yet."""
@@ -54,7 +56,9 @@ class PlainProgress:
         values = "  ".join(f"{name} {value:.4f}" for name, value in shown(record.aggregate).items())
         replied = f"{len(record.replied)}/{len(record.cohort)} silos"
         up = sum(record.bytes_up.values())
-        self._print(f"round {record.round}/{self._rounds}  {values}  {replied}  {record.seconds:.1f} s  {size(up)} up")
+        self._print(
+            f"round {record.round}/{self._rounds}  {values}  {replied}  {record.seconds:.1f} s  {size(up)} up"
+        )
         for silo, why in sorted(record.failed.items()):
             self._print(f"round {record.round}/{self._rounds}  {silo} failed: {one_line(why)}")
 
@@ -67,7 +71,9 @@ class PlainProgress:
         summary(result, self._console)
 
     def _print(self, line: str) -> None:
-        self._console.print(Text(line), soft_wrap=True)  # a line a round, however narrow the terminal
+        self._console.print(
+            Text(line), soft_wrap=True
+        )  # a line a round, however narrow the terminal
 
 
 @dataclass
@@ -88,7 +94,9 @@ class LiveProgress:
         self._rows: dict[str, _Row] = {}
         self._records: list[RoundRecord] = []
         self._now = ""  # what goes on after the rounds
-        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8, transient=True)
+        self._live = Live(
+            console=console, get_renderable=self._render, refresh_per_second=8, transient=True
+        )
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         """Begin to draw."""
@@ -134,9 +142,14 @@ class LiveProgress:
         if self._result is None:
             return Text("")
         done = len(self._records)
-        title = Text.assemble((self._result.run_id, "bold"), f"   round {self._round}/{self._rounds}")
+        title = Text.assemble(
+            (self._result.run_id, "bold"), f"   round {self._round}/{self._rounds}"
+        )
         bar = Table.grid(padding=(0, 2))
-        bar.add_row(ProgressBar(total=self._rounds, completed=done, width=40), Text(self._left(done), style="dim"))
+        bar.add_row(
+            ProgressBar(total=self._rounds, completed=done, width=40),
+            Text(self._left(done), style="dim"),
+        )
         return Group(title, bar, self._silos(), self._curve())
 
     def _left(self, done: int) -> str:
@@ -148,7 +161,11 @@ class LiveProgress:
         return f"about {duration(statistics.median(recent) * (self._rounds - done))} left"
 
     def _silos(self) -> Table:
-        columns = COLUMNS if self._console.width >= WIDE else [c for c in COLUMNS if c[0] not in ("examples", "sent")]
+        columns = (
+            COLUMNS
+            if self._console.width >= WIDE
+            else [c for c in COLUMNS if c[0] not in ("examples", "sent")]
+        )
         table = Table.grid(padding=(0, 2), pad_edge=False, expand=True)
         table.add_column(max_width=24, no_wrap=True, overflow="ellipsis")
         for _ in columns:
@@ -160,8 +177,16 @@ class LiveProgress:
         if len(rows) > fits:  # what went wrong stays in sight
             rows.sort(key=lambda pair: not pair[1].state.startswith("failed"))
         for silo, row in rows[:fits]:
-            style = "red" if row.state.startswith("failed") else "green" if row.state == "evaluated" else ""
-            table.add_row(Text(silo), *(cell(row) for _, cell in columns), Text(row.state, style=style))
+            style = (
+                "red"
+                if row.state.startswith("failed")
+                else "green"
+                if row.state == "evaluated"
+                else ""
+            )
+            table.add_row(
+                Text(silo), *(cell(row) for _, cell in columns), Text(row.state, style=style)
+            )
         if len(rows) > fits:
             table.add_row(Text(f"and {len(rows) - fits} more", style="dim"))
         return table

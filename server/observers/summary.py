@@ -24,9 +24,16 @@ def summary(result: RunResult, console: Console) -> None:
         console.print(Text(f"final: {values}"), soft_wrap=True)
     failed = sorted({silo for record in result.rounds for silo in record.failed})
     if failed:
-        names = ", ".join(failed[:MOST_NAMES]) + (f" and {len(failed) - MOST_NAMES} more" * (len(failed) > MOST_NAMES))
-        console.print(Text(f"failed in some round: {names} (the report says why)", style="red"), soft_wrap=True)
-    ending = {"finished": "done", "stopped_early": "stopped early, as configured"}.get(result.status, result.status)
+        names = ", ".join(failed[:MOST_NAMES]) + (
+            f" and {len(failed) - MOST_NAMES} more" * (len(failed) > MOST_NAMES)
+        )
+        console.print(
+            Text(f"failed in some round: {names} (the report says why)", style="red"),
+            soft_wrap=True,
+        )
+    ending = {"finished": "done", "stopped_early": "stopped early, as configured"}.get(
+        result.status, result.status
+    )
     console.print(Text(f"{ending}: {result.folder or result.run_id}"), soft_wrap=True)
     if result.folder:
         console.print(Text(f"report: {result.folder}/report.html"), soft_wrap=True)

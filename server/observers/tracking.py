@@ -38,7 +38,15 @@ PAUSE: Final = 60.0
 """Seconds for which a store that failed is left alone: rounds must not wait for its time limits again and again."""
 MODEL: Final = "model/model.safetensors"
 CARD: Final = "model/card.md"
-ARTIFACTS: Final = (MODEL, CARD, "result.json", "report.html", "config.yaml", "metrics.jsonl", "ledger.jsonl")
+ARTIFACTS: Final = (
+    MODEL,
+    CARD,
+    "result.json",
+    "report.html",
+    "config.yaml",
+    "metrics.jsonl",
+    "ledger.jsonl",
+)
 ENDED: Final = {"finished": "FINISHED", "stopped_early": "FINISHED", "interrupted": "KILLED"}
 """MLflow's word for a run's status; any other is FAILED."""
 ENVIRONMENT: Final = {
@@ -100,7 +108,12 @@ class MlflowTracker:
     """Logs one run to one MLflow run, which a resumed run continues; registers its model as `model`, if named."""
 
     def __init__(
-        self, place: Place, folder: Path, model: str | None = None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        place: Place,
+        folder: Path,
+        model: str | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._place, self._folder, self._model = place, folder, model
         self._clock, self._left_alone_until = clock, -math.inf
@@ -108,7 +121,9 @@ class MlflowTracker:
         self._result: RunResult | None = None
         self._rounds = 0
         self._tracked = False  # this process has found or made the MLflow run
-        self._waiting: list[tuple[str, float, int, int]] = []  # name, value, milliseconds since 1970, step
+        self._waiting: list[
+            tuple[str, float, int, int]
+        ] = []  # name, value, milliseconds since 1970, step
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         """Create the MLflow run, or find the one that is gone on with; note its id in the result."""
@@ -126,7 +141,10 @@ class MlflowTracker:
     def round_closed(self, record: RoundRecord) -> None:
         """Log the round."""
         cost = {"seconds": record.seconds, "seconds_waiting": record.seconds_waiting}
-        traffic = {"bytes_up": sum(record.bytes_up.values()), "bytes_down": sum(record.bytes_down.values())}
+        traffic = {
+            "bytes_up": sum(record.bytes_up.values()),
+            "bytes_down": sum(record.bytes_down.values()),
+        }
         counts = {"replied": len(record.replied), "failed": len(record.failed)}
         self._keep("federated/", record.aggregate | cost | traffic | counts, record.round)
         self._try(f"log round {record.round}", self._send)
@@ -144,7 +162,9 @@ class MlflowTracker:
         if self._model and result.status in model_registry.REGISTERED:
             self._register(result, self._model)
         if self._waiting:
-            log.warning("MLflow: %d metrics were not logged; metrics.jsonl holds them", len(self._waiting))
+            log.warning(
+                "MLflow: %d metrics were not logged; metrics.jsonl holds them", len(self._waiting)
+            )
 
     def _finish(self, result: RunResult) -> None:
         self._send()
@@ -153,7 +173,9 @@ class MlflowTracker:
                 into = name.rpartition("/")[0] or None
                 self._client.log_artifact(result.mlflow_run_id, str(self._folder / name), into)
         if (self._folder / MODEL).is_file():
-            self._client.log_text(result.mlflow_run_id, model_registry.mlmodel(result), model_registry.MLMODEL)
+            self._client.log_text(
+                result.mlflow_run_id, model_registry.mlmodel(result), model_registry.MLMODEL
+            )
         self._client.set_terminated(result.mlflow_run_id, ENDED.get(result.status, "FAILED"))
 
     def _register(self, result: RunResult, name: str) -> None:
@@ -164,21 +186,29 @@ class MlflowTracker:
         self._try(f"register the model as {name}", version)
         if result.registered_model is None:
             log.warning(
-                "The model is not registered as %s; it lies in %s, with its card.", name, self._folder / "model"
+                "The model is not registered as %s; it lies in %s, with its card.",
+                name,
+                self._folder / "model",
             )
 
     def _open(self, result: RunResult) -> None:
         self._client = self._client or _client(self._place.uri)
         experiment = self._experiment()
-        if not result.mlflow_run_id and result.rounds:  # MLflow was away when the run began, or for all of it
+        if (
+            not result.mlflow_run_id and result.rounds
+        ):  # MLflow was away when the run began, or for all of it
             result.mlflow_run_id = self._lost(experiment, result.run_id)
         if result.mlflow_run_id:
             self._client.update_run(result.mlflow_run_id, "RUNNING")
         else:
             tags = {"meadow.run_id": result.run_id, "meadow.mode": result.mode}
             tags |= {PARENT: self._place.parent} if self._place.parent else {}
-            result.mlflow_run_id = self._client.create_run(experiment, run_name=result.run_id, tags=tags).info.run_id
-        there = self._client.get_run(result.mlflow_run_id).data.params  # a parameter can't be changed
+            result.mlflow_run_id = self._client.create_run(
+                experiment, run_name=result.run_id, tags=tags
+            ).info.run_id
+        there = self._client.get_run(
+            result.mlflow_run_id
+        ).data.params  # a parameter can't be changed
         missing = [param for param in _params(result, self._rounds) if param.key not in there]
         if missing:
             self._client.log_batch(result.mlflow_run_id, params=missing)
@@ -198,13 +228,21 @@ class MlflowTracker:
     def _lost(self, experiment: str, run_id: str) -> str | None:
         if not re.fullmatch(r"[\w.-]+", run_id):  # it goes into a query
             return None
-        runs = self._client.search_runs([experiment], f"tags.`meadow.run_id` = '{run_id}'", max_results=1)
+        runs = self._client.search_runs(
+            [experiment], f"tags.`meadow.run_id` = '{run_id}'", max_results=1
+        )
         return runs[0].info.run_id if runs else None
 
     def _keep(self, prefix: str, metrics: Metrics, step: int) -> None:
         now = int(time.time() * 1000)
-        finite = {name: v for name, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
-        self._waiting += [(_key(prefix + name), float(value), now, step) for name, value in finite.items()]
+        finite = {
+            name: v
+            for name, v in metrics.items()
+            if isinstance(v, int | float) and math.isfinite(v)
+        }
+        self._waiting += [
+            (_key(prefix + name), float(value), now, step) for name, value in finite.items()
+        ]
 
     def _send(self) -> None:
         assert self._result is not None
@@ -242,9 +280,18 @@ def _baselines(result: RunResult) -> dict[str, Scores]:
 def _params(result: RunResult, rounds: int) -> list[Any]:
     from mlflow.entities import Param
 
-    facts: dict[str, object] = {"task": result.task, "strategy": result.strategy, "silos": len(result.silos)}
+    facts: dict[str, object] = {
+        "task": result.task,
+        "strategy": result.strategy,
+        "silos": len(result.silos),
+    }
     facts |= {"silo_names": _names(result.silos)}
-    facts |= {"seed": result.seed, "rounds": rounds, "engine": result.engine, "config_digest": result.config_digest}
+    facts |= {
+        "seed": result.seed,
+        "rounds": rounds,
+        "engine": result.engine,
+        "config_digest": result.config_digest,
+    }
     facts |= {"code": result.environment.get("code", "")}
     return [Param(name, str(value)) for name, value in facts.items()]  # type: ignore[no-untyped-call]  # MLflow's
 

@@ -48,9 +48,13 @@ def places(conf: Conf) -> Places:
         for name in ("azure", "azureml"):
             logging.getLogger(name).setLevel(logging.WARNING)
         uri, experiment = os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_EXPERIMENT_NAME"]
-        rendezvous = MlflowRendezvous(uri, experiment, conf.federation.name, os.environ["AZUREML_RUN_ID"])
+        rendezvous = MlflowRendezvous(
+            uri, experiment, conf.federation.name, os.environ["AZUREML_RUN_ID"]
+        )
     host = own_host() if own.host == AUTO else own.host
-    return Places(store_of(conf, server=True), secrets, rendezvous, host, keeps_results=own.store is not None)
+    return Places(
+        store_of(conf, server=True), secrets, rendezvous, host, keeps_results=own.store is not None
+    )
 
 
 def store_of(conf: Conf, *, server: bool = False) -> Store:

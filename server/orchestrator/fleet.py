@@ -129,10 +129,18 @@ class Fleet(FleetServicer):
     """Flower's servicer with access control, bounds, rejoin and long poll. `changed` guards and signals its state."""
 
     def __init__(
-        self, factory: LinkStateFactory, objects: ObjectStoreFactory, link: StableLinkState, limits: Limits
+        self,
+        factory: LinkStateFactory,
+        objects: ObjectStoreFactory,
+        link: StableLinkState,
+        limits: Limits,
     ) -> None:
         super().__init__(factory, objects, enable_supernode_auth=True)
-        self.link, self.store, self.limits = link, cast(InMemoryObjectStore, link.object_store), limits
+        self.link, self.store, self.limits = (
+            link,
+            cast(InMemoryObjectStore, link.object_store),
+            limits,
+        )
         self.changed = threading.Condition()
         self.open: dict[str, Open] = {}
         self.access: RunAccess | None = None
@@ -177,19 +185,25 @@ class Fleet(FleetServicer):
 
     # What nodes call
 
-    def ActivateNode(self, request: ActivateNodeRequest, context: grpc.ServicerContext) -> ActivateNodeResponse:
+    def ActivateNode(
+        self, request: ActivateNodeRequest, context: grpc.ServicerContext
+    ) -> ActivateNodeResponse:
         """Let a node in at once, also one that crashed, and give it again what it had been given."""
         with self.changed, self.link.lock:
             node = self.link.get_node_id_by_public_key(request.public_key)
             if node is not None:
                 self.link.deactivate_node(node)
             response = super().ActivateNode(request, context)
-            self._polls[response.node_id] = _Poll(interval=request.heartbeat_interval, own=_is_own(context))
+            self._polls[response.node_id] = _Poll(
+                interval=request.heartbeat_interval, own=_is_own(context)
+            )
             self._deliver_again(response.node_id)
             self.changed.notify_all()
         return response
 
-    def DeactivateNode(self, request: DeactivateNodeRequest, context: grpc.ServicerContext) -> DeactivateNodeResponse:
+    def DeactivateNode(
+        self, request: DeactivateNodeRequest, context: grpc.ServicerContext
+    ) -> DeactivateNodeResponse:
         """See Flower's servicer; what the node was given and has not answered is handed back."""
         response = super().DeactivateNode(request, context)
         with self.changed:
@@ -211,7 +225,9 @@ class Fleet(FleetServicer):
                 self.changed.notify_all()
         return response
 
-    def PullMessages(self, request: PullMessagesRequest, context: grpc.ServicerContext) -> PullMessagesResponse:
+    def PullMessages(
+        self, request: PullMessagesRequest, context: grpc.ServicerContext
+    ) -> PullMessagesResponse:
         """Wait until there is work for the node, or `LONG_POLL_SECONDS`.
 
         A node of Meadow's own works on one instruction at a time, so what it asks for work it holds none: whatever
@@ -233,7 +249,12 @@ class Fleet(FleetServicer):
         while True:
             with self.changed:
                 # a message handed to a call that nobody waits for any more would count as delivered
-                if self.over or not context.is_active() or poll.turn != turn or not self.link.is_online(node):
+                if (
+                    self.over
+                    or not context.is_active()
+                    or poll.turn != turn
+                    or not self.link.is_online(node)
+                ):
                     break
                 response = self._pull(request, context)
                 left = end - time.monotonic()
@@ -244,7 +265,9 @@ class Fleet(FleetServicer):
             context.set_trailing_metadata(((OVER_HEADER, "1"),))
         return PullMessagesResponse()
 
-    def PullObject(self, request: PullObjectRequest, context: grpc.ServicerContext) -> PullObjectResponse:
+    def PullObject(
+        self, request: PullObjectRequest, context: grpc.ServicerContext
+    ) -> PullObjectResponse:
         """Return an object of one of the node's own instructions."""
         self._check_run(request.run_id, request.node.node_id, context)
         if not any(request.object_id in one.readable for _, one in self._of(request.node.node_id)):
@@ -273,7 +296,9 @@ class Fleet(FleetServicer):
         self._check_run(request.run_id, request.node.node_id, context)
         return super().GetFab(request, context)
 
-    def PushMessages(self, request: PushMessagesRequest, context: grpc.ServicerContext) -> PushMessagesResponse:
+    def PushMessages(
+        self, request: PushMessagesRequest, context: grpc.ServicerContext
+    ) -> PushMessagesResponse:
         """Take the head of a reply: once, from the node that was asked, within its bounds."""
         with self.changed:
             asked = self._checked_reply(request, context)
@@ -281,20 +306,30 @@ class Fleet(FleetServicer):
             self._check_tree(tree, context)
             if asked.upload is not None and asked.upload.reply_id != metadata.message_id:
                 if asked.answered:
-                    _refuse(context, "MDW-646", f"{metadata.reply_to_message_id[:12]} has been answered already.")
+                    _refuse(
+                        context,
+                        "MDW-646",
+                        f"{metadata.reply_to_message_id[:12]} has been answered already.",
+                    )
                 self.store.delete(asked.upload.reply_id)
                 self._drop_reply(metadata.reply_to_message_id)
             before = asked.upload.bytes if asked.upload else 0
             response = super().PushMessages(request, context)
             if self.link.reply_head(metadata.reply_to_message_id) is None:
-                _refuse(context, "MDW-644", "The reply's metadata do not fit the instruction, or it has expired.")
+                _refuse(
+                    context,
+                    "MDW-644",
+                    "The reply's metadata do not fit the instruction, or it has expired.",
+                )
             missing = set(response.objects_to_push)
             asked.upload = Upload(metadata.message_id, response.session_id, missing, before)
             if not missing:
                 self.changed.notify_all()
         return response
 
-    def PushObject(self, request: PushObjectRequest, context: grpc.ServicerContext) -> PushObjectResponse:
+    def PushObject(
+        self, request: PushObjectRequest, context: grpc.ServicerContext
+    ) -> PushObjectResponse:
         """Take one object of a reply whose head is here."""
         node = request.node.node_id
         self._check_run(request.run_id, node, context)
@@ -305,7 +340,9 @@ class Fleet(FleetServicer):
         with self.changed:
             held = sum(one.upload.bytes for _, one in self._of(node) if one.upload)
             if held + size > self.limits.update_bytes:
-                _refuse(context, "MDW-642", f"More than {self.limits.update_bytes} bytes in flight.")
+                _refuse(
+                    context, "MDW-642", f"More than {self.limits.update_bytes} bytes in flight."
+                )
             upload.bytes += size
         response = super().PushObject(request, context)
         with self.changed:
@@ -335,7 +372,9 @@ class Fleet(FleetServicer):
             entry = self.store.store[object_id]
             entry.content, entry.is_available = content, True
 
-    def _pull(self, request: PullMessagesRequest, context: grpc.ServicerContext) -> PullMessagesResponse:
+    def _pull(
+        self, request: PullMessagesRequest, context: grpc.ServicerContext
+    ) -> PullMessagesResponse:
         response = super().PullMessages(request, context)
         for tree in response.message_object_trees:
             if asked := self.open.get(tree.object_id):
@@ -392,7 +431,9 @@ class Fleet(FleetServicer):
         return self._polls.setdefault(node, _Poll())
 
     def _upload(self, node: int, session: str) -> Upload | None:
-        found = (one.upload for _, one in self._of(node) if one.upload and one.upload.session == session)
+        found = (
+            one.upload for _, one in self._of(node) if one.upload and one.upload.session == session
+        )
         return next(found, None) if session else None
 
     def _check_tree(self, tree: ObjectTree, context: grpc.ServicerContext) -> None:
@@ -418,7 +459,11 @@ class Fleet(FleetServicer):
         self._check_run(metadata.run_id, request.node.node_id, context)
         asked = self.open.get(metadata.reply_to_message_id)
         if asked is None or asked.node != request.node.node_id:
-            _refuse(context, "MDW-645", "Nobody waits for this reply; the round it belongs to has closed.")
+            _refuse(
+                context,
+                "MDW-645",
+                "Nobody waits for this reply; the round it belongs to has closed.",
+            )
         sent = asked.message.metadata
         if (
             metadata.src_node_id != asked.node

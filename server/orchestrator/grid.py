@@ -42,7 +42,9 @@ class OrchestratorGrid(PackingGrid):
     def names(self) -> dict[int, str]:
         """Return the run's silos with an admitted key by node id; of one with two keys, the node last heard of."""
         latest: dict[str, int] = {}
-        for node in sorted(self._silos.keys() & self._fleet.link.nodes.keys(), key=self._last_heard):
+        for node in sorted(
+            self._silos.keys() & self._fleet.link.nodes.keys(), key=self._last_heard
+        ):
             latest[self._silos[node]] = node
         return {node: name for name, node in sorted(latest.items())}
 
@@ -61,12 +63,17 @@ class OrchestratorGrid(PackingGrid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages and return their ids, empty where a node can't be asked."""
         sent = list(messages)
-        ids = [self._fleet.ask(message) if message.metadata.dst_node_id in self._silos else None for message in sent]
+        ids = [
+            self._fleet.ask(message) if message.metadata.dst_node_id in self._silos else None
+            for message in sent
+        ]
         for message in sent:
             release(message)
         return [id or "" for id in ids]
 
-    def replies(self, message_ids: Iterable[str], timeout: float | None = None) -> Iterator[Message]:
+    def replies(
+        self, message_ids: Iterable[str], timeout: float | None = None
+    ) -> Iterator[Message]:
         """Yield replies as they arrive until all are there or `timeout` seconds have passed.
 
         A node that has gone before it answered is yielded as an error, NODE_UNAVAILABLE.
@@ -97,7 +104,11 @@ class OrchestratorGrid(PackingGrid):
         with self._fleet.changed:
             while True:
                 ready = [id for id in waiting if self._is_ready(id)]
-                left = TICK_SECONDS if deadline is None else min(TICK_SECONDS, deadline - time.monotonic())
+                left = (
+                    TICK_SECONDS
+                    if deadline is None
+                    else min(TICK_SECONDS, deadline - time.monotonic())
+                )
                 if ready or left <= 0:
                     return ready
                 self._fleet.changed.wait(left)
@@ -111,7 +122,9 @@ class OrchestratorGrid(PackingGrid):
             head = self._fleet.link.reply_head(id)
             if not asked.answered or head is None or asked.upload is None:
                 silo = self._silos.get(asked.node, "a silo")
-                return self._error(asked.message, ErrorCode.NODE_UNAVAILABLE, f"{silo} has gone before it answered")
+                return self._error(
+                    asked.message, ErrorCode.NODE_UNAVAILABLE, f"{silo} has gone before it answered"
+                )
             contents = dict(objects_of(self._fleet, asked.upload.reply_id))
             self._fleet.store.delete(asked.upload.reply_id)
             content = inflate(asked.upload.reply_id, contents, self._fleet.limits.update_bytes)

@@ -39,10 +39,16 @@ from flwr.proto.fleet_pb2 import (
     RegisterNodeFleetRequest,
     UnregisterNodeFleetRequest,
 )
-from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import NodeAuthServerInterceptor
+from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import (
+    NodeAuthServerInterceptor,
+)
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.supercore.error import ApiErrorCode
-from flwr.supercore.primitives.asymmetric import bytes_to_public_key, public_key_to_bytes, verify_signature
+from flwr.supercore.primitives.asymmetric import (
+    bytes_to_public_key,
+    public_key_to_bytes,
+    verify_signature,
+)
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 
 from conf.errors import IdentityError
@@ -87,7 +93,9 @@ class SignedTooEarly(Refusal):
 
     def __init__(self, silo: str, early: float) -> None:
         what = f"The call of {silo} was signed {early:.1f} s before this orchestrator started."
-        super().__init__("MDW-741", f"{what} If it goes on, the clock of {silo} is behind by as much: set it.")
+        super().__init__(
+            "MDW-741", f"{what} If it goes on, the clock of {silo} is behind by as much: set it."
+        )
 
     def answer(self) -> tuple[grpc.StatusCode, str]:
         """See `Refusal`."""
@@ -149,7 +157,11 @@ class Keys:
         with self._lock:
             known, revoked = self._admitted.get(pem), pem in self._revoked
         if known is None:
-            code, why = ("MDW-744", "was revoked") if revoked else ("MDW-743", "is not admitted to this federation")
+            code, why = (
+                ("MDW-744", "was revoked")
+                if revoked
+                else ("MDW-743", "is not admitted to this federation")
+            )
             raise Refusal(code, f"The key {fingerprint(pem)} {why}. Ask the orchestrator's owner.")
         silo, key = known
         signed_at = self._checked_clock(timestamp, silo)
@@ -159,7 +171,9 @@ class Keys:
         except (ValueError, UnsupportedAlgorithm):
             valid = False
         if not valid:
-            raise Refusal("MDW-745", f"The signature is not that of {silo}'s key {fingerprint(pem)}.")
+            raise Refusal(
+                "MDW-745", f"The signature is not that of {silo}'s key {fingerprint(pem)}."
+            )
         if early := max(0.0, self._started - signed_at):
             raise SignedTooEarly(silo, early)
         self._once(pem, number.to_bytes(66, "big"), silo)
@@ -193,7 +207,9 @@ class Keys:
             if number in used:
                 raise Refusal("MDW-747", f"A signature of {silo} was used before.")
             if len(used) >= REMEMBERED:
-                raise Refusal("MDW-749", f"More than {REMEMBERED} calls of {silo} in {BEHIND_SECONDS:.0f} s.")
+                raise Refusal(
+                    "MDW-749", f"More than {REMEMBERED} calls of {silo} in {BEHIND_SECONDS:.0f} s."
+                )
             used[number] = now + AHEAD_SECONDS + BEHIND_SECONDS
 
 
@@ -225,10 +241,14 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
             except Refusal as refusal:
                 self._log.refused(refusal, context.peer(), details.method)
                 context.abort(*refusal.answer())
-            return self._flower.intercept_service(lambda _: inner, details).unary_unary(request, context)
+            return self._flower.intercept_service(lambda _: inner, details).unary_unary(
+                request, context
+            )
 
         return grpc.unary_unary_rpc_method_handler(
-            checked, request_deserializer=deserializer, response_serializer=inner.response_serializer
+            checked,
+            request_deserializer=deserializer,
+            response_serializer=inner.response_serializer,
         )
 
 
@@ -255,7 +275,10 @@ def public_pem(text: bytes) -> bytes:
 
     Raises IdentityError MDW-740 where it is no key of a NIST elliptic curve.
     """
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
+    from cryptography.hazmat.primitives.serialization import (
+        load_pem_public_key,
+        load_ssh_public_key,
+    )
     from flwr.supercore.primitives.asymmetric import uses_nist_ec_curve
 
     try:
@@ -298,14 +321,19 @@ def _as_bytes(value: bytes | str) -> bytes:
 def _check_node(request: Any, pem: bytes) -> None:
     """Raise Refusal unless the request speaks for the node whose key signed it."""
     if isinstance(request, RegisterNodeFleetRequest | UnregisterNodeFleetRequest):
-        raise Refusal("MDW-748", "Silos are admitted by the orchestrator's owner; they do not register themselves.")
+        raise Refusal(
+            "MDW-748",
+            "Silos are admitted by the orchestrator's owner; they do not register themselves.",
+        )
     if isinstance(request, ActivateNodeRequest):
         if request.public_key != pem:
             raise Refusal("MDW-748", "The key to activate is not the one that signed the call.")
         return
     claimed = request.node.node_id if hasattr(request, "node") else request.node_id
     if claimed != node_id_of(pem):
-        raise Refusal("MDW-748", "The call speaks for another node than the one whose key signed it.")
+        raise Refusal(
+            "MDW-748", "The call speaks for another node than the one whose key signed it."
+        )
 
 
 def _check_version(metadata: Sequence[tuple[str, Any]], silo: str) -> None:

@@ -27,7 +27,9 @@ def node_id_of(public_key: bytes) -> int:
 class StableLinkState(InMemoryLinkState):
     """LinkState whose node ids are `node_id_of` the keys."""
 
-    def create_node(self, owner_aid: str, owner_name: str, public_key: bytes, *args: Any, **kwargs: Any) -> int:
+    def create_node(
+        self, owner_aid: str, owner_name: str, public_key: bytes, *args: Any, **kwargs: Any
+    ) -> int:
         """See Flower's `LinkState`; raises ValueError for a key that is there already."""
         with self.lock:
             drawn = super().create_node(owner_aid, owner_name, public_key, *args, **kwargs)

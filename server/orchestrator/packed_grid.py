@@ -53,9 +53,13 @@ class PackedGrid(SiloGrid):
         sent, known = list(messages), dict[int, tuple[ArrayRecord, str]]()
         return self._grid.push_messages([self._packed(message, known) for message in sent])
 
-    def replies(self, message_ids: Iterable[str], timeout: float | None = None) -> Iterator[Message]:
+    def replies(
+        self, message_ids: Iterable[str], timeout: float | None = None
+    ) -> Iterator[Message]:
         """Yield replies as they arrive, with named arrays; one that does not fit its layout is an error reply."""
-        return map(_unpacked, self._grid.replies(message_ids, timeout))  # a loop would hold on to the last reply
+        return map(
+            _unpacked, self._grid.replies(message_ids, timeout)
+        )  # a loop would hold on to the last reply
 
     def forget(self, message_ids: Iterable[str]) -> None:
         """Drop the messages of a closed round."""
@@ -66,7 +70,9 @@ class PackedGrid(SiloGrid):
         return list(self.replies(message_ids, timeout=0))
 
     def _packed(self, message: Message, known: dict[int, tuple[ArrayRecord, str]]) -> Message:
-        if not protocol.records(message.content, ArrayRecord) or not self._grid.packs(message.metadata.dst_node_id):
+        if not protocol.records(message.content, ArrayRecord) or not self._grid.packs(
+            message.metadata.dst_node_id
+        ):
             return message
         return make_message(metadata=message.metadata, content=pack_content(message.content, known))
 

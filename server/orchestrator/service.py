@@ -29,7 +29,12 @@ from typing import Final
 import grpc
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
+from flwr.common.constant import (
+    HEARTBEAT_DEFAULT_INTERVAL,
+    NOOP_FLWR_AID,
+    SUPERLINK_NODE_ID,
+    SubStatus,
+)
 from flwr.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
@@ -64,7 +69,11 @@ class Orchestrator:
     """Flower's Fleet service for the silos whose public `keys` are admitted, and a grid for one run at a time."""
 
     def __init__(
-        self, address: str, credentials: ServerCredentials, keys: Mapping[str, bytes], limits: Limits | None = None
+        self,
+        address: str,
+        credentials: ServerCredentials,
+        keys: Mapping[str, bytes],
+        limits: Limits | None = None,
     ) -> None:
         """`address` is host:port (port 0: any free one); `keys` are public keys by silo, PEM or OpenSSH.
 
@@ -127,7 +136,11 @@ class Orchestrator:
 
     def connected(self) -> list[str]:
         """Return the names of the silos that are there."""
-        names = {info.name for info in self._link.nodes.values() if info.name and self._link.is_online(info.node_id)}
+        names = {
+            info.name
+            for info in self._link.nodes.values()
+            if info.name and self._link.is_online(info.node_id)
+        }
         return sorted(names)
 
     def wait_for(self, silos: Iterable[str], quorum: int, timeout: float) -> list[str]:
@@ -147,7 +160,9 @@ class Orchestrator:
                 self._fleet.changed.wait(min(left, 0.5))
         return sorted(here)
 
-    def open_run(self, run_id: str, silos: Iterable[str], *, bundle: bytes | None = None) -> OrchestratorGrid:
+    def open_run(
+        self, run_id: str, silos: Iterable[str], *, bundle: bytes | None = None
+    ) -> OrchestratorGrid:
         """Open a run for the named silos and return its grid; a run that was open is closed.
 
         `bundle` is the Flower app bundle for stock nodes; Meadow's own run the code they have, if it has the same
@@ -155,7 +170,9 @@ class Orchestrator:
         """
         self.close_run()
         names = set(silos)
-        nodes = {info.node_id: str(info.name) for info in self._link.nodes.values() if info.name in names}
+        nodes = {
+            info.node_id: str(info.name) for info in self._link.nodes.values() if info.name in names
+        }
         if keyless := sorted(names - set(nodes.values())):
             hint = "Add it with `meadow keys`, or leave the silo out."
             raise SiloError("MDW-332", f"No key is admitted for {', '.join(keyless)}.", hint)
@@ -184,7 +201,9 @@ class Orchestrator:
         with self._fleet.changed:
             self._fleet.over = True
             self._fleet.changed.notify_all()
-            while any(self._fleet.is_own(n) and self._link.is_online(n) for n in list(self._link.nodes)):
+            while any(
+                self._fleet.is_own(n) and self._link.is_online(n) for n in list(self._link.nodes)
+            ):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     log.warning("stopping, though %s did not sign off", ", ".join(self.connected()))
@@ -195,17 +214,25 @@ class Orchestrator:
 class _OpenRun:
     """One run as Flower's LinkState knows it: created, active, its heartbeat kept up, ended."""
 
-    def __init__(self, link: StableLinkState, fleet: Fleet, nodes: dict[int, str], bundle: bytes | None) -> None:
+    def __init__(
+        self, link: StableLinkState, fleet: Fleet, nodes: dict[int, str], bundle: bytes | None
+    ) -> None:
         self._link, self._fleet, self._nodes = link, fleet, nodes
         content = bundle or app_listing()
         fab = link.store_fab(Fab(hashlib.sha256(content).hexdigest(), content, {}))
         name, version = _name_and_version(bundle)
-        id = link.create_run(name, version, fab, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP)
+        id = link.create_run(
+            name, version, fab, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
         run = link.get_run_info(run_ids=[id])[0]
         self._task: int = run.primary_task_id or 0
         link.claim_task(self._task)
         link.activate_task(self._task)
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = id, SUPERLINK_NODE_ID, self._task
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = (
+            id,
+            SUPERLINK_NODE_ID,
+            self._task,
+        )
         self._id = id
         self.grid = OrchestratorGrid(fleet, run, nodes)
         self._ended = threading.Event()
@@ -231,7 +258,13 @@ class _OpenRun:
         with self._fleet.changed:
             self._fleet.access = None
             self._fleet.deliveries.forget()
-            self.grid.forget([id for id, one in self._fleet.open.items() if one.message.metadata.run_id == self._id])
+            self.grid.forget(
+                [
+                    id
+                    for id, one in self._fleet.open.items()
+                    if one.message.metadata.run_id == self._id
+                ]
+            )
             self._fleet.changed.notify_all()
         self._link.finish_task(self._task, status, "")
         self._link.cleanup_run(self._id)
@@ -265,7 +298,10 @@ def quiet_flower(level: int = logging.WARNING) -> None:
 
 def _options(call_bytes: int) -> list[tuple[str, int]]:
     return [
-        ("grpc.so_reuseport", 0),  # two orchestrators on one port would share the silos between them
+        (
+            "grpc.so_reuseport",
+            0,
+        ),  # two orchestrators on one port would share the silos between them
         ("grpc.max_receive_message_length", call_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", 16 * 1024),
@@ -280,7 +316,9 @@ def _options(call_bytes: int) -> list[tuple[str, int]]:
 def _bind(server: grpc.Server, address: str, given: ServerCredentials) -> int:
     host, _, number = address.rpartition(":")
     if not host or not number.isdigit():
-        raise IdentityError("MDW-750", f"{address!r} is no host:port.", "Write it as in 0.0.0.0:9092.")
+        raise IdentityError(
+            "MDW-750", f"{address!r} is no host:port.", "Write it as in 0.0.0.0:9092."
+        )
     try:
         shown = load_pem_x509_certificate(given.certificate).public_key()
         fits = load_pem_private_key(given.key, None).public_key() == shown
@@ -288,11 +326,21 @@ def _bind(server: grpc.Server, address: str, given: ServerCredentials) -> int:
         fits = False
     if not fits:
         hint = "Make both anew with `meadow keys init`."
-        raise IdentityError("MDW-751", "The server's certificate or private key can't be read, or they differ.", hint)
-    credentials = grpc.ssl_server_credentials(((given.key, given.certificate),), root_certificates=given.ca)
+        raise IdentityError(
+            "MDW-751",
+            "The server's certificate or private key can't be read, or they differ.",
+            hint,
+        )
+    credentials = grpc.ssl_server_credentials(
+        ((given.key, given.certificate),), root_certificates=given.ca
+    )
     with contextlib.suppress(RuntimeError):
         port = int(server.add_secure_port(address, credentials))
         if port:
             return port
     hint = "End the process that listens there, or choose another port."
-    raise IdentityError("MDW-750", f"Can't listen on {address}: it is taken, or not an address of this machine.", hint)
+    raise IdentityError(
+        "MDW-750",
+        f"Can't listen on {address}: it is taken, or not an address of this machine.",
+        hint,
+    )

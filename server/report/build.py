@@ -40,7 +40,10 @@ def html(result: RunResult) -> str:
         partition=partition(result),
         silo_rows=silo_rows(result) if result.rounds else [],
         failures=failures(result),
-        curves=[(plots.learning_curve(result, name), _curve_in_words(result, name)) for name in _learned(result)],
+        curves=[
+            (plots.learning_curve(result, name), _curve_in_words(result, name))
+            for name in _learned(result)
+        ],
         costs=_costs(result) if result.rounds else [],
         legend=_legend(result),
         spread=len(result.silos) > plots.MOST_LINES,
@@ -56,11 +59,19 @@ def headline(result: RunResult) -> str:
     baseline, final = result.baseline, _final_accuracy(result)
     if baseline is None or not _accuracy(baseline.federated.union):
         members = f"{len(result.silos)} silo{'' if len(result.silos) == 1 else 's'}"
-        said = f"The federated model is right on {final:.1%} of held-out examples" if final is not None else ""
+        said = (
+            f"The federated model is right on {final:.1%} of held-out examples"
+            if final is not None
+            else ""
+        )
         if result.status == "interrupted":
-            return f"The run was stopped after {done}" + (f"; {said[0].lower()}{said[1:]}" if said else "")
+            return f"The run was stopped after {done}" + (
+                f"; {said[0].lower()}{said[1:]}" if said else ""
+            )
         return said or f"{members} trained {done} together"
-    parts = [f"The federated model is right on {baseline.federated.union['accuracy']:.1%} of held-out examples"]
+    parts = [
+        f"The federated model is right on {baseline.federated.union['accuracy']:.1%} of held-out examples"
+    ]
     alone = plots.known([scores.union for scores in baseline.silo_alone.values()], "accuracy")
     parts += [f"the best silo alone on {max(alone):.1%}"] if alone else []
     if baseline.centralised and _accuracy(baseline.centralised.union):
@@ -102,7 +113,11 @@ def _final_accuracy(result: RunResult) -> float | None:
 
 
 def _learned(result: RunResult) -> list[str]:
-    return [name for name in ("accuracy", "loss") if plots.known([r.aggregate for r in result.rounds], name)]
+    return [
+        name
+        for name in ("accuracy", "loss")
+        if plots.known([r.aggregate for r in result.rounds], name)
+    ]
 
 
 def _curve_in_words(result: RunResult, name: str) -> str:
@@ -116,7 +131,9 @@ def _costs(result: RunResult) -> list[tuple[str, str]]:
     """Return the two pictures of what the rounds cost, each with its words."""
     count = len(result.rounds)
     took = sum(record.seconds for record in result.rounds) / count
-    trained = sum(max(record.seconds_training.values(), default=0.0) for record in result.rounds) / count
+    trained = (
+        sum(max(record.seconds_training.values(), default=0.0) for record in result.rounds) / count
+    )
     down = sum(sum(record.bytes_down.values()) for record in result.rounds) // count
     up = sum(sum(record.bytes_up.values()) for record in result.rounds) // count
     return [
@@ -124,7 +141,10 @@ def _costs(result: RunResult) -> list[tuple[str, str]]:
             plots.seconds(result),
             f"A round took {took:.1f} seconds on average, of which the slowest silo {trained:.1f}.",
         ),
-        (plots.traffic(result), f"On average {size(down)} went to the silos in a round, and {size(up)} came back."),
+        (
+            plots.traffic(result),
+            f"On average {size(down)} went to the silos in a round, and {size(up)} came back.",
+        ),
     ]
 
 
@@ -134,13 +154,26 @@ def _legend(result: RunResult) -> list[dict[str, str]]:
     if len(result.silos) <= plots.MOST_LINES:
         for place, silo in enumerate(result.silos):
             dash = ("", "6 2", "2 2")[place // len(plots.COLOURS) % 3]
-            items.append({"name": silo, "colour": plots.line_style(place)[0], "dash": dash, "width": "2"})
+            items.append(
+                {"name": silo, "colour": plots.line_style(place)[0], "dash": dash, "width": "2"}
+            )
     else:
-        items.append({"name": "from the worst silo to the best", "colour": plots.COLOURS[0], "dash": "", "width": "9"})
+        items.append(
+            {
+                "name": "from the worst silo to the best",
+                "colour": plots.COLOURS[0],
+                "dash": "",
+                "width": "9",
+            }
+        )
     if result.baseline is not None and result.baseline.centralised is not None:
-        items.append({"name": "all data pooled", "colour": "var(--ink)", "dash": "5 3", "width": "1.5"})
+        items.append(
+            {"name": "all data pooled", "colour": "var(--ink)", "dash": "5 3", "width": "1.5"}
+        )
     if result.baseline is not None and result.baseline.silo_alone:
-        items.append({"name": "best silo alone", "colour": "var(--ink)", "dash": "1.5 2.5", "width": "1.5"})
+        items.append(
+            {"name": "best silo alone", "colour": "var(--ink)", "dash": "1.5 2.5", "width": "1.5"}
+        )
     return items
 
 
@@ -149,7 +182,12 @@ def _facts(result: RunResult) -> list[tuple[str, str]]:
     counts = (("round", len(result.rounds)), ("silo", len(result.silos)))
     facts = [(name + ("" if count == 1 else "s"), f"{count}") for name, count in counts]
     if result.rounds:
-        facts.append(("for all rounds", duration(result.seconds or sum(record.seconds for record in result.rounds))))
+        facts.append(
+            (
+                "for all rounds",
+                duration(result.seconds or sum(record.seconds for record in result.rounds)),
+            )
+        )
         moved = sum(sum(r.bytes_up.values()) + sum(r.bytes_down.values()) for r in result.rounds)
         facts.append(("travelled, both ways", size(moved)))
     if result.partition:

@@ -84,19 +84,32 @@ def _metrics(result: RunResult) -> list[str]:
         models += alone[:MOST_ROWS]
         models += [("all data pooled", baseline.centralised)] if baseline.centralised else []
         names = sorted(baseline.federated.union)
-        rows = [(name, *(_number(scores.union.get(metric)) for metric in names)) for name, scores in models]
-        lines += ["On all silos' held-out examples together:", "", *_table(("model", *names), rows), ""]
+        rows = [
+            (name, *(_number(scores.union.get(metric)) for metric in names))
+            for name, scores in models
+        ]
+        lines += [
+            "On all silos' held-out examples together:",
+            "",
+            *_table(("model", *names), rows),
+            "",
+        ]
     final: Metrics = {name: v for name, v in sorted(result.final.items()) if v is not None}
     if final:
         lines += [
             "After the last round, means weighted by examples (`train_`: in training; `central_`: on a test set):"
         ]
-        lines += ["", *_table(("metric", "value"), [(plain(name), _number(v)) for name, v in final.items()])]
+        lines += [
+            "",
+            *_table(("metric", "value"), [(plain(name), _number(v)) for name, v in final.items()]),
+        ]
     return lines or ["None were measured."]
 
 
 def _limits(result: RunResult) -> list[str]:
-    privacy = ", ".join(f"{plain(str(name))} {plain(str(value))}" for name, value in result.privacy.items())
+    privacy = ", ".join(
+        f"{plain(str(name))} {plain(str(value))}" for name, value in result.privacy.items()
+    )
     return [
         "- The metrics hold for data like that of these silos; on any other the model was not tried.",
         "- Means hide differences between silos and classes; `result.json` and `report.html` show each silo's metrics.",
@@ -114,7 +127,10 @@ def _provenance(result: RunResult) -> list[str]:
         ("configuration SHA-256", result.config_digest),
         ("code SHA-256", result.environment.get("code", "")),
         ("started", result.started),
-        ("versions", ", ".join(f"{name} {v}" for name, v in result.environment.get("versions", {}).items())),
+        (
+            "versions",
+            ", ".join(f"{name} {v}" for name, v in result.environment.get("versions", {}).items()),
+        ),
     ]
     return [f"- {name}: `{_code(value)}`" for name, value in facts if value]
 

@@ -22,7 +22,16 @@ INK: Final = "#010203"
 SOFT: Final = "#010204"
 LINE: Final = "#010205"
 PAGE_COLOURS: Final = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
-COLOURS: Final = ("#3d8fd9", "#dd8433", "#2fa384", "#c46fb2", "#b8921c", "#7f83ec", "#cc5a57", "#5aa6c0")
+COLOURS: Final = (
+    "#3d8fd9",
+    "#dd8433",
+    "#2fa384",
+    "#c46fb2",
+    "#b8921c",
+    "#7f83ec",
+    "#cc5a57",
+    "#5aa6c0",
+)
 """Okabe and Ito's palette, of a lightness that shows on white and on near black."""
 DASHES: Final = ("solid", (0, (6, 1.5)), (0, (1, 1)))
 """For the silos after the eighth: a second sign beside the colour."""
@@ -58,10 +67,19 @@ def learning_curve(result: RunResult, name: str) -> str:
     if len(result.silos) <= MOST_LINES:
         for place, silo in enumerate(result.silos):
             colour, dashes = line_style(place)
-            _line(axes, result.rounds, [r.metrics.get(silo, {}) for r in result.rounds], name, color=colour, ls=dashes)
+            _line(
+                axes,
+                result.rounds,
+                [r.metrics.get(silo, {}) for r in result.rounds],
+                name,
+                color=colour,
+                ls=dashes,
+            )
     else:
         _range(axes, result.rounds, name)
-    _line(axes, result.rounds, [record.aggregate for record in result.rounds], name, color=INK, lw=2.6)
+    _line(
+        axes, result.rounds, [record.aggregate for record in result.rounds], name, color=INK, lw=2.6
+    )
     for level, dashes in reference_levels(result, name):
         axes.axhline(level, color=INK, lw=1.1, ls=dashes)
     _finish(axes, f"{name} on held-out examples", [record.round for record in result.rounds])
@@ -82,7 +100,9 @@ def traffic(result: RunResult) -> str:
     down = [float(sum(record.bytes_down.values())) for record in result.rounds]
     up = [float(sum(record.bytes_up.values())) for record in result.rounds]
     most = max(d + u for d, u in zip(down, up, strict=True))
-    unit, scale = next((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if most >= s or u == "kB")
+    unit, scale = next(
+        (u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if most >= s or u == "kB"
+    )
     scaled = ([b / scale for b in down], [b / scale for b in up])
     return _bars(result.rounds, f"{unit} a round", *scaled, (COLOURS[5], COLOURS[2]))
 
@@ -104,10 +124,14 @@ def reference_levels(result: RunResult, name: str) -> list[tuple[float, Any]]:
 
 def known(metrics: Sequence[Metrics], name: str) -> list[float]:
     """Return the values of a metric where it is there and finite: what was NaN is null in `result.json`."""
-    return [value for m in metrics if (value := m.get(name)) is not None and abs(value) < float("inf")]
+    return [
+        value for m in metrics if (value := m.get(name)) is not None and abs(value) < float("inf")
+    ]
 
 
-def _line(axes: Axes, rounds: Sequence[RoundRecord], metrics: Sequence[Metrics], name: str, **style: Any) -> None:
+def _line(
+    axes: Axes, rounds: Sequence[RoundRecord], metrics: Sequence[Metrics], name: str, **style: Any
+) -> None:
     points = [(r.round, v) for r, m in zip(rounds, metrics, strict=True) for v in known([m], name)]
     marker = "o" if len(points) == 1 else None
     axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, **{"lw": 1.3} | style)
@@ -123,7 +147,11 @@ def _range(axes: Axes, rounds: Sequence[RoundRecord], name: str) -> None:
 
 
 def _bars(
-    rounds: Sequence[RoundRecord], title: str, below: list[float], above: list[float], colours: tuple[str, str]
+    rounds: Sequence[RoundRecord],
+    title: str,
+    below: list[float],
+    above: list[float],
+    colours: tuple[str, str],
 ) -> str:
     figure = Figure(figsize=(SIZE[0], 2.7), layout="constrained")
     axes = figure.add_subplot()
@@ -160,11 +188,17 @@ def _svg(figure: Figure, name: str) -> str:
     """Return a figure as an SVG element that scales with the page; the same figure gives the same text."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            text, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the same in every figure, and a page wants them once
+    svg = re.sub(
+        r'<g id="[^"]*"', "<g", svg
+    )  # the same in every figure, and a page wants them once
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", svg).replace("xlink:href", "href")
     for stand_in, colour in PAGE_COLOURS.items():
         svg = svg.replace(stand_in, colour)
-    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%" aria-hidden="true"', svg, count=1)
+    return re.sub(
+        r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%" aria-hidden="true"', svg, count=1
+    )

@@ -45,7 +45,9 @@ def comparison(result: RunResult) -> Comparison | None:
     silos = [] if many else list(baseline.federated.by_silo)
     ours = _model("federated", baseline.federated, metric, silos)
     ours.ours = True
-    alone = {name: _model(f"{name} alone", s, metric, silos) for name, s in baseline.silo_alone.items()}
+    alone = {
+        name: _model(f"{name} alone", s, metric, silos) for name, s in baseline.silo_alone.items()
+    }
     shown = [ours, *(_few(baseline.silo_alone, metric) if many else alone.values())]
     if baseline.centralised:
         shown.append(_model("all data pooled", baseline.centralised, metric, silos))
@@ -55,7 +57,10 @@ def comparison(result: RunResult) -> Comparison | None:
 def partition(result: RunResult) -> list[tuple[str, list[tuple[int, float]], int]]:
     """Return a row per silo: its name, each class's count with its share of the largest count, and the sum."""
     most = max((max(row, default=0) for row in result.partition.values()), default=0) or 1
-    return [(silo, [(n, round(n / most, 3)) for n in row], sum(row)) for silo, row in result.partition.items()]
+    return [
+        (silo, [(n, round(n / most, 3)) for n in row], sum(row))
+        for silo, row in result.partition.items()
+    ]
 
 
 def silo_rows(result: RunResult) -> list[list[str]]:
@@ -64,9 +69,13 @@ def silo_rows(result: RunResult) -> list[list[str]]:
     for silo in result.silos:
         asked = [record for record in result.rounds if silo in record.cohort]
         answered = [record for record in asked if silo in record.replied]
-        examples = next((r.train[silo].get("num-examples") for r in reversed(answered) if silo in r.train), None)
+        examples = next(
+            (r.train[silo].get("num-examples") for r in reversed(answered) if silo in r.train), None
+        )
         took = [r.seconds_training[silo] for r in answered if silo in r.seconds_training]
-        metrics: Metrics = next((r.metrics[silo] for r in reversed(result.rounds) if silo in r.metrics), {})
+        metrics: Metrics = next(
+            (r.metrics[silo] for r in reversed(result.rounds) if silo in r.metrics), {}
+        )
         rows.append(
             [
                 silo,
@@ -109,7 +118,13 @@ def _model(name: str, scores: Scores, metric: str, silos: list[str]) -> Model:
     value = scores.union.get(metric)
     share = value if metric != "loss" and value is not None and _finite(value) else 0.0
     own = [score(scores.by_silo.get(silo, {}), metric) for silo in silos]
-    return Model(name, score(scores.union, metric), score(scores.union, "loss"), min(max(share, 0.0), 1.0), own)
+    return Model(
+        name,
+        score(scores.union, metric),
+        score(scores.union, "loss"),
+        min(max(share, 0.0), 1.0),
+        own,
+    )
 
 
 def _few(alone: dict[str, Scores], metric: str) -> list[Model]:
@@ -120,7 +135,10 @@ def _few(alone: dict[str, Scores], metric: str) -> list[Model]:
         reverse=metric != "loss",
     )
     places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1} if ranked else {}
-    chosen = [(f"{word} silo alone: {ranked[place][0]}", ranked[place][1]) for word, place in places.items()]
+    chosen = [
+        (f"{word} silo alone: {ranked[place][0]}", ranked[place][1])
+        for word, place in places.items()
+    ]
     return [_model(name, scores, metric, []) for name, scores in chosen]
 
 

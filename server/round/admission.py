@@ -102,14 +102,18 @@ class Admission:
             if phase != "train":
                 return Admitted(examples)
             if self._metrics is not None and values.keys() != self._metrics:
-                raise AdmissionFault("MDW-620", f"its metrics are not the run's: {_odd(values, self._metrics)}")
+                raise AdmissionFault(
+                    "MDW-620", f"its metrics are not the run's: {_odd(values, self._metrics)}"
+                )
             return self._update(_arrays(content), examples)
         except AdmissionFault as fault:
             return Refused(fault.code, f"{silo}, round {round}, {phase}: {fault.reason}.")
 
     def _once(self, silo: str, round: int, phase: str) -> None:
         if round != self._round:
-            raise AdmissionFault("MDW-617", f"it answers round {round}, the open one is {self._round}")
+            raise AdmissionFault(
+                "MDW-617", f"it answers round {round}, the open one is {self._round}"
+            )
         if silo not in self._cohort:
             raise AdmissionFault("MDW-619", "the silo was not asked in this round")
         if (silo, phase) in self._answered:
@@ -118,14 +122,22 @@ class Admission:
 
     def _update(self, record: ArrayRecord, examples: int) -> Admitted:
         if record.keys() != self._reference.keys():
-            raise AdmissionFault("MDW-611", f"its arrays are not the model's: {_odd(record, self._reference)}")
-        values = {name: self._reference[name].values_of(name, array) for name, array in record.items()}
+            raise AdmissionFault(
+                "MDW-611", f"its arrays are not the model's: {_odd(record, self._reference)}"
+            )
+        values = {
+            name: self._reference[name].values_of(name, array) for name, array in record.items()
+        }
         if not self._visible:
             return Admitted(examples, None, ("finite", "norm"))
         pairs = ((name, self._reference[name], new) for name, new in values.items())
-        norm = math.sqrt(sum(_squares(name, old.dtype, new, old.values) for name, old, new in pairs))
+        norm = math.sqrt(
+            sum(_squares(name, old.dtype, new, old.values) for name, old, new in pairs)
+        )
         if self._max_norm is not None and not norm <= self._max_norm:
-            raise AdmissionFault("MDW-615", f"the norm of its update is {norm:.6g}, the bound {self._max_norm:.6g}")
+            raise AdmissionFault(
+                "MDW-615", f"the norm of its update is {norm:.6g}, the bound {self._max_norm:.6g}"
+            )
         return Admitted(examples, norm)
 
 
@@ -145,11 +157,17 @@ class _Reference:
         """Return an update's elements without a copy, once what it declares, its header and its size agree."""
         found = (array.dtype, tuple(array.shape))
         if found != (self.dtype, self.shape):
-            raise AdmissionFault("MDW-612", f"{name!r:.80} is {_short(*found)}, not {_short(self.dtype, self.shape)}")
+            raise AdmissionFault(
+                "MDW-612", f"{name!r:.80} is {_short(*found)}, not {_short(self.dtype, self.shape)}"
+            )
         try:
             return _elements(array)
-        except Exception as error:  # numpy's reader of headers raises more than it says, and none may end the run
-            raise AdmissionFault("MDW-613", f"{name!r:.80} can't be read ({error!s:.200})") from None
+        except (
+            Exception
+        ) as error:  # numpy's reader of headers raises more than it says, and none may end the run
+            raise AdmissionFault(
+                "MDW-613", f"{name!r:.80} can't be read ({error!s:.200})"
+            ) from None
 
 
 def _elements(array: Array) -> np.ndarray:
@@ -190,7 +208,9 @@ def _metrics(content: RecordDict) -> dict[str, Any]:
 def _only(records: Mapping[str, T], name: str, kind: str) -> T:
     """Flower's strategies skip a whole round for one reply with two records of a kind, so it is refused here."""
     if list(records) != [name]:
-        raise AdmissionFault("MDW-610", f"it should hold one {kind} record, {name!r}, and holds {_names(records)}")
+        raise AdmissionFault(
+            "MDW-610", f"it should hold one {kind} record, {name!r}, and holds {_names(records)}"
+        )
     return records[name]
 
 
@@ -199,9 +219,13 @@ def _examples(values: dict[str, Any], most: int, least: int) -> int:
     if count is None:
         raise AdmissionFault("MDW-616", f"it has no {protocol.NUM_EXAMPLES}")
     if type(count) is not int:
-        raise AdmissionFault("MDW-616", f"its {protocol.NUM_EXAMPLES} is no whole number: {count!r:.40}")
+        raise AdmissionFault(
+            "MDW-616", f"its {protocol.NUM_EXAMPLES} is no whole number: {count!r:.40}"
+        )
     if not least <= count <= most:
-        raise AdmissionFault("MDW-616", f"its {protocol.NUM_EXAMPLES} is {count}, not between {least} and {most}")
+        raise AdmissionFault(
+            "MDW-616", f"its {protocol.NUM_EXAMPLES} is {count}, not between {least} and {most}"
+        )
     return count
 
 
@@ -209,12 +233,18 @@ def _same_round(values: dict[str, Any], round: int) -> None:
     """A silo need not repeat the round in its metrics; where it does, it must be the one asked for."""
     said = values.get(protocol.ROUND, round)
     if said != round:
-        raise AdmissionFault("MDW-617", f"it says it is of round {said!r:.40}, the open one is {round}")
+        raise AdmissionFault(
+            "MDW-617", f"it says it is of round {said!r:.40}, the open one is {round}"
+        )
 
 
 def _odd(found: Collection[str], expected: Collection[str]) -> str:
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    parts = [f"{what} {_names(names)}" for what, names in (("without", missing), ("with", extra)) if names]
+    parts = [
+        f"{what} {_names(names)}"
+        for what, names in (("without", missing), ("with", extra))
+        if names
+    ]
     return ", ".join(parts)
 
 

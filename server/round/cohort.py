@@ -45,7 +45,12 @@ class CohortGrid(Grid):
         return self._grid.run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Pass on to the grid behind."""
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
@@ -58,6 +63,8 @@ class CohortGrid(Grid):
         """Pass on to the grid behind."""
         return self._grid.pull_messages(message_ids)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         """Pass on to the grid behind."""
         return self._grid.send_and_receive(messages, timeout=timeout)

@@ -39,7 +39,9 @@ class EarlyStop:
             )
         value = aggregate[self.conf.metric]
         sign = 1 if self.conf.mode == "min" else -1
-        if not math.isnan(value) and (self.best is None or sign * (self.best - value) > self.conf.min_delta):
+        if not math.isnan(value) and (
+            self.best is None or sign * (self.best - value) > self.conf.min_delta
+        ):
             self.best, self.since = value, 0
         else:
             self.since += 1

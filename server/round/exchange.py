@@ -46,7 +46,9 @@ class Exchange:
     closing: Closing
     clock: Clock = time.monotonic
     admitted: int = 0
-    waiting: dict[str, Message] = field(default_factory=dict)  # sent and not answered, by message id
+    waiting: dict[str, Message] = field(
+        default_factory=dict
+    )  # sent and not answered, by message id
     lost: dict[int, Message] = field(default_factory=dict)  # not answered because the node has gone
     late: set[str] = field(default_factory=set)  # open when the exchange ended
 
@@ -61,7 +63,9 @@ class Exchange:
         try:
             yield from self._until(start + self.closing.timeout)
             if self.admitted < self.closing.quorum and (self.lost or self.waiting):
-                log.warning("quorum not reached, waiting %.0f s for lost silos", self.closing.patience)
+                log.warning(
+                    "quorum not reached, waiting %.0f s for lost silos", self.closing.patience
+                )
                 yield from self._until(self.clock() + self.closing.patience, for_lost=True)
             for node, message in self.lost.items():
                 yield node, _gone(message)
@@ -90,7 +94,10 @@ class Exchange:
     def _received(self, reply: Message) -> Iterator[tuple[int, Message]]:
         sent = self.waiting.pop(reply.metadata.reply_to_message_id, None)
         if sent is None:
-            log.info("ignored a reply that nobody waits for, to message %s", reply.metadata.reply_to_message_id)
+            log.info(
+                "ignored a reply that nobody waits for, to message %s",
+                reply.metadata.reply_to_message_id,
+            )
         elif reply.has_error() and reply.error.code == NODE_UNAVAILABLE:
             self.lost[sent.metadata.dst_node_id] = sent
         else:
@@ -135,4 +142,6 @@ def _copy(message: Message) -> Message:
 
 
 def _gone(message: Message) -> Message:
-    return Message(Error(NODE_UNAVAILABLE, "the silo has gone and did not come back"), reply_to=message)
+    return Message(
+        Error(NODE_UNAVAILABLE, "the silo has gone and did not come back"), reply_to=message
+    )

@@ -39,7 +39,9 @@ class SiloGrid(Grid):
     def forget(self, message_ids: Iterable[str]) -> None:
         """Drop messages that are no longer waited for, and their replies when they come."""
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
         """Return the replies that came within `timeout` seconds; later ones are dropped."""
         ids = self.push_messages(messages)
         try:
@@ -51,7 +53,12 @@ class SiloGrid(Grid):
         """Part of Flower's interface; a grid of ours is made for one run."""
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Return a message; Flower prefers its constructor by now."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)

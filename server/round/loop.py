@@ -78,7 +78,9 @@ class Rounds:
         state.records.append(record)
         state.seconds += record.seconds
         state.early_stop = {"best": self.early_stop.best, "since": self.early_stop.since}
-        state.anchor = str(self.ledger.round_closed(record.round, arrays_digest(arrays), record.replied))
+        state.anchor = str(
+            self.ledger.round_closed(record.round, arrays_digest(arrays), record.replied)
+        )
         self.checkpoints.save(state)
         self.observer.round_closed(record)
 
@@ -102,7 +104,9 @@ class Rounds:
         messages = self.strategy.configure_evaluate(number, arrays, self._config(state), shown)
         record.aggregate |= _means(self._evaluate(messages, record))
         if self.score:
-            record.aggregate |= {f"central_{name}": value for name, value in self.score(arrays).items()}
+            record.aggregate |= {
+                f"central_{name}": value for name, value in self.score(arrays).items()
+            }
         return record, arrays
 
     def _train(
@@ -110,7 +114,9 @@ class Rounds:
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         run = self.conf.run
         quorum = run.quorum or len(record.cohort) // 2 + 1
-        exchange = Exchange(self.grid, Closing(run.round_timeout, quorum, run.grace, run.reconnect_patience))
+        exchange = Exchange(
+            self.grid, Closing(run.round_timeout, quorum, run.grace, run.reconnect_patience)
+        )
         started = time.monotonic()
         replies = self._admitted(exchange, messages, record, "train")
         outcome: tuple[ArrayRecord | None, MetricRecord | None]
@@ -120,7 +126,9 @@ class Rounds:
                 pass
         else:
             outcome = self.strategy.aggregate_train(record.round, self._in_order(replies))
-        record.seconds_waiting = time.monotonic() - started - max(record.seconds_training.values(), default=0.0)
+        record.seconds_waiting = (
+            time.monotonic() - started - max(record.seconds_training.values(), default=0.0)
+        )
         self._late(exchange, record)
         record.replied.sort()
         if exchange.admitted < quorum:
@@ -145,7 +153,9 @@ class Rounds:
         sent = list(messages)
         for message in sent:
             if phase == "train":
-                record.bytes_down[self.silos[message.metadata.dst_node_id]] = protocol.size(message.content)
+                record.bytes_down[self.silos[message.metadata.dst_node_id]] = protocol.size(
+                    message.content
+                )
         for node, reply in exchange.run(sent):
             silo = self.silos[node]
             verdict = self._judge(reply, silo, record.round, phase)
@@ -159,7 +169,9 @@ class Rounds:
             if phase == "train":
                 exchange.admitted += 1
                 record.replied.append(silo)
-                record.train[silo] = metrics | ({} if verdict.norm is None else {"update-norm": verdict.norm})
+                record.train[silo] = metrics | (
+                    {} if verdict.norm is None else {"update-norm": verdict.norm}
+                )
                 record.seconds_training[silo] = metrics.get(protocol.SECONDS, 0.0)
                 record.bytes_up[silo] = protocol.size(reply.content)
             elif verdict.examples:
@@ -221,7 +233,9 @@ def _means(record: MetricRecord | None) -> Metrics:
     """Return a strategy's aggregate, without what has no meaning as a mean over silos."""
     no_mean = (protocol.SECONDS, protocol.SAMPLES_PER_SECOND, protocol.NUM_EXAMPLES)
     values = (record or {}).items()
-    return {name: float(v) for name, v in values if isinstance(v, int | float) and name not in no_mean}
+    return {
+        name: float(v) for name, v in values if isinstance(v, int | float) and name not in no_mean
+    }
 
 
 def _seed_strategy(seed: int, round: int) -> None:

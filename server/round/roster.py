@@ -37,13 +37,23 @@ def silo_names(grid: Grid, conf: Conf, expected: int) -> dict[int, str]:
 
 
 def _ask_names(grid: Grid, nodes: list[int], timeout: float) -> dict[int, str]:
-    hello = [Message(RecordDict({protocol.CONFIG: ConfigRecord()}), node, protocol.HELLO) for node in nodes]
+    hello = [
+        Message(RecordDict({protocol.CONFIG: ConfigRecord()}), node, protocol.HELLO)
+        for node in nodes
+    ]
     names: dict[int, str] = {}
     for node, reply in Exchange(grid, Closing(timeout)).run(hello):
         if reply.has_error():
-            raise SiloError("MDW-302", f"A node did not say which silo it is: {plain_reason(reply.error.reason)}.")
+            raise SiloError(
+                "MDW-302",
+                f"A node did not say which silo it is: {plain_reason(reply.error.reason)}.",
+            )
         name = str(reply.content.config_records[protocol.CONFIG][protocol.SILO])
         if name in names.values():
-            raise SiloError("MDW-303", f"Two nodes say that they are the silo {name}.", "Give each its own name.")
+            raise SiloError(
+                "MDW-303",
+                f"Two nodes say that they are the silo {name}.",
+                "Give each its own name.",
+            )
         names[node] = name
     return names

@@ -71,7 +71,9 @@ class Checkpoints:
         except StoreMissing:
             if not self._files():
                 return None
-            log.error("the pointer to the latest checkpoint is missing; looking at the files themselves")
+            log.error(
+                "the pointer to the latest checkpoint is missing; looking at the files themselves"
+            )
         except CheckpointError as error:
             log.error("the latest checkpoint is damaged, using the one before it: %s", error)
         for name in reversed(self._files()):
@@ -80,23 +82,36 @@ class Checkpoints:
                 return decode(data)
             log.error("%s is damaged: its digest is not the one in its name", name)
         raise CheckpointError(
-            "MDW-501", f"No checkpoint of {self._store!r} can be read.", "Start the run anew without run.resume."
+            "MDW-501",
+            f"No checkpoint of {self._store!r} can be read.",
+            "Start the run anew without run.resume.",
         )
 
     def _files(self) -> list[str]:
-        return [name for name in self._store.list("checkpoints/round-") if name.endswith(".safetensors")]
+        return [
+            name for name in self._store.list("checkpoints/round-") if name.endswith(".safetensors")
+        ]
 
 
 def encode(state: RunState) -> bytes:
     """Return a state as the bytes of one safetensors file."""
-    tensors = {f"model/{name}": np.asarray(array.numpy(), order="C") for name, array in state.arrays.items()}
+    tensors = {
+        f"model/{name}": np.asarray(array.numpy(), order="C")
+        for name, array in state.arrays.items()
+    }
     values: dict[str, Any] = {}
     for key, record in state.strategy.items():
         if isinstance(record, ArrayRecord):
-            tensors |= {f"strategy/{key}/{name}": np.asarray(a.numpy(), order="C") for name, a in record.items()}
+            tensors |= {
+                f"strategy/{key}/{name}": np.asarray(a.numpy(), order="C")
+                for name, a in record.items()
+            }
             values[key] = {"kind": "arrays", "order": list(record)}
         else:
-            values[key] = {"kind": "metrics" if isinstance(record, MetricRecord) else "config", "values": dict(record)}
+            values[key] = {
+                "kind": "metrics" if isinstance(record, MetricRecord) else "config",
+                "values": dict(record),
+            }
     header = {
         "version": VERSION,
         "round": state.round,
@@ -118,15 +133,21 @@ def decode(data: bytes) -> RunState:
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_HEADER])
         tensors = load(data)
     except (ValueError, LookupError, TypeError, SafetensorError) as error:
-        raise CheckpointError("MDW-502", f"This is not a checkpoint of Meadow: {error}.", "Use another.") from error
+        raise CheckpointError(
+            "MDW-502", f"This is not a checkpoint of Meadow: {error}.", "Use another."
+        ) from error
     if header["version"] != VERSION:
         raise CheckpointError(
-            "MDW-502", f"The checkpoint has version {header['version']}, this Meadow reads {VERSION}.", "Update Meadow."
+            "MDW-502",
+            f"The checkpoint has version {header['version']}, this Meadow reads {VERSION}.",
+            "Update Meadow.",
         )
     return RunState(
         round=header["round"],
         arrays=ArrayRecord({name: Array(tensors[f"model/{name}"]) for name in header["order"]}),
-        strategy=RecordDict({key: _record(key, value, tensors) for key, value in header["strategy"].items()}),
+        strategy=RecordDict(
+            {key: _record(key, value, tensors) for key, value in header["strategy"].items()}
+        ),
         early_stop=header["early_stop"],
         records=[RoundRecord(**record) for record in header["records"]],
         mlflow_run_id=header["mlflow_run_id"],
@@ -139,5 +160,11 @@ def _record(
     key: str, value: dict[str, Any], tensors: dict[str, np.ndarray]
 ) -> ArrayRecord | MetricRecord | ConfigRecord:
     if value["kind"] == "arrays":
-        return ArrayRecord({name: Array(tensors[f"strategy/{key}/{name}"]) for name in value["order"]})
-    return MetricRecord(value["values"]) if value["kind"] == "metrics" else ConfigRecord(value["values"])
+        return ArrayRecord(
+            {name: Array(tensors[f"strategy/{key}/{name}"]) for name in value["order"]}
+        )
+    return (
+        MetricRecord(value["values"])
+        if value["kind"] == "metrics"
+        else ConfigRecord(value["values"])
+    )

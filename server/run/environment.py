@@ -18,11 +18,17 @@ PACKAGES = ("meadow", "flwr", "torch", "torchvision", "numpy", "ray", "hydra-cor
 def environment(trainer: TrainerConf) -> dict[str, Any]:
     """Return versions by package and what this machine offers; nothing that names the machine or its user."""
     return {
-        "versions": {"python": platform.python_version(), **{p: v for p in PACKAGES if (v := _version(p))}},
+        "versions": {
+            "python": platform.python_version(),
+            **{p: v for p in PACKAGES if (v := _version(p))},
+        },
         "code": app_hash(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        or ["cpu"],
         "threads": trainer.threads,
     }
 

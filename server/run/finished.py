@@ -25,8 +25,12 @@ class FinishedRun:
         for record in self.result.rounds:
             rows.append({"round": record.round, "silo": None, **record.aggregate})
             for silo in record.cohort:
-                train = {f"train_{name}": value for name, value in record.train.get(silo, {}).items()}
-                rows.append({"round": record.round, "silo": silo, **record.metrics.get(silo, {}), **train})
+                train = {
+                    f"train_{name}": value for name, value in record.train.get(silo, {}).items()
+                }
+                rows.append(
+                    {"round": record.round, "silo": silo, **record.metrics.get(silo, {}), **train}
+                )
         return rows
 
     def model(self) -> nn.Module:

@@ -31,7 +31,10 @@ class RunFolder:
     @staticmethod
     def create(conf: Conf, *, anew: bool = True) -> RunFolder:
         """Make the folder of a run; raises ConfigError MDW-181 where the name is taken and the run is `anew`."""
-        name = conf.run.name or f"{conf.task.name}-{conf.strategy.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = (
+            conf.run.name
+            or f"{conf.task.name}-{conf.strategy.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        )
         path = Path(conf.run.output) / name
         if not conf.run.name and path.exists():
             path = path.with_name(f"{name}-{secrets.token_hex(2)}")
@@ -45,7 +48,9 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise ConfigError(
-                "MDW-182", f"run.output={conf.run.output}: {error.strerror}.", "Choose a folder that can be written."
+                "MDW-182",
+                f"run.output={conf.run.output}: {error.strerror}.",
+                "Choose a folder that can be written.",
             ) from error
         return RunFolder(path)
 
@@ -69,7 +74,9 @@ class RunFolder:
     def write_config(self, conf: Conf, command: str) -> None:
         """Write the resolved configuration, with the command that gave it as a comment."""
         head = "".join(f"# {line}\n" for line in command.splitlines())
-        write_atomic(self.path / "config.yaml", head + yaml.safe_dump(asdict(conf), sort_keys=False))
+        write_atomic(
+            self.path / "config.yaml", head + yaml.safe_dump(asdict(conf), sort_keys=False)
+        )
 
     def write_result(self, result: RunResult) -> None:
         """Write `result.json` as it stands."""
@@ -78,7 +85,9 @@ class RunFolder:
     def write_model(self, arrays: ArrayRecord, result: RunResult) -> None:
         """Write the model as safetensors with its card, and note both in the result."""
         tensors = protocol.to_numpy(arrays)
-        data = save({name: array.copy() for name, array in tensors.items()}, {"run_id": self.run_id})
+        data = save(
+            {name: array.copy() for name, array in tensors.items()}, {"run_id": self.run_id}
+        )
         with disk("make", self.path / "model"):
             (self.path / "model").mkdir(exist_ok=True)
         write_atomic(self.path / "model/model.safetensors", data)

@@ -57,7 +57,9 @@ class Anchor:
         """Read `lines:head`, the last word of a text; raises CheckpointError MDW-522."""
         match = _ANCHOR.fullmatch(text.strip())
         if match is None:
-            raise CheckpointError("MDW-522", f"{where} holds no anchor: {text[:60]!r}.", "It should be LINES:SHA256.")
+            raise CheckpointError(
+                "MDW-522", f"{where} holds no anchor: {text[:60]!r}.", "It should be LINES:SHA256."
+            )
         return Anchor(where, int(match[1]), match[2])
 
 
@@ -94,7 +96,9 @@ class Ledger:
     has the file open or file and segments disagree.
     """
 
-    def __init__(self, path: Path, run_id: str, store: Store | None = None, clock: Clock = time.time) -> None:
+    def __init__(
+        self, path: Path, run_id: str, store: Store | None = None, clock: Clock = time.time
+    ) -> None:
         self._path, self._run_id, self._store, self._clock = path, run_id, store, clock
         self._lines, self.head = 0, NOTHING
         self._unsealed: list[bytes] = []
@@ -111,7 +115,12 @@ class Ledger:
         `facts` are plain JSON values. Raises CheckpointError (MDW-513..515), leaving the file as it was.
         """
         line = canonical(
-            {"line": self._lines + 1, "previous": self.head, "time": round(self._clock(), 3), "run": self._run_id}
+            {
+                "line": self._lines + 1,
+                "previous": self.head,
+                "time": round(self._clock(), 3),
+                "run": self._run_id,
+            }
             | {"event": event}
             | facts
         )
@@ -132,23 +141,41 @@ class Ledger:
             self._unsealed = []
         return Anchor(str(self._path), self._lines, self.head)
 
-    def run_started(self, *, federation: str, code: str, config: str, silos: Sequence[str], resumed: bool) -> None:
+    def run_started(
+        self, *, federation: str, code: str, config: str, silos: Sequence[str], resumed: bool
+    ) -> None:
         """Note that a run begins or goes on: digests of the app's code and of the run-scoped configuration."""
         event = "run resumed" if resumed else "run started"
         self.append(event, federation=federation, code=code, config=config, silos=list(silos))
 
-    def update(self, round: int, silo: str, verdict: Admitted | Refused, digest: str, phase: str = "train") -> None:
+    def update(
+        self, round: int, silo: str, verdict: Admitted | Refused, digest: str, phase: str = "train"
+    ) -> None:
         """Note what admission said of an update; `digest` is `arrays_digest` of what was sent."""
         facts = {"round": round, "silo": silo, "phase": phase, "update": digest}
         if isinstance(verdict, Refused):
             self.append("update refused", **facts, code=verdict.code, reason=verdict.reason)
             return
         norm = verdict.norm if verdict.norm is not None and verdict.norm < float("inf") else None
-        self.append("update admitted", **facts, examples=verdict.examples, norm=norm, unchecked=list(verdict.unchecked))
+        self.append(
+            "update admitted",
+            **facts,
+            examples=verdict.examples,
+            norm=norm,
+            unchecked=list(verdict.unchecked),
+        )
 
-    def round_closed(self, round: int, model: str, admitted: Sequence[str], privacy: Facts | None = None) -> Anchor:
+    def round_closed(
+        self, round: int, model: str, admitted: Sequence[str], privacy: Facts | None = None
+    ) -> Anchor:
         """Note the round's model (its `arrays_digest`) and the privacy spent by silo; seal, return the anchor."""
-        self.append("round closed", round=round, model=model, admitted=sorted(admitted), privacy=dict(privacy or {}))
+        self.append(
+            "round closed",
+            round=round,
+            model=model,
+            admitted=sorted(admitted),
+            privacy=dict(privacy or {}),
+        )
         return self.seal()
 
     def run_finished(self, status: str, model: str) -> Anchor:
@@ -179,7 +206,9 @@ class Ledger:
         except OSError:
             os.close(handle)
             hint = "Stop the other process, or give this run another name."
-            raise CheckpointError("MDW-521", f"Another process is writing {self._path}.", hint) from None
+            raise CheckpointError(
+                "MDW-521", f"Another process is writing {self._path}.", hint
+            ) from None
         return handle
 
     def _continue(self) -> None:
@@ -216,7 +245,9 @@ class Ledger:
 
     def _disagreement(self, what: str) -> CheckpointError:
         hint = "Find out which orchestrator wrote which before going on; neither was changed."
-        return CheckpointError("MDW-521", f"The ledger of {self._run_id} has two histories: {what}.", hint)
+        return CheckpointError(
+            "MDW-521", f"The ledger of {self._run_id} has two histories: {what}.", hint
+        )
 
 
 def canonical(facts: Facts) -> bytes:
@@ -248,7 +279,11 @@ def arrays_digest(arrays: ArrayRecord) -> str:
 
 def stored_lines(store: Store, run_id: str) -> list[bytes]:
     """Return the lines of a run's segments in a store, in order."""
-    return [line for name in store.list(f"{SEGMENTS}/{run_id}/") for line in _whole_lines(store.read(name))[0]]
+    return [
+        line
+        for name in store.list(f"{SEGMENTS}/{run_id}/")
+        for line in _whole_lines(store.read(name))[0]
+    ]
 
 
 def verify(lines: Sequence[bytes], anchors: Sequence[Anchor] = ()) -> Verdict:
@@ -261,14 +296,22 @@ def verify(lines: Sequence[bytes], anchors: Sequence[Anchor] = ()) -> Verdict:
     verdict = Verdict(len(lines), digests[-1] if digests else NOTHING)
     verdict.faults = _faults(lines, digests)
     for anchor in anchors:
-        known = NOTHING if anchor.lines == 0 else (digests[anchor.lines - 1] if anchor.lines <= len(lines) else None)
+        known = (
+            NOTHING
+            if anchor.lines == 0
+            else (digests[anchor.lines - 1] if anchor.lines <= len(lines) else None)
+        )
         if known == anchor.head:
             verdict.confirmed.append(anchor.where)
             verdict.anchored = max(verdict.anchored, anchor.lines)
         elif known is None:
-            verdict.faults.append(f"cut after line {len(lines)}: {anchor.where} has seen {anchor.lines}")
+            verdict.faults.append(
+                f"cut after line {len(lines)}: {anchor.where} has seen {anchor.lines}"
+            )
         else:
-            verdict.faults.append(f"line {anchor.lines} is not the one that {anchor.where} has seen")
+            verdict.faults.append(
+                f"line {anchor.lines} is not the one that {anchor.where} has seen"
+            )
     return verdict
 
 
@@ -300,7 +343,11 @@ def _faults(lines: Sequence[bytes], digests: Sequence[str]) -> list[str]:
 
 def _break(number: int, facts: Facts, expected: int, places: Mapping[str, int]) -> str:
     """Say what most likely happened before a line that does not follow the one above it."""
-    if facts["previous"] in places or (facts["previous"] == NOTHING and number > 1) or facts["line"] < expected:
+    if (
+        facts["previous"] in places
+        or (facts["previous"] == NOTHING and number > 1)
+        or facts["line"] < expected
+    ):
         return f"line {number} is out of order: it was line {facts['line']}"
     if facts["line"] > expected:
         return f"lines {expected} to {facts['line'] - 1} were removed before line {number}"
@@ -310,7 +357,11 @@ def _break(number: int, facts: Facts, expected: int, places: Mapping[str, int]) 
 def _facts(line: bytes) -> dict[str, Any] | None:
     try:
         facts = json.loads(line)
-        plain = isinstance(facts["line"], int) and isinstance(facts["previous"], str) and canonical(facts) == line
+        plain = (
+            isinstance(facts["line"], int)
+            and isinstance(facts["previous"], str)
+            and canonical(facts) == line
+        )
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
     return facts if plain else None

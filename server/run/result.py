@@ -71,7 +71,9 @@ class RunResult:
     engine: str = ""
     status: str = "running"
     rounds: list[RoundRecord] = field(default_factory=list)
-    partition: dict[str, list[int]] = field(default_factory=dict)  # examples of each class, where one machine sees all
+    partition: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # examples of each class, where one machine sees all
     classes: list[str] = field(default_factory=list)
     baseline: Baseline | None = None
     privacy: dict[str, Any] = field(default_factory=dict)
@@ -111,7 +113,9 @@ class RunResult:
             return RunResult.from_json((folder / "result.json").read_text())
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             hint = f"If its rounds are not done, go on with run.resume={folder}."
-            raise CheckpointError("MDW-504", f"{folder} has no readable result.json: {error}.", hint) from error
+            raise CheckpointError(
+                "MDW-504", f"{folder} has no readable result.json: {error}.", hint
+            ) from error
 
 
 def _plain(value: Any) -> Any:

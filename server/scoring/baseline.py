@@ -67,11 +67,15 @@ def train(job: Job) -> tuple[str, ArrayRecord]:
     model.load_state_dict(protocol.to_state(first_weights(conf)))
     for round in range(1, job.rounds + 1):
         seed = seed_for(conf.run.seed, job.name, round, "train")
-        loop.train(model, examples, task, conf.trainer, seed=seed, round=round, rounds=conf.run.rounds)
+        loop.train(
+            model, examples, task, conf.trainer, seed=seed, round=round, rounds=conf.run.rounds
+        )
     return job.name, protocol.to_record(model.state_dict())
 
 
-def compare(conf: Conf, members: list[Silo], federated: ArrayRecord, rounds: int, workers: int | None) -> Baseline:
+def compare(
+    conf: Conf, members: list[Silo], federated: ArrayRecord, rounds: int, workers: int | None
+) -> Baseline:
     """Return the scores of the federated model and of the baselines, each on every silo's held-out split.
 
     `workers` processes train at once; 0 trains in this one, None takes one a core.

@@ -127,11 +127,17 @@ def _weights_of(conf: ModelConf, output: str) -> Path:
 
 def _load(model: nn.Module, path: Path, what: str) -> None:
     if not path.is_file():
-        raise ConfigError("MDW-184", f"{what}: there is no file {path}.", "Give a .safetensors file or a finished run.")
+        raise ConfigError(
+            "MDW-184",
+            f"{what}: there is no file {path}.",
+            "Give a .safetensors file or a finished run.",
+        )
     try:
         model.load_state_dict(load_file(path))
     except (RuntimeError, OSError, SafetensorError) as error:
         first = str(error).splitlines()
         reason = first[1].strip() if len(first) > 1 else first[0]
         message = f"{what}: {path} does not fit this model: {reason}"
-        raise ConfigError("MDW-184", message, "Choose the model group that it was trained with.") from error
+        raise ConfigError(
+            "MDW-184", message, "Choose the model group that it was trained with."
+        ) from error

@@ -50,15 +50,23 @@ class BlobStore:
     Where nobody is signed in any more it is AzureError MDW-803.
     """
 
-    def __init__(self, container: ContainerClient, prefix: str = "", clock: Clock = time.time) -> None:
-        self._container, self._prefix, self._clock = container, prefix.strip("/") + "/" if prefix else "", clock
+    def __init__(
+        self, container: ContainerClient, prefix: str = "", clock: Clock = time.time
+    ) -> None:
+        self._container, self._prefix, self._clock = (
+            container,
+            prefix.strip("/") + "/" if prefix else "",
+            clock,
+        )
 
     @staticmethod
     def at(url: str, credential: TokenCredential, retries: int = A_COMMANDS_RETRIES) -> BlobStore:
         """Return the store at `https://ACCOUNT.blob.core.windows.net/CONTAINER[/PREFIX]`."""
         account, container, *prefix = url.removeprefix("https://").rstrip("/").split("/", 2)
         policy = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=retries)
-        client = ContainerClient(f"https://{account}", container, credential=credential, retry_policy=policy)
+        client = ContainerClient(
+            f"https://{account}", container, credential=credential, retry_policy=policy
+        )
         return BlobStore(client, prefix[0] if prefix else "")
 
     def __repr__(self) -> str:
@@ -106,7 +114,9 @@ class BlobStore:
             self._held(under)
             if self._put_over(name, data, version):
                 return
-        raise CheckpointError("MDW-515", f"{name} in {self._where} changes all the time.", "Try again.")
+        raise CheckpointError(
+            "MDW-515", f"{name} in {self._where} changes all the time.", "Try again."
+        )
 
     def delete(self, name: str) -> None:
         """See `Store`."""
@@ -131,7 +141,9 @@ class BlobStore:
         renewed = Lease(lease.name, lease.owner, lease.epoch, self._clock() + seconds)
         if not self._kept(renewed, version):
             self._held(lease)
-            raise CheckpointError("MDW-515", f"The lease {lease.name} changed while it was renewed.", "Try again.")
+            raise CheckpointError(
+                "MDW-515", f"The lease {lease.name} changed while it was renewed.", "Try again."
+            )
         return renewed
 
     def release(self, lease: Lease) -> None:
@@ -151,12 +163,16 @@ class BlobStore:
                 found = self._container.download_blob(self._blob(name))
                 return found.readall(), str(found.properties.etag)
         except ResourceNotFoundError:
-            raise StoreMissing("MDW-510", f"Nothing is stored under {name} in {self._where}.") from None
+            raise StoreMissing(
+                "MDW-510", f"Nothing is stored under {name} in {self._where}."
+            ) from None
 
     def _version(self, name: str) -> str | None:
         try:
             with self._asking("read", name):
-                return str(self._container.get_blob_client(self._blob(name)).get_blob_properties().etag)
+                return str(
+                    self._container.get_blob_client(self._blob(name)).get_blob_properties().etag
+                )
         except ResourceNotFoundError:
             return None
 
@@ -168,7 +184,11 @@ class BlobStore:
         """Write over the version that was read (None: nothing was there); return False where somebody was faster."""
         condition: dict[str, Any] = {"overwrite": False}
         if version is not None:
-            condition = {"overwrite": True, "etag": version, "match_condition": MatchConditions.IfNotModified}
+            condition = {
+                "overwrite": True,
+                "etag": version,
+                "match_condition": MatchConditions.IfNotModified,
+            }
         try:
             self._put(name, data, **condition)
         except (ResourceExistsError, ResourceModifiedError):
@@ -184,7 +204,9 @@ class BlobStore:
             return None, None
         except (ValueError, TypeError, LookupError):
             hint = f"Make sure that no orchestrator runs, then delete {self._where}/{name}.lease."
-            raise CheckpointError("MDW-517", f"The lease {name} in {self._where} is not readable.", hint) from None
+            raise CheckpointError(
+                "MDW-517", f"The lease {name} in {self._where} is not readable.", hint
+            ) from None
 
     def _kept(self, lease: Lease, version: str | None) -> bool:
         """Write a lease over the version that was read; return False where somebody else was faster."""
@@ -196,7 +218,9 @@ class BlobStore:
         if now is None or version is None or (now.owner, now.epoch) != (lease.owner, lease.epoch):
             by = f"{now.owner} (epoch {now.epoch})" if now and now.owner else "nobody"
             what = f"{lease.owner} lost the lease {lease.name} (epoch {lease.epoch}); it is held by {by}."
-            raise LeaseLost("MDW-516", what, "Only one orchestrator may write to a store: stop this one.")
+            raise LeaseLost(
+                "MDW-516", what, "Only one orchestrator may write to a store: stop this one."
+            )
         return version
 
     @contextmanager
@@ -214,9 +238,13 @@ class BlobStore:
             if status in (401, 403):
                 hint = f"Grant this identity the role '{ROLE}' at the storage account."
                 raise CheckpointError("MDW-514", f"May not {verb} {where}: {said}", hint) from error
-            raise CheckpointError("MDW-515", f"Can't {verb} {where}: {said}", "Check storage and network.") from error
+            raise CheckpointError(
+                "MDW-515", f"Can't {verb} {where}: {said}", "Check storage and network."
+            ) from error
 
 
 def _invalid(name: str) -> CheckpointError:
-    hint = "Use letters, digits and _ . = - in parts separated by /, none of which starts with a dot."
+    hint = (
+        "Use letters, digits and _ . = - in parts separated by /, none of which starts with a dot."
+    )
     return CheckpointError("MDW-511", f"{name!r} can't name a stored file.", hint)

@@ -97,7 +97,9 @@ def digest(data: Data) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def point(store: Store, pointer: str, target: str, sha256: str, *, under: Lease | None = None) -> None:
+def point(
+    store: Store, pointer: str, target: str, sha256: str, *, under: Lease | None = None
+) -> None:
     """Make `pointer` name the stored, immutable file `target` and its digest."""
     store.replace(pointer, json.dumps({"target": target, "sha256": sha256}).encode(), under=under)
 
@@ -113,11 +115,15 @@ def follow(store: Store, pointer: str) -> tuple[str, bytes]:
     except (ValueError, TypeError, LookupError) as error:
         if isinstance(error, StoreMissing):
             raise
-        raise CheckpointError("MDW-517", f"The pointer {pointer} is not readable.", "Restore or delete it.") from None
+        raise CheckpointError(
+            "MDW-517", f"The pointer {pointer} is not readable.", "Restore or delete it."
+        ) from None
     data = store.read(target)
     if digest(data) != sha256:
         hint = "The file was damaged after it was written; use an earlier one."
-        raise CheckpointError("MDW-517", f"{target} does not have the digest that {pointer} records.", hint)
+        raise CheckpointError(
+            "MDW-517", f"{target} does not have the digest that {pointer} records.", hint
+        )
     return target, data
 
 
@@ -142,7 +148,11 @@ class FolderStore:
         found = []
         for folder, folders, files in os.walk(start, onerror=self._unlisted):
             folders[:] = [f for f in folders if not f.startswith(".")]
-            names = (Path(folder, f).relative_to(self._path).as_posix() for f in files if not f.startswith("."))
+            names = (
+                Path(folder, f).relative_to(self._path).as_posix()
+                for f in files
+                if not f.startswith(".")
+            )
             found += [name for name in names if name.startswith(prefix)]
         return sorted(found)
 
@@ -152,7 +162,9 @@ class FolderStore:
         try:
             return path.read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise StoreMissing("MDW-510", f"Nothing is stored under {name} in {self._path}.") from None
+            raise StoreMissing(
+                "MDW-510", f"Nothing is stored under {name} in {self._path}."
+            ) from None
         except OSError as error:
             raise self._failure(error, "read", name) from error
 
@@ -218,7 +230,9 @@ class FolderStore:
             return None
         except (ValueError, TypeError, LookupError):
             hint = f"Make sure that no orchestrator runs, then delete {self._path / name}.lease."
-            raise CheckpointError("MDW-517", f"The lease {name} in {self._path} is not readable.", hint) from None
+            raise CheckpointError(
+                "MDW-517", f"The lease {name} in {self._path} is not readable.", hint
+            ) from None
 
     def _keep(self, lease: Lease) -> None:
         self.replace(f"{lease.name}.lease", json.dumps(asdict(lease)).encode())
@@ -228,7 +242,9 @@ class FolderStore:
         if now is None or (now.owner, now.epoch) != (lease.owner, lease.epoch):
             by = f"{now.owner} (epoch {now.epoch})" if now and now.owner else "nobody"
             what = f"{lease.owner} lost the lease {lease.name} (epoch {lease.epoch}); it is held by {by}."
-            raise LeaseLost("MDW-516", what, "Only one orchestrator may write to a store: stop this one.")
+            raise LeaseLost(
+                "MDW-516", what, "Only one orchestrator may write to a store: stop this one."
+            )
 
     def _file(self, name: str) -> Path:
         if not NAME.fullmatch(name) or len(name) > 512:
@@ -242,7 +258,9 @@ class FolderStore:
         temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
         try:
             _make_folder(path.parent)
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with open(
+                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
+            ) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -299,11 +317,15 @@ class FolderStore:
 def disk_error(error: OSError, verb: str, where: str) -> CheckpointError:
     """Return what a failed system call means to a person: full, forbidden or broken."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CheckpointError("MDW-513", f"The disk is full: can't {verb} {where}.", "Free some space, then resume.")
+        return CheckpointError(
+            "MDW-513", f"The disk is full: can't {verb} {where}.", "Free some space, then resume."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         hint = "Make the folder writable for this user, on a file system with hard links, or choose another."
         return CheckpointError("MDW-514", f"May not {verb} {where} ({error.strerror}).", hint)
-    return CheckpointError("MDW-515", f"Can't {verb} {where}: {error.strerror or error}.", "Check the disk.")
+    return CheckpointError(
+        "MDW-515", f"Can't {verb} {where}: {error.strerror or error}.", "Check the disk."
+    )
 
 
 @contextmanager
@@ -316,7 +338,9 @@ def disk(verb: str, where: str | Path) -> Iterator[None]:
 
 
 def _invalid(name: str) -> CheckpointError:
-    hint = "Use letters, digits and _ . = - in parts separated by /, none of which starts with a dot."
+    hint = (
+        "Use letters, digits and _ . = - in parts separated by /, none of which starts with a dot."
+    )
     return CheckpointError("MDW-511", f"{name!r} can't name a stored file.", hint)
 
 

@@ -65,14 +65,22 @@ class RunQueue:
         Raises ConfigError MDW-187 where the id is malformed, is not done yet, or was used before by another run.
         """
         if not RUN_ID.fullmatch(run_id):
-            raise ConfigError("MDW-187", f"{run_id!r} can't name a run.", "Use letters, digits and . _ = -.")
+            raise ConfigError(
+                "MDW-187", f"{run_id!r} can't name a run.", "Use letters, digits and . _ = -."
+            )
         if (before := self._latest(run_id)) is not None:
             if self._ended(before) is None:
-                raise ConfigError("MDW-187", f"The run {run_id} has not ended.", f"Wait: meadow wait run={run_id}.")
+                raise ConfigError(
+                    "MDW-187",
+                    f"The run {run_id} has not ended.",
+                    f"Wait: meadow wait run={run_id}.",
+                )
             if conf.run.resume is None and self.store.list(f"runs/{run_id}/"):
                 hint = f"Choose another run.name, or go on with run.resume={run_id}."
                 raise ConfigError("MDW-187", f"The run {run_id} was submitted before.", hint)
-        request = Request(f"{int(self.clock() * 1000):014d}.{run_id}", run_id, asdict(conf), command)
+        request = Request(
+            f"{int(self.clock() * 1000):014d}.{run_id}", run_id, asdict(conf), command
+        )
         self.store.put_if_absent(REQUESTS + request.name, json.dumps(asdict(request)).encode())
         return request
 
@@ -83,7 +91,11 @@ class RunQueue:
     def next(self) -> Request | None:
         """Return the oldest request that has not ended, or None."""
         ended = set(self.store.list(ENDED))
-        waiting = (name for name in self.store.list(REQUESTS) if ENDED + name.removeprefix(REQUESTS) not in ended)
+        waiting = (
+            name
+            for name in self.store.list(REQUESTS)
+            if ENDED + name.removeprefix(REQUESTS) not in ended
+        )
         name = next(waiting, None)
         return Request(**json.loads(self.store.read(name))) if name is not None else None
 
@@ -96,7 +108,9 @@ class RunQueue:
         request = self._latest(run_id)
         if request is None:
             known = ", ".join(one.run_id for one in self.all()) or "none"
-            raise ConfigError("MDW-183", f"The run {run_id} was never submitted here.", f"Submitted: {known}.")
+            raise ConfigError(
+                "MDW-183", f"The run {run_id} was never submitted here.", f"Submitted: {known}."
+            )
         return self._ended(request)
 
     def cancel(self, run_id: str, live: bool) -> None:

@@ -62,7 +62,9 @@ class Pieces(Array):
     __qualname__ = "Array"  # the type's name on the wire
 
     def __init__(self, dtype: str, shape: Sequence[int], pieces: Sequence[memoryview]) -> None:
-        self.__dict__.update(dtype=dtype, shape=tuple(shape), stype=NPY, _pieces=list(pieces), _is_dirty=True)
+        self.__dict__.update(
+            dtype=dtype, shape=tuple(shape), stype=NPY, _pieces=list(pieces), _is_dirty=True
+        )
 
     @property
     def pieces(self) -> list[memoryview]:
@@ -106,7 +108,9 @@ class _Chunk(ArrayChunk):
     def __init__(self, pieces: Sequence[memoryview]) -> None:
         head = f"ArrayChunk  {sum(piece.nbytes for piece in pieces)}".encode() + HEAD_BODY_DIVIDER
         content = b"".join([head, *pieces])
-        self.__dict__.update(content=content, data=memoryview(content)[len(head) :], id=get_object_id(content))
+        self.__dict__.update(
+            content=content, data=memoryview(content)[len(head) :], id=get_object_id(content)
+        )
 
     @property
     def object_id(self) -> str:
@@ -128,7 +132,11 @@ def view(array: Array) -> memoryview:
     data = memoryview(array.data)
     shape, fortran, dtype, start = read_header(data[:_HEADER_BYTES], array.dtype)
     body = data[start:]
-    if array.stype != NPY or body.nbytes != math.prod(shape) * dtype.itemsize or shape != tuple(array.shape):
+    if (
+        array.stype != NPY
+        or body.nbytes != math.prod(shape) * dtype.itemsize
+        or shape != tuple(array.shape)
+    ):
         raise _untrue(f"{array.dtype}{tuple(array.shape)} with {body.nbytes} bytes")
     if fortran or dtype != DTYPES[array.dtype]:
         elements = np.frombuffer(body, dtype=dtype).reshape(shape, order="F" if fortran else "C")
@@ -166,7 +174,9 @@ def tree_size(tree: ObjectTree, limit: int) -> int:
         level = [child for node in level for child in node.children]
     if level or count > limit:
         raise WireError(
-            "MDW-642", f"A message of more than {limit} objects or {MAX_DEPTH} levels.", "Pack it, or raise the limit."
+            "MDW-642",
+            f"A message of more than {limit} objects or {MAX_DEPTH} levels.",
+            "Pack it, or raise the limit.",
         )
     return count
 
@@ -175,7 +185,11 @@ def deflate(root: Message | RecordDict) -> tuple[str, ObjectTree, dict[str, byte
     """Return an object's id, its tree, and what travels of it and all below it by id, children first."""
     with no_object_id_recompute():
         tree = get_object_tree(root)
-        return tree.object_id, tree, {id: one.deflate() for id, one in get_all_nested_objects(root).items()}
+        return (
+            tree.object_id,
+            tree,
+            {id: one.deflate() for id, one in get_all_nested_objects(root).items()},
+        )
 
 
 def inflate(root: str, contents: dict[str, bytes], limit: int) -> RecordDict | Error:
@@ -203,7 +217,14 @@ def _inflate(root: str, contents: dict[str, bytes], limit: int) -> InflatableObj
         return _Inflater(contents, limit).inflate(root, 0)
     except WireError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, ArithmeticError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+        ArithmeticError,
+    ) as error:
         raise _unreadable(f"{type(error).__name__}: {str(error)[:200]}") from None
     except Exception as error:  # protobuf's DecodeError has no public base class
         raise _unreadable(type(error).__name__) from None
@@ -236,11 +257,17 @@ class _Inflater:
 
     def _array(self, content: bytes, children: list[str]) -> Pieces:
         raw = _json(content)
-        dtype, shape, order = str(raw["dtype"]), tuple(raw["shape"]), [children[i] for i in raw["arraychunk_ids"]]
+        dtype, shape, order = (
+            str(raw["dtype"]),
+            tuple(raw["shape"]),
+            [children[i] for i in raw["arraychunk_ids"]],
+        )
         pieces = [_chunk_body(self._contents[child]) for child in order]
         total = sum(piece.nbytes for piece in pieces)
         if total > self._left:
-            raise WireError("MDW-642", "The arrays of a message are larger than allowed.", "Raise the limit.")
+            raise WireError(
+                "MDW-642", "The arrays of a message are larger than allowed.", "Raise the limit."
+            )
         self._left -= total
         if raw["stype"] != NPY or not order:
             raise _untrue(f"the serialisation {str(raw['stype'])[:20]!r}")
@@ -249,8 +276,12 @@ class _Inflater:
             raise _untrue(f"{dtype}{shape} with {total - start} bytes of elements")
         made = Pieces(dtype, shape, [pieces[0][start:], *pieces[1:]])
         if fortran or numpy_dtype != DTYPES[dtype]:
-            elements = np.frombuffer(made.buffer(), numpy_dtype).reshape(shape, order="F" if fortran else "C")
-            return Pieces(dtype, shape, [_bytes(np.ascontiguousarray(elements, dtype=DTYPES[dtype]))])
+            elements = np.frombuffer(made.buffer(), numpy_dtype).reshape(
+                shape, order="F" if fortran else "C"
+            )
+            return Pieces(
+                dtype, shape, [_bytes(np.ascontiguousarray(elements, dtype=DTYPES[dtype]))]
+            )
         return made
 
 
@@ -287,7 +318,9 @@ def _chunk_body(content: bytes) -> memoryview:
 def _header(dtype: str, shape: Sequence[int]) -> memoryview:
     file = BytesIO()
     descr = npy.dtype_to_descr(DTYPES[dtype])
-    npy.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": tuple(shape)})
+    npy.write_array_header_1_0(
+        file, {"descr": descr, "fortran_order": False, "shape": tuple(shape)}
+    )
     return memoryview(file.getvalue())
 
 
@@ -308,8 +341,16 @@ def _runs(pieces: Sequence[memoryview]) -> Iterator[list[memoryview]]:
 
 
 def _unreadable(what: str) -> WireError:
-    return WireError("MDW-640", f"A message can't be read: {what}.", "Run the same version of Meadow on both sides.")
+    return WireError(
+        "MDW-640",
+        f"A message can't be read: {what}.",
+        "Run the same version of Meadow on both sides.",
+    )
 
 
 def _untrue(what: str) -> WireError:
-    return WireError("MDW-641", f"An array is not what it says it is: {what}.", "The silo's code or disk is damaged.")
+    return WireError(
+        "MDW-641",
+        f"An array is not what it says it is: {what}.",
+        "The silo's code or disk is damaged.",
+    )

@@ -38,7 +38,9 @@ def packing_mod(message: Message, context: Context, call_next: ClientAppCallable
     return reply
 
 
-def pack_content(content: RecordDict, known: dict[int, tuple[ArrayRecord, str]] | None = None) -> RecordDict:
+def pack_content(
+    content: RecordDict, known: dict[int, tuple[ArrayRecord, str]] | None = None
+) -> RecordDict:
     """Return a message's content with every array record packed and the layouts in `PACKED`; nothing is copied.
 
     `known` (by `id` of the record) lets messages that share a record share its packed form too.
@@ -85,7 +87,9 @@ def pack(record: ArrayRecord) -> tuple[ArrayRecord, str]:
     for dtype, pieces in parts.items():
         elements = sum(piece.nbytes for piece in pieces) // DTYPES[dtype].itemsize
         flat[dtype] = Pieces(dtype, (elements,), pieces)
-    return flat, json.dumps([[name, array.dtype, list(array.shape)] for name, array in record.items()])
+    return flat, json.dumps(
+        [[name, array.dtype, list(array.shape)] for name, array in record.items()]
+    )
 
 
 def unpack(flat: ArrayRecord, layout: object) -> ArrayRecord:
@@ -93,12 +97,17 @@ def unpack(flat: ArrayRecord, layout: object) -> ArrayRecord:
     declared = _layout(layout)
     if any(array.dtype != dtype for dtype, array in flat.items()):
         raise _unfit("a flat array has another element type than its name says")
-    rows = {dtype: deque(array.pieces if isinstance(array, Pieces) else [view(array)]) for dtype, array in flat.items()}
+    rows = {
+        dtype: deque(array.pieces if isinstance(array, Pieces) else [view(array)])
+        for dtype, array in flat.items()
+    }
     record = ArrayRecord()
     for name, (dtype, shape) in declared.items():
         if dtype not in rows:
             raise _unfit(f"no flat array of {dtype[:20]!r}")
-        record[name] = Pieces(dtype, shape, _cut(rows[dtype], math.prod(shape) * DTYPES[dtype].itemsize, dtype))
+        record[name] = Pieces(
+            dtype, shape, _cut(rows[dtype], math.prod(shape) * DTYPES[dtype].itemsize, dtype)
+        )
     if any(piece.nbytes for row in rows.values() for piece in row):
         raise _unfit("there are more elements than declared")
     return record
@@ -134,4 +143,6 @@ def _layout(text: object) -> Mapping[str, tuple[str, tuple[int, ...]]]:
 
 def _unfit(why: str) -> WireError:
     hint = "Run the same version of Meadow on both sides."
-    return WireError("MDW-643", f"A packed record does not have the layout it declares: {why}.", hint)
+    return WireError(
+        "MDW-643", f"A packed record does not have the layout it declares: {why}.", hint
+    )

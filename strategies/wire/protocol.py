@@ -61,7 +61,10 @@ def to_record(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
     """Return a state dict as named arrays; half types travel as float32 (numpy has no bfloat16)."""
     half = (torch.bfloat16, torch.float16)
     return ArrayRecord(
-        {name: Array((t.float() if t.dtype in half else t).detach().cpu().numpy()) for name, t in state.items()}
+        {
+            name: Array((t.float() if t.dtype in half else t).detach().cpu().numpy())
+            for name, t in state.items()
+        }
     )
 
 
@@ -86,5 +89,7 @@ def records(content: RecordDict, kind: type[R]) -> dict[str, R]:
 
 def size(content: RecordDict) -> int:
     """Return the bytes of the values of all arrays in a message."""
-    arrays = (array for record in records(content, ArrayRecord).values() for array in record.values())
+    arrays = (
+        array for record in records(content, ArrayRecord).values() for array in record.values()
+    )
     return sum(math.prod(array.shape) * DTYPES[array.dtype].itemsize for array in arrays)

@@ -68,11 +68,15 @@ def unpack(text: str) -> RunScope:
 
 def _parse(text: str) -> Any:
     if len(text) > MAX_BYTES or len(text.encode(errors="replace")) > MAX_BYTES:
-        raise ConfigError("MDW-120", f"{_WHERE} is longer than {MAX_BYTES} bytes.", "Shorten strategy.args.")
+        raise ConfigError(
+            "MDW-120", f"{_WHERE} is longer than {MAX_BYTES} bytes.", "Shorten strategy.args."
+        )
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as e:
-        raise ConfigError("MDW-120", f"{_WHERE} is no plain JSON: {e}.", "The run must be started anew.") from e
+        raise ConfigError(
+            "MDW-120", f"{_WHERE} is no plain JSON: {e}.", "The run must be started anew."
+        ) from e
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -90,7 +94,9 @@ def _refuse_foreign_groups(raw: Mapping[str, Any]) -> None:
     for name in raw:
         if name in _ELSEWHERE:
             raise ConfigError(
-                "MDW-121", f"{name} ({_WHERE}) is not the run's to set.", "It belongs to the silo or to the server."
+                "MDW-121",
+                f"{name} ({_WHERE}) is not the run's to set.",
+                "It belongs to the silo or to the server.",
             )
 
 
@@ -101,9 +107,17 @@ def _walk(root: Any) -> Iterator[tuple[str, str, Any]]:
         key, depth, value = todo.pop()
         if depth > MAX_DEPTH:
             raise ConfigError(
-                "MDW-120", f"{_WHERE} is nested deeper than {MAX_DEPTH} levels.", "Flatten strategy.args."
+                "MDW-120",
+                f"{_WHERE} is nested deeper than {MAX_DEPTH} levels.",
+                "Flatten strategy.args.",
             )
-        items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+        items = (
+            value.items()
+            if isinstance(value, Mapping)
+            else enumerate(value)
+            if isinstance(value, list)
+            else ()
+        )
         for name, inner in items:
             at = f"{key}.{name}" if key else str(name)
             yield at, str(name), inner
@@ -113,7 +127,11 @@ def _walk(root: Any) -> Iterator[tuple[str, str, Any]]:
 def _refuse_live_text(key: str, name: str, value: Any) -> None:
     if name.startswith("_") or "." in name or name == "hydra":
         raise ConfigError(
-            "MDW-122", f"{key} ({_WHERE}): a key like '{name}' steers Hydra, and no message may.", "Remove it."
+            "MDW-122",
+            f"{key} ({_WHERE}): a key like '{name}' steers Hydra, and no message may.",
+            "Remove it.",
         )
     if "${" in name or (isinstance(value, str) and "${" in value):
-        raise ConfigError("MDW-122", f"{key} ({_WHERE}) holds an interpolation.", "Resolve it before it travels.")
+        raise ConfigError(
+            "MDW-122", f"{key} ({_WHERE}) holds an interpolation.", "Resolve it before it travels."
+        )

@@ -26,7 +26,9 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackCloud
 
 
 @pytest.fixture
-def cloud(loopback: LoopbackCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopbackCloud]:
+def cloud(
+    loopback: LoopbackCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[LoopbackCloud]:
     """The cloud, this process led to it; nothing may go elsewhere or ask what the stand-in does not know."""
     for name in list(os.environ):
         if name.startswith(("AZURE", "MLFLOW_")) or name.lower().endswith("_proxy"):

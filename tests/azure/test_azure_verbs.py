@@ -60,8 +60,12 @@ class Federation:
             tags, compute = {TAG_FEDERATION: "hospitals", TAG_ROLE: "server"}, "cpu"
         else:
             workspace = conf.silos[part].workspace
-        environment = Environment(image="mcr.microsoft.com/azureml/base", name="meadow-test", version="1")
-        made = command(code=self.code, command=line, environment=environment, compute=compute, tags=tags)
+        environment = Environment(
+            image="mcr.microsoft.com/azureml/base", name="meadow-test", version="1"
+        )
+        made = command(
+            code=self.code, command=line, environment=environment, compute=compute, tags=tags
+        )
         with self.rehearsal.signed_in(ENGINEER if part == "orchestrator" else owner(part)):
             place = Workspace(workspace)
             return str(place._client.jobs.create_or_update(made).name)
@@ -87,7 +91,9 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 @pytest.fixture
-def federation(cloud: LoopbackCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Federation]:
+def federation(
+    cloud: LoopbackCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Federation]:
     """A federation of two silos; 'all' holds every right, the engineer and the owners their own."""
     monkeypatch.chdir(tmp_path)
     for module in (azure_run, azure, azure_watch):
@@ -121,8 +127,18 @@ def test_status_is_one_table_of_which_a_role_sees_its_rows(
     federation: Federation, capfd: pytest.CaptureFixture[str]
 ) -> None:
     server, north = federation.job("orchestrator", STAY), federation.job("north", "true")
-    until(lambda: all(job.status in ("Running", "Completed") for job in federation.cloud.executor.jobs.values()))
-    until(lambda: federation.cloud.executor.jobs[next(reversed(federation.cloud.executor.jobs))].status == "Completed")
+    until(
+        lambda: all(
+            job.status in ("Running", "Completed")
+            for job in federation.cloud.executor.jobs.values()
+        )
+    )
+    until(
+        lambda: (
+            federation.cloud.executor.jobs[next(reversed(federation.cloud.executor.jobs))].status
+            == "Completed"
+        )
+    )
     assert federation.meadow("status") == 0
     out = capfd.readouterr().out
     head, *rows = out.partition("\n\n")[0].splitlines()
@@ -140,7 +156,9 @@ def test_status_is_one_table_of_which_a_role_sees_its_rows(
     federation.cloud.journal.forget()
     assert federation.meadow("status", "as=silo:north", who=owner("north")) == 0
     asked = capfd.readouterr().out.splitlines()
-    assert "not asked" in asked[1] and asked[2].split()[1] == "Completed" and "not asked" in asked[3]
+    assert (
+        "not asked" in asked[1] and asked[2].split()[1] == "Completed" and "not asked" in asked[3]
+    )
     assert federation.cloud.journal.refused() == [] and len(asked) == 4
 
 
@@ -164,13 +182,17 @@ def test_a_workspace_that_can_not_be_reached_costs_its_own_row(
 
     def jobs_of(self: Workspace, name: str) -> list[AzureJob]:
         if self.conf.name == "south":
-            raise AzureError("MDW-800", "Can't reach the workspace south: timed out.", "Check the network.")
+            raise AzureError(
+                "MDW-800", "Can't reach the workspace south: timed out.", "Check the network."
+            )
         return asked(self, name)
 
     monkeypatch.setattr(Workspace, "jobs_of", jobs_of)
     assert federation.meadow("status") == 0
     rows = capfd.readouterr().out.splitlines()
-    assert "no job" in rows[2] and rows[3].endswith("not reached: Can't reach the workspace south: timed out.")
+    assert "no job" in rows[2] and rows[3].endswith(
+        "not reached: Can't reach the workspace south: timed out."
+    )
 
 
 # ---- logs
@@ -181,9 +203,13 @@ def test_logs_f_merges_the_lines_of_all_jobs_until_they_have_ended(
 ) -> None:
     """South speaks only when north's line has been printed: one job's end is not waited for to show another's."""
     flag = federation.folder / "flag"
-    federation.job("north", f"echo first of north; touch {flag}; while [ -e {flag} ]; do sleep 0.1; done; echo last")
     federation.job(
-        "south", f"while [ ! -e {flag} ]; do sleep 0.1; done; echo south; rm {flag}; printf 'no end'; exit 3"
+        "north",
+        f"echo first of north; touch {flag}; while [ -e {flag} ]; do sleep 0.1; done; echo last",
+    )
+    federation.job(
+        "south",
+        f"while [ ! -e {flag} ]; do sleep 0.1; done; echo south; rm {flag}; printf 'no end'; exit 3",
     )
     assert federation.meadow("logs", "-f") == 0
     lines = capfd.readouterr().out.splitlines()
@@ -196,7 +222,9 @@ def test_logs_f_merges_the_lines_of_all_jobs_until_they_have_ended(
         "south  Failed: Execution failed. User process 'bash' exited with status code 3.",
     ]
     assert federation.meadow("logs", "-f") == federation.meadow("logs") == 0
-    assert sorted(capfd.readouterr().out.splitlines()) == sorted([*lines, *lines])  # ended jobs say it all again
+    assert sorted(capfd.readouterr().out.splitlines()) == sorted(
+        [*lines, *lines]
+    )  # ended jobs say it all again
 
 
 def test_logs_of_jobs_at_work_show_what_they_said_so_far(
@@ -305,7 +333,10 @@ def test_a_wait_bears_that_azure_is_not_reached_for_a_while(
     federation: Federation, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(federation, "one", Outcome("finished"))
-    failures = [AzureError("MDW-800", "Can't reach the workspace hub."), AzureError("MDW-800", "Can't reach it.")]
+    failures = [
+        AzureError("MDW-800", "Can't reach the workspace hub."),
+        AzureError("MDW-800", "Can't reach it."),
+    ]
 
     def jobs(self: AzureFederation, names: list[str], *, server: bool) -> list[AzureJob]:
         if failures:
@@ -337,23 +368,38 @@ def test_stop_ends_silos_then_the_orchestrator_and_does_nothing_the_second_time(
     for name in names:
         federation.running(name)
     assert federation.meadow("stop") == 0
-    assert capfd.readouterr().out.splitlines() == ["north: Canceled", "south: Canceled", "orchestrator: Canceled"]
+    assert capfd.readouterr().out.splitlines() == [
+        "north: Canceled",
+        "south: Canceled",
+        "orchestrator: Canceled",
+    ]
     ends = {job.name: job.ended or 0 for job in federation.cloud.executor.jobs.values()}
     assert max(ends, key=lambda name: ends[name]) == names[0]
     assert federation.meadow("stop") == 0
     assert capfd.readouterr().out.splitlines() == ["nothing is at work"]
 
 
-def test_stop_ends_one_silo_or_one_run_alone(federation: Federation, capfd: pytest.CaptureFixture[str]) -> None:
+def test_stop_ends_one_silo_or_one_run_alone(
+    federation: Federation, capfd: pytest.CaptureFixture[str]
+) -> None:
     for part in ("orchestrator", *SILOS):
         federation.running(federation.job(part, STAY))
     ask(federation, "one", None)
     assert federation.meadow("stop", "silo=south") == federation.meadow("stop", "run=one") == 0
-    assert capfd.readouterr().out.splitlines() == ["south: Canceled", "run one: its end is asked for"]
+    assert capfd.readouterr().out.splitlines() == [
+        "south: Canceled",
+        "run one: its end is asked for",
+    ]
     queue = federation.queue()
     with federation.rehearsal.signed_in(ENGINEER):
-        assert queue.is_cancelled(queue.all()[0]) and queue.outcome("one") is None  # the orchestrator sees to it
-    assert [job.status for job in federation.cloud.executor.jobs.values()] == ["Running", "Running", "Canceled"]
+        assert (
+            queue.is_cancelled(queue.all()[0]) and queue.outcome("one") is None
+        )  # the orchestrator sees to it
+    assert [job.status for job in federation.cloud.executor.jobs.values()] == [
+        "Running",
+        "Running",
+        "Canceled",
+    ]
     assert federation.meadow("stop", "run=two") == 2
     assert federation.meadow("stop", "as=orchestrator") == 0
     ask(federation, "two", None)
@@ -389,7 +435,9 @@ class RacingLater(Racing):
 
 
 @pytest.mark.parametrize("place", [Racing, RacingLater])
-def test_of_two_launches_at_the_same_time_the_first_job_stays(federation: Federation, place: type[Racing]) -> None:
+def test_of_two_launches_at_the_same_time_the_first_job_stays(
+    federation: Federation, place: type[Racing]
+) -> None:
     tree = cheap_code(federation.folder / "tree")
     with federation.rehearsal.signed_in(ENGINEER):
         launch = AzureFederation(federation.rehearsal.conf(), place, tree)
@@ -400,7 +448,9 @@ def test_of_two_launches_at_the_same_time_the_first_job_stays(federation: Federa
             second.join()
             assert second.status == "Canceled"
         assert launch.start_server() == (launch.jobs([], server=True)[0], False)
-        assert launch.jobs([], server=True)[0].name == first.name  # not the other one, which is newer
+        assert (
+            launch.jobs([], server=True)[0].name == first.name
+        )  # not the other one, which is newer
         assert len(federation.cloud.executor.jobs) == 2
         launch.stop([], server=True)
     assert [job.status for job in (first, second)] == ["Canceled", "Canceled"]
@@ -444,7 +494,10 @@ def test_ctrl_c_ends_the_run_of_launch_all_and_what_it_started(
 
     monkeypatch.setattr(azure_watch.JobLog, "lines", log_lines)
     assert cheap.meadow("launch", "all", "run.name=one") == 130
-    assert [job.properties["displayName"] for job in jobs.values()][1:] == ["hospitals: north", "hospitals: south"]
+    assert [job.properties["displayName"] for job in jobs.values()][1:] == [
+        "hospitals: north",
+        "hospitals: south",
+    ]
     assert [job.status for job in list(jobs.values())[1:]] == ["Canceled"] * 2
     assert next(iter(jobs.values())).status != "Canceled"  # it was at work before
     assert cancelled(cheap, "one")
@@ -461,7 +514,10 @@ def test_what_azure_does_not_answer_during_launch_all_ends_no_job(
     monkeypatch.setattr(azure_run, "PATIENCE_SECONDS", -1.0)
     assert cheap.meadow("launch", "all", "run.name=one") == AzureError.exit_status
     assert "The jobs stay at work" in capfd.readouterr().err
-    assert not any(job.cancelled for job in cheap.cloud.executor.jobs.values()) and len(cheap.cloud.executor.jobs) == 3
+    assert (
+        not any(job.cancelled for job in cheap.cloud.executor.jobs.values())
+        and len(cheap.cloud.executor.jobs) == 3
+    )
     assert not cancelled(cheap, "one")
 
 
@@ -469,10 +525,14 @@ def cancelled(federation: Federation, run: str) -> bool:
     queue = federation.queue()
     with federation.rehearsal.signed_in(ENGINEER):
         outcome = queue.outcome(run)
-        return queue.is_cancelled(queue.all()[0]) or (outcome is not None and outcome.status == "cancelled")
+        return queue.is_cancelled(queue.all()[0]) or (
+            outcome is not None and outcome.status == "cancelled"
+        )
 
 
-def test_a_verb_refuses_what_another_one_takes(federation: Federation, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_verb_refuses_what_another_one_takes(
+    federation: Federation, capfd: pytest.CaptureFixture[str]
+) -> None:
     wrong: list[tuple[Any, ...]] = [
         ("status", "run=one"), ("status", "-f"), ("submit", "silo=north"), ("wait", "run=a", "silo=north"),
         ("stop", "--open"), ("logs", "--nix"), ("launch", "client"), ("launch", "client", "silo=nix"),

@@ -14,7 +14,17 @@ from azure.storage.blob import ContainerClient
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from conf.errors import AzureError, CheckpointError
 from server.store.blob import BlobStore
-from server.store.folder import Below, FolderStore, Lease, LeaseLost, Store, StoreMissing, digest, follow, point
+from server.store.folder import (
+    Below,
+    FolderStore,
+    Lease,
+    LeaseLost,
+    Store,
+    StoreMissing,
+    digest,
+    follow,
+    point,
+)
 
 
 class Clock:
@@ -63,7 +73,9 @@ def test_a_name_is_put_once_and_replaced_whole(store: Store) -> None:
 def test_of_many_who_put_one_succeeds(store: Store) -> None:
     won: list[int] = []
     threads = [
-        threading.Thread(target=lambda i=i: won.append(i) if store.put_if_absent("one", b"%d" % i) else None)
+        threading.Thread(
+            target=lambda i=i: won.append(i) if store.put_if_absent("one", b"%d" % i) else None
+        )
         for i in range(6)
     ]
     for thread in threads:
@@ -73,7 +85,9 @@ def test_of_many_who_put_one_succeeds(store: Store) -> None:
     assert len(won) == 1 and store.read("one") == b"%d" % won[0]
 
 
-@pytest.mark.parametrize("name", ["", "/a", "../a", "a//b", "a/../b", ".a", "a/.b", "a b", "a.", "ä", "x" * 513])
+@pytest.mark.parametrize(
+    "name", ["", "/a", "../a", "a//b", "a/../b", ".a", "a/.b", "a b", "a.", "ä", "x" * 513]
+)
 def test_names_that_lead_elsewhere_are_refused(store: Store, name: str) -> None:
     for act in (store.read, lambda n: store.put_if_absent(n, b""), lambda n: store.replace(n, b"")):
         with pytest.raises(CheckpointError, match="MDW-511"):
@@ -131,7 +145,10 @@ def test_a_lease_given_up_is_free_at_once_and_counts_on(store: Store) -> None:
 
 def test_of_many_who_want_a_lease_one_gets_it(store: Store) -> None:
     got = []
-    threads = [threading.Thread(target=lambda i=i: got.append(store.acquire("server", f"o{i}", 60))) for i in range(6)]
+    threads = [
+        threading.Thread(target=lambda i=i: got.append(store.acquire("server", f"o{i}", 60)))
+        for i in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -158,10 +175,14 @@ def signed_in(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch, name: str) 
     for key, value in cloud.signed_in_as(name).items():
         monkeypatch.setenv(key, value)
     cloud.accounts.container("hub", "store")
-    return BlobStore.at("https://hub.blob.core.windows.net/store/front", DefaultAzureCredential(), retries=0)
+    return BlobStore.at(
+        "https://hub.blob.core.windows.net/store/front", DefaultAzureCredential(), retries=0
+    )
 
 
-def test_the_store_works_with_an_identity_of_its_own(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_works_with_an_identity_of_its_own(
+    cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cloud.access.grant("hub/server", "Storage Blob Data Contributor", "storage:hub")
     store = signed_in(cloud, monkeypatch, "hub/server")
     name = uuid.uuid4().hex
@@ -173,14 +194,23 @@ def test_the_store_works_with_an_identity_of_its_own(cloud: LoopbackCloud, monke
     assert cloud.journal.refused() == []
 
 
-def test_a_refusal_names_the_identity_and_the_role(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_names_the_identity_and_the_role(
+    cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = signed_in(cloud, monkeypatch, "north/gpu")
-    with pytest.raises(CheckpointError, match=r"MDW-514.*north/gpu.*Grant this identity the role 'Storage Blob Data"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"MDW-514.*north/gpu.*Grant this identity the role 'Storage Blob Data",
+    ):
         store.put_if_absent("a", b"")
-    assert [(t.identity, t.resource) for t in cloud.journal.refused()] == [("north/gpu", "storage:hub")]
+    assert [(t.identity, t.resource) for t in cloud.journal.refused()] == [
+        ("north/gpu", "storage:hub")
+    ]
 
 
-def test_who_is_not_signed_in_any_more_is_told_so(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_not_signed_in_any_more_is_told_so(
+    cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cloud.access.grant("hub/server", "Storage Blob Data Contributor", "storage:hub")
     store = signed_in(cloud, monkeypatch, "hub/server")
     assert store.list("gone/") == []
@@ -190,12 +220,16 @@ def test_who_is_not_signed_in_any_more_is_told_so(cloud: LoopbackCloud, monkeypa
             signed_in(cloud, monkeypatch, "hub/server").list()
     monkeypatch.setenv("AZURE_CLIENT_SECRET", "wrong")
     with pytest.raises(AzureError, match="MDW-803"):
-        BlobStore.at("https://hub.blob.core.windows.net/store", DefaultAzureCredential(), retries=0).list()
+        BlobStore.at(
+            "https://hub.blob.core.windows.net/store", DefaultAzureCredential(), retries=0
+        ).list()
 
 
 def test_one_account_s_key_opens_no_other(cloud: LoopbackCloud) -> None:
     wrong = {"account_name": "north", "account_key": cloud.accounts.keys["hub"]}
-    stolen = ContainerClient("https://north.blob.core.windows.net", "store", credential=wrong, retry_total=0)
+    stolen = ContainerClient(
+        "https://north.blob.core.windows.net", "store", credential=wrong, retry_total=0
+    )
     with pytest.raises(CheckpointError, match="MDW-514"):
         BlobStore(stolen).list()
     with pytest.raises(Exception, match="Auth"):
@@ -205,7 +239,9 @@ def test_one_account_s_key_opens_no_other(cloud: LoopbackCloud) -> None:
 class Overtaken(BlobStore):
     """A store whose process sleeps between the look at its lease and its write, while a successor works."""
 
-    def __init__(self, container: ContainerClient, prefix: str, clock: Clock, meanwhile: Callable[[], None]) -> None:
+    def __init__(
+        self, container: ContainerClient, prefix: str, clock: Clock, meanwhile: Callable[[], None]
+    ) -> None:
         super().__init__(container, prefix, clock)
         self._meanwhile = meanwhile
 
@@ -238,7 +274,9 @@ def test_who_loses_the_lease_in_the_middle_of_a_write_overwrites_nothing_of_its_
     assert second.read("current") == b"of the second"
 
 
-def test_a_write_that_came_late_does_not_stop_the_successor(cloud: LoopbackCloud, clock: Clock) -> None:
+def test_a_write_that_came_late_does_not_stop_the_successor(
+    cloud: LoopbackCloud, clock: Clock
+) -> None:
     container, prefix = cloud.accounts.container("hub", "store"), f"test-{uuid.uuid4().hex}"
     first = BlobStore(container, prefix, clock)
     late = [b"late"]

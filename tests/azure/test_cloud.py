@@ -16,15 +16,21 @@ from azureml_jobs.rehearsal.cloud import LoopbackCloud
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 
 
-def client(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch, workspace: str, who: str = "engineer") -> MLClient:
+def client(
+    cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch, workspace: str, who: str = "engineer"
+) -> MLClient:
     """Return the client of a workspace, signed in as a service principal."""
     for name, value in cloud.signed_in_as(who).items():
         monkeypatch.setenv(name, value)
-    return MLClient(DefaultAzureCredential(), SUBSCRIPTION, "meadow", workspace, enable_telemetry=False)
+    return MLClient(
+        DefaultAzureCredential(), SUBSCRIPTION, "meadow", workspace, enable_telemetry=False
+    )
 
 
 def job(code: Path, line: str, **more: object) -> Job:
-    environment = Environment(image="mcr.microsoft.com/azureml/base", name="meadow-test", version="1")
+    environment = Environment(
+        image="mcr.microsoft.com/azureml/base", name="meadow-test", version="1"
+    )
     return command(code=code, command=line, environment=environment, compute="cpu", **more)
 
 
@@ -32,7 +38,9 @@ def job(code: Path, line: str, **more: object) -> Job:
 def code(tmp_path: Path) -> Path:
     folder = tmp_path / "code"
     folder.mkdir()
-    (folder / "hello.py").write_text("import sys, os\nprint('hello', *sys.argv[1:], os.environ['AZUREML_RUN_ID'])\n")
+    (folder / "hello.py").write_text(
+        "import sys, os\nprint('hello', *sys.argv[1:], os.environ['AZUREML_RUN_ID'])\n"
+    )
     return folder
 
 
@@ -72,7 +80,9 @@ def test_a_job_runs_is_followed_and_downloaded(
     ml.jobs.stream(sent.name)
     assert f"hello world {sent.name}\ndata" in capfd.readouterr().out
     ml.jobs.download(sent.name, download_path=tmp_path / "got", all=True)
-    assert list((tmp_path / "got").rglob("hello.py")), sorted(map(str, (tmp_path / "got").rglob("*")))
+    assert list((tmp_path / "got").rglob("hello.py")), sorted(
+        map(str, (tmp_path / "got").rglob("*"))
+    )
     assert cloud.journal.refused() == []
 
 
@@ -96,11 +106,15 @@ def test_a_failed_job_says_with_what_status(
         ml.jobs.stream(sent.name)
 
 
-def test_a_stranger_may_not_submit(cloud: LoopbackCloud, hub: str, code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stranger_may_not_submit(
+    cloud: LoopbackCloud, hub: str, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ml = client(cloud, monkeypatch, "hub", who="stranger")
     with pytest.raises(HttpResponseError, match="does not have authorization"):
         ml.jobs.create_or_update(job(code, "true"))
-    assert {(t.identity, t.resource) for t in cloud.journal.refused()} == {("stranger", "workspace:hub")}
+    assert {(t.identity, t.resource) for t in cloud.journal.refused()} == {
+        ("stranger", "workspace:hub")
+    }
 
 
 def test_an_unknown_compute_is_refused(

@@ -77,7 +77,9 @@ def meadow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     if shutil.which("node") is None:
         pytest.skip("Azurite needs Node, and there is none on this machine")
     before = dict(os.environ)
-    for name in [n for n in before if n.startswith(("AZURE", "MLFLOW_")) or n.lower().endswith("_proxy")]:
+    for name in [
+        n for n in before if n.startswith(("AZURE", "MLFLOW_")) or n.lower().endswith("_proxy")
+    ]:
         del os.environ[name]
     folder = tmp_path_factory.mktemp("commands")
     with LoopbackCloud(folder / "cloud", ["hub", *SILOS], vaults(SILOS)) as cloud:
@@ -130,26 +132,41 @@ def test_each_role_launches_its_own_and_of_two_servers_at_once_one_stays(meadow:
     assert len(meadow.states()) == jobs
     server = f"federation.orchestrator.run_id={names.pop().strip()}"  # one finds it by its run, one by its federation
     for name, more in zip(SILOS, ([server], []), strict=True):
-        assert f"{name}: started" in meadow.run("launch", "client", f"silo={name}", *more, who=owner(name))
-        assert f"{name}: at work already" in meadow.run("launch", "client", f"silo={name}", who=owner(name))
+        assert f"{name}: started" in meadow.run(
+            "launch", "client", f"silo={name}", *more, who=owner(name)
+        )
+        assert f"{name}: at work already" in meadow.run(
+            "launch", "client", f"silo={name}", who=owner(name)
+        )
     assert len(meadow.states()) == jobs + 2
     meadow.rehearsal.cloud.journal.forget()
-    refused = meadow.run("launch", "client", "silo=north", who=owner("south"), status=AzureError.exit_status)
+    refused = meadow.run(
+        "launch", "client", "silo=north", who=owner("south"), status=AzureError.exit_status
+    )
     assert "MDW-813" in refused and len(meadow.states()) == jobs + 2
     meadow.rehearsal.cloud.journal.forget()
 
 
 def test_a_run_is_submitted_followed_waited_for_and_brought_home(meadow: Commands) -> None:
-    assert meadow.run("submit", *TASK, "run.name=second", "as=orchestrator", who="scientist") == "run second\n"
+    assert (
+        meadow.run("submit", *TASK, "run.name=second", "as=orchestrator", who="scientist")
+        == "run second\n"
+    )
     table = meadow.run("status", "as=orchestrator", who=ENGINEER).splitlines()
-    assert table[1].split()[:2] == ["orchestrator", "Running"] and table[2].split()[:3] == ["north", "not", "asked"]
+    assert table[1].split()[:2] == ["orchestrator", "Running"] and table[2].split()[:3] == [
+        "north",
+        "not",
+        "asked",
+    ]
     assert "run second: finished" in meadow.run("wait", "run=second", who="scientist")
     meadow.rehearsal.cloud.journal.forget()  # whether the orchestrator is at work is not the scientist's to see
     for _ in range(2):
         assert "outputs/second" in meadow.run("download", "run=second", who="scientist")
         result = RunResult.read(meadow.rehearsal.folder / "outputs" / "second")
         assert (result.status, len(result.rounds)) == ("finished", 2)
-    assert "MDW-802" in meadow.run("download", "run=nothing", who="scientist", status=AzureError.exit_status)
+    assert "MDW-802" in meadow.run(
+        "download", "run=nothing", who="scientist", status=AzureError.exit_status
+    )
     assert "north  " in meadow.run("logs", "as=silo:north", who=owner("north"))
 
 
@@ -168,6 +185,9 @@ def test_stop_ends_the_jobs_of_a_role_while_their_logs_are_followed(meadow: Comm
     assert {line for line in lines if line.endswith("  Canceled")} == {
         f"{part}  Canceled" for part in ("orchestrator", *SILOS)
     }
-    assert [line.split()[2] for line in lines if line.startswith("orchestrator  round ")] == ["1/2", "2/2"]
+    assert [line.split()[2] for line in lines if line.startswith("orchestrator  round ")] == [
+        "1/2",
+        "2/2",
+    ]
     assert any(line.startswith("north  ended by SIGTERM") for line in lines)
     assert set(meadow.states()) == {"Canceled"}

@@ -56,23 +56,35 @@ class People:
     def type(self, who: str, command: str, status: int = 0, *, anew: bool = False) -> str:
         """Type a command as somebody, in their folder, and return what it said; `anew` starts a process for it."""
         run = self._started if anew else self._called
-        found, said = run(command.removeprefix("meadow ").split(), self.cloud.signed_in_as(who), self.place(who))
+        found, said = run(
+            command.removeprefix("meadow ").split(), self.cloud.signed_in_as(who), self.place(who)
+        )
         assert found == status, said
         assert "PRIVATE" not in said
         return said
 
     def _called(self, words: list[str], signed_in: dict[str, str], folder: Path) -> tuple[int, str]:
         """In this process, which saves its start and the imports."""
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(io.StringIO()) as said,
+        ):
             patch.chdir(folder)
             for key, value in signed_in.items():
                 patch.setenv(key, value)
             with contextlib.redirect_stderr(said):
                 return main(words), said.getvalue()
 
-    def _started(self, words: list[str], signed_in: dict[str, str], folder: Path) -> tuple[int, str]:
-        command, environment = [sys.executable, "-m", "azureml_jobs.cli.main", *words], os.environ | signed_in
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    def _started(
+        self, words: list[str], signed_in: dict[str, str], folder: Path
+    ) -> tuple[int, str]:
+        command, environment = (
+            [sys.executable, "-m", "azureml_jobs.cli.main", *words],
+            os.environ | signed_in,
+        )
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        )
         return done.returncode, done.stdout + done.stderr
 
     def hand_over(self, file: str, giver: str, taker: str) -> None:
@@ -109,20 +121,31 @@ def commands() -> list[tuple[str, str]]:
     """Return the commands of docs/azure.md's section on keys: who types each, and what."""
     section = (ROOT / "docs" / "azure.md").read_text().split("## 3. Keys")[1].split("## 4.")[0]
     lines = [
-        line.split("#") for block in re.findall(r"```\n(.*?)```", section, re.DOTALL) for line in block.splitlines()
+        line.split("#")
+        for block in re.findall(r"```\n(.*?)```", section, re.DOTALL)
+        for line in block.splitlines()
     ]
-    return [(ENGINEER if who.strip().startswith("the engineer") else OWNER, what.strip()) for what, who in lines]
+    return [
+        (ENGINEER if who.strip().startswith("the engineer") else OWNER, what.strip())
+        for what, who in lines
+    ]
 
 
-@pytest.mark.parametrize("anew", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["called", "typed"])
-def test_the_page_s_commands_give_each_role_its_keys_and_change_them(people: People, anew: bool) -> None:
+@pytest.mark.parametrize(
+    "anew", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["called", "typed"]
+)
+def test_the_page_s_commands_give_each_role_its_keys_and_change_them(
+    people: People, anew: bool
+) -> None:
     said = []
     for who, command in commands():
         said.append(people.type(who, command, anew=anew))
         if who == OWNER:
             people.hand_over("north.pub", OWNER, ENGINEER)
     authority = (people.place(ENGINEER) / "ca.pem").read_bytes()
-    assert server_credentials(VaultSecrets("kv-hub"), ["127.0.0.1"], datetime.now(UTC)).ca == authority
+    assert (
+        server_credentials(VaultSecrets("kv-hub"), ["127.0.0.1"], datetime.now(UTC)).ca == authority
+    )
     first, second = (re.findall(r"SHA256:\S+", said[i])[0] for i in (1, 4))
     assert re.search(rf"^north +{re.escape(first)} .* admitted$", said[3], re.MULTILINE)
     assert f"north may connect with {second}" in said[5] and f"Revoked: north {first}" in said[5]
@@ -132,21 +155,30 @@ def test_the_page_s_commands_give_each_role_its_keys_and_change_them(people: Peo
     assert people.cloud.journal.refused() == []  # nobody asked for what is another's
 
 
-def test_the_key_in_the_vault_is_the_one_that_was_handed_out(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_in_the_vault_is_the_one_that_was_handed_out(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
     people.type(OWNER, "meadow keys silo north key_vault=kv-north")
     for variable, value in people.cloud.signed_in_as(OWNER).items():
         monkeypatch.setenv(variable, value)
-    public = load_node_key(VaultSecrets("kv-north").get(node_secret("north")), "the vault").public_key()
+    public = load_node_key(
+        VaultSecrets("kv-north").get(node_secret("north")), "the vault"
+    ).public_key()
     handed = people.place(OWNER) / "north.pub"
     assert handed.read_text() == f"{public_line(public)} north\n"
-    assert [path.name for path in handed.parent.iterdir() if path.is_file()] == ["hospitals.yaml", "north.pub"]
+    assert [path.name for path in handed.parent.iterdir() if path.is_file()] == [
+        "hospitals.yaml",
+        "north.pub",
+    ]
     assert "MDW-707" in people.type(OWNER, "meadow keys silo north key_vault=kv-north", status=8)
     handed.unlink()
     people.type(OWNER, "meadow keys silo north key_vault=kv-north")
     assert handed.read_text() == f"{public_line(public)} north\n"
 
 
-def test_the_ca_is_handed_out_again_and_another_s_certificate_is_not_written_over(people: People) -> None:
+def test_the_ca_is_handed_out_again_and_another_s_certificate_is_not_written_over(
+    people: People,
+) -> None:
     init = "meadow keys init key_vault=kv-hub"
     people.type(ENGINEER, init)
     path = people.place(ENGINEER) / "ca.pem"
@@ -163,14 +195,19 @@ def test_the_ca_is_handed_out_again_and_another_s_certificate_is_not_written_ove
 def test_who_may_not_is_told_the_role_and_nothing_is_written(people: People) -> None:
     said = people.type("owner of south", "meadow keys silo north key_vault=kv-north", status=9)
     assert "MDW-801" in said and "Key Vault Secrets" in said
-    said = people.type("owner of south", "meadow keys init federation.file=hospitals.yaml", status=9)
+    said = people.type(
+        "owner of south", "meadow keys init federation.file=hospitals.yaml", status=9
+    )
     assert "MDW-801" in said and "kv-hub" in said
     files = {path.name for path in people.place("owner of south").iterdir()}
     assert files == {"hospitals.yaml"}
 
 
 def test_who_may_see_the_list_need_not_see_the_vault(people: People) -> None:
-    for role, place in (("AzureML Data Scientist", "workspace:hub"), ("Storage Blob Data Contributor", "storage:hub")):
+    for role, place in (
+        ("AzureML Data Scientist", "workspace:hub"),
+        ("Storage Blob Data Contributor", "storage:hub"),
+    ):
         people.cloud.access.grant("data scientist", role, place)
     said = people.type("data scientist", "meadow keys list federation.file=hospitals.yaml")
     assert said.startswith("silo") and "The CA was not looked at" in said

@@ -42,11 +42,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
     if shutil.which("node") is None:
         pytest.skip("Azurite needs Node, and there is none on this machine")
     before = dict(os.environ)
-    for name in [n for n in before if n.startswith(("AZURE", "MLFLOW_")) or n.lower().endswith("_proxy")]:
+    for name in [
+        n for n in before if n.startswith(("AZURE", "MLFLOW_")) or n.lower().endswith("_proxy")
+    ]:
         del os.environ[name]
     folder = tmp_path_factory.mktemp("rehearsal")
     with LoopbackCloud(folder / "cloud", ["hub", *NAMES], vaults()) as cloud:
-        tree = folder / "tree"  # all jobs with the same code, whatever is written in this tree meanwhile
+        tree = (
+            folder / "tree"
+        )  # all jobs with the same code, whatever is written in this tree meanwhile
         snapshot(tree, {})
         rehearsal = Rehearsal(cloud, folder, store_of, RunQueue, [*RUN, "run.rounds=3"], root=tree)
         rehearsal.build()
@@ -70,7 +74,9 @@ def federation(built: Rehearsal) -> Rehearsal:
 def job_of(rehearsal: Rehearsal, part: str) -> Job:
     """Return the newest job of the orchestrator or of a silo as the stand-in runs it."""
     jobs = [
-        job for job in rehearsal.cloud.executor.jobs.values() if job.properties["displayName"].endswith(f": {part}")
+        job
+        for job in rehearsal.cloud.executor.jobs.values()
+        if job.properties["displayName"].endswith(f": {part}")
     ]
     return jobs[-1]
 
@@ -97,7 +103,9 @@ def ask(rehearsal: Rehearsal, run_id: str, rounds: int) -> None:
 
 def finish(rehearsal: Rehearsal, run_id: str) -> RunResult:
     outcome = rehearsal.wait(run_id)
-    assert outcome.status == "finished", f"{outcome}\n{log_of(job_of(rehearsal, 'orchestrator'))[-3000:]}"
+    assert outcome.status == "finished", (
+        f"{outcome}\n{log_of(job_of(rehearsal, 'orchestrator'))[-3000:]}"
+    )
     rehearsal.download(run_id, rehearsal.folder / "outputs")
     return result_of(rehearsal, run_id)
 
@@ -113,7 +121,9 @@ def test_a_missing_datastore_stops_a_launch_before_anything_is_sent(built: Rehea
     assert built.jobs() == []
 
 
-def test_an_expired_token_is_told_as_such(built: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_token_is_told_as_such(
+    built: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(built.cloud.tokens, "life", -10.0)
     with built.signed_in(ENGINEER), pytest.raises(AzureError, match=r"MDW-803"):
         VaultSecrets("kv-hub").list()
@@ -121,23 +131,37 @@ def test_an_expired_token_is_told_as_such(built: Rehearsal, monkeypatch: pytest.
         built.federation().jobs([], server=True)
 
 
-def test_a_silo_that_may_not_read_its_key_fails_with_identity_vault_and_role(built: Rehearsal) -> None:
+def test_a_silo_that_may_not_read_its_key_fails_with_identity_vault_and_role(
+    built: Rehearsal,
+) -> None:
     access = built.cloud.access
     held = list(access.grants)
-    access.grants[:] = [g for g in held if (g.identity, g.resource) != ("west/gpu-west", "vault:kv-west")]
+    access.grants[:] = [
+        g for g in held if (g.identity, g.resource) != ("west/gpu-west", "vault:kv-west")
+    ]
     built.launch_silo("west")
     job = job_of(built, "west")
     job.join()
     access.grants[:] = held
     assert job.status == "Failed"
     said = log_of(job)
-    assert "MDW-801" in said and "kv-west" in said and "west/gpu-west" in said and "Key Vault Secrets User" in said
-    assert [(t.identity, t.resource) for t in built.cloud.journal.refused()] == [("west/gpu-west", "vault:kv-west")]
+    assert (
+        "MDW-801" in said
+        and "kv-west" in said
+        and "west/gpu-west" in said
+        and "Key Vault Secrets User" in said
+    )
+    assert [(t.identity, t.resource) for t in built.cloud.journal.refused()] == [
+        ("west/gpu-west", "vault:kv-west")
+    ]
     built.cloud.journal.forget()
 
 
 def test_a_dry_run_writes_what_az_takes_and_sends_nothing(
-    built: Rehearsal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    built: Rehearsal,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = len(built.cloud.executor.jobs)
@@ -145,10 +169,14 @@ def test_a_dry_run_writes_what_az_takes_and_sends_nothing(
     with built.signed_in(ENGINEER):
         assert main(["launch", "all", "backend=azure", file, "--dry-run"]) == 0
     files = [Path(line) for line in capfd.readouterr().out.split()]
-    assert [file.stem for file in files] == ["server", *NAMES] and len(built.cloud.executor.jobs) == before
+    assert [file.stem for file in files] == ["server", *NAMES] and len(
+        built.cloud.executor.jobs
+    ) == before
     for path in files:
         job: Any = load_job(path)
-        assert (Path(job.code) / "client" / "node.py").exists() and job.tags["meadow_federation"] == "hospitals"
+        assert (Path(job.code) / "client" / "node.py").exists() and job.tags[
+            "meadow_federation"
+        ] == "hospitals"
 
 
 # ---- its life
@@ -203,23 +231,37 @@ def test_its_run_lies_below_the_orchestrator_s_job_with_model_and_parameters(
     with federation.signed_in(ENGINEER):
         conf = federation.conf()
         uri = Workspace(conf.federation.orchestrator.workspace).tracking_uri()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # for artefacts azureml-mlflow looks only there
+        monkeypatch.setenv(
+            "MLFLOW_TRACKING_URI", uri
+        )  # for artefacts azureml-mlflow looks only there
         client = MlflowClient()
         above = client.get_run(job.name)
         below = f"tags.`mlflow.parentRunId` = '{job.name}'"
         (run,) = client.search_runs([above.info.experiment_id], below)
-        files = {file.path for file in get_artifact_repository(run.info.artifact_uri).list_artifacts("model")}
+        files = {
+            file.path
+            for file in get_artifact_repository(run.info.artifact_uri).list_artifacts("model")
+        }
     result = result_of(federation, "first")
-    assert run.info.run_id == result.mlflow_run_id != job.name and run.data.tags["meadow.run_id"] == "first"
+    assert (
+        run.info.run_id == result.mlflow_run_id != job.name
+        and run.data.tags["meadow.run_id"] == "first"
+    )
     assert run.data.params["silo_names"] == ", ".join(sorted(NAMES))
     assert run.data.params["config_digest"] == result.config_digest
-    assert run.data.params["code"] == result.environment["code"] == job.properties["tags"]["meadow_code"]
+    assert (
+        run.data.params["code"]
+        == result.environment["code"]
+        == job.properties["tags"]["meadow_code"]
+    )
     assert files == {"model/model.safetensors", "model/card.md", "model/MLmodel"}
     assert above.info.status == "RUNNING" and not above.data.metrics
 
 
 @pytest.mark.slow
-def test_its_model_is_registered_in_the_workspace_with_its_card(federation: Rehearsal, tmp_path: Path) -> None:
+def test_its_model_is_registered_in_the_workspace_with_its_card(
+    federation: Rehearsal, tmp_path: Path
+) -> None:
     from azure.ai.ml import MLClient
     from azure.identity import DefaultAzureCredential
 
@@ -228,12 +270,20 @@ def test_its_model_is_registered_in_the_workspace_with_its_card(federation: Rehe
     where = federation.conf().federation.orchestrator.workspace
     assert where is not None
     with federation.signed_in(ENGINEER):
-        ml = MLClient(DefaultAzureCredential(), where.subscription_id, where.resource_group, where.name)
+        ml = MLClient(
+            DefaultAzureCredential(), where.subscription_id, where.resource_group, where.name
+        )
         model = ml.models.get("hospitals-digits", "1")
         ml.models.download("hospitals-digits", "1", download_path=tmp_path)
     home = federation.folder / "outputs" / "first" / "model"
-    assert model.description == (home / "card.md").read_text() and model.tags["meadow.run_id"] == "first"
-    assert model.job_name == result.mlflow_run_id and model.tags["meadow.sha256"] == result.model["sha256"]
+    assert (
+        model.description == (home / "card.md").read_text()
+        and model.tags["meadow.run_id"] == "first"
+    )
+    assert (
+        model.job_name == result.mlflow_run_id
+        and model.tags["meadow.sha256"] == result.model["sha256"]
+    )
     (there,) = tmp_path.rglob("model.safetensors")
     assert there.read_bytes() == (home / "model.safetensors").read_bytes()
 
@@ -251,7 +301,11 @@ def test_a_second_launch_starts_nothing(federation: Rehearsal) -> None:
 def test_jobs_ask_only_for_what_is_their_silo_s(federation: Rehearsal) -> None:
     journal = federation.cloud.journal
     for name in NAMES:
-        assert journal.resources_of(f"{name}/gpu-{name}") <= {f"vault:kv-{name}", f"storage:{name}", "workspace:hub"}
+        assert journal.resources_of(f"{name}/gpu-{name}") <= {
+            f"vault:kv-{name}",
+            f"storage:{name}",
+            "workspace:hub",
+        }
         assert journal.resources_of(owner(name)) <= {
             f"vault:kv-{name}", f"storage:{name}", f"workspace:{name}", "workspace:hub",
         }  # fmt: skip
@@ -300,7 +354,9 @@ def test_an_orchestrator_that_is_killed_goes_on_at_another_address(federation: R
 
 
 @pytest.mark.slow
-def test_stopping_ends_silos_then_server(federation: Rehearsal, capfd: pytest.CaptureFixture[str]) -> None:
+def test_stopping_ends_silos_then_server(
+    federation: Rehearsal, capfd: pytest.CaptureFixture[str]
+) -> None:
     federation.stop()
     assert {(job.silo or "server"): job.status for job in federation.jobs()} == dict.fromkeys(
         ["server", *NAMES], "Canceled"

@@ -45,7 +45,10 @@ def test_a_secret_is_kept_replaced_listed_and_forgotten(vault: VaultSecrets) -> 
 
 
 def test_no_two_names_share_a_secret(vault: VaultSecrets) -> None:
-    names = [f"node-{name}" for name in ("a-b", "a_b", "A-b", "a-B", "A_b", "a--b", "a-_b", "a_-b", "a-b-0")]
+    names = [
+        f"node-{name}"
+        for name in ("a-b", "a_b", "A-b", "a-B", "A_b", "a--b", "a-_b", "a_-b", "a-b-0")
+    ]
     for name in names:
         vault.set(name, name.encode())
     assert vault.list() == sorted(names)
@@ -56,7 +59,9 @@ def test_no_two_names_share_a_secret(vault: VaultSecrets) -> None:
 
 def test_two_silos_whose_names_differ_in_a_stroke_have_a_key_each(vault: VaultSecrets) -> None:
     first, second = make_node_key(vault, "a_b"), make_node_key(vault, "a-b")
-    kept = [load_node_key(vault.get(node_secret(silo)), silo).public_key() for silo in ("a_b", "a-b")]
+    kept = [
+        load_node_key(vault.get(node_secret(silo)), silo).public_key() for silo in ("a_b", "a-b")
+    ]
     assert [public_line(key) for key in kept] == [first, second] and first != second
     with pytest.raises(IdentityError, match=r"MDW-707.*a_b"):
         make_node_key(vault, "a_b")
@@ -75,9 +80,13 @@ def test_another_silo_s_vault_is_refused_with_identity_and_role(
     vault: VaultSecrets, cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     become(cloud, monkeypatch, "south/gpu")
-    with pytest.raises(AzureError, match=r"MDW-801.*kv-north.*south/gpu.*role 'Key Vault Secrets User'"):
+    with pytest.raises(
+        AzureError, match=r"MDW-801.*kv-north.*south/gpu.*role 'Key Vault Secrets User'"
+    ):
         VaultSecrets("kv-north").get("node-north")
-    assert [(t.identity, t.resource) for t in cloud.journal.refused()] == [("south/gpu", "vault:kv-north")]
+    assert [(t.identity, t.resource) for t in cloud.journal.refused()] == [
+        ("south/gpu", "vault:kv-north")
+    ]
 
 
 def test_a_reader_may_not_write(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +116,9 @@ LETTERS = st.text("abAB01-_", min_size=1, max_size=8).filter(lambda name: name[0
 @given(st.lists(LETTERS, min_size=2, max_size=20, unique=True))
 def test_every_name_has_a_spelling_of_its_own_that_is_read_back(names: list[str]) -> None:
     spelt = [vault_name(name) for name in names]
-    assert len({one.lower() for one in spelt}) == len(names)  # a vault takes capitals for small letters
+    assert len({one.lower() for one in spelt}) == len(
+        names
+    )  # a vault takes capitals for small letters
     assert [own_name(one) for one in spelt] == names
     assert all(re.fullmatch(r"[0-9a-z-]{1,127}", one) for one in spelt)
 
@@ -117,19 +128,27 @@ def test_the_longest_name_fits_a_vault_and_plain_ones_stay_as_they_are() -> None
     assert vault_name("node-north") == "node-north" and vault_name("node-a_b") == "node-a-b--40"
 
 
-@pytest.mark.parametrize("known", ["Node-north", "node-a--0b", "node-a-b--zz", "node-a-b--0", "--1", "node-1--20", ""])
+@pytest.mark.parametrize(
+    "known", ["Node-north", "node-a--0b", "node-a-b--zz", "node-a-b--0", "--1", "node-1--20", ""]
+)
 def test_what_others_named_is_none_of_ours(known: str) -> None:
     assert own_name(known) is None
 
 
-def test_a_deleted_secret_that_the_vault_still_keeps_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_secret_that_the_vault_still_keeps_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Recoverable:
         def set_secret(self, name: str, value: str, content_type: str) -> None:
-            raise ResourceExistsError(f"Secret {name} is currently in a deleted but recoverable state")
+            raise ResourceExistsError(
+                f"Secret {name} is currently in a deleted but recoverable state"
+            )
 
     secrets = VaultSecrets("kv-north")
     monkeypatch.setattr(secrets, "_made", Recoverable())
-    with pytest.raises(IdentityError, match=r"MDW-704.*recover --vault-name kv-north --name node-a-b--40"):
+    with pytest.raises(
+        IdentityError, match=r"MDW-704.*recover --vault-name kv-north --name node-a-b--40"
+    ):
         secrets.set("node-a_b", b"key")
 
 

@@ -24,7 +24,10 @@ from conf.errors import AzureError
 from conf.schema import Conf, InputConf, SiloConf, WorkspaceConf
 
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
-STORE, TRACKING = "https://hub.blob.core.windows.net/federation", "azureml://loopback.api.azureml.ms/x"
+STORE, TRACKING = (
+    "https://hub.blob.core.windows.net/federation",
+    "azureml://loopback.api.azureml.ms/x",
+)
 FEDERATION = f"""
 name: hospitals
 orchestrator:
@@ -75,15 +78,23 @@ def owner(cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch) -> LoopbackClou
     return cloud
 
 
-def sent(cloud: LoopbackCloud, spec: JobSpec, submit: Callable[[JobSpec], object] | None = None) -> dict[str, Any]:
+def sent(
+    cloud: LoopbackCloud, spec: JobSpec, submit: Callable[[JobSpec], object] | None = None
+) -> dict[str, Any]:
     """Return the body that the SDK sends for a job, without the ids that differ from run to run."""
     before = {str(job["id"]) for name in ("hub", "north") for job in jobs(cloud, name)}
     (submit or Workspace(spec.workspace).submit)(spec)
-    (made,) = [job for name in ("hub", "north") for job in jobs(cloud, name) if job["id"] not in before]
-    body = {key: value for key, value in made["properties"].items() if key not in ("services", "status")}
+    (made,) = [
+        job for name in ("hub", "north") for job in jobs(cloud, name) if job["id"] not in before
+    ]
+    body = {
+        key: value for key, value in made["properties"].items() if key not in ("services", "status")
+    }
     for key in ("codeId", "environmentId", "computeId"):
         body[key] = re.sub(
-            r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{32,64}", "HASH", body[key].rpartition("/workspaces/")[2]
+            r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{32,64}",
+            "HASH",
+            body[key].rpartition("/workspaces/")[2],
         )
     return body
 
@@ -150,7 +161,12 @@ def silo_body(spec: JobSpec) -> dict[str, Any]:
         "outputs": {},
         "distribution": {"distributionType": "PyTorch", "processCountPerInstance": 2},
         "limits": {"jobLimitsType": "Command", "timeout": "P7D"},
-        "resources": {"instanceCount": 2, "instanceType": "gpu-small", "shmSize": "2g", "properties": {}},
+        "resources": {
+            "instanceCount": 2,
+            "instanceType": "gpu-small",
+            "shmSize": "2g",
+            "properties": {},
+        },
         "tags": spec.tags,
         "properties": {},
         "isArchived": False,
@@ -166,7 +182,10 @@ def test_the_body_of_a_silo_s_job(owner: LoopbackCloud, conf: Conf, code: Code) 
 
 def alone(silo: SiloConf) -> dict[str, Any]:
     silo.gpus, silo.nodes, silo.instance_type = 0, 1, None
-    return {"distribution": None, "resources": {"instanceCount": 1, "shmSize": "2g", "properties": {}}}
+    return {
+        "distribution": None,
+        "resources": {"instanceCount": 1, "shmSize": "2g", "properties": {}},
+    }
 
 
 def one_gpu(silo: SiloConf) -> dict[str, Any]:
@@ -178,13 +197,19 @@ def one_gpu(silo: SiloConf) -> dict[str, Any]:
 def four_gpus_of_a_cluster(silo: SiloConf) -> dict[str, Any]:
     silo.gpus, silo.nodes, silo.instance_type = 4, 1, None
     resources = {"instanceCount": 1, "shmSize": "2g", "properties": {}}
-    return {"distribution": {"distributionType": "PyTorch", "processCountPerInstance": 4}, "resources": resources}
+    return {
+        "distribution": {"distributionType": "PyTorch", "processCountPerInstance": 4},
+        "resources": resources,
+    }
 
 
 def nodes_of_one_process(silo: SiloConf) -> dict[str, Any]:
     silo.gpus, silo.nodes, silo.instance_type = 1, 3, None
     resources = {"instanceCount": 3, "shmSize": "2g", "properties": {}}
-    return {"distribution": {"distributionType": "PyTorch", "processCountPerInstance": 1}, "resources": resources}
+    return {
+        "distribution": {"distributionType": "PyTorch", "processCountPerInstance": 1},
+        "resources": resources,
+    }
 
 
 def users_identity(silo: SiloConf) -> dict[str, Any]:
@@ -212,7 +237,16 @@ def no_input(silo: SiloConf) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "variant",
-    [alone, one_gpu, four_gpus_of_a_cluster, nodes_of_one_process, users_identity, one_file, a_data_asset, no_input],
+    [
+        alone,
+        one_gpu,
+        four_gpus_of_a_cluster,
+        nodes_of_one_process,
+        users_identity,
+        one_file,
+        a_data_asset,
+        no_input,
+    ],
 )
 def test_the_bodies_of_other_silos_jobs(
     owner: LoopbackCloud, conf: Conf, code: Code, variant: Callable[[SiloConf], dict[str, Any]]
@@ -229,18 +263,29 @@ def test_the_bodies_of_other_silos_jobs(
 
 @pytest.mark.parametrize("role", ["server", "north", "north on its own"])
 def test_the_yaml_of_a_dry_run_sends_the_same_body(
-    owner: LoopbackCloud, conf: Conf, code: Code, role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    owner: LoopbackCloud,
+    conf: Conf,
+    code: Code,
+    role: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if role == "north on its own":
         alone(conf.federation.silos["north"])
-    spec = server_job(conf, code, STORE) if role == "server" else silo_job(conf, "north", code, TRACKING)
+    spec = (
+        server_job(conf, code, STORE)
+        if role == "server"
+        else silo_job(conf, "north", code, TRACKING)
+    )
     monkeypatch.chdir(tmp_path)  # no repository, of which `az` would send the address
 
     def through_yaml(spec: JobSpec) -> None:
         file = tmp_path / "job.yaml"
         file.write_text(as_yaml(spec))
         w = spec.workspace
-        ml = MLClient(sign_in(), w.subscription_id, w.resource_group, w.name, enable_telemetry=False)
+        ml = MLClient(
+            sign_in(), w.subscription_id, w.resource_group, w.name, enable_telemetry=False
+        )
         ml.jobs.create_or_update(load_job(file))
 
     assert sent(owner, spec, through_yaml) == sent(owner, spec)
@@ -252,17 +297,34 @@ def test_nothing_of_the_caller_s_repository_goes_with_a_job(
     for command in (
         ["init", "--quiet", "--initial-branch", "secret-branch"],
         ["remote", "add", "origin", "https://git.example.org/secret.git?token=abc"],
-        ["-c", "user.name=me", "-c", "user.email=me@example.org", "commit", "--quiet", "--allow-empty", "-m", "one"],
+        [
+            "-c",
+            "user.name=me",
+            "-c",
+            "user.email=me@example.org",
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "-m",
+            "one",
+        ],
     ):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AZUREML_GIT_REPOSITORY_URI", "https://git.example.org/secret.git?token=abc")
-    assert get_git_properties()["mlflow.source.git.branch"] == "secret-branch"  # what the client would add
+    assert (
+        get_git_properties()["mlflow.source.git.branch"] == "secret-branch"
+    )  # what the client would add
     assert sent(owner, server_job(conf, code, STORE))["properties"] == {}
-    assert os.environ["AZUREML_GIT_REPOSITORY_URI"].endswith("token=abc") and "GIT_DIR" not in os.environ
+    assert (
+        os.environ["AZUREML_GIT_REPOSITORY_URI"].endswith("token=abc")
+        and "GIT_DIR" not in os.environ
+    )
 
 
-def test_a_federation_s_jobs_are_found_by_their_tags(owner: LoopbackCloud, conf: Conf, code: Code) -> None:
+def test_a_federation_s_jobs_are_found_by_their_tags(
+    owner: LoopbackCloud, conf: Conf, code: Code
+) -> None:
     spec = server_job(conf, code, STORE)
     workspace = Workspace(spec.workspace)
     made = workspace.submit(spec)
@@ -273,26 +335,47 @@ def test_a_federation_s_jobs_are_found_by_their_tags(owner: LoopbackCloud, conf:
 
 
 def test_a_workspace_tells_what_jobs_need(owner: LoopbackCloud, conf: Conf) -> None:
-    hub, north = Workspace(conf.federation.orchestrator.workspace), Workspace(conf.federation.silos["north"].workspace)
+    hub, north = (
+        Workspace(conf.federation.orchestrator.workspace),
+        Workspace(conf.federation.silos["north"].workspace),
+    )
     assert hub.container("federation") == STORE
     assert hub.tracking_uri().startswith("azureml://loopback.api.azureml.ms/mlflow/v")
     assert north.compute("aks").instance_types == ("gpu-small",)
     cpu = hub.compute("cpu")
     assert (cpu.size.lower(), cpu.most_nodes) == ("standard_ds3_v2", 4)
-    assert re.fullmatch(r"cpu's own identity, principal [0-9a-f-]{36}", cpu.identities[0]) and len(cpu.identities) == 1
+    assert (
+        re.fullmatch(r"cpu's own identity, principal [0-9a-f-]{36}", cpu.identities[0])
+        and len(cpu.identities) == 1
+    )
     assert hub.gpus_of("Standard_NC24s_v3", cpu.location) == 4
     owner.usages[:] = [
-        {"id": "", "unit": "Count", "currentValue": 4, "limit": 10, "name": {"value": "standardDSv2Family"}}
+        {
+            "id": "",
+            "unit": "Count",
+            "currentValue": 4,
+            "limit": 10,
+            "name": {"value": "standardDSv2Family"},
+        }
     ]
     assert hub.cores_left(cpu.size, cpu.location) == 6
 
 
-def test_data_is_seen_where_it_is_and_told_missing_where_it_is_not(owner: LoopbackCloud, conf: Conf) -> None:
+def test_data_is_seen_where_it_is_and_told_missing_where_it_is_not(
+    owner: LoopbackCloud, conf: Conf
+) -> None:
     owner.access.grant("owner", "Storage Blob Data Reader", "storage:north")
-    owner.accounts.container("north", "xray").upload_blob("scans/2024/one.npz", b"data", overwrite=True)
+    owner.accounts.container("north", "xray").upload_blob(
+        "scans/2024/one.npz", b"data", overwrite=True
+    )
     north = Workspace(own_workspace(conf))
-    assert north.content("north", "scans/", file=False) == "https://north.blob.core.windows.net/xray/scans/"
-    assert north.content("north", "scans/2024", file=False) and north.content("north", "", file=False)
+    assert (
+        north.content("north", "scans/", file=False)
+        == "https://north.blob.core.windows.net/xray/scans/"
+    )
+    assert north.content("north", "scans/2024", file=False) and north.content(
+        "north", "", file=False
+    )
     assert north.content("north", "scans/2024/one.npz", file=True)
     for path in ("scan", "scans/2025/"):
         with pytest.raises(AzureError, match=r"There is nothing at https://north\.blob"):
@@ -300,7 +383,9 @@ def test_data_is_seen_where_it_is_and_told_missing_where_it_is_not(owner: Loopba
 
 
 def test_data_that_only_the_job_may_read_is_told_as_such(owner: LoopbackCloud, conf: Conf) -> None:
-    owner.access.grants[:] = [grant for grant in owner.access.grants if grant.resource != "storage:north"]
+    owner.access.grants[:] = [
+        grant for grant in owner.access.grants if grant.resource != "storage:north"
+    ]
     given = conf.federation.silos["north"].input
     assert given is not None
     workspace = Workspace(own_workspace(conf))
@@ -316,17 +401,25 @@ def test_a_data_asset_is_followed_to_its_files(owner: LoopbackCloud, conf: Conf)
     owner.access.grant("owner", "Storage Blob Data Reader", "storage:north")
     owner.accounts.container("north", "xray").upload_blob("asset/one.npz", b"data", overwrite=True)
     own, id = own_workspace(conf), f"{owner.workspace('north', account='north')}/data/xray/versions"
-    ours = (
-        f"azureml://subscriptions/{SUBSCRIPTION}/resourcegroups/meadow/workspaces/north/datastores/north/paths/asset/"
-    )
-    for version, uri in {"1": ours, "2": ours.replace("workspaces/north", "workspaces/hub"), "3": f"{ours}no/"}.items():
-        owner.resources.put(f"{id}/{version}", {"properties": {"dataUri": uri, "dataType": "uri_folder"}})
+    ours = f"azureml://subscriptions/{SUBSCRIPTION}/resourcegroups/meadow/workspaces/north/datastores/north/paths/asset/"
+    for version, uri in {
+        "1": ours,
+        "2": ours.replace("workspaces/north", "workspaces/hub"),
+        "3": f"{ours}no/",
+    }.items():
+        owner.resources.put(
+            f"{id}/{version}", {"properties": {"dataUri": uri, "dataType": "uri_folder"}}
+        )
     states = {}
     for version in ("1", "2", "3", "4"):
         (found,) = data("north", Workspace(own), own, InputConf(path=f"azureml:xray:{version}"))
         states[version] = (found.state, found.seen)
     assert states["1"] == (OK, "https://north.blob.core.windows.net/xray/asset/")
-    assert states["2"][0] == ERROR and "workspaces/hub" in states["2"][1] and "own workspace" in states["2"][1]
+    assert (
+        states["2"][0] == ERROR
+        and "workspaces/hub" in states["2"][1]
+        and "own workspace" in states["2"][1]
+    )
     assert states["3"][0] == ERROR and "nothing at" in states["3"][1]
     assert states["4"][0] == ERROR and "no data asset xray:4" in states["4"][1]
 
@@ -346,7 +439,10 @@ def test_a_compute_s_identities_are_told_apart(owner: LoopbackCloud, conf: Conf)
         made = owner.resources.get(f"{north}/computes/{name}")
         assert made is not None
         made["identity"] = identity
-    seen = {name: Workspace(own_workspace(conf)).compute(name).identities for name in ("none", "given", "both")}
+    seen = {
+        name: Workspace(own_workspace(conf)).compute(name).identities
+        for name in ("none", "given", "both")
+    }
     assert seen["none"] == ()
     assert seen["given"] == ("reader, client id c1",)
     assert seen["both"] == ("both's own identity, principal p0", "reader, client id c1")

@@ -50,7 +50,9 @@ def raises(pattern: str) -> Any:
     return pytest.raises(IdentityError, match=pattern)
 
 
-@pytest.mark.parametrize("good", ["10.0.0.4:9092", "localhost:1", "a.b-c.example:65535", "[::1]:9092", "x:080"])
+@pytest.mark.parametrize(
+    "good", ["10.0.0.4:9092", "localhost:1", "a.b-c.example:65535", "[::1]:9092", "x:080"]
+)
 def test_an_address_has_a_host_and_a_port(good: str) -> None:
     assert checked_address(good) == good
 
@@ -72,7 +74,9 @@ def test_the_highest_fresh_epoch_wins() -> None:
     assert choose([], NOW) is None
 
 
-@pytest.mark.parametrize(("age", "found"), [(0, True), (90, True), (91, False), (-90, True), (-91, False)])
+@pytest.mark.parametrize(
+    ("age", "found"), [(0, True), (90, True), (91, False), (-90, True), (-91, False)]
+)
 def test_a_heartbeat_long_past_or_in_the_future_is_no_sign_of_life(age: float, found: bool) -> None:
     assert (choose([replace(SERVER, heartbeat=NOW - age)], NOW) is not None) == found
 
@@ -83,11 +87,15 @@ def test_a_federation_that_is_over_stays_over_until_a_later_server_starts() -> N
     assert choose([over, zombie], NOW) == over
     later = replace(SERVER, epoch=3)
     assert choose([over, later], NOW) == later
-    assert choose([over, replace(later, heartbeat=NOW - 1000)], NOW) is None  # crashed, not over: wait for it
+    assert (
+        choose([over, replace(later, heartbeat=NOW - 1000)], NOW) is None
+    )  # crashed, not over: wait for it
 
 
 @settings(deadline=None)
-@given(st.lists(st.builds(Record, st.just("a:1"), st.integers(0, 4), st.floats(NOW - 200, NOW + 200))))
+@given(
+    st.lists(st.builds(Record, st.just("a:1"), st.integers(0, 4), st.floats(NOW - 200, NOW + 200)))
+)
 def test_choose_never_prefers_a_lower_epoch_to_a_fresh_higher_one(records: list[Record]) -> None:
     fresh = [r for r in records if abs(NOW - r.heartbeat) <= FRESH_SECONDS]
     found = choose(records, NOW)
@@ -152,13 +160,17 @@ def test_a_reader_never_sees_half_a_record(tmp_path: Path) -> None:
 
     def beat() -> None:
         for second in range(60):
-            place.publish(replace(SERVER, heartbeat=NOW + second, address=f"{'x' * (second + 1)}:9092"))
+            place.publish(
+                replace(SERVER, heartbeat=NOW + second, address=f"{'x' * (second + 1)}:9092")
+            )
 
     beating = threading.Thread(target=beat)
     beating.start()
     while beating.is_alive():
         found = place.find()
-        assert found is not None and (found == SERVER or len(found.address) == found.heartbeat - NOW + 6)
+        assert found is not None and (
+            found == SERVER or len(found.address) == found.heartbeat - NOW + 6
+        )
     beating.join()
 
 
@@ -167,11 +179,17 @@ def test_who_finds_nobody_is_told_what_was_seen(tmp_path: Path) -> None:
     assert "No server found in 60 s: nothing was published" in str(nobody(place, 60, NOW))
     place.publish(replace(SERVER, heartbeat=NOW - 310))
     told = str(nobody(place, 60, NOW))
-    assert "MDW-730" in told and "10.0.0.4:9092, epoch 2, 310 s ago" in told and "Start it again" in told
+    assert (
+        "MDW-730" in told
+        and "10.0.0.4:9092, epoch 2, 310 s ago" in told
+        and "Start it again" in told
+    )
     place.publish(replace(SERVER, heartbeat=NOW + 299))
     told = str(nobody(place, 60, NOW))
     assert "299 s in the future" in told and "compare the clocks" in told
-    assert "nobody answers at 10.0.0.4:9092" in str(nobody(StaticRendezvous("10.0.0.4:9092"), 60, NOW))
+    assert "nobody answers at 10.0.0.4:9092" in str(
+        nobody(StaticRendezvous("10.0.0.4:9092"), 60, NOW)
+    )
 
 
 # ---- MLflow
@@ -209,17 +227,23 @@ def test_silos_find_the_server_by_its_tags(tracking: tuple[str, Any]) -> None:
     assert at(uri, "banks").find() is None
 
 
-def test_the_server_of_an_earlier_run_is_not_taken_for_the_live_one(tracking: tuple[str, Any]) -> None:
+def test_the_server_of_an_earlier_run_is_not_taken_for_the_live_one(
+    tracking: tuple[str, Any],
+) -> None:
     """Its MLflow run may well say RUNNING still: a job that was killed closes nothing."""
     uri, client = tracking
     old, new = start_run(client), start_run(client)
-    at(uri, "wards", old).publish(replace(SERVER, address="10.0.0.1:9092", epoch=1, heartbeat=NOW - 3600))
+    at(uri, "wards", old).publish(
+        replace(SERVER, address="10.0.0.1:9092", epoch=1, heartbeat=NOW - 3600)
+    )
     assert client.get_run(old).info.status == "RUNNING"
     silo = at(uri, "wards")
     assert silo.find() is None and len(silo.seen()) == 1
     at(uri, "wards", new).publish(SERVER)
     assert silo.find() == SERVER
-    at(uri, "wards", old).publish(replace(SERVER, address="10.0.0.1:9092", epoch=1, heartbeat=NOW + 1))
+    at(uri, "wards", old).publish(
+        replace(SERVER, address="10.0.0.1:9092", epoch=1, heartbeat=NOW + 1)
+    )
     assert silo.find() == SERVER  # thought dead, back again, and of an epoch that is over
 
 
@@ -252,7 +276,9 @@ def test_an_experiment_that_is_not_there_yet_is_nobody(tracking: tuple[str, Any]
     assert MlflowRendezvous(tracking[0], "absent", "clinics").find() is None
 
 
-def test_what_mlflow_can_not_do_says_so(tracking: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_mlflow_can_not_do_says_so(
+    tracking: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     uri, _ = tracking
     with raises("MDW-731.*Only an orchestrator publishes"):
         at(uri, "clinics").publish(SERVER)

@@ -32,11 +32,18 @@ def context(conf: Conf) -> Context:
 
 def message(conf: Conf, kind: str = "train", **config: str | int) -> Message:
     text = run_config.pack(conf)
-    keys: dict[str, str | int] = {protocol.PROTOCOL_KEY: protocol.PROTOCOL, protocol.RUN_ID: "run", protocol.ROUND: 1}
+    keys: dict[str, str | int] = {
+        protocol.PROTOCOL_KEY: protocol.PROTOCOL,
+        protocol.RUN_ID: "run",
+        protocol.ROUND: 1,
+    }
     keys |= {protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text), **config}
     model = build_model(conf.model, task_named("digits").contract, 0)
     content = RecordDict(
-        {protocol.ARRAYS: protocol.to_record(model.state_dict()), protocol.CONFIG: ConfigRecord({**keys})}
+        {
+            protocol.ARRAYS: protocol.to_record(model.state_dict()),
+            protocol.CONFIG: ConfigRecord({**keys}),
+        }
     )
     return Message(content, 2, kind)
 
@@ -52,7 +59,12 @@ def test_it_trains_and_answers_with_its_model_and_what_it_took(conf: Conf) -> No
     after = protocol.records(reply.content, ArrayRecord)[protocol.ARRAYS]
     assert list(after) == list(before)
     assert any(after[name].data != before[name].data for name in after)
-    assert {protocol.NUM_EXAMPLES, protocol.LOSS, protocol.SECONDS, protocol.SAMPLES_PER_SECOND} <= set(metrics(reply))
+    assert {
+        protocol.NUM_EXAMPLES,
+        protocol.LOSS,
+        protocol.SECONDS,
+        protocol.SAMPLES_PER_SECOND,
+    } <= set(metrics(reply))
 
 
 def test_it_evaluates_on_what_it_held_out(conf: Conf) -> None:
@@ -68,7 +80,9 @@ def test_it_evaluates_on_what_it_held_out(conf: Conf) -> None:
 
 def test_with_nothing_held_out_it_says_so(conf: Conf) -> None:
     all_in = dataclasses.replace(conf, data=dataclasses.replace(conf.data, held_out=0.0))
-    assert dict(metrics(app(message(all_in, "evaluate"), context(all_in)))) == {protocol.NUM_EXAMPLES: 0}
+    assert dict(metrics(app(message(all_in, "evaluate"), context(all_in)))) == {
+        protocol.NUM_EXAMPLES: 0
+    }
 
 
 def test_it_says_who_it_is(conf: Conf) -> None:
@@ -82,7 +96,11 @@ def test_it_says_who_it_is(conf: Conf) -> None:
         ({protocol.PROTOCOL_KEY: 99}, WireError, "MDW-601"),
         ({protocol.ROUND: "one"}, WireError, "MDW-601"),
         ({protocol.RUN_DIGEST: "0" * 64}, WireError, "MDW-602"),
-        ({protocol.RUN_CONFIG: "{}", protocol.RUN_DIGEST: run_config.digest("{}")}, ConfigError, "MDW-101"),
+        (
+            {protocol.RUN_CONFIG: "{}", protocol.RUN_DIGEST: run_config.digest("{}")},
+            ConfigError,
+            "MDW-101",
+        ),
     ],
 )
 def test_it_refuses_what_is_not_its_contract(
@@ -101,4 +119,9 @@ def test_a_message_without_a_config_is_refused(conf: Conf) -> None:
 def test_the_server_cannot_reach_what_is_the_silos_own(conf: Conf, key: str) -> None:
     text = run_config.pack(conf)[:-1] + f', "{key}": {{"root": "${{oc.env:HOME}}"}}}}'
     with pytest.raises(ConfigError):
-        app(message(conf, **{protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text)}), context(conf))
+        app(
+            message(
+                conf, **{protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text)}
+            ),
+            context(conf),
+        )

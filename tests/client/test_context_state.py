@@ -20,7 +20,9 @@ def count(message: Message, context: Context) -> Message:
     so_far = context.state.metric_records.get("count", MetricRecord({"n": 0}))["n"]
     assert isinstance(so_far, int)
     context.state["count"] = MetricRecord({"n": so_far + 1})
-    return Message(RecordDict({protocol.METRICS: MetricRecord({"n": so_far + 1})}), reply_to=message)
+    return Message(
+        RecordDict({protocol.METRICS: MetricRecord({"n": so_far + 1})}), reply_to=message
+    )
 
 
 def ask(context: Context, round: int, run: str = "run", kind: str = "train") -> int:
@@ -44,7 +46,12 @@ def test_going_back_two_rounds_is_possible_and_forgets_the_later_ones() -> None:
 
 def test_runs_do_not_mix() -> None:
     here = context()
-    assert [ask(here, 1), ask(here, 1, run="other"), ask(here, 2), ask(here, 2, run="other")] == [1, 1, 2, 2]
+    assert [ask(here, 1), ask(here, 1, run="other"), ask(here, 2), ask(here, 2, run="other")] == [
+        1,
+        1,
+        2,
+        2,
+    ]
 
 
 def test_evaluation_sees_the_state_and_leaves_it_alone() -> None:
@@ -62,5 +69,9 @@ def test_the_archive_does_not_grow() -> None:
 
 def test_a_message_without_a_run_passes_through() -> None:
     here = context()
-    state_mod(Message(RecordDict(), 2, "query.hello"), here, lambda m, c: Message(RecordDict(), reply_to=m))
+    state_mod(
+        Message(RecordDict(), 2, "query.hello"),
+        here,
+        lambda m, c: Message(RecordDict(), reply_to=m),
+    )
     assert len(here.state) == 0

@@ -37,7 +37,11 @@ def model(conf: ModelConf | None = None) -> nn.Module:
 
 
 def trained(
-    conf: TrainerConf, dataset: Dataset[Any], start: nn.Module | None = None, seed: int = 3, **more: Any
+    conf: TrainerConf,
+    dataset: Dataset[Any],
+    start: nn.Module | None = None,
+    seed: int = 3,
+    **more: Any,
 ) -> nn.Module:
     net = loop.prepare(copy.deepcopy(start) if start else model(), conf)
     loop.train(net, dataset, DIGITS, conf, seed=seed, **more)
@@ -46,7 +50,8 @@ def trained(
 
 def same(a: nn.Module, b: nn.Module) -> bool:
     return all(
-        torch.equal(x.cpu(), y.cpu()) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+        torch.equal(x.cpu(), y.cpu())
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
     )
 
 
@@ -65,7 +70,9 @@ def plain(
     """The loop that a person writes by hand; `term` is added to each loss. Returns the mean loss."""
     x, y = dataset.tensors
     draws = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.SGD(net.parameters(), lr=conf.lr, momentum=conf.momentum, weight_decay=conf.weight_decay)
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=conf.lr, momentum=conf.momentum, weight_decay=conf.weight_decay
+    )
     net.train()
     total = 0.0
     for _ in range(conf.epochs):
@@ -80,7 +87,9 @@ def plain(
 
 def test_a_round_is_the_plain_loop_to_the_bit(data: SiloData) -> None:
     conf = TrainerConf(epochs=2, batch_size=32, weight_decay=1e-3)
-    assert isinstance(data.train, TensorDataset) and len(data.train) % 32  # the last batch is a shorter one
+    assert (
+        isinstance(data.train, TensorDataset) and len(data.train) % 32
+    )  # the last batch is a shorter one
     by_hand, ours = model(), model()
     expected = plain(by_hand, data.train, conf, seed=3)
     metrics = loop.train(ours, data.train, DIGITS, conf, seed=3)
@@ -91,24 +100,38 @@ def test_a_round_is_the_plain_loop_to_the_bit(data: SiloData) -> None:
 def test_what_a_round_reports(data: SiloData) -> None:
     conf = TrainerConf(epochs=3)
     metrics = loop.train(model(), data.train, DIGITS, conf, seed=0)
-    assert set(metrics) == {protocol.LOSS, protocol.NUM_EXAMPLES, protocol.SECONDS, protocol.SAMPLES_PER_SECOND}
+    assert set(metrics) == {
+        protocol.LOSS,
+        protocol.NUM_EXAMPLES,
+        protocol.SECONDS,
+        protocol.SAMPLES_PER_SECOND,
+    }
     assert metrics[protocol.NUM_EXAMPLES] == 200 and type(metrics[protocol.NUM_EXAMPLES]) is int
     assert metrics[protocol.SAMPLES_PER_SECOND] * metrics[protocol.SECONDS] == pytest.approx(600)
 
 
-@pytest.mark.parametrize("conf", [ModelConf(), MlpConf(), ResNetConf(), ResNetConf(norm="group")], ids=repr)
+@pytest.mark.parametrize(
+    "conf", [ModelConf(), MlpConf(), ResNetConf(), ResNetConf(norm="group")], ids=repr
+)
 def test_the_same_seed_gives_the_same_bits(conf: ModelConf) -> None:
     few = DIGITS.load(Silo("north", data=DataConf(partition="iid", examples=40))).train
-    once, again, other = (trained(TrainerConf(batch_size=8), few, model(conf), seed) for seed in (5, 5, 6))
+    once, again, other = (
+        trained(TrainerConf(batch_size=8), few, model(conf), seed) for seed in (5, 5, 6)
+    )
     assert same(once, again) and not same(once, other)
 
 
-def test_dropout_is_drawn_from_the_seed_and_the_caller_s_random_state_is_left_alone(data: SiloData) -> None:
+def test_dropout_is_drawn_from_the_seed_and_the_caller_s_random_state_is_left_alone(
+    data: SiloData,
+) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
     torch.manual_seed(1)
     before = torch.get_rng_state()
     once = trained(TrainerConf(), data.train, net)
-    assert torch.equal(before, torch.get_rng_state()) and not torch.are_deterministic_algorithms_enabled()
+    assert (
+        torch.equal(before, torch.get_rng_state())
+        and not torch.are_deterministic_algorithms_enabled()
+    )
     torch.manual_seed(2)
     assert same(once, trained(TrainerConf(), data.train, net))
 
@@ -131,10 +154,14 @@ def test_the_proximal_term_is_the_squared_distance_as_autograd_sees_it(data: Sil
 
 @pytest.mark.parametrize("examples", [64, 61])
 def test_two_batches_of_8_make_the_step_of_one_of_16(examples: int) -> None:
-    part = DIGITS.load(Silo("north", data=DataConf(partition="iid", examples=examples, held_out=0))).train
+    part = DIGITS.load(
+        Silo("north", data=DataConf(partition="iid", examples=examples, held_out=0))
+    ).train
     whole = trained(TrainerConf(batch_size=16), part)
     halves = trained(TrainerConf(batch_size=8, accumulate=2), part)
-    assert close(whole, halves) and not close(whole, trained(TrainerConf(batch_size=8), part), atol=1e-3)
+    assert close(whole, halves) and not close(
+        whole, trained(TrainerConf(batch_size=8), part), atol=1e-3
+    )
 
 
 def test_clipping_bounds_the_step(data: SiloData) -> None:
@@ -163,7 +190,9 @@ def test_other_optimizers_learn(data: SiloData, optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_stays_near_full_and_keeps_full_weights(data: SiloData, precision: str) -> None:
+def test_half_precision_stays_near_full_and_keeps_full_weights(
+    data: SiloData, precision: str
+) -> None:
     conf = TrainerConf(lr=0.01)
     half = trained(dataclasses.replace(conf, precision=precision), data.train)
     full = trained(conf, data.train)
@@ -213,7 +242,9 @@ def test_evaluation_covers_every_example_once_and_changes_nothing(data: SiloData
     assert isinstance(data.held_out, TensorDataset)
     x, y = data.held_out.tensors
     with torch.no_grad():
-        assert whole["accuracy"] == pytest.approx(float((net.eval()(x).argmax(1) == y).float().mean()))
+        assert whole["accuracy"] == pytest.approx(
+            float((net.eval()(x).argmax(1) == y).float().mean())
+        )
 
 
 def test_nothing_held_out_gives_no_metrics(data: SiloData) -> None:
@@ -232,7 +263,9 @@ def test_too_few_examples_are_an_error_that_says_what_to_do(data: SiloData) -> N
     one = DIGITS.load(Silo("north", data=DataConf(partition="iid", examples=1))).train
     with pytest.raises(DataError, match=r"MDW-205: 0 examples are too few to train on"):
         loop.train(model(), none, DIGITS, TrainerConf(), seed=0)
-    with pytest.raises(DataError, match=r"MDW-205: 1 examples .* BatchNorm needs two.*group normalisation"):
+    with pytest.raises(
+        DataError, match=r"MDW-205: 1 examples .* BatchNorm needs two.*group normalisation"
+    ):
         loop.train(model(ResNetConf()), one, DIGITS, TrainerConf(), seed=0)
     loop.train(model(ResNetConf(norm="group")), one, DIGITS, TrainerConf(), seed=0)
 
@@ -252,15 +285,22 @@ def test_a_device_that_is_not_there_is_named() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
 def test_a_gpu_that_is_not_there_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"MDW-104: The device 'cuda' can't be used here.*Use auto or cpu"):
+    with pytest.raises(
+        ConfigError, match=r"MDW-104: The device 'cuda' can't be used here.*Use auto or cpu"
+    ):
         loop.prepare(model(), TrainerConf(device="cuda"))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile on this machine")
+@pytest.mark.skipif(
+    shutil.which("g++") is None, reason="no C++ compiler for torch.compile on this machine"
+)
 def test_a_compiled_model_keeps_its_names_and_results(data: SiloData) -> None:
     conf = TrainerConf(lr=0.01, compile=True)
-    compiled, eager = trained(conf, data.train), trained(dataclasses.replace(conf, compile=False), data.train)
+    compiled, eager = (
+        trained(conf, data.train),
+        trained(dataclasses.replace(conf, compile=False), data.train),
+    )
     assert list(compiled.state_dict()) == list(eager.state_dict())
     assert close(compiled, eager, atol=1e-4)
 
@@ -268,7 +308,9 @@ def test_a_compiled_model_keeps_its_names_and_results(data: SiloData) -> None:
 @CUDA
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_the_same_seed_gives_the_same_bits_on_a_gpu(data: SiloData, precision: str) -> None:
-    conf = TrainerConf(device="cuda", precision=precision, channels_last=precision != "fp32", epochs=2)
+    conf = TrainerConf(
+        device="cuda", precision=precision, channels_last=precision != "fp32", epochs=2
+    )
     assert same(trained(conf, data.train), trained(conf, data.train))
 
 

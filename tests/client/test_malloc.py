@@ -32,9 +32,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def run(value: str | None) -> tuple[str, int]:
-    env = {k: v for k, v in os.environ.items() if k != VARIABLE} | ({VARIABLE: value} if value else {})
+    env = {k: v for k, v in os.environ.items() if k != VARIABLE} | (
+        {VARIABLE: value} if value else {}
+    )
     done = subprocess.run(
-        [sys.executable, "-c", FAULTS], env=env, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", FAULTS],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     first, faults = done.stdout.splitlines()
     return first, int(faults)

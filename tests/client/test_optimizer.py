@@ -26,7 +26,9 @@ def test_cosine_goes_from_the_full_rate_through_half_to_nothing() -> None:
 def test_step_falls_at_each_part_s_first_step_and_at_no_other(steps: int) -> None:
     conf = TrainerConf(lr=1.0, schedule="step", schedule_gamma=0.5, schedule_steps=steps)
     halvings = [
-        -math.log2(learning_rate(conf, (part + inside) / steps)) for part in range(steps) for inside in (0, 0.99)
+        -math.log2(learning_rate(conf, (part + inside) / steps))
+        for part in range(steps)
+        for inside in (0, 0.99)
     ]
     assert halvings == [part for part in range(steps) for _ in range(2)]
     assert learning_rate(conf, 1.0) == 0.5 ** (steps - 1)
@@ -40,10 +42,15 @@ def test_weights_that_are_frozen_stay_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "name, kind", [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+    "name, kind",
+    [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
 )
-def test_each_name_gives_its_optimizer_with_its_settings(name: str, kind: type[torch.optim.Optimizer]) -> None:
-    optimizer = optimizer_of(nn.Linear(2, 2), TrainerConf(optimizer=name, lr=0.3, momentum=0.8, weight_decay=0.1))
+def test_each_name_gives_its_optimizer_with_its_settings(
+    name: str, kind: type[torch.optim.Optimizer]
+) -> None:
+    optimizer = optimizer_of(
+        nn.Linear(2, 2), TrainerConf(optimizer=name, lr=0.3, momentum=0.8, weight_decay=0.1)
+    )
     assert type(optimizer) is kind
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.3, 0.1)
     assert optimizer.defaults.get("momentum", 0.8) == 0.8

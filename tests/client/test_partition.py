@@ -31,7 +31,10 @@ def labels_of(examples: int, classes: int, seed: int = 0) -> Indices:
 def test_every_example_is_at_one_silo_and_no_silo_is_empty(
     kind: str, examples: int, classes: int, of: int, alpha: float, k: int, seed: int
 ) -> None:
-    labels, conf = labels_of(examples, classes), DataConf(partition=kind, alpha=alpha, labels_per_silo=k, seed=seed)
+    labels, conf = (
+        labels_of(examples, classes),
+        DataConf(partition=kind, alpha=alpha, labels_per_silo=k, seed=seed),
+    )
     try:
         found = parts(labels, of, conf)
     except DataError as e:
@@ -49,7 +52,11 @@ def test_every_example_is_at_one_silo_and_no_silo_is_empty(
 def test_k_labels_gives_each_silo_exactly_k(classes: int, of: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(-(-classes // of), classes))
     labels = np.repeat(np.arange(classes), 30)
-    found = parts(labels, of, DataConf(partition="labels", labels_per_silo=k, seed=data.draw(st.integers(0, 1000))))
+    found = parts(
+        labels,
+        of,
+        DataConf(partition="labels", labels_per_silo=k, seed=data.draw(st.integers(0, 1000))),
+    )
     assert {len(np.unique(labels[part])) for part in found} == {k}
 
 
@@ -78,7 +85,9 @@ def test_a_smaller_alpha_skews_the_labels_more() -> None:
 
 def test_a_smaller_alpha_skews_the_sizes_more_and_quantity_leaves_the_labels_alone() -> None:
     labels = labels_of(5000, 4)
-    wide, even = (parts(labels, 5, DataConf(partition="quantity", alpha=alpha)) for alpha in (0.5, 1000))
+    wide, even = (
+        parts(labels, 5, DataConf(partition="quantity", alpha=alpha)) for alpha in (0.5, 1000)
+    )
     assert np.std([len(p) for p in wide]) > 5 * np.std([len(p) for p in even])
     largest = labels[max(wide, key=len)]
     assert np.bincount(largest) / len(largest) == pytest.approx(np.full(4, 0.25), abs=0.05)
@@ -86,7 +95,8 @@ def test_a_smaller_alpha_skews_the_sizes_more_and_quantity_leaves_the_labels_alo
 
 def test_an_empty_silo_names_the_alpha_that_caused_it() -> None:
     with pytest.raises(
-        DataError, match=r"MDW-203: Silo \d+ of 40 .*data.alpha=0.001 leaves \d+ of 40 silos empty.*Raise"
+        DataError,
+        match=r"MDW-203: Silo \d+ of 40 .*data.alpha=0.001 leaves \d+ of 40 silos empty.*Raise",
     ):
         parts(labels_of(2000, 10), 40, DataConf(partition="dirichlet", alpha=0.001))
 
@@ -98,7 +108,9 @@ def test_more_silos_than_examples_are_named(kind: str) -> None:
 
 
 def test_labels_that_no_silo_could_take_say_what_would_do() -> None:
-    with pytest.raises(DataError, match=r"MDW-204: .*3 silos 2 of 10 classes.*between 4 and 10, or use more silos"):
+    with pytest.raises(
+        DataError, match=r"MDW-204: .*3 silos 2 of 10 classes.*between 4 and 10, or use more silos"
+    ):
         parts(np.repeat(np.arange(10), 5), 3, DataConf(partition="labels", labels_per_silo=2))
     with pytest.raises(DataError, match=r"MDW-204: .*class 0 has 2 examples for 3 silos"):
         parts(np.repeat(np.arange(2), 2), 3, DataConf(partition="labels", labels_per_silo=2))

@@ -20,7 +20,14 @@ from conf.silos import silo_to_json, silos
 from strategies.wire import protocol, run_config
 
 pytestmark = pytest.mark.usefixtures("task_identity")
-RUN = ["task=digits", "model=mlp", "data.examples=200", "run.rounds=5", "trainer.epochs=2", "trainer.batch_size=64"]
+RUN = [
+    "task=digits",
+    "model=mlp",
+    "data.examples=200",
+    "run.rounds=5",
+    "trainer.epochs=2",
+    "trainer.batch_size=64",
+]
 
 
 def scope(*overrides: str) -> RunScope:
@@ -30,7 +37,10 @@ def scope(*overrides: str) -> RunScope:
 def silo(batch_size_at_most: int | None = None, **policy: object) -> Silo:
     own = compose([*RUN, "federation.size=2"])
     return dataclasses.replace(
-        silos(own)[0], name="north", batch_size_at_most=batch_size_at_most, policy=PolicyConf(**policy)
+        silos(own)[0],
+        name="north",
+        batch_size_at_most=batch_size_at_most,
+        policy=PolicyConf(**policy),
     )
 
 
@@ -71,11 +81,15 @@ def test_a_server_that_goes_on_after_the_last_round_is_refused_too() -> None:
 
 
 @pytest.mark.parametrize(("limit", "accumulate"), [(32, 2), (50, 2), (20, 4)])
-def test_a_batch_that_the_machine_does_not_take_is_refused_and_told_what_would_go(limit: int, accumulate: int) -> None:
+def test_a_batch_that_the_machine_does_not_take_is_refused_and_told_what_would_go(
+    limit: int, accumulate: int
+) -> None:
     wanted = rf"MDW-340: north takes at most {limit} .* not 64.*batch_size={limit}, .*accumulate={accumulate} "
     with pytest.raises(SiloError, match=wanted):
         check_run(scope(), silo(batch_size_at_most=limit), 1)
-    check_run(scope(f"trainer.batch_size={limit}", f"trainer.accumulate={accumulate}"), silo(limit), 1)
+    check_run(
+        scope(f"trainer.batch_size={limit}", f"trainer.accumulate={accumulate}"), silo(limit), 1
+    )
 
 
 def test_a_model_is_scored_in_batches_that_the_machine_takes() -> None:
@@ -85,7 +99,9 @@ def test_a_model_is_scored_in_batches_that_the_machine_takes() -> None:
 
 
 def test_too_few_examples_are_not_trained_on() -> None:
-    with pytest.raises(SiloError, match=r"MDW-341: The owner of north does not allow training on fewer than 11"):
+    with pytest.raises(
+        SiloError, match=r"MDW-341: The owner of north does not allow training on fewer than 11"
+    ):
         check_examples(10, silo(examples_at_least=11))
 
 
@@ -96,16 +112,25 @@ def message(kind: str = "train") -> Message:
     conf = compose(RUN)
     text = run_config.pack(conf)
     config = {protocol.PROTOCOL_KEY: protocol.PROTOCOL, protocol.RUN_ID: "run", protocol.ROUND: 1}
-    record = ConfigRecord({**config, protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text)})
+    record = ConfigRecord(
+        {**config, protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text)}
+    )
     model = build_model(conf.model, task_named("digits").contract, 0)
     return Message(
-        RecordDict({protocol.ARRAYS: protocol.to_record(model.state_dict()), protocol.CONFIG: record}), 2, kind
+        RecordDict(
+            {protocol.ARRAYS: protocol.to_record(model.state_dict()), protocol.CONFIG: record}
+        ),
+        2,
+        kind,
     )
 
 
 def ask(one: Silo, kind: str = "train") -> Message:
     node = {NODE_KEY: silo_to_json(one)}
-    return app(message(kind), Context(run_id=1, node_id=2, node_config={**node}, state=RecordDict(), run_config={}))
+    return app(
+        message(kind),
+        Context(run_id=1, node_id=2, node_config={**node}, state=RecordDict(), run_config={}),
+    )
 
 
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
@@ -130,7 +155,9 @@ def test_no_data_is_read_for_a_run_that_is_not_allowed(monkeypatch: pytest.Monke
 
 def test_the_score_is_the_same_in_smaller_batches() -> None:
     whole, parted = (ask(one, "evaluate") for one in (silo(), silo(batch_size_at_most=64)))
-    first, second = (protocol.records(reply.content, MetricRecord)[protocol.METRICS] for reply in (whole, parted))
+    first, second = (
+        protocol.records(reply.content, MetricRecord)[protocol.METRICS] for reply in (whole, parted)
+    )
     assert first["accuracy"] == second["accuracy"] and first[protocol.LOSS] == pytest.approx(
         second[protocol.LOSS], rel=1e-6
     )

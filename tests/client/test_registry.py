@@ -23,10 +23,14 @@ def test_the_models_are_those_of_the_schema() -> None:
 def test_every_task_listed_can_be_had_under_its_own_name() -> None:
     names = registered(client.tasks)
     assert {"digits", "mnist"} <= set(names)
-    assert all(isinstance(task_named(name), Task) and task_named(name).name == name for name in names)
+    assert all(
+        isinstance(task_named(name), Task) and task_named(name).name == name for name in names
+    )
 
 
-@pytest.mark.parametrize("name", ["os.path", "..app", "base", "", "mnist.task", "__init__", "antigravity"])
+@pytest.mark.parametrize(
+    "name", ["os.path", "..app", "base", "", "mnist.task", "__init__", "antigravity"]
+)
 def test_nothing_else_is_imported(name: str) -> None:
     before = set(sys.modules)
     with pytest.raises(ConfigError, match="MDW-102"):

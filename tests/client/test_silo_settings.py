@@ -18,7 +18,9 @@ SOUTH = Silo("south", 1, 2, threads=3)
 
 
 def context(run_id: int = 7, **node_config: str | int) -> Context:
-    return Context(run_id=run_id, node_id=1, node_config={**node_config}, state=RecordDict(), run_config={})
+    return Context(
+        run_id=run_id, node_id=1, node_config={**node_config}, state=RecordDict(), run_config={}
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,9 @@ def test_a_node_of_ours_is_told_by_its_own_configuration() -> None:
     assert silo_of(context(**{NODE_KEY: silo_to_json(SOUTH)})) == SOUTH
 
 
-def test_a_worker_of_a_simulation_is_told_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_of_a_simulation_is_told_by_its_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(SILOS_VARIABLE, silos_to_json([NORTH, SOUTH]))
     assert silo_of(context(**{"partition-id": 1, "num-partitions": 2})) == SOUTH
 

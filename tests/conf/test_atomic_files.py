@@ -43,7 +43,9 @@ def test_parts_are_written_one_after_another(tmp_path: Path) -> None:
     assert (tmp_path / "update").read_bytes() == b"head\nbody"
 
 
-def test_a_private_file_is_the_owner_s_alone_whatever_the_umask_and_the_old_file(tmp_path: Path) -> None:
+def test_a_private_file_is_the_owner_s_alone_whatever_the_umask_and_the_old_file(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "key"
     path.write_text("old")
     path.chmod(0o644)
@@ -55,7 +57,9 @@ def test_a_private_file_is_the_owner_s_alone_whatever_the_umask_and_the_old_file
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_line_that_the_disk_takes_half_of_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_the_disk_takes_half_of_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, write = tmp_path / "metrics.jsonl", os.write
     append_line(path, "first")
 

@@ -34,7 +34,9 @@ from conf.validate import validate
 from strategies.wire.run_config import pack, unpack
 
 CONF = Path(__file__).parents[2] / "conf"
-FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.name != "config.yaml")
+FILES = sorted(
+    path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.name != "config.yaml"
+)
 NEEDED = {"strategy/external": ["strategy.target=flwr.serverapp.strategy.FedAdam"]}
 
 
@@ -82,8 +84,18 @@ def test_the_quickstart_asks_what_the_federation_was_worth() -> None:
 
 def test_the_niid_experiment_is_the_published_setting_and_gives_way_to_the_command_line() -> None:
     conf = compose(["experiment=niid_mnist", "trainer.epochs=2"])
-    assert (conf.task.name, conf.model.name, conf.federation.size, conf.run.rounds) == ("mnist", "cnn", 10, 50)
-    assert (conf.trainer.lr, conf.trainer.momentum, conf.trainer.batch_size, conf.trainer.epochs) == (0.01, 0.9, 64, 2)
+    assert (conf.task.name, conf.model.name, conf.federation.size, conf.run.rounds) == (
+        "mnist",
+        "cnn",
+        10,
+        50,
+    )
+    assert (
+        conf.trainer.lr,
+        conf.trainer.momentum,
+        conf.trainer.batch_size,
+        conf.trainer.epochs,
+    ) == (0.01, 0.9, 64, 2)
     assert (conf.data.partition, conf.data.alpha, conf.data.held_out) == ("dirichlet", 0.5, 0.0)
 
 
@@ -116,12 +128,17 @@ def test_new_names_in_a_mapping_need_no_plus() -> None:
             "federation.silos.north.threads=2",
         ]
     )
-    assert isinstance(conf.strategy, ExternalStrategyConf) and conf.strategy.args == {"eta": 0.1, "tau": 0.001}
+    assert isinstance(conf.strategy, ExternalStrategyConf) and conf.strategy.args == {
+        "eta": 0.1,
+        "tau": 0.001,
+    }
     north, south = silos(conf)
     assert (north.data.root, north.threads, south.data.root, south.device) == ("/x", 2, None, "cpu")
 
 
-@pytest.mark.parametrize("target", ["a.B", "flwr.serverapp.strategy.FedAdam", "half_step.py:HalfStep", "/a b/x.py:Y"])
+@pytest.mark.parametrize(
+    "target", ["a.B", "flwr.serverapp.strategy.FedAdam", "half_step.py:HalfStep", "/a b/x.py:Y"]
+)
 def test_a_strategy_from_outside_is_a_path_of_import_or_a_file(target: str) -> None:
     validate(Conf(strategy=ExternalStrategyConf(target=target)))
 
@@ -152,23 +169,51 @@ def test_a_mapping_may_be_given_whole() -> None:
         ("run.rounds.x=1", "MDW-101", ("run.rounds", "'x'")),
         ("strateg=fedavg", "MDW-101", ("strateg", "Did you mean 'strategy'?")),
         ("foo=1", "MDW-101", ("foo", "trainer")),
-        ("strategy.mu=1", "MDW-101", ("strategy.mu", "command line", "belongs to strategy=fedprox")),
-        ("federation.silos.north.thread=1", "MDW-101", ("federation.silos.north.thread", "Did you mean 'threads'?")),
-        ("federation.silos.north.data.rot=x", "MDW-101", ("federation.silos.north.data.rot", "'root'")),
-        ("federation.silos={north:{thread:1}}", "MDW-101", ("command line", "Did you mean 'threads'?")),
+        (
+            "strategy.mu=1",
+            "MDW-101",
+            ("strategy.mu", "command line", "belongs to strategy=fedprox"),
+        ),
+        (
+            "federation.silos.north.thread=1",
+            "MDW-101",
+            ("federation.silos.north.thread", "Did you mean 'threads'?"),
+        ),
+        (
+            "federation.silos.north.data.rot=x",
+            "MDW-101",
+            ("federation.silos.north.data.rot", "'root'"),
+        ),
+        (
+            "federation.silos={north:{thread:1}}",
+            "MDW-101",
+            ("command line", "Did you mean 'threads'?"),
+        ),
         ("hydra.rum.dir=x", "MDW-101", ("hydra.rum",)),
         ("strategy=fedprx", "MDW-102", ("strategy=fedprx", "Did you mean 'fedprox'?")),
         ("experiment=quikstart", "MDW-102", ("Did you mean 'quickstart'?",)),
         ("trainer=null", "MDW-102", ("can't be left out", "adam, sgd")),
-        ("run.rounds=abc", "MDW-103", ("run.rounds", "command line", "'abc' is not a whole number")),
+        (
+            "run.rounds=abc",
+            "MDW-103",
+            ("run.rounds", "command line", "'abc' is not a whole number"),
+        ),
         ("run.rounds=1.5", "MDW-103", ("run.rounds", "'1.5' is not a whole number")),
         ("run=3", "MDW-103", ("run ", "command line")),
         ("model.hidden=3", "MDW-103", ("model.hidden", "command line")),
         ("federation.silos.north.threads=x", "MDW-103", ("federation.silos.north.threads", "'x'")),
-        ("data.seed=${oc.env:MEADOW_NOT_SET}", "MDW-103", ("data.seed", "command line", "MEADOW_NOT_SET")),
+        (
+            "data.seed=${oc.env:MEADOW_NOT_SET}",
+            "MDW-103",
+            ("data.seed", "command line", "MEADOW_NOT_SET"),
+        ),
         ("run.seed=${run.sed}", "MDW-103", ("run.seed", "run.sed")),
         ("~trainer.momentum", "MDW-103", ("trainer.momentum",)),
-        ("data.partition=dirichlt", "MDW-104", ("data.partition=dirichlt", "Did you mean 'dirichlet'?")),
+        (
+            "data.partition=dirichlt",
+            "MDW-104",
+            ("data.partition=dirichlt", "Did you mean 'dirichlet'?"),
+        ),
         ("run.seed=1,2", "MDW-100", ("run.seed=1,2", "--multirun")),
         ("run.rounds=[", "MDW-100", ("run.rounds=[", "command line")),
         ("run.rounds", "MDW-100", ("run.rounds",)),
@@ -180,8 +225,16 @@ def test_a_mapping_may_be_given_whole() -> None:
             "MDW-100",
             ("'ö' can't stand there", "A key takes only the ASCII letters"),
         ),
-        ("trainer.device=gpuu", "MDW-104", ("trainer.device=gpuu", "auto, cpu, mps, cuda or cuda:N")),
-        ("federation.silos.north.device=cuda:x", "MDW-104", ("federation.silos.north.device", "cuda:N")),
+        (
+            "trainer.device=gpuu",
+            "MDW-104",
+            ("trainer.device=gpuu", "auto, cpu, mps, cuda or cuda:N"),
+        ),
+        (
+            "federation.silos.north.device=cuda:x",
+            "MDW-104",
+            ("federation.silos.north.device", "cuda:N"),
+        ),
     ],
 )
 def test_a_mistake_names_the_key_the_place_and_the_nearest_valid_name(
@@ -197,10 +250,25 @@ def test_a_mistake_names_the_key_the_place_and_the_nearest_valid_name(
 @pytest.mark.parametrize(
     ("file", "text", "code", "words"),
     [
-        ("trainer/mine.yaml", "lrr: 3\n", "MDW-101", ("trainer/mine.yaml", "trainer.lrr", "Did you mean 'lr'?")),
-        ("trainer/mine.yaml", "lr: fast\n", "MDW-103", ("trainer/mine.yaml", "trainer.lr", "'fast' is not a number")),
+        (
+            "trainer/mine.yaml",
+            "lrr: 3\n",
+            "MDW-101",
+            ("trainer/mine.yaml", "trainer.lrr", "Did you mean 'lr'?"),
+        ),
+        (
+            "trainer/mine.yaml",
+            "lr: fast\n",
+            "MDW-103",
+            ("trainer/mine.yaml", "trainer.lr", "'fast' is not a number"),
+        ),
         ("trainer/mine.yaml", "lr: [\n", "MDW-100", ("mine.yaml",)),
-        ("strategy/mine.yaml", "mu: 1\n", "MDW-101", ("strategy/mine.yaml", "belongs to strategy=fedprox")),
+        (
+            "strategy/mine.yaml",
+            "mu: 1\n",
+            "MDW-101",
+            ("strategy/mine.yaml", "belongs to strategy=fedprox"),
+        ),
         (
             "experiment/mine.yaml",
             "# @package _global_\nrun:\n  round: 3\n",
@@ -228,10 +296,15 @@ def test_a_stored_configuration_that_is_damaged_is_named(tmp_path: Path) -> None
     (tmp_path / "config.yaml").write_text("x\n")
     error = refused(f"run.resume={tmp_path}")
     assert error.code == "MDW-103"
-    assert error.message == f"the file {tmp_path}/config.yaml: 'x' is not a mapping of names to values."
+    assert (
+        error.message
+        == f"the file {tmp_path}/config.yaml: 'x' is not a mapping of names to values."
+    )
 
 
-def test_a_value_out_of_range_names_the_file_it_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_value_out_of_range_names_the_file_it_stands_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import conf.hydra_errors
 
     monkeypatch.setattr(conf.hydra_errors, "files", lambda package: tmp_path)
@@ -249,8 +322,13 @@ def limits() -> list[tuple[str, Any, str, Any]]:
             for f in fields(cls):
                 m = f.metadata
                 beyond = [m[name] + step for name, step in STEPS.items() if m.get(name) is not None]
-                beyond += ["no such"] * ("one_of" in m) + ["../x y"] * (m.get("pattern", "").startswith("[a"))
-                found += [(group, cls, f.name, [value] if f.name == "hidden" else value) for value in beyond]
+                beyond += ["no such"] * ("one_of" in m) + ["../x y"] * (
+                    m.get("pattern", "").startswith("[a")
+                )
+                found += [
+                    (group, cls, f.name, [value] if f.name == "hidden" else value)
+                    for value in beyond
+                ]
     return sorted(found, key=str)
 
 
@@ -258,7 +336,9 @@ STEPS = {"above": 0, "at_least": -1, "at_most": 1}
 
 
 @pytest.mark.parametrize(("group", "cls", "name", "beyond"), limits())
-def test_every_limit_of_the_schema_is_enforced(group: str, cls: type[Any], name: str, beyond: Any) -> None:
+def test_every_limit_of_the_schema_is_enforced(
+    group: str, cls: type[Any], name: str, beyond: Any
+) -> None:
     conf = Conf()
     setattr(conf, group, dataclasses.replace(cls(), **{name: beyond}))
     with pytest.raises(ConfigError, match=f"{group}.{name}") as caught:
@@ -302,7 +382,9 @@ def test_what_is_no_finite_number_is_refused(value: str) -> None:
         (["tracking.register=true"], ("tracking.register=true", "tracking=off")),
     ],
 )
-def test_values_that_contradict_each_other_are_refused(overrides: list[str], words: tuple[str, ...]) -> None:
+def test_values_that_contradict_each_other_are_refused(
+    overrides: list[str], words: tuple[str, ...]
+) -> None:
     error = refused(*overrides)
     assert error.code == "MDW-105"
     for word in words:
@@ -310,7 +392,9 @@ def test_values_that_contradict_each_other_are_refused(overrides: list[str], wor
 
 
 def test_silos_with_data_of_their_own_need_no_part_of_the_public_set() -> None:
-    compose(["data.examples=1", "federation.silos={a:{data:{partition:own}},b:{data:{partition:own}}}"])
+    compose(
+        ["data.examples=1", "federation.silos={a:{data:{partition:own}},b:{data:{partition:own}}}"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,28 @@ def test_the_silos_of_the_file_take_part(file: Path) -> None:
     conf = compose([f"federation.file={file}"])
     north, south = silos(conf)
     assert conf.federation.name == "hospitals"
-    assert (north.name, north.data.root, north.data.held_out, north.data.alpha) == ("north", "/srv/north", 0.1, 0.5)
-    assert (south.name, south.device, south.threads, south.data.held_out) == ("south", "cuda", 4, 0.2)
+    assert (north.name, north.data.root, north.data.held_out, north.data.alpha) == (
+        "north",
+        "/srv/north",
+        0.1,
+        0.5,
+    )
+    assert (south.name, south.device, south.threads, south.data.held_out) == (
+        "south",
+        "cuda",
+        4,
+        0.2,
+    )
 
 
 def test_the_command_line_wins_over_the_file_and_leaves_the_rest_of_it(file: Path) -> None:
-    conf = compose([f"federation.file={file}", "federation.silos.south.device=cpu", "federation.silos.east.threads=1"])
+    conf = compose(
+        [
+            f"federation.file={file}",
+            "federation.silos.south.device=cpu",
+            "federation.silos.east.threads=1",
+        ]
+    )
     by_name = {silo.name: silo for silo in silos(conf)}
     assert set(by_name) == {"east", "north", "south"}
     assert (by_name["south"].device, by_name["south"].threads) == ("cpu", 4)
@@ -49,20 +65,42 @@ def test_the_number_of_its_silos_limits_the_cohort(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
-        ("silos: {north: {thread: 2}}", "MDW-101", ("federation.silos.north.thread", "Did you mean 'threads'?")),
+        (
+            "silos: {north: {thread: 2}}",
+            "MDW-101",
+            ("federation.silos.north.thread", "Did you mean 'threads'?"),
+        ),
         ("siloes: {}", "MDW-101", ("federation.siloes", "Did you mean 'silos'?")),
-        ("silos: {north: {threads: many}}", "MDW-103", ("federation.silos.north.threads", "'many'")),
-        ("silos: {north: {threads: 0}}", "MDW-104", ("federation.silos.north.threads", "at least 1")),
+        (
+            "silos: {north: {threads: many}}",
+            "MDW-103",
+            ("federation.silos.north.threads", "'many'"),
+        ),
+        (
+            "silos: {north: {threads: 0}}",
+            "MDW-104",
+            ("federation.silos.north.threads", "at least 1"),
+        ),
         ("size: 2.5", "MDW-103", ("federation.size", "2.5")),
         ("[a, b]", "MDW-103", ("mapping",)),
-        ("silos: {north: {data: {rot: x}}}", "MDW-101", ("federation.silos.north.data.rot", "'root'")),
-        ("silos: {north: {data: {root: '${oc.env:MEADOW_NOT_SET}'}}}", "MDW-106", ("MEADOW_NOT_SET",)),
+        (
+            "silos: {north: {data: {rot: x}}}",
+            "MDW-101",
+            ("federation.silos.north.data.rot", "'root'"),
+        ),
+        (
+            "silos: {north: {data: {root: '${oc.env:MEADOW_NOT_SET}'}}}",
+            "MDW-106",
+            ("MEADOW_NOT_SET",),
+        ),
         ("silos: {", "MDW-106", ("line",)),
         ("file: other.yaml", "MDW-106", ("another file",)),
         ("# nothing yet\n", "MDW-106", ("is empty", "silos")),
     ],
 )
-def test_a_mistake_names_the_file_and_the_key(tmp_path: Path, text: str, code: str, words: tuple[str, ...]) -> None:
+def test_a_mistake_names_the_file_and_the_key(
+    tmp_path: Path, text: str, code: str, words: tuple[str, ...]
+) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -72,7 +110,9 @@ def test_a_mistake_names_the_file_and_the_key(tmp_path: Path, text: str, code: s
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "reason"), [("nowhere.yaml", "No such file or directory"), ("", "Is a directory")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("nowhere.yaml", "No such file or directory"), ("", "Is a directory")]
+)
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str, reason: str) -> None:
     path = tmp_path / name
     with pytest.raises(ConfigError) as caught:

@@ -15,20 +15,30 @@ def named(**members: SiloConf) -> Conf:
 
 def test_silos_are_generated_when_none_is_named() -> None:
     made = silos(Conf(federation=FederationConf(size=3)))
-    assert [(s.name, s.index, s.of) for s in made] == [("silo-1", 0, 3), ("silo-2", 1, 3), ("silo-3", 2, 3)]
+    assert [(s.name, s.index, s.of) for s in made] == [
+        ("silo-1", 0, 3),
+        ("silo-2", 1, 3),
+        ("silo-3", 2, 3),
+    ]
 
 
 def test_more_than_nine_generated_silos_keep_their_places() -> None:
-    assert [s.name for s in silos(Conf(federation=FederationConf(size=11)))] == [f"silo-{i}" for i in range(1, 12)]
+    assert [s.name for s in silos(Conf(federation=FederationConf(size=11)))] == [
+        f"silo-{i}" for i in range(1, 12)
+    ]
 
 
 def test_named_silos_stand_in_the_order_of_their_names() -> None:
     assert [s.name for s in silos(named(south=SiloConf(), north=SiloConf()))] == ["north", "south"]
-    assert silos(named(south=SiloConf(), north=SiloConf())) == silos(named(north=SiloConf(), south=SiloConf()))
+    assert silos(named(south=SiloConf(), north=SiloConf())) == silos(
+        named(north=SiloConf(), south=SiloConf())
+    )
 
 
 def test_a_silo_lays_its_own_settings_over_the_runs() -> None:
-    (north,) = silos(named(north=SiloConf(data={"root": "/own", "held_out": 0}, device="cpu", threads=2)))
+    (north,) = silos(
+        named(north=SiloConf(data={"root": "/own", "held_out": 0}, device="cpu", threads=2))
+    )
     assert north == Silo("north", 0, 1, DataConf(alpha=0.3, root="/own", held_out=0.0), "cpu", 2)
 
 
@@ -57,7 +67,9 @@ def test_a_silo_survives_json() -> None:
     assert "\n" not in silo_to_json(silo)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": 3}', '{"name": "a", "data": {"rot": 1}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"name": 3}', '{"name": "a", "data": {"rot": 1}}', "[" * 100_000]
+)
 def test_no_other_text_makes_a_silo(text: str) -> None:
     with pytest.raises(ConfigError):
         silo_from_json(text)

@@ -15,7 +15,9 @@ from conf import startup_log
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_step_is_noted_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_noted_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(startup_log, "_noted", set())
     monkeypatch.setattr(startup_log, "BEGUN", startup_log.BEGUN - 3600)
     with caplog.at_level(logging.INFO):
@@ -27,7 +29,5 @@ def test_a_step_is_noted_once(caplog: pytest.LogCaptureFixture, monkeypatch: pyt
 
 
 def test_the_command_line_counts_from_before_anything_heavy() -> None:
-    code = (
-        "import azureml_jobs.cli.main, sys; sys.exit('conf.startup_log' not in sys.modules or 'torch' in sys.modules)"
-    )
+    code = "import azureml_jobs.cli.main, sys; sys.exit('conf.startup_log' not in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

@@ -18,16 +18,24 @@ def printed(code: str, **chosen: str) -> str:
     """Return what a new process prints whose environment says of telemetry only what is `chosen`."""
     environment = {name: value for name, value in os.environ.items() if name not in OFF} | chosen
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
     return done.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
     "start",
-    ["import client.node.node", "import server.serve", "from azureml_jobs.cli import main; main.main(['help'])"],
+    [
+        "import client.node.node",
+        "import server.serve",
+        "from azureml_jobs.cli import main; main.main(['help'])",
+    ],
 )
 def test_every_way_to_start_turns_it_off_before_flower_reads_it(start: str) -> None:
-    code = f"{start}; import os, flwr.supercore.telemetry as t; found = map(os.getenv, {list(OFF)}); "
+    code = (
+        f"{start}; import os, flwr.supercore.telemetry as t; found = map(os.getenv, {list(OFF)}); "
+    )
     code += "print(t.FLWR_TELEMETRY_ENABLED, *found)"
     assert printed(code) == " ".join(["0", *OFF.values()])
 
@@ -45,7 +53,15 @@ def test_what_the_user_has_chosen_stays() -> None:
 def test_the_variables_stand_in_one_place() -> None:
     elsewhere = [
         f"{path.relative_to(ROOT)}: {name}"
-        for folder in ("azureml_jobs", "benchmarks", "client", "conf", "server", "strategies", "tests")
+        for folder in (
+            "azureml_jobs",
+            "benchmarks",
+            "client",
+            "conf",
+            "server",
+            "strategies",
+            "tests",
+        )
         for path in sorted((ROOT / folder).rglob("*.py"))
         if path != ROOT / "conf/telemetry.py" and path != Path(__file__)
         for name in OFF

@@ -49,7 +49,9 @@ class Federation:
     def _public(self, silo: str) -> bytes:
         if f"node-{silo}" not in self.secrets.list():
             make_node_key(self.secrets, silo)
-        return public_line(load_node_key(self.secrets.get(f"node-{silo}"), silo).public_key()).encode()
+        return public_line(
+            load_node_key(self.secrets.get(f"node-{silo}"), silo).public_key()
+        ).encode()
 
     @property
     def authority(self) -> bytes:
@@ -73,7 +75,9 @@ class Federation:
         return Connection(lambda: address, self.authority, key, **options)
 
     @contextmanager
-    def thread_node(self, address: str, silo: Silo, state: Path | None = None, app: str = TOY) -> Iterator[ThreadNode]:
+    def thread_node(
+        self, address: str, silo: Silo, state: Path | None = None, app: str = TOY
+    ) -> Iterator[ThreadNode]:
         """A node in a thread of this process, ended with the block."""
         node = ThreadNode(self, address, silo, state, app)
         try:
@@ -82,7 +86,9 @@ class Federation:
             node.end()
 
     @contextmanager
-    def process_node(self, address: str, silo: Silo, *extra: str, app: str = TOY) -> Iterator[ProcessNode]:
+    def process_node(
+        self, address: str, silo: Silo, *extra: str, app: str = TOY
+    ) -> Iterator[ProcessNode]:
         """A node as the process that a silo's job runs, killed with the block."""
         node = ProcessNode(self, address, silo, *extra, app=app)
         try:
@@ -92,7 +98,9 @@ class Federation:
 
 
 class ThreadNode:
-    def __init__(self, federation: Federation, address: str, silo: Silo, state: Path | None, app: str) -> None:
+    def __init__(
+        self, federation: Federation, address: str, silo: Silo, state: Path | None, app: str
+    ) -> None:
         self.connection = federation.connection(address, silo.name)
         kept = Kept(state) if state else None
         self.node = Node(self.connection, load_app(app), silo, kept=kept, idle_timeout=60)
@@ -113,17 +121,35 @@ class ThreadNode:
 
 
 class ProcessNode:
-    def __init__(self, federation: Federation, address: str, silo: Silo, *extra: str, app: str = TOY) -> None:
+    def __init__(
+        self, federation: Federation, address: str, silo: Silo, *extra: str, app: str = TOY
+    ) -> None:
         self.log = federation.folder / f"{silo.name}-{time.monotonic_ns()}.log"
         (federation.folder / "ca.pem").write_bytes(federation.authority)
         command = [
-            *(sys.executable, "-m", "azureml_jobs.cli.main", "join", "--silo", silo_to_json(silo), "--server", address),
-            *("--ca", str(federation.folder / "ca.pem"), "--key", federation.secrets.where(f"node-{silo.name}")),
+            *(
+                sys.executable,
+                "-m",
+                "azureml_jobs.cli.main",
+                "join",
+                "--silo",
+                silo_to_json(silo),
+                "--server",
+                address,
+            ),
+            *(
+                "--ca",
+                str(federation.folder / "ca.pem"),
+                "--key",
+                federation.secrets.where(f"node-{silo.name}"),
+            ),
             *("--app", app, *extra),
         ]
         with self.log.open("w") as log:
             environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log, env=environment
+            )
 
     def send(self, signal: int) -> None:
         self.process.send_signal(signal)
@@ -144,7 +170,11 @@ def model(size: int = 1000, arrays: int = 3, seed: int | None = None) -> ArrayRe
     """Some float arrays, of zeros or drawn (zeros travel as one chunk, whatever their size), and an integer."""
     record = ArrayRecord()
     for i in range(arrays):
-        drawn = None if seed is None else np.random.default_rng([seed, i]).random(size, dtype=np.float32)
+        drawn = (
+            None
+            if seed is None
+            else np.random.default_rng([seed, i]).random(size, dtype=np.float32)
+        )
         record[f"w{i}"] = Array(np.zeros(size, dtype=np.float32) if drawn is None else drawn)
     record["steps"] = Array(np.zeros((), dtype=np.int64))
     return record
@@ -154,7 +184,12 @@ def ask(grid: Grid, round: int, arrays: ArrayRecord, **config: Any) -> list[Mess
     """Return a training message for every node that is there."""
     record = {"server-round": round, "meadow-run-id": "run", **config}
     return [
-        Message(RecordDict({"arrays": arrays, "config": ConfigRecord(record)}), node, "train", group_id=str(round))
+        Message(
+            RecordDict({"arrays": arrays, "config": ConfigRecord(record)}),
+            node,
+            "train",
+            group_id=str(round),
+        )
         for node in grid.get_node_ids()
     ]
 

@@ -46,10 +46,14 @@ def small_disk(path: Path, size: str) -> Iterator[SmallDisk]:
         pytest.skip("no unshare and nsenter here to mount a small file system with")
     path.mkdir(parents=True, exist_ok=True)
     command = ["unshare", "--mount", "sh", "-c", HOLD, "sh", size, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as holder:
         try:
             if holder.stdout.readline() != b"ready\n":
-                pytest.skip(f"this user may not mount a file system: {holder.stderr.read().decode().strip()}")
+                pytest.skip(
+                    f"this user may not mount a file system: {holder.stderr.read().decode().strip()}"
+                )
             yield SmallDisk(path, holder.pid)
         finally:
             holder.stdin.close()

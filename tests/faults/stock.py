@@ -87,8 +87,18 @@ class Stock:
             (self.folder / name).touch(mode=0o600)
             (self.folder / name).write_bytes(content)
         self.start(
-            *("flower-superlink", "--enable-supernode-auth", "--ssl-ca-certfile", str(self.authority)),
-            *("--ssl-certfile", str(self.folder / "certificate.pem"), "--ssl-keyfile", str(self.folder / "key.pem")),
+            *(
+                "flower-superlink",
+                "--enable-supernode-auth",
+                "--ssl-ca-certfile",
+                str(self.authority),
+            ),
+            *(
+                "--ssl-certfile",
+                str(self.folder / "certificate.pem"),
+                "--ssl-keyfile",
+                str(self.folder / "key.pem"),
+            ),
             *("--fleet-api-address", self.fleet, "--host", "127.0.0.1", "--port", str(self.api)),
         )
         self.home.mkdir(exist_ok=True)
@@ -104,7 +114,13 @@ class Stock:
     def supernode(self, silo: str, server: str, config: str = "") -> None:
         """Start a stock node with a silo's key."""
         self.start(
-            *("flower-supernode", "--superlink", server, "--root-certificates", str(self.authority)),
+            *(
+                "flower-supernode",
+                "--superlink",
+                server,
+                "--root-certificates",
+                str(self.authority),
+            ),
             *("--auth-supernode-private-key", self.federation.secrets.where(f"node-{silo}")),
             *("--host", "127.0.0.1", "--port", str(free_port())),
             *(("--node-config", config) if config else ()),
@@ -114,7 +130,11 @@ class Stock:
         log = (self.folder / f"{command[0]}-{len(self.processes)}.log").open("wb")
         with log:
             one = subprocess.Popen(
-                [str(BIN / command[0]), *command[1:]], cwd=self.folder, env=self.environment, stdout=log, stderr=log
+                [str(BIN / command[0]), *command[1:]],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
             )
         self.processes.append(one)
 
@@ -122,7 +142,11 @@ class Stock:
         """Run Flower's command line; repeated while the server is starting."""
         for left in reversed(range(tries)):
             done = subprocess.run(
-                [str(BIN / "flwr"), *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True
+                [str(BIN / "flwr"), *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                capture_output=True,
+                text=True,
             )
             if done.returncode == 0:
                 return done.stdout
@@ -132,7 +156,9 @@ class Stock:
         return ""
 
     def logs(self) -> str:
-        return "\n".join(file.read_text()[-3000:] for file in sorted(self.folder.glob("flower-*.log")))
+        return "\n".join(
+            file.read_text()[-3000:] for file in sorted(self.folder.glob("flower-*.log"))
+        )
 
     def memory(self) -> dict[str, int]:
         """Return the peak memory of Flower's processes that are alive, the largest of each kind."""
@@ -140,10 +166,16 @@ class Stock:
         for process in self._all():
             with suppress(psutil.Error, OSError, StopIteration):
                 kind = next(
-                    Path(part).name for part in process.cmdline() if Path(part).name.startswith(("flower-", "flwr-"))
+                    Path(part).name
+                    for part in process.cmdline()
+                    if Path(part).name.startswith(("flower-", "flwr-"))
                 )
                 text = Path(f"/proc/{process.pid}/status").read_text()
-                peak = next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM"))
+                peak = next(
+                    int(line.split()[1]) * 1024
+                    for line in text.splitlines()
+                    if line.startswith("VmHWM")
+                )
                 found[kind] = max(found.get(kind, 0), peak)
         return found
 

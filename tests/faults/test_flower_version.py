@@ -63,9 +63,13 @@ def test_only_the_release_itself_will_do(installed: str, monkeypatch: pytest.Mon
 
 
 def test_the_pin_and_the_check_name_the_same_release() -> None:
-    (pinned,) = re.findall(r'"flwr\[simulation\]==([\d.]+)\.\*"', (ROOT / "pyproject.toml").read_text())
+    (pinned,) = re.findall(
+        r'"flwr\[simulation\]==([\d.]+)\.\*"', (ROOT / "pyproject.toml").read_text()
+    )
     assert pinned == flower_version.WRITTEN_FOR
-    (locked,) = re.findall(r"^flwr==([\d.]+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    (locked,) = re.findall(
+        r"^flwr==([\d.]+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE
+    )
     assert locked.startswith(f"{flower_version.WRITTEN_FOR}.")
 
 
@@ -80,7 +84,10 @@ def test_our_orchestrator_refuses_a_newer_node_both_say_so_and_the_run_goes_on(
     tmp_path: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     federation = Federation(tmp_path)
-    with federation.orchestrator() as orchestrator, federation.thread_node(orchestrator.address, federation.silos[0]):
+    with (
+        federation.orchestrator() as orchestrator,
+        federation.thread_node(orchestrator.address, federation.silos[0]),
+    ):
         orchestrator.wait_for(["silo-1"], 1, 20)
         request.getfixturevalue("newer")
         with federation.thread_node(orchestrator.address, federation.silos[1]) as node:
@@ -89,7 +96,9 @@ def test_our_orchestrator_refuses_a_newer_node_both_say_so_and_the_run_goes_on(
         versions = f"silo-2 runs Flower '{NEWER}', the orchestrator '{package_version}'."
         what = f"{versions} Install flwr=={flower_version.WRITTEN_FOR}.* on both sides."
         assert str(node.ended_with) == f"MDW-753: The server refuses this silo: {what}"
-        said = [one.getMessage() for one in caplog.records if one.name == "server.orchestrator.identity"]
+        said = [
+            one.getMessage() for one in caplog.records if one.name == "server.orchestrator.identity"
+        ]
         assert len(said) == 1 and f"MDW-753: {what}" in said[0]
         grid = PackedGrid(orchestrator.open_run("run", ["silo-1", "silo-2"]))
         assert total(grid.send_and_receive(ask(grid, 1, model()), timeout=20)) == 3001

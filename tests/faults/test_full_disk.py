@@ -32,16 +32,22 @@ FULL = "MDW-513: The disk is full: can't write "
 @contextmanager
 def meadow(disk: SmallDisk, folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
     """A command at work where the small disk is, ended with the block."""
-    command = disk.inside("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "azureml_jobs.cli.main", *args)
+    command = disk.inside(
+        "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "azureml_jobs.cli.main", *args
+    )
     command[2] = f"--wd={folder}"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def filled(disk: SmallDisk, process: subprocess.Popen[str], done: Callable[[], list[str]]) -> tuple[int, str]:
+def filled(
+    disk: SmallDisk, process: subprocess.Popen[str], done: Callable[[], list[str]]
+) -> tuple[int, str]:
     """Fill the disk after the third round and return how the command ended."""
     until(lambda: process.poll() is not None or any(closed(name) >= 3 for name in done()), 120)
     assert process.poll() is None, process.communicate()[0]
@@ -71,7 +77,14 @@ def test_a_simulation_whose_output_folder_is_full(tmp_path: Path) -> None:
         def checkpoints() -> list[str]:
             return sorted(path.name for path in run.glob("checkpoints/round-*"))
 
-        begin = [*SMALL, *POOL, f"run.output={disk.path}/outputs", "run.rounds=500", "run.name=a", "--no-progress"]
+        begin = [
+            *SMALL,
+            *POOL,
+            f"run.output={disk.path}/outputs",
+            "run.rounds=500",
+            "run.name=a",
+            "--no-progress",
+        ]
         with meadow(disk, tmp_path, "simulate", *begin) as process:
             status, said = filled(disk, process, checkpoints)
         assert status == CheckpointError.exit_status and "Traceback" not in said
@@ -85,11 +98,17 @@ def test_a_simulation_whose_output_folder_is_full(tmp_path: Path) -> None:
         done = closed(checkpoints()[-1])
 
         disk.free()
-        more = [f"run.resume={disk.path}/outputs/a", f"run.rounds={done + 2}", f"run.output={disk.path}/outputs"]
+        more = [
+            f"run.resume={disk.path}/outputs/a",
+            f"run.rounds={done + 2}",
+            f"run.output={disk.path}/outputs",
+        ]
         with meadow(disk, tmp_path, "simulate", *more, "--no-progress") as process:
             said = process.communicate(timeout=120)[0]
         assert process.returncode == 0 and f"going on after round {done}" in said, said
-        undisturbed = simulate([*SMALL, *POOL, f"run.rounds={done + 2}", f"run.output={tmp_path}/plain", "run.name=a"])
+        undisturbed = simulate(
+            [*SMALL, *POOL, f"run.rounds={done + 2}", f"run.output={tmp_path}/plain", "run.name=a"]
+        )
         assert undisturbed.result.status == "finished" and same_bits(run, tmp_path / "plain/a")
 
 
@@ -110,14 +129,20 @@ def federation_on_a_small_disk(folder: Path, disk: SmallDisk) -> None:
     with meadow(disk, folder, *begin) as process:
         status, said = filled(disk, process, checkpoints)
     log = jobs.log("server").read_text()
-    assert status == CheckpointError.exit_status and FULL in said and "Traceback" not in said + log, said + log
+    assert (
+        status == CheckpointError.exit_status and FULL in said and "Traceback" not in said + log
+    ), said + log
     assert log.splitlines()[-2].startswith(f"error {FULL}")
-    assert {jobs.status(name).state for name in jobs.names()} == {ENDED}, "nothing half-started stays"
+    assert {jobs.status(name).state for name in jobs.names()} == {ENDED}, (
+        "nothing half-started stays"
+    )
     result = json.loads((folder / "outputs/a/result.json").read_text())
     assert (result["status"], result["error"]["code"]) == ("failed", "MDW-513")
     assert half_written(disk.seen) == [] and len(checkpoints()) == 2
     done = closed(checkpoints()[-1])
-    assert len(result["rounds"]) - done in (0, 1), "the round whose checkpoint found no room is done again"
+    assert len(result["rounds"]) - done in (0, 1), (
+        "the round whose checkpoint found no room is done again"
+    )
 
     disk.free()
     with meadow(disk, folder, "launch", "all", "backend=local", "run.resume=a") as process:

@@ -88,7 +88,9 @@ def test_flwr_run_trains_meadows_app_on_a_stock_deployment(tmp_path: Path) -> No
         flower.superlink()
         for silo in federation.silos:
             flower.supernode(silo.name, flower.fleet, node_config(silo))
-        flower.flwr("run", str(ROOT), "here", "--run-config", f'overrides="{overrides}"', "--stream")
+        flower.flwr(
+            "run", str(ROOT), "here", "--run-config", f'overrides="{overrides}"', "--stream"
+        )
         (folder,) = (tmp_path / "outputs").iterdir()
         until(lambda: RunResult.read(folder).status != "running", 120)
         result = RunResult.read(folder)

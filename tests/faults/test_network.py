@@ -75,5 +75,7 @@ def test_cut_for_ten_seconds_in_the_middle_of_an_upload(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", [False, True])
-def test_a_link_that_drops_everything_in_silence_for_fifteen_seconds(tmp_path: Path, broken: bool) -> None:
+def test_a_link_that_drops_everything_in_silence_for_fifteen_seconds(
+    tmp_path: Path, broken: bool
+) -> None:
     complete(one_round(tmp_path, swallow_for(15.0, broken), 120))

@@ -14,7 +14,16 @@ from tests.faults.federation import ROOT, Federation, free_port, lines
 
 
 def serve(folder: Path, port: int, rounds: int, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.faults.toy_server", str(folder), str(port), "2", str(rounds), *more]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.faults.toy_server",
+        str(folder),
+        str(port),
+        "2",
+        str(rounds),
+        *more,
+    ]
     return subprocess.Popen(command, cwd=ROOT, env=os.environ)
 
 
@@ -23,7 +32,9 @@ def undisturbed(rounds: int) -> float:
     for _ in range(rounds):
         import numpy as np
 
-        value = float((np.float32(value) + 1 + (np.float32(value) + 2)) / np.float32(2) * np.float32(1.1))
+        value = float(
+            (np.float32(value) + 1 + (np.float32(value) + 2)) / np.float32(2) * np.float32(1.1)
+        )
     return value
 
 
@@ -48,7 +59,9 @@ def killed_and_restarted(folder: Path, place: str, processes: bool) -> None:
     back = [one["seconds"] for one in events if one["event"] == "connected"][1]
     assert back < 15
     trained = [(one["silo"], one["round"]) for one in lines(folder / "trained.jsonl")]
-    assert sorted(trained) == [(f"silo-{s}", r) for s in (1, 2) for r in (1, 2, 3)], "no training was done twice"
+    assert sorted(trained) == [(f"silo-{s}", r) for s in (1, 2) for r in (1, 2, 3)], (
+        "no training was done twice"
+    )
 
 
 def test_killed_while_collecting_it_goes_on_and_no_silo_trains_twice(tmp_path: Path) -> None:

@@ -22,7 +22,10 @@ BOTH = ["silo-1", "silo-2"]
 
 def test_killed_in_mid_epoch_it_comes_back_and_answers_for_the_open_round(tmp_path: Path) -> None:
     federation, trained = Federation(tmp_path), tmp_path / "trained.jsonl"
-    with federation.orchestrator() as orchestrator, federation.thread_node(orchestrator.address, federation.silos[0]):
+    with (
+        federation.orchestrator() as orchestrator,
+        federation.thread_node(orchestrator.address, federation.silos[0]),
+    ):
         with federation.process_node(orchestrator.address, federation.silos[1]) as doomed:
             orchestrator.wait_for(BOTH, 2, 60)
             grid = PackedGrid(orchestrator.open_run("run", BOTH))
@@ -37,7 +40,9 @@ def test_killed_in_mid_epoch_it_comes_back_and_answers_for_the_open_round(tmp_pa
         assert [one["silo"] for one in lines(trained)].count("silo-2") == 2
 
 
-def test_frozen_for_longer_than_the_round_it_is_left_out_and_welcome_in_the_next(tmp_path: Path) -> None:
+def test_frozen_for_longer_than_the_round_it_is_left_out_and_welcome_in_the_next(
+    tmp_path: Path,
+) -> None:
     federation = Federation(tmp_path)
     with (
         federation.orchestrator() as orchestrator,
@@ -56,7 +61,9 @@ def test_frozen_for_longer_than_the_round_it_is_left_out_and_welcome_in_the_next
         assert answered == ["silo-1"] and len(exchange.late) == 1
         frozen.send(signal.SIGCONT)
         replies = grid.send_and_receive(ask(grid, 2, model()), timeout=30)
-        assert sorted(grid.names()[m.metadata.src_node_id] for m in replies if m.has_content()) == BOTH
+        assert (
+            sorted(grid.names()[m.metadata.src_node_id] for m in replies if m.has_content()) == BOTH
+        )
 
 
 def test_a_silo_whose_app_raises_is_named_and_the_rest_go_on(tmp_path: Path) -> None:
@@ -71,15 +78,26 @@ def test_a_silo_whose_app_raises_is_named_and_the_rest_go_on(tmp_path: Path) -> 
         for round in (1, 2, 3):
             told = {"raise": "silo-2"} if round == 2 else {}
             replies = grid.send_and_receive(ask(grid, round, model(), **told), timeout=20)
-            failed = {grid.names()[m.metadata.src_node_id]: m.error.reason for m in replies if m.has_error()}
-            assert failed == ({"silo-2": "RuntimeError: the toy was told to raise"} if round == 2 else {})
+            failed = {
+                grid.names()[m.metadata.src_node_id]: m.error.reason
+                for m in replies
+                if m.has_error()
+            }
+            assert failed == (
+                {"silo-2": "RuntimeError: the toy was told to raise"} if round == 2 else {}
+            )
 
 
 @pytest.mark.slow
-def test_a_message_that_kills_its_silo_each_time_costs_that_silo_the_round_and_no_more(tmp_path: Path) -> None:
+def test_a_message_that_kills_its_silo_each_time_costs_that_silo_the_round_and_no_more(
+    tmp_path: Path,
+) -> None:
     federation, trained = Federation(tmp_path), tmp_path / "trained.jsonl"
     doomed, answers = federation.silos[1], dict[str, Message]()
-    with federation.orchestrator() as orchestrator, federation.thread_node(orchestrator.address, federation.silos[0]):
+    with (
+        federation.orchestrator() as orchestrator,
+        federation.thread_node(orchestrator.address, federation.silos[0]),
+    ):
         with restarted(lambda: federation.process_node(orchestrator.address, doomed)):
             orchestrator.wait_for(BOTH, 2, 60)
             grid = PackedGrid(orchestrator.open_run("run", BOTH))
@@ -121,7 +139,9 @@ def test_sigterm_hands_the_message_back_and_has_its_own_status(tmp_path: Path) -
     ):
         orchestrator.wait_for(["silo-1"], 1, 60)
         grid = PackedGrid(orchestrator.open_run("run", ["silo-1"]))
-        ids = grid.push_messages(ask(grid, 1, model(), sleep=30.0, **{"trained-file": str(trained)}))
+        ids = grid.push_messages(
+            ask(grid, 1, model(), sleep=30.0, **{"trained-file": str(trained)})
+        )
         until(lambda: lines(trained))
         preempted.send(signal.SIGTERM)
         told = time.monotonic()
@@ -140,7 +160,9 @@ def test_killed_it_is_known_to_be_lost_within_thirty_seconds(tmp_path: Path) -> 
     ):
         orchestrator.wait_for(["silo-1"], 1, 60)
         grid = PackedGrid(orchestrator.open_run("run", ["silo-1"]))
-        ids = grid.push_messages(ask(grid, 1, model(), sleep=60.0, **{"trained-file": str(trained)}))
+        ids = grid.push_messages(
+            ask(grid, 1, model(), sleep=60.0, **{"trained-file": str(trained)})
+        )
         until(lambda: lines(trained))
         doomed.send(signal.SIGKILL)
         killed = time.monotonic()
@@ -149,7 +171,9 @@ def test_killed_it_is_known_to_be_lost_within_thirty_seconds(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_its_upload_it_comes_back_and_its_update_counts_once(tmp_path: Path) -> None:
+def test_killed_in_the_middle_of_its_upload_it_comes_back_and_its_update_counts_once(
+    tmp_path: Path,
+) -> None:
     federation = Federation(tmp_path, silos=1)
     with federation.orchestrator() as orchestrator:
         fleet = orchestrator._fleet
@@ -158,14 +182,18 @@ def test_killed_in_the_middle_of_its_upload_it_comes_back_and_its_update_counts_
             orchestrator.wait_for(["silo-1"], 1, 60)
             grid = PackedGrid(orchestrator.open_run("run", ["silo-1"]))
             trained = str(tmp_path / "trained.jsonl")
-            ids = grid.push_messages(ask(grid, 1, model(size=10_000_000, seed=1), **{"trained-file": trained}))
+            ids = grid.push_messages(
+                ask(grid, 1, model(size=10_000_000, seed=1), **{"trained-file": trained})
+            )
             until(lambda: any(one.upload and one.upload.bytes for one in fleet.open.values()), 60)
             doomed.send(signal.SIGKILL)
             doomed.wait(10)
         with federation.process_node(orchestrator.address, federation.silos[0], *state):
             (reply,) = grid.replies(ids, 90)
         assert not reply.has_error()
-        assert len(lines(Path(trained))) == 1, "the update that was kept on disk was sent, not trained again"
+        assert len(lines(Path(trained))) == 1, (
+            "the update that was kept on disk was sent, not trained again"
+        )
 
 
 @pytest.mark.slow
@@ -176,7 +204,9 @@ def test_two_hundred_rounds_leave_memory_descriptors_and_disk_flat(tmp_path: Pat
     state = tmp_path / "state"
     with (
         federation.orchestrator() as orchestrator,
-        federation.process_node(orchestrator.address, federation.silos[0], "--state", str(state)) as node,
+        federation.process_node(
+            orchestrator.address, federation.silos[0], "--state", str(state)
+        ) as node,
     ):
         orchestrator.wait_for(["silo-1"], 1, 60)
         grid = PackedGrid(orchestrator.open_run("run", ["silo-1"]))

@@ -44,19 +44,30 @@ def meadow(folder: Path, *args: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "azureml_jobs.cli.main", *args]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=pipe, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=pipe, stderr=subprocess.STDOUT
+    )
 
 
 def test_the_one_that_lost_its_lease_writes_nothing_more(folder: Path) -> None:
-    with meadow(folder, "launch", "all", "backend=local", "--detach", *SMALL, "run.name=a") as launching:
+    with meadow(
+        folder, "launch", "all", "backend=local", "--detach", *SMALL, "run.name=a"
+    ) as launching:
         assert launching.wait(120) == 0
     federation = folder / ".meadow/federation"
     jobs, store = LocalJobs(federation / "jobs"), FolderStore(federation / "store")
-    until(lambda: store.list("runs/a/checkpoints/round-")[-1:] > ["runs/a/checkpoints/round-000003"], 120)
+    until(
+        lambda: store.list("runs/a/checkpoints/round-")[-1:] > ["runs/a/checkpoints/round-000003"],
+        120,
+    )
     jobs.signal("server", signal.SIGSTOP)
     assert RunQueue(store).outcome("a") is None
 
-    own = [f"federation.folder={federation}", "federation.orchestrator.idle_timeout=0", f"run.output={folder}/second"]
+    own = [
+        f"federation.folder={federation}",
+        "federation.orchestrator.idle_timeout=0",
+        f"run.output={folder}/second",
+    ]
     with meadow(folder, "serve", *own) as second:
         said = second.communicate(timeout=200)[0]
     outcome = RunQueue(store).outcome("a")
@@ -71,6 +82,14 @@ def test_the_one_that_lost_its_lease_writes_nothing_more(folder: Path) -> None:
     assert audit(folder / "second/a").status == "verified"
     assert json.loads((folder / "outputs/a/result.json").read_text())["status"] != "finished"
 
-    simulate([*SMALL, "simulation=pool", "simulation.workers=0", f"run.output={folder}/plain", "run.name=a"])
+    simulate(
+        [
+            *SMALL,
+            "simulation=pool",
+            "simulation.workers=0",
+            f"run.output={folder}/plain",
+            "run.name=a",
+        ]
+    )
     ours, theirs = (load_model(folder / place / "a").state_dict() for place in ("second", "plain"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -24,7 +24,10 @@ def train(message: Message, context: Context) -> Message:
     trained = config.get("trained-file")
     if trained:
         with open(str(trained), "a") as file:
-            file.write(json.dumps({"silo": silo.name, "round": config["server-round"], "pid": os.getpid()}) + "\n")
+            file.write(
+                json.dumps({"silo": silo.name, "round": config["server-round"], "pid": os.getpid()})
+                + "\n"
+            )
     if config.get("raise") == silo.name:
         raise RuntimeError("the toy was told to raise")
     if config.get("kill") == silo.name:
@@ -44,4 +47,6 @@ def train(message: Message, context: Context) -> Message:
 @app.query("names")
 def names(message: Message, context: Context) -> Message:
     """Say which records the app was given, so that a test sees that it never sees a packed one."""
-    return Message(RecordDict({"seen": ConfigRecord({"records": sorted(message.content)})}), reply_to=message)
+    return Message(
+        RecordDict({"seen": ConfigRecord({"records": sorted(message.content)})}), reply_to=message
+    )

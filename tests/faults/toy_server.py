@@ -51,17 +51,23 @@ class Server:
 
     def save(self, round: int, weights: np.ndarray) -> None:
         buffer = io.BytesIO()
-        np.save(buffer, np.concatenate([np.array([round], np.float32), weights]), allow_pickle=False)
+        np.save(
+            buffer, np.concatenate([np.array([round], np.float32), weights]), allow_pickle=False
+        )
         temporary = self.folder / "checkpoint.tmp"
         temporary.write_bytes(
-            buffer.getvalue()[: 100_000 if self.place == "writing" and round == self.die_in else None]
+            buffer.getvalue()[
+                : 100_000 if self.place == "writing" and round == self.die_in else None
+            ]
         )
         self.maybe_die("writing", round)
         temporary.replace(self.folder / "checkpoint.npy")
 
     def run(self, port: int, silos: int, rounds: int) -> None:
         federation = Federation(self.folder, silos)
-        orchestrator = Orchestrator(f"127.0.0.1:{port}", federation.credentials(), federation.public)
+        orchestrator = Orchestrator(
+            f"127.0.0.1:{port}", federation.credentials(), federation.public
+        )
         orchestrator.start()
         names = [silo.name for silo in federation.silos]
         started = time.monotonic()
@@ -93,7 +99,9 @@ class Server:
         self.maybe_die("before-send", round)
         exchange = Exchange(grid, Closing(timeout=60, quorum=len(grid.names()), patience=60))
         folded: dict[str, np.ndarray] = {}
-        for node, reply in exchange.run([Message(content, node, "train") for node in grid.get_node_ids()]):
+        for node, reply in exchange.run(
+            [Message(content, node, "train") for node in grid.get_node_ids()]
+        ):
             assert not reply.has_error(), reply.error.reason
             exchange.admitted += 1
             folded[grid.names()[node]] = reply.content["arrays"]["w"].numpy()

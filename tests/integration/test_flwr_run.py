@@ -34,7 +34,9 @@ def files() -> dict[str, Path]:
     return found
 
 
-def test_the_bundle_holds_all_code_and_configuration_and_nothing_else(files: dict[str, Path]) -> None:
+def test_the_bundle_holds_all_code_and_configuration_and_nothing_else(
+    files: dict[str, Path],
+) -> None:
     packaged = {
         str(path.relative_to(ROOT))
         for package in PACKAGES
@@ -61,13 +63,16 @@ def free_port() -> str:
 def flower_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Give Flower's command line a home and ports of its own, and end the SuperLink that it leaves behind."""
     home = tmp_path / "flwr"
-    environment = os.environ | {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # `flwr` looks for `flower-superlink` there
-        "FLWR_HOME": str(home),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": free_port(),
-        "FLWR_LOCAL_CONTROL_API_PORT": free_port(),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    }
+    environment = (
+        os.environ
+        | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # `flwr` looks for `flower-superlink` there
+            "FLWR_HOME": str(home),
+            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": free_port(),
+            "FLWR_LOCAL_CONTROL_API_PORT": free_port(),
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        }
+    )
     yield environment
     left = processes_of(home)
     for process in left:
@@ -94,7 +99,13 @@ def flwr(*arguments: str, environment: dict[str, str], cwd: Path) -> str:
     """Run Flower's command line and return what it printed; its error output explains a failure."""
     command = [str(BIN / "flwr"), *arguments]
     done = subprocess.run(
-        command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        command,
+        env=environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout + done.stderr
@@ -107,12 +118,17 @@ def test_flwr_run_trains_the_same_app(flower_environment: dict[str, str], tmp_pa
         environment=flower_environment,
         cwd=tmp_path,
     )
-    run = json.loads(flwr("ls", "--format", "json", environment=flower_environment, cwd=tmp_path))["runs"][0]
+    run = json.loads(flwr("ls", "--format", "json", environment=flower_environment, cwd=tmp_path))[
+        "runs"
+    ][0]
     assert run["status"] == "finished:completed", log[-4000:]
 
     (folder,) = (tmp_path / "outputs").iterdir()
     result = json.loads((folder / "result.json").read_text())
     assert (result["status"], result["mode"], result["task"]) == ("finished", "flower", "digits")
     assert len(result["rounds"]) == 2
-    assert result["rounds"][-1]["replied"] == ["silo-1", "silo-2"]  # Flower simulates two nodes unless told otherwise
+    assert result["rounds"][-1]["replied"] == [
+        "silo-1",
+        "silo-2",
+    ]  # Flower simulates two nodes unless told otherwise
     assert (folder / "model" / "model.safetensors").is_file()

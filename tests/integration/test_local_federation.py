@@ -41,7 +41,9 @@ class Launched:
     folder: Path
     status: int = -1
     said: str = ""
-    processes: dict[str, str] = field(default_factory=dict)  # command line and environment, by job and pid
+    processes: dict[str, str] = field(
+        default_factory=dict
+    )  # command line and environment, by job and pid
 
     @property
     def federation(self) -> Path:
@@ -65,7 +67,9 @@ def folder() -> Iterator[Path]:
 def launched() -> Iterator[Launched]:
     """A whole run, followed to its end."""
     run = Launched(Path(tempfile.mkdtemp(prefix="meadow-launched-")))
-    process = meadow(run.folder, "launch", "all", "backend=local", *SMALL, "run.rounds=3", "run.name=a")
+    process = meadow(
+        run.folder, "launch", "all", "backend=local", *SMALL, "run.rounds=3", "run.name=a"
+    )
     try:
         until(lambda: watched(run) or process.poll() is not None)
         run.said = process.communicate(timeout=120)[0]
@@ -82,7 +86,12 @@ def meadow(folder: Path, *args: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AZURE_CLIENT_SECRET": TOKEN}
     command = [sys.executable, "-m", "azureml_jobs.cli.main", *args]
     return subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -106,7 +115,9 @@ def watched(run: Launched) -> bool:
             except psutil.Error:
                 continue
             run.processes[f"{name} {pid}"] = seen
-    return {seen.split()[0] for seen in run.processes} == JOBS and len(run.processes) >= 2 * len(JOBS)
+    return {seen.split()[0] for seen in run.processes} == JOBS and len(run.processes) >= 2 * len(
+        JOBS
+    )
 
 
 def end(jobs: LocalJobs) -> None:
@@ -125,7 +136,9 @@ def until(what: Callable[[], object], seconds: float = 90.0) -> None:
 def same_bits(folder: Path, simulated: FinishedRun) -> bool:
     ours = load_model(folder).state_dict()
     theirs = simulated.model().state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in theirs
+    )
 
 
 def simulated(folder: Path, *overrides: str) -> FinishedRun:
@@ -133,11 +146,15 @@ def simulated(folder: Path, *overrides: str) -> FinishedRun:
     return simulate([*SMALL, *overrides, *pool])
 
 
-def test_three_processes_give_the_model_that_the_simulation_gives(launched: Launched, tmp_path: Path) -> None:
+def test_three_processes_give_the_model_that_the_simulation_gives(
+    launched: Launched, tmp_path: Path
+) -> None:
     assert launched.status == 0, launched.said
     result = json.loads((launched.folder / "outputs/a/result.json").read_text())
     assert (result["status"], result["mode"]) == ("finished", "local")
-    assert [record["replied"] for record in result["rounds"]] == [["silo-1", "silo-2", "silo-3"]] * 3
+    assert [record["replied"] for record in result["rounds"]] == [
+        ["silo-1", "silo-2", "silo-3"]
+    ] * 3
     assert same_bits(launched.folder / "outputs/a", simulated(tmp_path, "run.rounds=3"))
 
 
@@ -155,7 +172,10 @@ def test_nothing_that_it_started_is_left_running(launched: Launched) -> None:
 
 
 def test_no_private_key_and_no_token_is_seen_anywhere(launched: Launched) -> None:
-    private = [launched.federation / "keys/ca-key", *launched.federation.glob("jobs/silo-*/keys/node-*")]
+    private = [
+        launched.federation / "keys/ca-key",
+        *launched.federation.glob("jobs/silo-*/keys/node-*"),
+    ]
     assert len(private) == 4
     needles = [TOKEN, "PRIVATE KEY", *(needle for file in private for needle in pieces(file))]
     seen = dict(launched.processes)
@@ -164,7 +184,12 @@ def test_no_private_key_and_no_token_is_seen_anywhere(launched: Launched) -> Non
         if file.is_file() and file not in private:
             seen[str(file.relative_to(launched.folder))] = file.read_bytes().decode("latin-1")
     assert {"outputs/a/result.json", "outputs/a/report.html"} <= seen.keys()
-    found = [f"{needle[:12]}... in {where}" for where, text in seen.items() for needle in needles if needle in text]
+    found = [
+        f"{needle[:12]}... in {where}"
+        for where, text in seen.items()
+        for needle in needles
+        if needle in text
+    ]
     assert found == []
     assert TOKEN not in launched.said and "PRIVATE KEY" not in launched.said
 
@@ -182,22 +207,38 @@ def test_each_silo_holds_its_own_key_and_no_other(launched: Launched) -> None:
     for name in JOBS - {"server"}:
         keys = launched.jobs.folder(name) / "keys"
         assert [file.name for file in keys.iterdir()] == [f"node-{name.removeprefix('silo-')}"]
-        assert keys.stat().st_mode & 0o777 == 0o700 and next(keys.iterdir()).stat().st_mode & 0o777 == 0o600
+        assert (
+            keys.stat().st_mode & 0o777 == 0o700
+            and next(keys.iterdir()).stat().st_mode & 0o777 == 0o600
+        )
         assert "PRIVATE" not in (launched.jobs.folder(name) / "ca.pem").read_text()
-        command = "\n".join(text for seen, text in launched.processes.items() if seen.startswith(name))
+        command = "\n".join(
+            text for seen, text in launched.processes.items() if seen.startswith(name)
+        )
         others = JOBS - {name, "server"}
-        assert f"node-{name.removeprefix('silo-')}" in command and not any(other in command for other in others)
+        assert f"node-{name.removeprefix('silo-')}" in command and not any(
+            other in command for other in others
+        )
     assert list(launched.jobs.folder("server").glob("keys/*")) == []
 
 
 @pytest.mark.slow
-def test_a_killed_orchestrator_started_again_finishes_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_orchestrator_started_again_finishes_with_the_same_bits(
+    folder: Path, tmp_path: Path
+) -> None:
     rounds = "run.rounds=12"
-    status, text = done(folder, "launch", "all", "backend=local", "--detach", *SMALL, rounds, "run.name=a")
+    status, text = done(
+        folder, "launch", "all", "backend=local", "--detach", *SMALL, rounds, "run.name=a"
+    )
     assert status == 0, text
     jobs = LocalJobs(folder / ".meadow/federation/jobs")
     store = FolderStore(folder / ".meadow/federation/store")
-    until(lambda: len(checkpoints(store)) == 2 and checkpoints(store)[-1] > "runs/a/checkpoints/round-000003")
+    until(
+        lambda: (
+            len(checkpoints(store)) == 2
+            and checkpoints(store)[-1] > "runs/a/checkpoints/round-000003"
+        )
+    )
     jobs.signal("server", signal.SIGKILL)
     assert jobs.wait("server", 20).status == -signal.SIGKILL
     closed = checkpoints(store)[-1]
@@ -207,22 +248,35 @@ def test_a_killed_orchestrator_started_again_finishes_with_the_same_bits(folder:
     status, text = done(folder, "wait", "run=a", "timeout=90")
     assert status == 0, text + jobs.log("server").read_text()
     assert "going on after round" in jobs.log("server").read_text()
-    assert {jobs.status(name).state for name in jobs.names()} == {RUNNING}, "the silos stayed and came back"
+    assert {jobs.status(name).state for name in jobs.names()} == {RUNNING}, (
+        "the silos stayed and came back"
+    )
     record = json.loads((folder / "outputs/a/result.json").read_text())
     assert [one["round"] for one in record["rounds"]] == list(range(1, 13))
     assert same_bits(folder / "outputs/a", simulated(tmp_path, rounds))
 
 
 @pytest.mark.slow
-def test_an_orchestrator_killed_while_its_run_is_followed_is_started_again(folder: Path, tmp_path: Path) -> None:
+def test_an_orchestrator_killed_while_its_run_is_followed_is_started_again(
+    folder: Path, tmp_path: Path
+) -> None:
     rounds = "run.rounds=30"
     process = meadow(folder, "launch", "all", "backend=local", *SMALL, rounds, "run.name=a")
     jobs = LocalJobs(folder / ".meadow/federation/jobs")
     store = FolderStore(folder / ".meadow/federation/store")
-    until(lambda: checkpoints(store)[-1:] > ["runs/a/checkpoints/round-000003"] or process.poll() is not None)
+    until(
+        lambda: (
+            checkpoints(store)[-1:] > ["runs/a/checkpoints/round-000003"]
+            or process.poll() is not None
+        )
+    )
     jobs.signal("server", signal.SIGKILL)
     text = process.communicate(timeout=150)[0]
-    assert process.returncode == 0 and "server has ended, status -9" in text and "It is started again" in text, text
+    assert (
+        process.returncode == 0
+        and "server has ended, status -9" in text
+        and "It is started again" in text
+    ), text
     assert "going on after round" in text and "round 30/30" in text
     assert {jobs.status(name).state for name in JOBS} == {ENDED}
     assert same_bits(folder / "outputs/a", simulated(tmp_path, rounds))
@@ -238,23 +292,33 @@ def test_a_federation_at_work_takes_another_run_and_is_not_started_twice(folder:
     for silo in ("silo-1", "silo-2", "silo-3"):
         assert done(folder, "launch", "client", "backend=local", f"silo={silo}", *SMALL)[0] == 0
     pids = {name: LocalJobs(folder / ".meadow/federation/jobs").status(name).pid for name in JOBS}
-    status, text = done(folder, "launch", "all", "backend=local", *SMALL, "run.rounds=1", "run.name=a")
+    status, text = done(
+        folder, "launch", "all", "backend=local", *SMALL, "run.rounds=1", "run.name=a"
+    )
     assert status == 0, text
     assert done(folder, "submit", *SMALL, "run.rounds=1", "run.name=b")[0] == 0
     assert done(folder, "wait", "run=b", "timeout=60")[0] == 0
     jobs = LocalJobs(folder / ".meadow/federation/jobs")
-    assert {name: jobs.status(name).pid for name in JOBS} == pids, "those that were there are used and stay"
+    assert {name: jobs.status(name).pid for name in JOBS} == pids, (
+        "those that were there are used and stay"
+    )
     status, text = done(folder, "status")
     assert status == 0 and text.count("yes") == 3 and text.count("finished") == 2
-    status, text = done(folder, "launch", "all", "backend=local", *SMALL, "data.alpha=9", "run.name=c")
+    status, text = done(
+        folder, "launch", "all", "backend=local", *SMALL, "data.alpha=9", "run.name=c"
+    )
     assert status == 2 and "MDW-194" in text
     assert done(folder, "stop")[0] == 0
     assert {jobs.status(name).state for name in JOBS} == {ENDED}
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_every_job_and_the_run_can_be_gone_on_with(folder: Path, tmp_path: Path) -> None:
-    process = meadow(folder, "launch", "all", "backend=local", *SMALL, "run.rounds=12", "run.name=a")
+def test_ctrl_c_ends_every_job_and_the_run_can_be_gone_on_with(
+    folder: Path, tmp_path: Path
+) -> None:
+    process = meadow(
+        folder, "launch", "all", "backend=local", *SMALL, "run.rounds=12", "run.name=a"
+    )
     store = FolderStore(folder / ".meadow/federation/store")
     until(lambda: store.list("runs/a/checkpoints/round-000002") or process.poll() is not None)
     process.send_signal(signal.SIGINT)
@@ -269,12 +333,22 @@ def test_ctrl_c_ends_every_job_and_the_run_can_be_gone_on_with(folder: Path, tmp
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_costs_a_round_is_said_and_changes_no_bit(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_costs_a_round_is_said_and_changes_no_bit(
+    folder: Path, tmp_path: Path
+) -> None:
     rounds = "run.rounds=8"
-    assert done(folder, "launch", "all", "backend=local", "--detach", *SMALL, rounds, "run.name=a")[0] == 0
+    assert (
+        done(folder, "launch", "all", "backend=local", "--detach", *SMALL, rounds, "run.name=a")[0]
+        == 0
+    )
     jobs = LocalJobs(folder / ".meadow/federation/jobs")
     store = FolderStore(folder / ".meadow/federation/store")
-    until(lambda: len(checkpoints(store)) == 2 and checkpoints(store)[-1] > "runs/a/checkpoints/round-000003")
+    until(
+        lambda: (
+            len(checkpoints(store)) == 2
+            and checkpoints(store)[-1] > "runs/a/checkpoints/round-000003"
+        )
+    )
     jobs.signal("server", signal.SIGKILL)
     jobs.wait("server", 20)
     last = folder / ".meadow/federation/store" / checkpoints(store)[-1]
@@ -297,7 +371,12 @@ def test_with_every_silo_gone_the_run_waits_its_patience_and_ends_with_its_own_s
     assert done(folder, "launch", "all", "backend=local", "--detach", *SMALL, *asked)[0] == 0
     jobs = LocalJobs(folder / ".meadow/federation/jobs")
     store = FolderStore(folder / ".meadow/federation/store")
-    until(lambda: len(checkpoints(store)) == 2 and checkpoints(store)[-1] > "runs/a/checkpoints/round-000003")
+    until(
+        lambda: (
+            len(checkpoints(store)) == 2
+            and checkpoints(store)[-1] > "runs/a/checkpoints/round-000003"
+        )
+    )
     for silo in JOBS - {"server"}:
         jobs.signal(silo, signal.SIGKILL)
     status, text = done(folder, "wait", "run=a", "timeout=110")

@@ -35,10 +35,14 @@ def weights(run: FinishedRun) -> dict[str, torch.Tensor]:
 
 
 def same_bits(a: FinishedRun, b: FinishedRun) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(weights(a).values(), weights(b).values(), strict=True))
+    return all(
+        torch.equal(x, y) for x, y in zip(weights(a).values(), weights(b).values(), strict=True)
+    )
 
 
-def test_the_same_seed_gives_the_same_model_twice_and_another_seed_another(run: FinishedRun, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_model_twice_and_another_seed_another(
+    run: FinishedRun, tmp_path: Path
+) -> None:
     pool = ["simulation=pool", "simulation.workers=0"]
     assert same_bits(run, simulated(tmp_path, *pool))
     assert not same_bits(run, simulated(tmp_path, *pool, "run.seed=1"))
@@ -57,7 +61,11 @@ def test_ray_gives_the_bits_of_the_pool(run: FinishedRun, tmp_path: Path) -> Non
     [
         ["strategy=fedavg"],
         ["strategy=fedprox", "strategy.mu=0.1"],
-        ["strategy=external", "strategy.target=flwr.serverapp.strategy.FedAdam", "strategy.args.eta=0.05"],
+        [
+            "strategy=external",
+            "strategy.target=flwr.serverapp.strategy.FedAdam",
+            "strategy.args.eta=0.05",
+        ],
     ],
     ids=["fedavg", "fedprox", "fedadam"],
 )
@@ -68,7 +76,9 @@ def test_a_resumed_run_gives_the_unbroken_runs_model(
     pool = ["simulation=pool", "simulation.workers=0"]
     whole = simulated(tmp_path, *pool, *decides, "run.name=whole")
 
-    def interrupted_in_round_3(silos: list[str], *, cohort: int | None, seed: int, round: int) -> list[str]:
+    def interrupted_in_round_3(
+        silos: list[str], *, cohort: int | None, seed: int, round: int
+    ) -> list[str]:
         if round == 3:
             raise KeyboardInterrupt
         return select(silos, cohort=cohort, seed=seed, round=round)
@@ -80,17 +90,27 @@ def test_a_resumed_run_gives_the_unbroken_runs_model(
 
     assert resumed.result.run_id == "broken"
     assert [record.round for record in resumed.result.rounds] == [1, 2, 3, 4]
-    assert [record.cohort for record in resumed.result.rounds] == [record.cohort for record in whole.result.rounds]
+    assert [record.cohort for record in resumed.result.rounds] == [
+        record.cohort for record in whole.result.rounds
+    ]
     assert same_bits(whole, resumed)
 
 
 def test_a_resumed_run_refuses_to_become_another(run: FinishedRun) -> None:
     with pytest.raises(ConfigError, match="MDW-185"):
-        simulate([f"run.output={run.folder.parent}", f"run.resume={run.result.run_id}", "trainer.lr=0.5"])
+        simulate(
+            [f"run.output={run.folder.parent}", f"run.resume={run.result.run_id}", "trainer.lr=0.5"]
+        )
 
 
 def test_one_silo_is_the_plain_loop(tmp_path: Path) -> None:
-    overrides = [*SMALL, "federation.size=1", "data.partition=iid", "simulation=pool", "simulation.workers=0"]
+    overrides = [
+        *SMALL,
+        "federation.size=1",
+        "data.partition=iid",
+        "simulation=pool",
+        "simulation.workers=0",
+    ]
     federated = simulate([*overrides, f"run.output={tmp_path}"])
     conf = compose(overrides)
     (silo,), task = silos(conf), task_named("digits")
@@ -98,6 +118,8 @@ def test_one_silo_is_the_plain_loop(tmp_path: Path) -> None:
     model = loop.prepare(build_model(conf.model, task.contract, conf.run.seed), conf.trainer)
     for round in (1, 2, 3):
         seed = seed_for(conf.run.seed, silo.name, round, "train")
-        loop.train(model, task.load(silo).train, task, conf.trainer, seed=seed, round=round, rounds=3)
+        loop.train(
+            model, task.load(silo).train, task, conf.trainer, seed=seed, round=round, rounds=3
+        )
     for name, tensor in weights(federated).items():
         assert torch.equal(tensor, model.state_dict()[name]), name

@@ -59,7 +59,12 @@ def test_processes_of_a_federation_go_on_without_the_silo_that_refuses(folder: P
 
 def test_a_simulation_holds_to_the_same_policy(folder: Path) -> None:
     pool = ["simulation=pool", "simulation.workers=0", f"run.output={folder / 'outputs'}"]
-    asked = [f"federation.file={folder / 'hospitals.yaml'}", *RUN, "model=mlp", "trainer.batch_size=64"]
+    asked = [
+        f"federation.file={folder / 'hospitals.yaml'}",
+        *RUN,
+        "model=mlp",
+        "trainer.batch_size=64",
+    ]
     run = simulate([*asked, *pool])
     for record in run.result.rounds:
         assert record.replied == ["north", "south"] and list(record.failed) == ["west"]

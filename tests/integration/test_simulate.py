@@ -50,7 +50,10 @@ def test_the_result_says_who_did_what_and_what_it_cost(run: FinishedRun) -> None
     assert last.cohort == last.replied == ["silo-1", "silo-2", "silo-3"]
     assert not last.failed
     assert all(0 < last.seconds_training[silo] < last.seconds for silo in last.cohort)
-    assert all(last.bytes_up[silo] == last.bytes_down[silo] == 4 * stored.model["parameters"] for silo in last.cohort)
+    assert all(
+        last.bytes_up[silo] == last.bytes_down[silo] == 4 * stored.model["parameters"]
+        for silo in last.cohort
+    )
     assert sum(map(sum, stored.partition.values())) <= 600
     assert stored.final["accuracy"] == last.aggregate["accuracy"]
 
@@ -71,7 +74,9 @@ def test_metrics_are_rows_that_pandas_takes(run: FinishedRun) -> None:
     assert len(frame) == 2 * (1 + 3)
     assert frame[frame.silo == "silo-2"].accuracy.notna().all()
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    assert {(line["round"], line["silo"]) for line in lines} >= {(r, f"silo-{s}") for r in (1, 2) for s in (1, 2, 3)}
+    assert {(line["round"], line["silo"]) for line in lines} >= {
+        (r, f"silo-{s}") for r in (1, 2) for s in (1, 2, 3)
+    }
 
 
 def test_the_model_is_a_module_and_is_found_by_folder(run: FinishedRun) -> None:
@@ -84,7 +89,10 @@ def test_the_model_is_a_module_and_is_found_by_folder(run: FinishedRun) -> None:
 def test_a_run_can_start_from_the_model_of_another(run: FinishedRun, tmp_path: Path) -> None:
     for init in (run.folder, run.folder / "model/model.safetensors"):
         after = simulate([*POOL, f"model.init={init}", "run.rounds=1", f"run.output={tmp_path}"])
-        assert after.result.rounds[0].aggregate["accuracy"] > run.result.rounds[0].aggregate["accuracy"]
+        assert (
+            after.result.rounds[0].aggregate["accuracy"]
+            > run.result.rounds[0].aggregate["accuracy"]
+        )
     with pytest.raises(ConfigError, match="MDW-184"):
         simulate([*POOL, f"model.init={run.folder}", "model=cnn", f"run.output={tmp_path}"])
 
@@ -100,17 +108,27 @@ def test_a_task_with_a_test_set_is_scored_on_it_after_each_round(tmp_path: Path)
     rng = np.random.default_rng(0)
     for name, count in (("train", 120), ("t10k", 40)):
         labels = rng.integers(0, 10, count, dtype=np.uint8)
-        images = np.repeat(labels[:, None] * 25, 784, axis=1).astype(np.uint8)  # a brightness for each class
+        images = np.repeat(labels[:, None] * 25, 784, axis=1).astype(
+            np.uint8
+        )  # a brightness for each class
         header = b"\x00\x00\x08\x03" + np.array([count, 28, 28], ">u4").tobytes()
         (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(header + images.tobytes())
         header = b"\x00\x00\x08\x01" + np.array([count], ">u4").tobytes()
         (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
-    mnist = ["task=mnist", f"data.root={tmp_path}", "data.held_out=0", "data.partition=iid", "model=mlp"]
+    mnist = [
+        "task=mnist",
+        f"data.root={tmp_path}",
+        "data.held_out=0",
+        "data.partition=iid",
+        "model=mlp",
+    ]
     pool = ["simulation=pool", "simulation.workers=0", f"run.output={tmp_path}/outputs"]
     run = simulate([*mnist, *pool, "run.rounds=2", "federation.size=2"])
     for record in run.result.rounds:
         assert 0 <= record.aggregate["central_accuracy"] <= 1
-        assert "accuracy" not in record.aggregate  # nothing was held out, so no silo has anything to say
+        assert (
+            "accuracy" not in record.aggregate
+        )  # nothing was held out, so no silo has anything to say
         assert record.metrics == {}
 
 
@@ -136,7 +154,9 @@ def test_a_silo_that_fails_is_named_and_the_others_go_on(broken: str, tmp_path: 
         assert "the disk is gone" in record.failed[broken]
 
 
-def test_a_round_without_its_quorum_ends_the_run_with_a_resumable_folder(broken: str, tmp_path: Path) -> None:
+def test_a_round_without_its_quorum_ends_the_run_with_a_resumable_folder(
+    broken: str, tmp_path: Path
+) -> None:
     named = [f"federation.silos.{name}.device=cpu" for name in (broken, "b")]
     with pytest.raises(RoundError, match="MDW-401"):
         simulate([*POOL, *named, "run.quorum=2", "run.name=lost", f"run.output={tmp_path}"])
@@ -152,12 +172,19 @@ def test_a_round_without_its_quorum_ends_the_run_with_a_resumable_folder(broken:
     ("mistake", "error", "says"),
     [
         (
-            ["federation.silos.a.data.root=/does/not/exist", "federation.silos.a.data.partition=own"],
+            [
+                "federation.silos.a.data.root=/does/not/exist",
+                "federation.silos.a.data.partition=own",
+            ],
             DataError,
             "a: .*/does/not/exist",
         ),
         (["federation.size=1000"], ConfigError, "MDW-105"),
-        (["strategy=external", "strategy.target=flwr.serverapp.strategy.FedAdm"], ConfigError, "FedAdam"),
+        (
+            ["strategy=external", "strategy.target=flwr.serverapp.strategy.FedAdm"],
+            ConfigError,
+            "FedAdam",
+        ),
         (["model.init=nothing"], ConfigError, "MDW-183"),
         (["tracking=environment"], ConfigError, "MDW-159"),
         (["run.baseline=all", "data.held_out=0"], ConfigError, "MDW-105"),
@@ -165,7 +192,11 @@ def test_a_round_without_its_quorum_ends_the_run_with_a_resumable_folder(broken:
     ids=["data", "silos", "strategy", "init", "tracking", "baseline"],
 )
 def test_a_mistake_is_found_before_anything_is_written(
-    mistake: list[str], error: type[Exception], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mistake: list[str],
+    error: type[Exception],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(error, match=says):
@@ -174,7 +205,12 @@ def test_a_mistake_is_found_before_anything_is_written(
 
 
 def test_a_run_that_stopped_early_has_nothing_left_to_resume(tmp_path: Path) -> None:
-    stop = ["run.early_stop.patience=1", "run.early_stop.min_delta=100", "run.rounds=9", "run.name=early"]
+    stop = [
+        "run.early_stop.patience=1",
+        "run.early_stop.min_delta=100",
+        "run.rounds=9",
+        "run.name=early",
+    ]
     first = simulate([*POOL, *stop, f"run.output={tmp_path}"])
     with pytest.raises(ConfigError, match=r"MDW-108.*stopped early"):
         simulate([f"run.output={tmp_path}", "run.resume=early"])

@@ -23,18 +23,24 @@ Headers = list[tuple[str, Any]]
 class Caller:
     """One key and an open channel; the key may be anybody's."""
 
-    def __init__(self, federation: Federation, address: str, key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(
+        self, federation: Federation, address: str, key: ec.EllipticCurvePrivateKey
+    ) -> None:
         self.key = key
         self.pem = public_key_to_bytes(key.public_key())
         self.node = Node(node_id=node_id_of(self.pem))
-        self.channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(federation.authority))
+        self.channel = grpc.secure_channel(
+            address, grpc.ssl_channel_credentials(federation.authority)
+        )
         self.stub = FleetStub(self.channel)
 
     @classmethod
     def silo(cls, federation: Federation, address: str, name: str) -> Self:
         return cls(federation, address, load_node_key(federation.secrets.get(f"node-{name}"), name))
 
-    def headers(self, *, shift: float = 0.0, timestamp: str | None = None, **changed: Any) -> Headers:
+    def headers(
+        self, *, shift: float = 0.0, timestamp: str | None = None, **changed: Any
+    ) -> Headers:
         """Return good headers, signed `shift` seconds from now, with `key`, `time` or `signature` replaced."""
         now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=shift)
         text = timestamp if timestamp is not None else now.isoformat()

@@ -11,7 +11,10 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from flwr.client.grpc_rere_client import node_auth_client_interceptor
 from flwr.common.constant import SIGNATURE_HEADER
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
@@ -25,7 +28,10 @@ from server.orchestrator.service import Orchestrator
 from tests.faults.federation import Federation, ask, model, total
 from tests.security.caller import Caller, Headers
 
-P384_ORDER = int("ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16)
+P384_ORDER = int(
+    "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973",
+    16,
+)
 
 
 class Place:
@@ -34,7 +40,9 @@ class Place:
     def __init__(self, federation: Federation, orchestrator: Orchestrator) -> None:
         self.federation, self.orchestrator = federation, orchestrator
         self.insider = Caller.silo(federation, orchestrator.address, "silo-2")
-        self.stranger = Caller(federation, orchestrator.address, ec.generate_private_key(ec.SECP384R1()))
+        self.stranger = Caller(
+            federation, orchestrator.address, ec.generate_private_key(ec.SECP384R1())
+        )
         self.victim = Caller.silo(federation, orchestrator.address, "silo-1")
         self.grid = PackedGrid(orchestrator.open_run("run", ["silo-1"]))
 
@@ -68,20 +76,39 @@ def bad_headers(place: Place) -> dict[str, tuple[str, Headers]]:
         "a huge key": ("MDW-742", insider.headers(key=b"k" * 2000)),
         "a stranger's key": ("MDW-743", stranger.headers()),
         "garbage as timestamp": ("MDW-742", insider.headers(timestamp="yesterday")),
-        "a year that does not exist": ("MDW-742", insider.headers(timestamp="0000-13-45T99:99:99+00:00")),
+        "a year that does not exist": (
+            "MDW-742",
+            insider.headers(timestamp="0000-13-45T99:99:99+00:00"),
+        ),
         "a timestamp without zone": ("MDW-742", insider.headers(timestamp=naive)),
         "a stale timestamp": ("MDW-746", insider.headers(shift=-400)),
         "a future timestamp": ("MDW-746", insider.headers(shift=60)),
         "garbage as signature": ("MDW-745", insider.headers(signature=b"\x30\x03garbage")),
         "a huge signature": ("MDW-742", insider.headers(signature=b"s" * 2000)),
         "another's signature": ("MDW-745", insider.headers(signature=stranger.headers()[2][1])),
-        "the signature of another time": ("MDW-745", insider.headers(signature=insider.headers(shift=-1)[2][1])),
+        "the signature of another time": (
+            "MDW-745",
+            insider.headers(signature=insider.headers(shift=-1)[2][1]),
+        ),
     }
 
 
 CASES = (
-    *("no headers", "no key", "no timestamp", "no signature", "a header twice", "garbage as key", "a huge key"),
-    *("a stranger's key", "garbage as timestamp", "a year that does not exist", "a timestamp without zone"),
+    *(
+        "no headers",
+        "no key",
+        "no timestamp",
+        "no signature",
+        "a header twice",
+        "garbage as key",
+        "a huge key",
+    ),
+    *(
+        "a stranger's key",
+        "garbage as timestamp",
+        "a year that does not exist",
+        "a timestamp without zone",
+    ),
     *("a stale timestamp", "a future timestamp", "garbage as signature", "a huge signature"),
     *("another's signature", "the signature of another time"),
 )
@@ -129,7 +156,9 @@ def test_a_header_recorded_before_a_restart_is_refused_after_it(tmp_path: Path) 
 def test_a_silo_whose_clock_is_behind_gets_in_once_its_clock_has_passed_the_start_and_is_told_of_its_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(node_auth_client_interceptor, "now", lambda: datetime.now(UTC) - timedelta(seconds=4))
+    monkeypatch.setattr(
+        node_auth_client_interceptor, "now", lambda: datetime.now(UTC) - timedelta(seconds=4)
+    )
     federation = Federation(tmp_path, silos=1)
     with (
         caplog.at_level(logging.INFO),
@@ -158,7 +187,9 @@ def test_a_node_can_not_speak_for_another(place: Place) -> None:
     place.run_goes_on()
 
 
-def test_refusals_are_logged_once_a_minute_and_peer(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_logged_once_a_minute_and_peer(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     place.orchestrator._interceptor._log._last.clear()
     with caplog.at_level(logging.WARNING, logger="server.orchestrator.identity"):
         for _ in range(5):
@@ -176,7 +207,9 @@ def test_without_tls_nobody_is_heard(place: Place) -> None:
     place.run_goes_on()
 
 
-def test_a_key_revoked_in_the_middle_of_a_round_is_shut_out_and_the_round_goes_on(tmp_path: Path) -> None:
+def test_a_key_revoked_in_the_middle_of_a_round_is_shut_out_and_the_round_goes_on(
+    tmp_path: Path,
+) -> None:
     federation = Federation(tmp_path)
     with federation.orchestrator() as orchestrator:
         address = orchestrator.address
@@ -196,7 +229,9 @@ def test_a_key_revoked_in_the_middle_of_a_round_is_shut_out_and_the_round_goes_o
             orchestrator.admit_key("silo-2", federation.public["silo-2"])
             assert Caller.silo(federation, address, "silo-2").call(
                 "SendNodeHeartbeat",
-                SendNodeHeartbeatRequest(node=Caller.silo(federation, address, "silo-2").node, heartbeat_interval=10),
+                SendNodeHeartbeatRequest(
+                    node=Caller.silo(federation, address, "silo-2").node, heartbeat_interval=10
+                ),
             )
 
 
@@ -204,7 +239,12 @@ TEXT_OR_BYTES = st.one_of(st.binary(max_size=300), st.text(max_size=100))
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from(["flwr-public-key-bin", "flwr-timestamp", "flwr-signature-bin"]), TEXT_OR_BYTES))
+@given(
+    st.dictionaries(
+        st.sampled_from(["flwr-public-key-bin", "flwr-timestamp", "flwr-signature-bin"]),
+        TEXT_OR_BYTES,
+    )
+)
 def test_any_garbage_ends_in_a_refusal(headers: dict[str, bytes | str]) -> None:
     with pytest.raises(Refusal):
         KEYS.check(headers)
@@ -212,9 +252,17 @@ def test_any_garbage_ends_in_a_refusal(headers: dict[str, bytes | str]) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(TEXT_OR_BYTES, TEXT_OR_BYTES)
-def test_any_garbage_beside_an_admitted_key_ends_in_a_refusal(timestamp: bytes | str, signature: bytes | str) -> None:
+def test_any_garbage_beside_an_admitted_key_ends_in_a_refusal(
+    timestamp: bytes | str, signature: bytes | str
+) -> None:
     with pytest.raises(Refusal):
-        KEYS.check({"flwr-public-key-bin": PEM, "flwr-timestamp": timestamp, "flwr-signature-bin": signature})
+        KEYS.check(
+            {
+                "flwr-public-key-bin": PEM,
+                "flwr-timestamp": timestamp,
+                "flwr-signature-bin": signature,
+            }
+        )
 
 
 def _keys() -> tuple[Keys, bytes]:

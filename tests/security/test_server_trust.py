@@ -46,7 +46,9 @@ def test_a_certificate_of_another_ca(tmp_path: Path) -> None:
 def test_an_expired_certificate(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     federation = Federation(tmp_path, made=now - timedelta(days=60))
-    expired = server_credentials(federation.secrets, ["127.0.0.1"], now - timedelta(days=30), days=1)
+    expired = server_credentials(
+        federation.secrets, ["127.0.0.1"], now - timedelta(days=30), days=1
+    )
     with shown(federation, expired) as address:
         assert "MDW-755" in distrust(federation, address)
 

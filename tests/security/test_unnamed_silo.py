@@ -61,7 +61,9 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
             two.close()
 
 
-def test_on_the_wire_the_named_silo_gets_the_models_and_the_other_next_to_nothing(scene: Scene) -> None:
+def test_on_the_wire_the_named_silo_gets_the_models_and_the_other_next_to_nothing(
+    scene: Scene,
+) -> None:
     scene.rounds("silo-1")
     assert scene.named.returned > ROUNDS * MODEL_BYTES
     assert 0 < scene.unnamed.returned < QUIET_BYTES
@@ -78,8 +80,12 @@ def test_with_every_id_in_its_hand_it_is_refused_each_object_and_the_code(scene:
     insider = Caller.silo(scene.federation, scene.orchestrator.address, "silo-2")
     node = insider.node
     for id in objects:
-        answer = insider.refused("PullObject", PullObjectRequest(node=node, run_id=run, object_id=id))
-        assert answer.startswith("PERMISSION_DENIED MDW-645") and "does not name this silo" in answer
+        answer = insider.refused(
+            "PullObject", PullObjectRequest(node=node, run_id=run, object_id=id)
+        )
+        assert (
+            answer.startswith("PERMISSION_DENIED MDW-645") and "does not name this silo" in answer
+        )
     code = hashlib.sha256(app_listing()).hexdigest()
     for name, request in (
         ("GetRun", GetRunRequest(node=node, run_id=run)),

@@ -11,7 +11,9 @@ CLASSES = [str(digit) for digit in range(10)]
 BYTES = 4 * 4_810
 
 
-def sample(silos: int = 3, rounds: int = 10, *, baseline: bool = True, names: list[str] | None = None) -> RunResult:
+def sample(
+    silos: int = 3, rounds: int = 10, *, baseline: bool = True, names: list[str] | None = None
+) -> RunResult:
     """Return a finished run that learned, the same each time."""
     members = names or [f"silo-{number}" for number in range(1, silos + 1)]
     draw = random.Random(7)
@@ -33,7 +35,12 @@ def sample(silos: int = 3, rounds: int = 10, *, baseline: bool = True, names: li
         final=dict(records[-1].aggregate) if records else {},
         model={"path": "model/model.safetensors", "sha256": "ab" * 32, "parameters": 4_810},
         environment={
-            "versions": {"python": "3.11.9", "meadow": "0.1.0", "flwr": "1.39.0", "torch": "2.14.1"},
+            "versions": {
+                "python": "3.11.9",
+                "meadow": "0.1.0",
+                "flwr": "1.39.0",
+                "torch": "2.14.1",
+            },
             "code": "cd" * 32,
             "platform": "Linux x86_64",
             "cores": 2,
@@ -48,12 +55,16 @@ def sample(silos: int = 3, rounds: int = 10, *, baseline: bool = True, names: li
 
 def bare(status: str = "failed") -> RunResult:
     """Return a run that ended before anything was known of it."""
-    return RunResult("digits-fedavg-0", "simulate", "digits", "fedavg", ["silo-1", "silo-2"], status=status)
+    return RunResult(
+        "digits-fedavg-0", "simulate", "digits", "fedavg", ["silo-1", "silo-2"], status=status
+    )
 
 
 def with_failures(result: RunResult) -> RunResult:
     """Return the run with its second silo failing in two rounds, once for a reason that is hostile."""
-    for record, reason in zip(result.rounds, ("no reply before the round closed", HOSTILE), strict=False):
+    for record, reason in zip(
+        result.rounds, ("no reply before the round closed", HOSTILE), strict=False
+    ):
         silo = record.cohort[1]
         record.failed[silo] = reason
         record.replied.remove(silo)
@@ -81,7 +92,10 @@ def with_nan(result: RunResult) -> RunResult:
 
 def _round(number: int, silos: list[str], draw: random.Random) -> RoundRecord:
     seconds = {silo: draw.uniform(0.2, 0.9) for silo in silos}
-    train = {silo: {"num-examples": 400.0, "loss": 2.0 / (number + 1), "seconds": seconds[silo]} for silo in silos}
+    train = {
+        silo: {"num-examples": 400.0, "loss": 2.0 / (number + 1), "seconds": seconds[silo]}
+        for silo in silos
+    }
     metrics = {silo: _evaluated(number, draw) for silo in silos}
     slowest = max(seconds.values())
     return RoundRecord(
@@ -105,7 +119,12 @@ def _round(number: int, silos: list[str], draw: random.Random) -> RoundRecord:
 
 def _evaluated(number: int, draw: random.Random) -> Metrics:
     right = 1 - 0.9 * math.exp(-number / 3) - draw.uniform(0, 0.08)
-    return {"num-examples": 100.0, "loss": -math.log(max(right, 0.05)), "accuracy": max(right, 0.05), "seconds": 0.01}
+    return {
+        "num-examples": 100.0,
+        "loss": -math.log(max(right, 0.05)),
+        "accuracy": max(right, 0.05),
+        "seconds": 0.01,
+    }
 
 
 def _baseline(silos: list[str], draw: random.Random) -> Baseline:

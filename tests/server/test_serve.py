@@ -120,7 +120,9 @@ def test_sigterm_ends_it_with_143_and_silos_go_on_looking(place: Place) -> None:
     assert place.store.acquire(LEASE, "another", 10) is not None
 
 
-def test_a_second_orchestrator_on_the_same_store_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_orchestrator_on_the_same_store_is_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(orchestrator_job, "LEASE_SECONDS", 0.2)
     monkeypatch.setattr(orchestrator_job, "CARE_SECONDS", 0.1)
     assert place.store.acquire(LEASE, "the first", 60) is not None
@@ -154,11 +156,15 @@ def test_a_run_whose_silos_do_not_come_fails_and_names_them(place: Place) -> Non
     place.queue.submit("a", place.conf("run.start_timeout=0.2"))
     assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
     outcome = place.queue.outcome("a")
-    assert outcome is not None and outcome.status == "failed" and outcome.exit == SiloError.exit_status
+    assert (
+        outcome is not None and outcome.status == "failed" and outcome.exit == SiloError.exit_status
+    )
     assert "MDW-330" in outcome.reason and "silo-1, silo-2" in outcome.reason
 
 
-def test_a_run_that_could_not_start_leaves_a_result_that_says_why_and_can_be_gone_on_with(place: Place) -> None:
+def test_a_run_that_could_not_start_leaves_a_result_that_says_why_and_can_be_gone_on_with(
+    place: Place,
+) -> None:
     for silo in ("silo-1", "silo-2"):
         place.keys.admit(silo, fresh_node_key()[1])
     place.queue.submit("a", place.conf("run.start_timeout=0.2"))
@@ -173,7 +179,9 @@ def test_a_run_that_could_not_start_leaves_a_result_that_says_why_and_can_be_gon
     assert (folder / "report.html").exists()
     place.queue.submit("a", compose([f"run.resume={folder}", f"run.output={place.output}"]))
     assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
-    events = [json.loads(line)["event"] for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line)["event"] for line in (folder / "ledger.jsonl").read_text().splitlines()
+    ]
     assert events == ["run started", "run finished", "run resumed", "run finished"]
 
 
@@ -181,10 +189,16 @@ def test_a_run_that_names_a_silo_without_a_key_leaves_a_result_too(place: Place)
     place.queue.submit("a", place.conf("run.start_timeout=0.2"))
     assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
     result = RunResult.read(place.output / "a")
-    assert result.status == "failed" and result.error is not None and "silo-1, silo-2" in result.error["message"]
+    assert (
+        result.status == "failed"
+        and result.error is not None
+        and "silo-1, silo-2" in result.error["message"]
+    )
 
 
-def test_files_of_a_failed_run_are_kept_where_results_are(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_a_failed_run_are_kept_where_results_are(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keeping = replace(places(place.conf()), keeps_results=True)
     monkeypatch.setattr(orchestrator_job, "places", lambda conf: keeping)
     place.queue.submit("a", place.conf("run.start_timeout=0.2"))
@@ -248,7 +262,9 @@ def test_keys_are_admitted_and_revoked_while_it_runs(place: Place) -> None:
             until(lambda: told(place.store).get("connected") == ["late"])
             place.keys.revoke("late")
             with pytest.raises(IdentityError, match="MDW-744"):
-                until(connection.receive)  # the question that was open is answered still, the next one is not
+                until(
+                    connection.receive
+                )  # the question that was open is answered still, the next one is not
         finally:
             connection.close()
             end()

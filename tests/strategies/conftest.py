@@ -19,7 +19,9 @@ class FakeGrid(Grid):
         self.nodes = [900 - k for k in range(nodes)]
         self.asked: list[Message] = []
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         sent = list(messages)
         self.asked += sent
         return [self.reply(message) for message in sent]
@@ -28,7 +30,9 @@ class FakeGrid(Grid):
         node = message.metadata.dst_node_id
         round_ = int(message.content["config"]["server-round"])
         rng = np.random.default_rng([node, round_])
-        metrics = MetricRecord({"num-examples": 10 + self.nodes.index(node), "loss": float(rng.uniform(0.5, 1))})
+        metrics = MetricRecord(
+            {"num-examples": 10 + self.nodes.index(node), "loss": float(rng.uniform(0.5, 1))}
+        )
         content = RecordDict({"metrics": metrics})
         if message.metadata.message_type == "train":
             content["arrays"] = ArrayRecord(
@@ -50,7 +54,12 @@ class FakeGrid(Grid):
         raise NotImplementedError
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         raise NotImplementedError
 

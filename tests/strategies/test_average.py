@@ -60,11 +60,16 @@ def test_the_mean_is_the_exact_mean_rounded_to_its_dtype(given_updates: Updates)
     total = sum(weight for _, weight in given_updates)
     for name, slack in (("half", 0.501), ("single", 0.501), ("double", 4.0)):
         for at in np.ndindex(SHAPE):
-            exact = sum((w * Fraction(float(a[name][at])) for a, w in given_updates), Fraction(0)) / total
+            exact = (
+                sum((w * Fraction(float(a[name][at])) for a, w in given_updates), Fraction(0))
+                / total
+            )
             largest = max(abs(float(a[name][at])) for a, _ in given_updates)
             scale = result[name].dtype.type(largest if name == "double" else abs(float(exact)))
             error = abs(Fraction(float(result[name][at])) - exact)
-            assert error <= Fraction(slack) * Fraction(float(np.spacing(scale))) + Fraction(1, 2**62)
+            assert error <= Fraction(slack) * Fraction(float(np.spacing(scale))) + Fraction(
+                1, 2**62
+            )
 
 
 @given(st.data())
@@ -86,7 +91,9 @@ def test_a_float64_sum_would_depend_on_the_order_and_this_one_does_not() -> None
 def test_large_models_are_folded_in_pieces_and_match_float64() -> None:
     rng = np.random.default_rng(1)
     size = 2 * average.CHUNK + 17
-    drawn: Updates = [({"w": rng.normal(size=(size,)).astype(np.float32)}, n) for n in (5, 1000, 77)]
+    drawn: Updates = [
+        ({"w": rng.normal(size=(size,)).astype(np.float32)}, n) for n in (5, 1000, 77)
+    ]
     oracle = sum(n * a["w"].astype(np.float64) for a, n in drawn) / 1082
     np.testing.assert_array_equal(mean_of(drawn)["w"], oracle.astype(np.float32))
 
@@ -103,7 +110,8 @@ def test_one_update_alone_comes_back_bit_for_bit() -> None:
 
 
 @given(
-    np_arrays(np.float32, SHAPE, elements=st.floats(2**-40, 1e4, width=32)), st.lists(st.integers(1, 9999), min_size=2)
+    np_arrays(np.float32, SHAPE, elements=st.floats(2**-40, 1e4, width=32)),
+    st.lists(st.integers(1, 9999), min_size=2),
 )
 @settings(deadline=None)
 def test_silos_that_agree_leave_the_model_as_it_is(same: np.ndarray, weights: list[int]) -> None:
@@ -112,7 +120,8 @@ def test_silos_that_agree_leave_the_model_as_it_is(same: np.ndarray, weights: li
 
 def test_of_counters_the_largest_is_kept_in_its_dtype() -> None:
     drawn: Updates = [
-        ({"tracked": np.asarray(n, np.int64), "seen": np.array([n > 5, False])}, n) for n in (3, 2**53 + 1, 4)
+        ({"tracked": np.asarray(n, np.int64), "seen": np.array([n > 5, False])}, n)
+        for n in (3, 2**53 + 1, 4)
     ]
     result = mean_of(drawn)
     assert result["tracked"] == 2**53 + 1  # float64 could not say that
@@ -125,11 +134,17 @@ def test_memory_does_not_grow_with_the_number_of_updates() -> None:
     for k in range(50):
         mean.add({"w": np.full(100, k, np.float32)}, 1)
         held = sum(arrays["w"].nbytes for arrays, _ in mean._held)
-        sums = sum(one.high.nbytes + one.low.nbytes for one in mean._sums.values() if isinstance(one, average._Sum))
+        sums = sum(
+            one.high.nbytes + one.low.nbytes
+            for one in mean._sums.values()
+            if isinstance(one, average._Sum)
+        )
         assert held + sums == min(4 * (k + 1), 16) * 100
 
 
-def test_few_updates_that_are_held_have_the_bits_of_those_that_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_updates_that_are_held_have_the_bits_of_those_that_are_folded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(2)
     drawn: Updates = [({"w": rng.normal(size=1000), "n": np.asarray(n)}, n) for n in (3, 7, 11)]
     held = bits(mean_of(drawn))
@@ -145,7 +160,9 @@ def test_updates_are_let_go_while_they_are_added_up() -> None:
     result = mean.result()
     peak = tracemalloc.get_traced_memory()[1] // (4 * size)
     tracemalloc.stop()
-    assert len(result) == 40 and peak < 2 * 40 + 10  # arrays: both updates and one array's sums, not a third model
+    assert (
+        len(result) == 40 and peak < 2 * 40 + 10
+    )  # arrays: both updates and one array's sums, not a third model
 
 
 def test_carrying_between_the_counters_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,12 +202,17 @@ def test_values_that_are_not_finite_are_refused_and_nothing_is_folded(value: flo
     ("other", "name"),
     [
         ({"a": np.ones(2, np.float32)}, "'b'"),
-        ({"a": np.ones(2, np.float32), "b": np.ones(2, np.float32), "c": np.ones(2, np.float32)}, "'c'"),
+        (
+            {"a": np.ones(2, np.float32), "b": np.ones(2, np.float32), "c": np.ones(2, np.float32)},
+            "'c'",
+        ),
         ({"a": np.ones(2, np.float32), "b": np.ones((2, 1), np.float32)}, "'b'"),
         ({"a": np.ones(2, np.float64), "b": np.ones(2, np.float32)}, "'a'"),
     ],
 )
-def test_another_layout_is_refused_by_the_array_that_differs(other: dict[str, Any], name: str) -> None:
+def test_another_layout_is_refused_by_the_array_that_differs(
+    other: dict[str, Any], name: str
+) -> None:
     error = refusal([({"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}, 1), (other, 1)])
     assert error.code == "MDW-660" and name in error.message
 
@@ -205,7 +227,9 @@ def test_a_dtype_without_a_mean_a_weight_of_nothing_and_no_update_are_refused() 
     st.lists(st.tuples(st.floats(-1e300, 1e300), st.integers(1, 2**29)), min_size=1, max_size=8),
     st.randoms(use_true_random=False),
 )
-def test_metrics_are_the_exact_mean_in_any_order(values: list[tuple[float, int]], shuffle: Any) -> None:
+def test_metrics_are_the_exact_mean_in_any_order(
+    values: list[tuple[float, int]], shuffle: Any
+) -> None:
     def means(order: list[tuple[float, int]]) -> float:
         metrics = MetricMeans()
         for value, weight in order:

@@ -23,8 +23,14 @@ def test_a_configuration_gives_its_strategy() -> None:
     prox = build_strategy(FedProxConf(mu=0.3))
     assert isinstance(prox, FedProx) and prox.mu == 0.3
     args = {"eta": 0.2}
-    external = build_strategy(ExternalStrategyConf(target="flwr.serverapp.strategy.FedAdam", args=args))
-    assert isinstance(external, External) and isinstance(external.inner, FedAdam) and external.inner.eta == 0.2
+    external = build_strategy(
+        ExternalStrategyConf(target="flwr.serverapp.strategy.FedAdam", args=args)
+    )
+    assert (
+        isinstance(external, External)
+        and isinstance(external.inner, FedAdam)
+        and external.inner.eta == 0.2
+    )
 
 
 def test_a_name_that_is_none_is_refused_with_the_nearest() -> None:

@@ -10,7 +10,12 @@ import flwr.serverapp.strategy as flower
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
-from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAdam, FedAvg, QFedAvg
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAdam,
+    FedAvg,
+    QFedAvg,
+)
 
 from conf.errors import ConfigError, WireError
 from strategies.external import UNFIT, External, construct
@@ -45,7 +50,9 @@ def test_flowers_strategy_gets_the_arguments_and_those_that_make_it_fit() -> Non
 
 def test_a_strategy_in_one_file_outside_the_tree_is_found_by_the_files_path(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
-    mine = construct(f"{tmp_path / 'mine.py'}:Halfway", {"step": 0.25, "fraction_evaluate": 0.5}, "strategy")
+    mine = construct(
+        f"{tmp_path / 'mine.py'}:Halfway", {"step": 0.25, "fraction_evaluate": 0.5}, "strategy"
+    )
     assert isinstance(mine, FedAvg) and type(mine).__name__ == "Halfway"
     assert mine.step == 0.25 and mine.fraction_evaluate == 0.5  # type: ignore[attr-defined]
 
@@ -63,17 +70,29 @@ def test_a_wrapper_takes_its_inner_strategy_as_a_mapping() -> None:
     inner = {"target": FLOWER + "FedAdam", "args": {"eta": 0.3}}
     wrapper = construct(
         FLOWER + "DifferentialPrivacyServerSideFixedClipping",
-        {"noise_multiplier": 0.1, "clipping_norm": 1.0, "num_sampled_clients": 3, "strategy": inner},
+        {
+            "noise_multiplier": 0.1,
+            "clipping_norm": 1.0,
+            "num_sampled_clients": 3,
+            "strategy": inner,
+        },
         "strategy",
     )
     assert isinstance(wrapper, DifferentialPrivacyServerSideFixedClipping)
     assert isinstance(wrapper.strategy, FedAdam) and wrapper.strategy.min_train_nodes == 1
-    error = refused(FLOWER + "DifferentialPrivacyServerSideFixedClipping", strategy={"name": "FedAvg"})
+    error = refused(
+        FLOWER + "DifferentialPrivacyServerSideFixedClipping", strategy={"name": "FedAvg"}
+    )
     assert error.code == "MDW-154"  # the other arguments come first
     with pytest.raises(ConfigError, match=r"MDW-153.*strategy\.args\.strategy"):
         construct(
             FLOWER + "DifferentialPrivacyServerSideFixedClipping",
-            {"noise_multiplier": 0.1, "clipping_norm": 1.0, "num_sampled_clients": 3, "strategy": {"name": "x"}},
+            {
+                "noise_multiplier": 0.1,
+                "clipping_norm": 1.0,
+                "num_sampled_clients": 3,
+                "strategy": {"name": "x"},
+            },
             "strategy",
         )
 
@@ -93,7 +112,12 @@ def test_a_wrapper_takes_its_inner_strategy_as_a_mapping() -> None:
         (FLOWER + "FedAdam", {"eta": "high"}, "MDW-155", "takes float"),
         (FLOWER + "FedAdam", {"eta": None}, "MDW-155", "takes float"),
         (FLOWER + "FedAdam", {"min_train_nodes": 1.5}, "MDW-155", "takes int"),
-        (FLOWER + "FedAvg", {"train_metrics_aggr_fn": "mean"}, "MDW-155", "a configuration can't hold"),
+        (
+            FLOWER + "FedAvg",
+            {"train_metrics_aggr_fn": "mean"},
+            "MDW-155",
+            "a configuration can't hold",
+        ),
         (FLOWER + "FedTrimmedAvg", {"beta": True}, "MDW-155", "takes float"),
         (FLOWER + "FedXgbCyclic", {"fraction_train": 0.5}, "MDW-156", "can only be set to 1.0"),
     ],
@@ -108,21 +132,34 @@ def test_what_is_wrong_is_said_with_the_nearest_right_name(
 def test_a_file_that_fails_when_imported_is_named_with_its_error(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0")
     error = refused(f"{tmp_path / 'broken.py'}:Mine")
-    assert error.code == "MDW-151" and "broken.py" in error.message and "ZeroDivisionError" in error.message
+    assert (
+        error.code == "MDW-151"
+        and "broken.py" in error.message
+        and "ZeroDivisionError" in error.message
+    )
 
 
-def test_a_strategy_that_would_wait_for_ever_for_more_silos_is_refused(make_grid: Any, model: ArrayRecord) -> None:
+def test_a_strategy_that_would_wait_for_ever_for_more_silos_is_refused(
+    make_grid: Any, model: ArrayRecord
+) -> None:
     greedy = External(FLOWER + "FedAvg", {"min_available_nodes": 5})
     with pytest.raises(ConfigError, match=r"MDW-158.*min_available_nodes.*3 take part"):
         greedy.configure_train(1, model, ConfigRecord(), make_grid(3))
     inside = {"target": FLOWER + "FedAvg", "args": {"min_train_nodes": 9}}
-    args = {"noise_multiplier": 0.1, "clipping_norm": 1.0, "num_sampled_clients": 3, "strategy": inside}
+    args = {
+        "noise_multiplier": 0.1,
+        "clipping_norm": 1.0,
+        "num_sampled_clients": 3,
+        "strategy": inside,
+    }
     wrapped = External(FLOWER + "DifferentialPrivacyServerSideFixedClipping", args)
     with pytest.raises(ConfigError, match="MDW-158"):
         wrapped.configure_train(1, model, ConfigRecord(), make_grid(3))
 
 
-def test_silos_get_the_whole_model_and_the_strategy_only_the_floats(make_grid: Any, model: ArrayRecord) -> None:
+def test_silos_get_the_whole_model_and_the_strategy_only_the_floats(
+    make_grid: Any, model: ArrayRecord
+) -> None:
     grid, adam = make_grid(2), External(FLOWER + "FedAdam", {})
     replies = grid.send_and_receive(adam.configure_train(1, model, ConfigRecord(), grid))
     assert all(list(m.content["arrays"]) == list(model) for m in grid.asked)
@@ -154,10 +191,15 @@ def test_a_model_of_counters_only_passes_through_as_it_is(make_grid: Any) -> Non
     grid, avg = make_grid(2), External(FLOWER + "FedXgbCyclic", {})
     replies = grid.send_and_receive(avg.configure_train(1, trees, ConfigRecord(), grid))
     arrays, _ = avg.aggregate_train(1, replies)
-    assert arrays is not None and (arrays["0"].numpy() == replies[0].content["arrays"]["0"].numpy()).all()
+    assert (
+        arrays is not None
+        and (arrays["0"].numpy() == replies[0].content["arrays"]["0"].numpy()).all()
+    )
 
 
-def test_errors_are_passed_over_and_no_reply_leaves_no_model(make_grid: Any, model: ArrayRecord) -> None:
+def test_errors_are_passed_over_and_no_reply_leaves_no_model(
+    make_grid: Any, model: ArrayRecord
+) -> None:
     grid, avg = make_grid(2), External(FLOWER + "FedAvg", {})
     first, second = avg.configure_train(1, model, ConfigRecord(), grid)
     failed = Message(Error(0, "out of memory"), reply_to=first)
@@ -167,7 +209,9 @@ def test_errors_are_passed_over_and_no_reply_leaves_no_model(make_grid: Any, mod
     assert arrays is not None
 
 
-def test_a_reply_with_another_model_is_refused_by_the_array_that_differs(make_grid: Any, model: ArrayRecord) -> None:
+def test_a_reply_with_another_model_is_refused_by_the_array_that_differs(
+    make_grid: Any, model: ArrayRecord
+) -> None:
     grid, avg = make_grid(2), External(FLOWER + "FedAvg", {})
     replies = grid.send_and_receive(avg.configure_train(1, model, ConfigRecord(), grid))
     del replies[1].content["arrays"]["bias"]
@@ -175,12 +219,17 @@ def test_a_reply_with_another_model_is_refused_by_the_array_that_differs(make_gr
         avg.aggregate_train(1, replies)
 
 
-def test_the_strategy_shown_in_the_docs_runs_from_its_file(tmp_path: Path, make_grid: Any, model: ArrayRecord) -> None:
+def test_the_strategy_shown_in_the_docs_runs_from_its_file(
+    tmp_path: Path, make_grid: Any, model: ArrayRecord
+) -> None:
     page = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
     (tmp_path / "my_strategy.py").write_text(page.split("```python\n")[1].split("```")[0])
 
     def one_round(step: float) -> np.ndarray:
-        grid, damped = make_grid(3), External(f"{tmp_path / 'my_strategy.py'}:Damped", {"step": step})
+        grid, damped = (
+            make_grid(3),
+            External(f"{tmp_path / 'my_strategy.py'}:Damped", {"step": step}),
+        )
         messages = damped.configure_train(1, model, ConfigRecord(), grid)
         replies = [grid.reply(m) for m in sorted(messages, key=lambda m: m.metadata.dst_node_id)]
         arrays, _ = damped.aggregate_train(1, replies)

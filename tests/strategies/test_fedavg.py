@@ -27,7 +27,9 @@ def asked(strategy: FedAvg, grid: Any, model: ArrayRecord, round: int = 1) -> li
     return list(strategy.configure_train(round, model, ConfigRecord(), grid))
 
 
-def test_every_node_of_the_grid_is_asked_in_the_order_of_its_id(make_grid: Any, model: ArrayRecord) -> None:
+def test_every_node_of_the_grid_is_asked_in_the_order_of_its_id(
+    make_grid: Any, model: ArrayRecord
+) -> None:
     grid = make_grid(4)
     train = asked(FedAvg(), grid, model, round=7)
     evaluate = list(FedAvg().configure_evaluate(7, model, ConfigRecord({"lr": 0.1}), grid))
@@ -46,7 +48,9 @@ def test_the_model_is_the_mean_weighted_by_examples_in_the_order_and_dtypes_sent
     replies = grid.send_and_receive(asked(strategy, grid, model))
     arrays, metrics = strategy.aggregate_train(1, replies)
     assert arrays is not None and metrics is not None
-    assert list(arrays) == list(model) and [a.dtype for a in arrays.values()] == [a.dtype for a in model.values()]
+    assert list(arrays) == list(model) and [a.dtype for a in arrays.values()] == [
+        a.dtype for a in model.values()
+    ]
     weights = [r.content["metrics"]["num-examples"] for r in replies]
     for name in ("weight", "bias", "bn.running_var"):
         parts = [r.content["arrays"][name].numpy().astype(np.float64) for r in replies]
@@ -71,14 +75,18 @@ def test_flowers_own_loop_and_one_that_hands_over_replies_one_by_one_give_the_sa
         new, _ = strategy.aggregate_train(number, iter(replies[::-1]))
         assert new is not None
         arrays = new
-        evaluated = grid.send_and_receive(strategy.configure_evaluate(number, arrays, ConfigRecord(), grid))
+        evaluated = grid.send_and_receive(
+            strategy.configure_evaluate(number, arrays, ConfigRecord(), grid)
+        )
         metrics = strategy.aggregate_evaluate(number, iter(evaluated[::-1]))
         assert metrics == stock.evaluate_metrics_clientapp[number]
     assert flat(arrays) == flat(stock.arrays)
     assert set(stock.train_metrics_clientapp) == set(stock.evaluate_metrics_clientapp) == {1, 2}
 
 
-def test_each_reply_is_freed_before_the_next_is_asked_for(make_grid: Any, model: ArrayRecord) -> None:
+def test_each_reply_is_freed_before_the_next_is_asked_for(
+    make_grid: Any, model: ArrayRecord
+) -> None:
     grid, strategy = make_grid(4), FedAvg()
     messages = asked(strategy, grid, model)
 
@@ -119,7 +127,9 @@ def test_replies_that_are_errors_are_passed_over(make_grid: Any, model: ArrayRec
     messages = asked(strategy, grid, model)
     good = [grid.reply(m) for m in messages[1:]]
     failed = Message(Error(0, "out of memory"), reply_to=messages[0])
-    assert flat(strategy.aggregate_train(1, [failed, *good])[0]) == flat(strategy.aggregate_train(1, good)[0])
+    assert flat(strategy.aggregate_train(1, [failed, *good])[0]) == flat(
+        strategy.aggregate_train(1, good)[0]
+    )
     assert strategy.aggregate_train(1, [failed]) == (None, None)
     assert strategy.aggregate_evaluate(1, [failed]) is None
 
@@ -128,9 +138,18 @@ def test_replies_that_are_errors_are_passed_over(make_grid: Any, model: ArrayRec
     ("content", "code"),
     [
         ({"metrics": MetricRecord({"num-examples": 3})}, "MDW-665"),
-        ({"arrays": ArrayRecord({"weight": Array(np.ones(1))}), "metrics": MetricRecord({"loss": 1.0})}, "MDW-665"),
         (
-            {"arrays": ArrayRecord({"weight": Array(np.ones(1))}), "metrics": MetricRecord({"num-examples": 1})},
+            {
+                "arrays": ArrayRecord({"weight": Array(np.ones(1))}),
+                "metrics": MetricRecord({"loss": 1.0}),
+            },
+            "MDW-665",
+        ),
+        (
+            {
+                "arrays": ArrayRecord({"weight": Array(np.ones(1))}),
+                "metrics": MetricRecord({"num-examples": 1}),
+            },
             "MDW-660",
         ),
     ],

@@ -47,7 +47,9 @@ def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gc.collect", lambda: 0)
 
 
-def round_of(strategy: External, grid: Any, arrays: ArrayRecord, number: int) -> tuple[ArrayRecord, MetricRecord]:
+def round_of(
+    strategy: External, grid: Any, arrays: ArrayRecord, number: int
+) -> tuple[ArrayRecord, MetricRecord]:
     """Do one round as `server.round.loop` does: seeded, and the replies in a fixed order."""
     random.seed(number)
     np.random.seed(number)
@@ -55,8 +57,12 @@ def round_of(strategy: External, grid: Any, arrays: ArrayRecord, number: int) ->
     replies = sorted(grid.send_and_receive(messages), key=lambda r: r.metadata.src_node_id)
     new, metrics = strategy.aggregate_train(number, replies)
     assert new is not None and metrics is not None
-    evaluated = grid.send_and_receive(strategy.configure_evaluate(number, new, ConfigRecord(), grid))
-    evaluation = strategy.aggregate_evaluate(number, sorted(evaluated, key=lambda r: r.metadata.src_node_id))
+    evaluated = grid.send_and_receive(
+        strategy.configure_evaluate(number, new, ConfigRecord(), grid)
+    )
+    evaluation = strategy.aggregate_evaluate(
+        number, sorted(evaluated, key=lambda r: r.metadata.src_node_id)
+    )
     assert evaluation is not None
     return new, evaluation
 
@@ -77,11 +83,15 @@ def test_every_strategy_of_flower_is_either_run_here_or_named_with_the_reason() 
 
 
 @pytest.mark.parametrize("name", ARGS)
-def test_it_runs_and_leaves_a_model_of_the_same_layout(name: str, make_grid: Any, model: ArrayRecord) -> None:
+def test_it_runs_and_leaves_a_model_of_the_same_layout(
+    name: str, make_grid: Any, model: ArrayRecord
+) -> None:
     grid = make_grid(SILOS)
     arrays = rounds(External(PREFIX + name, ARGS[name]), grid, model, range(1, 3))
     assert list(arrays) == list(model)
-    assert [(a.dtype, a.shape) for a in arrays.values()] == [(a.dtype, a.shape) for a in model.values()]
+    assert [(a.dtype, a.shape) for a in arrays.values()] == [
+        (a.dtype, a.shape) for a in model.values()
+    ]
     assert all(np.isfinite(a.numpy()).all() for a in arrays.values())
     assert np.any(arrays["weight"].numpy() != model["weight"].numpy())
     trained = [m.content for m in grid.asked if m.metadata.message_type == "train"]
@@ -105,9 +115,18 @@ def test_two_rounds_and_two_more_from_its_stored_state_are_four_rounds(
 
 
 @pytest.mark.parametrize(
-    "name", ["FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "DifferentialPrivacyServerSideAdaptiveClipping"]
+    "name",
+    [
+        "FedAvgM",
+        "FedAdagrad",
+        "FedAdam",
+        "FedYogi",
+        "DifferentialPrivacyServerSideAdaptiveClipping",
+    ],
 )
-def test_without_its_state_the_model_would_be_another(name: str, make_grid: Any, model: ArrayRecord) -> None:
+def test_without_its_state_the_model_would_be_another(
+    name: str, make_grid: Any, model: ArrayRecord
+) -> None:
     unbroken = rounds(External(PREFIX + name, ARGS[name]), make_grid(SILOS), model, range(1, 5))
     half = rounds(External(PREFIX + name, ARGS[name]), make_grid(SILOS), model, range(1, 3))
     forgetful = rounds(External(PREFIX + name, ARGS[name]), make_grid(SILOS), half, range(3, 5))
@@ -119,7 +138,9 @@ def test_the_model_itself_is_not_stored_twice(make_grid: Any, model: ArrayRecord
     rounds(adam, make_grid(3), model, range(1, 3))
     floats = sum(array.numpy().nbytes for array in model.values() if array.dtype == "float32")
     state = state_of(adam)
-    assert sum(a.numpy().nbytes for a in state.array_records["arrays"].values()) == 2 * floats  # m_t and v_t
+    assert (
+        sum(a.numpy().nbytes for a in state.array_records["arrays"].values()) == 2 * floats
+    )  # m_t and v_t
 
 
 @pytest.mark.parametrize("name", UNFIT)
@@ -145,7 +166,9 @@ def test_the_reason_is_true(name: str, make_grid: Any, model: ArrayRecord) -> No
         make().start(make_grid(3), model, num_rounds=1)
 
 
-def test_client_side_fixed_clipping_would_run_and_clip_nothing(make_grid: Any, model: ArrayRecord) -> None:
+def test_client_side_fixed_clipping_would_run_and_clip_nothing(
+    make_grid: Any, model: ArrayRecord
+) -> None:
     """Flower can't notice that no silo clips: what it returns here is a mean of unclipped updates with noise."""
     zeros = ArrayRecord({name: array for name, array in model.items() if array.dtype == "float32"})
     wrapper = flower.DifferentialPrivacyClientSideFixedClipping(flower.FedAvg(), 0.0, 1e-6, 3)

@@ -77,7 +77,9 @@ def test_random_generators_and_nested_strategies_go_on_where_they_were() -> None
     assert after.inner.min_train_nodes == 77
 
 
-@pytest.mark.parametrize("value", [threading.Lock(), Path("x"), object(), np.array([object()]), {1: object()}])
+@pytest.mark.parametrize(
+    "value", [threading.Lock(), Path("x"), object(), np.array([object()]), {1: object()}]
+)
 def test_what_can_not_be_kept_is_refused_by_the_name_of_the_attribute(value: Any) -> None:
     strategy = Remembering()
     strategy.kept = value
@@ -85,7 +87,9 @@ def test_what_can_not_be_kept_is_refused_by_the_name_of_the_attribute(value: Any
         state_of(strategy)
 
 
-def test_an_external_strategy_whose_state_can_not_be_kept_is_refused_before_the_run(tmp_path: Path) -> None:
+def test_an_external_strategy_whose_state_can_not_be_kept_is_refused_before_the_run(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "locked.py").write_text(
         "import threading\n"
         "from flwr.serverapp.strategy import FedAvg\n"
@@ -121,10 +125,27 @@ def test_a_strategy_that_keeps_its_own_state_is_left_to_it() -> None:
     "state",
     [
         RecordDict({"other": MetricRecord({"a": 1})}),
-        RecordDict({"arrays": ArrayRecord(), "layout": ConfigRecord({"json": '{"inner": ["plain", 3], "x": 1}'})}),
-        RecordDict({"arrays": ArrayRecord(), "layout": ConfigRecord({"json": '{"kept": ["ndarray", "9"]}'})}),
-        RecordDict({"arrays": ArrayRecord(), "layout": ConfigRecord({"json": '{"kept": ["strategy", {}]}'})}),
-        RecordDict({"arrays": ArrayRecord(), "layout": ConfigRecord({"json": '{"kept": ["code", "x"]}'})}),
+        RecordDict(
+            {
+                "arrays": ArrayRecord(),
+                "layout": ConfigRecord({"json": '{"inner": ["plain", 3], "x": 1}'}),
+            }
+        ),
+        RecordDict(
+            {
+                "arrays": ArrayRecord(),
+                "layout": ConfigRecord({"json": '{"kept": ["ndarray", "9"]}'}),
+            }
+        ),
+        RecordDict(
+            {
+                "arrays": ArrayRecord(),
+                "layout": ConfigRecord({"json": '{"kept": ["strategy", {}]}'}),
+            }
+        ),
+        RecordDict(
+            {"arrays": ArrayRecord(), "layout": ConfigRecord({"json": '{"kept": ["code", "x"]}'})}
+        ),
     ],
 )
 def test_the_state_of_another_strategy_is_refused(state: RecordDict) -> None:

@@ -14,7 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from azureml_jobs.backends.local_jobs import ENDED, LOST, ROOT, RUNNING, LocalJobs, Tail, environment
+from azureml_jobs.backends.local_jobs import (
+    ENDED,
+    LOST,
+    ROOT,
+    RUNNING,
+    LocalJobs,
+    Tail,
+    environment,
+)
 from conf.errors import ConfigError
 
 ENV = environment(os.environ)
@@ -56,15 +64,17 @@ def test_a_job_runs_in_its_own_folder_and_its_status_and_words_are_kept(jobs: Lo
     assert jobs.folder("server").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_job_sees_nothing_else_of_the_callers_environment(jobs: LocalJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_sees_nothing_else_of_the_callers_environment(
+    jobs: LocalJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CLOUD_TOKEN", "hush")
     monkeypatch.setenv("MEADOW_SETTING", "1")
     jobs.start("a", python("import os; print(sorted(os.environ))"), environment(os.environ))
     jobs.wait("a", 30)
     assert "CLOUD_TOKEN" not in said(jobs, "a") and "MEADOW_SETTING" in said(jobs, "a")
-    assert environment({"MLFLOW_X": "1"}, ["MLFLOW_"])["MLFLOW_X"] == "1" and "MLFLOW_X" not in environment(
-        {"MLFLOW_X": "1"}
-    )
+    assert environment({"MLFLOW_X": "1"}, ["MLFLOW_"])[
+        "MLFLOW_X"
+    ] == "1" and "MLFLOW_X" not in environment({"MLFLOW_X": "1"})
 
 
 def test_a_running_job_is_not_started_twice(jobs: LocalJobs) -> None:
@@ -83,7 +93,9 @@ def test_sigterm_ends_a_job_and_a_deaf_one_is_killed(jobs: LocalJobs) -> None:
     assert (deaf.state, deaf.status) == (ENDED, -signal.SIGKILL)
 
 
-def test_the_status_is_found_when_whoever_started_the_job_has_gone(jobs: LocalJobs, tmp_path: Path) -> None:
+def test_the_status_is_found_when_whoever_started_the_job_has_gone(
+    jobs: LocalJobs, tmp_path: Path
+) -> None:
     code = (
         "import os, sys; from pathlib import Path;"
         "from azureml_jobs.backends.local_jobs import LocalJobs, environment;"
@@ -110,14 +122,18 @@ def test_a_reused_pid_is_not_the_job(jobs: LocalJobs) -> None:
     folder = jobs.folder("a")
     folder.mkdir(parents=True)
     other = [os.getpid(), psutil.Process().create_time() - 100]
-    (folder / "job.json").write_text(json.dumps({"started": 1.0, "pid": os.getpid(), "process": other}))
+    (folder / "job.json").write_text(
+        json.dumps({"started": 1.0, "pid": os.getpid(), "process": other})
+    )
     assert jobs.status("a").state == LOST
     jobs.signal("a", signal.SIGKILL)  # would end this very process
 
 
 def test_logs_are_merged_and_followed_to_the_end(jobs: LocalJobs) -> None:
     for name in ("server", "silo-a"):
-        jobs.start(name, python("import time; print('one', flush=True); time.sleep(.5); print('two')"), ENV)
+        jobs.start(
+            name, python("import time; print('one', flush=True); time.sleep(.5); print('two')"), ENV
+        )
     lines = list(jobs.logs(["server", "silo-a"], follow=True))
     assert sorted(lines) == ["[server] one", "[server] two", "[silo-a] one", "[silo-a] two"]
 

@@ -15,7 +15,14 @@ import pytest
 from azureml_jobs.backends import local
 from azureml_jobs.backends.local import LocalFederation, quoted
 from azureml_jobs.backends.local_jobs import ENDED, RUNNING
-from azureml_jobs.backends.local_launch import MOST_RESTARTS, launch_all, launch_client, launch_server, placed, submit
+from azureml_jobs.backends.local_launch import (
+    MOST_RESTARTS,
+    launch_all,
+    launch_client,
+    launch_server,
+    placed,
+    submit,
+)
 from azureml_jobs.cli.main import main
 from azureml_jobs.identity.admitted_keys import AdmittedKeys
 from azureml_jobs.identity.node_key import load_node_key
@@ -67,13 +74,19 @@ class Place:
         self.scripts()
 
     def scripts(self, serve: str = STAY, join: str = STAY) -> None:
-        self._script.write_text(f"import sys\nexec({{'serve': {serve!r}, 'join': {join!r}}}[sys.argv[1]])\n")
+        self._script.write_text(
+            f"import sys\nexec({{'serve': {serve!r}, 'join': {join!r}}}[sys.argv[1]])\n"
+        )
 
     def launch(self, queue: Queue, *overrides: str, detach: bool = False) -> int:
-        return launch_all(compose([*TWO, *overrides]), "", queue, self.keys, detach=detach, echo=self.said.append)
+        return launch_all(
+            compose([*TWO, *overrides]), "", queue, self.keys, detach=detach, echo=self.said.append
+        )
 
     def states(self) -> dict[str, str]:
-        return {name: self.federation.jobs.status(name).state for name in self.federation.jobs.names()}
+        return {
+            name: self.federation.jobs.status(name).state for name in self.federation.jobs.names()
+        }
 
 
 @pytest.fixture
@@ -106,7 +119,11 @@ def test_what_is_at_work_already_is_used_and_stays(place: Place) -> None:
     assert place.launch(Queue()) == 5
     assert {name: place.federation.jobs.status(name).pid for name in JOBS[:2]} == before
     assert place.states() == {"server": RUNNING, "silo-silo-1": RUNNING, "silo-silo-2": ENDED}
-    assert place.said[:3] == ["the server is started", "silo-1 is started", "the server is at work already"]
+    assert place.said[:3] == [
+        "the server is started",
+        "silo-1 is started",
+        "the server is at work already",
+    ]
 
 
 def test_a_detached_federation_stays(place: Place) -> None:
@@ -142,10 +159,14 @@ def test_a_server_that_is_killed_is_started_again_and_its_run_goes_on(place: Pla
         "server has ended, status -9: life 1",
         "server has ended, status -9: life 2",
     ]
-    assert "It was killed. It is started again, and goes on after the last closed round." in place.said
+    assert (
+        "It was killed. It is started again, and goes on after the last closed round." in place.said
+    )
 
 
-def test_a_server_that_is_killed_again_and_again_ends_the_launch_and_the_run_can_be_gone_on_with(place: Place) -> None:
+def test_a_server_that_is_killed_again_and_again_ends_the_launch_and_the_run_can_be_gone_on_with(
+    place: Place,
+) -> None:
     place.scripts(serve=DIE.format(times=99))
     queue = Queue(lambda: False)
     assert place.launch(queue) == 128 + signal.SIGKILL
@@ -156,7 +177,10 @@ def test_a_server_that_is_killed_again_and_again_ends_the_launch_and_the_run_can
 
 
 def test_a_server_that_ends_when_every_silo_has_is_not_started_again(place: Place) -> None:
-    place.scripts(serve="import time; time.sleep(2); " + DIE.format(times=99), join="print('MDW-743: no'); sys.exit(8)")
+    place.scripts(
+        serve="import time; time.sleep(2); " + DIE.format(times=99),
+        join="print('MDW-743: no'); sys.exit(8)",
+    )
     assert place.launch(Queue(lambda: False)) == 128 + signal.SIGKILL
     assert len((place.federation.jobs.folder("server") / "lives").read_text()) == 1
 
@@ -196,7 +220,9 @@ def test_a_silo_gets_its_own_key_the_cas_certificate_and_its_settings(place: Pla
     for silo in silos(placed(compose(TWO))):
         folder = place.federation.jobs.folder(f"silo-{silo.name}")
         assert silo_from_json((folder / "silo.json").read_text()) == silo
-        assert (folder / "ca.pem").read_bytes() == FolderSecrets(place.federation.folder.keys).get("ca-certificate")
+        assert (folder / "ca.pem").read_bytes() == FolderSecrets(place.federation.folder.keys).get(
+            "ca-certificate"
+        )
         assert FolderSecrets(folder / "keys").list() == [f"node-{silo.name}"]
         load_node_key(FolderSecrets(folder / "keys").get(f"node-{silo.name}"), "")
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -208,7 +234,9 @@ def test_a_silo_gets_its_own_key_the_cas_certificate_and_its_settings(place: Pla
 
 def test_a_silo_at_work_is_not_given_other_settings(place: Place) -> None:
     place.launch(Queue(), detach=True)
-    with pytest.raises(ConfigError, match=r"MDW-194.*another data\.alpha than.*meadow stop silo=silo-1"):
+    with pytest.raises(
+        ConfigError, match=r"MDW-194.*another data\.alpha than.*meadow stop silo=silo-1"
+    ):
         place.launch(Queue(), "data.alpha=9")
     with pytest.raises(ConfigError, match=r"MDW-194.*another federation\.size than"):
         place.launch(Queue(), "federation.size=4")
@@ -229,21 +257,40 @@ SUBMITTED = {
 def test_a_submitted_run_that_asks_for_other_data_than_its_silos_have_is_refused_by_key(
     asked: str, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch_client(compose([*TWO, "data.examples=60"]), "silo-2", place.keys, place.said.append) == 0
+    assert (
+        launch_client(compose([*TWO, "data.examples=60"]), "silo-2", place.keys, place.said.append)
+        == 0
+    )
     assert main(["submit", "federation.size=2", asked, "run.name=b"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error MDW-194: silo-2 is at work with another {SUBMITTED[asked]} than asked for,"), said
+    assert said.startswith(
+        f"error MDW-194: silo-2 is at work with another {SUBMITTED[asked]} than asked for,"
+    ), said
     assert RunQueue(FolderStore(place.federation.folder.store)).all() == []
 
 
 @pytest.mark.parametrize(
     "asked",
-    ["data.examples=60", "run.seed=7", "data=dirichlet", "experiment=quickstart", "task=digits", "run.rounds=2"],
+    [
+        "data.examples=60",
+        "run.seed=7",
+        "data=dirichlet",
+        "experiment=quickstart",
+        "task=digits",
+        "run.rounds=2",
+    ],
 )
-def test_a_submitted_run_that_asks_for_what_its_silos_have_or_for_none_of_it_is_taken(asked: str, place: Place) -> None:
-    assert launch_client(compose([*TWO, "data.examples=60"]), "silo-2", place.keys, place.said.append) == 0
+def test_a_submitted_run_that_asks_for_what_its_silos_have_or_for_none_of_it_is_taken(
+    asked: str, place: Place
+) -> None:
+    assert (
+        launch_client(compose([*TWO, "data.examples=60"]), "silo-2", place.keys, place.said.append)
+        == 0
+    )
     assert main(["submit", "federation.size=2", asked, "run.name=b"]) == 0
-    assert [one.run_id for one in RunQueue(FolderStore(place.federation.folder.store)).all()] == ["b"]
+    assert [one.run_id for one in RunQueue(FolderStore(place.federation.folder.store)).all()] == [
+        "b"
+    ]
 
 
 def test_a_revoked_silo_is_not_let_in_again_by_launching(place: Place) -> None:
@@ -298,7 +345,9 @@ def test_a_run_has_the_name_that_it_was_given_or_one_of_its_own(tmp_path: Path) 
     (tmp_path / "a").mkdir()
     with pytest.raises(ConfigError, match="MDW-181"):
         submit(compose([output, "run.name=a"]), "", queue)
-    assert all(RunQueue(FolderStore(tmp_path / "q")).submit(name, compose([])) for name in queue.runs)
+    assert all(
+        RunQueue(FolderStore(tmp_path / "q")).submit(name, compose([])) for name in queue.runs
+    )
 
 
 @pytest.mark.parametrize("path", ["/a b/c", "/it's", "/a,b=c", '/"q"', "/ü/#1", "/a\\b", "/[1]{2}"])
@@ -334,7 +383,9 @@ def test_what_can_not_be_meant_is_refused_before_anything_starts(
     assert not Path(".meadow/federation/jobs").exists()
 
 
-def test_status_logs_wait_and_stop_of_a_federation(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_logs_wait_and_stop_of_a_federation(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     place.scripts(join="print('hello', flush=True); " + STAY)
     queue = RunQueue(FolderStore(place.federation.folder.store))
     launch_all(compose(TWO), "", queue, place.keys, detach=True, echo=place.said.append)
@@ -344,7 +395,9 @@ def test_status_logs_wait_and_stop_of_a_federation(place: Place, capsys: pytest.
         time.sleep(0.02)
     assert main(["status"]) == 0
     shown = capsys.readouterr().out
-    assert [line.split()[:2] for line in shown.splitlines()[1:4]] == [[name, RUNNING] for name in JOBS]
+    assert [line.split()[:2] for line in shown.splitlines()[1:4]] == [
+        [name, RUNNING] for name in JOBS
+    ]
     assert shown.splitlines()[-1].split() == ["a", "waiting", "0"]
     assert main(["logs", "silo=silo-2"]) == 0
     assert capsys.readouterr().out == "[silo-silo-2] hello\n"
@@ -360,7 +413,9 @@ def test_status_logs_wait_and_stop_of_a_federation(place: Place, capsys: pytest.
     assert "run a: cancelled" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["launch", "submit", "serve", "status", "logs", "wait", "stop", "keys", "join"])
+@pytest.mark.parametrize(
+    "verb", ["launch", "submit", "serve", "status", "logs", "wait", "stop", "keys", "join"]
+)
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         assert main([verb, "--help"]) == 0
@@ -369,7 +424,9 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
     assert len(capsys.readouterr().out) > 100
 
 
-def test_launched_jobs_get_no_token_of_the_callers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launched_jobs_get_no_token_of_the_callers(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AZURE_CLIENT_SECRET", "hush")
     assert "AZURE_CLIENT_SECRET" in os.environ
     place.scripts(join="import os; print(sorted(os.environ), flush=True); " + STAY)

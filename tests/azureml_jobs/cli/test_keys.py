@@ -63,7 +63,9 @@ def test_silo_makes_a_key_and_says_where_its_public_half_is(office: Office) -> N
     status, out, _ = office.do("silo", "north")
     public = office.keys / "node-north.pub"
     assert status == 0 and str(public) in out and "SHA256:" in out
-    assert public.read_text().startswith("ecdsa-sha2-nistp384 ") and public.read_text().endswith(" north\n")
+    assert public.read_text().startswith("ecdsa-sha2-nistp384 ") and public.read_text().endswith(
+        " north\n"
+    )
     assert (office.keys / "node-north").stat().st_mode & 0o777 == 0o600
     assert office.keys.stat().st_mode & 0o777 == 0o700
     assert "PRIVATE" not in out
@@ -95,22 +97,30 @@ def test_rotate_makes_admits_and_revokes(office: Office) -> None:
     assert status == 0 and "Revoked: north" in out and office.current() == ["north"]
     assert public.read_text() != before[0] and secret.read_bytes() != before[1]
     (admitted,) = AdmittedKeys(FolderStore(office.store), lambda: office.now).current()
-    derived = subprocess.run(["ssh-keygen", "-y", "-f", secret], capture_output=True, text=True, check=True).stdout
+    derived = subprocess.run(
+        ["ssh-keygen", "-y", "-f", secret], capture_output=True, text=True, check=True
+    ).stdout
     assert derived.split()[1] == public.read_text().split()[1] and b"BEGIN PUBLIC KEY" in admitted
 
 
-def test_rotate_to_a_key_that_the_silo_made(office: Office, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rotate_to_a_key_that_the_silo_made(
+    office: Office, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     silo = Office(tmp_path / "silo", capsys)
     silo.do("silo", "north")
     office.do("silo", "north")
     office.do("admit", "north", str(office.keys / "node-north.pub"))
     status, out, _ = office.do("rotate", "north", str(silo.keys / "node-north.pub"))
     assert status == 0 and out.count("Revoked") == 1 and office.current() == ["north"]
-    status, out, _ = office.do("rotate", "north", str(silo.keys / "node-north.pub"))  # again: nothing left to end
+    status, out, _ = office.do(
+        "rotate", "north", str(silo.keys / "node-north.pub")
+    )  # again: nothing left to end
     assert status == 0 and "Revoked" not in out and office.current() == ["north"]
 
 
-def test_a_rotation_whose_new_key_can_not_be_admitted_keeps_the_old_one(office: Office, tmp_path: Path) -> None:
+def test_a_rotation_whose_new_key_can_not_be_admitted_keeps_the_old_one(
+    office: Office, tmp_path: Path
+) -> None:
     office.do("silo", "north")
     secret = (office.keys / "node-north").read_bytes()
     (tmp_path / "file").write_text("")
@@ -125,14 +135,18 @@ def test_list_warns_of_what_expires(office: Office) -> None:
     office.do("admit", "north", str(office.keys / "node-north.pub"), "days=100")
     assert "Warning" not in office.do("list")[1]
     office.now += 94 * DAY
-    assert "Warning: The key SHA256:" in office.do("list")[1] and "7 days or less" in office.do("list")[1]
+    assert (
+        "Warning: The key SHA256:" in office.do("list")[1]
+        and "7 days or less" in office.do("list")[1]
+    )
     office.now += 7 * DAY
     out = office.do("list")[1]
     assert "expired on 2024-02-22" in out and out.splitlines()[1].endswith("expired")
 
 
 @pytest.mark.parametrize(
-    ("content", "code"), [(b"", "MDW-702"), (b"\xff\xfe", "MDW-702"), (b"ssh-rsa AAAA", "MDW-702"), (None, "MDW-702")]
+    ("content", "code"),
+    [(b"", "MDW-702"), (b"\xff\xfe", "MDW-702"), (b"ssh-rsa AAAA", "MDW-702"), (None, "MDW-702")],
 )
 def test_admit_of_what_is_no_public_key_admits_nothing(
     office: Office, tmp_path: Path, content: bytes | None, code: str
@@ -150,10 +164,16 @@ def test_a_private_key_given_for_a_public_one_is_not_echoed(office: Office) -> N
     assert err.startswith("MDW-702") and "BEGIN" not in out + err
 
 
-def test_a_federation_has_its_place_where_its_jobs_look_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_federation_has_its_place_where_its_jobs_look_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     folder = FederationFolder.of(FederationConf(name="clinics"))
-    for argv in (["init"], ["silo", "north"], ["admit", "north", str(folder.keys / "node-north.pub")]):
+    for argv in (
+        ["init"],
+        ["silo", "north"],
+        ["admit", "north", str(folder.keys / "node-north.pub")],
+    ):
         assert main([*argv, "federation.name=clinics"], opened) == 0
     assert (folder.keys / "ca-key").is_file() and FolderStore(folder.store).list("keys/admitted/")
     with pytest.raises(IdentityError, match=r"MDW-709"):
@@ -194,7 +214,9 @@ def test_a_new_key_takes_the_place_of_a_silo_s_present_one(office: Office) -> No
     before = public.read_text()
     status, out, _ = office.do("silo", "north", "--new")
     assert status == 0 and "meadow keys rotate north" in out and public.read_text() != before
-    assert office.current() == ["north"]  # the older one, until the orchestrator's owner has rotated
+    assert office.current() == [
+        "north"
+    ]  # the older one, until the orchestrator's owner has rotated
     assert office.do("rotate", "north", str(public))[1].count("Revoked") == 1
 
 
@@ -210,17 +232,25 @@ def test_a_federation_s_file_names_silos_and_their_public_halves(
     office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "f.yaml").write_text("name: clinics\nsilos: {north: {public_key: handed/north.pub}, south: {}}")
+    (tmp_path / "f.yaml").write_text(
+        "name: clinics\nsilos: {north: {public_key: handed/north.pub}, south: {}}"
+    )
     office.do("silo", "north")
     (tmp_path / "handed").mkdir()
     (office.keys / "node-north.pub").rename(tmp_path / "handed" / "north.pub")
-    assert office.do("admit", "north", "federation.file=f.yaml")[0] == 0 and office.current() == ["north"]
+    assert office.do("admit", "north", "federation.file=f.yaml")[0] == 0 and office.current() == [
+        "north"
+    ]
     status, _, err = office.do("admit", "west", "federation.file=f.yaml")
-    assert status == 2 and err.startswith("MDW-111: The federation has no silo 'west'. Its silos: north, south.")
+    assert status == 2 and err.startswith(
+        "MDW-111: The federation has no silo 'west'. Its silos: north, south."
+    )
     assert office.do("revoke", "west", "federation.file=f.yaml")[2].startswith("MDW-712")
 
 
-def test_a_reader_that_goes_away_does_not_break_a_rotation_off(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_goes_away_does_not_break_a_rotation_off(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
     office.do("silo", "north")
     office.do("admit", "north", str(office.keys / "node-north.pub"))
     before = AdmittedKeys(FolderStore(office.store), lambda: office.now).current()

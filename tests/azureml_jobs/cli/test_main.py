@@ -58,7 +58,9 @@ def test_help_names_every_verb_and_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'flwr', 'hydra', 'omegaconf', 'numpy', 'azure', 'mlflow', 'grpc', 'cryptography'} & names; "
         "sys.exit(f'{heavy}' if heavy else status)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     for name, verb in VERBS.items():
         assert name in done.stdout and verb.summary in done.stdout
@@ -70,7 +72,9 @@ def test_a_configuration_is_shown_and_refused_without_torch_or_flower() -> None:
         "status = status or main(['simulate', 'trainer.lrr=1']) - 2; "
         "heavy = {'torch', 'flwr', 'server'} & set(sys.modules); sys.exit(f'{heavy}' if heavy else status)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert "rounds: 10" in done.stdout and "Did you mean 'lr'?" in done.stderr
 
@@ -119,7 +123,11 @@ def test_the_arguments_of_the_process_are_left_as_they_were(simulation: Simulati
 
 @pytest.mark.parametrize(
     "error",
-    [DataError("MDW-201", "no data", "Look."), RoundError("MDW-401", "too few"), CheckpointError("MDW-501", "torn")],
+    [
+        DataError("MDW-201", "no data", "Look."),
+        RoundError("MDW-401", "too few"),
+        CheckpointError("MDW-501", "torn"),
+    ],
 )
 def test_a_failure_is_told_in_two_lines_with_its_own_status(
     simulation: Simulation, capsys: pytest.CaptureFixture[str], error: MeadowError
@@ -131,7 +139,9 @@ def test_a_failure_is_told_in_two_lines_with_its_own_status(
     assert lines[1:] == ([f"  {error.hint}"] if error.hint else [])
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), Interrupted("MDW-900", "Stopped after round 2.", "Go on.")])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), Interrupted("MDW-900", "Stopped after round 2.", "Go on.")]
+)
 def test_an_interruption_ends_with_130_and_no_traceback(
     simulation: Simulation, capsys: pytest.CaptureFixture[str], error: BaseException
 ) -> None:
@@ -140,7 +150,9 @@ def test_an_interruption_ends_with_130_and_no_traceback(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_fault_of_ours_shows_its_traceback(simulation: Simulation, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_of_ours_shows_its_traceback(
+    simulation: Simulation, capsys: pytest.CaptureFixture[str]
+) -> None:
     simulation.fail = lambda conf: KeyError("silo")
     assert main(["simulate"]) == 1
     err = capsys.readouterr().err
@@ -187,7 +199,12 @@ def test_help_of_simulate_shows_groups_options_and_configuration(
 ) -> None:
     assert main(["simulate", "--help", "trainer=adam"]) == 0
     out = capsys.readouterr().out
-    for words in ("strategy: external, fedavg, fedprox", "data: dirichlet, iid", "optimizer: adam", "--no-progress"):
+    for words in (
+        "strategy: external, fedavg, fedprox",
+        "data: dirichlet, iid",
+        "optimizer: adam",
+        "--no-progress",
+    ):
         assert words in out
     assert "experiment=quickstart" in out and "schema" not in out
     assert simulation.runs == []
@@ -197,12 +214,21 @@ def test_help_of_simulate_lists_the_flags_that_are_offered(
     simulation: Simulation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["simulate", "--help"]) == 0
-    listed = set(re.findall(r"--[a-z-]+", capsys.readouterr().out.partition("== Flags ==")[2])) - {"--no-progress"}
-    hydras = {flag for action in get_args_parser()._actions for flag in action.option_strings if flag.startswith("--")}
+    listed = set(re.findall(r"--[a-z-]+", capsys.readouterr().out.partition("== Flags ==")[2])) - {
+        "--no-progress"
+    }
+    hydras = {
+        flag
+        for action in get_args_parser()._actions
+        for flag in action.option_strings
+        if flag.startswith("--")
+    }
     assert listed == hydras - {f"--{name.replace('_', '-')}" for name in REFUSED}
 
 
-def test_a_sweep_over_names_and_one_that_names_each_run_by_its_seed_run(simulation: Simulation) -> None:
+def test_a_sweep_over_names_and_one_that_names_each_run_by_its_seed_run(
+    simulation: Simulation,
+) -> None:
     assert main(["simulate", "-m", "run.name=a,b"]) == 0
     assert main(["simulate", "-m", "run.seed=0,1", "run.name=x-${run.seed}"]) == 0
     assert [conf.run.name for conf, _, _ in simulation.runs] == ["a", "b", "x-0", "x-1"]
@@ -272,7 +298,9 @@ def test_a_sweep_ends_when_it_is_interrupted(simulation: Simulation, error: Base
 def test_evaluate_prints_a_line_for_all_silos_and_for_each(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scores = types.SimpleNamespace(union={"loss": 0.5, "accuracy": 0.9}, by_silo={"north": {"accuracy": 0.8}})
+    scores = types.SimpleNamespace(
+        union={"loss": 0.5, "accuracy": 0.9}, by_silo={"north": {"accuracy": 0.8}}
+    )
     module(monkeypatch, "server.scoring.evaluation", evaluate_run=lambda run: {"one": scores}[run])
     assert main(["evaluate", "run=one"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -292,7 +320,9 @@ def test_report_writes_the_report_of_a_run(
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "report"])
-def test_a_verb_about_a_run_says_which_argument_it_takes(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verb_about_a_run_says_which_argument_it_takes(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([verb, "--help"]) == 0
     assert f"meadow {verb} run=RUN_ID" in capsys.readouterr().out
     for wrong in ([], ["rum=one"], ["run="], ["one"]):

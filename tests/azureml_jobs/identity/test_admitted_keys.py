@@ -56,7 +56,9 @@ def test_an_admitted_key_is_known_by_the_header_that_flower_sends(admitted: Admi
     assert key.line == line and key.expires - key.since == 365 * 86400
 
 
-def test_adding_and_revoking_are_seen_by_a_running_server(tmp_path: Path, admitted: AdmittedKeys, clock: Clock) -> None:
+def test_adding_and_revoking_are_seen_by_a_running_server(
+    tmp_path: Path, admitted: AdmittedKeys, clock: Clock
+) -> None:
     server = AdmittedKeys(FolderStore(tmp_path / "store"), clock)
     lines = [fresh_node_key()[1] for _ in range(2)]
     admitted.admit("north", lines[0])
@@ -107,7 +109,9 @@ def test_revoking_what_is_not_there_names_what_is(admitted: AdmittedKeys) -> Non
         admitted.revoke("south", only="SHA256:unknown")
 
 
-@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b'{"silo": "north", "key": "x", "since": 1, "expires": 9e99}'])
+@pytest.mark.parametrize(
+    "damage", [b"", b"[]", b"{}", b'{"silo": "north", "key": "x", "since": 1, "expires": 9e99}']
+)
 def test_a_damaged_entry_admits_nobody_and_harms_nobody(
     tmp_path: Path, admitted: AdmittedKeys, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -121,7 +125,9 @@ def test_a_damaged_entry_admits_nobody_and_harms_nobody(
         admitted.all()
 
 
-def test_an_entry_under_another_key_s_name_admits_nobody(tmp_path: Path, admitted: AdmittedKeys) -> None:
+def test_an_entry_under_another_key_s_name_admits_nobody(
+    tmp_path: Path, admitted: AdmittedKeys
+) -> None:
     store = FolderStore(tmp_path / "store")
     admitted.admit("north", fresh_node_key()[1])
     (name,) = store.list("keys/admitted/")

@@ -74,7 +74,9 @@ def call(host: str, port: int, ca: bytes) -> bytes:
         return bytes(channel.unary_unary("/meadow/echo")(b"hello", timeout=10))
 
 
-def test_grpc_accepts_the_server_by_its_address_and_by_nothing_else(secrets: FolderSecrets, tmp_path: Path) -> None:
+def test_grpc_accepts_the_server_by_its_address_and_by_nothing_else(
+    secrets: FolderSecrets, tmp_path: Path
+) -> None:
     make_ca(secrets, "clinics", NOW)
     ca = secrets.get(CA_CERTIFICATE)
     other = FolderSecrets(tmp_path / "other")
@@ -101,7 +103,16 @@ def test_openssl_accepts_the_chain_strictly(secrets: FolderSecrets, tmp_path: Pa
     made = server_credentials(secrets, ["10.0.0.4", "silo.example.org"], NOW)
     (tmp_path / "ca.pem").write_bytes(made.ca)
     (tmp_path / "server.pem").write_bytes(made.certificate)
-    command = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", "ca.pem", "server.pem"]
+    command = [
+        "openssl",
+        "verify",
+        "-x509_strict",
+        "-purpose",
+        "sslserver",
+        "-CAfile",
+        "ca.pem",
+        "server.pem",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     ssl.create_default_context(cadata=made.ca.decode())
@@ -111,7 +122,9 @@ def test_openssl_accepts_the_chain_strictly(secrets: FolderSecrets, tmp_path: Pa
     assert [str(name.value) for name in names.value] == ["10.0.0.4", "silo.example.org"]
 
 
-def test_the_server_s_certificate_is_short_lived_fresh_and_never_outlives_its_ca(secrets: FolderSecrets) -> None:
+def test_the_server_s_certificate_is_short_lived_fresh_and_never_outlives_its_ca(
+    secrets: FolderSecrets,
+) -> None:
     make_ca(secrets, "clinics", NOW)
     one, two = (server_credentials(secrets, ["127.0.0.1"], NOW) for _ in range(2))
     assert one.key != two.key and one.expires - NOW == timedelta(days=14)
@@ -125,7 +138,9 @@ def test_credentials_do_not_print_their_key(secrets: FolderSecrets) -> None:
     assert "PRIVATE" not in repr(server_credentials(secrets, ["127.0.0.1"], NOW))
 
 
-@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "a b", "https://x", "x:80", "-x", "1.2.3", "x..y", "*.x", "x\n"])
+@pytest.mark.parametrize(
+    "host", ["", "0.0.0.0", "::", "a b", "https://x", "x:80", "-x", "1.2.3", "x..y", "*.x", "x\n"]
+)
 def test_a_host_that_no_silo_can_dial_is_refused(secrets: FolderSecrets, host: str) -> None:
     make_ca(secrets, "clinics", NOW)
     with raises("MDW-708"):

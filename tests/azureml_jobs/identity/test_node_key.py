@@ -34,11 +34,15 @@ def secrets(tmp_path: Path) -> FolderSecrets:
     return FolderSecrets(tmp_path / "keys")
 
 
-def test_a_node_key_is_p384_in_the_format_that_flower_and_openssh_read(secrets: FolderSecrets, tmp_path: Path) -> None:
+def test_a_node_key_is_p384_in_the_format_that_flower_and_openssh_read(
+    secrets: FolderSecrets, tmp_path: Path
+) -> None:
     line = make_node_key(secrets, "north")
     key = load_node_key(secrets.get("node-north"), "x")
     assert public_line(key.public_key()) == line and line.startswith("ecdsa-sha2-nistp384 ")
-    shown = subprocess.run(["ssh-keygen", "-l", "-f", secrets.where("node-north")], capture_output=True, text=True)
+    shown = subprocess.run(
+        ["ssh-keygen", "-l", "-f", secrets.where("node-north")], capture_output=True, text=True
+    )
     assert shown.stdout.split()[:2] == ["384", fingerprint(key.public_key())]
     with raises("MDW-707.*keys silo north --new"):
         make_node_key(secrets, "north")
@@ -59,7 +63,9 @@ def wrong_keys() -> dict[str, tuple[str, bytes]]:
         "RSA": ("RSA", rsa.generate_private_key(65537, 2048)),
         "Ed25519": ("Ed25519", ed25519.Ed25519PrivateKey.generate()),
     }
-    return {name: (said, key.private_bytes(PEM, OPENSSH, PLAIN)) for name, (said, key) in made.items()}
+    return {
+        name: (said, key.private_bytes(PEM, OPENSSH, PLAIN)) for name, (said, key) in made.items()
+    }
 
 
 @pytest.mark.parametrize("kind", ["P-256", "RSA", "Ed25519"])
@@ -68,20 +74,27 @@ def test_a_node_key_of_another_type_is_refused(kind: str) -> None:
     with raises(f"MDW-703: node.key is {said}; a node key is ECDSA on P-384"):
         load_node_key(secret, "node.key")
     public = serialization.load_ssh_private_key(secret, None).public_key()
-    line = public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    line = public.public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    ).decode()
     with raises(f"MDW-703: node.pub is {said}"):
         load_public_key(line, "node.pub")
 
 
 def test_what_is_no_node_key_is_refused_in_one_line_without_its_content(tmp_path: Path) -> None:
     good, line = fresh_node_key()
-    pkcs8 = ec.generate_private_key(ec.SECP384R1()).private_bytes(PEM, serialization.PrivateFormat.PKCS8, PLAIN)
+    pkcs8 = ec.generate_private_key(ec.SECP384R1()).private_bytes(
+        PEM, serialization.PrivateFormat.PKCS8, PLAIN
+    )
     for wrong in (b"", b"garbage", good[: len(good) // 2], pkcs8, line.encode()):
         with raises(r"MDW-702: node.key is not a private key") as caught:
             load_node_key(wrong, "node.key")
         assert "\n" not in str(caught.value) and "BEGIN" not in str(caught.value)
     path = tmp_path / "locked"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "a phrase", "-f", str(path)], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ecdsa", "-b", "384", "-N", "a phrase", "-f", str(path)],
+        check=True,
+    )
     with raises("MDW-702.*passphrase"):
         load_node_key(path.read_bytes(), "node.key")
     for bad in ("", "garbage", "ecdsa-sha2-nistp384 AAAA", good.decode()):

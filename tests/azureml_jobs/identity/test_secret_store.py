@@ -21,7 +21,9 @@ def secrets(tmp_path: Path) -> FolderSecrets:
     return FolderSecrets(tmp_path / "keys")
 
 
-def test_secrets_are_the_owner_s_alone_whatever_the_umask(secrets: FolderSecrets, tmp_path: Path) -> None:
+def test_secrets_are_the_owner_s_alone_whatever_the_umask(
+    secrets: FolderSecrets, tmp_path: Path
+) -> None:
     before = os.umask(0)
     try:
         secrets.set("token", b"one")
@@ -71,7 +73,9 @@ def test_a_missing_or_unreadable_secret_says_so(secrets: FolderSecrets, tmp_path
         secrets.get("token")
 
 
-@pytest.mark.parametrize("name", ["", "../x", "/etc/passwd", ".hidden", "a/b", "a b", "a\n", "x" * 65, "é"])
+@pytest.mark.parametrize(
+    "name", ["", "../x", "/etc/passwd", ".hidden", "a/b", "a b", "a\n", "x" * 65, "é"]
+)
 def test_a_name_that_could_leave_the_folder_is_refused(secrets: FolderSecrets, name: str) -> None:
     with raises("MDW-709"):
         checked_name(name)

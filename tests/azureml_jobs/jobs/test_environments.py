@@ -34,7 +34,9 @@ def test_versions_are_the_lock_s(name: str) -> None:
 
 def test_a_silo_s_image_keeps_its_torch_and_cuda() -> None:
     for file in ("requirements.txt", "constraints.txt"):
-        assert [line for line in lines(ENVIRONMENTS / "silo" / file) if OF_THE_IMAGE.match(line)] == []
+        assert [
+            line for line in lines(ENVIRONMENTS / "silo" / file) if OF_THE_IMAGE.match(line)
+        ] == []
 
 
 def test_the_orchestrator_s_constraints_are_the_whole_lock() -> None:
@@ -53,7 +55,9 @@ def test_a_dockerfile_installs_what_lies_beside_it(name: str) -> None:
 def test_a_dockerfile_s_steps_are_read_whole(name: str) -> None:
     found = steps(ENVIRONMENTS / name / "Dockerfile")
     installs = [step for step in found if " -m pip install " in step]
-    assert "pip>=24.1" in installs[0] and installs[1].endswith("--requirement /tmp/meadow/requirements.txt")
+    assert "pip>=24.1" in installs[0] and installs[1].endswith(
+        "--requirement /tmp/meadow/requirements.txt"
+    )
     assert len(found) == {"orchestrator": 2, "silo": 4}[name]
 
 
@@ -71,7 +75,9 @@ def given_torch(place: Path, python: Path) -> list[str]:
     place.mkdir()
     given = [one for one in distributions() if OF_THE_IMAGE.match(f"{one.name}==")]
     for one in given:
-        for top in {Path(str(file)).parts[0] for file in one.files or [] if not str(file).startswith("..")}:
+        for top in {
+            Path(str(file)).parts[0] for file in one.files or [] if not str(file).startswith("..")
+        }:
             if not (place / top).exists():
                 (place / top).symlink_to(str(one.locate_file(top)))
     (site,) = (python.parents[1] / "lib").glob("python*/site-packages")
@@ -93,14 +99,20 @@ def built(folder: Path, name: str) -> Path:
     assert "torch" in given_torch(folder / "image", python)
     context = folder / "meadow"
     shutil.copytree(ENVIRONMENTS / name, context)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "AZURE", "MLFLOW_"))}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PYTHON", "AZURE", "MLFLOW_"))
+    }
     clean = {**kept, "PATH": f"{python.parent}:{os.environ['PATH']}", "TORCH_INDEX": ""}
     if name == "silo":
         image = [str(python), "-m", "pip", "install", "-q", *what_torch_needs()]
         subprocess.run(image, check=True, capture_output=True)
     for step in steps(context / "Dockerfile"):
         line = step.replace("/tmp/", f"{folder}/")
-        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=clean, cwd=folder)
+        done = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, env=clean, cwd=folder
+        )
         assert done.returncode == 0, f"{step}\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
     return python
 
@@ -108,7 +120,9 @@ def built(folder: Path, name: str) -> Path:
 def run(python: Path, folder: Path, *arguments: str) -> str:
     """Run an environment's Python as a job does: in a snapshot of the code, with nothing of this session's."""
     clean = {"PATH": f"{python.parent}:{os.defpath}", "HOME": str(folder), **OFF}
-    done = subprocess.run([str(python), *arguments], capture_output=True, text=True, env=clean, cwd=folder)
+    done = subprocess.run(
+        [str(python), *arguments], capture_output=True, text=True, env=clean, cwd=folder
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -116,17 +130,36 @@ def run(python: Path, folder: Path, *arguments: str) -> str:
 def installed(python: Path) -> dict[str, str]:
     """Return the versions of what an environment holds itself."""
     done = subprocess.run(
-        [str(python), "-m", "pip", "list", "--local", "--format=json"], capture_output=True, text=True, check=True
+        [str(python), "-m", "pip", "list", "--local", "--format=json"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return {one["name"].lower(): one["version"] for one in json.loads(done.stdout)}
 
 
 JOBS = {
-    "orchestrator": ("server.serve", "server.store.blob", "server.observers.tracking", "server.report.build"),
-    "silo": ("client.node.node", "client.app", "client.loop", "client.tasks.digits", "client.tasks.mnist"),
+    "orchestrator": (
+        "server.serve",
+        "server.store.blob",
+        "server.observers.tracking",
+        "server.report.build",
+    ),
+    "silo": (
+        "client.node.node",
+        "client.app",
+        "client.loop",
+        "client.tasks.digits",
+        "client.tasks.mnist",
+    ),
 }
 BOTH = (
-    *("azureml_jobs.identity.key_vault", "azureml_jobs.rendezvous", "azure.identity", "azure.keyvault.secrets"),
+    *(
+        "azureml_jobs.identity.key_vault",
+        "azureml_jobs.rendezvous",
+        "azure.identity",
+        "azure.keyvault.secrets",
+    ),
     *("mlflow", "azureml.mlflow.entry_point_loaders", "azureml.mlflow._store.tracking.store"),
 )
 """What a job imports, and what it imports when it runs."""
@@ -138,7 +171,9 @@ BOTH = (
 def test_an_image_s_steps_bring_what_its_job_imports(name: str, tmp_path: Path) -> None:
     python = built(tmp_path, name)
     assert [found for found in installed(python) if OF_THE_IMAGE.match(f"{found}==")] == []
-    pinned = dict(line.lower().split("==") for line in lines(ENVIRONMENTS / name / "requirements.txt"))
+    pinned = dict(
+        line.lower().split("==") for line in lines(ENVIRONMENTS / name / "requirements.txt")
+    )
     there = installed(python)
     wanted = {one: version for one, version in pinned.items() if not OF_THE_IMAGE.match(f"{one}==")}
     assert {one: there.get(one) for one in wanted} == wanted
@@ -147,7 +182,12 @@ def test_an_image_s_steps_bring_what_its_job_imports(name: str, tmp_path: Path) 
     snapshot(code, {})
     assert "meadow" in run(python, code, "-m", "azureml_jobs.cli.main", "--help")
     modules = [*JOBS[name], *BOTH]
-    where = run(python, code, "-c", f"import torch, {', '.join(modules)}; print({modules[0]}.__file__, torch.__file__)")
+    where = run(
+        python,
+        code,
+        "-c",
+        f"import torch, {', '.join(modules)}; print({modules[0]}.__file__, torch.__file__)",
+    )
     assert where.split() == [
         str(code / f"{modules[0].replace('.', '/')}.py"),
         str(tmp_path / "image/torch/__init__.py"),

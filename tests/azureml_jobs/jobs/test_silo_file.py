@@ -25,7 +25,11 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_it_is_laid_over_that_silo_s_entry_alone(conf: Conf, tmp_path: Path) -> None:
-    made = with_own(conf, "north", write(tmp_path, "data: {root: /data, examples: 50}\ndevice: cpu\nthreads: 2\n"))
+    made = with_own(
+        conf,
+        "north",
+        write(tmp_path, "data: {root: /data, examples: 50}\ndevice: cpu\nthreads: 2\n"),
+    )
     north, south = silos(made)
     assert (north.data.root, north.data.examples, north.data.held_out) == ("/data", 50, 0.3)
     assert (north.device, north.threads) == ("cpu", 2)
@@ -33,13 +37,17 @@ def test_it_is_laid_over_that_silo_s_entry_alone(conf: Conf, tmp_path: Path) -> 
     assert conf.federation.silos["north"].device is None
 
 
-@pytest.mark.parametrize("text", ["run: {rounds: 1}", "key_vault: kv-south", "data: {secret: 1}", "workspace: {}"])
+@pytest.mark.parametrize(
+    "text", ["run: {rounds: 1}", "key_vault: kv-south", "data: {secret: 1}", "workspace: {}"]
+)
 def test_what_is_not_the_silo_s_to_set_is_refused(conf: Conf, tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"MDW-101.*north\.yaml"):
         with_own(conf, "north", write(tmp_path, text))
 
 
-@pytest.mark.parametrize(("text", "code"), [("threads: 0", "MDW-104"), ("threads: many", "MDW-103"), ("[", "MDW-106")])
+@pytest.mark.parametrize(
+    ("text", "code"), [("threads: 0", "MDW-104"), ("threads: many", "MDW-103"), ("[", "MDW-106")]
+)
 def test_a_wrong_value_names_the_file(conf: Conf, tmp_path: Path, text: str, code: str) -> None:
     with pytest.raises(ConfigError, match=rf"{code}.*north\.yaml"):
         with_own(conf, "north", write(tmp_path, text))
@@ -50,7 +58,9 @@ def test_a_missing_file_is_told(conf: Conf, tmp_path: Path) -> None:
         with_own(conf, "north", tmp_path / "gone.yaml")
 
 
-POLICY = "batch_size_at_most: 16\npolicy: {models: [cnn, mlp], tasks: [digits], rounds_at_most: 20}\n"
+POLICY = (
+    "batch_size_at_most: 16\npolicy: {models: [cnn, mlp], tasks: [digits], rounds_at_most: 20}\n"
+)
 
 
 def test_batch_limit_and_policy_reach_that_silo_alone(conf: Conf, tmp_path: Path) -> None:
@@ -62,9 +72,15 @@ def test_batch_limit_and_policy_reach_that_silo_alone(conf: Conf, tmp_path: Path
 
 
 def test_the_owner_s_policy_is_laid_over_the_federation_s_entry_key_by_key(tmp_path: Path) -> None:
-    (tmp_path / "f.yaml").write_text("silos: {north: {policy: {epochs_at_most: 2, rounds_at_most: 5}}}")
-    made = with_own(compose([f"federation.file={tmp_path / 'f.yaml'}"]), "north", write(tmp_path, POLICY))
-    assert made.federation.silos["north"].policy == PolicyConf(["digits"], ["cnn", "mlp"], [], 2, 20)
+    (tmp_path / "f.yaml").write_text(
+        "silos: {north: {policy: {epochs_at_most: 2, rounds_at_most: 5}}}"
+    )
+    made = with_own(
+        compose([f"federation.file={tmp_path / 'f.yaml'}"]), "north", write(tmp_path, POLICY)
+    )
+    assert made.federation.silos["north"].policy == PolicyConf(
+        ["digits"], ["cnn", "mlp"], [], 2, 20
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,15 @@ import yaml
 from azure.ai.ml import load_job
 
 from azureml_jobs.jobs.snapshot import snapshot
-from azureml_jobs.jobs.specification import Code, JobSpec, as_plain, as_yaml, server_job, silo_job, unbound
+from azureml_jobs.jobs.specification import (
+    Code,
+    JobSpec,
+    as_plain,
+    as_yaml,
+    server_job,
+    silo_job,
+    unbound,
+)
 from conf.code_digest import app_hash
 from conf.compose import compose
 from conf.errors import AzureError
@@ -111,7 +119,11 @@ def test_a_silo_s_job_has_its_data_its_vault_and_nobody_else_s(conf: Conf, code:
         f"--tracking {TRACKING} --experiment meadow --federation hospitals --data ${{{{inputs.data}}}}"
     )
     assert found["inputs"] == {
-        "data": {"type": "uri_folder", "path": "azureml://datastores/north/paths/xray/", "mode": "ro_mount"}
+        "data": {
+            "type": "uri_folder",
+            "path": "azureml://datastores/north/paths/xray/",
+            "mode": "ro_mount",
+        }
     }
     assert found["compute"] == "azureml:gpu-north" and found["tags"]["meadow_silo"] == "north"
     assert "outputs" not in found and "distribution" not in found
@@ -122,7 +134,11 @@ def test_a_silo_s_job_has_its_data_its_vault_and_nobody_else_s(conf: Conf, code:
 def test_several_gpus_and_nodes_are_one_job_of_many_processes(conf: Conf, code: Code) -> None:
     found = plain(silo_job(conf, "south", code, TRACKING))
     assert found["distribution"] == {"type": "pytorch", "process_count_per_instance": 2}
-    assert found["resources"] == {"instance_count": 2, "shm_size": "8g", "instance_type": "gpu-small"}
+    assert found["resources"] == {
+        "instance_count": 2,
+        "shm_size": "8g",
+        "instance_type": "gpu-small",
+    }
     assert found["identity"] == {"type": "user_identity"}
 
 
@@ -135,19 +151,35 @@ def test_a_gateway_s_address_takes_the_place_of_the_rendezvous(conf: Conf, code:
 
 def test_a_silo_may_look_at_one_run_of_the_orchestrator_alone(conf: Conf, code: Code) -> None:
     conf.federation.orchestrator.run_id = "brave_cat_1"
-    assert "--federation hospitals --run-id brave_cat_1 " in silo_job(conf, "north", code, TRACKING).command
+    assert (
+        "--federation hospitals --run-id brave_cat_1 "
+        in silo_job(conf, "north", code, TRACKING).command
+    )
 
 
 @pytest.mark.parametrize("role", ["orchestrator", "north", "south"])
-def test_the_yaml_is_what_azure_ml_s_client_reads(conf: Conf, code: Code, tmp_path: Path, role: str) -> None:
-    spec = server_job(conf, code, STORE) if role == "orchestrator" else silo_job(conf, role, code, TRACKING)
+def test_the_yaml_is_what_azure_ml_s_client_reads(
+    conf: Conf, code: Code, tmp_path: Path, role: str
+) -> None:
+    spec = (
+        server_job(conf, code, STORE)
+        if role == "orchestrator"
+        else silo_job(conf, role, code, TRACKING)
+    )
     file = tmp_path / f"{role}.yaml"
     file.write_text(as_yaml(spec))
     assert yaml.safe_load(file.read_text()) == as_plain(spec)
     job: Any = load_job(file)
-    assert (job.command, job.display_name, job.compute) == (spec.command, spec.display_name, spec.compute)
+    assert (job.command, job.display_name, job.compute) == (
+        spec.command,
+        spec.display_name,
+        spec.compute,
+    )
     assert job.tags == spec.tags and job.limits.timeout == spec.timeout
-    assert (job.resources.instance_count, job.resources.shm_size) == (spec.instance_count, spec.shm_size)
+    assert (job.resources.instance_count, job.resources.shm_size) == (
+        spec.instance_count,
+        spec.shm_size,
+    )
     assert (job.distribution is not None) == spec.distributed
 
 

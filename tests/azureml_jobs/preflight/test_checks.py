@@ -78,9 +78,14 @@ class World:
         self.assets: dict[str, str] = {}
         self.unseen = ""
         self.asked: list[str] = []
-        self.vaults = {name: FolderSecrets(folder / name) for name in ("kv-hub", "kv-north", "kv-south")}
+        self.vaults = {
+            name: FolderSecrets(folder / name) for name in ("kv-hub", "kv-north", "kv-south")
+        }
         make_ca(self.vaults["kv-hub"], "hospitals", NOW)
-        since, until = (NOW - timedelta(days=1)).timestamp(), (NOW + timedelta(days=300)).timestamp()
+        since, until = (
+            (NOW - timedelta(days=1)).timestamp(),
+            (NOW + timedelta(days=300)).timestamp(),
+        )
         self.keys = [
             AdmittedKey(silo, make_node_key(self.vaults[f"kv-{silo}"], silo), since, until)
             for silo in ("north", "south")
@@ -207,7 +212,9 @@ def shared_vault(conf: Conf, world: World) -> None:
 
 
 def others_workspace_data(conf: Conf, world: World) -> None:
-    conf.federation.silos["north"].input = InputConf(path="azureml://subscriptions/s/workspaces/south/datastores/south")
+    conf.federation.silos["north"].input = InputConf(
+        path="azureml://subscriptions/s/workspaces/south/datastores/south"
+    )
 
 
 def no_vault(conf: Conf, world: World) -> None:
@@ -237,7 +244,12 @@ def no_vault(conf: Conf, world: World) -> None:
     ],
 )
 def test_what_is_wrong_is_one_line_with_a_way_out(
-    conf: Conf, world: World, change: Callable[[Conf, World], None], place: str, what: str, security: bool
+    conf: Conf,
+    world: World,
+    change: Callable[[Conf, World], None],
+    place: str,
+    what: str,
+    security: bool,
 ) -> None:
     change(conf, world)
     table = check(conf, "all", world.sources())
@@ -261,7 +273,9 @@ def test_a_used_up_quota_and_a_key_near_its_end_warn(conf: Conf, world: World) -
         world.keys[0], since=NOW.timestamp() - 300 * 86400, expires=NOW.timestamp() + 5 * 86400
     )
     table = check(conf, "all", world.sources())
-    assert ("north", "admitted", WARNING) in wrong(table) and ("north", "quota", WARNING) in wrong(table)
+    assert ("north", "admitted", WARNING) in wrong(table) and ("north", "quota", WARNING) in wrong(
+        table
+    )
     assert table.errors == []
 
 
@@ -279,13 +293,20 @@ def test_an_asset_at_an_address_of_its_own_is_not_looked_into(conf: Conf, world:
     assert wrong(check(conf, "silo:north", world.sources())) == [("north", "data", WARNING)]
 
 
-def test_the_table_says_as_whom_the_job_acts_and_as_whom_it_was_seen(conf: Conf, world: World) -> None:
+def test_the_table_says_as_whom_the_job_acts_and_as_whom_it_was_seen(
+    conf: Conf, world: World
+) -> None:
     world.computes["gpu-north"] = compute("gpu-north", "reader, client id 1", "writer, client id 2")
     rows = {(row.place, row.check): row for row in check(conf, "all", world.sources()).rows}
     assert rows["south", "identity"].state == OK and "seen as you" in rows["south", "identity"].seen
-    assert rows["north", "identity"].state == WARNING and "client id 2" in rows["north", "identity"].seen
+    assert (
+        rows["north", "identity"].state == WARNING
+        and "client id 2" in rows["north", "identity"].seen
+    )
     conf.federation.silos["south"].identity = "user"
-    assert ("south", "identity") not in {(row.place, row.check) for row in check(conf, "all", world.sources()).rows}
+    assert ("south", "identity") not in {
+        (row.place, row.check) for row in check(conf, "all", world.sources()).rows
+    }
 
 
 def test_a_fixed_address_is_tried_from_here(conf: Conf, world: World) -> None:
@@ -294,7 +315,9 @@ def test_a_fixed_address_is_tried_from_here(conf: Conf, world: World) -> None:
         table = check(conf, "all", world.sources())
     assert wrong(table) == []
     seen = [row.seen for row in table.rows if row.check == "reach"]
-    assert len(seen) == 3 and all(f"seen from this machine, {socket.gethostname()}" in one for one in seen)
+    assert len(seen) == 3 and all(
+        f"seen from this machine, {socket.gethostname()}" in one for one in seen
+    )
     table = check(conf, "silo:north", dataclasses.replace(world.sources(), keys=None))
     assert wrong(table) == [("north", "reach", WARNING)]
     assert any("The job's network is another" in line for line in table.lines())
@@ -303,21 +326,29 @@ def test_a_fixed_address_is_tried_from_here(conf: Conf, world: World) -> None:
 def test_an_address_that_is_none_is_told_and_not_tried(conf: Conf, world: World) -> None:
     conf.federation.orchestrator.address = "https://fl.example.org"
     table = check(conf, "orchestrator", world.sources())
-    assert ("orchestrator", "address", ERROR) in wrong(table) and "reach" not in {row.check for row in table.rows}
+    assert ("orchestrator", "address", ERROR) in wrong(table) and "reach" not in {
+        row.check for row in table.rows
+    }
 
 
 @pytest.mark.parametrize("listen", ["localhost:9092", "127.0.0.1:9092", "[::1]:9092", "0.0.0.0:0"])
 def test_a_job_that_nobody_can_reach_is_told(conf: Conf, world: World, listen: str) -> None:
     conf.federation.orchestrator.listen = listen
-    assert wrong(check(conf, "orchestrator", world.sources())) == [("orchestrator", "listen", WARNING)]
+    assert wrong(check(conf, "orchestrator", world.sources())) == [
+        ("orchestrator", "listen", WARNING)
+    ]
 
 
 def test_a_port_of_this_machine_that_is_taken_is_told(conf: Conf, world: World) -> None:
     conf.federation.orchestrator.workspace = None
     with socket.create_server(("127.0.0.1", 0)) as server:
         conf.federation.orchestrator.listen = f"127.0.0.1:{server.getsockname()[1]}"
-        assert ("orchestrator", "listen", WARNING) in wrong(check(conf, "orchestrator", world.sources()))
-    assert ("orchestrator", "listen", WARNING) not in wrong(check(conf, "orchestrator", world.sources()))
+        assert ("orchestrator", "listen", WARNING) in wrong(
+            check(conf, "orchestrator", world.sources())
+        )
+    assert ("orchestrator", "listen", WARNING) not in wrong(
+        check(conf, "orchestrator", world.sources())
+    )
 
 
 def test_a_ca_near_its_end_warns_and_one_past_it_is_an_error(conf: Conf, world: World) -> None:
@@ -326,7 +357,9 @@ def test_a_ca_near_its_end_warns_and_one_past_it_is_an_error(conf: Conf, world: 
     for days, state in ((5, WARNING), (-2, ERROR)):
         then = (ends - timedelta(days=days)).timestamp
         sources = dataclasses.replace(world.sources(), clock=then)
-        assert [row.state for row in check(conf, "orchestrator", sources).rows if row.check == "CA"] == [state]
+        assert [
+            row.state for row in check(conf, "orchestrator", sources).rows if row.check == "CA"
+        ] == [state]
 
 
 def test_a_long_list_of_errors_is_shortened_in_the_refusal() -> None:

@@ -37,7 +37,9 @@ def write(path: Path, x: bytes) -> None:
 @pytest.mark.parametrize("shape", [(9,), (7,), (10**15,), (-1,)], ids=str)
 def test_a_header_is_not_believed(tmp_path: Path, shape: tuple[int, ...]) -> None:
     write(tmp_path / "a.npz", claiming(shape))
-    with pytest.raises(DataError, match=r"MDW-201: .*a.npz can't be read: its array 'x' should have"):
+    with pytest.raises(
+        DataError, match=r"MDW-201: .*a.npz can't be read: its array 'x' should have"
+    ):
         read_npz(tmp_path / "a.npz", ("x",))
 
 

@@ -26,7 +26,10 @@ def test_the_cnn_has_niid_bench_s_parameters_for_mnist_and_cifar() -> None:
 
 def test_the_mlp_counts_its_layers() -> None:
     assert parameters(build_model(MlpConf(hidden=[]), Contract((1, 28, 28), TEN), 0)) == 7_850
-    assert parameters(build_model(MlpConf(hidden=[64, 32]), Contract((1, 8, 8), TEN), 0)) == 65 * 64 + 65 * 32 + 33 * 10
+    assert (
+        parameters(build_model(MlpConf(hidden=[64, 32]), Contract((1, 8, 8), TEN), 0))
+        == 65 * 64 + 65 * 32 + 33 * 10
+    )
 
 
 @pytest.mark.parametrize("conf", CONFS, ids=repr)
@@ -61,5 +64,7 @@ def test_group_normalisation_leaves_no_buffers_to_travel() -> None:
 
 
 def test_images_that_are_too_small_are_refused() -> None:
-    with pytest.raises(DataError, match=r"MDW-207: model=cnn needs 4 x 4 pixels, the task has 3 x 9.*model=mlp"):
+    with pytest.raises(
+        DataError, match=r"MDW-207: model=cnn needs 4 x 4 pixels, the task has 3 x 9.*model=mlp"
+    ):
         build_model(ModelConf(), Contract((1, 3, 9), TEN), 0)

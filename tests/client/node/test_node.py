@@ -42,18 +42,27 @@ def test_no_server_in_time_ends_with_its_own_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     federation = Federation(tmp_path, silos=1)
-    assert main(command(federation, "--idle-timeout", "0.5", server=f"127.0.0.1:{free_port()}")) == IDLE_STATUS
+    assert (
+        main(command(federation, "--idle-timeout", "0.5", server=f"127.0.0.1:{free_port()}"))
+        == IDLE_STATUS
+    )
     assert capsys.readouterr().err == "ended: no server for 0 s\n"
     assert "MDW-730" in caplog.text and "nobody answers at 127.0.0.1" in caplog.text
 
 
-def test_an_unregistered_key_ends_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unregistered_key_ends_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     federation = Federation(tmp_path, silos=1)
     with federation.orchestrator() as orchestrator:
         make_node_key(federation.secrets, "stranger")
         key = federation.secrets.where("node-stranger")
         assert main(command(federation, server=orchestrator.address, key=key)) == 8
-    assert capsys.readouterr().err.splitlines()[-1].startswith("MDW-743: The server refuses this silo: The key ")
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith("MDW-743: The server refuses this silo: The key ")
+    )
 
 
 BAD = {
@@ -69,18 +78,28 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line_that_says_what(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_that_says_what(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     federation = Federation(tmp_path, silos=1)
     (tmp_path / "text").write_text("nothing of the kind")
     (tmp_path / "rsa").touch(mode=0o600)
-    (tmp_path / "rsa").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n")
+    (tmp_path / "rsa").write_text(
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
+    )
     changed, code = BAD[case]
-    status = main(command(federation, **{name: value.format(folder=tmp_path) for name, value in changed.items()}))
+    status = main(
+        command(
+            federation, **{name: value.format(folder=tmp_path) for name, value in changed.items()}
+        )
+    )
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(code) and status in (4, 8)
 
 
-def test_the_rendezvous_says_where_and_when_it_is_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_rendezvous_says_where_and_when_it_is_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     federation = Federation(tmp_path, silos=1)
     place = FolderRendezvous(tmp_path / "place")
     place.publish(Record("127.0.0.1:1", epoch=1, heartbeat=time.time(), state=OVER))
@@ -106,7 +125,9 @@ def test_a_server_at_a_new_address_is_found_and_asked_again(tmp_path: Path) -> N
                 assert total(grid.send_and_receive(ask(grid, 1, model()), timeout=30)) == 3001
 
 
-def test_asked_again_it_answers_with_the_kept_update_and_for_other_content_it_trains(tmp_path: Path) -> None:
+def test_asked_again_it_answers_with_the_kept_update_and_for_other_content_it_trains(
+    tmp_path: Path,
+) -> None:
     federation, trained = Federation(tmp_path, silos=1), tmp_path / "trained.jsonl"
     config = {"trained-file": str(trained)}
 
@@ -129,11 +150,16 @@ def test_asked_again_it_answers_with_the_kept_update_and_for_other_content_it_tr
 
 def test_the_app_sees_the_records_that_were_sent_and_no_packed_one(tmp_path: Path) -> None:
     federation = Federation(tmp_path, silos=1)
-    with federation.orchestrator() as orchestrator, federation.thread_node(orchestrator.address, federation.silos[0]):
+    with (
+        federation.orchestrator() as orchestrator,
+        federation.thread_node(orchestrator.address, federation.silos[0]),
+    ):
         orchestrator.wait_for(["silo-1"], 1, 20)
         grid = PackedGrid(orchestrator.open_run("run", ["silo-1"]))
         content = RecordDict({"arrays": model(), "config": ConfigRecord({"x": 1})})
-        (reply,) = grid.send_and_receive([Message(content, grid.get_node_ids()[0], "query.names")], timeout=20)
+        (reply,) = grid.send_and_receive(
+            [Message(content, grid.get_node_ids()[0], "query.names")], timeout=20
+        )
         assert reply.content["seen"]["records"] == ["arrays", "config"]
 
 
@@ -164,14 +190,20 @@ def keep(folder: Path) -> Kept:
 def test_only_the_same_question_gets_the_kept_answer(tmp_path: Path) -> None:
     kept = keep(tmp_path / "state")
     assert list(kept.update(QUESTION) or []) == ["arrays"]
-    for other in (Question("other", 3, "a" * 64), Question("run", 4, "a" * 64), Question("run", 3, "b" * 64)):
+    for other in (
+        Question("other", 3, "a" * 64),
+        Question("run", 4, "a" * 64),
+        Question("run", 3, "b" * 64),
+    ):
         assert kept.update(other) is None
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "state" / "update").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("damage", ["torn", "flipped", "empty", "no JSON"])
-def test_a_damaged_file_is_not_used_and_said(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_is_not_used_and_said(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     kept = keep(tmp_path)
     file = tmp_path / "update"
     content = bytearray(file.read_bytes())
@@ -194,10 +226,17 @@ def test_state_is_kept_per_run(tmp_path: Path) -> None:
     assert list(kept.state("another")) == []
 
 
-def test_a_silo_says_once_a_day_that_its_ca_will_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_silo_says_once_a_day_that_its_ca_will_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     federation = Federation(tmp_path, silos=1, made=datetime.now(UTC) - timedelta(days=3650 - 6))
     node = make_node(command(federation))
     for _ in range(3):
         node._remind()
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "client.node.node"]
-    assert line.startswith(f"The CA in {tmp_path / 'ca.pem'} expires in 7 days or less") and "owner" in line
+    (line,) = [
+        record.getMessage() for record in caplog.records if record.name == "client.node.node"
+    ]
+    assert (
+        line.startswith(f"The CA in {tmp_path / 'ca.pem'} expires in 7 days or less")
+        and "owner" in line
+    )

@@ -38,7 +38,9 @@ def rows(dataset: Dataset[Any]) -> list[bytes]:
 
 def test_digits_are_1797_images_in_all_between_0_and_1() -> None:
     parts = [DIGITS.load(silo) for silo in silos(3, DataConf())]
-    images = torch.cat([tensors(split)[0] for part in parts for split in (part.train, part.held_out)])
+    images = torch.cat(
+        [tensors(split)[0] for part in parts for split in (part.train, part.held_out)]
+    )
     assert images.shape == (1797, 1, 8, 8) and images.dtype == torch.float32
     assert (float(images.min()), float(images.max())) == (0, 1)
     assert len(rows(TensorDataset(images))) == 1797
@@ -96,7 +98,11 @@ def test_a_silo_s_own_digits_are_used_whole(tmp_path: Path, as_file: bool) -> No
 
 
 def test_own_data_that_is_not_there_is_named(tmp_path: Path) -> None:
-    for root, says in ((None, "without data.root"), (tmp_path / "no", "there is no .*no"), (tmp_path, "digits.npz")):
+    for root, says in (
+        (None, "without data.root"),
+        (tmp_path / "no", "there is no .*no"),
+        (tmp_path, "digits.npz"),
+    ):
         with pytest.raises(DataError, match=f"MDW-200: .*{says}"):
             DIGITS.load(Silo("north", data=DataConf(root=root and str(root), partition="own")))
 
@@ -116,7 +122,9 @@ BREACHES = {
 
 
 @pytest.mark.parametrize("examples", BREACHES.values(), ids=BREACHES)
-def test_a_breach_of_the_data_contract_is_named(tmp_path: Path, examples: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_breach_of_the_data_contract_is_named(
+    tmp_path: Path, examples: tuple[np.ndarray, np.ndarray]
+) -> None:
     np.savez(tmp_path / "digits.npz", x=examples[0], y=examples[1])
     with pytest.raises(DataError, match=r"MDW-202: .* breaks the data contract: it"):
         DIGITS.load(Silo("north", data=DataConf(root=str(tmp_path), partition="own")))
@@ -132,7 +140,9 @@ def test_metrics_of_known_guesses() -> None:
     outputs = torch.eye(10)[[0, 0, 1, 1]] * 5
     metrics = DIGITS.metrics(outputs, torch.tensor([0, 0, 0, 1]))
     assert metrics == {"accuracy": 0.75, "f1": pytest.approx((0.8 + 2 / 3) / 2)}
-    assert DIGITS.loss(torch.zeros(4, 10), torch.tensor([0, 1, 2, 3])).item() == pytest.approx(np.log(10))
+    assert DIGITS.loss(torch.zeros(4, 10), torch.tensor([0, 1, 2, 3])).item() == pytest.approx(
+        np.log(10)
+    )
 
 
 def write_mnist(folder: Path, part: str, count: int, packed: bool = False, side: int = 28) -> None:
@@ -143,7 +153,9 @@ def write_mnist(folder: Path, part: str, count: int, packed: bool = False, side:
     for name, array in (("images-idx3", images), ("labels-idx1", labels)):
         head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
         path = folder / f"{part}-{name}-ubyte{'.gz' if packed else ''}"
-        path.write_bytes(gzip.compress(head + array.tobytes()) if packed else head + array.tobytes())
+        path.write_bytes(
+            gzip.compress(head + array.tobytes()) if packed else head + array.tobytes()
+        )
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
@@ -156,30 +168,38 @@ def test_mnist_is_read_where_its_files_lie(tmp_path: Path, inside: str, packed: 
     assert [len(rows(part.train)) for part in parts] == [40, 40]
     images, labels = tensors(parts[0].train)
     assert images.shape == (40, 1, 28, 28) and labels.dtype == torch.int64
-    assert float(images.min()) == pytest.approx(-0.1307 / 0.3081) and float(images.max()) == pytest.approx(
-        0.8693 / 0.3081
-    )
+    assert float(images.min()) == pytest.approx(-0.1307 / 0.3081) and float(
+        images.max()
+    ) == pytest.approx(0.8693 / 0.3081)
     test = MNIST.test(data)
     assert test is not None and tensors(test)[0].shape == (30, 1, 28, 28)
 
 
 def test_mnist_that_is_missing_says_where_it_was_looked_for(tmp_path: Path) -> None:
     data = DataConf(root=str(tmp_path / "mnist"), download=False)
-    with pytest.raises(DataError, match=r"MDW-200: There are no MNIST files .* in .*/mnist .*data.download=true"):
+    with pytest.raises(
+        DataError, match=r"MDW-200: There are no MNIST files .* in .*/mnist .*data.download=true"
+    ):
         MNIST.load(silos(2, data)[0])
     assert MNIST.test(data) is None and not (tmp_path / "mnist").exists()
 
 
-def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_fails_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torchvision.datasets import MNIST as Torchvision
 
     monkeypatch.setattr(Torchvision, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(DataError, match=r"MDW-206: MNIST could not be downloaded to .*data.download=false"):
+    with pytest.raises(
+        DataError, match=r"MDW-206: MNIST could not be downloaded to .*data.download=false"
+    ):
         MNIST.load(silos(2, DataConf(root=str(tmp_path)))[0])
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
-def test_a_download_comes_in_whole_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_comes_in_whole_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torchvision.datasets import MNIST as Torchvision
 
     calls = []

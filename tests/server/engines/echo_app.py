@@ -26,7 +26,9 @@ def train(message: Message, context: Context) -> Message:
     print(f"train call {calls}", flush=True)
     state = context.state.setdefault("state", MetricRecord({"rounds": 0}))
     state["rounds"] = int(state["rounds"]) + 1
-    metrics = MetricRecord({"pid": os.getpid(), "calls": calls, "partition": me, "rounds": state["rounds"]})
+    metrics = MetricRecord(
+        {"pid": os.getpid(), "calls": calls, "partition": me, "rounds": state["rounds"]}
+    )
     content = RecordDict({"metrics": metrics, **message.content.array_records})
     if config.get("do") == "environment":
         ours = {name: value for name, value in os.environ.items() if name.startswith("MEADOW_")}
@@ -38,7 +40,8 @@ def train(message: Message, context: Context) -> Message:
 def hello(message: Message, context: Context) -> Message:
     """Say which partition this is."""
     return Message(
-        RecordDict({"m": MetricRecord({"partition": int(context.node_config["partition-id"])})}), reply_to=message
+        RecordDict({"m": MetricRecord({"partition": int(context.node_config["partition-id"])})}),
+        reply_to=message,
     )
 
 

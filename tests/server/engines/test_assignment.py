@@ -10,13 +10,17 @@ from server.engines.assignment import UNEVEN, Homes, evened
 
 
 def spread(costs: list[float], homes: list[int], workers: int) -> float:
-    loads = [sum(c for c, home in zip(costs, homes, strict=True) if home == w) for w in range(workers)]
+    loads = [
+        sum(c for c, home in zip(costs, homes, strict=True) if home == w) for w in range(workers)
+    ]
     return max(loads) - min(loads)
 
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=20), st.integers(1, 4))
-def test_evening_out_never_makes_it_worse_and_keeps_every_silo(costs: list[float], workers: int) -> None:
+def test_evening_out_never_makes_it_worse_and_keeps_every_silo(
+    costs: list[float], workers: int
+) -> None:
     before = [i % workers for i in range(len(costs))]
     after = evened(costs, before, workers)
     assert len(after) == len(costs) and set(after) <= set(range(workers))

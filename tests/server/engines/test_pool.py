@@ -39,11 +39,17 @@ def pool(count: int, workers: int, log: Path | None = None) -> PoolGrid:
 
 
 def arrays(size: int = 100) -> ArrayRecord:
-    return ArrayRecord({name: Array(np.random.default_rng(size).normal(size=size)) for name in ("w", "b")})
+    return ArrayRecord(
+        {name: Array(np.random.default_rng(size).normal(size=size)) for name in ("w", "b")}
+    )
 
 
-def asked(grid: PoolGrid, model: ArrayRecord | None = None, **config: str | int | float) -> list[Message]:
-    content = RecordDict({"config": ConfigRecord(dict(config)), **({"arrays": model} if model else {})})
+def asked(
+    grid: PoolGrid, model: ArrayRecord | None = None, **config: str | int | float
+) -> list[Message]:
+    content = RecordDict(
+        {"config": ConfigRecord(dict(config)), **({"arrays": model} if model else {})}
+    )
     return [Message(content, node, "train") for node in grid.get_node_ids()]
 
 
@@ -70,7 +76,9 @@ def test_every_silo_answers_once_with_the_bits_it_was_sent(grid: PoolGrid) -> No
 def test_silos_are_known_by_name(grid: PoolGrid) -> None:
     assert grid.names() == {node_id(f"silo-{i}"): f"silo-{i}" for i in range(4)}
     assert all(0 < node < 2**63 for node in grid.names())
-    by_node = {r.metadata.src_node_id: metric(r, "partition") for r in grid.send_and_receive(asked(grid))}
+    by_node = {
+        r.metadata.src_node_id: metric(r, "partition") for r in grid.send_and_receive(asked(grid))
+    }
     assert by_node == {node_id(f"silo-{i}"): i for i in range(4)}
 
 
@@ -84,10 +92,14 @@ def test_a_silo_reads_its_own_settings(tmp_path: Path) -> None:
         node = grid.get_node_ids()[1]
         context: Context = grid._contexts[node]
         assert silo_from_json(str(context.node_config["silo"])) == silos(2)[1]
-        assert context.node_config["partition-id"] == 1 and context.node_config["num-partitions"] == 2
+        assert (
+            context.node_config["partition-id"] == 1 and context.node_config["num-partitions"] == 2
+        )
 
 
-def test_an_exception_becomes_an_error_reply_in_one_line_and_the_others_answer(grid: PoolGrid) -> None:
+def test_an_exception_becomes_an_error_reply_in_one_line_and_the_others_answer(
+    grid: PoolGrid,
+) -> None:
     replies = grid.send_and_receive(asked(grid, do="raise", partition=1))
     failed = [r for r in replies if r.has_error()]
     assert [r.error.code for r in failed] == [ErrorCode.CLIENT_APP_RAISED_EXCEPTION]
@@ -96,7 +108,12 @@ def test_an_exception_becomes_an_error_reply_in_one_line_and_the_others_answer(g
     assert sorted(metric(r, "partition") for r in replies if not r.has_error()) == [0, 2, 3]
     again = grid.send_and_receive(asked(grid))
     # what the silo did before it raised is forgotten
-    assert sorted((metric(r, "partition"), metric(r, "rounds")) for r in again) == [(0, 2), (1, 1), (2, 2), (3, 2)]
+    assert sorted((metric(r, "partition"), metric(r, "rounds")) for r in again) == [
+        (0, 2),
+        (1, 1),
+        (2, 2),
+        (3, 2),
+    ]
 
 
 def test_sys_exit_in_a_client_ends_neither_server_nor_worker(grid: PoolGrid) -> None:
@@ -115,7 +132,9 @@ def test_replies_come_as_they_are_done() -> None:
         started = time.monotonic()
         arrived = [
             (metric(r, "partition"), time.monotonic() - started)
-            for r in grid.replies(grid.push_messages(asked(grid, do="sleep", seconds=0.5, partition=0)), None)
+            for r in grid.replies(
+                grid.push_messages(asked(grid, do="sleep", seconds=0.5, partition=0)), None
+            )
         ]
         assert [who for who, _ in arrived] == [1, 0]
         assert arrived[0][1] < 0.4 < arrived[1][1]
@@ -144,7 +163,8 @@ def test_pull_messages_returns_each_reply_once(grid: PoolGrid) -> None:
 def test_a_silo_always_goes_to_the_same_worker() -> None:
     with pool(5, 2) as grid:
         pids = [
-            {metric(r, "partition"): metric(r, "pid") for r in grid.send_and_receive(asked(grid))} for _ in range(2)
+            {metric(r, "partition"): metric(r, "pid") for r in grid.send_and_receive(asked(grid))}
+            for _ in range(2)
         ]
         assert pids[0] == pids[1]
         assert sorted(list(pids[0].values()).count(pid) for pid in set(pids[0].values())) == [2, 3]
@@ -153,12 +173,17 @@ def test_a_silo_always_goes_to_the_same_worker() -> None:
 def test_a_late_reply_is_dropped_and_counted_and_the_next_round_is_clean() -> None:
     with pool(2, 2) as grid:
         grid.send_and_receive(asked(grid))
-        replies = grid.send_and_receive(asked(grid, do="sleep", seconds=0.6, partition=0), timeout=0.3)
+        replies = grid.send_and_receive(
+            asked(grid, do="sleep", seconds=0.6, partition=0), timeout=0.3
+        )
         assert [metric(r, "partition") for r in replies] == [1]
         assert grid.late == 0
         replies = grid.send_and_receive(asked(grid))
         assert grid.late == 1
-        assert sorted((metric(r, "partition"), metric(r, "rounds")) for r in replies) == [(0, 3), (1, 3)]
+        assert sorted((metric(r, "partition"), metric(r, "rounds")) for r in replies) == [
+            (0, 3),
+            (1, 3),
+        ]
 
 
 def test_forgotten_messages_that_have_not_begun_never_run() -> None:
@@ -170,16 +195,29 @@ def test_forgotten_messages_that_have_not_begun_never_run() -> None:
         assert [metric(r, "rounds") for r in replies] == [2, 1, 1]
 
 
-@pytest.mark.parametrize(("do", "how"), [("exit", "exit code 7"), ("kill", "SIGKILL, most likely out of memory")])
-def test_a_dead_worker_is_one_error_and_the_next_round_is_clean(do: str, how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("do", "how"), [("exit", "exit code 7"), ("kill", "SIGKILL, most likely out of memory")]
+)
+def test_a_dead_worker_is_one_error_and_the_next_round_is_clean(
+    do: str, how: str, tmp_path: Path
+) -> None:
     with pool(4, 2) as grid:
-        replies = grid.send_and_receive(asked(grid, do=do, partition=2, path=str(tmp_path / "once")))
+        replies = grid.send_and_receive(
+            asked(grid, do=do, partition=2, path=str(tmp_path / "once"))
+        )
         failed = [r for r in replies if r.has_error()]
-        assert len(replies) == 4 and [r.error.code for r in failed] == [ErrorCode.CLIENT_APP_CRASHED]
+        assert len(replies) == 4 and [r.error.code for r in failed] == [
+            ErrorCode.CLIENT_APP_CRASHED
+        ]
         assert "silo-2" in str(failed[0].error.reason) and how in str(failed[0].error.reason)
         again = grid.send_and_receive(asked(grid))
         # the crashed training left no trace in its silo's state
-        assert sorted((metric(r, "partition"), metric(r, "rounds")) for r in again) == [(0, 2), (1, 2), (2, 1), (3, 2)]
+        assert sorted((metric(r, "partition"), metric(r, "rounds")) for r in again) == [
+            (0, 2),
+            (1, 2),
+            (2, 1),
+            (3, 2),
+        ]
 
 
 def test_a_silo_that_always_ends_its_worker_is_given_up_and_the_others_go_on() -> None:
@@ -194,7 +232,9 @@ def test_large_arrays_survive_a_restart_of_their_worker(tmp_path: Path) -> None:
     model = arrays(50_000)
     with pool(3, 1) as grid:
         grid.send_and_receive(asked(grid, model))
-        replies = grid.send_and_receive(asked(grid, model, do="exit", partition=1, path=str(tmp_path / "once")))
+        replies = grid.send_and_receive(
+            asked(grid, model, do="exit", partition=1, path=str(tmp_path / "once"))
+        )
         whole = [r for r in replies if not r.has_error()]
         assert len(whole) == 2 and all(r.content.array_records["arrays"] == model for r in whole)
 
@@ -206,9 +246,13 @@ def test_an_app_that_is_not_there_is_named() -> None:
         assert app in str(caught.value)
 
 
-def test_workers_that_cannot_start_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_that_cannot_start_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = tmp_path / "parent_only_app.py"
-    module.write_text("from echo_app import app\nimport os\nassert os.environ.get('PARENT') == '1'\n")
+    module.write_text(
+        "from echo_app import app\nimport os\nassert os.environ.get('PARENT') == '1'\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PARENT", "1")
     importlib.import_module("parent_only_app")
@@ -218,7 +262,9 @@ def test_workers_that_cannot_start_end_the_run(tmp_path: Path, monkeypatch: pyte
         grid.send_and_receive(asked(grid))
 
 
-def test_workers_write_to_the_log_and_not_to_the_screen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_workers_write_to_the_log_and_not_to_the_screen(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pool(2, 2, tmp_path / "workers.log") as grid:
         grid.send_and_receive(asked(grid, do="raise", partition=0))
     assert "train call 1" in (tmp_path / "workers.log").read_text()
@@ -261,7 +307,10 @@ def test_both_ways_give_the_same_bits_and_states() -> None:
             for _ in range(3):
                 replies = grid.send_and_receive(asked(grid, model))
             return sorted(
-                ((metric(r, "partition"), r.content.array_records["arrays"], metric(r, "rounds")) for r in replies),
+                (
+                    (metric(r, "partition"), r.content.array_records["arrays"], metric(r, "rounds"))
+                    for r in replies
+                ),
                 key=lambda one: one[0],
             )
 

@@ -69,7 +69,9 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("what", ["trains", "starts"])
-def test_ctrl_c_ends_the_pool_within_seconds_and_leaves_no_process(tmp_path: Path, what: str) -> None:
+def test_ctrl_c_ends_the_pool_within_seconds_and_leaves_no_process(
+    tmp_path: Path, what: str
+) -> None:
     process = started(tmp_path, what)
     children = tree(process.pid)
     assert children or what == "starts"
@@ -82,7 +84,9 @@ def test_ctrl_c_ends_the_pool_within_seconds_and_leaves_no_process(tmp_path: Pat
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
-def test_workers_end_when_their_parent_is_killed_in_the_middle_of_a_training(tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed_in_the_middle_of_a_training(
+    tmp_path: Path,
+) -> None:
     process = started(tmp_path, "trains")
     children = tree(process.pid)
     assert len(children) >= 4  # two workers, the fork server and the resource tracker

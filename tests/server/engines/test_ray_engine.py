@@ -38,10 +38,18 @@ def silos(count: int) -> list[Silo]:
     return [Silo(f"silo-{i}", i, count) for i in range(count)]
 
 
-def on_ray(main: Any, count: int, folder: Path, address: str | None = None, workers: int | None = 2) -> None:
+def on_ray(
+    main: Any, count: int, folder: Path, address: str | None = None, workers: int | None = 2
+) -> None:
     log_dir = folder / "a-run/logs"
     run_on_ray(
-        main, silos(count), workers=workers, ray_address=address, malloc=False, log_dir=log_dir, app="echo_app:app"
+        main,
+        silos(count),
+        workers=workers,
+        ray_address=address,
+        malloc=False,
+        log_dir=log_dir,
+        app="echo_app:app",
     )
 
 
@@ -63,7 +71,9 @@ def metric(reply: Message, name: str) -> int:
     return int(reply.content.metric_records["metrics"][name])  # type: ignore[arg-type]
 
 
-def test_two_rounds_with_names_bits_warm_actors_and_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_two_rounds_with_names_bits_warm_actors_and_no_noise(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     seen: dict[str, Any] = {}
 
     def main(grid: RayGrid, context: Context) -> None:
@@ -72,18 +82,27 @@ def test_two_rounds_with_names_bits_warm_actors_and_no_noise(tmp_path: Path, cap
             messages = asked(grid)
             replies = list(grid.replies(grid.push_messages(messages), None))
             assert all(
-                r.content.array_records["arrays"] == messages[0].content.array_records["arrays"] for r in replies
+                r.content.array_records["arrays"] == messages[0].content.array_records["arrays"]
+                for r in replies
             )
         seen["partition"] = {r.metadata.src_node_id: metric(r, "partition") for r in replies}
         seen["rounds"] = {metric(r, "rounds") for r in replies}
         seen["calls"] = sum({metric(r, "pid"): metric(r, "calls") for r in replies}.values())
-        (failed,) = [r for r in grid.send_and_receive(asked(grid, do="raise", partition=1)) if r.has_error()]
-        seen["error"] = (grid.names()[failed.metadata.src_node_id], failed.error.code, failed.error.reason)
+        (failed,) = [
+            r for r in grid.send_and_receive(asked(grid, do="raise", partition=1)) if r.has_error()
+        ]
+        seen["error"] = (
+            grid.names()[failed.metadata.src_node_id],
+            failed.error.code,
+            failed.error.reason,
+        )
 
     children = psutil.Process().children(recursive=True)
     on_ray(main, 3, tmp_path)
     assert {node: int(name[-1]) for node, name in seen["names"].items()} == seen["partition"]
-    assert seen["rounds"] == {2} and seen["calls"] >= 5  # each process counts on: its module stays loaded
+    assert (
+        seen["rounds"] == {2} and seen["calls"] >= 5
+    )  # each process counts on: its module stays loaded
     assert seen["error"] == ("silo-1", 2, "ValueError: no such")
     out, err = capfd.readouterr()
     assert out == "" and err == ""
@@ -97,7 +116,9 @@ def test_what_the_server_app_raises_is_raised_here(tmp_path: Path) -> None:
         pass
 
     def main(grid: RayGrid, context: Context) -> None:
-        grid.push_messages(asked(grid, do="sleep", seconds=600))  # a client at work does not hold it up
+        grid.push_messages(
+            asked(grid, do="sleep", seconds=600)
+        )  # a client at work does not hold it up
         raise Mine("said the server")
 
     started = time.monotonic()
@@ -106,12 +127,16 @@ def test_what_the_server_app_raises_is_raised_here(tmp_path: Path) -> None:
     assert time.monotonic() - started < 60
 
 
-def test_a_dead_actor_ends_the_run_and_names_its_silo(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_dead_actor_ends_the_run_and_names_its_silo(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     def main(grid: RayGrid, context: Context) -> None:
         grid.send_and_receive(asked(grid))
         grid.send_and_receive(asked(grid, do="exit", partition=2))
 
-    with pytest.raises(SiloError, match=r"MDW-320.*silo-2.*run\.resume=a-run simulation\.engine=pool"):
+    with pytest.raises(
+        SiloError, match=r"MDW-320.*silo-2.*run\.resume=a-run simulation\.engine=pool"
+    ):
         on_ray(main, 3, tmp_path)
     out, err = capfd.readouterr()
     assert out == "" and err == ""
@@ -164,7 +189,9 @@ def test_ctrl_c_ends_the_run_within_seconds_and_leaves_no_process(tmp_path: Path
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, err = process.communicate(timeout=30)
     assert time.monotonic() - at < 10
-    assert err.count("Traceback") == 1 and "conf.errors.Interrupted: MDW-900" in err.splitlines()[-1]
+    assert (
+        err.count("Traceback") == 1 and "conf.errors.Interrupted: MDW-900" in err.splitlines()[-1]
+    )
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
@@ -174,14 +201,24 @@ def cluster() -> Iterator[str]:
     port, client_port = free_ports(2)
     ray = Path(sys.executable).parent / "ray"
     folder = tempfile.mkdtemp(prefix="mdw-")  # a short path: Ray puts sockets below it
-    command = [str(ray), "start", "--head", "--block", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    command = [
+        str(ray),
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+    ]
     options = [
         f"--temp-dir={folder}",
         "--node-ip-address=127.0.0.1",
         f"--ray-client-server-port={client_port}",
         "--disable-usage-stats",
     ]
-    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if "Ray runtime started" in line:
@@ -204,8 +241,12 @@ def test_an_existing_cluster_is_used_and_left_alone(cluster: str, tmp_path: Path
 
     def main(grid: RayGrid, context: Context) -> None:
         replies = grid.send_and_receive(asked(grid, do="environment"))
-        seen["silos"] = [str(r.content.config_records["environment"]["MEADOW_SILOS"]) for r in replies]
-        seen["malloc"] = {str(r.content.config_records["environment"]["MEADOW_MALLOC"]) for r in replies}
+        seen["silos"] = [
+            str(r.content.config_records["environment"]["MEADOW_SILOS"]) for r in replies
+        ]
+        seen["malloc"] = {
+            str(r.content.config_records["environment"]["MEADOW_MALLOC"]) for r in replies
+        }
 
     for _ in range(2):
         on_ray(main, 3, tmp_path, cluster)

@@ -35,7 +35,9 @@ def test_a_line_per_silo_round_and_phase_and_one_for_the_aggregate(tmp_path: Pat
     made = sample(2, 0)
     write(tmp_path, made, range(1, 3))
     found = [(line["round"], line["silo"], line["phase"]) for line in lines(tmp_path)]
-    one_round = [(s, p) for s in ("silo-1", "silo-2") for p in ("train", "evaluate")] + [(None, "aggregate")]
+    one_round = [(s, p) for s in ("silo-1", "silo-2") for p in ("train", "evaluate")] + [
+        (None, "aggregate")
+    ]
     assert found == [(number, *rest) for number in (1, 2) for rest in one_round]
     assert lines(tmp_path)[1]["accuracy"] == made.rounds[0].metrics["silo-1"]["accuracy"]
     assert lines(tmp_path)[4]["loss"] == made.rounds[0].aggregate["loss"]
@@ -60,5 +62,9 @@ def lines_of_closed(folder: Path, last: int) -> list[dict[str, Any]]:
 
 def test_what_is_no_number_is_null_and_a_silo_cannot_pass_for_another(tmp_path: Path) -> None:
     file = MetricsFile(tmp_path)
-    file.reply(1, "train", "silo-1", {"loss": math.nan, "norm": -math.inf, "round": 7.0, "silo": 2.0})
-    assert lines(tmp_path) == [{"round": 1, "silo": "silo-1", "phase": "train", "loss": None, "norm": None}]
+    file.reply(
+        1, "train", "silo-1", {"loss": math.nan, "norm": -math.inf, "round": 7.0, "silo": 2.0}
+    )
+    assert lines(tmp_path) == [
+        {"round": 1, "silo": "silo-1", "phase": "train", "loss": None, "norm": None}
+    ]

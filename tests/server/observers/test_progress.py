@@ -9,7 +9,14 @@ import pytest
 from rich.console import Console
 
 from server.observers.base import Observer
-from server.observers.progress import LiveProgress, PlainProgress, duration, progress, size, sparkline
+from server.observers.progress import (
+    LiveProgress,
+    PlainProgress,
+    duration,
+    progress,
+    size,
+    sparkline,
+)
 from server.observers.summary import summary
 from server.run.result import Baseline, RoundRecord, RunResult, Scores
 from tests.server.sample_results import bare, sample, with_failures, with_nan
@@ -18,7 +25,9 @@ SILOS = ["north", "south"]
 
 
 def console(terminal: bool = False, height: int = 24) -> Console:
-    return Console(file=io.StringIO(), force_terminal=terminal, width=100, height=height, highlight=False)
+    return Console(
+        file=io.StringIO(), force_terminal=terminal, width=100, height=height, highlight=False
+    )
 
 
 def text_of(console: Console) -> str:
@@ -86,13 +95,18 @@ def test_a_hundred_silos_fit_the_terminal() -> None:
 
 
 def test_the_table_compares_federated_alone_and_pooled() -> None:
-    scores = [Scores({"accuracy": a, "loss": 0.1}, {s: {"accuracy": a} for s in SILOS}) for a in (0.9, 0.6, 0.5, 0.95)]
+    scores = [
+        Scores({"accuracy": a, "loss": 0.1}, {s: {"accuracy": a} for s in SILOS})
+        for a in (0.9, 0.6, 0.5, 0.95)
+    ]
     baseline = Baseline(scores[0], {"north": scores[1], "south": scores[2]}, scores[3])
     out = console()
     run(progress(live=False, console=out), baseline=baseline)
     for row in ("federated", "north alone", "south alone", "all data pooled"):
         assert row in text_of(out)
-    assert text_of(out).index("0.9000") < text_of(out).index("0.6000") < text_of(out).index("0.9500")
+    assert (
+        text_of(out).index("0.9000") < text_of(out).index("0.6000") < text_of(out).index("0.9500")
+    )
 
 
 def test_markup_in_a_silos_words_is_not_obeyed() -> None:
@@ -102,8 +116,17 @@ def test_markup_in_a_silos_words_is_not_obeyed() -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert [size(0), size(999), size(57_700), size(2_500_000_000_000)] == ["0 B", "999 B", "57.7 kB", "2500.0 GB"]
-    assert [duration(59.6), duration(61), duration(3700)] == ["1 min 00 s", "1 min 01 s", "1 h 01 min"]
+    assert [size(0), size(999), size(57_700), size(2_500_000_000_000)] == [
+        "0 B",
+        "999 B",
+        "57.7 kB",
+        "2500.0 GB",
+    ]
+    assert [duration(59.6), duration(61), duration(3700)] == [
+        "1 min 00 s",
+        "1 min 01 s",
+        "1 h 01 min",
+    ]
     assert sparkline([1.0]) == ""
     assert sparkline([0.0, math.nan, 1.0]) == "▁█"
 
@@ -112,7 +135,9 @@ def test_others_words_stay_on_their_line_and_control_nothing() -> None:
     out = console()
     observer = progress(live=False, console=out)
     observer.run_started(sample(2, 0), 1)
-    observer.round_closed(RoundRecord(1, ["silo-1"], failed={"silo-1": "x\x1b[2J\nround 9/9 :bomb: \x07[b]y"}))
+    observer.round_closed(
+        RoundRecord(1, ["silo-1"], failed={"silo-1": "x\x1b[2J\nround 9/9 :bomb: \x07[b]y"})
+    )
     assert "round 1/1  silo-1 failed: x [2J round 9/9 :bomb: [b]y" in text_of(out).splitlines()
     assert text_of(out).replace("\n", "").isprintable()
 
@@ -183,7 +208,9 @@ def test_a_run_that_was_stopped_says_how_to_go_on() -> None:
     assert "run.resume" not in text_of(out)
 
 
-@pytest.mark.parametrize("made", [with_nan(sample()), sample(100, 2), bare(), with_failures(sample())])
+@pytest.mark.parametrize(
+    "made", [with_nan(sample()), sample(100, 2), bare(), with_failures(sample())]
+)
 def test_every_kind_of_run_has_a_summary(made: RunResult) -> None:
     for result in (made, RunResult.from_json(made.to_json())):
         out = console()

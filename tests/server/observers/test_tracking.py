@@ -15,7 +15,15 @@ from tests.server.sample_results import sample, with_failures
 
 
 def result(mlflow_run_id: str | None = None) -> RunResult:
-    return RunResult("run-1", "simulate", "digits", "fedavg", ["a b"], config_digest="d1", mlflow_run_id=mlflow_run_id)
+    return RunResult(
+        "run-1",
+        "simulate",
+        "digits",
+        "fedavg",
+        ["a b"],
+        config_digest="d1",
+        mlflow_run_id=mlflow_run_id,
+    )
 
 
 def log_round(folder: Path, number: int, run: RunResult) -> None:
@@ -67,7 +75,9 @@ def test_mlflow_being_away_costs_no_round(
     assert "secret" not in caplog.text
 
 
-def test_the_environments_store_must_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environments_store_must_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match="MDW-159"):
         tracking(TrackingConf(mlflow="environment"), tmp_path)
@@ -98,7 +108,10 @@ def test_what_could_not_be_logged_is_logged_when_mlflow_is_back(
         return MlflowClient(asked_for)
 
     monkeypatch.setattr("server.observers.tracking._client", client)
-    tracker, made = MlflowTracker(Place(uri, "meadow"), tmp_path, clock=clock), with_failures(sample(3, 4))
+    tracker, made = (
+        MlflowTracker(Place(uri, "meadow"), tmp_path, clock=clock),
+        with_failures(sample(3, 4)),
+    )
     rounds, made.rounds = made.rounds, []
     with caplog.at_level(logging.WARNING):
         tracker.run_started(made, 4)
@@ -121,8 +134,14 @@ def test_what_could_not_be_logged_is_logged_when_mlflow_is_back(
     stored = there.get_run(made.mlflow_run_id)
     assert made.baseline is not None
     assert made.baseline.centralised is not None
-    assert stored.data.metrics["baseline/pooled/accuracy"] == made.baseline.centralised.union["accuracy"]
-    assert stored.data.metrics["baseline/silo/silo-2/accuracy"] < stored.data.metrics["baseline/federated/accuracy"]
+    assert (
+        stored.data.metrics["baseline/pooled/accuracy"]
+        == made.baseline.centralised.union["accuracy"]
+    )
+    assert (
+        stored.data.metrics["baseline/silo/silo-2/accuracy"]
+        < stored.data.metrics["baseline/federated/accuracy"]
+    )
     assert stored.data.metrics["federated/failed"] == 0
     assert stored.data.tags["meadow.ledger"] == made.ledger
 
@@ -158,7 +177,13 @@ def test_the_model_goes_as_safetensors_with_its_card_and_no_pickle(tmp_path: Pat
 
     folder = tmp_path / "runs" / "one"
     (folder / "model").mkdir(parents=True)
-    for name in ("model/model.safetensors", "model/card.md", "result.json", "report.html", "metrics.jsonl"):
+    for name in (
+        "model/model.safetensors",
+        "model/card.md",
+        "result.json",
+        "report.html",
+        "metrics.jsonl",
+    ):
         (folder / name).write_text(name)
     (folder / "checkpoints").mkdir()
     made = sample(1, 1)
@@ -172,7 +197,9 @@ def test_the_model_goes_as_safetensors_with_its_card_and_no_pickle(tmp_path: Pat
     assert model == ["model/MLmodel", "model/card.md", "model/model.safetensors"]
 
 
-def ran(folder: Path, made: RunResult, model: str | None = None, mlflow: str = "local") -> RunResult:
+def ran(
+    folder: Path, made: RunResult, model: str | None = None, mlflow: str = "local"
+) -> RunResult:
     """Track a run that has a model and a card from its start to its end."""
     (folder / "model").mkdir(parents=True, exist_ok=True)
     (folder / "model/model.safetensors").write_bytes(b"weights")
@@ -185,7 +212,9 @@ def ran(folder: Path, made: RunResult, model: str | None = None, mlflow: str = "
     return made
 
 
-def test_in_a_job_a_run_is_a_child_of_the_job_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_job_a_run_is_a_child_of_the_job_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/there.db"
@@ -197,9 +226,13 @@ def test_in_a_job_a_run_is_a_child_of_the_job_s_own(tmp_path: Path, monkeypatch:
     two.run_id = "another"
     for made in (one, two):
         ran(tmp_path / made.run_id, made, mlflow="environment")
-    below = there.search_runs([job.info.experiment_id], f"tags.`mlflow.parentRunId` = '{job.info.run_id}'")
+    below = there.search_runs(
+        [job.info.experiment_id], f"tags.`mlflow.parentRunId` = '{job.info.run_id}'"
+    )
     assert {run.info.run_id for run in below} == {one.mlflow_run_id, two.mlflow_run_id}
-    assert [metric.step for metric in there.get_metric_history(two.mlflow_run_id, "federated/accuracy")] == [1, 2]
+    assert [
+        metric.step for metric in there.get_metric_history(two.mlflow_run_id, "federated/accuracy")
+    ] == [1, 2]
     above = there.get_run(job.info.run_id)
     assert above.info.status == "RUNNING" and not above.data.metrics and not above.data.params
 
@@ -210,7 +243,11 @@ def test_parameters_name_the_silos_as_far_as_one_holds(tmp_path: Path) -> None:
     there = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     few = ran(tmp_path / "few", sample(1, 1, names=["north", "south"]))
     params = there.get_run(few.mlflow_run_id).data.params
-    assert (params["silo_names"], params["silos"], params["code"]) == ("north, south", "2", few.environment["code"])
+    assert (params["silo_names"], params["silos"], params["code"]) == (
+        "north, south",
+        "2",
+        few.environment["code"],
+    )
     names = [f"hospital-{number}" for number in range(100)]
     many = sample(1, 1, names=names)
     many.run_id = "many"
@@ -230,7 +267,9 @@ def test_parameters_that_were_not_taken_at_first_come_with_the_next_try(
 
     clock, made = Clock(), sample(1, 1)
     made.rounds, (record,) = [], made.rounds
-    tracker = MlflowTracker(Place(f"sqlite:///{tmp_path}/mlflow.db", "meadow"), tmp_path, clock=clock)
+    tracker = MlflowTracker(
+        Place(f"sqlite:///{tmp_path}/mlflow.db", "meadow"), tmp_path, clock=clock
+    )
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, "log_batch", away)
         tracker.run_started(made, 1)
@@ -250,7 +289,10 @@ def test_a_finished_run_s_model_is_registered_with_its_card(tmp_path: Path) -> N
     there = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     version = there.get_model_version("hospitals-digits", "2")
     assert version.description == "# The card of another\n" and version.run_id == two.mlflow_run_id
-    assert version.tags["meadow.sha256"] == two.model["sha256"] and version.tags["meadow.config"] == two.config_digest
+    assert (
+        version.tags["meadow.sha256"] == two.model["sha256"]
+        and version.tags["meadow.config"] == two.config_digest
+    )
     folder = there.download_artifacts(two.mlflow_run_id, "model", str(tmp_path))
     assert list(models.Model.load(folder).flavors) == ["safetensors"]
     assert (Path(folder) / "model.safetensors").read_bytes() == b"weights"
@@ -278,9 +320,15 @@ def test_a_registration_that_is_refused_is_said_and_ends_nothing(
     with caplog.at_level(logging.WARNING):
         made = ran(tmp_path / "one", sample(1, 1), "a-name")
     assert made.registered_model is None
-    assert "could not register the model as a-name: no role" in caplog.text and "secret" not in caplog.text
+    assert (
+        "could not register the model as a-name: no role" in caplog.text
+        and "secret" not in caplog.text
+    )
     assert f"not registered as a-name; it lies in {tmp_path / 'one' / 'model'}" in caplog.text
-    assert MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(made.mlflow_run_id).info.status == "FINISHED"
+    assert (
+        MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(made.mlflow_run_id).info.status
+        == "FINISHED"
+    )
 
 
 def test_off_is_off(tmp_path: Path) -> None:

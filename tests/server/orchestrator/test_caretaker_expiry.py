@@ -54,8 +54,13 @@ def test_the_server_and_that_silo_say_once_that_a_key_and_the_ca_will_end(
     assert lease is not None
     place = FolderRendezvous(tmp_path / "place")
     orchestrator.start()
-    with Caretaker(orchestrator, credentials, "127.0.0.1", store, lease, place, keys, RunQueue(store)) as care:
-        nodes = [ThreadNode(federation, orchestrator.address, silo, None, TOY) for silo in federation.silos]
+    with Caretaker(
+        orchestrator, credentials, "127.0.0.1", store, lease, place, keys, RunQueue(store)
+    ) as care:
+        nodes = [
+            ThreadNode(federation, orchestrator.address, silo, None, TOY)
+            for silo in federation.silos
+        ]
         try:
             until(lambda: said(caplog, "client.node.node", "This silo's key may connect until"))
             polls = care._next_look
@@ -64,8 +69,20 @@ def test_the_server_and_that_silo_say_once_that_a_key_and_the_ca_will_end(
             for node in nodes:
                 node.end()
             orchestrator.stop(over=False)
-    assert len(said(caplog, "server.orchestrator.caretaker", "of silo-1 expires in 7 days or less")) == 1
-    assert len(said(caplog, "server.orchestrator.caretaker", "The federation's CA expires in 30 days or less")) == 1
+    assert (
+        len(said(caplog, "server.orchestrator.caretaker", "of silo-1 expires in 7 days or less"))
+        == 1
+    )
+    assert (
+        len(
+            said(
+                caplog,
+                "server.orchestrator.caretaker",
+                "The federation's CA expires in 30 days or less",
+            )
+        )
+        == 1
+    )
     assert len(said(caplog, "client.node.node", "keys silo silo-1 --new")) == 1
     assert said(caplog, "server.orchestrator.caretaker", "of silo-2 expires") == []
     assert said(caplog, "client.node.node", "silo-2 --new") == []

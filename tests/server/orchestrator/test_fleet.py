@@ -53,11 +53,15 @@ class Silo(Caller):
         """Ask once, as a process of Meadow's does that has just started."""
         self.activate()
         headers = [*self.headers(), (NODE_HEADER, "1")]
-        return bool(self.call("PullMessages", PullMessagesRequest(node=self.node), headers).messages_list)
+        return bool(
+            self.call("PullMessages", PullMessagesRequest(node=self.node), headers).messages_list
+        )
 
     def confirm(self, head: Message) -> None:
         m = head.metadata
-        request = ConfirmMessageReceivedRequest(node=self.node, run_id=m.run_id, message_object_id=m.message_id)
+        request = ConfirmMessageReceivedRequest(
+            node=self.node, run_id=m.run_id, message_object_id=m.message_id
+        )
         self.call("ConfirmMessageReceived", request)
 
     def goodbye(self) -> None:
@@ -71,17 +75,26 @@ class Silo(Caller):
         reply.metadata.__dict__["_message_id"], tree, contents = deflate(reply)
         proto = message_to_proto(Message(RecordDict(), reply_to=reply))
         proto.metadata.CopyFrom(message_to_proto(reply).metadata)
-        request = PushMessagesRequest(node=self.node, messages_list=[proto], message_object_trees=[tree])
+        request = PushMessagesRequest(
+            node=self.node, messages_list=[proto], message_object_trees=[tree]
+        )
         return request, contents
 
     def answer(self, reply: Message, only: int | None = None) -> list[bool]:
         request, objects = self.head(reply)
         taken = self.call("PushMessages", request)
-        return [self.push(reply, taken.session_id, id, objects[id]).stored for id in list(taken.objects_to_push)[:only]]
+        return [
+            self.push(reply, taken.session_id, id, objects[id]).stored
+            for id in list(taken.objects_to_push)[:only]
+        ]
 
     def push(self, reply: Message, session: str, id: str, content: bytes):  # type: ignore[no-untyped-def]
         request = PushObjectRequest(
-            node=self.node, run_id=reply.metadata.run_id, session_id=session, object_id=id, object_content=content
+            node=self.node,
+            run_id=reply.metadata.run_id,
+            session_id=session,
+            object_id=id,
+            object_content=content,
         )
         return self.call("PushObject", request)
 
@@ -89,7 +102,9 @@ class Silo(Caller):
 class Scene:
     """Two silos by hand; the run names only the first."""
 
-    def __init__(self, orchestrator: Orchestrator, one: Silo, two: Silo, grid: OrchestratorGrid) -> None:
+    def __init__(
+        self, orchestrator: Orchestrator, one: Silo, two: Silo, grid: OrchestratorGrid
+    ) -> None:
         self.orchestrator, self.one, self.two, self.grid = orchestrator, one, two, grid
 
     def ask(self, size: int = 10) -> list[str]:
@@ -97,7 +112,12 @@ class Scene:
 
     def left(self) -> tuple[int, int, int, int]:
         fleet = self.orchestrator._fleet
-        return len(fleet.store), fleet.link.num_message_ins(), fleet.link.num_message_res(), len(fleet.open)
+        return (
+            len(fleet.store),
+            fleet.link.num_message_ins(),
+            fleet.link.num_message_res(),
+            len(fleet.open),
+        )
 
 
 @pytest.fixture
@@ -126,21 +146,31 @@ def test_a_listed_silo_that_the_run_does_not_name_receives_no_byte(scene: Scene)
     assert scene.one.pull(head, ids[0])
     run, node = head.metadata.run_id, scene.two.node
     assert "MDW-645" in scene.two.refused("GetRun", GetRunRequest(node=node, run_id=run))
-    assert "MDW-645" in scene.two.refused("GetFab", GetFabRequest(node=node, run_id=run, hash_str="x"))
+    assert "MDW-645" in scene.two.refused(
+        "GetFab", GetFabRequest(node=node, run_id=run, hash_str="x")
+    )
     for id in ids:
-        assert "MDW-645" in scene.two.refused("PullObject", PullObjectRequest(node=node, run_id=run, object_id=id))
+        assert "MDW-645" in scene.two.refused(
+            "PullObject", PullObjectRequest(node=node, run_id=run, object_id=id)
+        )
     assert scene.grid.push_messages([Message(RecordDict(), node.node_id, "train")]) == [""]
 
 
 def test_a_node_of_the_run_can_not_read_delete_or_answer_what_is_another_s(scene: Scene) -> None:
     grid = scene.orchestrator.open_run("run", ["silo-1", "silo-2"])
-    messages = [m for m in ask(grid, 1, model()) if m.metadata.dst_node_id == scene.one.node.node_id]
+    messages = [
+        m for m in ask(grid, 1, model()) if m.metadata.dst_node_id == scene.one.node.node_id
+    ]
     ids = grid.push_messages(messages)
     head, tree = scene.one.work()
     run, two = head.metadata.run_id, scene.two
-    stolen = two.call("PullObject", PullObjectRequest(node=two.node, run_id=run, object_id=tree.object_id))
+    stolen = two.call(
+        "PullObject", PullObjectRequest(node=two.node, run_id=run, object_id=tree.object_id)
+    )
     assert not stolen.object_found and not stolen.object_content
-    confirm = ConfirmMessageReceivedRequest(node=two.node, run_id=run, message_object_id=head.metadata.message_id)
+    confirm = ConfirmMessageReceivedRequest(
+        node=two.node, run_id=run, message_object_id=head.metadata.message_id
+    )
     two.call("ConfirmMessageReceived", confirm)
     assert scene.one.pull(head, tree.object_id)
     forged, _ = two.head(update(head))
@@ -178,7 +208,11 @@ def test_a_reply_counts_once(scene: Scene) -> None:
 def test_a_reply_that_names_another_node_type_or_tree_is_refused(scene: Scene) -> None:
     scene.ask()
     head, _ = scene.one.work()
-    for field, value in (("src_node_id", 5), ("message_type", "evaluate"), ("message_id", "0" * 64)):
+    for field, value in (
+        ("src_node_id", 5),
+        ("message_type", "evaluate"),
+        ("message_id", "0" * 64),
+    ):
         request, _ = scene.one.head(update(head))
         setattr(request.messages_list[0].metadata, field, value)
         assert "MDW-644" in scene.one.refused("PushMessages", request), field
@@ -210,7 +244,10 @@ def test_a_call_beyond_the_limit_of_one_call_does_not_reach_the_server(scene: Sc
     scene.ask()
     head, _ = scene.one.work()
     request = PushObjectRequest(
-        node=scene.one.node, run_id=head.metadata.run_id, object_id="x", object_content=bytes(9 * 2**20)
+        node=scene.one.node,
+        run_id=head.metadata.run_id,
+        object_id="x",
+        object_content=bytes(9 * 2**20),
     )
     assert "RESOURCE_EXHAUSTED" in scene.one.refused("PushObject", request)
 
@@ -249,7 +286,9 @@ def test_our_own_node_that_asks_for_work_has_lost_what_it_had(scene: Scene) -> N
     assert again.metadata.message_id == first.metadata.message_id
 
 
-def test_an_instruction_that_ends_each_process_is_given_three_times_and_the_round_goes_on(scene: Scene) -> None:
+def test_an_instruction_that_ends_each_process_is_given_three_times_and_the_round_goes_on(
+    scene: Scene,
+) -> None:
     ids = scene.ask()
     for _ in range(MOST):
         assert scene.one.has_work()  # and its process ends
@@ -281,7 +320,9 @@ def test_a_copy_of_it_sent_when_the_silo_had_gone_for_good_counts_as_the_same(sc
     assert scene.one.has_work(), "another run begins anew"
 
 
-def test_what_is_handed_back_or_never_arrived_may_be_given_as_often_as_it_takes(scene: Scene) -> None:
+def test_what_is_handed_back_or_never_arrived_may_be_given_as_often_as_it_takes(
+    scene: Scene,
+) -> None:
     scene.ask()
     for _ in range(MOST + 1):  # answers that were lost on their way to a process that lives on
         scene.one.work()
@@ -305,7 +346,9 @@ def test_the_same_question_may_be_asked_and_answered_as_often_as_one_likes(scene
         assert [reply.has_error() for reply in scene.grid.replies(ids, 5)] == [False]
 
 
-def test_our_own_node_that_takes_it_whole_and_drops_it_is_not_given_it_for_ever(scene: Scene) -> None:
+def test_our_own_node_that_takes_it_whole_and_drops_it_is_not_given_it_for_ever(
+    scene: Scene,
+) -> None:
     ids = scene.ask()
     for _ in range(MOST):
         head, _ = scene.one.work()
@@ -361,5 +404,9 @@ def test_stock_code_reads_the_grid_like_flowers(scene: Scene) -> None:
     assert scene.grid.pull_messages(ids) == []
     head, _ = scene.one.work(own=False)
     arrays = model(10)
-    assert all(scene.one.answer(Message(RecordDict({"arrays": arrays, "c": ConfigRecord()}), reply_to=head)))
+    assert all(
+        scene.one.answer(
+            Message(RecordDict({"arrays": arrays, "c": ConfigRecord()}), reply_to=head)
+        )
+    )
     assert total(scene.grid.pull_messages(ids)) == 0.0

@@ -64,7 +64,9 @@ def test_our_node_refuses_a_run_of_other_code_and_both_sides_say_so(
         orchestrator._fleet.access = replace(access, app_hash="0" * 64)
         (reply,) = grid.send_and_receive(ask(grid, 1, model()), timeout=20)
         assert reply.error.reason.startswith("MDW-331: silo-1 runs the code ")
-        assert any("refusing run" in r.getMessage() and "MDW-331" in r.getMessage() for r in caplog.records)
+        assert any(
+            "refusing run" in r.getMessage() and "MDW-331" in r.getMessage() for r in caplog.records
+        )
 
 
 def test_a_run_that_can_not_start_names_the_missing(tmp_path: Path) -> None:
@@ -80,11 +82,18 @@ def test_a_run_that_can_not_start_names_the_missing(tmp_path: Path) -> None:
             orchestrator.open_run("run", ["silo-1", "stranger"])
 
 
-def test_a_taken_port_and_a_bad_address_are_one_line_and_nothing_is_left_running(tmp_path: Path) -> None:
+def test_a_taken_port_and_a_bad_address_are_one_line_and_nothing_is_left_running(
+    tmp_path: Path,
+) -> None:
     federation = Federation(tmp_path)
     threads = threading.active_count()
     with federation.orchestrator() as orchestrator:
-        for address in (orchestrator.address, "127.0.0.1", "no-such-host.invalid:1", "127.0.0.1:port"):
+        for address in (
+            orchestrator.address,
+            "127.0.0.1",
+            "no-such-host.invalid:1",
+            "127.0.0.1:port",
+        ):
             second = Orchestrator(address, federation.credentials(), federation.public)
             with pytest.raises(IdentityError, match="MDW-750"):
                 second.start()
@@ -106,7 +115,9 @@ def test_a_public_key_that_can_not_be_used_is_refused(tmp_path: Path, key: bytes
         Orchestrator("127.0.0.1:0", federation.credentials(), {"silo-1": key})
 
 
-def test_a_silo_whose_key_is_changed_takes_part_with_the_new_one_in_the_same_run(tmp_path: Path) -> None:
+def test_a_silo_whose_key_is_changed_takes_part_with_the_new_one_in_the_same_run(
+    tmp_path: Path,
+) -> None:
     federation = Federation(tmp_path, silos=1)
     with federation.orchestrator() as orchestrator:
         with federation.thread_node(orchestrator.address, federation.silos[0]):

@@ -15,8 +15,14 @@ from tests.server.sample_results import HOSTILE, bare, sample, with_failures, wi
 
 def result(silos: int = 3, rounds: int = 4, **changes: object) -> RunResult:
     names = [f"silo-{i}" for i in range(1, silos + 1)]
-    made = RunResult("run-1", "simulate", "digits", "fedavg", names, started="2026-01-01T00:00:00+00:00")
-    made.status, made.command, made.classes = "finished", "meadow simulate run.rounds=4", ["zero", "one"]
+    made = RunResult(
+        "run-1", "simulate", "digits", "fedavg", names, started="2026-01-01T00:00:00+00:00"
+    )
+    made.status, made.command, made.classes = (
+        "finished",
+        "meadow simulate run.rounds=4",
+        ["zero", "one"],
+    )
     made.rounds = [record(number, names) for number in range(1, rounds + 1)]
     made.environment = {
         "versions": {"flwr": "1.39.0"},
@@ -48,7 +54,9 @@ def record(number: int, names: list[str]) -> RoundRecord:
 
 def baseline(silos: list[str]) -> Baseline:
     def scores(accuracy: float) -> Scores:
-        return Scores({"accuracy": accuracy, "loss": 1 - accuracy}, {s: {"accuracy": accuracy} for s in silos})
+        return Scores(
+            {"accuracy": accuracy, "loss": 1 - accuracy}, {s: {"accuracy": accuracy} for s in silos}
+        )
 
     alone = {silo: scores(0.5 + i / 100) for i, silo in enumerate(silos)}
     return Baseline(scores(0.961), alone, scores(0.969))
@@ -78,7 +86,15 @@ def test_it_shows_the_numbers_the_command_and_the_versions() -> None:
     made = result()
     made.baseline = baseline(made.silos)
     page = html(made)
-    for text in ("96.1%", "51.0%", "96.9%", "meadow simulate run.rounds=4", "flwr 1.39.0", "c0de", "silo-2 alone"):
+    for text in (
+        "96.1%",
+        "51.0%",
+        "96.9%",
+        "meadow simulate run.rounds=4",
+        "flwr 1.39.0",
+        "c0de",
+        "silo-2 alone",
+    ):
         assert text in page, text
 
 
@@ -98,7 +114,10 @@ def test_failures_are_listed_once_with_their_rounds() -> None:
     made = result(rounds=3)
     for closed in made.rounds:
         closed.failed = {"silo-2": "out of memory"}
-    assert re.search(r"silo-2</th><td class=\"text reason\">out of memory</td><td class=\"text\">1, 2, 3<", html(made))
+    assert re.search(
+        r"silo-2</th><td class=\"text reason\">out of memory</td><td class=\"text\">1, 2, 3<",
+        html(made),
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +136,9 @@ def test_every_kind_of_run_has_a_page(made: RunResult) -> None:
     page = html(made)
     assert made.run_id in page
     assert (made.error or {"code": "run-1"})["code"] in page
-    assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL).lower().replace("finance", "")
+    assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL).lower().replace(
+        "finance", ""
+    )
 
 
 VOID = {"meta", "br", "line", "path", "rect", "use"}
@@ -139,7 +160,9 @@ class Reader(HTMLParser):
         assert tag not in ("script", "link", "iframe", "img", "object")
         assert not any(name.startswith("on") for name in held)
         self.ids += [held["id"]] if "id" in held else []
-        self.targets += [held[name] for name in ("src", "href", "xlink:href", "action") if name in held]
+        self.targets += [
+            held[name] for name in ("src", "href", "xlink:href", "action") if name in held
+        ]
         self.labels += [held["aria-label"]] if "aria-label" in held else []
         if tag not in VOID:
             self.open.append(tag)
@@ -187,13 +210,17 @@ def read(result: RunResult, folder: Path) -> Reader:
     ],
     ids=["whole", "one", "no round", "a hundred", "hostile", "nan", "bare", "running"],
 )
-def test_any_result_gives_a_page_that_is_well_formed_and_whole(made: RunResult, tmp_path: Path) -> None:
+def test_any_result_gives_a_page_that_is_well_formed_and_whole(
+    made: RunResult, tmp_path: Path
+) -> None:
     page = read(made, tmp_path)
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
     assert {target.removeprefix("#") for target in page.targets} <= set(page.ids)
     assert all(target.startswith("#") for target in page.targets)
-    text = re.sub(r"<(svg|style).*?</\1>", "", (tmp_path / "report.html").read_text(), flags=re.DOTALL)
+    text = re.sub(
+        r"<(svg|style).*?</\1>", "", (tmp_path / "report.html").read_text(), flags=re.DOTALL
+    )
     assert not re.search(r"\b(nan|inf|None|null)\b", text)
 
 
@@ -229,7 +256,13 @@ def test_a_silo_that_missed_rounds_is_seen_to_have(tmp_path: Path) -> None:
 def test_of_many_silos_best_median_and_worst_are_in_sight(tmp_path: Path) -> None:
     shown, folded = read(sample(100, 2), tmp_path).tables[:2]
     names = [row[0].partition(":")[0] for row in shown[1:]]
-    assert names == ["federated", "best silo alone", "median silo alone", "worst silo alone", "all data pooled"]
+    assert names == [
+        "federated",
+        "best silo alone",
+        "median silo alone",
+        "worst silo alone",
+        "all data pooled",
+    ]
     assert shown[2][2] == "71.3%"
     assert len(folded) == 101
 
@@ -260,7 +293,9 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
     made.status, made.error = "interrupted", {"code": "MDW-900", "message": "stopped after round 4"}
     read(made, tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert headline(made).startswith("The run was stopped after 4 rounds; the federated model is right on ")
+    assert headline(made).startswith(
+        "The run was stopped after 4 rounds; the federated model is right on "
+    )
     assert "MDW-900" in page
     assert f"run.resume={made.run_id}" in page
 

@@ -19,7 +19,13 @@ def test_it_holds_the_data_the_metrics_and_where_the_model_comes_from() -> None:
     assert "| federated: this model | 0.9610 | 0.0390 |" in text
     assert "| all data pooled | 0.9690 | 0.0310 |" in text
     assert f"| accuracy | {made.final['accuracy']:.4f} |" in text
-    for fact in (made.model["sha256"], made.config_digest, made.command, "flwr 1.39.0", "4,810 parameters"):
+    for fact in (
+        made.model["sha256"],
+        made.config_digest,
+        made.command,
+        "flwr 1.39.0",
+        "4,810 parameters",
+    ):
         assert fact in text, fact
     for section in ("Data", "Training", "Metrics on held-out examples", "Limits", "Provenance"):
         assert f"\n## {section}\n" in text
@@ -47,7 +53,9 @@ def test_names_make_no_markup() -> None:
     assert "\n# c" not in text
 
 
-@pytest.mark.parametrize("made", [bare(), with_nan(sample()), sample(100, 2), sample(1, 1, baseline=False)])
+@pytest.mark.parametrize(
+    "made", [bare(), with_nan(sample()), sample(100, 2), sample(1, 1, baseline=False)]
+)
 def test_every_kind_of_run_has_a_card(made: RunResult) -> None:
     for result in (made, RunResult.from_json(made.to_json())):
         text = card(result)

@@ -17,7 +17,9 @@ PAGE = (Path(__file__).parents[3] / "docs" / "results.md").read_text()
 
 def documented(heading: str) -> set[str]:
     """Return the names in the first column of the table below a heading."""
-    section = re.split(r"^##+ ", PAGE.split(heading + "\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+    section = re.split(r"^##+ ", PAGE.split(heading + "\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[
+        0
+    ]
     cells = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
     return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
 

@@ -37,7 +37,9 @@ def unpacked(pieces: Pieces) -> ArrayRecord:
 
 
 def reply(arrays: dict[str, np.ndarray] | ArrayRecord, **metrics: Any) -> RecordDict:
-    named = {protocol.NUM_EXAMPLES: 10} | {key.replace("_", "-"): value for key, value in metrics.items()}
+    named = {protocol.NUM_EXAMPLES: 10} | {
+        key.replace("_", "-"): value for key, value in metrics.items()
+    }
     arrays = arrays if isinstance(arrays, ArrayRecord) else record(arrays)
     return RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord(named)})
 
@@ -49,7 +51,12 @@ def opened(**settings: Any) -> Admission:
 
 
 def judge(
-    content: RecordDict, *, phase: str = "train", round: int = 3, silo: str = "north", **settings: Any
+    content: RecordDict,
+    *,
+    phase: str = "train",
+    round: int = 3,
+    silo: str = "north",
+    **settings: Any,
 ) -> Verdict:
     return opened(**settings).check(content, silo=silo, round=round, phase=phase)
 
@@ -61,7 +68,9 @@ def refused(verdict: Verdict, code: str, *words: str) -> None:
     assert all(word in verdict.reason for word in words), verdict.reason
 
 
-def with_data(data: bytes, dtype: str = "float32", shape: tuple[int, ...] = (2, 3, 4)) -> RecordDict:
+def with_data(
+    data: bytes, dtype: str = "float32", shape: tuple[int, ...] = (2, 3, 4)
+) -> RecordDict:
     arrays = record(model())
     arrays["conv.weight"] = Array(dtype=dtype, shape=shape, stype="numpy.ndarray", data=data)
     return reply(arrays)
@@ -88,13 +97,19 @@ def test_other_names_are_refused() -> None:
     refused(judge(reply(arrays)), "MDW-611", "without 'conv.weight'", r"with 'conv.w\n")
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((2, 3, 4)), np.zeros((4, 3, 2), np.float32), np.zeros((2, 3, 4), ">f4")])
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((2, 3, 4)), np.zeros((4, 3, 2), np.float32), np.zeros((2, 3, 4), ">f4")]
+)
 def test_another_shape_or_dtype_is_refused(wrong: np.ndarray) -> None:
     refused(judge(reply(model() | {"conv.weight": wrong})), "MDW-612", "conv.weight")
 
 
 def test_a_declaration_that_its_header_belies_is_refused() -> None:
-    refused(judge(with_data(npy("'<f8'", "(2, 3, 4)", bytes(192)))), "MDW-613", "float64 where 'float32'")
+    refused(
+        judge(with_data(npy("'<f8'", "(2, 3, 4)", bytes(192)))),
+        "MDW-613",
+        "float64 where 'float32'",
+    )
     refused(judge(with_data(npy("'<f4'", "(4, 3, 2)", bytes(96)))), "MDW-613", "conv.weight")
 
 
@@ -124,12 +139,18 @@ def test_a_small_buffer_that_asks_for_gigabytes_allocates_nothing() -> None:
     shape = (1_900_000_000,)
     global_model = unpacked(Pieces("float32", shape, [memoryview(b"")]))
     data = npy("'<f4'", "(1900000000, )", bytes(40))
-    update = ArrayRecord({"w": Array(dtype="float32", shape=shape, stype="numpy.ndarray", data=data)})
+    update = ArrayRecord(
+        {"w": Array(dtype="float32", shape=shape, stype="numpy.ndarray", data=data)}
+    )
     admission = Admission()
     admission.open(3, global_model, ["north"])
     tracemalloc.start()
     try:
-        refused(admission.check(reply(update), silo="north", round=3, phase="train"), "MDW-613", "40 bytes")
+        refused(
+            admission.check(reply(update), silo="north", round=3, phase="train"),
+            "MDW-613",
+            "40 bytes",
+        )
         assert tracemalloc.get_traced_memory()[1] < 500_000
     finally:
         tracemalloc.stop()
@@ -205,11 +226,18 @@ def test_a_silo_without_held_out_examples_may_say_so() -> None:
 
 def test_a_missing_or_second_record_is_refused() -> None:
     refused(judge(RecordDict({protocol.ARRAYS: record(model())})), "MDW-610", "metric record")
-    refused(judge(RecordDict({protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: 1})})), "MDW-610", "array record")
+    refused(
+        judge(RecordDict({protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: 1})})),
+        "MDW-610",
+        "array record",
+    )
     two = reply(model())
     two["more"] = record(model())
     refused(judge(two), "MDW-610", "'arrays', 'more'")
-    refused(judge(RecordDict({protocol.METRICS: MetricRecord({"loss": 1.0})}), phase="evaluate"), "MDW-616")
+    refused(
+        judge(RecordDict({protocol.METRICS: MetricRecord({"loss": 1.0})}), phase="evaluate"),
+        "MDW-616",
+    )
 
 
 def test_another_round_is_refused_whoever_says_so() -> None:
@@ -220,19 +248,28 @@ def test_another_round_is_refused_whoever_says_so() -> None:
 
 def test_a_silo_answers_once_in_a_phase() -> None:
     admission = opened()
-    assert isinstance(admission.check(reply(model()), silo="north", round=3, phase="train"), Admitted)
+    assert isinstance(
+        admission.check(reply(model()), silo="north", round=3, phase="train"), Admitted
+    )
     refused(admission.check(reply(model()), silo="north", round=3, phase="train"), "MDW-618")
     evaluated = RecordDict({protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: 4})})
     assert isinstance(admission.check(evaluated, silo="north", round=3, phase="evaluate"), Admitted)
-    assert isinstance(admission.check(reply(model()), silo="south", round=3, phase="train"), Admitted)
+    assert isinstance(
+        admission.check(reply(model()), silo="south", round=3, phase="train"), Admitted
+    )
     admission.open(4, record(model()), ["north"])
     refused(admission.check(reply(model()), silo="north", round=3, phase="train"), "MDW-617")
-    assert isinstance(admission.check(reply(model()), silo="north", round=4, phase="train"), Admitted)
+    assert isinstance(
+        admission.check(reply(model()), silo="north", round=4, phase="train"), Admitted
+    )
 
 
 def test_a_refused_answer_can_not_be_tried_again() -> None:
     admission = opened()
-    refused(admission.check(reply(model(), num_examples=-1), silo="north", round=3, phase="train"), "MDW-616")
+    refused(
+        admission.check(reply(model(), num_examples=-1), silo="north", round=3, phase="train"),
+        "MDW-616",
+    )
     refused(admission.check(reply(model()), silo="north", round=3, phase="train"), "MDW-618")
 
 
@@ -242,14 +279,18 @@ def test_a_silo_that_was_not_asked_is_refused() -> None:
 
 def test_metrics_of_other_names_are_refused_where_the_run_declares_them() -> None:
     names = {protocol.NUM_EXAMPLES, protocol.LOSS}
-    refused(judge(reply(model(), extra=1.0), metrics=names), "MDW-620", "without 'loss'", "with 'extra'")
+    refused(
+        judge(reply(model(), extra=1.0), metrics=names), "MDW-620", "without 'loss'", "with 'extra'"
+    )
     assert isinstance(judge(reply(model(), loss=1.0), metrics=names), Admitted)
 
 
 def test_hidden_values_are_not_looked_at_and_the_verdict_says_so() -> None:
     arrays = model()
     arrays["conv.weight"][:] = np.nan
-    assert judge(reply(arrays), visible=False, max_norm=0.1) == Admitted(10, None, ("finite", "norm"))
+    assert judge(reply(arrays), visible=False, max_norm=0.1) == Admitted(
+        10, None, ("finite", "norm")
+    )
     arrays["conv.weight"] = np.zeros(3, np.float32)
     refused(judge(reply(arrays), visible=False), "MDW-612")
 

@@ -21,4 +21,6 @@ def test_the_draw_depends_on_seed_and_round_and_not_on_the_order_of_the_names() 
 
 
 def test_everybody_is_drawn_sooner_or_later() -> None:
-    assert {name for r in range(30) for name in select(SILOS, cohort=3, seed=0, round=r)} == set(SILOS)
+    assert {name for r in range(30) for name in select(SILOS, cohort=3, seed=0, round=r)} == set(
+        SILOS
+    )

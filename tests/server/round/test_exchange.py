@@ -44,7 +44,9 @@ class ScriptedGrid(SiloGrid):
 
     def replies(self, message_ids: Iterable[str], timeout: float | None) -> Iterator[Message]:
         end = self.clock.now + (timeout or 0)
-        ready = sorted((self.due[i][0], i) for i in message_ids if i in self.due and self.due[i][0] <= end)
+        ready = sorted(
+            (self.due[i][0], i) for i in message_ids if i in self.due and self.due[i][0] <= end
+        )
         if not ready:
             self.clock.now = end
             return

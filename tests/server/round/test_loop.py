@@ -65,11 +65,15 @@ class Adding(SiloGrid):
             return Message(RecordDict({protocol.METRICS: metrics}), reply_to=message)
         arrays = protocol.to_numpy(protocol.records(message.content, ArrayRecord)[protocol.ARRAYS])
         added = np.full_like(arrays["w"], np.nan) if wrong == "nan" else arrays["w"] + node
-        content = RecordDict({protocol.ARRAYS: ArrayRecord({"w": Array(added)}), protocol.METRICS: metrics})
+        content = RecordDict(
+            {protocol.ARRAYS: ArrayRecord({"w": Array(added)}), protocol.METRICS: metrics}
+        )
         return Message(content, reply_to=message)
 
     def replies(self, message_ids: Iterable[str], timeout: float | None) -> Iterator[Message]:
-        return iter([self.answers.pop(id) for id in reversed(list(message_ids)) if id in self.answers])
+        return iter(
+            [self.answers.pop(id) for id in reversed(list(message_ids)) if id in self.answers]
+        )
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         return list(self.replies(message_ids, 0))
@@ -88,7 +92,15 @@ def loop(conf: Conf, grid: Adding, folder: Path) -> Rounds:
     store, ledger = FolderStore(folder), Ledger(folder / "ledger.jsonl", "run")
     observer = Observers([])
     return Rounds(
-        conf, "run", "run", grid, grid.names(), build_strategy(conf.strategy), Checkpoints(store), ledger, observer
+        conf,
+        "run",
+        "run",
+        grid,
+        grid.names(),
+        build_strategy(conf.strategy),
+        Checkpoints(store),
+        ledger,
+        observer,
     )
 
 
@@ -108,7 +120,9 @@ def test_two_rounds_give_the_mean_twice(conf: Conf, tmp_path: Path) -> None:
     assert verify_file(tmp_path / "ledger.jsonl").faults == []
 
 
-def test_what_breaks_off_a_round_leaves_the_state_of_the_one_before(conf: Conf, tmp_path: Path) -> None:
+def test_what_breaks_off_a_round_leaves_the_state_of_the_one_before(
+    conf: Conf, tmp_path: Path
+) -> None:
     state = start()
     grid = Adding({1: "a", 2: "b"}, {2: KeyboardInterrupt()})
     with pytest.raises(KeyboardInterrupt):
@@ -120,7 +134,9 @@ def test_what_breaks_off_a_round_leaves_the_state_of_the_one_before(conf: Conf, 
     assert (stored.round, weight(stored)) == (0, 0.0)
 
 
-def test_a_metric_that_is_not_there_stops_before_the_round_counts(conf: Conf, tmp_path: Path) -> None:
+def test_a_metric_that_is_not_there_stops_before_the_round_counts(
+    conf: Conf, tmp_path: Path
+) -> None:
     conf.run.early_stop.patience, conf.run.early_stop.metric = 1, "accuracy"
     state = start()
     with pytest.raises(ConfigError, match="MDW-107"):
@@ -128,7 +144,9 @@ def test_a_metric_that_is_not_there_stops_before_the_round_counts(conf: Conf, tm
     assert (state.round, state.records) == (0, [])
 
 
-def test_an_update_that_is_not_finite_is_left_out_named_and_in_the_ledger(conf: Conf, tmp_path: Path) -> None:
+def test_an_update_that_is_not_finite_is_left_out_named_and_in_the_ledger(
+    conf: Conf, tmp_path: Path
+) -> None:
     state = start()
     loop(conf, Adding({1: "a", 2: "b", 3: "c"}, {2: "nan"}), tmp_path).run(state)
     assert weight(state) == 4.0
@@ -136,16 +154,22 @@ def test_an_update_that_is_not_finite_is_left_out_named_and_in_the_ledger(conf: 
     assert '"MDW-614"' in (tmp_path / "ledger.jsonl").read_text()
 
 
-def test_a_silo_that_failed_is_named_and_too_many_of_them_end_the_run(conf: Conf, tmp_path: Path) -> None:
+def test_a_silo_that_failed_is_named_and_too_many_of_them_end_the_run(
+    conf: Conf, tmp_path: Path
+) -> None:
     state = start()
     raised = Error(2, "ValueError: no disk")
     loop(conf, Adding({1: "a", 2: "b", 3: "c"}, {3: raised}), tmp_path / "one").run(state)
     assert state.records[0].failed == {"c": "ValueError: no disk"}
     with pytest.raises(RoundError, match=r"1 of the 2 updates.*b, c: ValueError: no disk"):
-        loop(conf, Adding({1: "a", 2: "b", 3: "c"}, {2: raised, 3: raised}), tmp_path / "two").run(start())
+        loop(conf, Adding({1: "a", 2: "b", 3: "c"}, {2: raised, 3: raised}), tmp_path / "two").run(
+            start()
+        )
 
 
-def test_a_silo_whose_key_was_changed_is_asked_once_at_its_new_node(conf: Conf, tmp_path: Path) -> None:
+def test_a_silo_whose_key_was_changed_is_asked_once_at_its_new_node(
+    conf: Conf, tmp_path: Path
+) -> None:
     grid, state = Adding({1: "a", 2: "b"}), start()
     rounds = loop(conf, grid, tmp_path)
     grid.silos = {1: "a", 7: "b"}

@@ -50,7 +50,9 @@ def test_a_changed_line_is_found_and_has_its_own_status(
     assert "broken" in capsys.readouterr().out
 
 
-def test_who_rewrites_the_ledger_and_the_result_is_found_by_what_the_silo_kept(folder: Path) -> None:
+def test_who_rewrites_the_ledger_and_the_result_is_found_by_what_the_silo_kept(
+    folder: Path,
+) -> None:
     (folder / "ledger.jsonl").unlink()
     with Ledger(folder / "ledger.jsonl", "run-1") as ledger:
         ledger.run_started(federation="f", code="another", config="d", silos=["a"], resumed=False)

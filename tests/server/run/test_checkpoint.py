@@ -25,9 +25,17 @@ def state(round: int) -> RunState:
         }
     )
     moments = ArrayRecord({"m": Array(rng.normal(size=5))})
-    strategy = RecordDict({"moments": moments, "values": MetricRecord({"t": round}), "names": ConfigRecord({"x": "y"})})
+    strategy = RecordDict(
+        {
+            "moments": moments,
+            "values": MetricRecord({"t": round}),
+            "names": ConfigRecord({"x": "y"}),
+        }
+    )
     record = RoundRecord(round, ["a", "b"], failed={"b": "gone"}, metrics={"a": {"loss": 0.1}})
-    return RunState(round, arrays, strategy, {"best": 0.5, "since": 1}, [record], "mlflow-1", "7:abc", 12.5)
+    return RunState(
+        round, arrays, strategy, {"best": 0.5, "since": 1}, [record], "mlflow-1", "7:abc", 12.5
+    )
 
 
 def test_gives_back_every_bit_in_the_same_order(tmp_path: Path) -> None:
@@ -39,7 +47,11 @@ def test_gives_back_every_bit_in_the_same_order(tmp_path: Path) -> None:
     for name, array in saved.arrays.items():
         assert loaded.arrays[name].data == array.data
     assert loaded.strategy.object_id == saved.strategy.object_id
-    assert (loaded.round, loaded.early_stop, loaded.records) == (saved.round, saved.early_stop, saved.records)
+    assert (loaded.round, loaded.early_stop, loaded.records) == (
+        saved.round,
+        saved.early_stop,
+        saved.records,
+    )
     assert (loaded.mlflow_run_id, loaded.anchor, loaded.seconds) == ("mlflow-1", "7:abc", 12.5)
 
 
@@ -84,7 +96,9 @@ def test_nothing_usable_is_an_error_and_nothing_at_all_is_none(tmp_path: Path) -
         checkpoints.load()
 
 
-def test_an_orchestrator_that_lost_its_lease_replaces_nothing_of_its_successors(tmp_path: Path) -> None:
+def test_an_orchestrator_that_lost_its_lease_replaces_nothing_of_its_successors(
+    tmp_path: Path,
+) -> None:
     store, now = FolderStore(tmp_path, lambda: 0.0), FolderStore(tmp_path, lambda: 100.0)
     former = store.acquire("orchestrator", "former", 20)
     deposed = Checkpoints(Below(store, "runs/a/", former))

@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 from conf.errors import CheckpointError
 from server.round.admission import Admitted, Refused
-from server.run.ledger import NOTHING, Anchor, Ledger, arrays_digest, canonical, stored_lines, verify, verify_file
+from server.run.ledger import (
+    NOTHING,
+    Anchor,
+    Ledger,
+    arrays_digest,
+    canonical,
+    stored_lines,
+    verify,
+    verify_file,
+)
 from server.store.folder import FolderStore
 
 
@@ -29,7 +38,9 @@ def opened(folder: Path, store: FolderStore | None = None) -> Ledger:
 
 
 def a_run(ledger: Ledger, rounds: int = 2) -> list[Anchor]:
-    ledger.run_started(federation="f", code="c0", config="c1", silos=["north", "south"], resumed=False)
+    ledger.run_started(
+        federation="f", code="c0", config="c1", silos=["north", "south"], resumed=False
+    )
     anchors = []
     for round in range(1, rounds + 1):
         ledger.update(round, "north", Admitted(10, 0.5), "ab")
@@ -60,14 +71,22 @@ def test_a_run_s_lines_say_who_what_and_why(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
         a_run(ledger, rounds=1)
     started, admitted, refused, closed, finished = [json.loads(line) for line in lines_of(tmp_path)]
-    assert (started["event"], started["silos"], started["previous"]) == ("run started", ["north", "south"], NOTHING)
+    assert (started["event"], started["silos"], started["previous"]) == (
+        "run started",
+        ["north", "south"],
+        NOTHING,
+    )
     assert (admitted["event"], admitted["silo"], admitted["update"], admitted["norm"]) == (
         "update admitted", "north", "ab", 0.5,
     )  # fmt: skip
     assert (refused["event"], refused["code"], refused["reason"]) == (
         "update refused", "MDW-614", "south: not finite.",
     )  # fmt: skip
-    assert (closed["event"], closed["model"], closed["privacy"]) == ("round closed", "ef", {"north": 1.5})
+    assert (closed["event"], closed["model"], closed["privacy"]) == (
+        "round closed",
+        "ef",
+        {"north": 1.5},
+    )
     assert (finished["event"], finished["line"]) == ("run finished", 5)
 
 
@@ -84,7 +103,11 @@ def test_an_honest_ledger_is_verified_with_an_anchor_and_unanchored_without() ->
     assert verify(LINES).status == "unanchored"
     assert "nothing outside" in str(verify(LINES))
     verdict = verify(LINES, [ANCHOR])
-    assert (verdict.status, verdict.confirmed, verdict.anchored) == ("verified", ["the tag"], len(LINES))
+    assert (verdict.status, verdict.confirmed, verdict.anchored) == (
+        "verified",
+        ["the tag"],
+        len(LINES),
+    )
     assert verify([], [ANCHOR]).status == "broken" and verify([]).status == "unanchored"
 
 
@@ -103,7 +126,9 @@ def test_a_changed_line_is_found(data: st.DataObject) -> None:
     byte = data.draw(st.integers(1, 255))
     changed = bytearray(LINES[number])
     changed[place] ^= byte
-    assert verify([*LINES[:number], bytes(changed), *LINES[number + 1 :]], [ANCHOR]).status == "broken"
+    assert (
+        verify([*LINES[:number], bytes(changed), *LINES[number + 1 :]], [ANCHOR]).status == "broken"
+    )
 
 
 @settings(deadline=None)
@@ -121,7 +146,9 @@ def test_a_removed_line_is_found(data: st.DataObject) -> None:
 def test_another_order_is_found(data: st.DataObject) -> None:
     moved = data.draw(st.permutations(LINES).filter(lambda p: p != LINES))
     verdict = verify(moved, [ANCHOR])
-    assert verdict.status == "broken" and any("out of order" in f or "removed" in f for f in verdict.faults)
+    assert verdict.status == "broken" and any(
+        "out of order" in f or "removed" in f for f in verdict.faults
+    )
 
 
 @settings(deadline=None)
@@ -143,7 +170,9 @@ def test_an_inserted_line_is_found(data: st.DataObject) -> None:
 def test_a_change_in_the_middle_is_named() -> None:
     changed = LINES[2].replace(b"MDW-614", b"MDW-999")
     assert changed != LINES[2]
-    assert verify([*LINES[:2], changed, *LINES[3:]]).faults == ["line 3 was changed: line 4 holds another digest of it"]
+    assert verify([*LINES[:2], changed, *LINES[3:]]).faults == [
+        "line 3 was changed: line 4 holds another digest of it"
+    ]
 
 
 def test_a_whole_chain_written_anew_is_found_only_by_an_anchor(tmp_path: Path) -> None:
@@ -153,7 +182,9 @@ def test_a_whole_chain_written_anew_is_found_only_by_an_anchor(tmp_path: Path) -
             ledger.append(facts.pop("event"), **{"silo": "forged"})
     forged = lines_of(tmp_path)
     assert verify(forged).status == "unanchored"
-    assert verify(forged, [ANCHOR]).faults == [f"line {len(LINES)} is not the one that the tag has seen"]
+    assert verify(forged, [ANCHOR]).faults == [
+        f"line {len(LINES)} is not the one that the tag has seen"
+    ]
 
 
 @settings(deadline=None)
@@ -186,7 +217,9 @@ def test_a_reopened_ledger_goes_on(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(st.data())
-def test_a_line_torn_by_a_kill_is_dropped(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_a_line_torn_by_a_kill_is_dropped(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     folder = tmp_path_factory.mktemp("torn")
     whole = b"".join(line + b"\n" for line in LINES[:3])
     torn = LINES[3][: data.draw(st.integers(0, len(LINES[3])))]
@@ -306,11 +339,22 @@ def test_the_digest_of_arrays_is_of_their_values_and_not_of_their_packing() -> N
 
 
 @pytest.mark.parametrize(
-    "change", [lambda a: a + 1, lambda a: a.astype(np.float64), lambda a: a.reshape(4, 3), lambda a: a[:, ::-1]]
+    "change",
+    [
+        lambda a: a + 1,
+        lambda a: a.astype(np.float64),
+        lambda a: a.reshape(4, 3),
+        lambda a: a[:, ::-1],
+    ],
 )
-def test_the_digest_of_arrays_changes_with_each_of_their_parts(change: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_the_digest_of_arrays_changes_with_each_of_their_parts(
+    change: Callable[[np.ndarray], np.ndarray],
+) -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
-    one, two = ArrayRecord({"a": Array(values)}), ArrayRecord({"a": Array(np.ascontiguousarray(change(values)))})
+    one, two = (
+        ArrayRecord({"a": Array(values)}),
+        ArrayRecord({"a": Array(np.ascontiguousarray(change(values)))}),
+    )
     assert arrays_digest(one) != arrays_digest(two)
     assert arrays_digest(one) != arrays_digest(ArrayRecord({"b": Array(values)}))
 
@@ -322,4 +366,6 @@ def test_the_digest_of_an_array_that_can_not_be_read_is_a_value_error() -> None:
 
 
 def test_canonical_text_does_not_depend_on_the_order_of_keys() -> None:
-    assert canonical({"b": 1, "a": "é"}) == canonical({"a": "é", "b": 1}) == b'{"a":"\\u00e9","b":1}'
+    assert (
+        canonical({"b": 1, "a": "é"}) == canonical({"a": "é", "b": 1}) == b'{"a":"\\u00e9","b":1}'
+    )

@@ -20,7 +20,16 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
 from conf.errors import CheckpointError
 from server.store import folder as module
-from server.store.folder import Below, FolderStore, LeaseLost, Store, StoreMissing, digest, follow, point
+from server.store.folder import (
+    Below,
+    FolderStore,
+    LeaseLost,
+    Store,
+    StoreMissing,
+    digest,
+    follow,
+    point,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -52,7 +61,11 @@ def raises(code: str) -> Any:
 
 
 def everything(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
+    return sorted(
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != ".lock"
+    )
 
 
 def test_what_was_put_is_read_back_by_another_store(store: FolderStore, tmp_path: Path) -> None:
@@ -92,7 +105,9 @@ def test_list_takes_a_prefix_of_the_name_and_not_only_folders(store: FolderStore
     assert store.list("none/") == []
 
 
-def test_list_of_a_store_that_was_never_written_is_empty(store: FolderStore, tmp_path: Path) -> None:
+def test_list_of_a_store_that_was_never_written_is_empty(
+    store: FolderStore, tmp_path: Path
+) -> None:
     assert store.list() == [] and not (tmp_path / "state").exists()
 
 
@@ -117,8 +132,15 @@ def test_delete_is_quiet_about_the_absent(store: FolderStore) -> None:
     ["", "/etc/passwd", "..", "../a", "a/../b", "a//b", "a/", "./a", "a/.hidden", ".lock", "a\\b", "a b", "a\0", "a\n",
      "é", "a.", "a./b", "x" * 513, "C:a"],
 )  # fmt: skip
-def test_a_name_that_could_leave_the_folder_or_not_be_a_blob_is_refused(store: FolderStore, name: str) -> None:
-    for act in (store.read, store.delete, lambda n: store.put_if_absent(n, b""), lambda n: store.replace(n, b"")):
+def test_a_name_that_could_leave_the_folder_or_not_be_a_blob_is_refused(
+    store: FolderStore, name: str
+) -> None:
+    for act in (
+        store.read,
+        store.delete,
+        lambda n: store.put_if_absent(n, b""),
+        lambda n: store.replace(n, b""),
+    ):
         with raises("MDW-511"):
             act(name)
 
@@ -130,8 +152,12 @@ def test_a_prefix_can_not_leave_the_folder(store: FolderStore, prefix: str) -> N
 
 
 @given(st.text(max_size=40))
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_name_stays_in_the_folder_or_is_refused(store: FolderStore, tmp_path: Path, name: str) -> None:
+@settings(
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_name_stays_in_the_folder_or_is_refused(
+    store: FolderStore, tmp_path: Path, name: str
+) -> None:
     try:
         store.replace(name, b"x")
     except CheckpointError as error:
@@ -149,11 +175,21 @@ def test_files_and_folders_are_the_owner_s_alone(store: FolderStore, tmp_path: P
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(errno.ENOSPC, "MDW-513"), (errno.EROFS, "MDW-514"), (errno.EACCES, "MDW-514"), (errno.EIO, "MDW-515")],
+    [
+        (errno.ENOSPC, "MDW-513"),
+        (errno.EROFS, "MDW-514"),
+        (errno.EACCES, "MDW-514"),
+        (errno.EIO, "MDW-515"),
+    ],
 )
 @pytest.mark.parametrize("call", ["fsync", "open", "link", "mkdir"])
 def test_a_write_that_fails_leaves_nothing(
-    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, code: str, call: str
+    store: FolderStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: int,
+    code: str,
+    call: str,
 ) -> None:
     store.put_if_absent("a/old", b"old")
     before = everything(tmp_path)
@@ -183,7 +219,9 @@ def test_a_full_disk_says_so(tmp_path: Path) -> None:
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         "FolderStore(sys.argv[1]).put_if_absent('big', bytes(1 << 20))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode != 0 and "MDW-515: Can't write big" in done.stderr
     assert everything(tmp_path) == []
 
@@ -210,7 +248,10 @@ print(sum(store.put_if_absent(f"n/{i}", sys.argv[2].encode() * 1000) for i in ra
 
 def test_two_processes_that_put_the_same_names_share_them_out(tmp_path: Path) -> None:
     commands = [[sys.executable, "-c", RACE, str(tmp_path), who] for who in "AB"]
-    racers = [subprocess.Popen(c, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for c in commands]
+    racers = [
+        subprocess.Popen(c, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for c in commands
+    ]
     for racer in racers:
         assert racer.stdout and racer.stdout.readline() == "ready\n"
     for racer in racers:
@@ -291,7 +332,9 @@ def test_a_lease_is_held_by_one_until_it_expires(tmp_path: Path) -> None:
     assert store.acquire("live", "job-3", 30) is None
 
 
-def test_an_owner_that_restarts_gets_its_lease_at_once_and_fences_its_former_self(tmp_path: Path) -> None:
+def test_an_owner_that_restarts_gets_its_lease_at_once_and_fences_its_former_self(
+    tmp_path: Path,
+) -> None:
     store = FolderStore(tmp_path, Clock())
     before, after = store.acquire("live", "job-1", 30), store.acquire("live", "job-1", 30)
     assert before and after and after.epoch == before.epoch + 1
@@ -340,7 +383,9 @@ def test_of_processes_that_want_the_lease_one_gets_it(tmp_path: Path) -> None:
     assert sum("epoch=1" in answer for answer in answers) == 1
 
 
-def test_what_killed_writers_left_is_swept_once_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_killed_writers_left_is_swept_once_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = FolderStore(tmp_path)
     store.put_if_absent("a/b", b"")
     old, young = tmp_path / "a" / ".tmp-old", tmp_path / "a" / ".tmp-young"
@@ -351,7 +396,9 @@ def test_what_killed_writers_left_is_swept_once_it_is_old(tmp_path: Path, monkey
     assert not old.exists() and young.exists()
 
 
-def test_what_is_written_is_synced_before_it_has_its_name(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_written_is_synced_before_it_has_its_name(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
 
     def noted(name: str, real: Callable[..., None]) -> Callable[..., None]:
@@ -373,7 +420,11 @@ def test_the_part_of_a_store_below_a_prefix_is_a_store(store: FolderStore) -> No
     assert part.put_if_absent("model", b"1") and not part.put_if_absent("model", b"2")
     store.put_if_absent("runs/ab/model", b"")
     part.replace("pointer", b"x")
-    assert part.list() == ["model", "pointer"] and part.list("m") == ["model"] and part.read("model") == b"1"
+    assert (
+        part.list() == ["model", "pointer"]
+        and part.list("m") == ["model"]
+        and part.read("model") == b"1"
+    )
     assert store.read("runs/a/pointer") == b"x"
     lease = part.acquire("live", "me", 30)
     assert lease and store.acquire("live", "you", 30) is None and part.renew(lease, 30).epoch == 1
@@ -443,5 +494,7 @@ class AgainstADictionary(RuleBasedStateMachine):
             self.folder.cleanup()
 
 
-AgainstADictionary.TestCase.settings = settings(max_examples=20, stateful_step_count=15, deadline=None)
+AgainstADictionary.TestCase.settings = settings(
+    max_examples=20, stateful_step_count=15, deadline=None
+)
 test_any_history_is_that_of_a_dictionary = AgainstADictionary.TestCase

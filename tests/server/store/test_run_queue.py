@@ -78,7 +78,11 @@ def test_a_cancelled_run_ends_at_once_or_by_the_live_orchestrator(queue: RunQueu
     assert request is not None and queue.is_cancelled(request) and queue.outcome("a") is None
     queue.cancel("a", live=False)
     outcome = queue.outcome("a")
-    assert queue.next() is None and outcome is not None and (outcome.status, outcome.exit) == ("cancelled", 130)
+    assert (
+        queue.next() is None
+        and outcome is not None
+        and (outcome.status, outcome.exit) == ("cancelled", 130)
+    )
     queue.submit("b", compose([]))
     waiting = queue.next()
     assert waiting is not None and not queue.is_cancelled(waiting)
@@ -96,7 +100,9 @@ def test_a_run_that_nobody_asked_for_is_an_error(queue: RunQueue) -> None:
         queue.outcome("b")
 
 
-def test_a_request_with_a_key_that_is_not_ours_is_refused_when_it_is_taken_up(queue: RunQueue, tmp_path: Path) -> None:
+def test_a_request_with_a_key_that_is_not_ours_is_refused_when_it_is_taken_up(
+    queue: RunQueue, tmp_path: Path
+) -> None:
     queue.submit("a", compose([]))
     (file,) = (tmp_path / "queue" / "requests").iterdir()
     content = json.loads(file.read_text())

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_object_id
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, validate_object_content
+from flwr.supercore.inflatable.inflatable_utils import (
+    inflate_object_from_contents,
+    validate_object_content,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -34,7 +37,12 @@ def contents(message: Message) -> tuple[str, dict[str, bytes]]:
     return root, contents
 
 
-@given(st.lists(hnp.arrays(st.sampled_from(NUMPY_TYPES), hnp.array_shapes(min_dims=0, min_side=0)), max_size=8))
+@given(
+    st.lists(
+        hnp.arrays(st.sampled_from(NUMPY_TYPES), hnp.array_shapes(min_dims=0, min_side=0)),
+        max_size=8,
+    )
+)
 def test_any_arrays_come_back_with_name_order_shape_type_and_bits(arrays: list[np.ndarray]) -> None:
     named = {f"w{i}": array for i, array in enumerate(arrays)}
     again = unpack(*pack(record(**named)))
@@ -45,9 +53,15 @@ def test_any_arrays_come_back_with_name_order_shape_type_and_bits(arrays: list[n
 
 
 def test_one_flat_array_per_element_type() -> None:
-    flat, layout = pack(record(a=np.ones(3, np.float32), b=np.arange(4), c=np.zeros((2, 2), np.float32)))
+    flat, layout = pack(
+        record(a=np.ones(3, np.float32), b=np.arange(4), c=np.zeros((2, 2), np.float32))
+    )
     assert {name: array.shape for name, array in flat.items()} == {"float32": (7,), "int64": (4,)}
-    assert json.loads(layout) == [["a", "float32", [3]], ["b", "int64", [4]], ["c", "float32", [2, 2]]]
+    assert json.loads(layout) == [
+        ["a", "float32", [3]],
+        ["b", "int64", [4]],
+        ["c", "float32", [2, 2]],
+    ]
 
 
 def test_bfloat16_keeps_its_bits_under_its_own_name() -> None:
@@ -77,14 +91,21 @@ def test_unpacked_arrays_are_views_and_still_plain_arrays_to_flower() -> None:
     assert np.shares_memory(named["b"].numpy(), whole)
     stock = Array(named["b"].dtype, named["b"].shape, named["b"].stype, named["b"].data)
     assert stock.numpy().tolist() == [[3.0, 4.0], [5.0, 6.0]]
-    assert np.load(BytesIO(named["b"].data), allow_pickle=False).tolist() == [[3.0, 4.0], [5.0, 6.0]]
+    assert np.load(BytesIO(named["b"].data), allow_pickle=False).tolist() == [
+        [3.0, 4.0],
+        [5.0, 6.0],
+    ]
 
 
 @pytest.mark.usefixtures("task_identity")
 @pytest.mark.parametrize("packed", [False, True])
 def test_flowers_own_code_reads_our_objects_and_ours_reads_flowers(packed: bool) -> None:
-    arrays = record(small=np.arange(5), large=np.random.default_rng(0).random(1_500_000), empty=np.zeros((0, 2)))
-    content = RecordDict({"arrays": arrays, "config": ConfigRecord({"x": 1}), "metrics": MetricRecord({"y": 2.0})})
+    arrays = record(
+        small=np.arange(5), large=np.random.default_rng(0).random(1_500_000), empty=np.zeros((0, 2))
+    )
+    content = RecordDict(
+        {"arrays": arrays, "config": ConfigRecord({"x": 1}), "metrics": MetricRecord({"y": 2.0})}
+    )
     message = Message(pack_content(content) if packed else content, 7, "train")
     root, objects = contents(message)
     for id, one in objects.items():
@@ -98,7 +119,9 @@ def test_flowers_own_code_reads_our_objects_and_ours_reads_flowers(packed: bool)
         assert [(n, a.numpy().tolist()) for n, a in named["arrays"].items()] == [
             (n, a.numpy().tolist()) for n, a in arrays.items()
         ]
-        assert named["config"] == ConfigRecord({"x": 1}) and named["metrics"] == MetricRecord({"y": 2.0})
+        assert named["config"] == ConfigRecord({"x": 1}) and named["metrics"] == MetricRecord(
+            {"y": 2.0}
+        )
 
 
 @pytest.mark.usefixtures("task_identity")
@@ -114,7 +137,9 @@ def test_the_app_sees_names_and_the_silo_answers_in_the_form_in_which_it_was_ask
     packed = packing_mod(Message(pack_content(content), 7, "train"), context, app)
     plain = packing_mod(Message(content, 7, "train"), context, app)
     assert seen == [["arrays", "a", "b"]] * 2
-    assert list(packed.content) == ["arrays", PACKED] and list(packed.content["arrays"]) == ["float64"]
+    assert list(packed.content) == ["arrays", PACKED] and list(packed.content["arrays"]) == [
+        "float64"
+    ]
     assert list(plain.content) == ["arrays"] and list(plain.content["arrays"]) == ["a", "b"]
 
 
@@ -149,7 +174,9 @@ def test_layouts_for_other_records_are_refused() -> None:
         unpack_content(content)
 
 
-def lying(header: bytes, shape: tuple[int, ...], dtype: str = "float32", chunks: int = 1) -> Message:
+def lying(
+    header: bytes, shape: tuple[int, ...], dtype: str = "float32", chunks: int = 1
+) -> Message:
     """A message whose array says one thing in its header and holds another."""
     made = ArrayRecord()
     made["a"] = Array(dtype, shape, "numpy.ndarray", header * chunks)
@@ -170,7 +197,11 @@ LIES = {
     "another shape than declared": (npy(ONE_FLOAT, b"1234"), (2,), "float32"),
     "another type than declared": (npy(ONE_DOUBLE, b"12345678"), (1,), "float32"),
     "objects": (npy(ONE_OBJECT, b"12345678"), (1,), "object"),
-    "code in the header": (npy("{'descr': __import__('os').system('false'), 'shape': (1,)}"), (1,), "float32"),
+    "code in the header": (
+        npy("{'descr': __import__('os').system('false'), 'shape': (1,)}"),
+        (1,),
+        "float32",
+    ),
     "no header": (b"nothing of the kind", (1,), "float32"),
     "an empty array of bytes": (b"", (0,), "float32"),
     "a header without end": (b"\x93NUMPY\x01\x00\xff\xff" + b"{" * 65535, (1,), "float32"),
@@ -192,7 +223,9 @@ def test_an_array_that_is_not_what_it_says_is_refused_before_memory_is_taken(cas
 
 @pytest.mark.usefixtures("task_identity")
 def test_arrays_beyond_the_limit_are_refused_however_few_bytes_they_travel_as() -> None:
-    zeros = record(a=np.zeros(20 * 2**20 // 4, np.float32))  # chunks of zeros are one and the same object
+    zeros = record(
+        a=np.zeros(20 * 2**20 // 4, np.float32)
+    )  # chunks of zeros are one and the same object
     root, objects = contents(Message(RecordDict({"arrays": zeros}), 7, "train"))
     assert sum(map(len, objects.values())) < 16 * 2**20
     with pytest.raises(WireError, match="MDW-642"):
@@ -202,7 +235,9 @@ def test_arrays_beyond_the_limit_are_refused_however_few_bytes_they_travel_as() 
 
 @pytest.mark.usefixtures("task_identity")
 @given(st.integers(0, 100), st.integers(0, 10_000), st.integers(0, 255))
-def test_damaged_objects_end_in_a_wire_error_or_a_message(which: int, where: int, value: int) -> None:
+def test_damaged_objects_end_in_a_wire_error_or_a_message(
+    which: int, where: int, value: int
+) -> None:
     content = RecordDict({"arrays": record(a=np.ones(3)), "c": ConfigRecord({"x": 1})})
     root, objects = contents(Message(pack_content(content), 7, "train"))
     id = list(objects)[which % len(objects)]

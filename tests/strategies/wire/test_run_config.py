@@ -19,7 +19,9 @@ Change = Callable[[dict[str, Any]], object]
 
 
 def message(change: Change) -> str:
-    raw = json.loads(pack(compose(["strategy=external", "strategy.target=a.B", "strategy.args.eta=0.1"])))
+    raw = json.loads(
+        pack(compose(["strategy=external", "strategy.target=a.B", "strategy.args.eta=0.1"]))
+    )
     change(raw)
     return json.dumps(raw)
 
@@ -31,7 +33,15 @@ def refused(text: str) -> ConfigError:
 
 
 def test_the_run_scope_arrives_as_it_was_composed() -> None:
-    conf = compose(["strategy=fedprox", "strategy.mu=0.3", "model.hidden=[8,4]", "run.rounds=3", "trainer=adam"])
+    conf = compose(
+        [
+            "strategy=fedprox",
+            "strategy.mu=0.3",
+            "model.hidden=[8,4]",
+            "run.rounds=3",
+            "trainer=adam",
+        ]
+    )
     scope = unpack(pack(conf))
     assert isinstance(scope, RunScope) and scope.strategy == FedProxConf(mu=0.3)
     for name in RUN_SCOPE:
@@ -54,14 +64,25 @@ def test_paths_of_the_server_stay_there_and_do_not_change_the_digest() -> None:
 
 
 def test_the_path_of_a_strategys_file_stays_on_the_server() -> None:
-    conf = compose(["strategy=external", "strategy.target=/home/me/half_step.py:HalfStep", "strategy.args.step=0.7"])
+    conf = compose(
+        [
+            "strategy=external",
+            "strategy.target=/home/me/half_step.py:HalfStep",
+            "strategy.args.step=0.7",
+        ]
+    )
     assert unpack(pack(conf)).strategy == ExternalStrategyConf(args={"step": 0.7})
-    assert conf.strategy == ExternalStrategyConf(target="/home/me/half_step.py:HalfStep", args={"step": 0.7})
+    assert conf.strategy == ExternalStrategyConf(
+        target="/home/me/half_step.py:HalfStep", args={"step": 0.7}
+    )
 
 
 def test_the_text_is_canonical() -> None:
     text = pack(Conf())
-    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")) and text.isascii()
+    assert (
+        text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+        and text.isascii()
+    )
     assert len(text) < MAX_BYTES / 16 and len(digest(text)) == 64
 
 
@@ -69,13 +90,29 @@ def test_the_text_is_canonical() -> None:
     ("change", "code", "word"),
     [
         (lambda raw: raw["task"].update(name="${oc.env:HOME}"), "MDW-122", "task.name"),
-        (lambda raw: raw["strategy"]["args"].update(eta="${oc.env:HOME}"), "MDW-122", "strategy.args.eta"),
-        (lambda raw: raw["strategy"]["args"].update(deep=[{"x": "a${run.seed}"}]), "MDW-122", "strategy.args.deep"),
+        (
+            lambda raw: raw["strategy"]["args"].update(eta="${oc.env:HOME}"),
+            "MDW-122",
+            "strategy.args.eta",
+        ),
+        (
+            lambda raw: raw["strategy"]["args"].update(deep=[{"x": "a${run.seed}"}]),
+            "MDW-122",
+            "strategy.args.deep",
+        ),
         (lambda raw: raw["strategy"]["args"].update({"${x}": 1}), "MDW-122", "interpolation"),
         (lambda raw: raw["model"].update(_target_="os.system"), "MDW-122", "model._target_"),
-        (lambda raw: raw["strategy"]["args"].update(f={"_target_": "os.system"}), "MDW-122", "_target_"),
+        (
+            lambda raw: raw["strategy"]["args"].update(f={"_target_": "os.system"}),
+            "MDW-122",
+            "_target_",
+        ),
         (lambda raw: raw.update(_target_="os.system"), "MDW-122", "_target_"),
-        (lambda raw: raw.update({"hydra.searchpath": ["file:///tmp"]}), "MDW-122", "hydra.searchpath"),
+        (
+            lambda raw: raw.update({"hydra.searchpath": ["file:///tmp"]}),
+            "MDW-122",
+            "hydra.searchpath",
+        ),
         (lambda raw: raw.update(hydra={"searchpath": ["file:///tmp"]}), "MDW-122", "hydra"),
         (lambda raw: raw["strategy"]["args"].update({"a.b": 1}), "MDW-122", "a.b"),
         (lambda raw: raw["trainer"].update(lrr=1), "MDW-101", "trainer.lrr"),
@@ -102,7 +139,9 @@ def test_the_text_is_canonical() -> None:
         (lambda raw: raw["trainer"].update(optimizer="lbfgs"), "MDW-104", "trainer.optimizer"),
     ],
 )
-def test_a_silo_refuses_what_is_no_plain_run_scoped_value(change: Change, code: str, word: str) -> None:
+def test_a_silo_refuses_what_is_no_plain_run_scoped_value(
+    change: Change, code: str, word: str
+) -> None:
     error = refused(message(change))
     assert error.code == code and word in str(error)
 
@@ -149,14 +188,22 @@ def test_an_interpolation_is_resolved_before_it_travels(monkeypatch: pytest.Monk
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(RUN_SCOPE), st.sampled_from(["name", "lr", "rounds", "early_stop", "args", "hidden"]), JSON)
-def test_any_value_anywhere_is_read_or_refused_and_never_breaks_a_silo(group: str, key: str, value: object) -> None:
+@given(
+    st.sampled_from(RUN_SCOPE),
+    st.sampled_from(["name", "lr", "rounds", "early_stop", "args", "hidden"]),
+    JSON,
+)
+def test_any_value_anywhere_is_read_or_refused_and_never_breaks_a_silo(
+    group: str, key: str, value: object
+) -> None:
     raw = json.loads(pack(Conf()))
     raw[group][key] = value
     try:
