@@ -29,5 +29,8 @@ def test_a_step_is_noted_once(
 
 
 def test_the_command_line_counts_from_before_anything_heavy() -> None:
-    code = "import azureml_jobs.cli.main, sys; sys.exit('conf.startup_log' not in sys.modules or 'torch' in sys.modules)"
+    code = (
+        "import azureml_jobs.cli.main, sys;"
+        "sys.exit('conf.startup_log' not in sys.modules or 'torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
