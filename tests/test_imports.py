@@ -221,7 +221,7 @@ def test_a_wrong_import_is_found(module: str, source: str) -> None:
     [
         (
             "server.app",
-            "from azureml_jobs.rendezvous import find\nfrom azureml_jobs import credentials",
+            "from azureml_jobs.rendezvous import find\nfrom azureml_jobs.identity import authority",
         ),
         (
             "azureml_jobs.identity.authority",

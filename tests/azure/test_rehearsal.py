@@ -174,7 +174,7 @@ def test_a_dry_run_writes_what_az_takes_and_sends_nothing(
     ) == before
     for path in files:
         job: Any = load_job(path)
-        assert (Path(job.code) / "client" / "node.py").exists() and job.tags[
+        assert (Path(job.code) / "client" / "app.py").exists() and job.tags[
             "meadow_federation"
         ] == "hospitals"
 

@@ -212,7 +212,7 @@ def test_a_snapshot_is_this_code_and_leaves_other_federations_behind(tmp_path: P
     folder = tmp_path / "snapshot"
     folder.mkdir()
     assert snapshot(folder, {"ca.pem": b"CA"}) == app_hash()
-    assert (folder / "ca.pem").read_bytes() == b"CA" and (folder / "client" / "node.py").exists()
+    assert (folder / "ca.pem").read_bytes() == b"CA" and (folder / "client" / "app.py").exists()
     assert [file.name for file in (folder / "conf" / "federation").iterdir()] == ["generated.yaml"]
     assert not (folder / "conf" / "experiment").exists() and not list(folder.rglob("__pycache__"))
 

@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
 from flwr.app import ConfigRecord, Message, RecordDict
 from conf.schema import Silo
-from server.pool import PoolGrid
+from server.engines.pool import PoolGrid
 
 def ask(grid, **config):
     content = RecordDict({"config": ConfigRecord(config)})

@@ -156,7 +156,7 @@ from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
 from flwr.app import ConfigRecord, Message, RecordDict
 from conf.schema import Silo
-from server.ray_engine import run_on_ray
+from server.engines.ray_engine import run_on_ray
 
 def main(grid, context):
     def ask(**config):

@@ -240,7 +240,7 @@ def test_a_path_that_is_a_file_says_so(tmp_path: Path) -> None:
 
 
 RACE = """
-import sys; from server.store import FolderStore
+import sys; from server.store.folder import FolderStore
 store = FolderStore(sys.argv[1]); print("ready", flush=True); sys.stdin.readline()
 print(sum(store.put_if_absent(f"n/{i}", sys.argv[2].encode() * 1000) for i in range(200)))
 """
@@ -370,7 +370,7 @@ def test_who_lost_the_lease_writes_no_more(tmp_path: Path) -> None:
 
 
 GRAB = """
-import sys; from server.store import FolderStore
+import sys; from server.store.folder import FolderStore
 print(FolderStore(sys.argv[1]).acquire("live", sys.argv[2], 60))
 """
 
