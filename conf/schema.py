@@ -35,7 +35,8 @@ def text(default: str | None, pattern: str, wanted: str) -> Any:
 
 _NAME = r"[A-Za-z_]\w*"
 _DOTTED = rf"{_NAME}(\.{_NAME})+"
-_FILE, _FILE_IN_WORDS = r"[a-z][a-z0-9_]{0,63}", "small letters, digits and '_'"
+_FILE = r"[a-z][a-z0-9_]{0,63}"
+_FILE_IN_WORDS = "small letters, digits and '_'"
 
 
 def name_of_a_file(default: str) -> Any:
@@ -44,13 +45,13 @@ def name_of_a_file(default: str) -> Any:
 
 
 def device(default: str | None) -> Any:
-    """A text field that names a device as torch does; whether the machine has it shows where the model is trained."""
+    """A text field that names a device as torch does; whether it is there shows where it trains."""
     return text(default, r"auto|cpu|mps|cuda(:[0-9]+)?", "auto, cpu, mps, cuda or cuda:N")
 
 
 @dataclass
 class EarlyStopConf:
-    """Stop when `metric` has not improved by `min_delta` for `patience` rounds; off when patience is None."""
+    """Stop when `metric` has not improved by `min_delta` for `patience` rounds; None = never."""
 
     metric: str = "loss"
     mode: str = one_of("min", "max")
@@ -60,26 +61,25 @@ class EarlyStopConf:
 
 @dataclass
 class RunConf:
-    """How long a run goes on, when its rounds close, and what it leaves behind. Times in seconds."""
+    """How long a run lasts, when its rounds close, and what it leaves behind. Times in seconds."""
 
     rounds: int = number(5, at_least=1)
     seed: int = number(0, at_least=0, at_most=2**31 - 1)
-    cohort: int | None = number(None, at_least=1)  # silos asked each round; None = all of them
-    quorum: int | None = number(
-        None, at_least=1
-    )  # admitted updates that may close a round; None = more than half
-    start_quorum: int | None = number(
-        None, at_least=1
-    )  # silos that must be there to begin; None = all of them
+    # silos asked each round; None = all of them
+    cohort: int | None = number(None, at_least=1)
+    # admitted updates that may close a round; None = more than half
+    quorum: int | None = number(None, at_least=1)
+    # silos that must be connected before round 1; None = all of them
+    start_quorum: int | None = number(None, at_least=1)
     start_timeout: float = number(600.0, above=0)
     round_timeout: float = number(3600.0, above=0)
     reconnect_patience: float = number(300.0, at_least=0)
-    grace: float | None = number(
-        None, at_least=0
-    )  # close this long after the quorum; None = wait for all
+    # close this long after the quorum; None = wait for all
+    grace: float | None = number(None, at_least=0)
     baseline: str = one_of("none", "silos", "pooled", "all")
     early_stop: EarlyStopConf = field(default_factory=EarlyStopConf)
-    resume: str | None = None  # a run_id, or the path of a run's folder
+    # a run_id, or the path of a run's folder
+    resume: str | None = None
     # the run's id; None = made from the date, the task and the strategy
     name: str | None = text(
         None,
@@ -98,22 +98,19 @@ class TaskConf:
 
 @dataclass
 class DataConf:
-    """Where a silo's examples come from and how a public set is parted among silos."""
+    """Where a silo's examples come from and how a public set is partitioned among silos."""
 
-    root: str | None = None  # folder of the data; None = the task's own default
-    partition: str = one_of(
-        "dirichlet", "iid", "labels", "quantity", "own"
-    )  # own = all of the silo's own root
-    alpha: float = number(
-        0.5, above=0
-    )  # concentration of the Dirichlet partition (labels) or of the sizes (quantity)
+    # folder of the data; None = the task's own default
+    root: str | None = None
+    # own = all of the silo's own root
+    partition: str = one_of("dirichlet", "iid", "labels", "quantity", "own")
+    # concentration of the Dirichlet partition (of labels), or of the sizes (quantity)
+    alpha: float = number(0.5, above=0)
     labels_per_silo: int = number(2, at_least=1)
-    held_out: float = number(
-        0.2, at_least=0, at_most=0.9
-    )  # share of each silo's examples kept for evaluation
-    examples: int | None = number(
-        None, at_least=1
-    )  # use only the first so many of the set; None = all
+    # share of each silo's examples kept for evaluation
+    held_out: float = number(0.2, at_least=0, at_most=0.9)
+    # use only this many of the set, from its start; None = all
+    examples: int | None = number(None, at_least=1)
     seed: int = number(0, at_least=0)
     download: bool = True
 
@@ -123,7 +120,8 @@ class ModelConf:
     """A model by its registered name, and where its first weights come from."""
 
     name: str = "cnn"
-    init: str | None = None  # a .safetensors file or a run_id; None = seeded by run.seed
+    # a .safetensors file or a run_id; None = seeded by run.seed
+    init: str | None = None
 
 
 @dataclass
@@ -131,9 +129,8 @@ class MlpConf(ModelConf):
     """A multilayer perceptron."""
 
     name: str = "mlp"
-    hidden: list[int] = field(
-        default_factory=lambda: [64], metadata={"at_least": 1}
-    )  # units of each hidden layer
+    # units of each hidden layer
+    hidden: list[int] = field(default_factory=lambda: [64], metadata={"at_least": 1})
 
 
 @dataclass
@@ -155,21 +152,26 @@ class TrainerConf:
     lr: float = number(0.05, above=0)
     momentum: float = number(0.9, at_least=0, at_most=1)
     weight_decay: float = number(0.0, at_least=0)
-    schedule: str = one_of(
-        "constant", "cosine", "step"
-    )  # over the whole run, continued from round to round
-    schedule_gamma: float = number(0.5, above=0, at_most=1)  # step: factor after each step
-    schedule_steps: int = number(3, at_least=1)  # step: how many equal parts the run has
+    # over the whole run, continued from round to round
+    schedule: str = one_of("constant", "cosine", "step")
+    # step: factor after each step
+    schedule_gamma: float = number(0.5, above=0, at_most=1)
+    # step: how many equal parts the run has
+    schedule_steps: int = number(3, at_least=1)
     clip_norm: float | None = number(None, above=0)
-    accumulate: int = number(1, at_least=1)  # batches per optimizer step
+    # batches per optimizer step
+    accumulate: int = number(1, at_least=1)
     precision: str = one_of("fp32", "bf16", "fp16")
     channels_last: bool = False
     compile: bool = False
     deterministic: bool = True
-    device: str = device("auto")  # auto = cuda, then mps, then cpu
+    # auto = cuda, then mps, then cpu
+    device: str = device("auto")
     threads: int = number(1, at_least=1)
-    loader_workers: int = number(0, at_least=0)  # only for data that is not kept in memory
-    keep_on_device: bool = True  # when it fits in a quarter of the free memory of the GPU
+    # only for data that is not kept in memory
+    loader_workers: int = number(0, at_least=0)
+    # when it fits in a quarter of the free memory of the GPU
+    keep_on_device: bool = True
 
 
 @dataclass
@@ -181,7 +183,10 @@ class StrategyConf:
 
 @dataclass
 class FedProxConf(StrategyConf):
-    """FedAvg with mu/2 ||w - w_t||^2 added to the silo's loss (Li et al. 2020, arXiv 1812.06127, eq. 2)."""
+    """FedAvg with mu/2 ||w - w_t||^2 added to the silo's loss.
+
+    Li et al. 2020, arXiv 1812.06127, eq. 2.
+    """
 
     name: str = "fedprox"
     mu: float = number(0.01, at_least=0)
@@ -234,99 +239,113 @@ class InputConf:
 
 @dataclass
 class PolicyConf:
-    """What a silo's owner lets run on the silo's data; empty and None allow all. Checked at the silo (`client/policy`).
+    """What a silo's owner lets run on the silo's data; empty and None allow all.
 
-    It holds a run to what it says of itself; what becomes of an update at the server can't be seen from a silo.
+    Checked at the silo (`client/policy.py`). It holds a run to what the run says of itself;
+    what becomes of an update at the server can't be seen from a silo.
     """
 
     tasks: list[str] = field(
         default_factory=list, metadata={"pattern": _FILE, "wanted": _FILE_IN_WORDS}
     )
-    models: list[str] = field(
-        default_factory=list, metadata={"group": "model"}
-    )  # names of that group of VARIANTS
+    # names of these groups of VARIANTS
+    models: list[str] = field(default_factory=list, metadata={"group": "model"})
     strategies: list[str] = field(default_factory=list, metadata={"group": "strategy"})
-    epochs_at_most: int | None = number(None, at_least=1)  # of a round
-    rounds_at_most: int | None = number(None, at_least=1)  # of a run
-    examples_at_least: int | None = number(
-        None, at_least=1
-    )  # to train on; with fewer the silo takes no part
+    # of a round
+    epochs_at_most: int | None = number(None, at_least=1)
+    # of a run
+    rounds_at_most: int | None = number(None, at_least=1)
+    # to train on; with fewer the silo takes no part
+    examples_at_least: int | None = number(None, at_least=1)
 
 
 @dataclass
 class SiloConf:
-    """What a silo's owner sets, out of the run's reach; None and absent keys fall back to `data` and `trainer`."""
+    """What a silo's owner sets, out of the run's reach.
+
+    None and absent keys fall back to `data` and `trainer`.
+    """
 
     data: dict[str, Any] = field(default_factory=dict, metadata={"keys_of": DataConf})
     device: str | None = device(None)
     threads: int | None = number(None, at_least=1)
-    batch_size_at_most: int | None = number(None, at_least=1)  # what its memory takes
+    # what its memory takes
+    batch_size_at_most: int | None = number(None, at_least=1)
     policy: PolicyConf = field(default_factory=PolicyConf)
-    # on Azure ML:
+    # ---- on Azure ML
     workspace: WorkspaceConf | None = None
     compute: str | None = None
-    instance_type: str | None = None  # of a Kubernetes compute (AKS, Arc)
-    gpus: int = number(0, at_least=0)  # on each node; more than one: a process each
+    # of a Kubernetes compute (AKS, Arc)
+    instance_type: str | None = None
+    # on each node; more than one: a process each
+    gpus: int = number(0, at_least=0)
     nodes: int = number(1, at_least=1)
-    shm_size: str | None = text(
-        None, r"[1-9]\d*[kmg]", "a size such as 8g"
-    )  # for loader workers; None = 2g
+    # shared memory for loader workers; None = 2g
+    shm_size: str | None = text(None, r"[1-9]\d*[kmg]", "a size such as 8g")
     identity: str = one_of("managed", "user")
-    key_vault: str | None = None  # holds the silo's private key
+    # holds the silo's private key
+    key_vault: str | None = None
     input: InputConf | None = None
-    public_key: str | None = None  # a .pub file, to be admitted by the orchestrator's owner
+    # a .pub file, to be admitted by the orchestrator's owner
+    public_key: str | None = None
 
 
 @dataclass
 class OrchestratorConf:
-    """Where the orchestrator listens, by which host silos reach it, and how long it waits for another run."""
+    """Where the orchestrator listens, how silos reach it, and how long it waits for another run."""
 
-    listen: str = "127.0.0.1:0"  # host:port; port 0 = any free one
-    host: str = "127.0.0.1"  # IP address or DNS name that silos dial; its certificate is made for it; auto = its own
-    idle_timeout: float = number(
-        1800.0, at_least=0
-    )  # seconds without a run before it ends; 0 = with its queue
-    # on Azure ML:
+    # host:port; port 0 = any free one
+    listen: str = "127.0.0.1:0"
+    # IP address or DNS name that silos dial; the certificate is made for it; auto = the job's own
+    host: str = "127.0.0.1"
+    # seconds without a run before it ends; 0 = with its queue
+    idle_timeout: float = number(1800.0, at_least=0)
+    # ---- on Azure ML
     workspace: WorkspaceConf | None = None
     compute: str | None = None
-    datastore: str | None = None  # its container holds the store and the results
-    key_vault: str | None = None  # holds the CA
-    address: str | None = (
-        None  # host:port of a gateway or private link; None = silos ask MLflow where the job is
-    )
-    run_id: str | None = (
-        None  # MLflow run (the job) that silos look at; None = the live one of this federation
-    )
-    timeout: int = number(
-        7 * 86400, at_least=60
-    )  # seconds after which Azure ML ends a job, the silos' too
-    store: str | None = (
-        None  # address of the blob container; None = looked up from the datastore at launch
-    )
-    tracking: str | None = None  # MLflow address of the workspace; None = looked up at launch
-    ca: str | None = None  # file of the CA's certificate, which silos trust; it is public
+    # its container holds the store and the results
+    datastore: str | None = None
+    # holds the CA
+    key_vault: str | None = None
+    # host:port of a gateway or private link; None = silos ask MLflow where the job is
+    address: str | None = None
+    # MLflow run (the job) that silos look at; None = the live one of this federation
+    run_id: str | None = None
+    # seconds after which Azure ML ends a job, the silos' too
+    timeout: int = number(7 * 86400, at_least=60)
+    # address of the blob container; None = looked up from the datastore at launch
+    store: str | None = None
+    # MLflow address of the workspace; None = looked up at launch
+    tracking: str | None = None
+    # file of the CA's certificate, which silos trust; it is public
+    ca: str | None = None
 
 
 @dataclass
 class FederationConf:
-    """Who takes part: silos by name, or `size` generated ones (silo-1, silo-2, ...) when none is named."""
+    """Who takes part: silos by name, or `size` generated ones (silo-1, ...) when none is named."""
 
     name: str = "federation"
     size: int = number(3, at_least=1)
     silos: dict[str, SiloConf] = field(default_factory=dict)
-    file: str | None = None  # a YAML file of this same shape, from outside the tree
-    folder: str | None = None  # of a local federation: keys, store, jobs; None = .meadow/<name>
+    # a YAML file of this same shape, from outside the tree
+    file: str | None = None
+    # of a local federation: keys, store, jobs; None = .meadow/<name>
+    folder: str | None = None
     orchestrator: OrchestratorConf = field(default_factory=OrchestratorConf)
 
 
 @dataclass
 class SimulationConf:
-    """What runs the silos on one machine: Flower's own engine on Ray, or Meadow's pool of warm workers."""
+    """What runs the silos on one machine: Flower's own engine on Ray, or Meadow's pool of workers."""
 
     engine: str = one_of("ray", "pool")
-    workers: int | None = number(None, at_least=0)  # None = one a core; pool: 0 = in this process
-    ray_address: str | None = None  # an existing Ray cluster; None = a private one
-    malloc: bool = True  # glibc thresholds that keep activations mapped (docs/benchmarks.md)
+    # None = one a core; pool: 0 = in this process
+    workers: int | None = number(None, at_least=0)
+    # an existing Ray cluster; None = a private one
+    ray_address: str | None = None
+    # glibc thresholds that keep activations mapped (docs/benchmarks.md)
+    malloc: bool = True
 
 
 @dataclass
@@ -334,8 +353,10 @@ class TrackingConf:
     """Where metrics go beside the run's own folder."""
 
     mlflow: str = one_of("off", "local", "environment")
-    experiment: str = "meadow"  # in a job of Azure ML, the job's own
-    register: bool = False  # the finished run's model becomes a version in MLflow's model registry
+    # in a job of Azure ML, the job's own
+    experiment: str = "meadow"
+    # the finished run's model becomes a version in MLflow's model registry
+    register: bool = False
     # under this name; None = <federation.name>-<task.name>
     model: str | None = text(
         None, r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", "ASCII letters, digits, '.', '-' and '_'"
@@ -384,7 +405,7 @@ class RunScope:
 
 @dataclass
 class Silo:
-    """One silo as its own process sees it: its name, its place among `of` silos, and its owner's settings."""
+    """One silo as its own process sees it: its name, its index among `of` silos, its settings."""
 
     name: str
     index: int = 0
