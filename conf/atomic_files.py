@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, synced, then renamed over; lines that are whole or not there."""
+"""Files and lines that are whole or not there: written beside, synced, then renamed over."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ TEMPORARY: Final = ".tmp-"
 def write_atomic(path: Path, content: bytes | str | Iterable[bytes], mode: int = 0o666) -> None:
     """Replace a file as a whole: a reader sees the old content or the new, also after a crash.
 
-    `mode` is lessened by the umask, so 0o600 stays the owner's alone. An iterable's parts are written one after
-    another. Raises OSError.
+    `mode` is lessened by the umask, so 0o600 stays the owner's alone. An iterable's parts are
+    written one after another. Raises OSError.
     """
-    parts = (
-        [content.encode()]
-        if isinstance(content, str)
-        else [content]
-        if isinstance(content, bytes)
-        else content
-    )
+    parts: Iterable[bytes]
+    if isinstance(content, str):
+        parts = [content.encode()]
+    elif isinstance(content, bytes):
+        parts = [content]
+    else:
+        parts = content
     temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        with open(
-            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb"
-        ) as file:
+        with open(os.open(temporary, flags, mode), "wb") as file:
             file.writelines(parts)
             file.flush()
+            # The content must be on disk before the name points to it.
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:

@@ -1,4 +1,4 @@
-"""From overrides to a configuration: Hydra composes the YAML files, the dataclasses decide what may stand in them.
+"""From overrides to a configuration: Hydra composes the YAML files, the dataclasses check them.
 
 Composed once, by whoever starts the run; what travels from there is plain (`strategies.wire.run_config`).
 """
@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.federation import federation_of
-from conf.hydra_errors import Origins, explained
+from conf.hydra_errors import Origins, translate
 from conf.overrides import ready
 from conf.resume import resumed
 from conf.schema import VARIANTS, Conf, FederationConf
@@ -30,13 +30,16 @@ _hydra_is_global = threading.Lock()
 
 @dataclass
 class _OpenFederation(FederationConf):
-    """The federation as Hydra sees it; OmegaConf can't add typed mappings by name, `conf.federation` types them."""
+    """The federation as Hydra sees it.
+
+    OmegaConf can't add typed mappings by name; `conf.federation` types them.
+    """
 
     silos: dict[str, Any] = field(default_factory=dict)
 
 
 def register() -> None:
-    """Put the schema where Hydra looks for it: one node for the whole, one for each variant of a group."""
+    """Put the schema where Hydra looks for it: a node for the whole, one for each variant."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Conf(federation=_OpenFederation()), provider="meadow")
     for group, classes in VARIANTS.items():
@@ -45,19 +48,21 @@ def register() -> None:
 
 
 def compose(overrides: list[str]) -> Conf:
-    """Return the configuration that the overrides give over the defaults, checked and fully resolved.
+    """Return the configuration that the overrides give over the defaults, checked and resolved.
 
-    Works from any directory and thread, also inside a running Hydra application.
-    Raises ConfigError (MDW-100 to MDW-106), which names the key, where it was written and the nearest valid name.
+    Works from any directory and thread, also inside a running Hydra application. Raises ConfigError
+    (MDW-100 to MDW-106), which names the key, where it was written and the nearest valid name.
     """
     prepared = ready(overrides)
     with _hydra_is_global:
-        outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+        # Hydra keeps one global instance: that of an application around us is put back afterwards.
+        outer = GlobalHydra.instance().hydra
+        GlobalHydra.instance().hydra = None
         try:
             with initialize_config_module("conf", version_base="1.3"):
                 cfg = hydra_compose("config", prepared, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as e:
-            raise explained(e, overrides) from e
+            raise translate(e, overrides) from e
         finally:
             GlobalHydra.instance().hydra = outer
     return finish(cfg, overrides, dict(cfg.hydra.runtime.choices))
@@ -75,7 +80,7 @@ def finish(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Co
         }
         federation: Any = OmegaConf.to_container(cfg.federation, resolve=True)
     except OmegaConfBaseException as e:
-        raise explained(e, overrides) from e
+        raise translate(e, overrides) from e
     conf = Conf(federation=federation_of(federation, overrides, origins), **groups)
     validate(conf, origins)
     return resumed(conf, overrides) if conf.run.resume else conf

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.errors import ConfigError
 from conf.hydra_errors import Origins
 from conf.overrides import parse
-from conf.parse import build
+from conf.parse import from_plain
 from conf.schema import FederationConf
 from conf.validate import check_limits
 
@@ -20,76 +20,88 @@ from conf.validate import check_limits
 def federation_of(
     composed: dict[str, Any], overrides: list[str], origins: Origins
 ) -> FederationConf:
-    """Return the federation that `composed` (plain values) describes, the file it names laid beneath the command line.
+    """Return the federation that `composed` (plain values) describes.
 
-    Raises ConfigError: MDW-106 a file that can't be read, MDW-101 to MDW-104 a wrong key or value, with the file.
+    The file that it names lies beneath the command line. Raises ConfigError: MDW-106 a file that
+    can't be read, MDW-101 to MDW-104 a wrong key or value, with the file.
     """
     path = composed.get("file")
     if path is None:
-        return build(FederationConf, composed, key="federation", where=origins("federation"))
+        return from_plain(FederationConf, composed, key="federation", where=origins("federation"))
     origins.federation_file = str(path)
-    merged = _laid_over(composed, read(Path(str(path))))
+    merged = _merged(composed, read(Path(str(path))))
+    # Where the command line says something about the federation, it wins over the file.
     for override in parse(overrides):
         group, *names = override.key_or_group.split(".")
         if group == "federation" and names:
-            _copy(names, composed, merged)
-    return build(FederationConf, merged, key="federation", where=f"{path} and the command line")
+            _copy_at(names, composed, merged)
+    return from_plain(
+        FederationConf, merged, key="federation", where=f"{path} and the command line"
+    )
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the checked content of a federation's file: the keys of FederationConf, its interpolations resolved.
+    """Return the checked content of a federation's file: keys of FederationConf, plain values.
 
-    Paths in it are taken from the directory where the command is run. Raises ConfigError as `federation_of`.
+    Somebody else may have written it, so no interpolation is resolved in it: `${oc.env:NAME}` would
+    copy a secret of this process into a job. Paths in it are taken from the directory where the
+    command is run. Raises ConfigError as `federation_of`.
     """
     where = str(path)
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except OSError as e:
-        raise ConfigError(
-            "MDW-106",
-            f"The federation's file {where} can't be read: {e.strerror}.",
-            "Correct the path.",
-        ) from e
+        what = f"The federation's file {where} can't be read: {e.strerror}."
+        raise ConfigError("MDW-106", what, "Correct the path.") from e
     except (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as e:
         reason = " ".join(str(e).split())
-        raise ConfigError(
-            "MDW-106", f"The federation's file {where} can't be read: {reason}.", "Correct it."
-        ) from e
+        what = f"The federation's file {where} can't be read: {reason}."
+        raise ConfigError("MDW-106", what, "Correct it.") from e
     if content == {}:
-        raise ConfigError(
-            "MDW-106",
-            f"The federation's file {where} is empty.",
-            "Name the silos in it, under `silos`.",
-        )
-    typed = build(FederationConf, content, key="federation", where=where)
+        what = f"The federation's file {where} is empty."
+        raise ConfigError("MDW-106", what, "Name the silos in it, under `silos`.")
+    _refuse_interpolations(content, "", where)
+    typed = from_plain(FederationConf, content, key="federation", where=where)
     check_limits(typed, "federation", lambda key: where)
     if typed.file is not None:
-        raise ConfigError(
-            "MDW-106",
-            f"{where} names another file (federation.file).",
-            "Put the silos in one file.",
-        )
+        what = f"{where} names another file (federation.file)."
+        raise ConfigError("MDW-106", what, "Put the silos in one file.")
     assert isinstance(content, dict)
     return {str(name): value for name, value in content.items()}
 
 
-def _laid_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _refuse_interpolations(value: Any, key: str, where: str) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_interpolations(inner, f"{key}.{name}".lstrip("."), where)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_interpolations(inner, key, where)
+    elif isinstance(value, str) and "${" in value:
+        what = f"{where}: {key} holds an interpolation, and a federation's file has plain values."
+        raise ConfigError(
+            "MDW-106", what, "Write the value itself, or give it on the command line."
+        )
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over` in it; mappings are merged key by key."""
     merged = dict(base)
     for name, value in over.items():
         below = merged.get(name)
-        merged[name] = (
-            _laid_over(below, value)
-            if isinstance(below, dict) and isinstance(value, dict)
-            else value
-        )
+        if isinstance(below, dict) and isinstance(value, dict):
+            merged[name] = _merged(below, value)
+        else:
+            merged[name] = value
     return merged
 
 
-def _copy(names: list[str], source: dict[str, Any], target: dict[str, Any]) -> None:
+def _copy_at(names: list[str], source: dict[str, Any], target: dict[str, Any]) -> None:
     """Copy the value under the path `names`; where the source has none, it was deleted."""
     *parents, last = names
     for name in parents:
-        source, inner = source.get(name, {}), target.get(name)
+        source = source.get(name, {})
+        inner = target.get(name)
         target[name] = dict(inner) if isinstance(inner, dict) else {}
         target = target[name]
     if last in source:

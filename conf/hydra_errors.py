@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.errors import ConfigError
 from conf.overrides import COMMAND_LINE, parse
 from conf.schema import Conf
-from conf.schema_keys import hints, is_open, nearest, owners
+from conf.schema_keys import check_key, hints, nearest, owners
 
 _FILE = re.compile(r"^In '([^']+)': ")
 _KEY = re.compile(r"full_key: (\S+)")
@@ -24,31 +24,35 @@ _UNKNOWN = re.compile(r"Key '([^']+)' not in ")
 
 
 class Origins:
-    """Says where a key got its value: the command line, an experiment, its group's file, or the schema's default."""
+    """Says where a key got its value: the command line, a file, or the schema's default."""
 
     def __init__(self, overrides: list[str], choices: dict[str, Any]) -> None:
-        self._given = [o.key_or_group for o in parse(overrides)]
+        self._overridden = [o.key_or_group for o in parse(overrides) if "." in o.key_or_group]
         self._choices = choices
         self.federation_file: str | None = None
         """The file that `federation` was read from, once it was."""
 
     def __call__(self, key: str) -> str:
-        """Return the place of `key` (dotted), to be named in an error."""
-        if any(
-            key == g or key.startswith(f"{g}.") or g.startswith(f"{key}.")
-            for g in self._given
-            if "." in g
-        ):
+        """Return where `key` (dotted) was written, to be named in an error."""
+        # An override of a key's parent, or of one of its children, decides its value too.
+        if any(_related(key, other) for other in self._overridden):
             return COMMAND_LINE
         group, _, inner = key.partition(".")
         if group == "federation" and self.federation_file is not None:
             return self.federation_file
-        experiment = f"experiment/{self._choices.get('experiment')}.yaml"
-        own = f"{group}/{self._choices.get(group)}.yaml"
-        for file, path in ((experiment, key), (own, inner), ("config.yaml", key)):
+        candidates = (
+            (f"experiment/{self._choices.get('experiment')}.yaml", key),
+            (f"{group}/{self._choices.get(group)}.yaml", inner),
+            ("config.yaml", key),
+        )
+        for file, path in candidates:
             if _has(file, path):
                 return f"conf/{file}"
         return "default in conf/schema.py"
+
+
+def _related(key: str, other: str) -> bool:
+    return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
 
 
 def _has(file: str, path: str) -> bool:
@@ -59,29 +63,29 @@ def _has(file: str, path: str) -> bool:
     for name in path.split("."):
         if not isinstance(content, DictConfig) or name not in content:
             return False
-        content = content._get_node(name)  # type: ignore[assignment]  # the plain [] would resolve interpolations
+        # Not content[name]: that would resolve interpolations.
+        content = content._get_node(name)  # type: ignore[assignment]
     return True
 
 
-def explained(error: Exception, overrides: list[str]) -> ConfigError:
-    """Return Hydra's or OmegaConf's `error` in our words: the key, where it was written, and what would be valid."""
+def translate(error: Exception, overrides: list[str]) -> ConfigError:
+    """Return Hydra's or OmegaConf's `error` in our words.
+
+    They say the key, where it was written, and what would be valid.
+    """
     if isinstance(error, MissingConfigException):
         return _missing(error)
     if isinstance(error, yaml.YAMLError):
-        return ConfigError(
-            "MDW-100",
-            f"A configuration file is no YAML: {' '.join(str(error).split())}.",
-            "Correct it.",
-        )
+        reason = " ".join(str(error).split())
+        what = f"A configuration file is not YAML: {reason}."
+        return ConfigError("MDW-100", what, "Correct it.")
     text = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
-    file, key = _FILE.search(text), _KEY.search(text)
+    file = _FILE.search(text)
+    key = _KEY.search(text)
     where = _named(f"{file.group(1)}.yaml") if file else COMMAND_LINE
     if key is None:
-        return ConfigError(
-            "MDW-100",
-            f"The configuration can't be composed ({where}): {_reason(text)}.",
-            _hint(text),
-        )
+        what = f"The configuration can't be composed ({where}): {_reason(text)}."
+        return ConfigError("MDW-100", what, _hint(text))
     if _UNKNOWN.search(text):
         return _unknown(key.group(1), where)
     if not file and isinstance(error, OmegaConfBaseException):
@@ -92,8 +96,10 @@ def explained(error: Exception, overrides: list[str]) -> ConfigError:
 
 
 def _named(file: str) -> str:
-    """Return how to name a configuration file: those found through `hydra.searchpath` are not under conf/."""
-    return f"conf/{file}" if files("conf").joinpath(file).is_file() else file
+    """Return a configuration file's path: one found through `hydra.searchpath` is not in conf/."""
+    if files("conf").joinpath(file).is_file():
+        return f"conf/{file}"
+    return file
 
 
 def _missing(error: MissingConfigException) -> ConfigError:
@@ -106,40 +112,35 @@ def _missing(error: MissingConfigException) -> ConfigError:
 
 def _unknown(key: str, where: str) -> ConfigError:
     if key.startswith("hydra."):
-        return ConfigError(
-            "MDW-101",
-            f"{key} ({where}) is no key of Hydra.",
-            "Compare with: meadow simulate --cfg hydra.",
-        )
+        what = f"{key} ({where}) is not a key of Hydra."
+        return ConfigError("MDW-101", what, "Compare with: meadow simulate --cfg hydra.")
     others = list(owners(key))
     if others:
         parent = key.rpartition(".")[0]
-        return ConfigError(
-            "MDW-101",
-            f"{key} ({where}) is no key of the chosen {parent}.",
-            f"It belongs to {' and '.join(others)}.",
-        )
+        what = f"{key} ({where}) is not a key of the chosen {parent}."
+        return ConfigError("MDW-101", what, f"It belongs to {' and '.join(others)}.")
     try:
-        is_open(key, where)
+        check_key(key, where)
     except ConfigError as e:
         return e
-    return ConfigError(
-        "MDW-101", f"{key} ({where}): there is no such key.", nearest(key, hints(Conf))
-    )
+    what = f"{key} ({where}): there is no such key."
+    return ConfigError("MDW-101", what, nearest(key, hints(Conf)))
 
 
 def _reason(text: str) -> str:
     """Return the line that says it, without the frame that Hydra puts around it."""
     lines = [line.strip() for line in _FILE.sub("", text).splitlines() if line.strip()]
-    telling = [
-        x
-        for x in lines
-        if not x.startswith(("full_key", "Error merging", "reference_type", "object_type"))
-    ]
-    told = [x for x in telling if not x.endswith("raised while composing config:")]
-    reason = (told or lines or ["no reason given"])[0].rstrip(".")
+    telling = [line for line in lines if not _is_frame(line)]
+    reason = (telling or lines or ["no reason given"])[0].rstrip(".")
     wrong = _TYPE.search(reason)
-    return f"'{wrong[1]}' is not {_WORDS.get(wrong[2], wrong[2])}" if wrong else reason
+    if wrong is None:
+        return reason
+    return f"'{wrong[1]}' is not {_WORDS.get(wrong[2], wrong[2])}"
+
+
+def _is_frame(line: str) -> bool:
+    begins = ("full_key", "Error merging", "reference_type", "object_type")
+    return line.startswith(begins) or line.endswith("raised while composing config:")
 
 
 def _hint(text: str) -> str:

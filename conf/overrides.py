@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 
 from conf.errors import ConfigError
 from conf.schema import Conf
-from conf.schema_keys import is_open, nearest, unknown_key
+from conf.schema_keys import check_key, nearest, unknown_key
 
 COMMAND_LINE = "command line"
 _STRAY = re.compile(r"token recognition error at: ('.*')$", re.DOTALL)
@@ -35,63 +35,66 @@ def options(group: str) -> list[str]:
 
 
 def parse(overrides: list[str]) -> list[Override]:
-    """Return the parsed overrides; raises ConfigError (MDW-100) for one that Hydra's grammar does not know."""
+    """Return the parsed overrides.
+
+    Raises ConfigError (MDW-100) for one that Hydra's grammar does not know.
+    """
     parser = OverridesParser.create()
     parsed = []
     for text in overrides:
         try:
             parsed.append(parser.parse_override(text))
         except HydraException as e:
-            raise _no_override(text, str(e).splitlines()[0]) from e
+            raise _not_an_override(text, str(e).splitlines()[0]) from e
     return parsed
 
 
-def _no_override(text: str, reason: str) -> ConfigError:
+def _not_an_override(text: str, reason: str) -> ConfigError:
     stray = _STRAY.match(reason)
     if stray is None:
-        hint = "Write key=value or group=option, and quote what the shell or Hydra would read otherwise."
-        return ConfigError("MDW-100", f"'{text}' ({COMMAND_LINE}) is no override: {reason}.", hint)
+        hint = "Write key=value or group=option, and quote what the shell or Hydra would change."
+        what = f"'{text}' ({COMMAND_LINE}) is not an override: {reason}."
+        return ConfigError("MDW-100", what, hint)
     key, equals, _ = text.partition("=")
     if stray[1][1:-1] in key or not equals:
-        hint = (
-            "A key takes only the ASCII letters, digits, '_', '-' and the dots between its names."
-        )
+        hint = "A key has only ASCII letters, digits, '_', '-' and the dots between its names."
     else:
-        hint = f"Quote text other than ASCII letters and digits, once more for the shell: \"{key}='TEXT'\"."
-    return ConfigError(
-        "MDW-100", f"'{text}' ({COMMAND_LINE}) is no override: {stray[1]} can't stand there.", hint
-    )
+        hint = f"Quote other text for Hydra, and once more for the shell: \"{key}='TEXT'\"."
+    what = f"'{text}' ({COMMAND_LINE}) is not an override: {stray[1]} is not allowed there."
+    return ConfigError("MDW-100", what, hint)
 
 
 def ready(overrides: list[str]) -> list[str]:
     """Return the overrides for Hydra, each key known to the schema.
 
-    A new name in a mapping (`strategy.args.eta`, `federation.silos.north.threads`) gets the `++` that Hydra asks
-    for, so that nobody has to write it. Raises ConfigError: MDW-100 no override, MDW-101 an unknown key.
+    A new name in a mapping (`strategy.args.eta`, `federation.silos.north.threads`) gets the `++`
+    that Hydra asks for, so that nobody has to write it. Raises ConfigError: MDW-100 not an
+    override, MDW-101 an unknown key.
     """
     return [_ready(o) for o in parse(overrides)]
 
 
 def _ready(override: Override) -> str:
-    key, text = override.key_or_group, str(override.input_line)
-    if (
-        key in groups()
-        and key != "experiment"
-        and override.value() is None
-        and not override.is_delete()
-    ):
-        raise ConfigError(
-            "MDW-102",
-            f"{text} ({COMMAND_LINE}): {key} can't be left out.",
-            nearest("", options(key)),
-        )
-    if key == "hydra" or key.startswith("hydra.") or "/" in key or key in groups():
+    key = override.key_or_group
+    text = str(override.input_line)
+    if key in groups():
+        _check_chosen(override, key, text)
         return text
-    if "." not in key and key not in {f.name for f in fields(Conf)}:
-        raise unknown_key(key, {f.name for f in fields(Conf)} | set(groups()), COMMAND_LINE)
-    opened = is_open(key, COMMAND_LINE)
-    return (
-        f"++{text}"
-        if opened and not override.is_add() and not override.is_delete() and text[0] != "+"
-        else text
-    )
+    if key == "hydra" or key.startswith("hydra.") or "/" in key:
+        return text
+    top_level = {f.name for f in fields(Conf)}
+    if "." not in key and key not in top_level:
+        raise unknown_key(key, top_level | set(groups()), COMMAND_LINE)
+    takes_new_names = check_key(key, COMMAND_LINE)
+    says_how = override.is_add() or override.is_delete() or text.startswith("+")
+    if takes_new_names and not says_how:
+        return f"++{text}"
+    return text
+
+
+def _check_chosen(override: Override, group: str, text: str) -> None:
+    """Raise ConfigError MDW-102 where a group that every run needs is set to nothing."""
+    empty = override.value() is None and not override.is_delete()
+    if empty and group != "experiment":
+        what = f"{text} ({COMMAND_LINE}): {group} can't be left out."
+        raise ConfigError("MDW-102", what, nearest("", options(group)))

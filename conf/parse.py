@@ -19,19 +19,22 @@ T = TypeVar("T")
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 
 
-def build(cls: type[T], raw: object, *, key: str = "", where: str, complete: bool = False) -> T:
+def from_plain(
+    cls: type[T], raw: object, *, key: str = "", where: str, complete: bool = False
+) -> T:
     """Return an instance of the dataclass `cls` with the values of the mapping `raw`.
 
-    `key` is where the mapping sits (`federation.silos.north`) and `where` what was read (a file, a message), both
-    for the error. Absent fields keep their defaults, unless `complete` asks for every one.
+    `key` is where the mapping sits (`federation.silos.north`) and `where` what was read (a file,
+    a message), both for the error. Absent fields keep their defaults, unless `complete` asks for
+    every one.
     Raises ConfigError: MDW-101 for an unknown or missing key, MDW-103 for a value of another type.
     """
     mapping = _mapping(raw, key, where)
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # a dataclass, which TypeVar can't say
+    valid = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # TypeVar can't say dataclass
     for name in mapping:
-        if name not in known:
-            raise unknown_key(_join(key, name), known, where)
-    missing = sorted(_needed(known, complete) - set(mapping))
+        if name not in valid:
+            raise unknown_key(_join(key, name), valid, where)
+    missing = sorted(_required(valid, complete) - set(mapping))
     if missing:
         raise ConfigError(
             "MDW-101",
@@ -44,20 +47,20 @@ def build(cls: type[T], raw: object, *, key: str = "", where: str, complete: boo
         at = _join(key, name)
         if choices:
             chosen = _variant(choices, value, at, where)
-            values[name] = build(chosen, value, key=at, where=where, complete=complete)
+            values[name] = from_plain(chosen, value, key=at, where=where, complete=complete)
         else:
             values[name] = _value(hints(cls)[name], value, at, where, complete)
-        if "keys_of" in known[name].metadata:
-            build(known[name].metadata["keys_of"], value, key=at, where=where)
+        keys_of = valid[name].metadata.get("keys_of")
+        if keys_of is not None:
+            # A mapping of some keys of another dataclass: checked as if it were one, kept as it is.
+            from_plain(keys_of, value, key=at, where=where)
     return cls(**values)
 
 
-def _needed(known: Mapping[str, Field[Any]], complete: bool) -> set[str]:
-    return {
-        n
-        for n, f in known.items()
-        if complete or (f.default is MISSING and f.default_factory is MISSING)
-    }
+def _required(valid: Mapping[str, Field[Any]], complete: bool) -> set[str]:
+    if complete:
+        return set(valid)
+    return {name for name, f in valid.items() if f.default is f.default_factory is MISSING}
 
 
 def _variant(choices: dict[str, type[Any]], raw: object, key: str, where: str) -> type[Any]:
@@ -72,26 +75,25 @@ def _variant(choices: dict[str, type[Any]], raw: object, key: str, where: str) -
 
 
 def _value(hint: Any, value: object, key: str, where: str, complete: bool) -> Any:
-    inner, origin = bare(hint), typing.get_origin(bare(hint))
-    if value is None and (inner is not hint or inner is Any):
+    inner = bare(hint)
+    optional = inner is not hint or inner is Any
+    if value is None and optional:
         return None
     if inner is Any:
         return _plain(value, key, where)
     if is_dataclass(inner):
-        return build(typing.cast(type[Any], inner), value, key=key, where=where, complete=complete)
+        kind = typing.cast(type[Any], inner)
+        return from_plain(kind, value, key=key, where=where, complete=complete)
+    origin = typing.get_origin(inner)
     if origin is list:
+        (element,) = typing.get_args(inner)
         if not isinstance(value, list):
             raise _wrong(key, value, "list", where)
-        return [
-            _value(typing.get_args(inner)[0], v, f"{key}[{i}]", where, complete)
-            for i, v in enumerate(value)
-        ]
+        return [_value(element, v, f"{key}[{i}]", where, complete) for i, v in enumerate(value)]
     if origin is dict:
-        element = typing.get_args(inner)[1]
-        return {
-            k: _value(element, v, _join(key, k), where, complete)
-            for k, v in _mapping(value, key, where).items()
-        }
+        _, element = typing.get_args(inner)
+        items = _mapping(value, key, where).items()
+        return {k: _value(element, v, _join(key, k), where, complete) for k, v in items}
     return _scalar(inner, value, key, where)
 
 
@@ -113,11 +115,9 @@ def _plain(value: object, key: str, where: str) -> Any:
         return {k: _plain(v, _join(key, k), where) for k, v in _mapping(value, key, where).items()}
     if isinstance(value, list):
         return [_plain(v, f"{key}[{i}]", where) for i, v in enumerate(value)]
-    if (
-        value is None
-        or type(value) in (bool, int, str)
-        or (type(value) is float and math.isfinite(value))
-    ):
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float and math.isfinite(value):
         return value
     raise _wrong(key, value, "plain value", where)
 
@@ -129,7 +129,9 @@ def _mapping(raw: object, key: str, where: str) -> Mapping[str, object]:
 
 
 def _wrong(key: str, value: object, wanted: str, where: str) -> ConfigError:
-    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    shown = repr(value)
+    if len(shown) > 60:
+        shown = shown[:57] + "..."
     at = f"{key} ({where})" if key else where
     return ConfigError("MDW-103", f"{at}: {shown} is not a {wanted}.", "Correct the value.")
 

@@ -10,7 +10,7 @@ import yaml
 
 from conf.errors import ConfigError
 from conf.overrides import parse
-from conf.parse import build
+from conf.parse import from_plain
 from conf.schema import Conf
 from conf.validate import validate
 
@@ -39,7 +39,7 @@ def stored(folder: Path) -> Conf:
         raise ConfigError(
             "MDW-106", f"{path} can't be read: {error}.", "Restore it, or start a new run."
         ) from error
-    return build(Conf, raw, where=f"the file {path}")
+    return from_plain(Conf, raw, where=f"the file {path}")
 
 
 def resumed(asked: Conf, overrides: list[str]) -> Conf:

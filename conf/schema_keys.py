@@ -18,17 +18,17 @@ def nearest(word: str, names: Iterable[str]) -> str:
     """Return what to do about a misspelt `word`: the nearest of the valid `names`, or all of them."""
     valid = sorted(names)
     close = difflib.get_close_matches(word, valid, n=1, cutoff=0.6)
-    return (
-        f"Did you mean '{close[0]}'?" if close else f"Valid here: {', '.join(valid) or 'nothing'}."
-    )
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Valid here: {', '.join(valid) or 'nothing'}."
 
 
 def unknown_key(key: str, valid: Iterable[str], where: str) -> ConfigError:
     """Return the error for a `key` (dotted) that is none of the `valid` names at its level."""
     key = key if len(key) <= 100 else key[:97] + "..."
     parent, _, name = key.rpartition(".")
-    place = f"'{parent}' has no key '{name}'" if parent else f"there is no key or group '{name}'"
-    return ConfigError("MDW-101", f"{key} ({where}): {place}.", nearest(name, valid))
+    reason = f"'{parent}' has no key '{name}'" if parent else f"there is no key or group '{name}'"
+    return ConfigError("MDW-101", f"{key} ({where}): {reason}.", nearest(name, valid))
 
 
 def hints(cls: Any) -> dict[str, Any]:
@@ -50,14 +50,18 @@ def bare(hint: Any) -> Any:
 
 def variants(owner: type[Any], name: str) -> dict[str, type[Any]]:
     """Return the classes by name that a field may hold: those of a group of variants, or none."""
-    return VARIANTS.get(name, {}) if owner in (Conf, RunScope) else {}
+    if owner not in (Conf, RunScope):
+        return {}
+    return VARIANTS.get(name, {})
 
 
-def is_open(key: str, where: str) -> bool:
-    """Return whether `key` is, or lies in, a mapping that takes new names (`strategy.args.eta`).
+def check_key(key: str, where: str) -> bool:
+    """Check that the schema has `key`; return whether it lies in a mapping that takes new names.
 
-    Raises ConfigError (MDW-101) for a key that no class of the schema has, naming the nearest.
+    `strategy.args.eta` does, `run.rounds` does not. Raises ConfigError (MDW-101) for a key that no
+    class of the schema has, naming the nearest.
     """
+    # Where the key passes a group of variants (`model`, `strategy`), any of their classes may have it.
     classes: list[Any] = [Conf]
     path = key.split(".")
     for depth, name in enumerate(path):
@@ -66,9 +70,9 @@ def is_open(key: str, where: str) -> bool:
             raise unknown_key(".".join(path[: depth + 1]), valid, where)
         inner, keys_of = _inside(classes, name)
         if typing.get_origin(inner) is dict:
-            return _is_open_mapping(
-                path[depth + 1 :], inner, keys_of, ".".join(path[: depth + 1]), where
-            )
+            at = ".".join(path[: depth + 1])
+            _check_in_mapping(path[depth + 1 :], inner, keys_of, at, where)
+            return True
         classes = list(variants(classes[0], name).values()) or [inner]
         if not is_dataclass(inner):
             if depth + 1 < len(path):
@@ -83,15 +87,14 @@ def _inside(classes: list[Any], name: str) -> tuple[Any, Any]:
     return bare(hints(owner)[name]), metadata.get("keys_of")
 
 
-def _is_open_mapping(rest: list[str], mapping: Any, keys_of: Any, at: str, where: str) -> bool:
+def _check_in_mapping(rest: list[str], mapping: Any, keys_of: Any, at: str, where: str) -> None:
     if not rest:
-        return True
+        return
     if keys_of is not None and rest[0] not in hints(keys_of):
         raise unknown_key(f"{at}.{rest[0]}", hints(keys_of), where)
     inner = typing.get_args(mapping)[1]
     if is_dataclass(inner) and len(rest) > 1:
         _check_below(inner, rest[1:], f"{at}.{rest[0]}", where)
-    return True
 
 
 def _check_below(cls: Any, rest: list[str], at: str, where: str) -> None:
@@ -99,7 +102,7 @@ def _check_below(cls: Any, rest: list[str], at: str, where: str) -> None:
         raise unknown_key(f"{at}.{rest[0]}", hints(cls), where)
     inner, keys_of = _inside([cls], rest[0])
     if typing.get_origin(inner) is dict:
-        _is_open_mapping(rest[1:], inner, keys_of, f"{at}.{rest[0]}", where)
+        _check_in_mapping(rest[1:], inner, keys_of, f"{at}.{rest[0]}", where)
 
 
 def owners(key: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 from conf.errors import ConfigError
-from conf.parse import build
+from conf.parse import from_plain
 from conf.schema import Conf, DataConf, Silo, SiloConf
 from conf.validate import Where, check_limits
 
@@ -33,7 +33,7 @@ def data_of(data: DataConf, own: SiloConf, key: str, where: Where) -> DataConf:
 
     Raises ConfigError: MDW-101 an unknown key, MDW-103 a wrong type, MDW-104 outside the limits.
     """
-    checked = build(DataConf, own.data, key=key, where=where(key))
+    checked = from_plain(DataConf, own.data, key=key, where=where(key))
     check_limits(checked, key, where)
     return dataclasses.replace(data, **{name: getattr(checked, name) for name in own.data})
 
@@ -50,8 +50,8 @@ def silo_from_json(text: str) -> Silo:
         raw = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise ConfigError(
-            "MDW-103", f"{where} are no JSON: {e}.", "Write them with silo_to_json."
+            "MDW-103", f"{where} are not JSON: {e}.", "Write them with silo_to_json."
         ) from e
-    silo = build(Silo, raw, key="silo", where=where)
+    silo = from_plain(Silo, raw, key="silo", where=where)
     check_limits(silo, "silo", lambda key: where)
     return silo

@@ -19,20 +19,21 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
-    """Raise ConfigError for the first thing that is wrong: MDW-104 a value, MDW-105 two that contradict."""
+    """Raise ConfigError for the first wrong value (MDW-104) or contradiction (MDW-105)."""
     check_limits(conf, "", where)
     for rule in (_variants, _silo_names, _silo_data, _counts, _external, _registered):
         rule(conf, where)
 
 
 def check_limits(value: Any, key: str, where: Where) -> None:
-    """Hold a dataclass, and all those inside it, to the limits beside its fields (`number`, `one_of`, `text`).
+    """Check a dataclass, and all those inside it, against the limits beside its fields.
 
-    Raises ConfigError (MDW-104).
+    These are `number`, `one_of` and `text` of `conf.schema`. Raises ConfigError (MDW-104).
     """
     if is_dataclass(value):
         for f in fields(value):
-            inner, at = getattr(value, f.name), f"{key}.{f.name}" if key else f.name
+            inner = getattr(value, f.name)
+            at = f"{key}.{f.name}" if key else f.name
             _check(inner, at, dict(f.metadata), where)
             check_limits(inner, at, where)
     elif isinstance(value, dict):
@@ -47,19 +48,27 @@ def _check(value: Any, key: str, limits: dict[str, Any], where: Where) -> None:
         for i, element in enumerate(value):
             _check(element, f"{key}[{i}]", limits, where)
         return
-    choices = tuple(VARIANTS[limits["group"]]) if "group" in limits else limits.get("one_of")
+    choices = limits.get("one_of")
+    if "group" in limits:
+        choices = tuple(VARIANTS[limits["group"]])
     if choices is not None and value not in choices:
         raise _refused(key, value, where, "is not one of its values.", nearest(str(value), choices))
-    pattern = limits.get("pattern")
-    if pattern is not None and value is not None and not re.fullmatch(pattern, value):
-        raise _refused(key, value, where, f"must be {limits['wanted']}.")
     if value is None:
         return
-    above, least, most = (limits.get(name) for name in ("above", "at_least", "at_most"))
+    pattern = limits.get("pattern")
+    if pattern is not None and not re.fullmatch(pattern, value):
+        raise _refused(key, value, where, f"must be {limits['wanted']}.")
+    _check_number(value, key, limits, where)
+
+
+def _check_number(value: Any, key: str, limits: dict[str, Any], where: Where) -> None:
+    above = limits.get("above")
     if above is not None and not value > above:
         raise _refused(key, value, where, f"must be above {above}.")
+    least = limits.get("at_least")
     if least is not None and not value >= least:
         raise _refused(key, value, where, f"must be at least {least}.")
+    most = limits.get("at_most")
     if most is not None and not value <= most:
         raise _refused(key, value, where, f"must be at most {most}.")
 
@@ -73,18 +82,14 @@ def _refused(
 def _variants(conf: Conf, where: Where) -> None:
     for group, classes in VARIANTS.items():
         chosen = getattr(conf, group)
+        at = f"{group}.name={chosen.name} ({where(f'{group}.name')})"
         if chosen.name not in classes:
-            raise ConfigError(
-                "MDW-102",
-                f"{group}.name={chosen.name} ({where(f'{group}.name')}): there is no {group} '{chosen.name}'.",
-                nearest(chosen.name, classes),
-            )
+            what = f"{at}: there is no {group} '{chosen.name}'."
+            raise ConfigError("MDW-102", what, nearest(chosen.name, classes))
         if type(chosen) is not classes[chosen.name]:
-            raise ConfigError(
-                "MDW-105",
-                f"{group}.name={chosen.name} ({where(f'{group}.name')}) does not fit the keys of the chosen group.",
-                f"Write {group}={chosen.name}, which brings its own keys.",
-            )
+            what = f"{at} does not fit the keys of the chosen group."
+            hint = f"Write {group}={chosen.name}, which brings its own keys."
+            raise ConfigError("MDW-105", what, hint)
 
 
 def _silo_names(conf: Conf, where: Where) -> None:
@@ -105,41 +110,35 @@ def _silo_data(conf: Conf, where: Where) -> None:
 
 
 def _counts(conf: Conf, where: Where) -> None:
-    run, silos = conf.run, len(conf.federation.silos) or conf.federation.size
-    there = f"{silos} silo{'s' if silos > 1 else ''} in the federation"
-    cohort = run.cohort or silos
-    limits = [
-        ("run.cohort", run.cohort, silos, there),
-        ("run.start_quorum", run.start_quorum, silos, there),
-    ]
-    asked = f"the {cohort} asked in a round (run.cohort)" if run.cohort else there
-    limits.append(("run.quorum", run.quorum, cohort, asked))
-    for key, value, most, of in limits:
+    run = conf.run
+    silos = len(conf.federation.silos) or conf.federation.size
+    federation = f"{silos} silo{'s' if silos > 1 else ''} in the federation"
+    cohort = federation
+    if run.cohort is not None:
+        cohort = f"the {run.cohort} asked in a round (run.cohort)"
+    limits = (
+        ("run.cohort", run.cohort, silos, federation),
+        ("run.start_quorum", run.start_quorum, silos, federation),
+        ("run.quorum", run.quorum, run.cohort or silos, cohort),
+    )
+    for key, value, most, whole in limits:
         if value is not None and value > most:
-            raise _contradiction(
-                key, value, where, f"is more than {of}.", f"Set {key} to {most} or less."
-            )
-    if conf.data.examples is not None and _parted(conf) > conf.data.examples:
-        raise _contradiction(
-            "data.examples",
-            conf.data.examples,
-            where,
-            f"gives {_parted(conf)} silos less than one example each.",
-            "Use more examples or fewer silos.",
-        )
+            hint = f"Set {key} to {most} or less."
+            raise _contradiction(key, value, where, f"is more than {whole}.", hint)
+    examples = conf.data.examples
+    sharing = _silos_that_share(conf)
+    if examples is not None and sharing > examples:
+        why = f"gives {sharing} silos less than one example each."
+        hint = "Use more examples or fewer silos."
+        raise _contradiction("data.examples", examples, where, why, hint)
 
 
-def _parted(conf: Conf) -> int:
+def _silos_that_share(conf: Conf) -> int:
     """Return how many silos share the public set: those that do not have their own."""
-    silos = [
-        conf.data.partition if s is None else s.data.get("partition", conf.data.partition)
-        for s in _silos(conf)
-    ]
-    return sum(partition != "own" for partition in silos)
-
-
-def _silos(conf: Conf) -> list[SiloConf | None]:
-    return list(conf.federation.silos.values()) or [None] * conf.federation.size
+    named = list(conf.federation.silos.values())
+    silos = named or [SiloConf()] * conf.federation.size
+    partitions = [silo.data.get("partition", conf.data.partition) for silo in silos]
+    return sum(partition != "own" for partition in partitions)
 
 
 def _external(conf: Conf, where: Where) -> None:
@@ -155,9 +154,8 @@ def _external(conf: Conf, where: Where) -> None:
 def _registered(conf: Conf, where: Where) -> None:
     if conf.tracking.register and conf.tracking.mlflow == "off":
         why = "registers the model nowhere, with tracking=off."
-        raise _contradiction(
-            "tracking.register", "true", where, why, "Add tracking=local or tracking=environment."
-        )
+        hint = "Add tracking=local or tracking=environment."
+        raise _contradiction("tracking.register", "true", where, why, hint)
 
 
 def _contradiction(key: str, value: object, where: Where, why: str, hint: str) -> ConfigError:

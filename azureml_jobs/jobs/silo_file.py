@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from conf.errors import ConfigError
-from conf.parse import build
+from conf.parse import from_plain
 from conf.schema import Conf, DataConf, PolicyConf, SiloConf, device, number
 from conf.validate import check_limits
 
@@ -40,7 +40,7 @@ def with_own(conf: Conf, silo: str, path: Path) -> Conf:
         raise ConfigError(
             "MDW-106", f"The silo's file {where} can't be read: {why}.", "Correct it."
         ) from None
-    own = build(OwnConf, raw or {}, key="silo", where=where)
+    own = from_plain(OwnConf, raw or {}, key="silo", where=where)
     check_limits(own, "silo", lambda key: where)
     entry = conf.federation.silos.get(silo, SiloConf())
     given = {name: getattr(own, name) for name in raw or {}}

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from conf.errors import ConfigError, Interrupted
-from conf.parse import build
+from conf.parse import from_plain
 from conf.schema import Conf
 from conf.validate import validate
 from server.store.folder import Store, StoreMissing
@@ -33,7 +33,7 @@ class Request:
     def checked(self) -> Conf:
         """Return the configuration, held to this tree's own schema; raises ConfigError for anything else."""
         where = f"the request for {self.run_id}"
-        conf = build(Conf, self.conf, where=where)
+        conf = from_plain(Conf, self.conf, where=where)
         conf.run.name, conf.run.resume = self.run_id, None
         validate(conf, lambda key: where)
         return conf

@@ -1,8 +1,9 @@
 """What travels to a silo, and what a silo accepts: plain values of the run-scoped groups, as canonical JSON.
 
-A message is another party's text. It is measured before it is parsed, and its values are checked one by one against
-the dataclasses; nothing in it is interpolated, imported or instantiated. Composing a foreign configuration instead
-would disclose secrets (`${oc.env:...}`) and run code (`_target_`, `hydra.searchpath`).
+A message is another party's text. It is measured before it is parsed, and its values are checked
+one by one against the dataclasses; nothing in it is interpolated, imported or instantiated.
+Composing a foreign configuration instead would disclose secrets (`${oc.env:...}`) and run code
+(`_target_`, `hydra.searchpath`).
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
 from conf.errors import ConfigError
-from conf.parse import build
+from conf.parse import from_plain
 from conf.schema import RUN_SCOPE, Conf, RunConf, RunScope
 from conf.validate import check_limits
 
@@ -30,9 +31,10 @@ _ELSEWHERE: Final = tuple(f.name for f in dataclasses.fields(Conf) if f.name not
 def pack(conf: Conf) -> str:
     """Return the run-scoped groups as canonical JSON: keys sorted, no spaces, ASCII, no NaN.
 
-    Blanked are the values that are paths on the server's machine: they mean nothing at a silo, tell it about a disk
-    that is not its own, and would change the digest when a run is resumed or its folder moved. They are `run.output`,
-    `run.resume`, `model.init` (the first weights travel as arrays) and a `strategy.target` that is a file.
+    Blanked are the values that are paths on the server's machine: they mean nothing at a silo, tell
+    it about a disk that is not its own, and would change the digest when a run is resumed or its
+    folder moved. They are `run.output`, `run.resume`, `model.init` (the first weights travel as
+    arrays) and a `strategy.target` that is a file.
     Raises ConfigError (MDW-120) when the text is longer than a silo would parse.
     """
     scope = {name: dataclasses.asdict(getattr(conf, name)) for name in RUN_SCOPE}
@@ -41,7 +43,8 @@ def pack(conf: Conf) -> str:
     if ".py:" in scope["strategy"].get("target", ""):
         scope["strategy"].update(target="")
     text = json.dumps(scope, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    unpack(text)  # the silo's own check: what it would refuse never leaves
+    # The silo's own check: what it would refuse never leaves.
+    unpack(text)
     return text
 
 
@@ -53,30 +56,29 @@ def digest(text: str) -> str:
 def unpack(text: str) -> RunScope:
     """Return the run-scoped configuration of a message.
 
-    Raises ConfigError: MDW-120 too long or no JSON, MDW-121 a key that has no business here, MDW-122 a value that
-    would be interpolated or instantiated somewhere, MDW-101 to MDW-104 as in a file.
+    Raises ConfigError: MDW-120 too long or not JSON, MDW-121 a key that has no business here,
+    MDW-122 a value that would be interpolated or instantiated somewhere, MDW-101 to MDW-104 as in
+    a file.
     """
     raw = _parse(text)
     if isinstance(raw, Mapping):
         _refuse_foreign_groups(raw)
     for key, name, value in _walk(raw):
         _refuse_live_text(key, name, value)
-    scope = build(RunScope, raw, where=_WHERE, complete=True)
+    scope = from_plain(RunScope, raw, where=_WHERE, complete=True)
     check_limits(scope, "", lambda key: _WHERE)
     return scope
 
 
 def _parse(text: str) -> Any:
     if len(text) > MAX_BYTES or len(text.encode(errors="replace")) > MAX_BYTES:
-        raise ConfigError(
-            "MDW-120", f"{_WHERE} is longer than {MAX_BYTES} bytes.", "Shorten strategy.args."
-        )
+        what = f"{_WHERE} is longer than {MAX_BYTES} bytes."
+        raise ConfigError("MDW-120", what, "Shorten strategy.args.")
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as e:
-        raise ConfigError(
-            "MDW-120", f"{_WHERE} is no plain JSON: {e}.", "The run must be started anew."
-        ) from e
+        what = f"{_WHERE} is not plain JSON: {e}."
+        raise ConfigError("MDW-120", what, "The run must be started anew.") from e
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -87,51 +89,46 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _refuse_foreign_groups(raw: Mapping[str, Any]) -> None:
     for name in raw:
         if name in _ELSEWHERE:
-            raise ConfigError(
-                "MDW-121",
-                f"{name} ({_WHERE}) is not the run's to set.",
-                "It belongs to the silo or to the server.",
-            )
+            what = f"{name} ({_WHERE}) is not the run's to set."
+            raise ConfigError("MDW-121", what, "It belongs to the silo or to the server.")
 
 
 def _walk(root: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield (dotted key, its last name, value) of everything inside `root`; refuses what is nested too deeply."""
+    """Yield (dotted key, its last name, value) of everything inside `root`.
+
+    Refuses what is nested too deeply. A list of what is left to do instead of recursion: a message
+    must not choose how deep our stack grows.
+    """
     todo = [("", 0, root)]
     while todo:
         key, depth, value = todo.pop()
         if depth > MAX_DEPTH:
-            raise ConfigError(
-                "MDW-120",
-                f"{_WHERE} is nested deeper than {MAX_DEPTH} levels.",
-                "Flatten strategy.args.",
-            )
-        items = (
-            value.items()
-            if isinstance(value, Mapping)
-            else enumerate(value)
-            if isinstance(value, list)
-            else ()
-        )
-        for name, inner in items:
+            what = f"{_WHERE} is nested deeper than {MAX_DEPTH} levels."
+            raise ConfigError("MDW-120", what, "Flatten strategy.args.")
+        for name, inner in _items(value):
             at = f"{key}.{name}" if key else str(name)
             yield at, str(name), inner
             todo.append((at, depth + 1, inner))
 
 
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return value.items()
+    if isinstance(value, list):
+        return enumerate(value)
+    return ()
+
+
 def _refuse_live_text(key: str, name: str, value: Any) -> None:
     if name.startswith("_") or "." in name or name == "hydra":
-        raise ConfigError(
-            "MDW-122",
-            f"{key} ({_WHERE}): a key like '{name}' steers Hydra, and no message may.",
-            "Remove it.",
-        )
+        what = f"{key} ({_WHERE}): a key like '{name}' steers Hydra, and no message may."
+        raise ConfigError("MDW-122", what, "Remove it.")
     if "${" in name or (isinstance(value, str) and "${" in value):
-        raise ConfigError(
-            "MDW-122", f"{key} ({_WHERE}) holds an interpolation.", "Resolve it before it travels."
-        )
+        what = f"{key} ({_WHERE}) holds an interpolation."
+        raise ConfigError("MDW-122", what, "Resolve it before it travels.")

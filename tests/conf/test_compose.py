@@ -218,12 +218,12 @@ def test_a_mapping_may_be_given_whole() -> None:
         ("run.rounds=[", "MDW-100", ("run.rounds=[", "command line")),
         ("run.rounds", "MDW-100", ("run.rounds",)),
         ("strategy@x=fedavg", "MDW-100", ("strategy@x",)),
-        ("run.name=ä", "MDW-100", ("run.name=ä", "'ä' can't stand there", "run.name='TEXT'")),
+        ("run.name=ä", "MDW-100", ("run.name=ä", "'ä' is not allowed there", "run.name='TEXT'")),
         ("run.name='ä'", "MDW-104", ("ASCII letters",)),
         (
             "federation.silos.nörth.threads=1",
             "MDW-100",
-            ("'ö' can't stand there", "A key takes only the ASCII letters"),
+            ("'ö' is not allowed there", "A key has only the ASCII letters"),
         ),
         (
             "trainer.device=gpuu",

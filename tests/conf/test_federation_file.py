@@ -89,9 +89,9 @@ def test_the_number_of_its_silos_limits_the_cohort(file: Path) -> None:
             ("federation.silos.north.data.rot", "'root'"),
         ),
         (
-            "silos: {north: {data: {root: '${oc.env:MEADOW_NOT_SET}'}}}",
+            "silos: {north: {data: {root: '${oc.env:HOME}'}}}",
             "MDW-106",
-            ("MEADOW_NOT_SET",),
+            ("silos.north.data.root", "interpolation", "on the command line"),
         ),
         ("silos: {", "MDW-106", ("line",)),
         ("file: other.yaml", "MDW-106", ("another file",)),
