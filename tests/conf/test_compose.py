@@ -223,7 +223,7 @@ def test_a_mapping_may_be_given_whole() -> None:
         (
             "federation.silos.nörth.threads=1",
             "MDW-100",
-            ("'ö' is not allowed there", "A key has only the ASCII letters"),
+            ("'ö' is not allowed there", "A key has only ASCII letters"),
         ),
         (
             "trainer.device=gpuu",
