@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from client.cache import warm  # after the path
+from client.cache import load_cached  # after the path
 from client.loop import evaluate, train  # after the path
 from client.malloc import keep_activations_mapped  # after the path
 from conf.compose import compose  # after the path
@@ -67,7 +67,8 @@ def bare(overrides: list[str], index: int) -> list[float]:
     keep_activations_mapped()  # as in a node
     conf = compose(overrides)
     scope, silo = run_config.unpack(run_config.pack(conf)), silos(conf)[index]
-    here, seconds = warm(scope, silo), []
+    here = load_cached(scope, silo)
+    seconds = []
     for round in range(1, scope.run.rounds + 1):
         started = time.perf_counter()
         seed = seed_for(scope.run.seed, silo.name, round, "train")

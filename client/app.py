@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 from client import loop
 from client.batches import length
-from client.cache import Warm, warm
+from client.cache import Loaded, load_cached
 from client.context_state import state_mod
 from client.malloc import keep_activations_mapped
 from client.policy import check_examples, check_run, for_evaluation
@@ -24,40 +25,41 @@ app = ClientApp(mods=[state_mod])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the global model on the silo's training split for the run's local epochs."""
-    config, scope, silo = _config(message), run_scope(message), silo_of(context)
-    here = _allowed(message, scope, silo)
-    here.model.load_state_dict(
-        protocol.to_state(protocol.records(message.content, ArrayRecord)[protocol.ARRAYS])
-    )
+    scope = run_scope(message)
+    silo = silo_of(context)
+    config = _config(message)
     round = int(config[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
+    loaded = _load_checked(round, scope, silo)
+    loaded.model.load_state_dict(_weights(message))
     metrics = loop.train(
-        here.model,
-        here.data.train,
-        here.task,
+        loaded.model,
+        loaded.data.train,
+        loaded.task,
         scope.trainer,
         seed=seed_for(scope.run.seed, silo.name, round, "train"),
         round=round,
         rounds=scope.run.rounds,
         proximal_mu=float(config.get(protocol.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
     )
-    arrays = protocol.to_record(here.model.state_dict())
-    return Message(
-        RecordDict({protocol.ARRAYS: arrays, protocol.METRICS: MetricRecord({**metrics})}),
-        reply_to=message,
+    content = RecordDict(
+        {
+            protocol.ARRAYS: protocol.to_record(loaded.model.state_dict()),
+            protocol.METRICS: MetricRecord({**metrics}),
+        }
     )
+    return Message(content, reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the global model on the silo's held-out split; no examples held out, no metrics."""
-    scope, silo = run_scope(message), silo_of(context)
-    here = _allowed(message, scope, silo)
-    here.model.load_state_dict(
-        protocol.to_state(protocol.records(message.content, ArrayRecord)[protocol.ARRAYS])
-    )
-    metrics = loop.evaluate(
-        here.model, here.data.held_out, here.task, for_evaluation(scope.trainer, silo)
-    )
+    scope = run_scope(message)
+    silo = silo_of(context)
+    round = int(_config(message)[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
+    loaded = _load_checked(round, scope, silo)
+    loaded.model.load_state_dict(_weights(message))
+    trainer = for_evaluation(scope.trainer, silo)
+    metrics = loop.evaluate(loaded.model, loaded.data.held_out, loaded.task, trainer)
     return Message(RecordDict({protocol.METRICS: MetricRecord({**metrics})}), reply_to=message)
 
 
@@ -70,34 +72,37 @@ def hello(message: Message, context: Context) -> Message:
     return Message(RecordDict({protocol.CONFIG: config}), reply_to=message)
 
 
-def _allowed(message: Message, scope: RunScope, silo: Silo) -> Warm:
-    """Return what is warm for a run that the silo's owner allows; raises SiloError MDW-340 or 341."""
-    check_run(scope, silo, int(_config(message)[protocol.ROUND]))  # type: ignore[arg-type]  # checked by run_scope
-    here = warm(scope, silo)
-    check_examples(length(here.data.train), silo)
-    return here
+def _load_checked(round: int, scope: RunScope, silo: Silo) -> Loaded:
+    """Return data and model for a run that the silo's owner allows.
+
+    Raises SiloError MDW-340 or 341, before any data is read where the run itself is not allowed.
+    """
+    check_run(scope, silo, round)
+    loaded = load_cached(scope, silo)
+    check_examples(length(loaded.data.train), silo)
+    return loaded
+
+
+def _weights(message: Message) -> dict[str, Tensor]:
+    return protocol.to_state(protocol.records(message.content, ArrayRecord)[protocol.ARRAYS])
 
 
 def run_scope(message: Message) -> RunScope:
     """Return the run-scoped configuration of a message, checked against this tree's own schema.
 
-    Raises WireError MDW-601 for another protocol or a missing record, MDW-602 for a wrong digest, and
-    ConfigError where `strategies.wire.run_config` refuses a key or value.
+    Raises WireError MDW-601 for another protocol or a missing record, MDW-602 for a wrong digest,
+    and ConfigError where `strategies.wire.run_config` refuses a key or value.
     """
     config = _config(message)
-    if config.get(protocol.PROTOCOL_KEY) != protocol.PROTOCOL or not isinstance(
-        config.get(protocol.ROUND), int
-    ):
-        raise WireError(
-            "MDW-601",
-            f"The server speaks protocol {config.get(protocol.PROTOCOL_KEY)!r}, this silo {protocol.PROTOCOL}.",
-            "Install the same version of Meadow on both sides.",
-        )
+    theirs = config.get(protocol.PROTOCOL_KEY)
+    if theirs != protocol.PROTOCOL or not isinstance(config.get(protocol.ROUND), int):
+        what = f"The server speaks protocol {theirs!r}, this silo {protocol.PROTOCOL}."
+        hint = "Install the same version of Meadow on both sides."
+        raise WireError("MDW-601", what, hint)
     text = str(config.get(protocol.RUN_CONFIG, ""))
     if run_config.digest(text) != config.get(protocol.RUN_DIGEST):
-        raise WireError(
-            "MDW-602", "The run's configuration does not match its digest.", "Start the run again."
-        )
+        what = "The run's configuration does not match its digest."
+        raise WireError("MDW-602", what, "Start the run again.")
     return run_config.unpack(text)
 
 

@@ -27,9 +27,10 @@ _resident: WeakKeyDictionary[Dataset[Any], tuple[torch.device, tuple[Tensor, ...
 class Batches:
     """The batches of one epoch after another.
 
-    Sets in memory (`TensorDataset`) are indexed a batch at a time, on the GPU itself when they fit there; others
-    come through a DataLoader. Shuffled by `seed`, or in the order of the set without one. With `pairs` a last
-    batch of one example joins the one before it: BatchNorm can't train on one.
+    Sets in memory (`TensorDataset`) are indexed a batch at a time, on the GPU itself when they fit
+    there; others come through a DataLoader. Shuffled by `seed`, or in the order of the set without
+    one. With `pairs` a last batch of one example joins the one before it: BatchNorm can't train on
+    one.
     """
 
     def __init__(
@@ -42,16 +43,15 @@ class Batches:
         seed: int | None = None,
         pairs: bool = False,
     ) -> None:
-        self.examples, self._dataset, self._device, self._conf = (
-            length(dataset),
-            dataset,
-            device,
-            conf,
-        )
-        self._order, self._seed = _Order(self.examples, size, seed, pairs), seed or 0
-        self._source = (
-            self._tensors(dataset) if isinstance(dataset, TensorDataset) else self._loader(dataset)
-        )
+        self.examples = length(dataset)
+        self._device = device
+        self._conf = conf
+        self._seed = seed or 0
+        self._order = _Order(self.examples, size, seed, pairs)
+        if isinstance(dataset, TensorDataset):
+            self._source = self._indexed(dataset)
+        else:
+            self._source = self._loaded(dataset)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -60,22 +60,18 @@ class Batches:
         channels_last = self._conf.channels_last
         for batch in self._source:
             x, y = (t.to(self._device, non_blocking=True) for t in batch)
-            yield (
-                (
-                    x.contiguous(memory_format=torch.channels_last)
-                    if channels_last and x.dim() == 4
-                    else x
-                ),
-                y,
-            )
+            if channels_last and x.dim() == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
+            yield x, y
 
-    def _tensors(self, dataset: TensorDataset) -> Iterable[Batch]:
-        tensors = on_device(dataset, self._device) if self._conf.keep_on_device else dataset.tensors
-        return _Indexed(
-            cast(Batch, tensors), self._order, pin=self._pin and tensors[0].device.type == "cpu"
-        )
+    def _indexed(self, dataset: TensorDataset) -> Iterable[Batch]:
+        tensors = dataset.tensors
+        if self._conf.keep_on_device:
+            tensors = on_device(dataset, self._device)
+        in_host_memory = tensors[0].device.type == "cpu"
+        return _Indexed(cast(Batch, tensors), self._order, pin=self._pin and in_host_memory)
 
-    def _loader(self, dataset: Dataset[Any]) -> Iterable[Batch]:
+    def _loaded(self, dataset: Dataset[Any]) -> Iterable[Batch]:
         workers = self._conf.loader_workers
         return DataLoader(
             dataset,
@@ -84,9 +80,8 @@ class Batches:
             pin_memory=self._pin,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
-            generator=torch.Generator().manual_seed(
-                self._seed
-            ),  # of its workers; the order is drawn elsewhere
+            # Of the loader's workers; the order is drawn by `_Order`.
+            generator=torch.Generator().manual_seed(self._seed),
         )
 
     @property
@@ -100,37 +95,44 @@ def length(dataset: Dataset[Any]) -> int:
 
 
 def on_device(dataset: TensorDataset, device: torch.device) -> tuple[Tensor, ...]:
-    """Return a set's tensors, on the device if it is a GPU with room for them; they stay there between rounds."""
+    """Return a set's tensors, on the device if it is a GPU with room for them.
+
+    They stay there between rounds.
+    """
     if device.type != "cuda":
         return dataset.tensors
-    known = _resident.get(dataset)
-    if known is None or known[0] != device:
-        if (
-            sum(t.nbytes for t in dataset.tensors)
-            > SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]
-        ):
-            return dataset.tensors
-        known = _resident[dataset] = device, tuple(t.to(device) for t in dataset.tensors)
-    return known[1]
+    resident = _resident.get(dataset)
+    if resident is not None and resident[0] == device:
+        return resident[1]
+    needed = sum(t.nbytes for t in dataset.tensors)
+    free, _ = torch.cuda.mem_get_info(device)
+    if needed > SHARE_OF_FREE_MEMORY * free:
+        return dataset.tensors
+    copies = tuple(t.to(device) for t in dataset.tensors)
+    _resident[dataset] = (device, copies)
+    return copies
 
 
 class _Order:
     """The indices of each batch; drawn anew at each pass."""
 
     def __init__(self, examples: int, size: int, seed: int | None, pairs: bool) -> None:
-        self._examples, self._size = examples, size
+        self._examples = examples
+        self._size = size
         self._draws = None if seed is None else torch.Generator().manual_seed(seed)
-        self._join = pairs and size > 1 and examples > size and examples % size == 1
+        one_is_left = examples % size == 1 and examples > size > 1
+        self._join_last_two = pairs and one_is_left
 
     def __len__(self) -> int:
-        return math.ceil(self._examples / self._size) - self._join
+        batches = math.ceil(self._examples / self._size)
+        return batches - 1 if self._join_last_two else batches
 
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.arange(self._examples)
         if self._draws is not None:
             order = torch.randperm(self._examples, generator=self._draws)
         batches = list(torch.split(order, self._size))
-        if self._join:
+        if self._join_last_two:
             batches[-2:] = [torch.cat(batches[-2:])]
         yield from batches
 
@@ -153,14 +155,18 @@ class _Indexed:
     """Batches of tensors in memory; pinned, so that the copy to a GPU runs beside the computing."""
 
     def __init__(self, tensors: Batch, order: _Order, pin: bool) -> None:
-        self._tensors, self._order, self._pin = tensors, order, pin
+        self._tensors = tensors
+        self._order = order
+        self._pin = pin
 
     def __iter__(self) -> Iterator[Batch]:
         x, y = self._tensors
         for batch in self._order:
-            which = batch.to(x.device, non_blocking=True)
-            chosen = (
-                x.index_select(0, which),
-                y.index_select(0, which),
-            )  # x[which] takes up to nine times as long
-            yield (chosen[0].pin_memory(), chosen[1].pin_memory()) if self._pin else chosen
+            indices = batch.to(x.device, non_blocking=True)
+            # x[indices] takes up to nine times as long.
+            inputs = x.index_select(0, indices)
+            targets = y.index_select(0, indices)
+            if self._pin:
+                yield inputs.pin_memory(), targets.pin_memory()
+            else:
+                yield inputs, targets

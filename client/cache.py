@@ -1,4 +1,4 @@
-"""What a client process keeps warm between rounds: its task, data, model and device."""
+"""What a client process keeps between rounds: its task, data, model and device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from conf.schema import ModelConf, RunScope, Silo, TrainerConf
 
 
 @dataclass
-class Warm:
+class Loaded:
     """A task with one silo's data, and a model ready for its weights."""
 
     task: Task
@@ -27,22 +27,24 @@ _data: dict[str, tuple[str, Silo, SiloData]] = {}
 _models: dict[str, nn.Module] = {}
 
 
-def warm(scope: RunScope, silo: Silo) -> Warm:
+def load_cached(scope: RunScope, silo: Silo) -> Loaded:
     """Return the silo's data and a model of the run's kind, loaded at the first call only.
 
     One entry a silo and one model a kind, so that a worker that serves many silos holds one model.
     """
     task = task_named(scope.task.name)
-    known = _data.get(silo.name)
-    if known is None or known[:2] != (task.name, silo):
-        known = _data[silo.name] = (task.name, silo, task.load(silo))
+    cached = _data.get(silo.name)
+    if cached is None or cached[:2] != (task.name, silo):
+        cached = (task.name, silo, task.load(silo))
+        _data[silo.name] = cached
     torch.set_num_threads(silo.threads or scope.trainer.threads)
-    return Warm(task, known[2], _model(scope.model, scope.trainer, task, silo))
+    return Loaded(task, cached[2], _model(scope.model, scope.trainer, task, silo))
 
 
 def _model(conf: ModelConf, trainer: TrainerConf, task: Task, silo: Silo) -> nn.Module:
     key = repr((conf, trainer, task.name, silo.device))
     if key not in _models:
-        _models.clear()  # one kind at a time: a worker must not pile up the models of a sweep
+        # One kind at a time: a worker must not pile up the models of a sweep.
+        _models.clear()
         _models[key] = prepare(build_model(conf, task.contract, seed=0), trainer, silo.device)
     return _models[key]

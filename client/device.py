@@ -13,9 +13,8 @@ from torch import nn
 from conf.errors import ConfigError
 from conf.schema import TrainerConf
 
-_memory: Any = (
-    torch.utils.deterministic
-)  # torch makes a module of properties of it, which mypy can't see
+# torch makes a module of properties of it, which mypy can't see.
+_memory: Any = torch.utils.deterministic
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The half types that autocast may compute in; `fp32` computes as it stores."""
@@ -27,22 +26,23 @@ def choose(name: str) -> torch.device:
     Raises ConfigError MDW-104 where this machine does not have it.
     """
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        name = _best()
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         reason = str(e).splitlines()[0].rstrip(".")
-        raise ConfigError(
-            "MDW-104", f"The device '{name}' can't be used here: {reason}.", "Use auto or cpu."
-        ) from e
+        what = f"The device '{name}' can't be used here: {reason}."
+        raise ConfigError("MDW-104", what, "Use auto or cpu.") from e
     return device
+
+
+def _best() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -51,9 +51,11 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def autocast(device: torch.device, conf: TrainerConf) -> AbstractContextManager[object]:
-    """Return the context, to be entered for each batch, in which a model computes in the trainer's precision."""
+    """Return the context in which a model computes in the trainer's precision, batch by batch."""
     half = PRECISIONS.get(conf.precision)
-    return nullcontext() if half is None else torch.autocast(device.type, dtype=half)
+    if half is None:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=half)
 
 
 def scaler(device: torch.device, conf: TrainerConf) -> torch.amp.GradScaler:
@@ -63,22 +65,23 @@ def scaler(device: torch.device, conf: TrainerConf) -> torch.amp.GradScaler:
 
 @contextmanager
 def reproducible(device: torch.device, seed: int, conf: TrainerConf) -> Iterator[None]:
-    """Draw everything (dropout, augmentation) from `seed` inside, and leave torch's random state as it was.
+    """Draw everything (dropout, augmentation) from `seed`; torch's random state is left as it was.
 
     With `trainer.deterministic` torch raises RuntimeError for an operation that has no deterministic form.
     """
     cuda = device.type == "cuda"
     if cuda and conf.deterministic:
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # what torch asks for; 24 MB of the GPU
-    before = torch.are_deterministic_algorithms_enabled(), _memory.fill_uninitialized_memory
+        # What torch asks for; 24 MB of the GPU.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    deterministic_before = torch.are_deterministic_algorithms_enabled()
+    fill_before = _memory.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[device] if cuda else []):
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(conf.deterministic)
-        _memory.fill_uninitialized_memory = False  # a help in debugging that costs time
+        # A help in debugging that costs time.
+        _memory.fill_uninitialized_memory = False
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before[0])
-            _memory.fill_uninitialized_memory = before[1]
+            torch.use_deterministic_algorithms(deterministic_before)
+            _memory.fill_uninitialized_memory = fill_before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -24,7 +25,10 @@ Metrics = dict[str, float]
 
 
 def prepare(model: nn.Module, conf: TrainerConf, device: str | None = None) -> nn.Module:
-    """Return the model on its device (`device`, the silo's own choice, before the trainer's), compiled if asked."""
+    """Return the model on its device, compiled if the trainer says so.
+
+    `device` is the silo's own choice; without one the trainer's is taken.
+    """
     model.to(choose(device or conf.device))
     if conf.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -46,35 +50,39 @@ def train(
 ) -> Metrics:
     """Train a model in place, where it is, for the epochs of one round of `rounds`; return what it took.
 
-    The same `seed` and weights give the same bits on the same device and threads. With `proximal_mu` the loss gets
-    mu/2 ||w - w_t||^2, w_t being the weights at the start (Li et al. 2020, arXiv 1812.06127, eq. 2). The metrics are
-    the mean training loss (without that term), examples in the set, seconds and examples a second.
+    The same `seed` and weights give the same bits on the same device and threads. With
+    `proximal_mu` the loss gets mu/2 ||w - w_t||^2, w_t being the weights at the start (Li et al.
+    2020, arXiv 1812.06127, eq. 2). The metrics are the mean training loss (without that term),
+    examples in the set, seconds and examples a second.
     Raises DataError MDW-205 where there is too little to train on.
     """
-    started, device = time.perf_counter(), device_of(model)
-    norm = any(isinstance(m, _BatchNorm) for m in model.modules())
-    batches = Batches(dataset, conf.batch_size, device, conf, seed=seed, pairs=norm)
-    if batches.examples < 1 + norm:
+    started = time.perf_counter()
+    device = device_of(model)
+    batch_norm = any(isinstance(m, _BatchNorm) for m in model.modules())
+    batches = Batches(dataset, conf.batch_size, device, conf, seed=seed, pairs=batch_norm)
+    # BatchNorm can't train on one example: it has no variance.
+    needed = 2 if batch_norm else 1
+    if batches.examples < needed:
         raise _too_few(batches.examples)
-    optimizer, scale, precision = (
-        optimizer_of(model, conf),
-        scaler(device, conf),
-        autocast(device, conf),
-    )
+    optimizer = optimizer_of(model, conf)
+    scale = scaler(device, conf)
+    precision = autocast(device, conf)
     weights = [p for p in model.parameters() if p.requires_grad]
     start = [w.detach().clone() for w in weights] if proximal_mu else []
-    steps = conf.epochs * -(-len(batches) // conf.accumulate)
-    step, loss_sum = 0, torch.zeros((), device=device)
+    steps = conf.epochs * math.ceil(len(batches) / conf.accumulate)
+    step = 0
+    loss_sum = torch.zeros((), device=device)
     model.train()
-    optimizer.zero_grad()  # a round that failed half way may have left gradients behind
+    # A round that failed half way may have left gradients behind.
+    optimizer.zero_grad()
     with reproducible(device, seed, conf):
         for _ in range(conf.epochs):
             supply = iter(batches)
             while group := list(islice(supply, conf.accumulate)):
-                set_learning_rate(
-                    optimizer, learning_rate(conf, (round - 1 + step / steps) / rounds)
-                )
+                progress = (round - 1 + step / steps) / rounds
+                set_learning_rate(optimizer, learning_rate(conf, progress))
                 _backward(model, group, task, precision, scale, loss_sum)
+                # What follows works on the gradients themselves: fp16's scale goes first.
                 scale.unscale_(optimizer)
                 for weight, origin in zip(weights, start, strict=False):
                     _pull(weight, origin, proximal_mu)
@@ -85,10 +93,9 @@ def train(
                 optimizer.zero_grad()
                 step += 1
     seen = batches.examples * conf.epochs
-    return {
-        protocol.LOSS: loss_sum.item() / seen,
-        **_cost(batches.examples, seen, started),
-    }  # .item() waits for the GPU
+    # `item` waits for the GPU, so the seconds are taken after it.
+    loss = loss_sum.item() / seen
+    return {protocol.LOSS: loss, **_cost(batches.examples, seen, started)}
 
 
 def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf) -> Metrics:
@@ -96,7 +103,9 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerC
 
     A set without examples gives their number, 0, and nothing else.
     """
-    started, device, examples = time.perf_counter(), device_of(model), length(dataset)
+    started = time.perf_counter()
+    device = device_of(model)
+    examples = length(dataset)
     if not examples:
         return {protocol.NUM_EXAMPLES: 0}
     precision = autocast(device, conf)
@@ -107,11 +116,9 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerC
             with precision:
                 seen.append((model(x).float(), y))
         outputs, targets = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
-        scores = {
-            protocol.LOSS: task.loss(outputs, targets).item(),
-            **task.metrics(outputs, targets),
-        }
-    return {**scores, **_cost(examples, examples, started)}
+        loss = task.loss(outputs, targets).item()
+        metrics = task.metrics(outputs, targets)
+    return {protocol.LOSS: loss, **metrics, **_cost(examples, examples, started)}
 
 
 def _backward(
@@ -122,18 +129,25 @@ def _backward(
     scale: torch.amp.GradScaler,
     loss_sum: Tensor,
 ) -> None:
-    """Add up the gradients of a group of batches as if they were one; `loss_sum` grows by each example's loss."""
+    """Add up the gradients of a group of batches as if they were one.
+
+    `loss_sum` grows by each example's loss.
+    """
     examples = sum(len(y) for _, y in group)
     for x, y in group:
         with precision:
             loss = task.loss(model(x).float(), y)
+        # The mean over the group is the mean of its batches, each by its share of the examples.
         share = loss if len(group) == 1 else loss * (len(y) / examples)
         torch.autograd.backward(scale.scale(share))
         loss_sum.add_(loss.detach(), alpha=len(y))
 
 
 def _pull(weight: nn.Parameter, origin: Tensor, mu: float) -> None:
-    """Add the gradient of mu/2 ||w - w_t||^2, which is mu (w - w_t), without the cost of automatic differentiation."""
+    """Add the gradient of mu/2 ||w - w_t||^2, which is mu (w - w_t).
+
+    Written out, because automatic differentiation of the term costs more.
+    """
     if weight.grad is not None:
         weight.grad.add_(weight.detach() - origin, alpha=mu)
 
@@ -148,9 +162,8 @@ def _cost(examples: int, seen: int, started: float) -> Metrics:
 
 
 def _too_few(examples: int) -> DataError:
-    return DataError(
-        "MDW-205",
-        f"{examples} examples are too few to train on"
-        + (": BatchNorm needs two." if examples else "."),
-        "Give the silo more examples" + (", or use group normalisation." if examples else "."),
-    )
+    if examples == 0:
+        what = "0 examples are too few to train on."
+        return DataError("MDW-205", what, "Give the silo more examples.")
+    what = f"{examples} examples are too few to train on: BatchNorm needs two."
+    return DataError("MDW-205", what, "Give the silo more examples, or use group normalisation.")

@@ -1,7 +1,7 @@
-"""Whether a run may use a silo's data and machine: its owner's limits, held to in the silo's own process.
+"""Whether a run may use a silo's data and machine: its owner's limits, checked in the silo's process.
 
-The limits come with the silo's settings, never in a message, so no server can relax them. A run that they do not
-allow is refused as a whole: what it asked for is never changed unasked.
+The limits come with the silo's settings, never in a message, so no server can relax them. A run
+that they do not allow is refused as a whole: what it asked for is never changed silently.
 
     MDW-340 batches that the machine does not take    MDW-341 what the owner does not allow
 """
@@ -9,45 +9,51 @@ allow is refused as a whole: what it asked for is never changed unasked.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from conf.errors import SiloError
 from conf.schema import RunScope, Silo, TrainerConf
 
 
 def check_run(scope: RunScope, silo: Silo, round: int) -> None:
-    """Raise SiloError MDW-340 or 341 where the silo takes no part in such a run, or not in this round of it."""
-    policy, rounds = silo.policy, max(round, scope.run.rounds)
+    """Raise SiloError MDW-340 or 341 where the silo takes no part in such a run or round."""
+    policy = silo.policy
+    # A server that announces few rounds and goes on asking is held to what it asks.
+    rounds = max(round, scope.run.rounds)
     _one_of("task", scope.task.name, policy.tasks, silo)
     _one_of("model", scope.model.name, policy.models, silo)
     _one_of("strategy", scope.strategy.name, policy.strategies, silo)
     _at_most("trainer.epochs", scope.trainer.epochs, policy.epochs_at_most, silo)
     _at_most("run.rounds", rounds, policy.rounds_at_most, silo)
-    limit, asked = silo.batch_size_at_most, scope.trainer.batch_size
-    if limit is not None and asked > limit:
-        accumulate = scope.trainer.accumulate * -(-asked // limit)
-        hint = f"Set trainer.batch_size={limit}, with trainer.accumulate={accumulate} for as many examples a step."
-        raise SiloError(
-            "MDW-340", f"{silo.name} takes at most {limit} examples a batch, not {asked}.", hint
+    limit = silo.batch_size_at_most
+    batch_size = scope.trainer.batch_size
+    if limit is not None and batch_size > limit:
+        what = f"{silo.name} takes at most {limit} examples a batch, not {batch_size}."
+        accumulate = scope.trainer.accumulate * math.ceil(batch_size / limit)
+        hint = (
+            f"Set trainer.batch_size={limit}, with trainer.accumulate={accumulate}"
+            " for as many examples a step."
         )
+        raise SiloError("MDW-340", what, hint)
 
 
 def check_examples(examples: int, silo: Silo) -> None:
-    """Raise SiloError MDW-341 where there are fewer to train on than the silo's owner wants an update to stand on."""
+    """Raise SiloError MDW-341 where there are fewer examples than the owner wants to train on."""
     least = silo.policy.examples_at_least
     if least is not None and examples < least:
-        raise _refused(
-            silo, f"training on fewer than {least} examples", "It takes part when it has more."
-        )
+        what = f"training on fewer than {least} examples"
+        raise _refused(silo, what, "It takes part when it has more.")
 
 
 def for_evaluation(conf: TrainerConf, silo: Silo) -> TrainerConf:
-    """Return the trainer with batches that the machine takes: a model's score does not depend on their size."""
+    """Return the trainer with evaluation batches that the machine takes.
+
+    They are made smaller without asking, because a model's score does not depend on their size.
+    """
     limit = silo.batch_size_at_most
-    return (
-        conf
-        if limit is None
-        else dataclasses.replace(conf, eval_batch_size=min(conf.eval_batch_size, limit))
-    )
+    if limit is None:
+        return conf
+    return dataclasses.replace(conf, eval_batch_size=min(conf.eval_batch_size, limit))
 
 
 def _one_of(what: str, asked: str, allowed: list[str], silo: Silo) -> None:

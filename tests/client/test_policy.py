@@ -8,7 +8,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client.app import app
-from client.cache import warm
+from client.cache import load_cached
 from client.models import build_model
 from client.policy import check_examples, check_run, for_evaluation
 from client.silo_settings import NODE_KEY
@@ -148,7 +148,9 @@ def test_the_app_neither_trains_nor_scores_what_is_not_allowed(
 
 
 def test_no_data_is_read_for_a_run_that_is_not_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.app.warm", lambda *given: pytest.fail("the data was asked for"))
+    monkeypatch.setattr(
+        "client.app.load_cached", lambda *given: pytest.fail("the data was asked for")
+    )
     with pytest.raises(SiloError, match="MDW-341"):
         ask(silo(tasks=["mnist"]))
 
@@ -161,4 +163,4 @@ def test_the_score_is_the_same_in_smaller_batches() -> None:
     assert first["accuracy"] == second["accuracy"] and first[protocol.LOSS] == pytest.approx(
         second[protocol.LOSS], rel=1e-6
     )
-    assert warm(scope(), silo()).data.held_out
+    assert load_cached(scope(), silo()).data.held_out

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from client.cache import Warm, warm
+from client.cache import Loaded, load_cached
 from conf.errors import ConfigError, DataError, RoundError
 from conf.schema import RunScope, Silo
 from server.run.finished import FinishedRun
@@ -136,12 +136,12 @@ def test_a_task_with_a_test_set_is_scored_on_it_after_each_round(tmp_path: Path)
 def broken(monkeypatch: pytest.MonkeyPatch) -> str:
     """Silo a fails in every round, as one whose disk died would; return its name."""
 
-    def failing(scope: RunScope, silo: Silo) -> Warm:
+    def failing(scope: RunScope, silo: Silo) -> Loaded:
         if silo.name == "a":
             raise DataError("MDW-200", "the disk is gone.")
-        return warm(scope, silo)
+        return load_cached(scope, silo)
 
-    monkeypatch.setattr("client.app.warm", failing)
+    monkeypatch.setattr("client.app.load_cached", failing)
     return "a"
 
 
