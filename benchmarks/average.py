@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from strategies.fedavg import FedAvg
+from strategies.streaming import Streaming
 
 
 class Replies:
@@ -90,7 +91,7 @@ def measure(name: str, parameters: int, arrays: int, silos: int) -> None:
     replies = Replies(parameters, arrays, silos)
     with PeakMemory() as memory:
         started = time.thread_time()
-        given = iter(replies) if getattr(strategy, "streaming", False) else list(replies)
+        given = iter(replies) if isinstance(strategy, Streaming) else list(replies)
         result, _ = strategy.aggregate_train(1, given)
         seconds = time.thread_time() - started - replies.seconds
     assert result is not None

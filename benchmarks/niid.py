@@ -44,7 +44,7 @@ from conf.silos import silos
 from server.engines.pool import PoolGrid
 from server.engines.quiet import logs_to
 from server.engines.ray_engine import run_on_ray
-from server.round.exchange import Closing, Exchange
+from server.round.exchange import Answer, Closing, exchange
 from server.scoring.evaluation import first_weights
 from server.simulation import simulate
 from strategies.fedavg import FedAvg
@@ -210,9 +210,9 @@ def _phase(grid: Grid, conf: Conf) -> Callable[[int], object]:
 
     def phase(number: int) -> ArrayRecord | None:
         messages = strategy.configure_train(number, arrays, ConfigRecord({**keys}), grid)
-        return strategy.aggregate_train(number, _good(Exchange(grid, Closing(3600)).run(messages)))[
-            0
-        ]
+        answers = exchange(grid, messages, Closing(3600))
+        mean, _ = strategy.aggregate_train(number, _good(answers))
+        return mean
 
     return phase
 
@@ -227,8 +227,8 @@ def _keys(conf: Conf) -> dict[str, str | int]:
     return {**keys, protocol.RUN_DIGEST: run_config.digest(text)}
 
 
-def _good(replies: Iterable[tuple[int, Message]]) -> Iterable[Message]:
-    for _, reply in replies:
+def _good(answers: Iterable[Answer]) -> Iterable[Message]:
+    for _, reply, _ in answers:
         if reply.has_error():
             raise RuntimeError(reply.error.reason)
         yield reply

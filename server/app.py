@@ -17,7 +17,6 @@ from conf.compose import compose
 from conf.silos import silos
 from server.observers.progress import progress
 from server.round.loop import Rounds
-from server.round.roster import silo_names
 from server.scoring.evaluation import central_score
 from server.session import Session, session
 from strategies import build_strategy
@@ -46,20 +45,9 @@ def main(grid: Grid, context: Context) -> None:
 
 def federate(run: Session, grid: Grid, strategy: Strategy) -> None:
     """Train the run's rounds over a grid, in any mode."""
-    names = silo_names(grid, run.conf, len(run.members))
-    rounds = Rounds(
-        run.conf,
-        run.folder.run_id,
-        run.folder.known_as,
-        grid,
-        names,
-        strategy,
-        run.checkpoints,
-        run.ledger,
-        run.observer,
-        central_score(run.conf),
-    )
-    run.finish(stopped_early=rounds.run(run.state))
+    rounds = Rounds(run, grid, strategy, central_score(run.conf))
+    stopped_early = rounds.run()
+    run.finish(stopped_early=stopped_early)
 
 
 def _settled_size(grid: Grid, timeout: float) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from flwr.app import (
     Array,
@@ -16,11 +16,11 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from conf.errors import WireError
 from strategies.average import MetricMeans, WeightedMean
+from strategies.streaming import Streaming
 from strategies.wire import protocol
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,12 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 
-class FedAvg(Strategy):
+class FedAvg(Streaming):
     """Asks every node that the grid shows, and averages their models weighted by their examples.
 
-    Replies are folded in one by one (`streaming`), so that given an iterator only one of them is in memory at a
-    time; the model does not depend on their order (`strategies.average`). Error replies are passed over.
+    Replies are folded in one by one (`strategies.streaming`), so that given an iterator only one of them is in
+    memory at a time; the model does not depend on their order (`strategies.average`). Error replies are passed over.
     """
-
-    streaming: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._order: list[str] = []  # of the arrays as they were sent; renewed each round

@@ -43,18 +43,18 @@ class Admitted:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Rejected:
     """An update that is left out, with a code of docs/errors.md and one sentence that names the silo."""
 
     code: str
     reason: str
 
 
-Verdict = Admitted | Refused
+Verdict = Admitted | Rejected
 
 
 class AdmissionFault(ValueError):
-    """What is wrong with a reply; `Admission.check` turns it into `Refused`."""
+    """What is wrong with a reply; `Admission.check` turns it into `Rejected`."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
@@ -107,7 +107,7 @@ class Admission:
                 )
             return self._update(_arrays(content), examples)
         except AdmissionFault as fault:
-            return Refused(fault.code, f"{silo}, round {round}, {phase}: {fault.reason}.")
+            return Rejected(fault.code, f"{silo}, round {round}, {phase}: {fault.reason}.")
 
     def _once(self, silo: str, round: int, phase: str) -> None:
         if round != self._round:

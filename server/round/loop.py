@@ -1,4 +1,4 @@
-"""The round loop: select -> exchange -> admit -> aggregate -> evaluate -> checkpoint -> report.
+"""The round loop: cohort -> train -> aggregate -> evaluate -> close, until the last round.
 
 It calls the four methods of any Flower `Strategy` and replaces only `Strategy.start`.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,195 +18,284 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from conf.errors import RoundError
-from conf.schema import Conf
 from conf.seeds import seed_for
-from server.observers.base import Observer
-from server.round.admission import Admission, Admitted, Refused
+from server.round.admission import Admission, Admitted, Rejected, Verdict
 from server.round.cohort import CohortGrid, select
 from server.round.early_stop import EarlyStop
-from server.round.error_text import plain_reason
-from server.round.exchange import Closing, Exchange
+from server.round.exchange import Closing, Step, exchange, without_error
 from server.round.grid import SiloGrid
-from server.run.checkpoint import Checkpoints, RunState
-from server.run.ledger import Ledger, arrays_digest
+from server.round.roster import silo_names
+from server.run.ledger import arrays_digest
 from server.run.result import Metrics, RoundRecord
+from server.session import Session
 from strategies.state import restore, state_of
+from strategies.streaming import Streaming
 from strategies.wire import protocol, run_config
 
 log = logging.getLogger(__name__)
 
 Score = Callable[[ArrayRecord], Metrics]
+Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 
 
 @dataclass
 class Rounds:
-    """One run's rounds over a grid. `silos` maps node ids to names; `score` evaluates on a central test set."""
+    """The rounds of one session over a grid, by one strategy.
 
-    conf: Conf
-    run_id: str
-    known_as: str  # what run.resume takes: its id, or the path of its folder
+    `score` evaluates a model on a central test set, if there is one. `step` is how the messages of a phase become
+    judged answers.
+    """
+
+    session: Session
     grid: Grid
-    silos: dict[int, str]
     strategy: Strategy
-    checkpoints: Checkpoints
-    ledger: Ledger
-    observer: Observer
     score: Score | None = None
-    admission: Admission = field(default_factory=Admission)
-    early_stop: EarlyStop = field(init=False)
+    step: Step = exchange
+    clock: Callable[[], float] = time.monotonic
+    admission: Admission = field(default_factory=Admission, init=False)
+    silos: dict[int, str] = field(default_factory=dict, init=False)
+    """The silos' names by node id, of every node that took part so far."""
 
-    def run(self, state: RunState) -> bool:
-        """Go on from `state`, which is kept up to date, until the last round; return True if stopped early.
+    def run(self) -> bool:
+        """Continue from the session's state, which is kept up to date; return True if stopped early.
 
-        Raises RoundError MDW-401 when a round cannot close with its quorum; the state then is the last closed one.
+        Raises RoundError MDW-401 when a round cannot close with its quorum, MDW-402 when too few silos start,
+        MDW-403 and 404 for what a strategy may not do; the state then is that of the last closed round.
         """
-        run = self.conf.run
-        self.early_stop = EarlyStop(run.early_stop, **state.early_stop)
+        conf = self.session.conf
+        state = self.session.state
+        self.silos = silo_names(self.grid, conf, len(self.session.members))
+        early_stop = EarlyStop(conf.run.early_stop, **state.early_stop)
         restore(self.strategy, state.strategy)
         if state.round == 0:
-            self.checkpoints.save(state)
-        while state.round < run.rounds and not self.early_stop.stopped:
-            started = time.monotonic()
-            record, arrays = self._round(state)
-            record.seconds = time.monotonic() - started
-            self.early_stop.take(record.aggregate)
-            self._close(state, record, arrays)
-        return self.early_stop.stopped
+            self.session.checkpoints.save(state)
+        while state.round < conf.run.rounds and not early_stop.stopped:
+            started = self.clock()
+            record, arrays = self._round(state.round + 1)
+            record.seconds = self.clock() - started
+            # Before the round is closed: a metric that is not there must not count a round that can't be judged.
+            early_stop.take(record.aggregate)
+            self._close(record, arrays, early_stop)
+        return early_stop.stopped
 
-    def _close(self, state: RunState, record: RoundRecord, arrays: ArrayRecord) -> None:
-        """Make a round part of the state: until here, whatever breaks it off leaves the one before."""
-        state.round, state.arrays, state.strategy = record.round, arrays, state_of(self.strategy)
-        state.records.append(record)
-        state.seconds += record.seconds
-        state.early_stop = {"best": self.early_stop.best, "since": self.early_stop.since}
-        state.anchor = str(
-            self.ledger.round_closed(record.round, arrays_digest(arrays), record.replied)
-        )
-        self.checkpoints.save(state)
-        self.observer.round_closed(record)
+    def _round(self, number: int) -> tuple[RoundRecord, ArrayRecord]:
+        """Go through one round; return what happened and the next model. The session's state is only read."""
+        arrays = self.session.state.arrays
 
-    def _round(self, state: RunState) -> tuple[RoundRecord, ArrayRecord]:
-        run, number = self.conf.run, state.round + 1
-        here = self.grid.names() if isinstance(self.grid, SiloGrid) else self.silos
-        self.silos |= here  # a silo whose key was changed has another node; an answer of the old one still has a name
-        _seed_strategy(run.seed, number)
-        cohort = select(list(here.values()), cohort=run.cohort, seed=run.seed, round=number)
-        record = RoundRecord(number, cohort)
-        self.admission.open(number, state.arrays, cohort)
-        self.observer.round_started(number, cohort)
-        nodes = {name: node for node, name in here.items()}
-        shown = CohortGrid(self.grid, [nodes[name] for name in cohort])
+        # 1. The cohort: from here on the strategy sees these nodes and no other.
+        _seed_strategy(self.session.conf.run.seed, number)
+        nodes = self._cohort(number)
+        record = RoundRecord(number, list(nodes))
+        cohort = CohortGrid(self.grid, list(nodes.values()))
+        self.admission.open(number, arrays, record.cohort)
+        self.session.observer.round_started(number, record.cohort)
 
-        messages = self.strategy.configure_train(number, state.arrays, self._config(state), shown)
-        mean, metrics = self._train(messages, record)
-        arrays = state.arrays if mean is None else mean
+        # 2. Train, and aggregate: a streaming strategy does the second while the first goes on.
+        messages = self.strategy.configure_train(number, arrays, self._config(), cohort)
+        mean, metrics = self._train_phase(record, self._to_cohort(messages, nodes))
+        if mean is not None:
+            arrays = mean
         record.aggregate |= {f"train_{name}": value for name, value in _means(metrics).items()}
 
-        messages = self.strategy.configure_evaluate(number, arrays, self._config(state), shown)
-        record.aggregate |= _means(self._evaluate(messages, record))
+        # 3. Evaluate the new model at the silos.
+        messages = self.strategy.configure_evaluate(number, arrays, self._config(), cohort)
+        record.aggregate |= _means(self._evaluate_phase(record, self._to_cohort(messages, nodes)))
+
+        # 4. Score it on the central test set, if there is one.
         if self.score:
-            record.aggregate |= {
-                f"central_{name}": value for name, value in self.score(arrays).items()
-            }
+            central = self.score(arrays)
+            record.aggregate |= {f"central_{name}": value for name, value in central.items()}
         return record, arrays
 
-    def _train(
-        self, messages: Iterable[Message], record: RoundRecord
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        run = self.conf.run
+    def _close(self, record: RoundRecord, arrays: ArrayRecord, early_stop: EarlyStop) -> None:
+        """Make a round part of the state: until here, whatever breaks it off leaves the one before."""
+        state = self.session.state
+        ledger = self.session.ledger
+        state.round = record.round
+        state.arrays = arrays
+        state.strategy = state_of(self.strategy)
+        state.records.append(record)
+        state.seconds += record.seconds
+        state.early_stop = {"best": early_stop.best, "since": early_stop.since}
+        # The ledger's line comes before the checkpoint, which holds its anchor: a crash between the two leaves a
+        # line of a round that is done again, never a round without its line.
+        anchor = ledger.round_closed(record.round, arrays_digest(arrays), record.replied)
+        state.anchor = str(anchor)
+        self.session.checkpoints.save(state)
+        # Observers come last: what they tell a person must be what a resumed run starts from.
+        self.session.observer.round_closed(record)
+
+    def _cohort(self, number: int) -> dict[str, int]:
+        """Return the round's nodes by their silos' names, sorted by name."""
+        run = self.session.conf.run
+        here = self.grid.names() if isinstance(self.grid, SiloGrid) else self.silos
+        # Added, not replaced: a silo whose key was changed has another node, and a late answer of the old one
+        # must still have a name.
+        self.silos |= here
+        nodes = {name: node for node, name in here.items()}
+        names = select(list(here.values()), cohort=run.cohort, seed=run.seed, round=number)
+        return {name: nodes[name] for name in names}
+
+    def _train_phase(self, record: RoundRecord, messages: list[Message]) -> Aggregate:
+        """Return the strategy's aggregate of the admitted updates; raises RoundError MDW-401."""
+        run = self.session.conf.run
         quorum = run.quorum or len(record.cohort) // 2 + 1
-        exchange = Exchange(
-            self.grid, Closing(run.round_timeout, quorum, run.grace, run.reconnect_patience)
-        )
-        started = time.monotonic()
-        replies = self._admitted(exchange, messages, record, "train")
-        outcome: tuple[ArrayRecord | None, MetricRecord | None]
-        if getattr(self.strategy, "streaming", False):
-            outcome = self.strategy.aggregate_train(record.round, replies)
-            for _ in replies:  # a strategy that stopped early must not leave the round half heard
-                pass
-        else:
-            outcome = self.strategy.aggregate_train(record.round, self._in_order(replies))
-        record.seconds_waiting = (
-            time.monotonic() - started - max(record.seconds_training.values(), default=0.0)
-        )
-        self._late(exchange, record)
+        closes = Closing(run.round_timeout, quorum, run.grace, run.reconnect_patience)
+        for message in messages:
+            silo = self.silos[message.metadata.dst_node_id]
+            record.bytes_down[silo] = protocol.size(message.content)
+        started = self.clock()
+        # Closed in any case, so that a strategy that raises leaves no message open in the grid.
+        with closing(self._updates(record, messages, closes)) as updates:
+            aggregate = self._aggregate(record.round, updates)
+        training = max(record.seconds_training.values(), default=0.0)
+        record.seconds_waiting = self.clock() - started - training
         record.replied.sort()
-        if exchange.admitted < quorum:
-            raise RoundError(
-                "MDW-401",
-                f"Round {record.round} has {exchange.admitted} of the {quorum} updates it needs"
-                f" ({_reasons(record.failed)}).",
-                f"Mend the silos, then go on with run.resume={self.known_as}; a new run may set a lower run.quorum.",
-            )
-        return outcome
+        if len(record.replied) < quorum:
+            raise self._too_few(record, quorum)
+        return aggregate
 
-    def _evaluate(self, messages: Iterable[Message], record: RoundRecord) -> MetricRecord | None:
-        exchange = Exchange(self.grid, Closing(self.conf.run.round_timeout))
-        replies = self._in_order(self._admitted(exchange, messages, record, "evaluate"))
-        self._late(exchange, record)
-        return self.strategy.aggregate_evaluate(record.round, replies) if replies else None
+    def _aggregate(
+        self, number: int, updates: Generator[tuple[str, Message], None, None]
+    ) -> Aggregate:
+        """Hand the updates to the strategy: one by one as they arrive, or all in the order of their silos' names."""
+        if not isinstance(self.strategy, Streaming):
+            return self.strategy.aggregate_train(number, _in_order(updates))
+        aggregate = self.strategy.aggregate_train(number, _ReadOnce(updates, self.strategy))
+        # A strategy may stop reading: the round is over when all have been heard, not before. Otherwise silos that
+        # answered in time would be called late, and the ledger would miss their updates.
+        for _ in updates:
+            pass
+        return aggregate
 
-    def _admitted(
-        self, exchange: Exchange, messages: Iterable[Message], record: RoundRecord, phase: str
-    ) -> Iterator[Message]:
-        """Yield the replies that may count, each noted in the record; the others are noted with their reason."""
-        sent = list(messages)
-        for message in sent:
-            if phase == "train":
-                record.bytes_down[self.silos[message.metadata.dst_node_id]] = protocol.size(
-                    message.content
-                )
-        for node, reply in exchange.run(sent):
-            silo = self.silos[node]
-            verdict = self._judge(reply, silo, record.round, phase)
-            if phase == "train":
-                self.ledger.update(record.round, silo, verdict, _update_digest(reply))
-            if isinstance(verdict, Refused):
-                log.warning("round %d, %s: %s %s", record.round, silo, verdict.code, verdict.reason)
-                record.failed[silo] = verdict.reason
+    def _updates(
+        self, record: RoundRecord, messages: list[Message], closes: Closing
+    ) -> Generator[tuple[str, Message], None, None]:
+        """Yield the admitted updates with their silos' names, each noted in the record and in the ledger."""
+        for silo, reply, verdict in self._judged("train", record, messages, closes):
+            self.session.ledger.update(record.round, silo, verdict, _update_digest(reply))
+            if isinstance(verdict, Admitted):
+                self._note_update(record, silo, reply, verdict)
+                yield silo, reply
+            # Let go before the wait for the next one: an update is as large as the model.
+            del reply
+
+    def _note_update(
+        self, record: RoundRecord, silo: str, reply: Message, verdict: Admitted
+    ) -> None:
+        metrics = _metrics(reply)
+        record.replied.append(silo)
+        record.train[silo] = dict(metrics)
+        if verdict.norm is not None:
+            record.train[silo]["update-norm"] = verdict.norm
+        record.seconds_training[silo] = metrics.get(protocol.SECONDS, 0.0)
+        record.bytes_up[silo] = protocol.size(reply.content)
+        self.session.observer.reply(record.round, "train", silo, metrics)
+
+    def _evaluate_phase(self, record: RoundRecord, messages: list[Message]) -> MetricRecord | None:
+        """Return the strategy's aggregate of the silos' metrics; None where no silo holds anything out."""
+        closes = Closing(self.session.conf.run.round_timeout)
+        replies: list[tuple[str, Message]] = []
+        for silo, reply, verdict in self._judged("evaluate", record, messages, closes):
+            if not isinstance(verdict, Admitted):
                 continue
             metrics = _metrics(reply)
-            if phase == "train":
-                exchange.admitted += 1
-                record.replied.append(silo)
-                record.train[silo] = metrics | (
-                    {} if verdict.norm is None else {"update-norm": verdict.norm}
-                )
-                record.seconds_training[silo] = metrics.get(protocol.SECONDS, 0.0)
-                record.bytes_up[silo] = protocol.size(reply.content)
-            elif verdict.examples:
+            self.session.observer.reply(record.round, "evaluate", silo, metrics)
+            # A silo without held-out examples has answered, but its metrics are those of nothing.
+            if verdict.examples:
                 record.metrics[silo] = metrics
-            self.observer.reply(record.round, phase, silo, metrics)
-            if phase == "train" or verdict.examples:
-                yield reply
+                replies.append((silo, reply))
+        if not replies:
+            return None
+        return self.strategy.aggregate_evaluate(record.round, _in_order(replies))
 
-    def _judge(self, reply: Message, silo: str, round: int, phase: str) -> Admitted | Refused:
-        if reply.has_error():
-            return Refused("MDW-304", plain_reason(reply.error.reason))
-        return self.admission.check(reply.content, silo=silo, round=round, phase=phase)
+    def _judged(
+        self, phase: str, record: RoundRecord, messages: list[Message], closes: Closing
+    ) -> Iterator[tuple[str, Message, Verdict]]:
+        """Send a phase's messages and yield (silo, reply, verdict) of each; the rejected are noted with a reason."""
 
-    def _in_order(self, replies: Iterable[Message]) -> list[Message]:
-        """Return replies in the order of their silos' names: arrival must not change the model."""
-        return sorted(replies, key=lambda reply: self.silos[reply.metadata.src_node_id])
+        def judge(node: int, reply: Message) -> Verdict:
+            if reply.has_error():
+                return without_error(node, reply)
+            silo = self.silos[node]
+            return self.admission.check(reply.content, silo=silo, round=record.round, phase=phase)
 
-    def _late(self, exchange: Exchange, record: RoundRecord) -> None:
-        for message_id in exchange.late:
-            silo = self.silos[exchange.waiting[message_id].metadata.dst_node_id]
-            record.failed.setdefault(silo, "no reply before the round closed")
+        for node, reply, verdict in self.step(self.grid, messages, closes, judge):
+            silo = self.silos[node]
+            if isinstance(verdict, Rejected):
+                log.warning("round %d, %s: %s %s", record.round, silo, verdict.code, verdict.reason)
+                record.failed[silo] = verdict.reason
+            yield silo, reply, verdict
+            del reply
 
-    def _config(self, state: RunState) -> ConfigRecord:
+    def _to_cohort(self, messages: Iterable[Message], nodes: dict[str, int]) -> list[Message]:
+        """Return a strategy's messages; raises RoundError MDW-404 where one is for a node outside the cohort."""
+        sent = list(messages)
+        strangers = {message.metadata.dst_node_id for message in sent} - set(nodes.values())
+        if strangers:
+            name = type(self.strategy).__name__
+            raise RoundError(
+                "MDW-404",
+                f"The strategy {name} asks nodes that are not in the cohort: {sorted(strangers)}.",
+                "It may ask those that grid.get_node_ids() returns in its configure methods.",
+            )
+        return sent
+
+    def _too_few(self, record: RoundRecord, quorum: int) -> RoundError:
+        resume_argument = self.session.folder.known_as
+        return RoundError(
+            "MDW-401",
+            f"Round {record.round} has {len(record.replied)} of the {quorum} updates it needs"
+            f" ({_reasons(record.failed)}).",
+            f"Fix the silos, then resume with run.resume={resume_argument};"
+            " a new run may set a lower run.quorum.",
+        )
+
+    def _config(self) -> ConfigRecord:
         """Return what a round's messages say beside the model: the same when the round is asked again."""
-        text = run_config.pack(self.conf)
+        text = run_config.pack(self.session.conf)
         return ConfigRecord(
             {
                 protocol.PROTOCOL_KEY: protocol.PROTOCOL,
-                protocol.RUN_ID: self.run_id,
+                protocol.RUN_ID: self.session.folder.run_id,
                 protocol.RUN_CONFIG: text,
                 protocol.RUN_DIGEST: run_config.digest(text),
-                protocol.LEDGER: state.anchor,
+                protocol.LEDGER: self.session.state.anchor,
             }
         )
+
+
+class _ReadOnce(Iterator[Message]):
+    """The replies as a streaming strategy gets them: a second reading would find nothing, so it is an error."""
+
+    def __init__(self, updates: Iterator[tuple[str, Message]], strategy: Strategy) -> None:
+        self._updates = updates
+        self._reader = type(strategy).__name__
+        self._ended = False
+
+    def __iter__(self) -> Iterator[Message]:
+        if self._ended:
+            raise RoundError(
+                "MDW-403",
+                f"The strategy {self._reader} reads a round's replies twice, which it declares not to do.",
+                "Keep what it needs of each reply, or do not derive it from Streaming.",
+            )
+        return self
+
+    def __next__(self) -> Message:
+        try:
+            return next(self._updates)[1]
+        except StopIteration:
+            self._ended = True
+            raise
+
+
+def _in_order(updates: Iterable[tuple[str, Message]]) -> list[Message]:
+    """Return replies in the order of their silos' names: arrival must not change the model.
+
+    The name is the one that was asked, not one that a reply says.
+    """
+    return [reply for _, reply in sorted(updates, key=lambda update: update[0])]
 
 
 def _reasons(failed: dict[str, str]) -> str:

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 from conf.errors import RoundError, SiloError
 from conf.schema import Conf
 from server.round.error_text import plain_reason
-from server.round.exchange import Closing, Exchange
+from server.round.exchange import NO_REPLY, Closing, exchange
 from server.round.grid import SiloGrid
 from strategies.wire import protocol
 
@@ -42,7 +42,10 @@ def _ask_names(grid: Grid, nodes: list[int], timeout: float) -> dict[int, str]:
         for node in nodes
     ]
     names: dict[int, str] = {}
-    for node, reply in Exchange(grid, Closing(timeout)).run(hello):
+    for node, reply, _ in exchange(grid, hello, Closing(timeout)):
+        if reply.has_error() and reply.error.code == NO_REPLY:
+            # A node that says nothing in time takes no part; the quorum of the start was counted before.
+            continue
         if reply.has_error():
             raise SiloError(
                 "MDW-302",

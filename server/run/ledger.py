@@ -23,7 +23,7 @@ from typing import Any, Final
 from flwr.app import ArrayRecord
 
 from conf.errors import CheckpointError
-from server.round.admission import Admitted, Refused
+from server.round.admission import Admitted, Rejected
 from server.store.folder import Store, disk_error
 from strategies.wire.objects import view
 
@@ -149,11 +149,11 @@ class Ledger:
         self.append(event, federation=federation, code=code, config=config, silos=list(silos))
 
     def update(
-        self, round: int, silo: str, verdict: Admitted | Refused, digest: str, phase: str = "train"
+        self, round: int, silo: str, verdict: Admitted | Rejected, digest: str, phase: str = "train"
     ) -> None:
         """Note what admission said of an update; `digest` is `arrays_digest` of what was sent."""
         facts = {"round": round, "silo": silo, "phase": phase, "update": digest}
-        if isinstance(verdict, Refused):
+        if isinstance(verdict, Rejected):
             self.append("update refused", **facts, code=verdict.code, reason=verdict.reason)
             return
         norm = verdict.norm if verdict.norm is not None and verdict.norm < float("inf") else None

@@ -14,7 +14,7 @@ from flwr.app import Message
 
 from server.orchestrator.deliveries import MOST
 from server.orchestrator.packed_grid import PackedGrid
-from server.round.exchange import Closing, Exchange
+from server.round.exchange import NO_REPLY, Closing, exchange
 from tests.faults.federation import Federation, ProcessNode, ask, lines, model, until
 
 BOTH = ["silo-1", "silo-2"]
@@ -52,13 +52,15 @@ def test_frozen_for_longer_than_the_round_it_is_left_out_and_welcome_in_the_next
         orchestrator.wait_for(BOTH, 2, 60)
         grid = PackedGrid(orchestrator.open_run("run", BOTH))
         frozen.send(signal.SIGSTOP)
-        exchange = Exchange(grid, Closing(timeout=2.0, quorum=1))
         answered = []
-        for node, reply in exchange.run(ask(grid, 1, model())):
-            exchange.admitted += 1
-            answered.append(grid.names()[node])
-            assert not reply.has_error()
-        assert answered == ["silo-1"] and len(exchange.late) == 1
+        late = []
+        for node, reply, _ in exchange(grid, ask(grid, 1, model()), Closing(timeout=2.0, quorum=1)):
+            silo = grid.names()[node]
+            if not reply.has_error():
+                answered.append(silo)
+            elif reply.error.code == NO_REPLY:
+                late.append(silo)
+        assert (answered, late) == (["silo-1"], ["silo-2"])
         frozen.send(signal.SIGCONT)
         replies = grid.send_and_receive(ask(grid, 2, model()), timeout=30)
         assert (
@@ -102,8 +104,8 @@ def test_a_message_that_kills_its_silo_each_time_costs_that_silo_the_round_and_n
             orchestrator.wait_for(BOTH, 2, 60)
             grid = PackedGrid(orchestrator.open_run("run", BOTH))
             for round, told in ((1, {"kill": "silo-2", "trained-file": str(trained)}), (2, {})):
-                exchange = Exchange(grid, Closing(timeout=120.0))
-                for node, reply in exchange.run(ask(grid, round, model(), **told)):
+                messages = ask(grid, round, model(), **told)
+                for node, reply, _ in exchange(grid, messages, Closing(timeout=120.0)):
                     answers[f"{grid.names()[node]} {round}"] = reply
         assert answers["silo-2 1"].error.reason.startswith("MDW-334: silo-2 ended")
         assert [name for name, reply in answers.items() if reply.has_error()] == ["silo-2 1"]

@@ -23,7 +23,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator, quiet_flower
-from server.round.exchange import Closing, Exchange
+from server.round.exchange import Closing, exchange
 from tests.faults.federation import Federation
 
 
@@ -97,13 +97,11 @@ class Server:
         )
         content = RecordDict({"arrays": arrays, "config": config})
         self.maybe_die("before-send", round)
-        exchange = Exchange(grid, Closing(timeout=60, quorum=len(grid.names()), patience=60))
+        closing = Closing(timeout=60, quorum=len(grid.names()), patience=60)
+        messages = [Message(content, node, "train") for node in grid.get_node_ids()]
         folded: dict[str, np.ndarray] = {}
-        for node, reply in exchange.run(
-            [Message(content, node, "train") for node in grid.get_node_ids()]
-        ):
+        for node, reply, _ in exchange(grid, messages, closing):
             assert not reply.has_error(), reply.error.reason
-            exchange.admitted += 1
             folded[grid.names()[node]] = reply.content["arrays"]["w"].numpy()
             self.event("reply", round=round, silo=grid.names()[node])
             self.maybe_die("collecting", round)

@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.round.admission import MAX_EXAMPLES, Admission, Admitted, Refused, Verdict
+from server.round.admission import MAX_EXAMPLES, Admission, Admitted, Rejected, Verdict
 from strategies.wire import protocol
 from strategies.wire.objects import Pieces
 
@@ -62,7 +62,7 @@ def judge(
 
 
 def refused(verdict: Verdict, code: str, *words: str) -> None:
-    assert isinstance(verdict, Refused), verdict
+    assert isinstance(verdict, Rejected), verdict
     assert verdict.code == code, verdict
     assert verdict.reason.startswith(("north, round", "south, round", "west, round"))
     assert all(word in verdict.reason for word in words), verdict.reason
@@ -297,7 +297,7 @@ def test_hidden_values_are_not_looked_at_and_the_verdict_says_so() -> None:
 
 def test_a_reason_stays_short_whatever_a_silo_sends() -> None:
     verdict = judge(reply({f"x{'y' * 5000}{i}": np.zeros(1) for i in range(50)}))
-    assert isinstance(verdict, Refused) and len(verdict.reason) < 800
+    assert isinstance(verdict, Rejected) and len(verdict.reason) < 800
 
 
 @settings(deadline=None)

@@ -14,14 +14,14 @@ from flwr.supercore.run import Run
 from conf.compose import compose
 from conf.errors import ConfigError, RoundError
 from conf.schema import Conf
-from server.observers.base import Observers
 from server.round.grid import SiloGrid
 from server.round.loop import Rounds
-from server.run.checkpoint import Checkpoints, RunState
-from server.run.ledger import Ledger, verify_file
+from server.run.checkpoint import Checkpoints
+from server.run.ledger import verify_file
 from server.store.folder import FolderStore
 from strategies import build_strategy
 from strategies.wire import protocol
+from tests.server.round.sessions import session_in, weight
 
 pytestmark = pytest.mark.usefixtures("task_identity")
 
@@ -88,33 +88,14 @@ def conf() -> Conf:
     return compose(["run.rounds=2", "run.reconnect_patience=0"])
 
 
-def loop(conf: Conf, grid: Adding, folder: Path) -> Rounds:
-    store, ledger = FolderStore(folder), Ledger(folder / "ledger.jsonl", "run")
-    observer = Observers([])
-    return Rounds(
-        conf,
-        "run",
-        "run",
-        grid,
-        grid.names(),
-        build_strategy(conf.strategy),
-        Checkpoints(store),
-        ledger,
-        observer,
-    )
-
-
-def start() -> RunState:
-    return RunState(0, ArrayRecord({"w": Array(np.zeros(3, np.float32))}))
-
-
-def weight(state: RunState) -> float:
-    return float(state.arrays["w"].numpy()[0])
+def rounds_over(grid: Adding, conf: Conf, folder: Path) -> Rounds:
+    return Rounds(session_in(folder, conf), grid, build_strategy(conf.strategy))
 
 
 def test_two_rounds_give_the_mean_twice(conf: Conf, tmp_path: Path) -> None:
-    state = start()
-    assert not loop(conf, Adding({1: "a", 2: "b", 3: "c"}), tmp_path).run(state)
+    rounds = rounds_over(Adding({1: "a", 2: "b", 3: "c"}), conf, tmp_path)
+    state = rounds.session.state
+    assert not rounds.run()
     assert (state.round, weight(state)) == (2, 4.0)
     assert [record.replied for record in state.records] == [["a", "b", "c"]] * 2
     assert verify_file(tmp_path / "ledger.jsonl").faults == []
@@ -123,10 +104,11 @@ def test_two_rounds_give_the_mean_twice(conf: Conf, tmp_path: Path) -> None:
 def test_what_breaks_off_a_round_leaves_the_state_of_the_one_before(
     conf: Conf, tmp_path: Path
 ) -> None:
-    state = start()
     grid = Adding({1: "a", 2: "b"}, {2: KeyboardInterrupt()})
+    rounds = rounds_over(grid, conf, tmp_path)
+    state = rounds.session.state
     with pytest.raises(KeyboardInterrupt):
-        loop(conf, grid, tmp_path).run(state)
+        rounds.run()
     assert ("evaluate", 2) in grid.asked, "it was broken off after the training had been averaged"
     assert (state.round, weight(state), state.records) == (0, 0.0, [])
     stored = Checkpoints(FolderStore(tmp_path)).load()
@@ -138,17 +120,18 @@ def test_a_metric_that_is_not_there_stops_before_the_round_counts(
     conf: Conf, tmp_path: Path
 ) -> None:
     conf.run.early_stop.patience, conf.run.early_stop.metric = 1, "accuracy"
-    state = start()
+    rounds = rounds_over(Adding({1: "a"}), conf, tmp_path)
     with pytest.raises(ConfigError, match="MDW-107"):
-        loop(conf, Adding({1: "a"}), tmp_path).run(state)
-    assert (state.round, state.records) == (0, [])
+        rounds.run()
+    assert (rounds.session.state.round, rounds.session.state.records) == (0, [])
 
 
 def test_an_update_that_is_not_finite_is_left_out_named_and_in_the_ledger(
     conf: Conf, tmp_path: Path
 ) -> None:
-    state = start()
-    loop(conf, Adding({1: "a", 2: "b", 3: "c"}, {2: "nan"}), tmp_path).run(state)
+    rounds = rounds_over(Adding({1: "a", 2: "b", 3: "c"}, {2: "nan"}), conf, tmp_path)
+    state = rounds.session.state
+    rounds.run()
     assert weight(state) == 4.0
     assert "not finite" in state.records[0].failed["b"]
     assert '"MDW-614"' in (tmp_path / "ledger.jsonl").read_text()
@@ -157,23 +140,24 @@ def test_an_update_that_is_not_finite_is_left_out_named_and_in_the_ledger(
 def test_a_silo_that_failed_is_named_and_too_many_of_them_end_the_run(
     conf: Conf, tmp_path: Path
 ) -> None:
-    state = start()
     raised = Error(2, "ValueError: no disk")
-    loop(conf, Adding({1: "a", 2: "b", 3: "c"}, {3: raised}), tmp_path / "one").run(state)
-    assert state.records[0].failed == {"c": "ValueError: no disk"}
+    names = {1: "a", 2: "b", 3: "c"}
+    one = rounds_over(Adding(names, {3: raised}), conf, tmp_path / "one")
+    one.run()
+    assert one.session.state.records[0].failed == {"c": "ValueError: no disk"}
+    two = rounds_over(Adding(names, {2: raised, 3: raised}), conf, tmp_path / "two")
     with pytest.raises(RoundError, match=r"1 of the 2 updates.*b, c: ValueError: no disk"):
-        loop(conf, Adding({1: "a", 2: "b", 3: "c"}, {2: raised, 3: raised}), tmp_path / "two").run(
-            start()
-        )
+        two.run()
 
 
 def test_a_silo_whose_key_was_changed_is_asked_once_at_its_new_node(
     conf: Conf, tmp_path: Path
 ) -> None:
-    grid, state = Adding({1: "a", 2: "b"}), start()
-    rounds = loop(conf, grid, tmp_path)
+    grid = Adding({1: "a", 2: "b"})
+    rounds = rounds_over(grid, conf, tmp_path)
+    state = rounds.session.state
     grid.silos = {1: "a", 7: "b"}
-    rounds.run(state)
+    rounds.run()
     assert [record.cohort for record in state.records] == [["a", "b"], ["a", "b"]]
     assert [node for kind, node in grid.asked if kind == "train"] == [1, 7, 1, 7]
     assert weight(state) == 8.0

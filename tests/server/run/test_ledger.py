@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.errors import CheckpointError
-from server.round.admission import Admitted, Refused
+from server.round.admission import Admitted, Rejected
 from server.run.ledger import (
     NOTHING,
     Anchor,
@@ -44,7 +44,7 @@ def a_run(ledger: Ledger, rounds: int = 2) -> list[Anchor]:
     anchors = []
     for round in range(1, rounds + 1):
         ledger.update(round, "north", Admitted(10, 0.5), "ab")
-        ledger.update(round, "south", Refused("MDW-614", "south: not finite."), "cd")
+        ledger.update(round, "south", Rejected("MDW-614", "south: not finite."), "cd")
         anchors.append(ledger.round_closed(round, "ef", ["north"], {"north": 1.5}))
     return [*anchors, ledger.run_finished("finished", "ef")]
 

@@ -1,0 +1,170 @@
+"""A grid on a clock of its own: silos answer when a script says so, and time passes only when somebody waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from flwr.app import Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from server.round.exchange import Answer
+from server.round.grid import SiloGrid
+
+FAILS = -1.0
+"""In a script: the message can't be sent."""
+
+Script = dict[int, list[tuple[float, int | None]]]
+
+
+class Clock:
+    """Time that passes only when somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+class Silos:
+    """Answers a node's n-th message after so many seconds: `script[node] = [(seconds, error code), ...]`."""
+
+    def __init__(self, clock: Clock, script: Script) -> None:
+        self.clock = clock
+        self.script = script
+        self.sent: list[Message] = []
+        self.due: list[tuple[float, Message]] = []
+        self.online_at: dict[int, float] = {}
+
+    def push(self, message: Message) -> str:
+        """Take a message and return its id; an empty one where the script says that it can't be sent."""
+        seconds, error = self.script[message.metadata.dst_node_id].pop(0)
+        if seconds == FAILS:
+            return ""
+        self.sent.append(message)
+        message.metadata.__dict__["_message_id"] = f"m{len(self.sent)}"
+        if error is None:
+            reply = Message(RecordDict(), reply_to=message)
+        else:
+            reply = Message(Error(error, "scripted"), reply_to=message)
+        self.due.append((self.clock.now + seconds, reply))
+        return f"m{len(self.sent)}"
+
+    def arrived(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return, once, the replies that are there by now."""
+        wanted = set(message_ids)
+        here = [
+            one
+            for one in self.due
+            if one[0] <= self.clock.now and one[1].metadata.reply_to_message_id in wanted
+        ]
+        self.due = [one for one in self.due if one not in here]
+        return [reply for _, reply in sorted(here, key=lambda one: one[0])]
+
+    def there(self) -> list[int]:
+        """Return the nodes that are online."""
+        return [node for node in self.script if self.clock.now >= self.online_at.get(node, 0.0)]
+
+
+class ScriptedGrid(SiloGrid):
+    """A grid of ours over such silos. `stray` replies are yielded once, whatever was asked for."""
+
+    def __init__(self, clock: Clock, script: Script) -> None:
+        self.silos = Silos(clock, script)
+        self.clock = clock
+        self.stray: list[Message] = []
+        self.forgotten: set[str] = set()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        return [self.silos.push(message) for message in messages]
+
+    def replies(self, message_ids: Iterable[str], timeout: float | None) -> Iterator[Message]:
+        assert timeout is not None, "an exchange never waits without a limit"
+        while self.stray:
+            yield self.stray.pop()
+        waiting = set(message_ids)
+        end = self.clock.now + timeout
+        moments = sorted(
+            at for at, reply in self.silos.due if reply.metadata.reply_to_message_id in waiting
+        )
+        for at in moments:
+            if at > end:
+                break
+            self.clock.now = max(self.clock.now, at)
+            yield from self.silos.arrived(waiting)
+        else:
+            return
+        self.clock.now = max(self.clock.now, end)
+
+    def forget(self, message_ids: Iterable[str]) -> None:
+        self.forgotten |= set(message_ids)
+
+    def get_node_ids(self) -> list[int]:
+        return self.silos.there()
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        raise NotImplementedError
+
+    def names(self) -> dict[int, str]:
+        raise NotImplementedError
+
+    @property
+    def run(self) -> Run:
+        raise NotImplementedError
+
+
+class PolledGrid(Grid):
+    """A grid as Flower has it, which has to be asked again and again, over such silos."""
+
+    def __init__(self, clock: Clock, script: Script) -> None:
+        self.silos = Silos(clock, script)
+        self.clock = clock
+        self.looks = 0
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        return [self.silos.push(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        self.looks += 1
+        return self.silos.arrived(message_ids)
+
+    def get_node_ids(self) -> list[int]:
+        return self.silos.there()
+
+    def get_nodes(self) -> list[NodeInfo]:
+        raise NotImplementedError
+
+    def set_run(self, run: Run) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self) -> Run:
+        raise NotImplementedError
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        raise NotImplementedError
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        raise NotImplementedError
+
+
+def outcome(answer: Answer) -> tuple[int, int | None]:
+    """Return an answer's node and its error code, None where it is no error."""
+    if answer.reply.has_error():
+        return answer.node, answer.reply.error.code
+    return answer.node, None
