@@ -19,7 +19,7 @@ from server.run.checkpoint import Checkpoints, RunState
 from server.run.environment import environment
 from server.run.folder import RunFolder, find
 from server.run.ledger import FILE, Ledger, arrays_digest
-from server.run.result import Metrics, RoundRecord, RunResult
+from server.run.result import RoundRecord, RunResult
 from server.scoring.evaluation import first_weights
 from server.store.folder import FolderStore, Store
 from strategies.wire import run_config
@@ -215,7 +215,7 @@ def _said(what: str) -> Iterator[None]:
 
 
 @dataclass
-class _ResultFile:
+class _ResultFile(Observer):
     """Keeps result.json up to date, so that a run can be looked at while it goes on."""
 
     folder: RunFolder
@@ -225,18 +225,6 @@ class _ResultFile:
     def run_started(self, result: RunResult, rounds: int) -> None:
         self.folder.write_result(result)
 
-    def round_started(self, round: int, cohort: list[str]) -> None:
-        pass
-
-    def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
-        pass
-
     def round_closed(self, record: RoundRecord) -> None:
         self.result.ledger, self.result.seconds = self.state.anchor, self.state.seconds
         self.folder.write_result(self.result)
-
-    def baselines_started(self, models: list[str]) -> None:
-        pass
-
-    def run_finished(self, result: RunResult) -> None:
-        pass

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from server.run.result import Metrics, RoundRecord, RunResult
 
 
-class Observer(Protocol):
-    """Progress display, metrics file, MLflow: each is told the same things, in this order."""
+class Observer:
+    """Progress display, metrics file, MLflow: each is told the same things, in this order.
+
+    It does nothing with them unless it overrides a method.
+    """
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         """`result` holds the run's names and the rounds already done, if it was resumed; `rounds` is the goal."""
@@ -30,7 +32,7 @@ class Observer(Protocol):
         """The run ended, well or not; `result.status` says how."""
 
 
-class Observers:
+class Observers(Observer):
     """Tells several observers one after another."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
@@ -38,30 +40,30 @@ class Observers:
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         """See `Observer`."""
-        for o in self._all:
-            o.run_started(result, rounds)
+        for observer in self._all:
+            observer.run_started(result, rounds)
 
     def round_started(self, round: int, cohort: list[str]) -> None:
         """See `Observer`."""
-        for o in self._all:
-            o.round_started(round, cohort)
+        for observer in self._all:
+            observer.round_started(round, cohort)
 
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
         """See `Observer`."""
-        for o in self._all:
-            o.reply(round, phase, silo, metrics)
+        for observer in self._all:
+            observer.reply(round, phase, silo, metrics)
 
     def round_closed(self, record: RoundRecord) -> None:
         """See `Observer`."""
-        for o in self._all:
-            o.round_closed(record)
+        for observer in self._all:
+            observer.round_closed(record)
 
     def baselines_started(self, models: list[str]) -> None:
         """See `Observer`."""
-        for o in self._all:
-            o.baselines_started(models)
+        for observer in self._all:
+            observer.baselines_started(models)
 
     def run_finished(self, result: RunResult) -> None:
         """See `Observer`."""
-        for o in self._all:
-            o.run_finished(result)
+        for observer in self._all:
+            observer.run_finished(result)

@@ -7,11 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from server.observers.base import Observer
 from server.run.files import append_line, write_atomic
 from server.run.result import Metrics, RoundRecord, RunResult
 
 
-class MetricsFile:
+class MetricsFile(Observer):
     """Appends to a run's `metrics.jsonl`; a resumed run first drops the lines of rounds that never closed."""
 
     def __init__(self, folder: Path) -> None:
@@ -24,9 +25,6 @@ class MetricsFile:
             kept = [line for line in self._path.read_text().splitlines() if _round_of(line) in done]
             write_atomic(self._path, "".join(line + "\n" for line in kept))
 
-    def round_started(self, round: int, cohort: list[str]) -> None:
-        """Nothing to write."""
-
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
         """Write a silo's metrics."""
         self._append({"round": round, "silo": silo, "phase": phase}, metrics)
@@ -34,12 +32,6 @@ class MetricsFile:
     def round_closed(self, record: RoundRecord) -> None:
         """Write the aggregate, `silo` being null."""
         self._append({"round": record.round, "silo": None, "phase": "aggregate"}, record.aggregate)
-
-    def baselines_started(self, models: list[str]) -> None:
-        """Nothing to write."""
-
-    def run_finished(self, result: RunResult) -> None:
-        """Nothing to write."""
 
     def _append(self, line: dict[str, Any], metrics: Metrics) -> None:
         finite = {

@@ -31,7 +31,7 @@ def progress(live: bool, console: Console | None = None) -> Observer:
     return LiveProgress(console) if live and console.is_terminal else PlainProgress(console)
 
 
-class PlainProgress:
+class PlainProgress(Observer):
     """A line a round, without control characters, for logs and notebooks."""
 
     def __init__(self, console: Console) -> None:
@@ -44,12 +44,6 @@ class PlainProgress:
         self._print(
             f"run {result.run_id}: {result.task}, {result.strategy}, {len(result.silos)} silos{after}"
         )
-
-    def round_started(self, round: int, cohort: list[str]) -> None:
-        """Nothing to say yet."""
-
-    def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
-        """Nothing to say yet."""
 
     def round_closed(self, record: RoundRecord) -> None:
         """Say what the round gave."""
@@ -84,7 +78,7 @@ class _Row:
     sent: int | None = None  # bytes, of the last closed round
 
 
-class LiveProgress:
+class LiveProgress(Observer):
     """A table of the round in progress, the curve so far, a bar with the time that is left."""
 
     def __init__(self, console: Console) -> None:

@@ -23,7 +23,7 @@ from conf.errors import ConfigError
 from conf.schema import Conf, TrackingConf
 from conf.telemetry import OFF
 from server.observers import model_registry
-from server.observers.base import Observer, Observers
+from server.observers.base import Observer
 from server.run.result import Metrics, RoundRecord, RunResult, Scores
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def tracking(conf: TrackingConf, folder: Path, model: str | None = None) -> Obse
     asked for and not set.
     """
     if conf.mlflow == "off":
-        return Observers([])
+        return Observer()
     if conf.mlflow == "local":
         runs = folder.absolute().parent
         place = Place(f"sqlite:///{runs / 'mlflow.db'}", conf.experiment, runs / "mlartifacts")
@@ -104,7 +104,7 @@ def tracking_uri(conf: TrackingConf) -> str:
     return uri
 
 
-class MlflowTracker:
+class MlflowTracker(Observer):
     """Logs one run to one MLflow run, which a resumed run continues; registers its model as `model`, if named."""
 
     def __init__(
@@ -130,9 +130,6 @@ class MlflowTracker:
         self._result, self._rounds = result, rounds
         self._try("start", self._send)
 
-    def round_started(self, round: int, cohort: list[str]) -> None:
-        """Nothing to log."""
-
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
         """Keep a silo's metrics for the end of the round; training ones are prefixed `train_`."""
         prefix = "train_" if phase == "train" else ""
@@ -148,9 +145,6 @@ class MlflowTracker:
         counts = {"replied": len(record.replied), "failed": len(record.failed)}
         self._keep("federated/", record.aggregate | cost | traffic | counts, record.round)
         self._try(f"log round {record.round}", self._send)
-
-    def baselines_started(self, models: list[str]) -> None:
-        """Nothing to log yet."""
 
     def run_finished(self, result: RunResult) -> None:
         """Log what is left, the baselines, the artefacts and how the run ended."""

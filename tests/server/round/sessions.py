@@ -8,7 +8,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 
 from conf.schema import Conf
-from server.observers.base import Observer, Observers
+from server.observers.base import Observer
 from server.run.checkpoint import Checkpoints, RunState
 from server.run.folder import RunFolder
 from server.run.ledger import Ledger
@@ -30,7 +30,7 @@ def session_in(folder: Path, conf: Conf, observer: Observer | None = None) -> Se
         result=result,
         checkpoints=Checkpoints(FolderStore(folder)),
         ledger=Ledger(folder / "ledger.jsonl", "run"),
-        observer=observer or Observers([]),
+        observer=observer or Observer(),
     )
 
 
