@@ -23,7 +23,6 @@ from typing import Any, Final, TypeVar, cast
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message
-from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
 from flwr.common.serde import message_from_proto, message_to_proto, run_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -31,7 +30,6 @@ from flwr.proto.fleet_pb2 import (
     PullMessagesRequest,
     PushMessagesRequest,
 )
-from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
@@ -49,7 +47,10 @@ from flwr.supercore.runtime_version_compatibility import (
     get_runtime_version_incompatibility_exit_message,
 )
 
+from client.node.channel import LONGEST_BACKOFF, signed_channel
 from conf.errors import IdentityError
+from conf.flower_version import REQUIREMENT
+from strategies.wire.fleet_calls import FleetStub
 from strategies.wire.headers import APP_HASH, KEY_ENDS, NODE_HEADER, OVER_HEADER
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,6 @@ OBJECT_DEADLINE: Final = 120.0
 """For a chunk of 5 MiB: a link that carries less than 45 kB/s is not one to train over."""
 CALL_DEADLINE: Final = 15.0
 GOODBYE_DEADLINE: Final = 3.0
-LONGEST_BACKOFF: Final = 5.0
 OBJECTS_AT_ONCE: Final = 2
 """Transfers side by side: one on the wire while the other is signed and copied."""
 UPLOAD_TRIES: Final = 10
@@ -241,7 +241,7 @@ class Connection:
         self._closed.set()
         if stub is not None and node is not None:
             try:
-                stub.DeactivateNode(
+                stub["DeactivateNode"](
                     DeactivateNodeRequest(node_id=node.node_id),
                     timeout=GOODBYE_DEADLINE,
                     metadata=self._metadata,
@@ -304,7 +304,7 @@ class Connection:
         while not self._closed.is_set():
             stub = self._reach(give_up_at)
             try:
-                response, call = getattr(stub, name).with_call(
+                response, call = stub[name].with_call(
                     request, timeout=deadline, metadata=self._metadata
                 )
             except grpc.RpcError as error:
@@ -372,7 +372,7 @@ class Connection:
                 return
             log.info("the server is at %s", address)
             old, self._address = self._channel, address
-            self._channel = _channel(address, self._authority, self._key, self._options)
+            self._channel = signed_channel(address, self._authority, self._key, self._options)
             self._stub = FleetStub(self._channel)
         if old is not None:
             old.close()
@@ -382,34 +382,12 @@ class Connection:
             raise Closed
 
 
-def _channel(
-    address: str, authority: bytes, key: ec.EllipticCurvePrivateKey, extra: Mapping[str, str | int]
-) -> grpc.Channel:
-    options: dict[str, str | int] = {
-        "grpc.max_send_message_length": -1,
-        "grpc.max_receive_message_length": -1,
-        "grpc.keepalive_time_ms": 20_000,
-        "grpc.keepalive_timeout_ms": 10_000,
-        "grpc.http2.max_pings_without_data": 0,
-        "grpc.use_local_subchannel_pool": 1,  # a new channel is a new connection, not the broken one again
-        "grpc.enable_retries": 0,  # a call is signed once; calls are made again here, signed anew
-        "grpc.initial_reconnect_backoff_ms": 100,
-        "grpc.min_reconnect_backoff_ms": 1_000,
-        "grpc.max_reconnect_backoff_ms": int(LONGEST_BACKOFF * 1000),
-        **extra,
-    }
-    channel = grpc.secure_channel(
-        address, grpc.ssl_channel_credentials(authority), options=list(options.items())
-    )
-    return grpc.intercept_channel(channel, NodeAuthClientInterceptor(key, key.public_key()))
-
-
 def _other_version(said: str) -> IdentityError:
     """Return what Flower's refusal of another release means, from an orchestrator of Meadow's or a stock server."""
     if known := _CODED.search(said):
         return IdentityError(known[1], f"The server refuses this silo: {known[2]}")
     what = f"The server refuses this silo's version of Flower: {' '.join(said.split())[:300]}"
-    return IdentityError("MDW-753", what, "Install the same release of Flower on both sides.")
+    return IdentityError("MDW-753", what, f"Install '{REQUIREMENT}' on both sides.")
 
 
 def _check_time(give_up_at: float | None) -> None:

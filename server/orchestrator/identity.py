@@ -52,7 +52,7 @@ from flwr.supercore.primitives.asymmetric import (
 from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 
 from conf.errors import IdentityError
-from conf.flower_version import WRITTEN_FOR
+from conf.flower_version import REQUIREMENT, supports
 from server.orchestrator.link_state import node_id_of
 
 log = logging.getLogger(__name__)
@@ -103,12 +103,15 @@ class SignedTooEarly(Refusal):
 
 
 class OtherVersion(Refusal):
-    """A call by another release of Flower, answered as Flower answers it, so that its own node says why it ends."""
+    """A call by a release of Flower that is not supported.
+
+    It is answered as Flower answers it, so that its own node says why it ends.
+    """
 
     def __init__(self, silo: str, theirs: str) -> None:
         ours = OURS.package_version
         what = f"{silo} runs Flower {theirs[:20]!r}, the orchestrator {ours!r}."
-        super().__init__("MDW-753", f"{what} Install flwr=={WRITTEN_FOR}.* on both sides.")
+        super().__init__("MDW-753", f"{what} Install '{REQUIREMENT}' on both sides.")
 
     def answer(self) -> tuple[grpc.StatusCode, str]:
         """See `Refusal`."""
@@ -337,7 +340,10 @@ def _check_node(request: Any, pem: bytes) -> None:
 
 
 def _check_version(metadata: Sequence[tuple[str, Any]], silo: str) -> None:
-    """Raise Refusal where the caller's Flower is of another release; who does not say its own is let in."""
+    """Raise Refusal where the caller's Flower is out of range; who does not say its own is let in.
+
+    The two sides may differ within the range: the messages between them are the same in every release of it.
+    """
     theirs, malformed = RuntimeVersionMetadata.from_grpc_metadata(metadata)
-    if malformed or OURS.check_compatibility(theirs):
+    if malformed or (theirs is not None and not supports(theirs.package_version)):
         raise OtherVersion(silo, theirs.package_version if theirs is not None else "unknown")

@@ -35,7 +35,6 @@ from flwr.common.constant import (
     SUPERLINK_NODE_ID,
     SubStatus,
 )
-from flwr.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.fab import Fab
@@ -52,6 +51,7 @@ from server.orchestrator.fleet import Fleet, Limits, RunAccess
 from server.orchestrator.grid import OrchestratorGrid
 from server.orchestrator.identity import IdentityInterceptor, Keys, public_pem
 from server.orchestrator.link_state import StableLinkState, node_id_of
+from strategies.wire.fleet_calls import add_fleet
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Orchestrator:
             options=_options(self._limits.call_bytes),
             interceptors=[RpcErrorTranslationServerInterceptor(), self._interceptor],
         )
-        add_FleetServicer_to_server(self._fleet, server)
+        add_fleet(self._fleet, server)
         port = _bind(server, self._address, self._credentials)
         server.start()
         self._server, self.address = server, f"{self._address.rpartition(':')[0]}:{port}"

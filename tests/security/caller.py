@@ -9,12 +9,12 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import PullMessagesRequest
-from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
 from azureml_jobs.identity.node_key import load_node_key
 from server.orchestrator.link_state import node_id_of
+from strategies.wire.fleet_calls import FleetStub
 from tests.faults.federation import Federation
 
 Headers = list[tuple[str, Any]]
@@ -51,7 +51,7 @@ class Caller:
 
     def call(self, name: str, request: Any, headers: Headers | None = None) -> Any:
         metadata = self.headers() if headers is None else headers
-        return getattr(self.stub, name)(request, timeout=20, metadata=metadata)
+        return self.stub[name](request, timeout=20, metadata=metadata)
 
     def refused(self, name: str, request: Any, headers: Headers | None = None) -> str:
         """Make a call that must fail, and return its status and details."""

@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     decode_dss_signature,
     encode_dss_signature,
 )
-from flwr.client.grpc_rere_client import node_auth_client_interceptor
 from flwr.common.constant import SIGNATURE_HEADER
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.node import channel
 from server.orchestrator.identity import Keys, Refusal
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator
@@ -156,9 +156,7 @@ def test_a_header_recorded_before_a_restart_is_refused_after_it(tmp_path: Path) 
 def test_a_silo_whose_clock_is_behind_gets_in_once_its_clock_has_passed_the_start_and_is_told_of_its_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(
-        node_auth_client_interceptor, "now", lambda: datetime.now(UTC) - timedelta(seconds=4)
-    )
+    monkeypatch.setattr(channel, "now", lambda: datetime.now(UTC) - timedelta(seconds=4))
     federation = Federation(tmp_path, silos=1)
     with (
         caplog.at_level(logging.INFO),
