@@ -14,11 +14,15 @@ from typing import Any
 
 import psutil
 from flwr.cli.build import build_fab_from_files
+from flwr.supercore.version import package_version
 
 from conf.telemetry import OFF
 from tests.faults.federation import ROOT, Federation, free_port
 
 BIN = Path(sys.executable).parent
+RELEASE = tuple(int(number) for number in package_version.split(".")[:2])
+NODES_SPEAK_GRPC = RELEASE < (1, 40)
+"""Whether this release's own nodes speak gRPC: later ones speak HTTP only."""
 
 PROJECT = """
 [project]
@@ -70,6 +74,8 @@ class Stock:
             **OFF,
             "FLWR_HOME": str(self.home),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            # From 1.40 on a server opens the gRPC port, which our nodes need, only when it is told to.
+            "FLWR_INTERNAL_GRPC_FLEET_API": "1",
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",
         }
@@ -78,6 +84,7 @@ class Stock:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.fleet = f"127.0.0.1:{free_port()}"
         self.api = free_port()
+        self.nodes_server = self.fleet if NODES_SPEAK_GRPC else f"127.0.0.1:{self.api}"
 
     def superlink(self) -> None:
         """Start the server, wait until it answers, and register the silos' keys."""
