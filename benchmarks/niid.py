@@ -105,12 +105,8 @@ def accuracy(setting: list[str], seeds: list[int]) -> None:
             ]
             run = simulate(overrides)
             seconds.append(time.perf_counter() - started)
-            best.append(
-                100 * max(record.aggregate["central_accuracy"] for record in run.result.rounds)
-            )
-            curve = " ".join(
-                f"{record.aggregate['central_accuracy']:.3f}" for record in run.result.rounds
-            )
+            best.append(100 * max(record.aggregate["central_accuracy"] for record in run.rounds))
+            curve = " ".join(f"{record.aggregate['central_accuracy']:.3f}" for record in run.rounds)
             print(f"<!-- {strategy} alpha {alpha} seed {seed}: {curve} -->")
         published = PUBLISHED[alpha, strategy]
         print(

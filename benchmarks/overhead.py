@@ -34,7 +34,8 @@ from client.malloc import keep_activations_mapped  # after the path
 from conf.compose import compose  # after the path
 from conf.seeds import seed_for  # after the path
 from conf.silos import silos  # after the path
-from server.run.result import RoundRecord, RunResult  # after the path
+from server.run.history import read_history  # after the path
+from server.run.result import RoundRecord  # after the path
 from strategies.wire import (
     protocol,  # after the path
     run_config,  # after the path
@@ -106,7 +107,7 @@ def federation(overrides: list[str]) -> list[RoundRecord]:
             [*command, *places, *overrides], check=True, stdout=subprocess.DEVNULL, env=environment
         )
         run = next((Path(folder) / "outputs").iterdir())
-        return RunResult.read(run).rounds[1:]
+        return list(read_history(run))[1:]
 
 
 def in_the_loop(record: RoundRecord) -> float:

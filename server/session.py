@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 from conf.errors import CheckpointError, ConfigError, Interrupted, MeadowError
 from conf.schema import Conf, Silo
@@ -15,9 +17,12 @@ from server.observers.base import Observer, Observers
 from server.observers.metrics_file import MetricsFile
 from server.observers.tracking import registered_name, tracking, tracking_uri
 from server.report.build import write_report
+from server.report.overview import Overview, overview
 from server.run.checkpoint import Checkpoints, RunState
 from server.run.environment import environment
 from server.run.folder import RunFolder, find
+from server.run.history import FILE as HISTORY
+from server.run.history import History, read_history
 from server.run.ledger import FILE, Ledger, arrays_digest
 from server.run.result import RoundRecord, RunResult
 from server.scoring.evaluation import first_weights
@@ -25,6 +30,9 @@ from server.store.folder import FolderStore, Store
 from strategies.wire import run_config
 
 log = logging.getLogger(__name__)
+
+RESULT_SECONDS: Final = 5.0
+"""Between two writes of result.json while rounds close: for those who look at a run, not for what must last."""
 
 
 @dataclass
@@ -37,13 +45,15 @@ class Session:
     state: RunState
     result: RunResult
     checkpoints: Checkpoints
+    history: History
     ledger: Ledger
     observer: Observer
 
     def finish(self, *, stopped_early: bool) -> None:
         """Note that the last round is done; the model is written when the session closes, baselines and all."""
         self.result.status = "stopped_early" if stopped_early else "finished"
-        self.result.final = dict(self.state.records[-1].aggregate) if self.state.records else {}
+        last = self.history.last
+        self.result.final = dict(last.aggregate) if last else {}
 
 
 @contextlib.contextmanager
@@ -58,8 +68,8 @@ def session(
 ) -> Iterator[Session]:
     """Open a run, and leave its folder whole however it ends, with result, model and report as far as the disk lets.
 
-    Checkpoints lie in the folder, or in a `store` that outlives it: what is found there is gone on with.
-    KeyboardInterrupt becomes Interrupted (MDW-900), which says how to go on.
+    Checkpoints lie in the folder, or in a `store` that outlives it: what is found there is resumed.
+    KeyboardInterrupt becomes Interrupted (MDW-900), which says how to resume.
     """
     opened = _open(conf, members, mode, command, display, store)
     result, observer = opened.result, opened.observer
@@ -78,7 +88,7 @@ def session(
         )
         result.error = {"code": "MDW-900", "message": f"stopped {what}"}
         _close(opened, failed=True)
-        hint = f"Go on with run.resume={opened.folder.known_as}"
+        hint = f"Resume it with run.resume={opened.folder.known_as}"
         raise Interrupted("MDW-900", f"Stopped {what}.", hint) from stop
     except BaseException as error:
         result.status = "failed"
@@ -101,27 +111,19 @@ def _open(
     display: Observer | None,
     store: Store | None,
 ) -> Session:
-    tracking_uri(conf.tracking)  # before the folder: what is wrong with it leaves none
-    folder, state = _begun(conf, store) if conf.run.resume else _begin(conf, store)
-    before = _stored(folder)
-    said = before.command.splitlines() if before else []
-    result = RunResult(
-        run_id=folder.run_id,
-        mode=mode,
-        task=conf.task.name,
-        strategy=conf.strategy.name,
-        silos=[silo.name for silo in members],
-        folder=str(folder.path),
-        command="\n".join([*said, command] if command and command not in said else said),
-        seed=conf.run.seed,
-        engine=conf.simulation.engine if mode == "simulate" else "",
-        rounds=state.records,
-        environment=environment(conf.trainer),
-        config_digest=run_config.digest(run_config.pack(conf)),
-        mlflow_run_id=state.mlflow_run_id,
-        started=before.started if before else datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    # What can be wrong with the tracking, the first weights or the checkpoint is found before there is a folder.
+    tracking_uri(conf.tracking)
+    if conf.run.resume:
+        folder, state = _resumed_run(conf, store)
+        before = _stored(folder)
+    else:
+        folder, state = _new_run(conf, command, store)
+        before = _stored(folder)
+    result = _first_result(conf, members, mode, folder, before)
+    result.command = _commands(before, command)
+    result.mlflow_run_id = state.mlflow_run_id
     folder.write_config(conf, result.command)
+    history = History(folder.path / HISTORY, state.history, store)
     ledger = Ledger(folder.path / FILE, folder.run_id, store)
     ledger.run_started(
         federation=conf.federation.name,
@@ -130,31 +132,64 @@ def _open(
         silos=result.silos,
         resumed=state.round > 0 or before is not None,
     )
-    observers: list[Observer] = [_ResultFile(folder, result, state), MetricsFile(folder.path)]
-    observers += [
+    observers: list[Observer] = [
+        _ResultFile(folder, result, state, history),
+        MetricsFile(folder.path),
         tracking(conf.tracking, folder.path, registered_name(conf)),
-        *([display] if display else []),
     ]
+    if display:
+        observers.append(display)
     checkpoints = Checkpoints(store or FolderStore(folder.path))
-    return Session(conf, members, folder, state, result, checkpoints, ledger, Observers(observers))
+    return Session(
+        conf, members, folder, state, result, checkpoints, history, ledger, Observers(observers)
+    )
 
 
-def _begin(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
-    """Begin a new run, or go on with what a store that outlives folders has of it."""
+def _first_result(
+    conf: Conf, members: list[Silo], mode: str, folder: RunFolder, before: RunResult | None
+) -> RunResult:
+    return RunResult(
+        run_id=folder.run_id,
+        mode=mode,
+        task=conf.task.name,
+        strategy=conf.strategy.name,
+        silos=[silo.name for silo in members],
+        folder=str(folder.path),
+        seed=conf.run.seed,
+        engine=conf.simulation.engine if mode == "simulate" else "",
+        environment=environment(conf.trainer),
+        config_digest=run_config.digest(run_config.pack(conf)),
+        started=before.started if before else datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _commands(before: RunResult | None, command: str) -> str:
+    """Return the commands that were given for a run, each once."""
+    given = before.command.splitlines() if before else []
+    if command and command not in given:
+        given.append(command)
+    return "\n".join(given)
+
+
+def _new_run(conf: Conf, command: str, store: Store | None) -> tuple[RunFolder, RunState]:
+    """Begin a new run, or continue with what a store that outlives folders has of it."""
     state = Checkpoints(store).load() if store else None
-    state = state or RunState(
-        0, first_weights(conf)
-    )  # before the folder: what is wrong with them leaves none
-    return RunFolder.create(conf, anew=store is None), state
-
-
-def _begun(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
-    """Go on with the run that `run.resume` names, if there is something left of it to do."""
-    folder = find(str(conf.run.resume), conf.run.output)
-    state, before = Checkpoints(store or FolderStore(folder.path)).load(), _stored(folder)
     if state is None:
-        hint = "Start it anew without run.resume."
-        raise CheckpointError("MDW-503", f"The run {folder.run_id} has no checkpoint.", hint)
+        state = RunState(0, first_weights(conf))
+    return RunFolder.create(conf, command, anew=store is None), state
+
+
+def _resumed_run(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
+    """Continue the run that `run.resume` names, if there is something left of it to do."""
+    folder = find(str(conf.run.resume), conf.run.output)
+    state = Checkpoints(store or FolderStore(folder.path)).load()
+    before = _stored(folder)
+    if state is None:
+        if next(read_history(folder.path), None) is not None:
+            hint = "Restore its checkpoints, or start it anew without run.resume."
+            raise CheckpointError("MDW-503", f"The run {folder.run_id} has no checkpoint.", hint)
+        # It ended before its first weights were stored: its configuration is all there is, and enough.
+        return folder, RunState(0, first_weights(conf))
     ended = before is not None and before.status in ("finished", "stopped_early")
     stopped = before is not None and before.status == "stopped_early"
     if conf.run.rounds < state.round or (ended and (stopped or conf.run.rounds == state.round)):
@@ -167,10 +202,17 @@ def _begun(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
 
 
 def _stored(folder: RunFolder) -> RunResult | None:
+    """Return what result.json says; None where there is none, or one that is damaged.
+
+    It is derived, and written anew: the checkpoint is the truth. Raises CheckpointError MDW-505 for one of another
+    version, which belongs to a run that this Meadow can't continue.
+    """
     try:
         return RunResult.read(folder.path)
-    except CheckpointError:
-        return None  # a new run, or one that was killed before its first round; the checkpoint is the truth
+    except CheckpointError as error:
+        if error.code == "MDW-505":
+            raise
+        return None
 
 
 def _close(opened: Session, *, failed: bool = False) -> None:
@@ -179,22 +221,23 @@ def _close(opened: Session, *, failed: bool = False) -> None:
         _said if failed else contextlib.nullcontext
     )
     result = opened.result
-    result.seconds = opened.state.seconds
+    _take_state(result, opened.state, opened.history)
+    digest = arrays_digest(opened.state.arrays)
     with each("the ledger's last line"):
-        result.ledger = str(
-            opened.ledger.run_finished(result.status, arrays_digest(opened.state.arrays))
-        )
+        result.ledger = str(opened.ledger.run_finished(result.status, digest))
+    rounds = Overview()
+    with each("what pages say of the rounds"):
+        rounds = overview(_closed_rounds(opened), result.silos)
     if opened.state.round > 0:
         with each("the model"):
-            opened.folder.write_model(opened.state.arrays, result)
+            opened.folder.write_model(opened.state.arrays, result, rounds, digest)
     with each("result.json"):
         opened.folder.write_result(result)
+    # A picture that can't be drawn must hide neither the run's result nor its error.
     try:
         with _said("the report"):
-            write_report(opened.folder.path)
-    except (
-        Exception
-    ):  # a picture that can't be drawn must hide neither the run's result nor its error
+            write_report(opened.folder.path, rounds)
+    except Exception:
         log.exception(
             "the report of %s could not be written; try `meadow report run=%s`",
             result.run_id,
@@ -205,9 +248,23 @@ def _close(opened: Session, *, failed: bool = False) -> None:
         opened.folder.write_result(result)
 
 
+def _closed_rounds(opened: Session) -> Iterator[RoundRecord]:
+    return read_history(opened.folder.path, opened.state.history, beyond=False)
+
+
+def _take_state(result: RunResult, state: RunState, history: History) -> None:
+    """Bring the summary up to the last closed round."""
+    result.rounds = state.round
+    result.history = state.history.to_json()
+    result.failed = dict(history.failed)
+    result.seconds = state.seconds
+    if state.anchor:
+        result.ledger = state.anchor
+
+
 @contextlib.contextmanager
 def _said(what: str) -> Iterator[None]:
-    """Log what fails here and go on: the run itself, or its own error, is what there is to tell."""
+    """Log what fails here and continue: the run itself, or its own error, is what there is to tell."""
     try:
         yield
     except MeadowError as error:
@@ -216,15 +273,20 @@ def _said(what: str) -> Iterator[None]:
 
 @dataclass
 class _ResultFile(Observer):
-    """Keeps result.json up to date, so that a run can be looked at while it goes on."""
+    """Keeps result.json up to date to some seconds, so that a run can be looked at while it is running."""
 
     folder: RunFolder
     result: RunResult
     state: RunState
+    history: History
+    written: float = field(default_factory=time.monotonic)
 
     def run_started(self, result: RunResult, rounds: int) -> None:
+        _take_state(result, self.state, self.history)
         self.folder.write_result(result)
 
     def round_closed(self, record: RoundRecord) -> None:
-        self.result.ledger, self.result.seconds = self.state.anchor, self.state.seconds
-        self.folder.write_result(self.result)
+        _take_state(self.result, self.state, self.history)
+        if time.monotonic() - self.written >= RESULT_SECONDS:
+            self.folder.write_result(self.result)
+            self.written = time.monotonic()

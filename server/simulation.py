@@ -57,11 +57,10 @@ def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> Fi
         run.result.classes, run.result.partition = list(task.contract.classes), partition
         _train(run, strategy)
         if conf.run.baseline != "none":
-            run.observer.baselines_started(
-                [job.name for job in jobs(conf, members, len(run.state.records))]
-            )
+            done = run.state.round
+            run.observer.baselines_started([job.name for job in jobs(conf, members, done)])
             run.result.baseline = compare(
-                conf, members, run.state.arrays, len(run.state.records), conf.simulation.workers
+                conf, members, run.state.arrays, done, conf.simulation.workers
             )
     return FinishedRun(run.result, run.folder.path)
 

@@ -21,8 +21,8 @@ class MetricsFile(Observer):
     def run_started(self, result: RunResult, rounds: int) -> None:
         """Keep the lines of closed rounds only."""
         if self._path.exists():
-            done = {record.round for record in result.rounds}
-            kept = [line for line in self._path.read_text().splitlines() if _round_of(line) in done]
+            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = [line for line in lines if 0 < _round_of(line) <= result.rounds]
             write_atomic(self._path, "".join(line + "\n" for line in kept))
 
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
@@ -42,9 +42,9 @@ class MetricsFile(Observer):
         append_line(self._path, json.dumps(line | finite, allow_nan=False))
 
 
-def _round_of(line: str) -> int | None:
-    """Return the round of a line; None for one that a crash cut off."""
+def _round_of(line: str) -> int:
+    """Return the round of a line; 0 for one that a crash cut off."""
     try:
         return int(json.loads(line)["round"])
     except (ValueError, LookupError, TypeError):
-        return None
+        return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ from strategies.wire import protocol
 BARS = "▁▂▃▄▅▆▇█"
 FIXED_ROWS = 9
 """Lines of the display beside the silos': title, bar, header, curve and margins."""
+MOST_ROUNDS = 30
+"""Rounds that the curve shows: the last ones."""
 WIDE = 76
 """Columns of a terminal from which all of the table fits."""
 
@@ -38,9 +41,9 @@ class PlainProgress(Observer):
         self._console, self._rounds = console, 0
 
     def run_started(self, result: RunResult, rounds: int) -> None:
-        """Say what runs, and where a resumed run goes on."""
+        """Say what runs, and after which round it was resumed."""
         self._rounds = rounds
-        after = f", going on after round {result.rounds[-1].round}" if result.rounds else ""
+        after = f", resumed after round {result.rounds}" if result.rounds else ""
         self._print(
             f"run {result.run_id}: {result.task}, {result.strategy}, {len(result.silos)} silos{after}"
         )
@@ -84,9 +87,11 @@ class LiveProgress(Observer):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._result: RunResult | None = None
-        self._rounds = self._round = self._resumed_at = 0
+        self._rounds = self._round = 0
         self._rows: dict[str, _Row] = {}
-        self._records: list[RoundRecord] = []
+        # Of the rounds of this process, a bounded number: enough for the curve.
+        self._records: deque[RoundRecord] = deque(maxlen=MOST_ROUNDS)
+        self._done = 0
         self._now = ""  # what goes on after the rounds
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=8, transient=True
@@ -94,8 +99,9 @@ class LiveProgress(Observer):
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         """Begin to draw."""
-        self._result, self._rounds, self._resumed_at = result, rounds, len(result.rounds)
-        self._records = list(result.rounds)
+        self._result = result
+        self._rounds = rounds
+        self._done = result.rounds
         self._live.start()
 
     def round_started(self, round: int, cohort: list[str]) -> None:
@@ -116,8 +122,9 @@ class LiveProgress(Observer):
             row.state, row.evaluate = "evaluated", metrics
 
     def round_closed(self, record: RoundRecord) -> None:
-        """Add the round to the curve."""
+        """Add the round to the curve, which begins where this process did."""
         self._records.append(record)
+        self._done = record.round
         for silo, count in record.bytes_up.items():
             self._rows.setdefault(silo, _Row()).sent = count
         for silo, why in record.failed.items():
@@ -135,7 +142,7 @@ class LiveProgress(Observer):
     def _render(self) -> RenderableType:
         if self._result is None:
             return Text("")
-        done = len(self._records)
+        done = self._done
         title = Text.assemble(
             (self._result.run_id, "bold"), f"   round {self._round}/{self._rounds}"
         )
@@ -149,7 +156,7 @@ class LiveProgress(Observer):
     def _left(self, done: int) -> str:
         if self._now or done >= self._rounds:
             return self._now
-        recent = [record.seconds for record in self._records[self._resumed_at :]][-5:]
+        recent = [record.seconds for record in self._records][-5:]
         if not recent:
             return "starting"
         return f"about {duration(statistics.median(recent) * (self._rounds - done))} left"
@@ -207,7 +214,7 @@ def shown(aggregate: Metrics) -> Metrics:
     return {name: aggregate[name] for name in names if aggregate.get(name) is not None}
 
 
-def sparkline(values: list[float], most: int = 30) -> str:
+def sparkline(values: list[float], most: int = MOST_ROUNDS) -> str:
     """Return the last values as bars of one character."""
     finite = [value for value in values[-most:] if math.isfinite(value)]
     if len(finite) < 2:

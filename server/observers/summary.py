@@ -22,11 +22,10 @@ def summary(result: RunResult, console: Console) -> None:
     elif result.final:
         values = "  ".join(f"{name} {_number(result.final, name)}" for name in sorted(result.final))
         console.print(Text(f"final: {values}"), soft_wrap=True)
-    failed = sorted({silo for record in result.rounds for silo in record.failed})
-    if failed:
-        names = ", ".join(failed[:MOST_NAMES]) + (
-            f" and {len(failed) - MOST_NAMES} more" * (len(failed) > MOST_NAMES)
-        )
+    if result.failed:
+        failed = sorted(result.failed)
+        more = f" and {len(failed) - MOST_NAMES} more" if len(failed) > MOST_NAMES else ""
+        names = ", ".join(failed[:MOST_NAMES]) + more
         console.print(
             Text(f"failed in some round: {names} (the report says why)", style="red"),
             soft_wrap=True,
@@ -37,8 +36,10 @@ def summary(result: RunResult, console: Console) -> None:
     console.print(Text(f"{ending}: {result.folder or result.run_id}"), soft_wrap=True)
     if result.folder:
         console.print(Text(f"report: {result.folder}/report.html"), soft_wrap=True)
+    if "digest" in result.model:
+        console.print(Text(f"model: digest {result.model['digest'][:16]}"), soft_wrap=True)
     if result.status in ("failed", "interrupted") and result.rounds:
-        console.print(Text(f"to go on: run.resume={result.run_id}"), soft_wrap=True)
+        console.print(Text(f"to resume: run.resume={result.run_id}"), soft_wrap=True)
 
 
 def comparison(baseline: Baseline, most: int = 20, *, matrix: bool = True) -> Table:

@@ -44,6 +44,7 @@ ARTIFACTS: Final = (
     "result.json",
     "report.html",
     "config.yaml",
+    "history.jsonl",
     "metrics.jsonl",
     "ledger.jsonl",
 )
@@ -148,7 +149,7 @@ class MlflowTracker(Observer):
 
     def run_finished(self, result: RunResult) -> None:
         """Log what is left, the baselines, the artefacts and how the run ended."""
-        last = result.rounds[-1].round if result.rounds else 0
+        last = result.rounds
         for name, scores in _baselines(result).items():
             self._keep(f"baseline/{name}/", scores.union, last)
         self._left_alone_until = -math.inf

@@ -1,62 +1,101 @@
 """`report.html`: one self-contained page that says what a run was worth, for someone who did not make it.
 
-Everything comes from `result.json`. Names and reasons in it are others' text: the template escapes them.
+Everything comes from `result.json` and one pass over `history.jsonl`. Names and reasons in them are others' text:
+the template escapes them. The page's size is bounded: of many rounds, bars and curves show means of several, and
+tables say what they leave out.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
 from server.observers.progress import duration, size
 from server.report import plots
+from server.report.overview import CURVES, MOST_LINES, Overview, Point, known, overview
 from server.report.page import PAGE
-from server.report.tables import comparison, failures, known_metric, partition, score, silo_rows
+from server.report.tables import (
+    MOST_ROWS,
+    comparison,
+    failures,
+    known_metric,
+    partition,
+    score,
+    silo_rows,
+)
 from server.run.files import write_atomic
-from server.run.result import RunResult
+from server.run.history import Mark, read_history
+from server.run.result import FORMAT, RunResult
 
 STATUS = {"stopped_early": "stopped early, as configured", "running": "still running"}
 
 
-def write_report(folder: Path) -> Path:
-    """Write a run's report from its `result.json` and return its path."""
+def write_report(folder: Path, rounds: Overview | None = None) -> Path:
+    """Write a run's report and return its path; `rounds` spares reading the history again.
+
+    Raises CheckpointError where `result.json` or `history.jsonl` can't be read, or do not belong together.
+    """
+    result = RunResult.read(folder)
+    if rounds is None:
+        with FORMAT.reading(folder / "result.json"):
+            mark = Mark.from_json(result.history) if result.history else None
+        rounds = overview(read_history(folder, mark), result.silos)
     path = folder / "report.html"
-    write_atomic(path, html(RunResult.read(folder)))
+    write_atomic(path, html(result, rounds))
     return path
 
 
-def html(result: RunResult) -> str:
-    """Return the page for a result, whatever of it is there."""
+def html(result: RunResult, rounds: Overview) -> str:
+    """Return the page for a result and its rounds, whatever of them is there."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    points = rounds.points
+    curves = [
+        (plots.learning_curve(result, points, name), _curve_in_words(points, name))
+        for name in CURVES
+        if known([point.aggregate for point in points], name)
+    ]
     return environment.from_string(PAGE.lstrip()).render(
         result=result,
         status=STATUS.get(result.status, result.status),
-        headline=headline(result),
+        headline=headline(result, points),
         verdict=verdict(result),
-        facts=_facts(result),
+        facts=_facts(result, points),
         comparison=comparison(result),
         partition=partition(result),
-        silo_rows=silo_rows(result) if result.rounds else [],
-        failures=failures(result),
-        curves=[
-            (plots.learning_curve(result, name), _curve_in_words(result, name))
-            for name in _learned(result)
-        ],
-        costs=_costs(result) if result.rounds else [],
+        silo_rows=silo_rows(rounds.silos) if points else [],
+        failures=failures(rounds.failed),
+        more=_left_out(result, rounds),
+        curves=curves,
+        curve_step=plots.step(points, plots.MOST_POINTS),
+        bar_step=plots.step(points, plots.MOST_BARS),
+        costs=_costs(points) if points else [],
         legend=_legend(result),
-        spread=len(result.silos) > plots.MOST_LINES,
+        spread=len(result.silos) > MOST_LINES,
         resume=_resume(result),
     )
 
 
-def headline(result: RunResult) -> str:
+def _left_out(result: RunResult, rounds: Overview) -> dict[str, int]:
+    """Return how many rows each table leaves out."""
+    alone = len(result.baseline.silo_alone) if result.baseline else 0
+    rows = {
+        "partition": len(result.partition),
+        "silos": len(rounds.silos),
+        "failures": len(rounds.failed),
+        "alone": alone,
+    }
+    return {table: max(count - MOST_ROWS, 0) for table, count in rows.items()}
+
+
+def headline(result: RunResult, points: Sequence[Point]) -> str:
     """Return the run in one sentence."""
-    done = f"{len(result.rounds)} round{'' if len(result.rounds) == 1 else 's'}"
+    done = f"{len(points)} round{'' if len(points) == 1 else 's'}"
     if result.status == "failed":
         return f"The run failed after {done}"
-    baseline, final = result.baseline, _final_accuracy(result)
+    baseline, final = result.baseline, _final_accuracy(result, points)
     if baseline is None or not _accuracy(baseline.federated.union):
         members = f"{len(result.silos)} silo{'' if len(result.silos) == 1 else 's'}"
         said = (
@@ -72,7 +111,7 @@ def headline(result: RunResult) -> str:
     parts = [
         f"The federated model is right on {baseline.federated.union['accuracy']:.1%} of held-out examples"
     ]
-    alone = plots.known([scores.union for scores in baseline.silo_alone.values()], "accuracy")
+    alone = known([scores.union for scores in baseline.silo_alone.values()], "accuracy")
     parts += [f"the best silo alone on {max(alone):.1%}"] if alone else []
     if baseline.centralised and _accuracy(baseline.centralised.union):
         parts.append(f"a model of all data pooled on {baseline.centralised.union['accuracy']:.1%}")
@@ -84,7 +123,7 @@ def verdict(result: RunResult) -> str:
     baseline = result.baseline
     if baseline is None or baseline.centralised is None:
         return ""
-    alone = plots.known([scores.union for scores in baseline.silo_alone.values()], "accuracy")
+    alone = known([scores.union for scores in baseline.silo_alone.values()], "accuracy")
     both = _accuracy(baseline.federated.union) + _accuracy(baseline.centralised.union)
     if not alone or len(both) < 2:
         return ""
@@ -103,46 +142,37 @@ def verdict(result: RunResult) -> str:
 
 
 def _accuracy(metrics: dict[str, float]) -> list[float]:
-    return plots.known([metrics], "accuracy")
+    return known([metrics], "accuracy")
 
 
-def _final_accuracy(result: RunResult) -> float | None:
-    last = result.final or (result.rounds[-1].aggregate if result.rounds else {})
-    found = _accuracy(last) or plots.known([last], "central_accuracy")
+def _final_accuracy(result: RunResult, points: Sequence[Point]) -> float | None:
+    last = result.final or (points[-1].aggregate if points else {})
+    found = _accuracy(last) or known([last], "central_accuracy")
     return found[0] if found else None
 
 
-def _learned(result: RunResult) -> list[str]:
-    return [
-        name
-        for name in ("accuracy", "loss")
-        if plots.known([r.aggregate for r in result.rounds], name)
-    ]
-
-
-def _curve_in_words(result: RunResult, name: str) -> str:
+def _curve_in_words(points: Sequence[Point], name: str) -> str:
     """Return what a curve shows, for someone who does not see it."""
-    points = [(r.round, v) for r in result.rounds for v in plots.known([r.aggregate], name)]
-    (first, begin), (last, end) = points[0], points[-1]
+    values = [(point.round, v) for point in points for v in known([point.aggregate], name)]
+    first, begin = values[0]
+    last, end = values[-1]
     return f"Mean {name} over silos: {begin:.3f} after round {first}, {end:.3f} after round {last}."
 
 
-def _costs(result: RunResult) -> list[tuple[str, str]]:
+def _costs(points: Sequence[Point]) -> list[tuple[str, str]]:
     """Return the two pictures of what the rounds cost, each with its words."""
-    count = len(result.rounds)
-    took = sum(record.seconds for record in result.rounds) / count
-    trained = (
-        sum(max(record.seconds_training.values(), default=0.0) for record in result.rounds) / count
-    )
-    down = sum(sum(record.bytes_down.values()) for record in result.rounds) // count
-    up = sum(sum(record.bytes_up.values()) for record in result.rounds) // count
+    count = len(points)
+    took = sum(point.seconds for point in points) / count
+    trained = sum(point.training for point in points) / count
+    down = round(sum(point.down for point in points) / count)
+    up = round(sum(point.up for point in points) / count)
     return [
         (
-            plots.seconds(result),
+            plots.seconds(points),
             f"A round took {took:.1f} seconds on average, of which the slowest silo {trained:.1f}.",
         ),
         (
-            plots.traffic(result),
+            plots.traffic(points),
             f"On average {size(down)} went to the silos in a round, and {size(up)} came back.",
         ),
     ]
@@ -151,7 +181,7 @@ def _costs(result: RunResult) -> list[tuple[str, str]]:
 def _legend(result: RunResult) -> list[dict[str, str]]:
     """Return the legend of the curves: a name, and the colour and dashes of its sample line."""
     items = [{"name": "mean over silos", "colour": "var(--ink)", "dash": "", "width": "3"}]
-    if len(result.silos) <= plots.MOST_LINES:
+    if len(result.silos) <= MOST_LINES:
         for place, silo in enumerate(result.silos):
             dash = ("", "6 2", "2 2")[place // len(plots.COLOURS) % 3]
             items.append(
@@ -177,19 +207,15 @@ def _legend(result: RunResult) -> list[dict[str, str]]:
     return items
 
 
-def _facts(result: RunResult) -> list[tuple[str, str]]:
+def _facts(result: RunResult, points: Sequence[Point]) -> list[tuple[str, str]]:
     """Return the few numbers that stand first."""
-    counts = (("round", len(result.rounds)), ("silo", len(result.silos)))
-    facts = [(name + ("" if count == 1 else "s"), f"{count}") for name, count in counts]
-    if result.rounds:
-        facts.append(
-            (
-                "for all rounds",
-                duration(result.seconds or sum(record.seconds for record in result.rounds)),
-            )
-        )
-        moved = sum(sum(r.bytes_up.values()) + sum(r.bytes_down.values()) for r in result.rounds)
-        facts.append(("travelled, both ways", size(moved)))
+    counts = (("round", len(points)), ("silo", len(result.silos)))
+    facts = [(name + ("" if count == 1 else "s"), f"{count:,}") for name, count in counts]
+    if points:
+        took = result.seconds or sum(point.seconds for point in points)
+        facts.append(("for all rounds", duration(took)))
+        moved = sum(point.up + point.down for point in points)
+        facts.append(("travelled, both ways", size(round(moved))))
     if result.partition:
         facts.append(("training examples", f"{sum(map(sum, result.partition.values())):,}"))
     if "parameters" in result.model:
@@ -199,6 +225,6 @@ def _facts(result: RunResult) -> list[tuple[str, str]]:
 
 
 def _resume(result: RunResult) -> str:
-    """Return the words that go on with a run that ended before its time."""
+    """Return the words that resume a run that ended before its time."""
     ended = result.status in ("interrupted", "failed") and result.rounds
     return f"run.resume={result.run_id}" if ended else ""

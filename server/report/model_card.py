@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from server.report.overview import Overview, SiloOverview
 from server.run.result import Metrics, RunResult
 
 MOST_ROWS = 20
@@ -17,12 +18,12 @@ ENDED = {
 }
 
 
-def card(result: RunResult) -> str:
+def card(result: RunResult, rounds: Overview) -> str:
     """Return a model's card as Markdown; it holds names, counts and metrics, no examples."""
     sections = {
         f"# {plain(result.task)}, trained by {_count(len(result.silos), 'silo')}": _what(result),
-        "## Data": _data(result),
-        "## Training": _training(result),
+        "## Data": _data(result, rounds),
+        "## Training": _training(result, rounds),
         "## Metrics on held-out examples": _metrics(result),
         "## Limits": _limits(result),
         "## Provenance": _provenance(result),
@@ -50,15 +51,14 @@ def _what(result: RunResult) -> list[str]:
     ]
 
 
-def _data(result: RunResult) -> list[str]:
-    last: dict[str, tuple[float | None, float | None]] = {}
-    for record in result.rounds:
-        for silo in record.replied:
-            trained = record.train.get(silo, {}).get("num-examples")
-            last[silo] = (trained, record.metrics.get(silo, {}).get("num-examples"))
-    rows = [(plain(silo), *map(_whole, last.get(silo, (None, None)))) for silo in result.silos]
-    table = _table(("silo", "training examples", "held-out examples"), rows[:MOST_ROWS])
-    more = [f"\nand {len(rows) - MOST_ROWS} more silos."] if len(rows) > MOST_ROWS else []
+def _data(result: RunResult, rounds: Overview) -> list[str]:
+    rows = []
+    for silo in result.silos[:MOST_ROWS]:
+        seen = rounds.silos.get(silo, SiloOverview())
+        rows.append((plain(silo), _whole(seen.examples), _whole(seen.held_out)))
+    table = _table(("silo", "training examples", "held-out examples"), rows)
+    left_out = len(result.silos) - len(rows)
+    more = [f"\nand {left_out} more silos."] if left_out else []
     return [
         "Each silo's examples were used by that silo's own training only; what left it were updates.",
         "",
@@ -67,12 +67,11 @@ def _data(result: RunResult) -> list[str]:
     ]
 
 
-def _training(result: RunResult) -> list[str]:
-    failed = sum(len(record.failed) for record in result.rounds)
+def _training(result: RunResult, rounds: Overview) -> list[str]:
     return [
-        f"- {_count(len(result.rounds), 'round')} with the strategy {plain(result.strategy)}, seed {result.seed}",
-        f"- {ENDED.get(result.status, 'The run was still going on.')}",
-        f"- replies that failed or were refused: {failed}",
+        f"- {_count(result.rounds, 'round')} with the strategy {plain(result.strategy)}, seed {result.seed}",
+        f"- {ENDED.get(result.status, 'The run was still running.')}",
+        f"- replies that failed or were refused: {rounds.failures}",
     ]
 
 
@@ -123,7 +122,8 @@ def _provenance(result: RunResult) -> list[str]:
     facts = [
         ("run", result.run_id),
         ("command", result.command),
-        ("model SHA-256", result.model.get("sha256", "")),
+        ("model file SHA-256", result.model.get("sha256", "")),
+        ("tensors SHA-256", result.model.get("digest", "")),
         ("configuration SHA-256", result.config_digest),
         ("code SHA-256", result.environment.get("code", "")),
         ("started", result.started),

@@ -77,8 +77,8 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <h1>{{ headline }}</h1>
 {% if verdict %}<p class="verdict">{{ verdict }}</p>{% endif %}
 
-{% if result.error %}<p class="error" role="alert"><strong>{{ result.error.get("code", "") }}</strong> {{ result.error.get("message", "") }}{% if resume %}<br>To go on with it: <code>{{ resume }}</code>{% endif %}</p>
-{% elif resume %}<p class="error">To go on with it: <code>{{ resume }}</code></p>{% endif %}
+{% if result.error %}<p class="error" role="alert"><strong>{{ result.error.get("code", "") }}</strong> {{ result.error.get("message", "") }}{% if resume %}<br>To resume it: <code>{{ resume }}</code>{% endif %}</p>
+{% elif resume %}<p class="error">To resume it: <code>{{ resume }}</code></p>{% endif %}
 
 <dl class="facts">
 {% for name, value in facts %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>
@@ -86,6 +86,7 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 </dl>
 </header>
 
+{% macro left_out(count, where) %}{% if count %}<p class="note">{{ "{:,}".format(count) }} more are left out here; {{ where }} holds them.</p>{% endif %}{% endmacro %}
 {% macro models(rows, silos, metric) %}
 <thead><tr><th scope="col">model</th><th scope="col" colspan="2">{{ metric }}, all silos</th>{% if metric != "loss" %}<th scope="col">loss</th>{% endif %}{% for silo in silos %}<th scope="col" class="name">{{ silo }}</th>{% endfor %}</tr></thead>
 <tbody>
@@ -98,7 +99,8 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <h2 id="worth">What the federation was worth</h2>
 <p>Each model on the examples that the silos held out and no model was trained on: all of them together{% if comparison.silos %}, then each silo's own{% endif %}. Every model had the same budget of epochs.</p>
 <div class="wide" tabindex="0" role="region" aria-label="Models compared"><table>{{ models(comparison.shown, comparison.silos, comparison.metric) }}</table></div>
-{% if comparison.folded %}<details><summary>Each of the {{ comparison.folded | length }} silos alone</summary><div class="wide"><table class="dense">{{ models(comparison.folded, [], comparison.metric) }}</table></div></details>
+{% if comparison.folded %}<details><summary>{% if more.alone %}{{ comparison.folded | length }} of the silos alone{% else %}Each of the {{ comparison.folded | length }} silos alone{% endif %}</summary><div class="wide"><table class="dense">{{ models(comparison.folded, [], comparison.metric) }}</table></div></details>
+{{ left_out(more.alone, "result.json") }}
 <p class="note">result.json also holds each model's metrics on each silo's own held-out examples.</p>{% endif %}
 </section>
 {% endif %}
@@ -109,7 +111,7 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <figure aria-label="Metrics on held-out examples, round by round, of the mean over silos and of each silo">
 <div class="panels">{% for curve, alt in curves %}<div><div role="img" aria-label="{{ alt }}">{{ curve | safe }}</div></div>{% endfor %}</div>
 <ul class="legend" aria-label="Lines">{% for item in legend %}<li><svg width="26" height="10" aria-hidden="true"><line x1="0" x2="26" y1="5" y2="5" stroke-width="{{ item.width }}" stroke-dasharray="{{ item.dash }}" style="stroke: {{ item.colour }}"{% if item.width == "9" %} opacity="0.3"{% endif %}/></svg>{{ item.name }}</li>{% endfor %}</ul>
-<figcaption>Each silo's curve is the federated model's metric on that silo's own held-out examples; the mean is weighted by their number.{% if spread %} Of so many silos only the range is drawn.{% endif %}</figcaption></figure>
+<figcaption>Each silo's curve is the federated model's metric on that silo's own held-out examples; the mean is weighted by their number.{% if spread %} Of so many silos only the range is drawn.{% endif %}{% if curve_step > 1 %} Each point stands for {{ curve_step }} rounds: their mean, and their whole range.{% endif %}</figcaption></figure>
 </section>
 {% endif %}
 
@@ -121,6 +123,7 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <thead><tr><th scope="col">silo</th>{% for name in result.classes %}<th scope="col">{{ name }}</th>{% endfor %}<th scope="col">sum</th></tr></thead>
 <tbody>{% for silo, cells, total in partition %}<tr><th scope="row">{{ silo }}</th>{% for count, share in cells %}<td style="--share: {{ share }}"{% if count == 0 %} class="none"{% endif %}>{{ "{:,}".format(count) }}</td>{% endfor %}<td class="sum">{{ "{:,}".format(total) }}</td></tr>
 {% endfor %}</tbody></table></div>
+{{ left_out(more.partition, "result.json") }}
 </section>
 {% endif %}
 
@@ -131,12 +134,12 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <div class="panels">
 <div><div role="img" aria-label="{{ costs[0][1] }}">{{ costs[0][0] | safe }}</div><ul class="legend"><li><span class="swatch" style="background: #3d8fd9"></span>training, slowest silo</li><li><span class="swatch" style="background: #dd8433"></span>waiting, transfer, evaluation</li></ul></div>
 <div><div role="img" aria-label="{{ costs[1][1] }}">{{ costs[1][0] | safe }}</div><ul class="legend"><li><span class="swatch" style="background: #7f83ec"></span>to the silos</li><li><span class="swatch" style="background: #2fa384"></span>from the silos</li></ul></div>
-</div></figure>
+</div>{% if bar_step > 1 %}<figcaption>Each bar is the mean of {{ bar_step }} rounds; history.jsonl holds each round.</figcaption>{% endif %}</figure>
 {% macro who_did_what() %}<div class="wide" tabindex="0" role="region" aria-label="Each silo's part"><table{% if silo_rows | length > 20 %} class="dense"{% endif %}>
 <thead><tr><th scope="col">silo</th><th scope="col">rounds answered</th><th scope="col">examples</th><th scope="col">training a round, median</th><th scope="col">sent</th><th scope="col">last score, own held-out</th></tr></thead>
 <tbody>{% for row in silo_rows %}<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>{% endmacro %}
-{% if silo_rows | length > 20 %}<details><summary>Each of the {{ silo_rows | length }} silos</summary>{{ who_did_what() }}</details>{% else %}{{ who_did_what() }}{% endif %}
+{% endfor %}</tbody></table></div>{{ left_out(more.silos, "history.jsonl") }}{% endmacro %}
+{% if silo_rows | length > 20 %}<details><summary>{% if more.silos %}The {{ silo_rows | length }} silos that missed most rounds{% else %}Each of the {{ silo_rows | length }} silos{% endif %}</summary>{{ who_did_what() }}</details>{% else %}{{ who_did_what() }}{% endif %}
 
 </section>
 {% endif %}
@@ -147,6 +150,7 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <div class="wide" tabindex="0" role="region" aria-label="Failures"><table><thead><tr><th scope="col">silo</th><th scope="col" class="text">reason</th><th scope="col" class="text">rounds</th></tr></thead>
 <tbody>{% for failure in failures %}<tr><th scope="row">{{ failure.silo }}</th><td class="text reason">{{ failure.reason }}</td><td class="text">{{ failure.rounds }}</td></tr>
 {% endfor %}</tbody></table></div>
+{{ left_out(more.failures, "history.jsonl") }}
 </section>
 {% endif %}
 
@@ -156,7 +160,7 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 
 <dl class="again">
 <dt>run</dt><dd><code>{{ result.run_id }}</code>, mode {{ result.mode }}{% if result.engine %}, engine {{ result.engine }}{% endif %}, seed {{ result.seed }}</dd>
-<dt>model</dt><dd>{% if result.model %}<code>{{ result.model.get("path", "") }}</code>, {{ "{:,}".format(result.model.get("parameters", 0)) }} parameters, SHA-256 <code>{{ result.model.get("sha256", "") }}</code>{% else %}none was written{% endif %}</dd>
+<dt>model</dt><dd>{% if result.model %}<code>{{ result.model.get("path", "") }}</code>, {{ "{:,}".format(result.model.get("parameters", 0)) }} parameters, digest of its tensors <code>{{ result.model.get("digest", "") }}</code>, SHA-256 of the file <code>{{ result.model.get("sha256", "") }}</code>{% else %}none was written{% endif %}</dd>
 <dt>configuration</dt><dd>config.yaml{% if result.config_digest %}; SHA-256 of what travelled <code>{{ result.config_digest }}</code>{% endif %}</dd>
 {% if result.environment.get("code") %}<dt>code</dt><dd>SHA-256 <code>{{ result.environment.code }}</code></dd>{% endif %}
 

@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from server.run.result import Metrics, RoundRecord, RunResult
+from server.report.overview import MOST_LINES, Point, binned, known
+from server.run.result import Metrics, RunResult
 
 INK: Final = "#010203"
 """Stands for the page's colour of text, `var(--ink)`, and is replaced by it."""
@@ -35,8 +36,10 @@ COLOURS: Final = (
 """Okabe and Ito's palette, of a lightness that shows on white and on near black."""
 DASHES: Final = ("solid", (0, (6, 1.5)), (0, (1, 1)))
 """For the silos after the eighth: a second sign beside the colour."""
-MOST_LINES: Final = 12
-"""Silos drawn one by one; of more, the range is drawn."""
+MOST_POINTS: Final = 250
+"""Points of a curve; of more rounds, each is the mean of several."""
+MOST_BARS: Final = 50
+"""Bars of a picture; of more rounds, each is the mean of several."""
 SIZE: Final = (4.9, 3.1)
 
 STYLE: dict[Any, Any] = {
@@ -60,51 +63,49 @@ STYLE: dict[Any, Any] = {
 
 
 @matplotlib.rc_context(STYLE)
-def learning_curve(result: RunResult, name: str) -> str:
+def learning_curve(result: RunResult, points: Sequence[Point], name: str) -> str:
     """Return one metric on held-out examples over the rounds: the aggregate, the silos, the baselines."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
+    drawn = binned(points, MOST_POINTS)
     if len(result.silos) <= MOST_LINES:
         for place, silo in enumerate(result.silos):
             colour, dashes = line_style(place)
-            _line(
-                axes,
-                result.rounds,
-                [r.metrics.get(silo, {}) for r in result.rounds],
-                name,
-                color=colour,
-                ls=dashes,
-            )
+            own = [point.silos.get(silo, {}) for point in drawn]
+            _line(axes, drawn, own, name, color=colour, ls=dashes)
     else:
-        _range(axes, result.rounds, name)
-    _line(
-        axes, result.rounds, [record.aggregate for record in result.rounds], name, color=INK, lw=2.6
-    )
+        _range(axes, drawn, name)
+    _line(axes, drawn, [point.aggregate for point in drawn], name, color=INK, lw=2.6)
     for level, dashes in reference_levels(result, name):
         axes.axhline(level, color=INK, lw=1.1, ls=dashes)
-    _finish(axes, f"{name} on held-out examples", [record.round for record in result.rounds])
+    _finish(axes, f"{name} on held-out examples", points)
     return _svg(figure, f"curve-{name}")
 
 
 @matplotlib.rc_context(STYLE)
-def seconds(result: RunResult) -> str:
+def seconds(points: Sequence[Point]) -> str:
     """Return where the seconds of each round went: the slowest silo's training, and everything else."""
-    training = [max(record.seconds_training.values(), default=0.0) for record in result.rounds]
-    rest = [max(record.seconds - t, 0.0) for record, t in zip(result.rounds, training, strict=True)]
-    return _bars(result.rounds, "seconds a round", training, rest, (COLOURS[0], COLOURS[1]))
+    drawn = binned(points, MOST_BARS)
+    training = [point.training for point in drawn]
+    rest = [max(point.seconds - point.training, 0.0) for point in drawn]
+    return _bars(drawn, "seconds a round", training, rest, (COLOURS[0], COLOURS[1]))
 
 
 @matplotlib.rc_context(STYLE)
-def traffic(result: RunResult) -> str:
+def traffic(points: Sequence[Point]) -> str:
     """Return the bytes that travelled in each round, to the silos and from them."""
-    down = [float(sum(record.bytes_down.values())) for record in result.rounds]
-    up = [float(sum(record.bytes_up.values())) for record in result.rounds]
-    most = max(d + u for d, u in zip(down, up, strict=True))
-    unit, scale = next(
-        (u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if most >= s or u == "kB"
-    )
-    scaled = ([b / scale for b in down], [b / scale for b in up])
-    return _bars(result.rounds, f"{unit} a round", *scaled, (COLOURS[5], COLOURS[2]))
+    drawn = binned(points, MOST_BARS)
+    most = max(point.down + point.up for point in drawn)
+    units = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+    unit, scale = next((u, s) for u, s in units if most >= s or u == "kB")
+    down = [point.down / scale for point in drawn]
+    up = [point.up / scale for point in drawn]
+    return _bars(drawn, f"{unit} a round", down, up, (COLOURS[5], COLOURS[2]))
+
+
+def step(points: Sequence[Point], most: int) -> int:
+    """Return how many rounds one point or bar stands for, where at most `most` are drawn."""
+    return max(-(-len(points) // most), 1)
 
 
 def line_style(place: int) -> tuple[str, Any]:
@@ -122,32 +123,32 @@ def reference_levels(result: RunResult, name: str) -> list[tuple[float, Any]]:
     return [(v, (0, (4, 3))) for v in known(pooled, name)] + [(v, (0, (1, 2))) for v in best]
 
 
-def known(metrics: Sequence[Metrics], name: str) -> list[float]:
-    """Return the values of a metric where it is there and finite: what was NaN is null in `result.json`."""
-    return [
-        value for m in metrics if (value := m.get(name)) is not None and abs(value) < float("inf")
-    ]
-
-
 def _line(
-    axes: Axes, rounds: Sequence[RoundRecord], metrics: Sequence[Metrics], name: str, **style: Any
+    axes: Axes, points: Sequence[Point], metrics: Sequence[Metrics], name: str, **style: Any
 ) -> None:
-    points = [(r.round, v) for r, m in zip(rounds, metrics, strict=True) for v in known([m], name)]
-    marker = "o" if len(points) == 1 else None
-    axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, **{"lw": 1.3} | style)
+    pairs = list(zip(points, metrics, strict=True))
+    values = [(_middle(point), v) for point, m in pairs for v in known([m], name)]
+    marker = "o" if len(values) == 1 else None
+    axes.plot([x for x, _ in values], [y for _, y in values], marker=marker, **{"lw": 1.3} | style)
 
 
-def _range(axes: Axes, rounds: Sequence[RoundRecord], name: str) -> None:
-    spans = [(r.round, values) for r in rounds if (values := known(list(r.metrics.values()), name))]
-    xs, low, high = [x for x, _ in spans], [min(v) for _, v in spans], [max(v) for _, v in spans]
+def _range(axes: Axes, points: Sequence[Point], name: str) -> None:
+    spans = [(_middle(point), point.spans[name]) for point in points if name in point.spans]
+    xs = [x for x, _ in spans]
+    low = [span[0] for _, span in spans]
+    high = [span[1] for _, span in spans]
     if len(xs) == 1:
         axes.vlines(xs, low, high, color=COLOURS[0], lw=4, alpha=0.35)
     else:
         axes.fill_between(xs, low, high, color=COLOURS[0], alpha=0.25, lw=0)
 
 
+def _middle(point: Point) -> float:
+    return (point.first + point.round) / 2
+
+
 def _bars(
-    rounds: Sequence[RoundRecord],
+    points: Sequence[Point],
     title: str,
     below: list[float],
     above: list[float],
@@ -155,33 +156,35 @@ def _bars(
 ) -> str:
     figure = Figure(figsize=(SIZE[0], 2.7), layout="constrained")
     axes = figure.add_subplot()
-    numbers = [record.round for record in rounds]
-    width = min(0.8, 0.15 * len(numbers))  # a lone round is a bar, not a wall
-    axes.bar(numbers, below, width, color=colours[0])
-    axes.bar(numbers, above, width, bottom=below, color=colours[1])
-    _finish(axes, title, numbers)
-    _cut_outlier(axes, numbers, [b + a for b, a in zip(below, above, strict=True)])
+    places = [_middle(point) for point in points]
+    rounds = points[0].round - points[0].first + 1
+    width = min(0.8, 0.15 * len(points)) * rounds  # a lone round is a bar, not a wall
+    axes.bar(places, below, width, color=colours[0])
+    axes.bar(places, above, width, bottom=below, color=colours[1])
+    _finish(axes, title, points)
+    _cut_outlier(axes, places, width, [b + a for b, a in zip(below, above, strict=True)])
     return _svg(figure, title)
 
 
-def _cut_outlier(axes: Axes, rounds: list[int], totals: list[float]) -> None:
+def _cut_outlier(axes: Axes, places: list[float], width: float, totals: list[float]) -> None:
     """Let one bar end at the edge, its number beside it, where it would flatten all others: often a cold start."""
     most, second = [*sorted(totals, reverse=True), 0.0, 0.0][:2]
     if len(totals) > 2 and most > 3 * second > 0:
         axes.set_ylim(0, 1.5 * second)
-        place, last = rounds[totals.index(most)], rounds[-1]
-        side, beside = (-0.55, "right") if place == last else (0.55, "left")
-        axes.text(place + side, 1.47 * second, f"{most:.3g}", ha=beside, va="top", fontsize=9)
+        place = places[totals.index(most)]
+        beside = "right" if place == places[-1] else "left"
+        away = -0.7 * width if beside == "right" else 0.7 * width
+        axes.text(place + away, 1.47 * second, f"{most:.3g}", ha=beside, va="top", fontsize=9)
 
 
-def _finish(axes: Axes, title: str, rounds: list[int]) -> None:
+def _finish(axes: Axes, title: str, points: Sequence[Point]) -> None:
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("round")
     axes.grid(axis="y")
     axes.tick_params(length=3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
-    if rounds:
-        axes.set_xlim(min(rounds) - 0.6, max(rounds) + 0.6)
+    if points:
+        axes.set_xlim(points[0].first - 0.6, points[-1].round + 0.6)
 
 
 def _svg(figure: Figure, name: str) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
 from server.observers.progress import size
+from server.report.overview import SiloOverview
 from server.run.result import Metrics, RunResult, Scores
 
 MOST_COLUMNS = 12
 """Silos that get a column or a row in sight; of more, the page shows a few and folds the rest away."""
+MOST_ROWS = 100
+"""Rows of any table of the page; what is left out is said below it."""
+MOST_SPANS = 12
+"""Rounds, or ranges of them, that are named one by one."""
 
 
 @dataclass
@@ -51,7 +55,7 @@ def comparison(result: RunResult) -> Comparison | None:
     shown = [ours, *(_few(baseline.silo_alone, metric) if many else alone.values())]
     if baseline.centralised:
         shown.append(_model("all data pooled", baseline.centralised, metric, silos))
-    return Comparison(metric, silos, shown, list(alone.values()) if many else [])
+    return Comparison(metric, silos, shown, list(alone.values())[:MOST_ROWS] if many else [])
 
 
 def partition(result: RunResult) -> list[tuple[str, list[tuple[int, float]], int]]:
@@ -59,46 +63,58 @@ def partition(result: RunResult) -> list[tuple[str, list[tuple[int, float]], int
     most = max((max(row, default=0) for row in result.partition.values()), default=0) or 1
     return [
         (silo, [(n, round(n / most, 3)) for n in row], sum(row))
-        for silo, row in result.partition.items()
+        for silo, row in list(result.partition.items())[:MOST_ROWS]
     ]
 
 
-def silo_rows(result: RunResult) -> list[list[str]]:
-    """Return a row per silo: name, rounds answered of those asked, examples, training seconds, bytes up, last score."""
+def silo_rows(silos: Mapping[str, SiloOverview]) -> list[list[str]]:
+    """Return a row per silo: name, rounds answered of those asked, examples, training seconds, bytes up, last score.
+
+    Of more than `MOST_ROWS` silos those that answered least come first, and the others are left out.
+    """
+    chosen = list(silos.items())
+    if len(chosen) > MOST_ROWS:
+        chosen.sort(key=lambda pair: pair[1].answered - pair[1].asked)
     rows = []
-    for silo in result.silos:
-        asked = [record for record in result.rounds if silo in record.cohort]
-        answered = [record for record in asked if silo in record.replied]
-        examples = next(
-            (r.train[silo].get("num-examples") for r in reversed(answered) if silo in r.train), None
-        )
-        took = [r.seconds_training[silo] for r in answered if silo in r.seconds_training]
-        metrics: Metrics = next(
-            (r.metrics[silo] for r in reversed(result.rounds) if silo in r.metrics), {}
-        )
-        rows.append(
-            [
-                silo,
-                f"{len(answered)} of {len(asked)}",
-                "–" if examples is None else f"{examples:,.0f}",
-                f"{median(took):.2f} s" if took else "–",
-                size(sum(r.bytes_up.get(silo, 0) for r in result.rounds)),
-                score(metrics, known_metric(metrics, ("accuracy", "loss"))),
-            ]
-        )
+    for silo, seen in chosen[:MOST_ROWS]:
+        took = seen.median_seconds
+        row = [
+            silo,
+            f"{seen.answered} of {seen.asked}",
+            "–" if seen.examples is None else f"{seen.examples:,.0f}",
+            "–" if took is None else f"{took:.2f} s",
+            size(seen.up),
+            score(seen.metrics, known_metric(seen.metrics, ("accuracy", "loss"))),
+        ]
+        rows.append(row)
     return rows
 
 
-def failures(result: RunResult) -> list[dict[str, str]]:
-    """Return each silo's reasons once, with the rounds in which it failed for it."""
-    rounds: dict[tuple[str, str], list[int]] = {}
-    for record in result.rounds:
-        for silo, reason in record.failed.items():
-            rounds.setdefault((silo, reason), []).append(record.round)
+def failures(failed: Mapping[tuple[str, str], Sequence[int]]) -> list[dict[str, str]]:
+    """Return each silo's reasons once, with the rounds in which it failed for it, the most frequent first.
+
+    At most `MOST_ROWS` of them: `Overview.failed` has the others.
+    """
+    ranked = sorted(failed.items(), key=lambda pair: (-len(pair[1]), pair[0]))
     return [
-        {"silo": silo, "reason": reason, "rounds": ", ".join(map(str, numbers))}
-        for (silo, reason), numbers in sorted(rounds.items())
+        {"silo": silo, "reason": reason, "rounds": in_words(numbers)}
+        for (silo, reason), numbers in ranked[:MOST_ROWS]
     ]
+
+
+def in_words(rounds: Sequence[int]) -> str:
+    """Return ascending round numbers as text: 1, 4 to 9, 12; of many, the first and how many there are."""
+    spans: list[list[int]] = []
+    for number in rounds:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    said = []
+    for first, last in spans[:MOST_SPANS]:
+        said.append(f"{first}" if first == last else f"{first} to {last}")
+    more = f", … {len(rounds)} in all" if len(spans) > MOST_SPANS else ""
+    return ", ".join(said) + more
 
 
 def known_metric(metrics: Metrics, names: Sequence[str]) -> str | None:

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -109,21 +109,28 @@ class Rounds:
 
     def _close(self, record: RoundRecord, arrays: ArrayRecord, early_stop: EarlyStop) -> None:
         """Make a round part of the state: until here, whatever breaks it off leaves the one before."""
-        state = self.session.state
-        ledger = self.session.ledger
-        state.round = record.round
-        state.arrays = arrays
-        state.strategy = state_of(self.strategy)
-        state.records.append(record)
-        state.seconds += record.seconds
-        state.early_stop = {"best": early_stop.best, "since": early_stop.since}
-        # The ledger's line comes before the checkpoint, which holds its anchor: a crash between the two leaves a
-        # line of a round that is done again, never a round without its line.
-        anchor = ledger.round_closed(record.round, arrays_digest(arrays), record.replied)
-        state.anchor = str(anchor)
-        self.session.checkpoints.save(state)
+        session = self.session
+        # The order of docs/results.md: the round's line, the ledger's lines, the checkpoint, and last the pointer to
+        # it, with which the round counts. A crash before that leaves lines that the next start cuts off, or keeps as
+        # what was tried; nothing that counts ever names what is not on disk.
+        history = session.history.append(record)
+        anchor = session.ledger.round_closed(
+            record.round, arrays_digest(arrays), record.replied, history=history.head
+        )
+        closed = replace(
+            session.state,
+            round=record.round,
+            arrays=arrays,
+            strategy=state_of(self.strategy),
+            seconds=session.state.seconds + record.seconds,
+            early_stop={"best": early_stop.best, "since": early_stop.since},
+            history=history,
+            anchor=str(anchor),
+        )
+        session.checkpoints.save(closed)
+        session.state.become(closed)
         # Observers come last: what they tell a person must be what a resumed run starts from.
-        self.session.observer.round_closed(record)
+        session.observer.round_closed(record)
 
     def _cohort(self, number: int) -> dict[str, int]:
         """Return the round's nodes by their silos' names, sorted by name."""

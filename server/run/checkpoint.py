@@ -2,13 +2,18 @@
 
 A checkpoint is one safetensors file: the model's arrays under `model/`, the strategy's under `strategy/`, and
 in its metadata the rest as JSON. The last `KEPT` are kept, so that a damaged one costs a round, not the run.
+The rounds themselves are in the history (`server.run.history`); a checkpoint marks how much of it counts, so its
+size does not grow with the rounds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -17,15 +22,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from conf.errors import CheckpointError
-from server.run.result import RoundRecord
+from conf.versions import Format
+from server.run.history import Mark
 from server.store.folder import Store, StoreMissing, digest, follow, point
 
 log = logging.getLogger(__name__)
 
 KEPT: Final = 2
 POINTER: Final = "checkpoints/latest.json"
-VERSION: Final = 1
+FORMAT: Final = Format("checkpoint", 2, damaged="MDW-502", fix="Use another.")
 _HEADER = "meadow"
+_NAME = re.compile(r"checkpoints/round-(\d+)\.([0-9a-f]{16})\.safetensors")
 
 
 @dataclass
@@ -36,10 +43,14 @@ class RunState:
     arrays: ArrayRecord
     strategy: RecordDict = field(default_factory=RecordDict)
     early_stop: dict[str, Any] = field(default_factory=dict)  # best, since
-    records: list[RoundRecord] = field(default_factory=list)
+    history: Mark = field(default_factory=Mark)  # how much of history.jsonl counts
     mlflow_run_id: str | None = None
     anchor: str = ""  # of the ledger after this round (`server.run.ledger.Anchor`)
     seconds: float = 0.0  # of all processes that worked on this run
+
+    def become(self, other: RunState) -> None:
+        """Take over another state, all of it at once: whoever holds this one sees the closed round."""
+        vars(self).update(vars(other))
 
 
 class Checkpoints:
@@ -54,10 +65,12 @@ class Checkpoints:
         Raises CheckpointError (MDW-513 to 517) when the disk is full or fails; the earlier ones stay usable.
         """
         data = encode(state)
-        name = f"checkpoints/round-{state.round:06d}.{digest(data)[:16]}.safetensors"
+        sha256 = digest(data)
+        name = f"checkpoints/round-{state.round:06d}.{sha256[:16]}.safetensors"
         self._store.put_if_absent(name, data)
-        point(self._store, POINTER, name, digest(data))
-        for old in self._files()[:-KEPT]:
+        # From here on the round counts; what follows only tidies up.
+        point(self._store, POINTER, name, sha256)
+        for old in self._outlived(name, state.round):
             self._store.delete(old)
 
     def load(self) -> RunState | None:
@@ -67,7 +80,8 @@ class Checkpoints:
         files exist and none can be used.
         """
         try:
-            return decode(follow(self._store, POINTER)[1])
+            name, data = follow(self._store, POINTER)
+            return decode(data, name)
         except StoreMissing:
             if not self._files():
                 return None
@@ -76,10 +90,12 @@ class Checkpoints:
             )
         except CheckpointError as error:
             log.error("the latest checkpoint is damaged, using the one before it: %s", error)
+        # Newest first: an older one costs rounds that are there.
         for name in reversed(self._files()):
             data = self._store.read(name)
-            if digest(data)[:16] == name.split(".")[-2]:
-                return decode(data)
+            match = _NAME.fullmatch(name)
+            if match and digest(data)[:16] == match[2]:
+                return decode(data, name)
             log.error("%s is damaged: its digest is not the one in its name", name)
         raise CheckpointError(
             "MDW-501",
@@ -87,10 +103,19 @@ class Checkpoints:
             "Start the run anew without run.resume.",
         )
 
+    def _outlived(self, latest: str, round: int) -> list[str]:
+        """Return the files that nobody will need: old ones, and those of a round that never counted."""
+        earlier = [name for name in self._files() if name != latest and _round_of(name) < round]
+        kept = {latest, *earlier[-(KEPT - 1) :]}
+        return [name for name in self._files() if name not in kept]
+
     def _files(self) -> list[str]:
-        return [
-            name for name in self._store.list("checkpoints/round-") if name.endswith(".safetensors")
-        ]
+        return [name for name in self._store.list("checkpoints/round-") if _NAME.fullmatch(name)]
+
+
+def _round_of(name: str) -> int:
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else 0
 
 
 def encode(state: RunState) -> bytes:
@@ -112,13 +137,12 @@ def encode(state: RunState) -> bytes:
                 "kind": "metrics" if isinstance(record, MetricRecord) else "config",
                 "values": dict(record),
             }
-    header = {
-        "version": VERSION,
+    header = FORMAT.stamp | {
         "round": state.round,
         "order": list(state.arrays),
         "strategy": values,
         "early_stop": state.early_stop,
-        "records": [asdict(record) for record in state.records],
+        "history": state.history.to_json(),
         "mlflow_run_id": state.mlflow_run_id,
         "anchor": state.anchor,
         "seconds": state.seconds,
@@ -126,45 +150,61 @@ def encode(state: RunState) -> bytes:
     return save(tensors, {_HEADER: json.dumps(header)})
 
 
-def decode(data: bytes) -> RunState:
-    """Return the state in the bytes of a checkpoint; raises CheckpointError MDW-502 for anything else."""
-    try:
+def decode(data: bytes, where: str = "It") -> RunState:
+    """Return the state in the bytes of a checkpoint; `where` names them in errors.
+
+    Raises CheckpointError: MDW-505 for another version, MDW-502 for anything that is not a checkpoint of Meadow.
+    """
+    with _reading(where):
         length = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_HEADER])
-        tensors = load(data)
-    except (ValueError, LookupError, TypeError, SafetensorError) as error:
-        raise CheckpointError(
-            "MDW-502", f"This is not a checkpoint of Meadow: {error}.", "Use another."
-        ) from error
-    if header["version"] != VERSION:
-        raise CheckpointError(
-            "MDW-502",
-            f"The checkpoint has version {header['version']}, this Meadow reads {VERSION}.",
-            "Update Meadow.",
-        )
+        text = json.loads(data[8 : 8 + length])["__metadata__"][_HEADER]
+    header = FORMAT.loads(text, where)
+    with _reading(where):
+        return _state(header, load(data))
+
+
+@contextlib.contextmanager
+def _reading(where: str) -> Iterator[None]:
+    with FORMAT.reading(where):
+        try:
+            yield
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+
+
+def _state(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> RunState:
+    early_stop = header["early_stop"]
+    if not isinstance(header["round"], int) or not isinstance(early_stop, dict):
+        raise TypeError("the round is not a number, or early_stop is not an object")
+    arrays = {name: Array(tensors[f"model/{name}"]) for name in header["order"]}
+    strategy = {key: _record(key, value, tensors) for key, value in header["strategy"].items()}
     return RunState(
         round=header["round"],
-        arrays=ArrayRecord({name: Array(tensors[f"model/{name}"]) for name in header["order"]}),
-        strategy=RecordDict(
-            {key: _record(key, value, tensors) for key, value in header["strategy"].items()}
-        ),
-        early_stop=header["early_stop"],
-        records=[RoundRecord(**record) for record in header["records"]],
-        mlflow_run_id=header["mlflow_run_id"],
-        anchor=header["anchor"],
-        seconds=header["seconds"],
+        arrays=ArrayRecord(arrays),
+        strategy=RecordDict(strategy),
+        early_stop=early_stop,
+        history=Mark.from_json(header["history"]),
+        mlflow_run_id=_text(header["mlflow_run_id"]),
+        anchor=_text(header["anchor"]) or "",
+        seconds=float(header["seconds"]),
     )
+
+
+def _text(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value
 
 
 def _record(
     key: str, value: dict[str, Any], tensors: dict[str, np.ndarray]
 ) -> ArrayRecord | MetricRecord | ConfigRecord:
-    if value["kind"] == "arrays":
-        return ArrayRecord(
-            {name: Array(tensors[f"strategy/{key}/{name}"]) for name in value["order"]}
-        )
-    return (
-        MetricRecord(value["values"])
-        if value["kind"] == "metrics"
-        else ConfigRecord(value["values"])
-    )
+    kind = value["kind"]
+    if kind == "arrays":
+        arrays = {name: Array(tensors[f"strategy/{key}/{name}"]) for name in value["order"]}
+        return ArrayRecord(arrays)
+    if kind == "metrics":
+        return MetricRecord(value["values"])
+    if kind == "config":
+        return ConfigRecord(value["values"])
+    raise ValueError(f"{key} is of the kind {kind!r}")

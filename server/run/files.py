@@ -1,10 +1,11 @@
 """The writes of `conf.atomic_files`, told by the path and what to do where the disk is full or fails.
 
-Both raise CheckpointError MDW-513 to 515, and nothing is left of the new content then.
+All raise CheckpointError MDW-513 to 515, and nothing is left of the new content then.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from conf import atomic_files
@@ -21,3 +22,29 @@ def append_line(path: Path, line: str) -> None:
     """Add a line to a file, made where absent: the whole line or nothing."""
     with disk("write", path):
         atomic_files.append_line(path, line)
+
+
+def append_durably(path: Path, data: bytes) -> None:
+    """Add whole lines to a file, made where absent and on disk when this returns: all of them or nothing."""
+    with disk("write", path):
+        new = not path.exists()
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            write_all(handle, data)
+        finally:
+            os.close(handle)
+        if new:
+            atomic_files.sync_folder(path.parent)
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Write bytes at the end of an open file and sync it; raises OSError, and the file then is as it was."""
+    size = os.fstat(handle).st_size
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, size)
+        raise

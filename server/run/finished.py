@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from server.run.result import RunResult
+from server.run.history import read_history
+from server.run.result import RoundRecord, RunResult
 from server.scoring.evaluation import load_model
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What `simulate` returns; `result` is the content of `result.json`, `folder` where it lies."""
+    """What `simulate` returns: `result` is the content of `result.json`, `folder` where it lies."""
 
     result: RunResult
     folder: Path
 
+    @cached_property
+    def rounds(self) -> list[RoundRecord]:
+        """The records of `history.jsonl`, one a closed round; raises CheckpointError where it was changed."""
+        return list(read_history(self.folder))
+
     def rows(self) -> list[dict[str, Any]]:
         """Return a row per round and silo, aggregate rows with silo None: `pandas.DataFrame(run.rows())`."""
         rows: list[dict[str, Any]] = []
-        for record in self.result.rounds:
+        for record in self.rounds:
             rows.append({"round": record.round, "silo": None, **record.aggregate})
             for silo in record.cohort:
                 train = {

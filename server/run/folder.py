@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import secrets
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +14,12 @@ import yaml
 from flwr.app import ArrayRecord
 from safetensors.numpy import save
 
+from conf.atomic_files import TEMPORARY, sync_folder
 from conf.errors import ConfigError
 from conf.resume import folder_of
 from conf.schema import Conf
 from server.report.model_card import card
+from server.report.overview import Overview
 from server.run.files import write_atomic
 from server.run.result import RunResult
 from server.store.folder import disk
@@ -29,8 +33,13 @@ class RunFolder:
     path: Path
 
     @staticmethod
-    def create(conf: Conf, *, anew: bool = True) -> RunFolder:
-        """Make the folder of a run; raises ConfigError MDW-181 where the name is taken and the run is `anew`."""
+    def create(conf: Conf, command: str = "", *, anew: bool = True) -> RunFolder:
+        """Make the folder of a run, with its configuration in it from the first moment.
+
+        It is made beside its place and renamed: a process that is killed leaves no folder that is taken and can't be
+        resumed. Raises ConfigError: MDW-181 where the name is taken and the run is `anew`, MDW-182 where the place
+        can't be written.
+        """
         name = (
             conf.run.name
             or f"{conf.task.name}-{conf.strategy.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -38,8 +47,17 @@ class RunFolder:
         path = Path(conf.run.output) / name
         if not conf.run.name and path.exists():
             path = path.with_name(f"{name}-{secrets.token_hex(2)}")
+        if not anew and path.is_dir():
+            return RunFolder(path)
         try:
-            path.mkdir(parents=True, exist_ok=not anew)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(
+                dir=path.parent, prefix=TEMPORARY, ignore_cleanup_errors=True
+            ) as made:
+                new = RunFolder(Path(made) / "run")
+                new.path.mkdir()
+                new.write_config(conf, command)
+                _put(new.path, path)
         except FileExistsError:
             raise ConfigError(
                 "MDW-181",
@@ -82,8 +100,13 @@ class RunFolder:
         """Write `result.json` as it stands."""
         write_atomic(self.path / "result.json", result.to_json())
 
-    def write_model(self, arrays: ArrayRecord, result: RunResult) -> None:
-        """Write the model as safetensors with its card, and note both in the result."""
+    def write_model(
+        self, arrays: ArrayRecord, result: RunResult, rounds: Overview, digest: str
+    ) -> None:
+        """Write the model as safetensors with its card, and note both in the result.
+
+        `digest` is the tensors' own (`server.run.ledger.arrays_digest`): the file's also covers the run's name.
+        """
         tensors = protocol.to_numpy(arrays)
         data = save(
             {name: array.copy() for name, array in tensors.items()}, {"run_id": self.run_id}
@@ -94,9 +117,21 @@ class RunFolder:
         result.model = {
             "path": "model/model.safetensors",
             "sha256": hashlib.sha256(data).hexdigest(),
+            "digest": digest,
             "parameters": sum(array.size for array in tensors.values()),
         }
-        write_atomic(self.path / "model/card.md", card(result))
+        write_atomic(self.path / "model/card.md", card(result, rounds))
+
+
+def _put(made: Path, path: Path) -> None:
+    """Rename a folder to its place; raises FileExistsError where something is there, other than an empty folder."""
+    try:
+        made.rename(path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise FileExistsError from error
+        raise
+    sync_folder(path.parent)
 
 
 def find(run: str, output: str = "outputs") -> RunFolder:

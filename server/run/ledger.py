@@ -23,7 +23,10 @@ from typing import Any, Final
 from flwr.app import ArrayRecord
 
 from conf.errors import CheckpointError
+from conf.versions import VERSION_KEY, Format
 from server.round.admission import Admitted, Rejected
+from server.run.chain import NOTHING, line_digest, whole_lines
+from server.run.files import write_all
 from server.store.folder import Store, disk_error
 from strategies.wire.objects import view
 
@@ -32,9 +35,9 @@ log = logging.getLogger(__name__)
 Clock = Callable[[], float]
 Facts = Mapping[str, Any]
 
-NOTHING: Final = "0" * 64
-"""What the first line holds as the digest of the line before it."""
 FILE: Final = "ledger.jsonl"
+FORMAT: Final = Format("ledger", 1, damaged="MDW-520")
+"""The lines `run started` and `run resumed` carry the version of all that follow."""
 SEGMENTS: Final = "ledger"
 """Prefix of the immutable segments in a store: `ledger/<run_id>/<first line>.jsonl`."""
 
@@ -91,9 +94,12 @@ class Verdict:
 class Ledger:
     """The ledger of one run, in a file and, with a store, in immutable segments put there by `seal`.
 
-    Opening continues what is there: the longer of file and segments, checked. A last line that a killed process
-    left unfinished is dropped. Raises CheckpointError MDW-520 for a broken chain, MDW-521 where another process
-    has the file open or file and segments disagree.
+    Lines are gathered and written with one sync by `seal`, so that a round costs the same for any number of silos.
+    No anchor of a line is handed out before.
+
+    Opening continues what is there: the longer of file and segments, checked. A last line that a killed process left
+    unfinished is dropped. Raises CheckpointError MDW-520 for a broken chain, MDW-521 where another process has the
+    file open or file and segments disagree, MDW-505 where another version has written to it.
     """
 
     def __init__(
@@ -101,6 +107,7 @@ class Ledger:
     ) -> None:
         self._path, self._run_id, self._store, self._clock = path, run_id, store, clock
         self._lines, self.head = 0, NOTHING
+        self._unwritten: list[bytes] = []
         self._unsealed: list[bytes] = []
         self._file = self._opened()
         try:
@@ -110,9 +117,9 @@ class Ledger:
             raise
 
     def append(self, event: str, **facts: Any) -> str:
-        """Write one line, on disk when this returns, and return its digest, the new head.
+        """Add one line, to be written by the next `seal`, and return its digest, the new head.
 
-        `facts` are plain JSON values. Raises CheckpointError (MDW-513..515), leaving the file as it was.
+        `facts` are plain JSON values.
         """
         line = canonical(
             {
@@ -124,15 +131,19 @@ class Ledger:
             | {"event": event}
             | facts
         )
-        self._write(line + b"\n")
+        self._unwritten.append(line)
         self._count(line)
         return self.head
 
     def seal(self) -> Anchor:
-        """Put the lines since the last seal into the store and return the anchor to hand out; called each round.
+        """Write the lines since the last seal, to the disk and into the store, and return the anchor to hand out.
 
-        Raises CheckpointError MDW-521 where another orchestrator has put different lines there.
+        Raises CheckpointError: MDW-513 to 515 where the disk fails, which leaves the file as it was and the lines for
+        the next seal; MDW-521 where another orchestrator has put different lines there.
         """
+        if self._unwritten:
+            self._write(b"".join(line + b"\n" for line in self._unwritten))
+            self._unwritten = []
         if self._store is not None and self._unsealed:
             name = f"{SEGMENTS}/{self._run_id}/{self._lines - len(self._unsealed) + 1:09d}.jsonl"
             body = b"".join(line + b"\n" for line in self._unsealed)
@@ -146,7 +157,9 @@ class Ledger:
     ) -> None:
         """Note that a run begins or goes on: digests of the app's code and of the run-scoped configuration."""
         event = "run resumed" if resumed else "run started"
-        self.append(event, federation=federation, code=code, config=config, silos=list(silos))
+        facts = {"federation": federation, "code": code, "config": config, "silos": list(silos)}
+        self.append(event, **FORMAT.stamp, **facts)
+        self.seal()
 
     def update(
         self, round: int, silo: str, verdict: Admitted | Rejected, digest: str, phase: str = "train"
@@ -166,13 +179,23 @@ class Ledger:
         )
 
     def round_closed(
-        self, round: int, model: str, admitted: Sequence[str], privacy: Facts | None = None
+        self,
+        round: int,
+        model: str,
+        admitted: Sequence[str],
+        *,
+        history: str = "",
+        privacy: Facts | None = None,
     ) -> Anchor:
-        """Note the round's model (its `arrays_digest`) and the privacy spent by silo; seal, return the anchor."""
+        """Note the round's model (its `arrays_digest`), its line's digest in the history and the privacy spent.
+
+        Seals, and returns the anchor.
+        """
         self.append(
             "round closed",
             round=round,
             model=model,
+            history=history,
             admitted=sorted(admitted),
             privacy=dict(privacy or {}),
         )
@@ -184,7 +207,7 @@ class Ledger:
         return self.seal()
 
     def close(self) -> None:
-        """Let go of the file; another process may then continue it."""
+        """Let go of the file; another process may then continue it. Lines that were not sealed are lost."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -212,11 +235,12 @@ class Ledger:
         return handle
 
     def _continue(self) -> None:
-        here, whole = _whole_lines(self._path.read_bytes())
+        here, whole = whole_lines(self._path.read_bytes())
         there = stored_lines(self._store, self._run_id) if self._store is not None else []
         if here[: len(there)] != there[: len(here)]:
             raise self._disagreement("the file and the store hold different lines")
         lines = max(here, there, key=len)
+        check_version(lines, self._path)
         verdict = verify(lines)
         if verdict.faults:
             hint = "Restore the file from the store or a copy, or start a new run."
@@ -228,14 +252,9 @@ class Ledger:
         self._lines, self.head, self._unsealed = len(lines), verdict.head, lines[len(there) :]
 
     def _write(self, data: bytes) -> None:
-        size = os.fstat(self._file).st_size
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-            os.fsync(self._file)
+            write_all(self._file, data)
         except OSError as error:
-            os.ftruncate(self._file, size)
             raise disk_error(error, "write", str(self._path)) from error
 
     def _count(self, line: bytes) -> None:
@@ -253,11 +272,6 @@ class Ledger:
 def canonical(facts: Facts) -> bytes:
     """Return facts as the one JSON text that digests are taken of; raises ValueError for NaN and infinities."""
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def line_digest(line: bytes) -> str:
-    """Return the SHA-256 of a line without its newline, in hex."""
-    return hashlib.sha256(line).hexdigest()
 
 
 def arrays_digest(arrays: ArrayRecord) -> str:
@@ -282,7 +296,7 @@ def stored_lines(store: Store, run_id: str) -> list[bytes]:
     return [
         line
         for name in store.list(f"{SEGMENTS}/{run_id}/")
-        for line in _whole_lines(store.read(name))[0]
+        for line in whole_lines(store.read(name))[0]
     ]
 
 
@@ -315,13 +329,28 @@ def verify(lines: Sequence[bytes], anchors: Sequence[Anchor] = ()) -> Verdict:
     return verdict
 
 
+def check_version(lines: Sequence[bytes], where: Path) -> None:
+    """Raise CheckpointError MDW-505 where a process of another version has written to a ledger.
+
+    A line that can't be read is left to `verify`, which says what was done to it.
+    """
+    for line in lines:
+        # Cheap first: of a hundred thousand lines a handful carry the version.
+        facts = _facts(line) if b'"version":' in line else None
+        if facts is not None and facts.get("event") in ("run started", "run resumed"):
+            version = facts.get(VERSION_KEY)
+            if isinstance(version, int) and version != FORMAT.version:
+                raise FORMAT.of_another_version(where, version)
+
+
 def verify_file(path: Path, anchors: Sequence[Anchor] = ()) -> Verdict:
     """Verify a `ledger.jsonl`; raises CheckpointError where it can't be read."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise disk_error(error, "read", str(path)) from error
-    lines, whole = _whole_lines(data)
+    lines, whole = whole_lines(data)
+    check_version(lines, path)
     verdict = verify(lines, anchors)
     if whole < len(data):
         verdict.faults.append(f"line {len(lines) + 1} is unfinished")
@@ -365,9 +394,3 @@ def _facts(line: bytes) -> dict[str, Any] | None:
     except (ValueError, TypeError, LookupError, RecursionError):
         return None
     return facts if plain else None
-
-
-def _whole_lines(data: bytes) -> tuple[list[bytes], int]:
-    """Return the lines that end in a newline, and how many bytes they take."""
-    *lines, rest = data.split(b"\n")
-    return lines, len(data) - len(rest)

@@ -1,16 +1,24 @@
-"""What a run found out: the documented, versioned schema of `result.json` (docs/results.md)."""
+"""What a run found out: the documented, versioned schema of `result.json` and of a round (docs/results.md)."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from conf.errors import CheckpointError
+from conf.versions import Format
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+FORMAT: Final = Format(
+    "result.json",
+    SCHEMA_VERSION,
+    damaged="MDW-504",
+    fix="If the rounds of its run are not done, resume it: run.resume=RUN_ID.",
+    key="schema_version",
+)
 
 Metrics = dict[str, float]
 
@@ -58,10 +66,13 @@ class Baseline:
 
 @dataclass
 class RunResult:
-    """Everything a run leaves in `result.json`; `status` is running, finished, stopped_early, interrupted or failed."""
+    """The summary in `result.json`; `status` is running, finished, stopped_early, interrupted or failed.
+
+    Its size does not grow with the rounds: those are in `history.jsonl` (`server.run.history.read_history`).
+    """
 
     run_id: str
-    mode: str  # simulate | local | azure
+    mode: str  # simulate | local | azure | flower
     task: str
     strategy: str
     silos: list[str]
@@ -70,7 +81,9 @@ class RunResult:
     seed: int = 0
     engine: str = ""
     status: str = "running"
-    rounds: list[RoundRecord] = field(default_factory=list)
+    rounds: int = 0  # that closed
+    history: dict[str, Any] = field(default_factory=dict)  # lines, bytes and head of history.jsonl
+    failed: dict[str, int] = field(default_factory=dict)  # by silo: the rounds in which it failed
     partition: dict[str, list[int]] = field(
         default_factory=dict
     )  # examples of each class, where one machine sees all
@@ -78,7 +91,7 @@ class RunResult:
     baseline: Baseline | None = None
     privacy: dict[str, Any] = field(default_factory=dict)
     final: Metrics = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)  # path, sha256, parameters
+    model: dict[str, Any] = field(default_factory=dict)  # path, sha256, digest, parameters
     environment: dict[str, Any] = field(default_factory=dict)  # versions, devices
     config_digest: str = ""
     ledger: str = ""  # the anchor of ledger.jsonl: lines:digest
@@ -91,38 +104,50 @@ class RunResult:
 
     def to_json(self) -> str:
         """Return the result as indented JSON text; NaN and infinities become null."""
-        return json.dumps(_plain(dataclasses.asdict(self)), indent=1, allow_nan=False)
+        return json.dumps(finite(dataclasses.asdict(self)), indent=1, allow_nan=False)
 
     @staticmethod
-    def from_json(text: str) -> RunResult:
-        """Return the result written by `to_json`; raises KeyError or TypeError for another schema."""
-        raw: dict[str, Any] = json.loads(text)
-        raw["rounds"] = [RoundRecord(**r) for r in raw["rounds"]]
-        if raw["baseline"] is not None:
-            b = raw["baseline"]
-            b["federated"] = Scores(**b["federated"])
-            b["silo_alone"] = {silo: Scores(**s) for silo, s in b["silo_alone"].items()}
-            b["centralised"] = Scores(**b["centralised"]) if b["centralised"] else None
-            raw["baseline"] = Baseline(**b)
-        return RunResult(**raw)
+    def from_json(text: bytes | str, where: object = "It") -> RunResult:
+        """Return the result written by `to_json`; `where` names the text in errors.
+
+        Raises CheckpointError: MDW-504 for what can't be read, MDW-505 for another version.
+        """
+        raw = FORMAT.loads(text, where)
+        with FORMAT.reading(where):
+            if raw["baseline"] is not None:
+                raw["baseline"] = _baseline(raw["baseline"])
+            return RunResult(**raw)
 
     @staticmethod
     def read(folder: Path) -> RunResult:
-        """Return the result stored in a run's folder; raises CheckpointError MDW-504 where none can be read."""
+        """Return the result stored in a run's folder.
+
+        Raises CheckpointError: MDW-504 where none can be read, MDW-505 for one of another version.
+        """
+        path = folder / "result.json"
         try:
-            return RunResult.from_json((folder / "result.json").read_text())
-        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-            hint = f"If its rounds are not done, go on with run.resume={folder}."
-            raise CheckpointError(
-                "MDW-504", f"{folder} has no readable result.json: {error}.", hint
-            ) from error
+            text = path.read_bytes()
+        except OSError as error:
+            raise FORMAT.fault(path, error.strerror or str(error)) from error
+        return RunResult.from_json(text, path)
 
 
-def _plain(value: Any) -> Any:
+def _baseline(raw: dict[str, Any]) -> Baseline:
+    pooled = raw["centralised"]
+    return Baseline(
+        federated=Scores(**raw["federated"]),
+        silo_alone={silo: Scores(**scores) for silo, scores in raw["silo_alone"].items()},
+        centralised=None if pooled is None else Scores(**pooled),
+        seconds=raw["seconds"],
+    )
+
+
+def finite(value: Any) -> Any:
+    """Return plain values with null in place of what JSON has no word for: NaN and infinities."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(key): finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return [finite(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -21,6 +21,7 @@ from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from azureml_jobs.rehearsal.federation import ENGINEER, Rehearsal, owner, vaults
 from conf.errors import AzureError
 from server.orchestrator.backends import store_of
+from server.run.history import read_history
 from server.run.result import RunResult
 from server.store.run_queue import RunQueue
 
@@ -107,8 +108,8 @@ def test_launch_all_does_one_run_brings_it_home_and_ends_its_jobs(meadow: Comman
     rounds = [line for line in said if line.startswith("orchestrator  round ")]
     assert [line.split()[2] for line in rounds] == ["1/2", "2/2"]
     assert "run first: finished" in said and "result: outputs/first" in said
-    result = RunResult.read(meadow.rehearsal.folder / "outputs" / "first")
-    assert [sorted(record.replied) for record in result.rounds] == [list(SILOS)] * 2
+    history = read_history(meadow.rehearsal.folder / "outputs" / "first")
+    assert [sorted(record.replied) for record in history] == [list(SILOS)] * 2
     assert meadow.states() == ["Canceled"] * 3
     assert meadow.rehearsal.cloud.journal.refused() == []
 
@@ -163,7 +164,7 @@ def test_a_run_is_submitted_followed_waited_for_and_brought_home(meadow: Command
     for _ in range(2):
         assert "outputs/second" in meadow.run("download", "run=second", who="scientist")
         result = RunResult.read(meadow.rehearsal.folder / "outputs" / "second")
-        assert (result.status, len(result.rounds)) == ("finished", 2)
+        assert (result.status, result.rounds) == ("finished", 2)
     assert "MDW-802" in meadow.run(
         "download", "run=nothing", who="scientist", status=AzureError.exit_status
     )

@@ -89,9 +89,9 @@ def test_a_resumed_run_gives_the_unbroken_runs_model(
     resumed = simulate([f"run.output={tmp_path}", "run.resume=broken"])
 
     assert resumed.result.run_id == "broken"
-    assert [record.round for record in resumed.result.rounds] == [1, 2, 3, 4]
-    assert [record.cohort for record in resumed.result.rounds] == [
-        record.cohort for record in whole.result.rounds
+    assert [record.round for record in resumed.rounds] == [1, 2, 3, 4]
+    assert [record.cohort for record in resumed.rounds] == [
+        record.cohort for record in whole.rounds
     ]
     assert same_bits(whole, resumed)
 

@@ -35,7 +35,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 
 
 def test_the_folder_holds_what_the_design_promises(run: FinishedRun) -> None:
-    files = ("config.yaml", "result.json", "metrics.jsonl", "ledger.jsonl", "report.html")
+    files = (
+        "config.yaml",
+        "result.json",
+        "history.jsonl",
+        "metrics.jsonl",
+        "ledger.jsonl",
+        "report.html",
+    )
     for name in (*files, "model/model.safetensors", "model/card.md"):
         assert (run.folder / name).stat().st_size > 0, name
     assert list((run.folder / "checkpoints").glob("round-*.safetensors"))
@@ -46,7 +53,7 @@ def test_the_result_says_who_did_what_and_what_it_cost(run: FinishedRun) -> None
     stored = RunResult.read(run.folder)
     assert stored == run.result
     assert (stored.status, stored.mode, stored.task) == ("finished", "simulate", "digits")
-    last = stored.rounds[-1]
+    last = run.rounds[-1]
     assert last.cohort == last.replied == ["silo-1", "silo-2", "silo-3"]
     assert not last.failed
     assert all(0 < last.seconds_training[silo] < last.seconds for silo in last.cohort)
@@ -89,10 +96,7 @@ def test_the_model_is_a_module_and_is_found_by_folder(run: FinishedRun) -> None:
 def test_a_run_can_start_from_the_model_of_another(run: FinishedRun, tmp_path: Path) -> None:
     for init in (run.folder, run.folder / "model/model.safetensors"):
         after = simulate([*POOL, f"model.init={init}", "run.rounds=1", f"run.output={tmp_path}"])
-        assert (
-            after.result.rounds[0].aggregate["accuracy"]
-            > run.result.rounds[0].aggregate["accuracy"]
-        )
+        assert after.rounds[0].aggregate["accuracy"] > run.rounds[0].aggregate["accuracy"]
     with pytest.raises(ConfigError, match="MDW-184"):
         simulate([*POOL, f"model.init={run.folder}", "model=cnn", f"run.output={tmp_path}"])
 
@@ -101,7 +105,7 @@ def test_early_stopping_ends_the_run_and_says_so(tmp_path: Path) -> None:
     stop = ["run.early_stop.patience=1", "run.early_stop.min_delta=100", "run.rounds=9"]
     run = simulate([*POOL, *stop, f"run.output={tmp_path}"])
     assert run.result.status == "stopped_early"
-    assert len(run.result.rounds) == 2
+    assert len(run.rounds) == 2
 
 
 def test_a_task_with_a_test_set_is_scored_on_it_after_each_round(tmp_path: Path) -> None:
@@ -124,7 +128,7 @@ def test_a_task_with_a_test_set_is_scored_on_it_after_each_round(tmp_path: Path)
     ]
     pool = ["simulation=pool", "simulation.workers=0", f"run.output={tmp_path}/outputs"]
     run = simulate([*mnist, *pool, "run.rounds=2", "federation.size=2"])
-    for record in run.result.rounds:
+    for record in run.rounds:
         assert 0 <= record.aggregate["central_accuracy"] <= 1
         assert (
             "accuracy" not in record.aggregate
@@ -149,7 +153,7 @@ def test_a_silo_that_fails_is_named_and_the_others_go_on(broken: str, tmp_path: 
     named = [f"federation.silos.{name}.device=cpu" for name in (broken, "b", "c")]
     run = simulate([*POOL, *named, f"run.output={tmp_path}"])
     assert run.result.status == "finished"
-    for record in run.result.rounds:
+    for record in run.rounds:
         assert record.replied == ["b", "c"]
         assert "the disk is gone" in record.failed[broken]
 

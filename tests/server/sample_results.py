@@ -1,24 +1,55 @@
-"""Results of runs as `result.json` holds them: realistic ones, and the odd ones that a page must survive."""
+"""Results of runs with their histories: realistic ones, and the odd ones that a page must survive."""
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable
+from pathlib import Path
 
+from server.report.build import html
+from server.report.overview import overview
+from server.run.history import FILE, History, Mark
 from server.run.result import Baseline, Metrics, RoundRecord, RunResult, Scores
 
 CLASSES = [str(digit) for digit in range(10)]
 BYTES = 4 * 4_810
 
 
+class Made(RunResult):
+    """A result, and beside it the records that its history holds."""
+
+    records: list[RoundRecord]
+
+    def with_records(self, records: list[RoundRecord]) -> Made:
+        """Return itself with these rounds."""
+        self.records = records
+        self.rounds = len(records)
+        return self
+
+
+def page_of(made: Made) -> str:
+    """Return the report's page for a result and its rounds."""
+    return html(made, overview(made.records, made.silos))
+
+
+def write_history(folder: Path, records: Iterable[RoundRecord]) -> Mark:
+    """Write the history of a run's folder, as the run does."""
+    (folder / FILE).unlink(missing_ok=True)
+    history = History(folder / FILE, Mark())
+    for record in records:
+        history.append(record)
+    return history.mark
+
+
 def sample(
     silos: int = 3, rounds: int = 10, *, baseline: bool = True, names: list[str] | None = None
-) -> RunResult:
+) -> Made:
     """Return a finished run that learned, the same each time."""
     members = names or [f"silo-{number}" for number in range(1, silos + 1)]
     draw = random.Random(7)
     records = [_round(number, members, draw) for number in range(1, rounds + 1)]
-    return RunResult(
+    made = Made(
         run_id="digits-fedavg-20260102-030405",
         mode="simulate",
         task="digits",
@@ -28,7 +59,6 @@ def sample(
         command=f"meadow simulate experiment=quickstart federation.size={len(members)}",
         engine="ray",
         status="finished",
-        rounds=records,
         partition={silo: [draw.choice((0, 3, 25, 60, 140)) for _ in CLASSES] for silo in members},
         classes=CLASSES,
         baseline=_baseline(members, draw) if baseline else None,
@@ -51,38 +81,41 @@ def sample(
         started="2026-01-02T03:04:05+00:00",
         seconds=sum(record.seconds for record in records),
     )
+    return made.with_records(records)
 
 
-def bare(status: str = "failed") -> RunResult:
+def bare(status: str = "failed") -> Made:
     """Return a run that ended before anything was known of it."""
-    return RunResult(
+    made = Made(
         "digits-fedavg-0", "simulate", "digits", "fedavg", ["silo-1", "silo-2"], status=status
     )
+    return made.with_records([])
 
 
-def with_failures(result: RunResult) -> RunResult:
+def with_failures(result: Made) -> Made:
     """Return the run with its second silo failing in two rounds, once for a reason that is hostile."""
     for record, reason in zip(
-        result.rounds, ("no reply before the round closed", HOSTILE), strict=False
+        result.records, ("no reply before the round closed", HOSTILE), strict=False
     ):
         silo = record.cohort[1]
         record.failed[silo] = reason
         record.replied.remove(silo)
         for kept in (record.train, record.metrics, record.seconds_training, record.bytes_up):
             kept.pop(silo)
+        result.failed[silo] = result.failed.get(silo, 0) + 1
     return result
 
 
 HOSTILE = "<script>alert('reason')</script>"
 
 
-def with_nan(result: RunResult) -> RunResult:
+def with_nan(result: Made) -> Made:
     """Return the run with metrics that diverged: NaN here, null once it was written and read."""
-    for record in result.rounds:
+    for record in result.records:
         silo = record.cohort[0]
         record.metrics[silo]["loss"] = record.train[silo]["loss"] = math.nan
         record.aggregate["loss"] = math.nan
-    result.final = dict(result.rounds[-1].aggregate)
+    result.final = dict(result.records[-1].aggregate)
     if result.baseline is not None:
         result.baseline.federated.union["loss"] = math.nan
         first = next(iter(result.baseline.silo_alone.values()))

@@ -19,7 +19,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def write(folder: Path, made: RunResult, rounds: range, *, closed: bool = True) -> None:
     file = MetricsFile(folder)
     file.run_started(made, 4)
-    for record in sample(2, 4).rounds:
+    for record in sample(2, 4).records:
         if record.round in rounds:
             file.round_started(record.round, record.cohort)
             for silo in record.cohort:
@@ -27,7 +27,7 @@ def write(folder: Path, made: RunResult, rounds: range, *, closed: bool = True) 
                 file.reply(record.round, "evaluate", silo, record.metrics[silo])
             if closed:
                 file.round_closed(record)
-                made.rounds.append(record)
+                made.rounds += 1
     file.run_finished(made)
 
 
@@ -39,8 +39,8 @@ def test_a_line_per_silo_round_and_phase_and_one_for_the_aggregate(tmp_path: Pat
         (None, "aggregate")
     ]
     assert found == [(number, *rest) for number in (1, 2) for rest in one_round]
-    assert lines(tmp_path)[1]["accuracy"] == made.rounds[0].metrics["silo-1"]["accuracy"]
-    assert lines(tmp_path)[4]["loss"] == made.rounds[0].aggregate["loss"]
+    assert lines(tmp_path)[1]["accuracy"] == sample(2, 4).records[0].metrics["silo-1"]["accuracy"]
+    assert lines(tmp_path)[4]["loss"] == sample(2, 4).records[0].aggregate["loss"]
 
 
 def test_a_resumed_run_drops_the_round_that_never_closed_and_a_line_cut_off(tmp_path: Path) -> None:

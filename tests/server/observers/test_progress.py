@@ -46,7 +46,7 @@ def run(observer: Observer, silos: list[str] = SILOS, **final: object) -> RunRes
         record = RoundRecord(number, silos, silos[:-1], {silos[-1]: "out of memory"}, 1.5)
         record.aggregate = {"loss": 0.5 / number, "accuracy": math.nan}
         record.bytes_up = dict.fromkeys(silos, 2_000_000)
-        result.rounds.append(record)
+        result.rounds += 1
         observer.round_closed(record)
     result.status = "finished"
     for name, value in final.items():
@@ -147,7 +147,7 @@ def test_a_line_stays_a_line_on_a_narrow_terminal() -> None:
     observer = PlainProgress(out)
     made = sample(3, 2)
     observer.run_started(made, 2)
-    for record in made.rounds:
+    for record in made.records:
         observer.round_closed(record)
     assert len(text_of(out).splitlines()) == 3
 
@@ -158,13 +158,13 @@ def test_each_silo_has_its_bytes_seconds_and_metrics() -> None:
     observer.run_started(made, 3)
     observer.round_started(1, made.silos)
     for silo in made.silos:
-        observer.reply(1, "train", silo, made.rounds[0].train[silo])
-        observer.reply(1, "evaluate", silo, made.rounds[0].metrics[silo])
-    observer.round_closed(made.rounds[0])
+        observer.reply(1, "train", silo, made.records[0].train[silo])
+        observer.reply(1, "evaluate", silo, made.records[0].metrics[silo])
+    observer.round_closed(made.records[0])
     shown.print(observer._render())
     observer.run_finished(made)
     row = next(line.split() for line in text_of(shown).splitlines() if line.startswith("silo-2"))
-    metrics, train = made.rounds[0].metrics["silo-2"], made.rounds[0].train["silo-2"]
+    metrics, train = made.records[0].metrics["silo-2"], made.records[0].train["silo-2"]
     assert row == [
         *("silo-2", "400", f"{train['loss']:.4f}", f"{metrics['accuracy']:.4f}"),
         *(f"{train['seconds']:.1f}", "19.2", "kB", "evaluated"),
@@ -176,8 +176,8 @@ def test_of_many_silos_the_failed_ones_stay_in_sight() -> None:
     observer = LiveProgress(console(terminal=True, height=15))
     observer.run_started(made, 2)
     observer.round_started(1, made.silos)
-    made.rounds[0].failed = {"silo-50": "out of memory"}
-    observer.round_closed(made.rounds[0])
+    made.records[0].failed = {"silo-50": "out of memory"}
+    observer.round_closed(made.records[0])
     shown.print(observer._render())
     observer.run_finished(made)
     assert any(
@@ -202,7 +202,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on() -> None:
         made, out = sample(3, 2, baseline=False), console()
         made.status = status
         summary(made, out)
-        assert f"to go on: run.resume={made.run_id}" in text_of(out)
+        assert f"to resume: run.resume={made.run_id}" in text_of(out)
     out = console()
     summary(sample(), out)
     assert "run.resume" not in text_of(out)
@@ -227,13 +227,13 @@ def test_a_narrow_terminal_loses_columns_and_not_their_contents() -> None:
         observer.run_started(made, 2)
         observer.round_started(1, made.silos)
         for silo in made.silos:
-            observer.reply(1, "train", silo, made.rounds[0].train[silo])
+            observer.reply(1, "train", silo, made.records[0].train[silo])
         observer.round_closed(RoundRecord(1, made.silos, failed={"silo-1": "a long reason " * 20}))
         shown.print(observer._render())
         observer.run_finished(made)
         assert header in text_of(shown)
         assert all(silo in text_of(shown) for silo in made.silos)
-        assert f"{made.rounds[0].train['silo-2']['loss']:.4f}" in text_of(shown)
+        assert f"{made.records[0].train['silo-2']['loss']:.4f}" in text_of(shown)
         assert max(map(len, text_of(shown).splitlines())) <= width
 
 

@@ -11,7 +11,7 @@ from conf.errors import ConfigError
 from conf.schema import TrackingConf
 from server.observers.tracking import LONGEST, MlflowTracker, Place, tracking
 from server.run.result import RoundRecord, RunResult
-from tests.server.sample_results import sample, with_failures
+from tests.server.sample_results import Made, sample, with_failures
 
 
 def result(mlflow_run_id: str | None = None) -> RunResult:
@@ -112,15 +112,15 @@ def test_what_could_not_be_logged_is_logged_when_mlflow_is_back(
         MlflowTracker(Place(uri, "meadow"), tmp_path, clock=clock),
         with_failures(sample(3, 4)),
     )
-    rounds, made.rounds = made.rounds, []
+    made.rounds = 0
     with caplog.at_level(logging.WARNING):
         tracker.run_started(made, 4)
-        for record in rounds:
+        for record in made.records:
             away = record.round < 3
             clock.now += 70 if record.round == 3 else 20
             for silo in record.replied:
                 tracker.reply(record.round, "evaluate", silo, record.metrics[silo])
-            made.rounds.append(record)
+            made.rounds = record.round
             tracker.round_closed(record)
         tracker.run_finished(made)
     assert asked == 2, "once at the start, and not again until a minute was over"
@@ -197,16 +197,14 @@ def test_the_model_goes_as_safetensors_with_its_card_and_no_pickle(tmp_path: Pat
     assert model == ["model/MLmodel", "model/card.md", "model/model.safetensors"]
 
 
-def ran(
-    folder: Path, made: RunResult, model: str | None = None, mlflow: str = "local"
-) -> RunResult:
+def ran(folder: Path, made: Made, model: str | None = None, mlflow: str = "local") -> RunResult:
     """Track a run that has a model and a card from its start to its end."""
     (folder / "model").mkdir(parents=True, exist_ok=True)
     (folder / "model/model.safetensors").write_bytes(b"weights")
     (folder / "model/card.md").write_text(f"# The card of {made.run_id}\n")
     tracker = tracking(TrackingConf(mlflow=mlflow), folder, model)
     tracker.run_started(made, 1)
-    for record in made.rounds:
+    for record in made.records:
         tracker.round_closed(record)
     tracker.run_finished(made)
     return made
@@ -266,7 +264,8 @@ def test_parameters_that_were_not_taken_at_first_come_with_the_next_try(
         raise ConnectionError("away")
 
     clock, made = Clock(), sample(1, 1)
-    made.rounds, (record,) = [], made.rounds
+    made.rounds = 0
+    (record,) = made.records
     tracker = MlflowTracker(
         Place(f"sqlite:///{tmp_path}/mlflow.db", "meadow"), tmp_path, clock=clock
     )

@@ -8,22 +8,30 @@ from pathlib import Path
 
 import pytest
 
-from server.report.build import headline, html, verdict, write_report
-from server.run.result import Baseline, RoundRecord, RunResult, Scores
-from tests.server.sample_results import HOSTILE, bare, sample, with_failures, with_nan
+from server.report.build import headline, verdict, write_report
+from server.report.overview import overview
+from server.run.result import Baseline, RoundRecord, Scores
+from tests.server.sample_results import (
+    HOSTILE,
+    Made,
+    bare,
+    page_of,
+    sample,
+    with_failures,
+    with_nan,
+    write_history,
+)
 
 
-def result(silos: int = 3, rounds: int = 4, **changes: object) -> RunResult:
+def result(silos: int = 3, rounds: int = 4, **changes: object) -> Made:
     names = [f"silo-{i}" for i in range(1, silos + 1)]
-    made = RunResult(
-        "run-1", "simulate", "digits", "fedavg", names, started="2026-01-01T00:00:00+00:00"
-    )
+    made = Made("run-1", "simulate", "digits", "fedavg", names, started="2026-01-01T00:00:00+00:00")
     made.status, made.command, made.classes = (
         "finished",
         "meadow simulate run.rounds=4",
         ["zero", "one"],
     )
-    made.rounds = [record(number, names) for number in range(1, rounds + 1)]
+    made.with_records([record(number, names) for number in range(1, rounds + 1)])
     made.environment = {
         "versions": {"flwr": "1.39.0"},
         "platform": "Linux",
@@ -65,7 +73,7 @@ def baseline(silos: list[str]) -> Baseline:
 def test_the_headline_compares_the_federation_with_what_could_be_had_without() -> None:
     made = result()
     made.baseline = baseline(made.silos)
-    assert headline(made) == (
+    assert headline(made, overview(made.records, made.silos).points) == (
         "The federated model is right on 96.1% of held-out examples; the best silo alone on 52.0%;"
         " a model of all data pooled on 96.9%"
     )
@@ -75,6 +83,7 @@ def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
     made = result()
     made.baseline = baseline(made.silos)
     (tmp_path / "result.json").write_text(made.to_json())
+    write_history(tmp_path, made.records)
     page = write_report(tmp_path).read_text()
     assert not re.search(r"""(src|href|action)\s*=\s*["'](?!#|data:)""", page)
     assert "@import" not in page
@@ -85,7 +94,7 @@ def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
 def test_it_shows_the_numbers_the_command_and_the_versions() -> None:
     made = result()
     made.baseline = baseline(made.silos)
-    page = html(made)
+    page = page_of(made)
     for text in (
         "96.1%",
         "51.0%",
@@ -101,22 +110,22 @@ def test_it_shows_the_numbers_the_command_and_the_versions() -> None:
 def test_names_and_reasons_are_shown_as_text() -> None:
     evil = "<script>alert(1)</script>"
     made = result(silos=1, rounds=1)
-    made.silos, made.rounds[0].cohort = [evil], [evil]
-    made.rounds[0].metrics = {evil: {"accuracy": 0.5}}
-    made.rounds[0].failed = {evil: f"{evil} & more"}
+    made.silos, made.records[0].cohort = [evil], [evil]
+    made.records[0].metrics = {evil: {"accuracy": 0.5}}
+    made.records[0].failed = {evil: f"{evil} & more"}
     made.partition = {evil: [1, 2]}
-    page = html(made)
+    page = page_of(made)
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in page
 
 
 def test_failures_are_listed_once_with_their_rounds() -> None:
     made = result(rounds=3)
-    for closed in made.rounds:
+    for closed in made.records:
         closed.failed = {"silo-2": "out of memory"}
     assert re.search(
-        r"silo-2</th><td class=\"text reason\">out of memory</td><td class=\"text\">1, 2, 3<",
-        html(made),
+        r"silo-2</th><td class=\"text reason\">out of memory</td><td class=\"text\">1 to 3<",
+        page_of(made),
     )
 
 
@@ -132,8 +141,8 @@ def test_failures_are_listed_once_with_their_rounds() -> None:
     ],
     ids=["no round", "one of each", "a hundred silos", "no partition", "failed", "interrupted"],
 )
-def test_every_kind_of_run_has_a_page(made: RunResult) -> None:
-    page = html(made)
+def test_every_kind_of_run_has_a_page(made: Made) -> None:
+    page = page_of(made)
     assert made.run_id in page
     assert (made.error or {"code": "run-1"})["code"] in page
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL).lower().replace(
@@ -187,9 +196,10 @@ class Reader(HTMLParser):
             self.tables[-1][-1][-1] += data
 
 
-def read(result: RunResult, folder: Path) -> Reader:
+def read(result: Made, folder: Path) -> Reader:
     """Write a result, make its page as a run does, and read that."""
     (folder / "result.json").write_text(result.to_json())
+    write_history(folder, result.records)
     reader = Reader()
     reader.feed(write_report(folder).read_text())
     reader.close()
@@ -210,9 +220,7 @@ def read(result: RunResult, folder: Path) -> Reader:
     ],
     ids=["whole", "one", "no round", "a hundred", "hostile", "nan", "bare", "running"],
 )
-def test_any_result_gives_a_page_that_is_well_formed_and_whole(
-    made: RunResult, tmp_path: Path
-) -> None:
+def test_any_result_gives_a_page_that_is_well_formed_and_whole(made: Made, tmp_path: Path) -> None:
     page = read(made, tmp_path)
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
@@ -269,7 +277,7 @@ def test_of_many_silos_best_median_and_worst_are_in_sight(tmp_path: Path) -> Non
 
 def test_pictures_have_words(tmp_path: Path) -> None:
     made = sample()
-    last = made.rounds[-1].aggregate["accuracy"]
+    last = made.records[-1].aggregate["accuracy"]
     labels = read(made, tmp_path).labels
     assert any(label.endswith(f"{last:.3f} after round 10.") for label in labels)
 
@@ -293,7 +301,7 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
     made.status, made.error = "interrupted", {"code": "MDW-900", "message": "stopped after round 4"}
     read(made, tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert headline(made).startswith(
+    assert headline(made, overview(made.records, made.silos).points).startswith(
         "The run was stopped after 4 rounds; the federated model is right on "
     )
     assert "MDW-900" in page
@@ -301,11 +309,11 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_the_same_result_gives_the_same_page() -> None:
-    assert html(sample()) == html(sample())
+    assert page_of(sample()) == page_of(sample())
 
 
 def test_a_cold_first_round_does_not_flatten_the_others() -> None:
     made = sample(3, 6)
-    assert ">42<" not in html(made)
-    made.rounds[0].seconds = 42.0
-    assert ">42<" in html(made), "its bar is cut, so its number stands beside it"
+    assert ">42<" not in page_of(made)
+    made.records[0].seconds = 42.0
+    assert ">42<" in page_of(made), "its bar is cut, so its number stands beside it"

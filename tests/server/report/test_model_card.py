@@ -7,13 +7,18 @@ import math
 import pytest
 
 from server.report.model_card import card
+from server.report.overview import overview
 from server.run.result import RunResult
-from tests.server.sample_results import HOSTILE, bare, sample, with_failures, with_nan
+from tests.server.sample_results import HOSTILE, Made, bare, sample, with_failures, with_nan
+
+
+def card_of(made: Made) -> str:
+    return card(made, overview(made.records, made.silos))
 
 
 def test_it_holds_the_data_the_metrics_and_where_the_model_comes_from() -> None:
     made = sample()
-    text = card(made)
+    text = card_of(made)
     assert text.startswith("# digits, trained by 3 silos\n")
     assert "| silo-2 | 400 | 100 |" in text
     assert "| federated: this model | 0.9610 | 0.0390 |" in text
@@ -34,20 +39,20 @@ def test_it_holds_the_data_the_metrics_and_where_the_model_comes_from() -> None:
 def test_it_says_that_a_run_did_not_finish_and_what_failed() -> None:
     made = with_failures(sample())
     made.status = "interrupted"
-    assert "was interrupted: this is the model of its last closed round" in card(made)
-    assert "replies that failed or were refused: 2" in card(made)
+    assert "was interrupted: this is the model of its last closed round" in card_of(made)
+    assert "replies that failed or were refused: 2" in card_of(made)
 
 
 def test_privacy_is_claimed_only_where_the_result_says_so() -> None:
     made = sample()
-    assert "No privacy guarantee" in card(made)
+    assert "No privacy guarantee" in card_of(made)
     made.privacy = {"epsilon": 2.0, "delta": 1e-5}
-    assert "No privacy guarantee" not in card(made)
-    assert "epsilon 2.0, delta 1e-05" in card(made)
+    assert "No privacy guarantee" not in card_of(made)
+    assert "epsilon 2.0, delta 1e-05" in card_of(made)
 
 
 def test_names_make_no_markup() -> None:
-    text = card(sample(names=[HOSTILE, "a | b\n# c", "_x_"]))
+    text = card_of(sample(names=[HOSTILE, "a | b\n# c", "_x_"]))
     assert HOSTILE not in text
     assert r"| a \| b \# c |" in text
     assert "\n# c" not in text
@@ -56,9 +61,10 @@ def test_names_make_no_markup() -> None:
 @pytest.mark.parametrize(
     "made", [bare(), with_nan(sample()), sample(100, 2), sample(1, 1, baseline=False)]
 )
-def test_every_kind_of_run_has_a_card(made: RunResult) -> None:
+def test_every_kind_of_run_has_a_card(made: Made) -> None:
+    rounds = overview(made.records, made.silos)
     for result in (made, RunResult.from_json(made.to_json())):
-        text = card(result)
+        text = card(result, rounds)
         assert result.run_id in text
         assert str(math.nan) not in text.split()
         assert "None" not in text.replace("None were measured", "")

@@ -11,6 +11,7 @@ from conf.schema import Conf
 from server.observers.base import Observer
 from server.run.checkpoint import Checkpoints, RunState
 from server.run.folder import RunFolder
+from server.run.history import FILE, History, Mark
 from server.run.ledger import Ledger
 from server.run.result import RunResult
 from server.session import Session
@@ -19,6 +20,7 @@ from server.store.folder import FolderStore
 
 def session_in(folder: Path, conf: Conf, observer: Observer | None = None) -> Session:
     """Return a session at round 0 whose model is the array `w`, three zeros."""
+    folder.mkdir(parents=True, exist_ok=True)
     result = RunResult(
         run_id="run", mode="simulate", task=conf.task.name, strategy=conf.strategy.name, silos=[]
     )
@@ -29,6 +31,7 @@ def session_in(folder: Path, conf: Conf, observer: Observer | None = None) -> Se
         state=RunState(0, ArrayRecord({"w": Array(np.zeros(3, np.float32))})),
         result=result,
         checkpoints=Checkpoints(FolderStore(folder)),
+        history=History(folder / FILE, Mark()),
         ledger=Ledger(folder / "ledger.jsonl", "run"),
         observer=observer or Observer(),
     )

@@ -17,6 +17,7 @@ from conf.schema import Conf
 from server.round.grid import SiloGrid
 from server.round.loop import Rounds
 from server.run.checkpoint import Checkpoints
+from server.run.history import Mark, read_history
 from server.run.ledger import verify_file
 from server.store.folder import FolderStore
 from strategies import build_strategy
@@ -97,7 +98,7 @@ def test_two_rounds_give_the_mean_twice(conf: Conf, tmp_path: Path) -> None:
     state = rounds.session.state
     assert not rounds.run()
     assert (state.round, weight(state)) == (2, 4.0)
-    assert [record.replied for record in state.records] == [["a", "b", "c"]] * 2
+    assert [record.replied for record in read_history(tmp_path)] == [["a", "b", "c"]] * 2
     assert verify_file(tmp_path / "ledger.jsonl").faults == []
 
 
@@ -110,7 +111,7 @@ def test_what_breaks_off_a_round_leaves_the_state_of_the_one_before(
     with pytest.raises(KeyboardInterrupt):
         rounds.run()
     assert ("evaluate", 2) in grid.asked, "it was broken off after the training had been averaged"
-    assert (state.round, weight(state), state.records) == (0, 0.0, [])
+    assert (state.round, weight(state), state.history) == (0, 0.0, Mark())
     stored = Checkpoints(FolderStore(tmp_path)).load()
     assert stored is not None
     assert (stored.round, weight(stored)) == (0, 0.0)
@@ -123,7 +124,7 @@ def test_a_metric_that_is_not_there_stops_before_the_round_counts(
     rounds = rounds_over(Adding({1: "a"}), conf, tmp_path)
     with pytest.raises(ConfigError, match="MDW-107"):
         rounds.run()
-    assert (rounds.session.state.round, rounds.session.state.records) == (0, [])
+    assert (rounds.session.state.round, rounds.session.state.history) == (0, Mark())
 
 
 def test_an_update_that_is_not_finite_is_left_out_named_and_in_the_ledger(
@@ -133,7 +134,7 @@ def test_an_update_that_is_not_finite_is_left_out_named_and_in_the_ledger(
     state = rounds.session.state
     rounds.run()
     assert weight(state) == 4.0
-    assert "not finite" in state.records[0].failed["b"]
+    assert "not finite" in next(read_history(tmp_path)).failed["b"]
     assert '"MDW-614"' in (tmp_path / "ledger.jsonl").read_text()
 
 
@@ -144,7 +145,7 @@ def test_a_silo_that_failed_is_named_and_too_many_of_them_end_the_run(
     names = {1: "a", 2: "b", 3: "c"}
     one = rounds_over(Adding(names, {3: raised}), conf, tmp_path / "one")
     one.run()
-    assert one.session.state.records[0].failed == {"c": "ValueError: no disk"}
+    assert next(read_history(tmp_path / "one")).failed == {"c": "ValueError: no disk"}
     two = rounds_over(Adding(names, {2: raised, 3: raised}), conf, tmp_path / "two")
     with pytest.raises(RoundError, match=r"1 of the 2 updates.*b, c: ValueError: no disk"):
         two.run()
@@ -158,6 +159,6 @@ def test_a_silo_whose_key_was_changed_is_asked_once_at_its_new_node(
     state = rounds.session.state
     grid.silos = {1: "a", 7: "b"}
     rounds.run()
-    assert [record.cohort for record in state.records] == [["a", "b"], ["a", "b"]]
+    assert [record.cohort for record in read_history(tmp_path)] == [["a", "b"], ["a", "b"]]
     assert [node for kind, node in grid.asked if kind == "train"] == [1, 7, 1, 7]
     assert weight(state) == 8.0

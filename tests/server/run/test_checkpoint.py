@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from conf.errors import CheckpointError
-from server.run.checkpoint import KEPT, Checkpoints, RunState
-from server.run.result import RoundRecord
+from server.run.checkpoint import KEPT, Checkpoints, RunState, decode, encode
+from server.run.history import Mark
 from server.store.folder import Below, FolderStore, LeaseLost
 
 
@@ -32,9 +35,9 @@ def state(round: int) -> RunState:
             "names": ConfigRecord({"x": "y"}),
         }
     )
-    record = RoundRecord(round, ["a", "b"], failed={"b": "gone"}, metrics={"a": {"loss": 0.1}})
+    mark = Mark(round, 100 * round, "ab" * 32)
     return RunState(
-        round, arrays, strategy, {"best": 0.5, "since": 1}, [record], "mlflow-1", "7:abc", 12.5
+        round, arrays, strategy, {"best": 0.5, "since": 1}, mark, "mlflow-1", "7:abc", 12.5
     )
 
 
@@ -47,10 +50,10 @@ def test_gives_back_every_bit_in_the_same_order(tmp_path: Path) -> None:
     for name, array in saved.arrays.items():
         assert loaded.arrays[name].data == array.data
     assert loaded.strategy.object_id == saved.strategy.object_id
-    assert (loaded.round, loaded.early_stop, loaded.records) == (
+    assert (loaded.round, loaded.early_stop, loaded.history) == (
         saved.round,
         saved.early_stop,
-        saved.records,
+        saved.history,
     )
     assert (loaded.mlflow_run_id, loaded.anchor, loaded.seconds) == ("mlflow-1", "7:abc", 12.5)
 
@@ -113,3 +116,90 @@ def test_an_orchestrator_that_lost_its_lease_replaces_nothing_of_its_successors(
     assert {name: store.read(name) for name in store.list("runs/")} == before
     loaded = live.load()
     assert loaded is not None and loaded.round == 3
+
+
+def header_of(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return a checkpoint's own header and the bytes after the file's."""
+    length = int.from_bytes(data[:8], "little")
+    outer = json.loads(data[8 : 8 + length])
+    return outer, data[8 + length :]
+
+
+def with_header(data: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
+    """Return the bytes of a checkpoint whose header was changed."""
+    outer, rest = header_of(data)
+    inner = json.loads(outer["__metadata__"]["meadow"])
+    changed = change(inner)
+    outer["__metadata__"]["meadow"] = json.dumps(inner if changed is None else changed)
+    text = json.dumps(outer).encode()
+    return len(text).to_bytes(8, "little") + text + rest
+
+
+@pytest.mark.parametrize("version", [99, 1, 0])
+def test_another_version_is_refused_and_both_are_named(version: int) -> None:
+    data = with_header(encode(state(1)), lambda header: header.update(version=version))
+    with pytest.raises(CheckpointError, match=rf"MDW-505.*version {version};.*version 2\."):
+        decode(data, "checkpoints/x")
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["version", "round", "order", "strategy", "early_stop", "history", "mlflow_run_id", "anchor",
+     "seconds"],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["missing", None, [], {}, "text", -1, True, 1e300])
+def test_any_header_is_read_or_refused_with_the_one_code(key: str, value: Any) -> None:
+    def change(header: dict[str, Any]) -> None:
+        header[key] = value
+        if value == "missing":
+            del header[key]
+
+    try:
+        decode(with_header(encode(state(1)), change))
+    except CheckpointError as error:
+        assert error.code in ("MDW-502", "MDW-505")
+    else:
+        assert value != "missing"
+
+
+@pytest.mark.parametrize("header", [[], "text", 7, None, {"version": 2}])
+def test_a_header_that_is_not_one_is_refused(header: object) -> None:
+    outer, rest = header_of(encode(state(1)))
+    outer["__metadata__"]["meadow"] = json.dumps(header)
+    text = json.dumps(outer).encode()
+    with pytest.raises(CheckpointError, match="MDW-502"):
+        decode(len(text).to_bytes(8, "little") + text + rest)
+    for data in (b"", b"12345678", b"\xff" * 64, (2).to_bytes(8, "little") + b"{}"):
+        with pytest.raises(CheckpointError, match="MDW-502"):
+            decode(data)
+
+
+def test_without_its_pointer_the_newest_file_is_used(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(FolderStore(tmp_path))
+    checkpoints.save(state(1))
+    checkpoints.save(state(2))
+    (tmp_path / "checkpoints/latest.json").unlink()
+    loaded = checkpoints.load()
+    assert loaded is not None and loaded.round == 2
+
+
+def test_a_checkpoint_of_a_round_that_never_counted_goes_with_the_next(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    checkpoints = Checkpoints(store)
+    checkpoints.save(state(1))
+    checkpoints.save(state(2))
+    pointer = store.read("checkpoints/latest.json")
+    checkpoints.save(state(3))
+    # As after a crash before the pointer was replaced, and the round done again with other seconds.
+    store.replace("checkpoints/latest.json", pointer)
+    again = state(3)
+    again.seconds = 99.0
+    checkpoints.save(again)
+    rounds = [name.rpartition("round-")[2][:6] for name in store.list("checkpoints/round-")]
+    assert rounds == ["000002", "000003"]
+
+
+def test_the_header_does_not_grow_with_the_rounds() -> None:
+    early, late = state(3), state(3)
+    late.history = Mark(99_999, 999_999_999, "ab" * 32)
+    assert len(encode(late)) - len(encode(early)) < 64

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from conf.errors import CheckpointError
 from server.round.admission import Admitted, Rejected
+from server.run.chain import NOTHING
 from server.run.ledger import (
-    NOTHING,
     Anchor,
     Ledger,
     arrays_digest,
@@ -45,7 +45,7 @@ def a_run(ledger: Ledger, rounds: int = 2) -> list[Anchor]:
     for round in range(1, rounds + 1):
         ledger.update(round, "north", Admitted(10, 0.5), "ab")
         ledger.update(round, "south", Rejected("MDW-614", "south: not finite."), "cd")
-        anchors.append(ledger.round_closed(round, "ef", ["north"], {"north": 1.5}))
+        anchors.append(ledger.round_closed(round, "ef", ["north"], privacy={"north": 1.5}))
     return [*anchors, ledger.run_finished("finished", "ef")]
 
 
@@ -94,6 +94,7 @@ def test_skipped_checks_are_in_the_ledger(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
         ledger.update(1, "north", Admitted(10, None, ("finite", "norm")), "ab")
         ledger.update(1, "south", Admitted(10, float("inf")), "ab")
+        ledger.seal()
     hidden, huge = [json.loads(line) for line in lines_of(tmp_path)]
     assert (hidden["unchecked"], hidden["norm"]) == (["finite", "norm"], None)
     assert (huge["unchecked"], huge["norm"]) == ([], None)
@@ -180,6 +181,7 @@ def test_a_whole_chain_written_anew_is_found_only_by_an_anchor(tmp_path: Path) -
         for line in LINES:
             facts = json.loads(line)
             ledger.append(facts.pop("event"), **{"silo": "forged"})
+        ledger.seal()
     forged = lines_of(tmp_path)
     assert verify(forged).status == "unanchored"
     assert verify(forged, [ANCHOR]).faults == [
@@ -209,6 +211,7 @@ def test_an_anchor_is_one_word_of_text() -> None:
 def test_a_reopened_ledger_goes_on(tmp_path: Path) -> None:
     with opened(tmp_path) as ledger:
         ledger.append("one")
+        ledger.seal()
     with opened(tmp_path) as ledger:
         ledger.append("two")
         assert ledger.seal().lines == 2
@@ -226,6 +229,7 @@ def test_a_line_torn_by_a_kill_is_dropped(
     (folder / "ledger.jsonl").write_bytes(whole + torn)
     with opened(folder) as ledger:
         ledger.append("resumed")
+        ledger.seal()
     lines = lines_of(folder)
     assert lines[:3] == LINES[:3] and len(lines) == 4 and verify(lines).faults == []
 
@@ -242,6 +246,7 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="MDW-521: Another process is writing"):
             opened(tmp_path)
         first.append("still mine")
+        first.seal()
     opened(tmp_path).close()
     assert len(lines_of(tmp_path)) == 1
 
@@ -256,14 +261,16 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path, monkeypatch: pytest.Monk
 
     with opened(tmp_path) as ledger:
         ledger.append("one")
-        head = ledger.head
+        ledger.seal()
+        ledger.append("two")
         monkeypatch.setattr(os, "write", short)
         with pytest.raises(CheckpointError, match="MDW-513"):
-            ledger.append("two")
+            ledger.seal()
         monkeypatch.undo()
-        assert ledger.head == head
-        ledger.append("two again")
-    assert [json.loads(line)["event"] for line in lines_of(tmp_path)] == ["one", "two again"]
+        assert len(lines_of(tmp_path)) == 1, "half a line would spoil the next one"
+        ledger.append("three")
+        ledger.seal()
+    assert [json.loads(line)["event"] for line in lines_of(tmp_path)] == ["one", "two", "three"]
     assert verify(lines_of(tmp_path)).faults == []
 
 
@@ -277,7 +284,7 @@ def test_segments_in_a_store_are_the_file(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store")
     with opened(tmp_path, store) as ledger:
         a_run(ledger)
-    assert store.list("ledger/") == [f"ledger/run-1/{n:09d}.jsonl" for n in (1, 5, 8)]
+    assert store.list("ledger/") == [f"ledger/run-1/{n:09d}.jsonl" for n in (1, 2, 5, 8)]
     assert stored_lines(store, "run-1") == lines_of(tmp_path)
 
 
@@ -297,7 +304,10 @@ def test_after_a_crash_before_the_seal_the_file_is_longer_and_wins(tmp_path: Pat
     store = FolderStore(tmp_path / "store")
     with opened(tmp_path, store) as ledger:
         a_run(ledger, rounds=1)
-        ledger.append("not sealed")
+    # As after a crash between the write to the file and the one to the store.
+    with opened(tmp_path) as ledger:
+        ledger.append("not in the store")
+        ledger.seal()
     with opened(tmp_path, store) as ledger:
         ledger.append("more")
         ledger.seal()
@@ -369,3 +379,29 @@ def test_canonical_text_does_not_depend_on_the_order_of_keys() -> None:
     assert (
         canonical({"b": 1, "a": "é"}) == canonical({"a": "é", "b": 1}) == b'{"a":"\\u00e9","b":1}'
     )
+
+
+def test_a_round_s_lines_cost_one_sync_for_any_number_of_silos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with opened(tmp_path) as ledger:
+        synced.clear()
+        for silo in range(100):
+            ledger.update(1, f"silo-{silo}", Admitted(10, 0.5), "ab")
+        assert synced == [] and lines_of(tmp_path) == []
+        ledger.round_closed(1, "ef", [])
+    assert len(synced) == 1 and len(lines_of(tmp_path)) == 101
+
+
+def test_a_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path) as ledger:
+        a_run(ledger)
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":99'))
+    before = path.read_bytes()
+    for look in (lambda: opened(tmp_path), lambda: verify_file(path)):
+        with pytest.raises(CheckpointError, match=r"MDW-505.*version 99.*version 1\."):
+            look()
+    assert path.read_bytes() == before

@@ -1,0 +1,170 @@
+"""What pages and cards show of a run's rounds, gathered in one pass over its history.
+
+What is kept does not grow with rounds x silos: per round a few numbers, per silo a few numbers, and each silo's own
+curve only where there are few enough silos to draw them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Final
+
+from server.run.result import Metrics, RoundRecord
+
+MOST_LINES: Final = 12
+"""Silos drawn one by one; of more, the range is drawn."""
+CURVES: Final = ("accuracy", "loss")
+"""The metrics that are drawn, where they are known."""
+
+Span = tuple[float, float]
+
+
+@dataclass
+class Point:
+    """One round, or the mean of several that follow each other: `first` to `round`.
+
+    `seconds` and `training` (the slowest silo's) in seconds, `up` and `down` in bytes; `spans` holds the worst and
+    the best silo's value of a metric, `silos` each silo's own metrics where few are drawn.
+    """
+
+    first: int
+    round: int
+    seconds: float
+    training: float
+    up: float
+    down: float
+    aggregate: Metrics
+    spans: dict[str, Span] = field(default_factory=dict)
+    silos: dict[str, Metrics] = field(default_factory=dict)
+
+
+@dataclass
+class SiloOverview:
+    """What one silo did over all rounds; `examples` and `held_out` are those of its last answer."""
+
+    asked: int = 0
+    answered: int = 0
+    examples: float | None = None
+    held_out: float | None = None
+    up: int = 0
+    metrics: Metrics = field(default_factory=dict)
+    seconds: array[float] = field(default_factory=lambda: array("d"))
+
+    @property
+    def median_seconds(self) -> float | None:
+        """The median of its training times; None where it never answered."""
+        return median(self.seconds) if self.seconds else None
+
+
+@dataclass
+class Overview:
+    """A run's rounds for people: the rounds as points, what each silo did, and in which rounds it failed, and why."""
+
+    points: list[Point] = field(default_factory=list)
+    silos: dict[str, SiloOverview] = field(default_factory=dict)
+    failed: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> int:
+        """The number of replies that failed or were refused."""
+        return sum(len(rounds) for rounds in self.failed.values())
+
+    def add(self, record: RoundRecord, *, curves: bool) -> None:
+        """Take in one more round; `curves` keeps each silo's own values for drawing."""
+        self.points.append(_point(record, curves=curves))
+        for silo in record.cohort:
+            self.silos.setdefault(silo, SiloOverview()).asked += 1
+        for silo in record.replied:
+            self._answered(silo, record)
+        for silo, metrics in record.metrics.items():
+            seen = self.silos.setdefault(silo, SiloOverview())
+            seen.metrics = metrics
+            seen.held_out = metrics.get("num-examples")
+        for silo, reason in record.failed.items():
+            self.failed.setdefault((silo, reason), []).append(record.round)
+
+    def _answered(self, silo: str, record: RoundRecord) -> None:
+        seen = self.silos.setdefault(silo, SiloOverview())
+        seen.answered += 1
+        seen.up += record.bytes_up.get(silo, 0)
+        if silo in record.train:
+            seen.examples = record.train[silo].get("num-examples")
+        if silo in record.seconds_training:
+            seen.seconds.append(record.seconds_training[silo])
+
+
+def overview(records: Iterable[RoundRecord], silos: Sequence[str]) -> Overview:
+    """Return what a page shows of a run's rounds; `records` are read once, in order."""
+    gathered = Overview(silos={silo: SiloOverview() for silo in silos})
+    few = len(silos) <= MOST_LINES
+    for record in records:
+        gathered.add(record, curves=few)
+    return gathered
+
+
+def known(metrics: Iterable[Metrics], name: str) -> list[float]:
+    """Return the values of a metric where it is there and finite: what was NaN is null in JSON."""
+    values = (m.get(name) for m in metrics)
+    return [value for value in values if value is not None and abs(value) < float("inf")]
+
+
+def binned(points: Sequence[Point], most: int) -> list[Point]:
+    """Return at most `most` points: each the mean of as many rounds that follow each other; spans are joined."""
+    width = -(-len(points) // most) if points else 1
+    if width == 1:
+        return list(points)
+    return [_joined(points[at : at + width]) for at in range(0, len(points), width)]
+
+
+def _point(record: RoundRecord, *, curves: bool) -> Point:
+    values = {name: known(record.metrics.values(), name) for name in CURVES}
+    return Point(
+        first=record.round,
+        round=record.round,
+        seconds=record.seconds,
+        training=max(record.seconds_training.values(), default=0.0),
+        up=sum(record.bytes_up.values()),
+        down=sum(record.bytes_down.values()),
+        aggregate=record.aggregate,
+        spans={name: (min(found), max(found)) for name, found in values.items() if found},
+        silos=record.metrics if curves else {},
+    )
+
+
+def _joined(points: Sequence[Point]) -> Point:
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(points)
+
+    spans: dict[str, Span] = {}
+    for name in CURVES:
+        found = [point.spans[name] for point in points if name in point.spans]
+        if found:
+            spans[name] = (min(low for low, _ in found), max(high for _, high in found))
+    silos = {silo for point in points for silo in point.silos}
+    return Point(
+        first=points[0].first,
+        round=points[-1].round,
+        seconds=mean(point.seconds for point in points),
+        training=mean(point.training for point in points),
+        up=mean(point.up for point in points),
+        down=mean(point.down for point in points),
+        aggregate=_means([point.aggregate for point in points]),
+        spans=spans,
+        silos={
+            silo: _means([point.silos[silo] for point in points if silo in point.silos])
+            for silo in sorted(silos)
+        },
+    )
+
+
+def _means(metrics: Sequence[Metrics]) -> Metrics:
+    """Return the mean of each drawn metric over those rounds in which it is known."""
+    means = {}
+    for name in CURVES:
+        values = known(metrics, name)
+        if values:
+            means[name] = sum(values) / len(values)
+    return means
