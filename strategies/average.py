@@ -36,6 +36,16 @@ _FLOATS: Final = "f"
 _COUNTS: Final = "iub"
 
 
+def largest_reach(updates: int) -> float:
+    """Return how large weight * max|w| of an update may be so that so many of them always have a mean.
+
+    Whoever lets in no larger ones never meets MDW-662.
+    """
+    # A whole number: any sum of k such reaches, rounded as it may be, is then at most k of them, which is a
+    # whole number too and exact. A quotient could pass LIMIT by its rounding.
+    return float(int(LIMIT) // max(updates, 1))
+
+
 class WeightedMean:
     """sum(n_k * w_k) / sum(n_k) over updates k of named arrays, independent of their order to the bit.
 

@@ -1,12 +1,13 @@
 """Which replies may become part of the model: the server's check of each update, before anything reads its values.
 
-Pure: no clock, no disk, no Flower runtime. One pass over each array, in chunks that stay in the processor's cache.
-The first fault found is the reason; the silo is named in it, and the round goes on without the update.
+Pure: no clock, no disk, no Flower runtime. One pass over each array, in chunks that stay in the
+processor's cache. The first fault found is the reason; the silo is named in it, and the round goes
+on without the update. What comes after must not raise for one silo's sake: its limits are checked here.
 
-    MDW-610 record missing or too many    MDW-614 not finite              MDW-618 a second answer
-    MDW-611 names of the arrays           MDW-615 norm beyond the bound   MDW-619 not asked in this round
-    MDW-612 shape or dtype                MDW-616 count of examples       MDW-620 names of the metrics
-    MDW-613 size or header of an array    MDW-617 another round
+    MDW-610 record missing or too many    MDW-614 not finite           MDW-618 a second answer
+    MDW-611 names of the arrays           MDW-616 count of examples    MDW-619 not asked in this round
+    MDW-612 shape or dtype                MDW-617 another round        MDW-621 too large for an average
+    MDW-613 size or header of an array
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
+from strategies.average import largest_reach
 from strategies.wire import protocol
 from strategies.wire.objects import BFLOAT16, DTYPES, view
 
@@ -32,19 +34,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Admitted:
-    """An update that may be aggregated; `norm` is that of its difference to the global model, None if not looked at.
+    """A reply that may be aggregated.
 
-    `unchecked` names the checks that were skipped because a codec of the run hides the values.
+    `norm` is the L2 norm of (update - global model) over all arrays of floats, None for metrics alone.
     """
 
     examples: int
     norm: float | None = None
-    unchecked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """An update that is left out, with a code of docs/errors.md and one sentence that names the silo."""
+    """A reply that is left out, with a code of docs/errors.md and one sentence that names the silo."""
 
     code: str
     reason: str
@@ -62,30 +63,23 @@ class AdmissionFault(ValueError):
 
 
 class Admission:
-    """Checks the replies of one run, round after round.
+    """Checks the replies of one run, round after round."""
 
-    `max_norm` bounds the L2 norm of (update - global model) over all floating-point arrays; None = no bound.
-    `visible=False` declares that a codec hides the values: neither finiteness nor norm is looked at.
-    `metrics` are the names that every training reply must carry, exactly; None = any that include `num-examples`.
-    """
-
-    def __init__(
-        self,
-        *,
-        max_norm: float | None = None,
-        max_examples: int = MAX_EXAMPLES,
-        visible: bool = True,
-        metrics: Collection[str] | None = None,
-    ) -> None:
-        self._max_norm, self._max_examples, self._visible = max_norm, max_examples, visible
-        self._metrics = None if metrics is None else frozenset(metrics)
-        self._round, self._cohort = 0, frozenset[str]()
+    def __init__(self) -> None:
+        self._round = 0
+        self._cohort: frozenset[str] = frozenset()
+        self._reach = 0.0
+        """How far examples * |value| of one update may go."""
         self._reference: dict[str, _Reference] = {}
         self._answered: set[tuple[str, str]] = set()
 
     def open(self, round: int, reference: ArrayRecord, cohort: Collection[str]) -> None:
         """Begin a round: `reference` is the global model as it was sent (its layout, and what norms are from)."""
-        self._round, self._cohort = round, frozenset(cohort)
+        self._round = round
+        self._cohort = frozenset(cohort)
+        # An equal share for each silo, not what the others have left: whether an update is admitted
+        # must not depend on who came first, nor may one silo take the room of all.
+        self._reach = largest_reach(len(cohort))
         self._reference = {name: _Reference.of(array) for name, array in reference.items()}
         self._answered.clear()
 
@@ -98,14 +92,10 @@ class Admission:
             self._once(silo, round, phase)
             values = _metrics(content)
             _same_round(values, self._round)
-            examples = _examples(values, self._max_examples, least=1 if phase == "train" else 0)
             if phase != "train":
-                return Admitted(examples)
-            if self._metrics is not None and values.keys() != self._metrics:
-                raise AdmissionFault(
-                    "MDW-620", f"its metrics are not the run's: {_odd(values, self._metrics)}"
-                )
-            return self._update(_arrays(content), examples)
+                # A silo that holds nothing out says so: it has no metrics, and did not fail.
+                return Admitted(_examples(values, least=0))
+            return self._update(_arrays(content), _examples(values, least=1))
         except AdmissionFault as fault:
             return Rejected(fault.code, f"{silo}, round {round}, {phase}: {fault.reason}.")
 
@@ -121,6 +111,7 @@ class Admission:
         self._answered.add((silo, phase))
 
     def _update(self, record: ArrayRecord, examples: int) -> Admitted:
+        # All of the layout before any value: no array is read whose size was not checked.
         if record.keys() != self._reference.keys():
             raise AdmissionFault(
                 "MDW-611", f"its arrays are not the model's: {_odd(record, self._reference)}"
@@ -128,17 +119,19 @@ class Admission:
         values = {
             name: self._reference[name].values_of(name, array) for name, array in record.items()
         }
-        if not self._visible:
-            return Admitted(examples, None, ("finite", "norm"))
-        pairs = ((name, self._reference[name], new) for name, new in values.items())
-        norm = math.sqrt(
-            sum(_squares(name, old.dtype, new, old.values) for name, old, new in pairs)
-        )
-        if self._max_norm is not None and not norm <= self._max_norm:
-            raise AdmissionFault(
-                "MDW-615", f"the norm of its update is {norm:.6g}, the bound {self._max_norm:.6g}"
-            )
-        return Admitted(examples, norm)
+        squares = 0.0
+        for name, new in values.items():
+            old = self._reference[name]
+            measured = _measure(name, old.dtype, new, old.values)
+            reach = examples * measured.largest
+            if reach > self._reach:
+                raise AdmissionFault(
+                    "MDW-621",
+                    f"{name!r:.80} is too large for an average: examples times values reach"
+                    f" {reach:.3g}, and may reach {self._reach:.3g}",
+                )
+            squares += measured.squares
+        return Admitted(examples, math.sqrt(squares))
 
 
 @dataclass(frozen=True)
@@ -162,9 +155,8 @@ class _Reference:
             )
         try:
             return _elements(array)
-        except (
-            Exception
-        ) as error:  # numpy's reader of headers raises more than it says, and none may end the run
+        except Exception as error:
+            # numpy's reader of headers raises more than it says, and none of it may end the run.
             raise AdmissionFault(
                 "MDW-613", f"{name!r:.80} can't be read ({error!s:.200})"
             ) from None
@@ -175,21 +167,37 @@ def _elements(array: Array) -> np.ndarray:
     return np.frombuffer(view(array), DTYPES[array.dtype])
 
 
-def _squares(name: str, dtype: str, new: np.ndarray, old: np.ndarray) -> float:
-    """Return the sum of squared differences of one array; raises AdmissionFault at a value that is not finite."""
+class _Measure(NamedTuple):
+    """Of one array: the sum of squared differences to the global model, and the largest magnitude."""
+
+    squares: float
+    largest: float
+
+
+def _measure(name: str, dtype: str, new: np.ndarray, old: np.ndarray) -> _Measure:
+    """Measure an array of floats (others are zeros); raises AdmissionFault at a value that is not finite."""
     if new.dtype.kind not in "fc" and dtype != BFLOAT16:
-        return 0.0
-    total, wide = 0.0, np.complex128 if new.dtype.kind == "c" else np.float64
+        return _Measure(0.0, 0.0)
+    squares = 0.0
+    largest = 0.0
+    wide = np.complex128 if new.dtype.kind == "c" else np.float64
     difference = np.empty(min(CHUNK, new.size), wide)
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, new.size, CHUNK):
-            piece, base = (_numbers(a[start : start + CHUNK], dtype) for a in (new, old))
+            piece = _numbers(new[start : start + CHUNK], dtype)
+            base = _numbers(old[start : start + CHUNK], dtype)
             step = np.subtract(piece, base, out=difference[: piece.size], dtype=wide)
-            square = float(np.vdot(step, step).real)
+            # Not np.vdot: BLAS would start its threads for each chunk, beside workers that have every
+            # core already. A complex number is measured by its parts.
+            parts = step.view(np.float64)
+            np.multiply(parts, parts, out=parts)
+            square = float(parts.sum())
+            # The sum alone says nothing: the square of a finite value may be infinite.
             if not math.isfinite(square) and not np.isfinite(piece).all():
                 raise AdmissionFault("MDW-614", f"{name!r:.80} holds values that are not finite")
-            total += square
-    return total
+            squares += square
+            largest = max(largest, float(np.abs(piece).max()))
+    return _Measure(squares, largest)
 
 
 def _numbers(piece: np.ndarray, dtype: str) -> np.ndarray:
@@ -214,17 +222,19 @@ def _only(records: Mapping[str, T], name: str, kind: str) -> T:
     return records[name]
 
 
-def _examples(values: dict[str, Any], most: int, least: int) -> int:
+def _examples(values: dict[str, Any], least: int) -> int:
     count = values.get(protocol.NUM_EXAMPLES)
     if count is None:
         raise AdmissionFault("MDW-616", f"it has no {protocol.NUM_EXAMPLES}")
+    # Not isinstance: True is an int to Python, and no count.
     if type(count) is not int:
         raise AdmissionFault(
-            "MDW-616", f"its {protocol.NUM_EXAMPLES} is no whole number: {count!r:.40}"
+            "MDW-616", f"its {protocol.NUM_EXAMPLES} is not a whole number: {count!r:.40}"
         )
-    if not least <= count <= most:
+    if not least <= count <= MAX_EXAMPLES:
         raise AdmissionFault(
-            "MDW-616", f"its {protocol.NUM_EXAMPLES} is {count}, not between {least} and {most}"
+            "MDW-616",
+            f"its {protocol.NUM_EXAMPLES} is {count}, not between {least} and {MAX_EXAMPLES}",
         )
     return count
 
@@ -239,19 +249,22 @@ def _same_round(values: dict[str, Any], round: int) -> None:
 
 
 def _odd(found: Collection[str], expected: Collection[str]) -> str:
-    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    parts = [
-        f"{what} {_names(names)}"
-        for what, names in (("without", missing), ("with", extra))
-        if names
-    ]
+    missing = sorted(set(expected) - set(found))
+    extra = sorted(set(found) - set(expected))
+    parts = []
+    if missing:
+        parts.append(f"without {_names(missing)}")
+    if extra:
+        parts.append(f"with {_names(extra)}")
     return ", ".join(parts)
 
 
 def _names(names: Collection[str]) -> str:
     """At most three names of bounded length: they come from another party and end in logs."""
-    few = [f"{name!r:.80}" for name in list(names)[:3]]
-    return (", ".join(few) or "none") + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    if not names:
+        return "none"
+    few = ", ".join(f"{name!r:.80}" for name in list(names)[:3])
+    return few if len(names) <= 3 else f"{few} and {len(names) - 3} more"
 
 
 def _short(dtype: str, shape: tuple[int, ...]) -> str:

@@ -175,7 +175,6 @@ class Ledger:
             **facts,
             examples=verdict.examples,
             norm=norm,
-            unchecked=list(verdict.unchecked),
         )
 
     def round_closed(

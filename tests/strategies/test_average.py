@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays as np_arrays
 
 from conf.errors import WireError
 from strategies import average
-from strategies.average import LIMIT, MetricMeans, WeightedMean
+from strategies.average import LIMIT, MetricMeans, WeightedMean, largest_reach
 
 Updates = list[tuple[dict[str, np.ndarray], int]]
 SHAPE = (3, 2)
@@ -171,6 +171,29 @@ def test_carrying_between_the_counters_changes_nothing(monkeypatch: pytest.Monke
     before = bits(mean_of(drawn))
     monkeypatch.setattr(average, "CARRY_EVERY", 3)
     assert bits(mean_of(drawn)) == before
+
+
+def test_the_low_counter_is_carried_before_it_could_overflow() -> None:
+    added = average._Sum((1,), np.dtype(np.float64))
+    full = (1 << average.LOW_BITS) - 1
+    added._count = average.CARRY_EVERY - 1
+    added.low[:] = full * added._count
+    added.add(np.array([0.5]), 1)
+    assert 0 <= added.low[0] <= full
+    assert added.high[0] > 0
+
+
+@pytest.mark.parametrize("silos", [1, 2, 3, 7, 1000])
+def test_updates_that_each_keep_to_their_share_always_have_a_mean(silos: int) -> None:
+    mean = WeightedMean()
+    update = {"w": np.array([largest_reach(silos), -1.0])}
+    for _ in range(silos):
+        mean.add(update, 1)
+    assert mean.result()["w"][0] == pytest.approx(largest_reach(silos))
+    more = WeightedMean()
+    with pytest.raises(WireError, match="MDW-662"):
+        for _ in range(silos):
+            more.add({"w": np.array([largest_reach(silos) * (1 + 2**-20)])}, 1)
 
 
 def refusal(updates: Updates) -> WireError:
