@@ -8,22 +8,37 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 CAUSE = "The above exception was the direct cause"
 RAISED = re.compile(r"^(?P<type>(?:\w+\.)*[A-Z]\w*)(?:: (?P<text>.*))?$")
 WRAPPED = re.compile(r"^<class '[^']*'>:<'(?P<text>.*)'>$", re.DOTALL)
+LONGEST = 400
+"""Characters of a reason: enough for a sentence and its list of names."""
 
 
 def plain_reason(reason: str | None) -> str:
-    """Return the reason of an error reply as `Type: message`.
+    """Return the reason of an error reply as `Type: message`, in one line of at most `LONGEST` characters.
 
-    Flower's simulation wraps it as `<class '...'>:<'...'>`, and Ray puts a coloured remote traceback inside,
-    whose first part ends with the exception that the client raised.
+    Flower's simulation wraps it as `<class '...'>:<'...'>`, and Ray puts a coloured remote traceback
+    inside, whose first part ends with the exception that the client raised.
     """
     text = COLOUR.sub("", reason or "").strip()
     if wrapped := WRAPPED.match(text):
-        text = wrapped["text"]
-    lines = [line.strip() for line in text.split(CAUSE)[0].splitlines() if line.strip()]
+        text = wrapped["text"].strip()
+    lines = [line.rstrip() for line in text.split(CAUSE)[0].splitlines() if line.strip()]
     if not lines:
         return "no reason given"
-    raised = [found for line in lines if (found := RAISED.match(line))]
-    if not raised:
-        return lines[0]
-    kind = raised[-1]["type"].rsplit(".", 1)[-1]
-    return f"{kind}: {raised[-1]['text']}" if raised[-1]["text"] else kind
+    # The last one: a traceback ends with what was raised. It stands at the margin, unlike the lines of
+    # code above it and the further lines of a message below it.
+    raised = [at for at, line in enumerate(lines) if RAISED.match(line)]
+    if raised:
+        return _short(_without_module(lines[raised[-1]]), lines[raised[-1] + 1 :])
+    more = lines[1:] if lines[0].endswith(":") else []
+    return _short(lines[0].strip(), more)
+
+
+def _without_module(line: str) -> str:
+    kind, colon, text = line.partition(":")
+    return kind.rsplit(".", 1)[-1] + colon + text
+
+
+def _short(first: str, more: list[str]) -> str:
+    """Join the lines of a message: the first alone may only say that the others hold the cause."""
+    joined = " ".join([first, *(line.strip() for line in more)])
+    return joined if len(joined) <= LONGEST else joined[: LONGEST - 3] + "..."

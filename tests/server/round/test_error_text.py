@@ -31,6 +31,20 @@ ACTOR = "The actor died unexpectedly before finishing this task.\n\tclass_name: 
         (None, "no reason given"),
         ("", "no reason given"),
         ("gone", "gone"),
+        (
+            "RuntimeError: Error(s) in loading state_dict for Buf:\n"
+            '\tMissing key(s) in state_dict: "scale". \n'
+            '\tUnexpected key(s) in state_dict: "bias". ',
+            "RuntimeError: Error(s) in loading state_dict for Buf:"
+            ' Missing key(s) in state_dict: "scale". Unexpected key(s) in state_dict: "bias".',
+        ),
+        (
+            "Traceback (most recent call last):\n  File x\n    Fault: of a line of code\n"
+            "torch.OutOfMemoryError: no room\n  Tried: 2 GiB",
+            "OutOfMemoryError: no room Tried: 2 GiB",
+        ),
+        ("the silo refuses:\n  no policy", "the silo refuses: no policy"),
+        ("ValueError: " + "x" * 1000, "ValueError: " + "x" * 385 + "..."),
     ],
 )
 def test_the_reason_is_the_exception_that_the_client_raised(reason: str | None, plain: str) -> None:
