@@ -1,9 +1,10 @@
 """What a strategy remembers between rounds, as records that a checkpoint can hold.
 
-A strategy may offer it itself: `state() -> RecordDict` and `restore(RecordDict)`. For any other the attributes of the
-instance are taken: numbers, text, arrays, random generators, Flower's records, and lists, tuples, sets and dicts of
-these, nested strategies included. Functions, classes, modules and loggers are code, not state. Anything else is
-refused, so that a run never goes on from half a state.
+A strategy may offer it itself: `state() -> RecordDict` and `restore(RecordDict)`. For any other the
+attributes of the instance are taken: numbers, text, arrays, random generators, Flower's records,
+and lists, tuples, sets and dicts of these, nested strategies included. Functions, classes, modules
+and loggers are code, not state. Anything else is refused, so that no run is resumed from half a
+state.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ RENEWED: Final = (
     DifferentialPrivacyServerSideFixedClipping,
     DifferentialPrivacyServerSideAdaptiveClipping,
 )
-"""Flower's strategies that set `current_arrays` anew in each `configure_train`: storing the model twice is spared."""
+"""Flower's strategies that set `current_arrays` anew in each `configure_train`.
+
+It is left out, so that the model is not stored twice.
+"""
 _CODE: Final = (
     types.FunctionType,
     types.BuiltinFunctionType,
@@ -58,11 +62,14 @@ class Stateful(Protocol):
         """Return everything that decides the next round."""
 
     def restore(self, state: RecordDict) -> None:
-        """Go on from what `state` returned."""
+        """Continue from what `state` returned."""
 
 
 def state_of(strategy: Strategy) -> RecordDict:
-    """Return a strategy's state; empty where it has none. Raises CheckpointError MDW-550 for what can't be kept."""
+    """Return a strategy's state; empty where it has none.
+
+    Raises CheckpointError MDW-550 for what can't be kept.
+    """
     if isinstance(strategy, Stateful):
         return strategy.state()
     arrays: dict[str, Array] = {}
@@ -75,7 +82,7 @@ def state_of(strategy: Strategy) -> RecordDict:
 
 
 def restore(strategy: Strategy, state: RecordDict) -> None:
-    """Let a newly built strategy go on from a state; an empty one leaves it as it is.
+    """Let a newly built strategy continue from a state; an empty one leaves it as it is.
 
     Raises CheckpointError MDW-551 for the state of another strategy.
     """
@@ -88,11 +95,10 @@ def restore(strategy: Strategy, state: RecordDict) -> None:
         layout = json.loads(str(state.config_records[LAYOUT][JSON]))
         _apply(strategy, layout, state.array_records[ARRAYS])
     except (LookupError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            "MDW-551",
-            f"The stored state is not one of {type(strategy).__name__}: {type(error).__name__}: {error}.",
-            "Resume with the strategy and the version that wrote it.",
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        what = f"The stored state is not one of {type(strategy).__name__}: {reason}."
+        hint = "Resume with the strategy and the version that wrote it."
+        raise CheckpointError("MDW-551", what, hint) from error
 
 
 def _attributes(strategy: Strategy, arrays: dict[str, Array], path: str) -> dict[str, Node]:
@@ -108,7 +114,8 @@ def _encode(value: Any, arrays: dict[str, Array], path: str) -> Node:
     match value:
         case None | bool() | str():
             return ["plain", value]
-        case np.generic():  # before int and float: np.float64 is a float, and not the same in arithmetic with arrays
+        case np.generic():
+            # Before int and float: np.float64 is a float, and not the same in arithmetic with arrays.
             return ["scalar", _store(np.asarray(value), arrays, path)]
         case int() | float():
             return ["plain", value]
@@ -129,28 +136,28 @@ def _encode(value: Any, arrays: dict[str, Array], path: str) -> Node:
     if type(value) is dict:
         return ["dict", _pairs(value, arrays, path)]
     if type(value) in (list, tuple, set):
-        return [
-            type(value).__name__,
-            [_encode(v, arrays, f"{path}.{i}") for i, v in enumerate(value)],
-        ]
+        elements = [_encode(v, arrays, f"{path}.{i}") for i, v in enumerate(value)]
+        return [type(value).__name__, elements]
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
     raise CheckpointError(
         "MDW-550",
-        f"{path} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint can't hold.",
-        "Give the strategy `state() -> RecordDict` and `restore(RecordDict)`; docs/strategies.md shows how.",
+        f"{path} is a {kind}, which a checkpoint can't hold.",
+        "Give the strategy `state() -> RecordDict` and `restore(RecordDict)`:"
+        " docs/strategies.md shows how.",
     )
 
 
 def _pairs(mapping: Any, arrays: dict[str, Array], path: str) -> list[list[Node]]:
-    return [
-        [_encode(k, arrays, path), _encode(v, arrays, f"{path}.{k}")] for k, v in mapping.items()
-    ]
+    pairs = []
+    for key, value in mapping.items():
+        pairs.append([_encode(key, arrays, path), _encode(value, arrays, f"{path}.{key}")])
+    return pairs
 
 
 def _store(array: np.ndarray, arrays: dict[str, Array], path: str) -> str:
     if array.dtype.kind not in "fiub":
-        raise CheckpointError(
-            "MDW-550", f"{path} is an array of {array.dtype}.", "Only numbers can be kept."
-        )
+        what = f"{path} is an array of {array.dtype}."
+        raise CheckpointError("MDW-550", what, "Only numbers can be kept.")
     name = f"{len(arrays)}"
     arrays[name] = Array(np.ascontiguousarray(array).reshape(array.shape))
     return name
@@ -161,7 +168,7 @@ def _apply(strategy: Strategy, layout: dict[str, Node], arrays: ArrayRecord) -> 
         held = vars(strategy).get(name)
         if kind == "strategy":
             if not isinstance(held, Strategy):
-                raise TypeError(f"{name} is no strategy")
+                raise TypeError(f"{name} is not a strategy")
             _apply(held, content, arrays)
         elif kind == "generator" and isinstance(held, np.random.Generator):
             held.bit_generator.state = _decode(content, arrays)
@@ -185,9 +192,8 @@ def _decode(node: Node, arrays: ArrayRecord) -> Any:
         case "array":
             return arrays[content]
         case "list" | "tuple" | "set":
-            return {"list": list, "tuple": tuple, "set": set}[kind](
-                _decode(inner, arrays) for inner in content
-            )
+            elements = [_decode(inner, arrays) for inner in content]
+            return {"list": list, "tuple": tuple, "set": set}[kind](elements)
         case "dict":
             return _mapping(content, arrays)
         case "ArrayRecord":
