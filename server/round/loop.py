@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -54,7 +55,7 @@ class Rounds:
     clock: Callable[[], float] = time.monotonic
     admission: Admission = field(default_factory=Admission, init=False)
     silos: dict[int, str] = field(default_factory=dict, init=False)
-    """The silos' names by node id, of every node that took part so far."""
+    """The silos' names by node id, of the round in progress."""
 
     def run(self) -> bool:
         """Continue from the session's state, which is kept up to date; return True if stopped early.
@@ -135,12 +136,11 @@ class Rounds:
     def _cohort(self, number: int) -> dict[str, int]:
         """Return the round's nodes by their silos' names, sorted by name."""
         run = self.session.conf.run
-        here = self.grid.names() if isinstance(self.grid, SiloGrid) else self.silos
-        # Added, not replaced: a silo whose key was changed has another node, and a late answer of the old one
-        # must still have a name.
-        self.silos |= here
-        nodes = {name: node for node, name in here.items()}
-        names = select(list(here.values()), cohort=run.cohort, seed=run.seed, round=number)
+        if isinstance(self.grid, SiloGrid):
+            # Anew each round: a silo whose key was changed has another node since.
+            self.silos = self.grid.names()
+        nodes = {name: node for node, name in self.silos.items()}
+        names = select(list(nodes), cohort=run.cohort, seed=run.seed, round=number)
         return {name: nodes[name] for name in names}
 
     def _train_phase(self, record: RoundRecord, messages: list[Message]) -> Aggregate:
@@ -231,7 +231,8 @@ class Rounds:
             silo = self.silos[node]
             if isinstance(verdict, Rejected):
                 log.warning("round %d, %s: %s %s", record.round, silo, verdict.code, verdict.reason)
-                record.failed[silo] = verdict.reason
+                # The first reason stays: what fails after it most often fails because of it.
+                record.failed.setdefault(silo, verdict.reason)
             yield silo, reply, verdict
             del reply
 
@@ -308,9 +309,13 @@ def _in_order(updates: Iterable[tuple[str, Message]]) -> list[Message]:
 def _reasons(failed: dict[str, str]) -> str:
     """Return the silos' reasons, each said once."""
     silos: dict[str, list[str]] = {}
-    for silo, why in sorted(failed.items()):
-        silos.setdefault(why.replace(silo, "the silo"), []).append(silo)
-    return "; ".join(f"{', '.join(names)}: {why}" for why, names in silos.items()) or "none failed"
+    for silo, reason in sorted(failed.items()):
+        # As a word of its own: a silo may be called "a".
+        name = rf"(?<![\w.-]){re.escape(silo)}(?![\w-])"
+        silos.setdefault(re.sub(name, "the silo", reason), []).append(silo)
+    if not silos:
+        return "none failed"
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in silos.items())
 
 
 def _update_digest(reply: Message) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from flwr.app import Error, Message, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from server.round.exchange import Answer
 from server.round.grid import SiloGrid
+from strategies.wire import protocol
 
 FAILS = -1.0
 """In a script: the message can't be sent."""
@@ -117,6 +119,64 @@ class ScriptedGrid(SiloGrid):
     @property
     def run(self) -> Run:
         raise NotImplementedError
+
+
+class TrainingGrid(ScriptedGrid):
+    """Silos that add their node's number to each weight; all of it can be changed, by phase and node.
+
+    `after`: seconds until the reply. `wrong`: what comes in place of the reply, or is raised. `metrics`: more of them.
+    """
+
+    def __init__(self, clock: Clock, names: dict[int, str]) -> None:
+        super().__init__(clock, {})
+        self.known = dict(names)
+        self.after: dict[tuple[str, int], float] = {}
+        self.wrong: dict[tuple[str, int], RecordDict | Error | BaseException] = {}
+        self.metrics: dict[tuple[str, int], dict[str, float | int]] = {}
+
+    @property
+    def asked(self) -> list[tuple[str, int]]:
+        """The phase and the node of every message so far."""
+        sent = self.silos.sent
+        return [(message.metadata.message_type, message.metadata.dst_node_id) for message in sent]
+
+    def names(self) -> dict[int, str]:
+        return dict(self.known)
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.known)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        return [self._push(message) for message in messages]
+
+    def _push(self, message: Message) -> str:
+        key = (message.metadata.message_type, message.metadata.dst_node_id)
+        self.silos.sent.append(message)
+        message_id = f"m{len(self.silos.sent)}"
+        message.metadata.__dict__["_message_id"] = message_id
+        wrong = self.wrong.get(key)
+        if isinstance(wrong, BaseException):
+            raise wrong
+        if isinstance(wrong, Error):
+            reply = Message(wrong, reply_to=message)
+        else:
+            reply = Message(wrong or self._trained(message, key), reply_to=message)
+        self.silos.due.append((self.clock.now + self.after.get(key, 0.0), reply))
+        return message_id
+
+    def _trained(self, message: Message, key: tuple[str, int]) -> RecordDict:
+        metrics: dict[str, float | int] = {protocol.NUM_EXAMPLES: 10, protocol.LOSS: 1.0}
+        metrics |= self.metrics.get(key, {})
+        content = RecordDict({protocol.METRICS: MetricRecord({**metrics})})
+        if key[0] == "train":
+            sent = protocol.records(message.content, ArrayRecord)[protocol.ARRAYS]
+            content[protocol.ARRAYS] = weights(sent["w"].numpy() + key[1])
+        return content
+
+
+def weights(values: np.ndarray) -> ArrayRecord:
+    """Return a model that is one array."""
+    return ArrayRecord({"w": Array(values.astype(np.float32))})
 
 
 class PolledGrid(Grid):

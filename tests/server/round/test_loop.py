@@ -2,86 +2,38 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
-from flwr.supercore.run import Run
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+from flwr.serverapp.strategy import Strategy
 
 from conf.compose import compose
 from conf.errors import ConfigError, RoundError
 from conf.schema import Conf
-from server.round.grid import SiloGrid
+from server.observers.base import Observer
+from server.round.exchange import Answer, Closing, Judge, exchange
 from server.round.loop import Rounds
 from server.run.checkpoint import Checkpoints
 from server.run.history import Mark, read_history
 from server.run.ledger import verify_file
+from server.run.result import Metrics, RoundRecord
 from server.store.folder import FolderStore
-from strategies import build_strategy
+from strategies.fedavg import FedAvg
 from strategies.wire import protocol
+from tests.server.round.scripted_grid import Clock, TrainingGrid, weights
 from tests.server.round.sessions import session_in, weight
 
 pytestmark = pytest.mark.usefixtures("task_identity")
 
-
-class Adding(SiloGrid):
-    """Silos that add their node's number to each weight, at once; `broken` ones answer with what it holds."""
-
-    def __init__(self, silos: dict[int, str], broken: dict[int, Any] | None = None) -> None:
-        self.silos, self.broken = silos, broken or {}
-        self.asked: list[tuple[str, int]] = []
-        self.answers: dict[str, Message] = {}
-
-    def names(self) -> dict[int, str]:
-        return dict(self.silos)
-
-    def get_node_ids(self) -> list[int]:
-        return list(self.silos)
-
-    @property
-    def run(self) -> Run:
-        raise NotImplementedError
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        ids = []
-        for message in messages:
-            node, kind = message.metadata.dst_node_id, message.metadata.message_type
-            id = message.metadata.__dict__["_message_id"] = f"{len(self.asked)}"
-            self.asked.append((kind, node))
-            self.answers[id] = self.answer(message, node, kind)
-            ids.append(id)
-        return ids
-
-    def answer(self, message: Message, node: int, kind: str) -> Message:
-        wrong = self.broken.get(node)
-        if isinstance(wrong, Error):
-            return Message(wrong, reply_to=message)
-        if isinstance(wrong, BaseException) and kind == "evaluate":
-            raise wrong
-        metrics = MetricRecord({protocol.NUM_EXAMPLES: 10, protocol.LOSS: 1.0})
-        if kind == "evaluate":
-            return Message(RecordDict({protocol.METRICS: metrics}), reply_to=message)
-        arrays = protocol.to_numpy(protocol.records(message.content, ArrayRecord)[protocol.ARRAYS])
-        added = np.full_like(arrays["w"], np.nan) if wrong == "nan" else arrays["w"] + node
-        content = RecordDict(
-            {protocol.ARRAYS: ArrayRecord({"w": Array(added)}), protocol.METRICS: metrics}
-        )
-        return Message(content, reply_to=message)
-
-    def replies(self, message_ids: Iterable[str], timeout: float | None) -> Iterator[Message]:
-        return iter(
-            [self.answers.pop(id) for id in reversed(list(message_ids)) if id in self.answers]
-        )
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        return list(self.replies(message_ids, 0))
-
-    def forget(self, message_ids: Iterable[str]) -> None:
-        for id in message_ids:
-            self.answers.pop(id, None)
+Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 
 
 @pytest.fixture
@@ -89,23 +41,73 @@ def conf() -> Conf:
     return compose(["run.rounds=2", "run.reconnect_patience=0"])
 
 
-def rounds_over(grid: Adding, conf: Conf, folder: Path) -> Rounds:
-    return Rounds(session_in(folder, conf), grid, build_strategy(conf.strategy))
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
-def test_two_rounds_give_the_mean_twice(conf: Conf, tmp_path: Path) -> None:
-    rounds = rounds_over(Adding({1: "a", 2: "b", 3: "c"}), conf, tmp_path)
+@pytest.fixture
+def grid(clock: Clock) -> TrainingGrid:
+    """Three silos, of which the last in the order of names answers first."""
+    grid = TrainingGrid(clock, {1: "a", 2: "b", 3: "c"})
+    grid.after = {("train", 1): 3.0, ("train", 2): 2.0, ("train", 3): 1.0}
+    return grid
+
+
+def rounds_over(
+    grid: TrainingGrid,
+    conf: Conf,
+    folder: Path,
+    strategy: Strategy | None = None,
+    observer: Observer | None = None,
+    **more: Any,
+) -> Rounds:
+    clock = grid.clock
+    more.setdefault("step", partial(exchange, clock=clock, sleep=clock.sleep))
+    session = session_in(folder, conf, observer)
+    return Rounds(session, grid, strategy or FedAvg(), clock=clock, **more)
+
+
+def history_of(folder: Path) -> list[RoundRecord]:
+    return list(read_history(folder))
+
+
+def test_two_rounds_give_the_mean_twice(grid: TrainingGrid, conf: Conf, tmp_path: Path) -> None:
+    rounds = rounds_over(grid, conf, tmp_path)
     state = rounds.session.state
     assert not rounds.run()
     assert (state.round, weight(state)) == (2, 4.0)
-    assert [record.replied for record in read_history(tmp_path)] == [["a", "b", "c"]] * 2
+    assert [record.replied for record in history_of(tmp_path)] == [["a", "b", "c"]] * 2
     assert verify_file(tmp_path / "ledger.jsonl").faults == []
 
 
-def test_what_breaks_off_a_round_leaves_the_state_of_the_one_before(
-    conf: Conf, tmp_path: Path
+def test_what_a_round_cost_is_in_its_record(grid: TrainingGrid, conf: Conf, tmp_path: Path) -> None:
+    grid.after = {("train", 1): 9.0, ("train", 2): 5.0, ("evaluate", 3): 4.0}
+    grid.metrics = {("train", 1): {protocol.SECONDS: 6.0}, ("train", 2): {protocol.SECONDS: 2.0}}
+    rounds_over(grid, conf, tmp_path).run()
+    record = history_of(tmp_path)[0]
+    assert record.seconds == pytest.approx(13)
+    assert record.seconds_training == {"a": 6.0, "b": 2.0, "c": 0.0}
+    assert record.seconds_waiting == pytest.approx(9 - 6), "beyond the slowest silo's own training"
+    assert record.bytes_down == record.bytes_up == {"a": 12, "b": 12, "c": 12}
+    assert record.train["b"]["update-norm"] == pytest.approx(2 * 3**0.5)
+    assert record.aggregate == {"train_loss": 1.0, "loss": 1.0}, "seconds have no mean over silos"
+
+
+def test_a_reason_that_many_silos_share_is_said_once(
+    grid: TrainingGrid, conf: Conf, tmp_path: Path
 ) -> None:
-    grid = Adding({1: "a", 2: "b"}, {2: KeyboardInterrupt()})
+    for node, silo in grid.known.items():
+        grid.wrong[("train", node)] = Error(2, f"ValueError: {silo} has no disk")
+    reasons = r"0 of the 2 updates it needs \(a, b, c: ValueError: the silo has no disk\)"
+    with pytest.raises(RoundError, match=reasons):
+        rounds_over(grid, conf, tmp_path).run()
+
+
+def test_what_breaks_off_a_round_leaves_the_state_of_the_one_before(
+    grid: TrainingGrid, conf: Conf, tmp_path: Path
+) -> None:
+    grid.wrong[("evaluate", 2)] = KeyboardInterrupt()
     rounds = rounds_over(grid, conf, tmp_path)
     state = rounds.session.state
     with pytest.raises(KeyboardInterrupt):
@@ -117,48 +119,411 @@ def test_what_breaks_off_a_round_leaves_the_state_of_the_one_before(
     assert (stored.round, weight(stored)) == (0, 0.0)
 
 
-def test_a_metric_that_is_not_there_stops_before_the_round_counts(
-    conf: Conf, tmp_path: Path
+def test_a_resumed_run_continues_after_its_last_round_and_ends_at_the_goal(
+    grid: TrainingGrid, conf: Conf, tmp_path: Path
 ) -> None:
-    conf.run.early_stop.patience, conf.run.early_stop.metric = 1, "accuracy"
-    rounds = rounds_over(Adding({1: "a"}), conf, tmp_path)
+    rounds = rounds_over(grid, conf, tmp_path)
+    rounds.run()
+    anchor = rounds.session.state.anchor
+    conf.run.rounds = 3
+    resumed = Rounds(rounds.session, grid, FedAvg(), step=rounds.step, clock=grid.clock)
+    assert not resumed.run()
+    assert [record.round for record in history_of(tmp_path)] == [1, 2, 3]
+    config = grid.silos.sent[-1].content.config_records[protocol.CONFIG]
+    assert (config[protocol.ROUND], config[protocol.LEDGER]) == (3, anchor)
+
+
+def test_a_metric_that_is_not_there_stops_before_the_round_counts(
+    grid: TrainingGrid, conf: Conf, tmp_path: Path
+) -> None:
+    conf.run.early_stop.patience = 1
+    conf.run.early_stop.metric = "accuracy"
+    rounds = rounds_over(grid, conf, tmp_path)
     with pytest.raises(ConfigError, match="MDW-107"):
         rounds.run()
     assert (rounds.session.state.round, rounds.session.state.history) == (0, Mark())
 
 
-def test_an_update_that_is_not_finite_is_left_out_named_and_in_the_ledger(
-    conf: Conf, tmp_path: Path
+def test_a_run_without_improvement_stops_early_and_says_so(
+    grid: TrainingGrid, conf: Conf, tmp_path: Path
 ) -> None:
-    rounds = rounds_over(Adding({1: "a", 2: "b", 3: "c"}, {2: "nan"}), conf, tmp_path)
-    state = rounds.session.state
-    rounds.run()
-    assert weight(state) == 4.0
-    assert "not finite" in next(read_history(tmp_path)).failed["b"]
-    assert '"MDW-614"' in (tmp_path / "ledger.jsonl").read_text()
-
-
-def test_a_silo_that_failed_is_named_and_too_many_of_them_end_the_run(
-    conf: Conf, tmp_path: Path
-) -> None:
-    raised = Error(2, "ValueError: no disk")
-    names = {1: "a", 2: "b", 3: "c"}
-    one = rounds_over(Adding(names, {3: raised}), conf, tmp_path / "one")
-    one.run()
-    assert next(read_history(tmp_path / "one")).failed == {"c": "ValueError: no disk"}
-    two = rounds_over(Adding(names, {2: raised, 3: raised}), conf, tmp_path / "two")
-    with pytest.raises(RoundError, match=r"1 of the 2 updates.*b, c: ValueError: no disk"):
-        two.run()
-
-
-def test_a_silo_whose_key_was_changed_is_asked_once_at_its_new_node(
-    conf: Conf, tmp_path: Path
-) -> None:
-    grid = Adding({1: "a", 2: "b"})
+    conf.run.rounds = 9
+    conf.run.early_stop.patience = 2
+    conf.run.early_stop.metric = "loss"
     rounds = rounds_over(grid, conf, tmp_path)
-    state = rounds.session.state
-    grid.silos = {1: "a", 7: "b"}
+    assert rounds.run()
+    assert rounds.session.state.round == 3
+    assert rounds.session.state.early_stop == {"best": 1.0, "since": 2}
+
+
+class TestTheStrategy:
+    """What a strategy is given, and what it may do with it."""
+
+    class Reading(FedAvg):
+        """A streaming strategy that reads replies as `reads` says."""
+
+        def __init__(self, reads: Any) -> None:
+            super().__init__()
+            self.reads = reads
+
+        def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
+            self.reads(replies)
+            return None, None
+
+    def test_that_declares_streaming_gets_each_reply_in_the_moment_of_its_arrival(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        seen: list[tuple[float, int]] = []
+
+        def reads(replies: Iterator[Message]) -> None:
+            seen.extend((grid.clock.now, reply.metadata.src_node_id) for reply in replies)
+
+        conf.run.rounds = 1
+        rounds_over(grid, conf, tmp_path, self.Reading(reads)).run()
+        assert seen == [(1.0, 3), (2.0, 2), (3.0, 1)]
+
+    def test_that_declares_nothing_gets_a_list_in_the_order_of_the_silos_names(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        given: list[Any] = []
+
+        class Listing(FlowerFedAvg):
+            def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
+                given.append(replies)
+                return super().aggregate_train(server_round, replies)
+
+            def aggregate_evaluate(
+                self, server_round: int, replies: Iterable[Message]
+            ) -> MetricRecord | None:
+                given.append(replies)
+                return super().aggregate_evaluate(server_round, replies)
+
+        grid.after |= {("evaluate", 1): 3.0, ("evaluate", 2): 2.0, ("evaluate", 3): 1.0}
+        conf.run.rounds = 1
+        rounds_over(grid, conf, tmp_path, Listing()).run()
+        assert [type(replies) for replies in given] == [list, list]
+        assert [[m.metadata.src_node_id for m in replies] for replies in given] == [[1, 2, 3]] * 2
+
+    def test_that_stops_reading_makes_nobody_late_and_leaves_no_hole_in_the_ledger(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        conf.run.rounds = 1
+        rounds_over(grid, conf, tmp_path, self.Reading(lambda replies: next(replies))).run()
+        (record,) = history_of(tmp_path)
+        assert (record.replied, record.failed) == (["a", "b", "c"], {})
+        assert (tmp_path / "ledger.jsonl").read_text().count('"update admitted"') == 3
+
+    def test_that_reads_nothing_at_all_does_no_harm_either(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        rounds = rounds_over(grid, conf, tmp_path, self.Reading(lambda replies: None))
+        rounds.run()
+        assert rounds.session.state.round == 2
+        assert weight(rounds.session.state) == 0.0, "no mean leaves the model as it is"
+
+    def test_that_reads_twice_is_told_so(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        def twice(replies: Iterable[Message]) -> None:
+            assert len(list(replies)) == 3
+            list(replies)
+
+        rounds = rounds_over(grid, conf, tmp_path, self.Reading(twice))
+        with pytest.raises(RoundError, match="MDW-403: The strategy Reading reads"):
+            rounds.run()
+        assert rounds.session.state.round == 0
+
+    def test_that_reads_one_reply_and_then_the_rest_reads_once(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        def first_and_rest(replies: Iterator[Message]) -> None:
+            first = next(replies)
+            assert first.metadata.src_node_id not in [m.metadata.src_node_id for m in replies]
+
+        rounds_over(grid, conf, tmp_path, self.Reading(first_and_rest)).run()
+
+    def test_that_raises_leaves_the_state_and_no_message_open(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        def raises(replies: Iterator[Message]) -> None:
+            next(replies)
+            raise LookupError("a strategy of a user")
+
+        rounds = rounds_over(grid, conf, tmp_path, self.Reading(raises))
+        with pytest.raises(LookupError):
+            rounds.run()
+        assert grid.forgotten == {"m1", "m2"}, "the third had answered"
+        assert rounds.session.state.round == 0
+
+    def test_that_asks_a_node_outside_the_cohort_is_refused_before_anything_is_sent(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        class Straying(FedAvg):
+            def configure_train(
+                self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+            ) -> Iterable[Message]:
+                inside = super().configure_train(server_round, arrays, config, grid)
+                return [*inside, Message(RecordDict(), 77, "train")]
+
+        with pytest.raises(RoundError, match=r"MDW-404: The strategy Straying .*\[77\]"):
+            rounds_over(grid, conf, tmp_path, Straying()).run()
+        assert grid.asked == []
+
+    def test_sees_the_cohort_and_no_other_silo(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        conf.run.cohort = 2
+        rounds_over(grid, conf, tmp_path).run()
+        for record in history_of(tmp_path):
+            assert len(record.cohort) == 2
+            assert record.replied == record.cohort
+        assert len([kind for kind, _ in grid.asked if kind == "train"]) == 4
+
+    def test_draws_the_same_from_the_global_generators_when_a_round_is_done_again(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        drawn: list[tuple[float, float]] = []
+
+        class Drawing(FedAvg):
+            def configure_train(
+                self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+            ) -> Iterable[Message]:
+                drawn.append((random.random(), float(np.random.random())))
+                return super().configure_train(server_round, arrays, config, grid)
+
+        rounds_over(grid, conf, tmp_path / "one", Drawing()).run()
+        rounds_over(grid, conf, tmp_path / "two", Drawing()).run()
+        assert drawn[:2] == drawn[2:]
+        assert drawn[0] != drawn[1]
+
+
+class TestASilo:
+    """What one silo sends, or fails to send, and what that costs."""
+
+    @pytest.fixture(autouse=True)
+    def one_round(self, conf: Conf) -> None:
+        conf.run.rounds = 1
+
+    def bad(self, values: Any, examples: int = 10) -> RecordDict:
+        metrics = MetricRecord({protocol.NUM_EXAMPLES: examples, protocol.LOSS: 1.0})
+        return RecordDict({protocol.ARRAYS: weights(np.array(values)), protocol.METRICS: metrics})
+
+    def test_whose_update_is_not_finite_is_left_out_named_and_in_the_ledger(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        grid.wrong[("train", 2)] = self.bad([np.nan, 0, 0])
+        rounds = rounds_over(grid, conf, tmp_path)
+        rounds.run()
+        (record,) = history_of(tmp_path)
+        assert weight(rounds.session.state) == 2.0
+        assert record.replied == ["a", "c"]
+        assert "not finite" in record.failed["b"]
+        assert '"MDW-614"' in (tmp_path / "ledger.jsonl").read_text()
+
+    def test_whose_values_are_absurd_costs_its_own_update_and_not_the_run(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        grid.wrong[("train", 2)] = self.bad([1e15, 0, 0])
+        rounds = rounds_over(grid, conf, tmp_path)
+        rounds.run()
+        assert weight(rounds.session.state) == 2.0
+        assert history_of(tmp_path)[0].failed["b"].startswith("b, round 1, train: 'w' is too")
+
+    def test_whose_bytes_can_not_be_read_costs_its_own_update_and_not_the_run(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        content = self.bad([0, 0, 0])
+        content.array_records[protocol.ARRAYS]["w"].data = b"\x93NUMPY\x01\x00\xff\xff{{{{"
+        grid.wrong[("train", 2)] = content
+        rounds_over(grid, conf, tmp_path).run()
+        assert "can't be read" in history_of(tmp_path)[0].failed["b"]
+
+    def test_that_raised_is_named_and_too_many_of_them_end_the_run(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        raised = Error(2, "ValueError: no disk")
+        grid.wrong[("train", 3)] = raised
+        rounds_over(grid, conf, tmp_path / "one").run()
+        assert history_of(tmp_path / "one")[0].failed == {"c": "ValueError: no disk"}
+        grid.wrong[("train", 2)] = raised
+        with pytest.raises(RoundError, match=r"1 of the 2 updates.*b, c: ValueError: no disk"):
+            rounds_over(grid, conf, tmp_path / "two").run()
+
+    def test_that_is_late_is_named_with_a_line_in_the_ledger(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        conf.run.round_timeout = 60.0
+        grid.after[("train", 1)] = 1000.0
+        rounds_over(grid, conf, tmp_path).run()
+        (record,) = history_of(tmp_path)
+        assert record.failed == {"a": "no reply before the round closed"}
+        assert record.replied == ["b", "c"]
+        assert "no reply before the round closed" in (tmp_path / "ledger.jsonl").read_text()
+
+    def test_that_fails_twice_in_a_round_is_named_with_its_first_reason(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        grid.wrong[("train", 1)] = Error(2, "MemoryError")
+        grid.wrong[("evaluate", 1)] = Error(2, "KeyError: the model of this round")
+        rounds_over(grid, conf, tmp_path).run()
+        assert history_of(tmp_path)[0].failed == {"a": "MemoryError"}
+
+    def test_whose_key_was_changed_is_asked_once_at_its_new_node(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        conf.run.rounds = 2
+        rounds = rounds_over(grid, conf, tmp_path)
+        grid.known = {1: "a", 3: "c", 7: "b"}
+        rounds.run()
+        assert [record.cohort for record in history_of(tmp_path)] == [["a", "b", "c"]] * 2
+        assert [node for kind, node in grid.asked if kind == "train"] == [1, 3, 7, 1, 3, 7]
+
+    def test_that_holds_nothing_out_has_answered_and_has_no_metrics(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        grid.metrics[("evaluate", 2)] = {protocol.NUM_EXAMPLES: 0, protocol.LOSS: 99.0}
+        told = Told()
+        rounds_over(grid, conf, tmp_path, observer=told).run()
+        (record,) = history_of(tmp_path)
+        assert (sorted(record.metrics), record.failed) == (["a", "c"], {})
+        assert record.aggregate["loss"] == 1.0
+        assert "reply evaluate b" in told.words
+
+    def test_that_answers_for_none_leaves_the_round_without_metrics(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        for node in (1, 2, 3):
+            grid.wrong[("evaluate", node)] = Error(2, "TypeError: a metric")
+        rounds_over(grid, conf, tmp_path).run()
+        (record,) = history_of(tmp_path)
+        assert record.aggregate == {"train_loss": 1.0}
+        assert record.failed == dict.fromkeys("abc", "TypeError: a metric")
+
+
+class TestTheQuorum:
+    """How many updates close a round."""
+
+    @pytest.mark.parametrize(
+        ("silos", "raised", "enough"), [(3, 1, True), (4, 1, True), (4, 2, False)]
+    )
+    def test_is_more_than_half_of_the_cohort_where_nobody_says(
+        self, clock: Clock, conf: Conf, tmp_path: Path, silos: int, raised: int, enough: bool
+    ) -> None:
+        grid = TrainingGrid(clock, {node: f"silo-{node}" for node in range(silos)})
+        for node in range(raised):
+            grid.wrong[("train", node)] = Error(2, "ValueError")
+        rounds = rounds_over(grid, conf, tmp_path)
+        if enough:
+            rounds.run()
+        else:
+            with pytest.raises(RoundError, match="MDW-401: Round 1 has 2 of the 3 updates"):
+                rounds.run()
+
+    def test_is_what_the_run_asks_for_and_one_less_ends_it(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        conf.run.quorum = 3
+        rounds_over(grid, conf, tmp_path / "one").run()
+        grid.wrong[("train", 1)] = Error(2, "ValueError")
+        rounds = rounds_over(grid, conf, tmp_path / "two")
+        with pytest.raises(RoundError, match="has 2 of the 3") as raised:
+            rounds.run()
+        assert f"run.resume={tmp_path / 'two'}" in raised.value.hint
+        assert rounds.session.state.round == 0
+
+    def test_closes_a_round_as_the_run_s_times_say(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        conf.run.rounds = 1
+        conf.run.round_timeout = 70.0
+        conf.run.grace = 7.0
+        conf.run.reconnect_patience = 17.0
+        closings: list[Closing] = []
+
+        def noting(
+            grid: Grid, messages: Iterable[Message], closing: Closing, judge: Judge
+        ) -> Iterator[Answer]:
+            closings.append(closing)
+            return exchange(grid, messages, closing, judge)
+
+        rounds_over(grid, conf, tmp_path, step=noting).run()
+        train, evaluate = closings
+        assert train == Closing(timeout=70.0, quorum=2, grace=7.0, patience=17.0)
+        assert evaluate == Closing(timeout=70.0)
+
+
+def test_another_step_may_exchange_as_often_as_it_needs(
+    grid: TrainingGrid, conf: Conf, tmp_path: Path
+) -> None:
+    def keys_first(
+        grid: Grid, messages: Iterable[Message], closing: Closing, judge: Judge
+    ) -> Iterator[Answer]:
+        sent = list(messages)
+        hello = [Message(RecordDict(), m.metadata.dst_node_id, "query") for m in sent]
+        clock: Clock = grid.clock  # type: ignore[attr-defined]
+        list(exchange(grid, hello, closing, clock=clock, sleep=clock.sleep))
+        return exchange(grid, sent, closing, judge, clock=clock, sleep=clock.sleep)
+
+    conf.run.rounds = 1
+    rounds = rounds_over(grid, conf, tmp_path, step=keys_first)
     rounds.run()
-    assert [record.cohort for record in read_history(tmp_path)] == [["a", "b"], ["a", "b"]]
-    assert [node for kind, node in grid.asked if kind == "train"] == [1, 7, 1, 7]
-    assert weight(state) == 8.0
+    assert [kind for kind, _ in grid.asked] == ["query"] * 3 + ["train"] * 3 + ["query"] * 3 + [
+        "evaluate"
+    ] * 3
+    assert weight(rounds.session.state) == 2.0
+
+
+def test_the_central_score_is_of_the_round_s_own_model(
+    grid: TrainingGrid, conf: Conf, tmp_path: Path
+) -> None:
+    def score(arrays: ArrayRecord) -> Metrics:
+        return {"accuracy": float(arrays["w"].numpy()[0])}
+
+    rounds_over(grid, conf, tmp_path, score=score).run()
+    scores = [record.aggregate["central_accuracy"] for record in history_of(tmp_path)]
+    assert scores == [2.0, 4.0]
+
+
+class Told(Observer):
+    """Writes down what it is told, in words."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def round_started(self, round: int, cohort: list[str]) -> None:
+        self.words.append(f"started {round} {'+'.join(cohort)}")
+
+    def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
+        self.words.append(f"reply {phase} {silo}")
+
+    def round_closed(self, record: RoundRecord) -> None:
+        self.words.append(f"closed {record.round}")
+
+
+def test_observers_are_told_of_a_round_in_the_order_in_which_it_happens(
+    grid: TrainingGrid, conf: Conf, tmp_path: Path
+) -> None:
+    conf.run.rounds = 1
+    grid.wrong[("train", 2)] = Error(2, "ValueError")
+    told = Told()
+    rounds_over(grid, conf, tmp_path, observer=told).run()
+    assert told.words == [
+        "started 1 a+b+c",
+        "reply train c",
+        "reply train a",
+        "reply evaluate a",
+        "reply evaluate b",
+        "reply evaluate c",
+        "closed 1",
+    ]
+
+
+def test_a_thousand_silos_take_part_in_one_round(clock: Clock, conf: Conf, tmp_path: Path) -> None:
+    conf.run.rounds = 1
+    grid = TrainingGrid(clock, {node: f"silo-{node:04d}" for node in range(1000)})
+    grid.after = {("train", node): float((node * 617) % 1000) for node in range(1000)}
+    rounds = rounds_over(grid, conf, tmp_path)
+    rounds.run()
+    (record,) = history_of(tmp_path)
+    assert (len(record.replied), record.failed) == (1000, {})
+    assert weight(rounds.session.state) == pytest.approx(499.5)
