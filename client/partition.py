@@ -1,11 +1,13 @@
-"""How a public set is parted among silos, for simulation, teaching and benchmarks.
+"""How a public set is partitioned among silos, for simulation, teaching and benchmarks.
 
 The four kinds are those of NIID-Bench (Li et al. 2022, arXiv 2102.02079, section IV). Each draw comes from
-`data.seed` alone, so that every silo finds its own part without asking the others.
+`data.seed` alone, so that every silo finds its own part without asking the others. A process that has several silos
+draws once.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -21,21 +23,49 @@ DRAWS = 20
 """How often a skewed partition is drawn again while it leaves a silo empty (NIID-Bench draws without end)."""
 
 
-def parts(labels: Indices, of: int, conf: DataConf) -> list[Indices]:
-    """Return each silo's examples as sorted indices: disjoint, complete, none empty.
+KEPT = 4
+"""Partitions that a process keeps: a run has one, or a few where silos have settings of their own."""
 
-    `labels` holds the class of each example, `of` counts the silos.
+_Key = tuple[str, int, str, int, float, int]
+_drawn: dict[_Key, list[Indices]] = {}
+
+
+def parts(labels: Indices, of: int, conf: DataConf) -> list[Indices]:
+    """Return each silo's examples as sorted indices that can't be written to: disjoint, complete, none empty.
+
+    `labels` holds the class of each example, `of` counts the silos. Drawn once for the same labels and settings.
     Raises DataError: MDW-203 where a silo is left without examples, MDW-204 where `labels` can't be met.
     """
+    # By content, not by identity: a task may return new arrays at each call, or change one in place.
+    content = hashlib.sha256(np.ascontiguousarray(labels).data).hexdigest()
+    key = (content, of, conf.partition, conf.seed, conf.alpha, conf.labels_per_silo)
+    known = _drawn.get(key)
+    if known is None:
+        known = draw(labels, of, conf)
+        if len(_drawn) >= KEPT:
+            _drawn.pop(next(iter(_drawn)), None)
+        _drawn[key] = known
+    return known
+
+
+def draw(labels: Indices, of: int, conf: DataConf) -> list[Indices]:
+    """Draw what `parts` returns; raises as it does."""
     kind = KINDS[conf.partition]
     rng = np.random.default_rng(seed_for(conf.seed, "", 0, "partition"))
     for _ in range(DRAWS):
         drawn = kind(labels, of, conf, rng)
         if min(len(part) for part in drawn) > 0:
-            return [np.sort(part) for part in drawn]
+            return [_sorted(part) for part in drawn]
         if len(labels) < of:
             break
     raise _empty(drawn, len(labels), of, conf)
+
+
+def _sorted(part: Indices) -> Indices:
+    ordered = np.sort(part)
+    # Shared by all silos of a process, so that none can change another's.
+    ordered.flags.writeable = False
+    return ordered
 
 
 def iid(labels: Indices, of: int, conf: DataConf, rng: np.random.Generator) -> list[Indices]:
@@ -122,15 +152,12 @@ def _cut(order: Indices, shares: NDArray[np.float64]) -> list[Indices]:
 
 
 def _empty(drawn: list[Indices], examples: int, of: int, conf: DataConf) -> DataError:
-    first, count = (
-        next((i, n) for i, n in enumerate(map(len, drawn)) if n == 0)[0] + 1,
-        sum(len(p) == 0 for p in drawn),
-    )
+    empty = [place for place, part in enumerate(drawn, 1) if len(part) == 0]
+    first = empty[0]
+    count = len(empty)
     if examples < of:
-        why, hint = (
-            f"there are {examples} examples for {of} silos",
-            "Use more examples or fewer silos.",
-        )
+        why = f"there are {examples} examples for {of} silos"
+        hint = "Use more examples or fewer silos."
     else:
         why = f"data.partition={conf.partition} with data.alpha={conf.alpha} leaves {count} of {of} silos empty"
         hint = "Raise data.alpha, use fewer silos, or try another data.seed."

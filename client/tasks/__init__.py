@@ -27,7 +27,7 @@ def class_counts(task: Task, silos: Sequence[Silo]) -> dict[str, list[int]]:
     counts = {}
     for silo in silos:
         try:
-            labels = task.load(silo).labels
+            labels = task.train_labels(silo)
         except DataError as error:
             raise DataError(error.code, f"{silo.name}: {error.message}", error.hint) from error
         if labels is not None:

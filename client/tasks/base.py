@@ -21,7 +21,7 @@ from conf.schema import DataConf, Silo
 from conf.seeds import seed_for
 
 OWN = "own"
-"""The `data.partition` of a silo whose `data.root` holds its own examples: all of them are used, nothing is parted."""
+"""The `data.partition` of a silo whose `data.root` holds its own examples: all of them are used."""
 
 Examples = tuple[NDArray[np.generic], Indices]
 """Images as stored (n, H, W), and the class of each (n)."""
@@ -76,6 +76,14 @@ class Task(ABC):
         Raises DataError where there are none or they break the contract.
         """
 
+    def train_labels(self, silo: Silo) -> Indices | None:
+        """Return the class of each example that a silo trains on, or None where examples have none.
+
+        A task that knows them without loading the examples overrides it: a simulation asks for every silo before
+        its first round. Raises DataError as `load` does.
+        """
+        return self.load(silo).labels
+
     def test(self, data: DataConf) -> Dataset[Any] | None:
         """Return the central test set, or None where there is none."""
         return None
@@ -92,6 +100,8 @@ class Task(ABC):
 class Classification(Task):
     """Images of exclusive classes, held in memory: cross-entropy, accuracy and macro F1."""
 
+    _last: _LastChecked | None = None
+
     @abstractmethod
     def public(self, data: DataConf) -> Examples:
         """Return the public training set."""
@@ -107,21 +117,18 @@ class Classification(Task):
     def load(self, silo: Silo) -> SiloData:
         """Return a silo's part of the public set, or its own examples; see `Task.load`."""
         images, labels = self._source(silo.data)
-        mine = (
-            np.arange(len(labels))
-            if silo.data.partition == OWN
-            else parts(labels, silo.of, silo.data)[silo.index]
-        )
-        if not len(mine):
-            raise DataError(
-                "MDW-205", f"{silo.name} has no examples.", f"Put some in {silo.data.root}."
-            )
-        train, held_out = split(mine, silo)
+        train, held_out = _splits(labels, silo)
         return SiloData(
             self.dataset(images, labels, train),
             self.dataset(images, labels, held_out),
             labels[train],
         )
+
+    def train_labels(self, silo: Silo) -> Indices:
+        """See `Task.train_labels`: from the indices alone."""
+        labels = self._source(silo.data)[1]
+        train, _ = _splits(labels, silo)
+        return labels[train]
 
     def dataset(
         self, images: NDArray[np.generic], labels: Indices, which: Indices | slice
@@ -157,9 +164,41 @@ class Classification(Task):
                 "Set data.root to the silo's own data.",
             )
         examples = self.own(root_of(data)) if data.partition == OWN else self.public(data)
-        self.contract.check(examples, data.root or self.name)
+        return self._checked(examples, data)
+
+    def _checked(self, examples: Examples, data: DataConf) -> Examples:
+        """Return the first `data.examples` of some examples that keep the contract, checked once for all silos."""
         images, labels = examples
-        return images[: data.examples], labels[: data.examples].astype(np.int64)
+        last = self._last
+        # The very same arrays, which a task gives where it keeps a public set in memory.
+        if last and last.images is images and last.labels is labels and last.count == data.examples:
+            return last.checked
+        self.contract.check(examples, data.root or self.name)
+        checked = (images[: data.examples], labels[: data.examples].astype(np.int64))
+        self._last = _LastChecked(images, labels, data.examples, checked)
+        return checked
+
+
+@dataclass(frozen=True)
+class _LastChecked:
+    """The arrays that were checked last, and what came of them."""
+
+    images: NDArray[np.generic]
+    labels: NDArray[np.generic]
+    count: int | None
+    checked: Examples
+
+
+def _splits(labels: Indices, silo: Silo) -> tuple[Indices, Indices]:
+    """Return a silo's training and held-out indices; raises DataError MDW-205 where it has no examples."""
+    mine = np.arange(len(labels))
+    if silo.data.partition != OWN:
+        mine = parts(labels, silo.of, silo.data)[silo.index]
+    if not len(mine):
+        raise DataError(
+            "MDW-205", f"{silo.name} has no examples.", f"Put some in {silo.data.root}."
+        )
+    return split(mine, silo)
 
 
 def split(mine: Indices, silo: Silo) -> tuple[Indices, Indices]:

@@ -28,7 +28,7 @@ class Digits(Classification):
         if data.root is not None:
             raise DataError(
                 "MDW-200",
-                f"data.root={data.root}, but data.partition={data.partition} parts the public digits.",
+                f"data.root={data.root}, but data.partition={data.partition} partitions the public digits.",
                 "Set data.partition=own to train on the silo's own examples, or leave data.root out.",
             )
         return _public()

@@ -25,9 +25,9 @@ p { margin: 0.4rem 0; max-width: 44rem; }
 .status.good { color: var(--good); }
 .status.bad { color: var(--bad); }
 .error { border-left: 4px solid var(--bad); background: var(--panel); padding: 0.7rem 1rem; margin: 1rem 0; overflow-wrap: anywhere; max-width: none; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.2rem, 1fr)); gap: 0.6rem; margin: 1.4rem 0 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.8rem, 1fr)); gap: 0.6rem; margin: 1.4rem 0 0; }
 .facts div { background: var(--panel); border-radius: 0.5rem; padding: 0.6rem 0.85rem; display: flex; flex-direction: column; margin: 0; }
-.facts dd { margin: 0; font-size: 1.3rem; font-weight: 620; font-variant-numeric: tabular-nums; order: -1; }
+.facts dd { margin: 0; font-size: 1.2rem; white-space: nowrap; font-weight: 620; font-variant-numeric: tabular-nums; order: -1; }
 .facts dt { color: var(--soft); font-size: 0.85rem; line-height: 1.35; }
 .wide { overflow-x: auto; margin-top: 0.8rem; }
 .tall { max-height: 34rem; overflow-y: auto; } .tall thead th { position: sticky; top: 0; background: var(--paper); z-index: 1; }
@@ -111,7 +111,7 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <figure aria-label="Metrics on held-out examples, round by round, of the mean over silos and of each silo">
 <div class="panels">{% for curve, alt in curves %}<div><div role="img" aria-label="{{ alt }}">{{ curve | safe }}</div></div>{% endfor %}</div>
 <ul class="legend" aria-label="Lines">{% for item in legend %}<li><svg width="26" height="10" aria-hidden="true"><line x1="0" x2="26" y1="5" y2="5" stroke-width="{{ item.width }}" stroke-dasharray="{{ item.dash }}" style="stroke: {{ item.colour }}"{% if item.width == "9" %} opacity="0.3"{% endif %}/></svg>{{ item.name }}</li>{% endfor %}</ul>
-<figcaption>Each silo's curve is the federated model's metric on that silo's own held-out examples; the mean is weighted by their number.{% if spread %} Of so many silos only the range is drawn.{% endif %}{% if curve_step > 1 %} Each point stands for {{ curve_step }} rounds: their mean, and their whole range.{% endif %}</figcaption></figure>
+<figcaption>Each silo's curve is the federated model's metric on that silo's own held-out examples; the mean is weighted by their number.{% if spread %} Of so many silos only the range is drawn.{% endif %}{% if curve_step > 1 %} Each point is the mean of {{ curve_step }} rounds{% if spread %}, and the range is that of all of them{% endif %}.{% endif %}</figcaption></figure>
 </section>
 {% endif %}
 
@@ -147,7 +147,7 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 {% if failures %}
 <section aria-labelledby="failed">
 <h2 id="failed">What failed</h2>
-<div class="wide" tabindex="0" role="region" aria-label="Failures"><table><thead><tr><th scope="col">silo</th><th scope="col" class="text">reason</th><th scope="col" class="text">rounds</th></tr></thead>
+<div class="wide{{ " tall" if failures | length > 20 else "" }}" tabindex="0" role="region" aria-label="Failures"><table{% if failures | length > 20 %} class="dense"{% endif %}><thead><tr><th scope="col">silo</th><th scope="col" class="text">reason</th><th scope="col" class="text">rounds</th></tr></thead>
 <tbody>{% for failure in failures %}<tr><th scope="row">{{ failure.silo }}</th><td class="text reason">{{ failure.reason }}</td><td class="text">{{ failure.rounds }}</td></tr>
 {% endfor %}</tbody></table></div>
 {{ left_out(more.failures, "history.jsonl") }}

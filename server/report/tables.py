@@ -13,6 +13,8 @@ MOST_COLUMNS = 12
 """Silos that get a column or a row in sight; of more, the page shows a few and folds the rest away."""
 MOST_ROWS = 100
 """Rows of any table of the page; what is left out is said below it."""
+LONGEST_REASON = 300
+"""Characters of a reason, which is others' text."""
 MOST_SPANS = 12
 """Rounds, or ranges of them, that are named one by one."""
 
@@ -97,7 +99,7 @@ def failures(failed: Mapping[tuple[str, str], Sequence[int]]) -> list[dict[str, 
     """
     ranked = sorted(failed.items(), key=lambda pair: (-len(pair[1]), pair[0]))
     return [
-        {"silo": silo, "reason": reason, "rounds": in_words(numbers)}
+        {"silo": silo, "reason": reason[:LONGEST_REASON], "rounds": in_words(numbers)}
         for (silo, reason), numbers in ranked[:MOST_ROWS]
     ]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from client.partition import KINDS, Indices, parts
+from client.partition import KINDS, Indices, draw, parts
 from conf.errors import DataError
 from conf.schema import DataConf
 
@@ -43,7 +45,7 @@ def test_every_example_is_at_one_silo_and_no_silo_is_empty(
     assert len(found) == of and all(len(part) for part in found)
     assert np.array_equal(np.sort(np.concatenate(found)), np.arange(examples))
     assert all(np.array_equal(part, np.sort(part)) for part in found)
-    again = parts(labels, of, conf)
+    again = draw(labels, of, conf)
     assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))
 
 
@@ -114,3 +116,30 @@ def test_labels_that_no_silo_could_take_say_what_would_do() -> None:
         parts(np.repeat(np.arange(10), 5), 3, DataConf(partition="labels", labels_per_silo=2))
     with pytest.raises(DataError, match=r"MDW-204: .*class 0 has 2 examples for 3 silos"):
         parts(np.repeat(np.arange(2), 2), 3, DataConf(partition="labels", labels_per_silo=2))
+
+
+def test_a_process_draws_once_for_all_its_silos(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = labels_of(500, 10, seed=41)
+    conf = DataConf(partition="dirichlet", alpha=0.5, seed=4)
+    drawn: list[int] = []
+
+    def counted(labels: Indices, of: int, conf: DataConf) -> list[Indices]:
+        drawn.append(of)
+        return draw(labels, of, conf)
+
+    monkeypatch.setattr("client.partition.draw", counted)
+    first = [parts(labels.copy(), 20, conf)[silo] for silo in range(20)]
+    assert drawn == [20]
+    assert all(np.array_equal(a, b) for a, b in zip(first, draw(labels, 20, conf), strict=True))
+    labels[0] = (labels[0] + 1) % 10
+    parts(labels, 20, conf)
+    assert drawn == [20, 20], "other labels, another draw"
+    for change in ({"seed": 5}, {"alpha": 0.6}, {"partition": "iid"}):
+        parts(labels, 20, replace(conf, **change))
+    assert len(drawn) == 5
+
+
+def test_no_silo_can_change_another_s_part() -> None:
+    part = parts(labels_of(100, 3), 4, DataConf(partition="iid"))[0]
+    with pytest.raises(ValueError, match="read-only"):
+        part[0] = 7

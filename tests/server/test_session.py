@@ -1,0 +1,197 @@
+"""A run is whole however it began or ended: no trap folder, no round that counts without its files, the same syncs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+from conf.compose import compose
+from conf.errors import CheckpointError, ConfigError
+from server.observers.base import Observer
+from server.run.finished import FinishedRun
+from server.run.history import read_history
+from server.run.result import RoundRecord, RunResult
+from server.simulation import simulate, simulate_conf
+
+POOL = ["task=digits", "data.examples=200", "federation.size=2", "model.hidden=[8]"]
+POOL += ["simulation=pool", "simulation.workers=0", "tracking=off", "run.seed=5"]
+
+
+class Killed(BaseException):
+    """Stands for a process that ends at this place."""
+
+
+def run(folder: Path, *words: str) -> FinishedRun:
+    return simulate([*POOL, f"run.output={folder}", *words])
+
+
+def resumed(folder: Path, rounds: int) -> FinishedRun:
+    return simulate([f"run.output={folder}", "run.resume=a", f"run.rounds={rounds}"])
+
+
+def digest(done: FinishedRun) -> str:
+    return str(done.result.model["digest"])
+
+
+def test_the_model_s_digest_is_that_of_its_tensors_alone(tmp_path: Path) -> None:
+    one, other = run(tmp_path, "run.name=a"), run(tmp_path, "run.name=b")
+    assert digest(one) == digest(other)
+    assert one.result.model["sha256"] != other.result.model["sha256"], "the file holds the name"
+    closed = [json.loads(line) for line in (tmp_path / "a/ledger.jsonl").read_text().splitlines()]
+    assert closed[-1]["model"] == digest(one)
+
+
+def killed_before_round_two_counts(
+    monkeypatch: pytest.MonkeyPatch, target: str, call: int, *, before: bool
+) -> None:
+    """Let the `call`-th call of a function end the process, before or after it did its work."""
+    owner, _, name = target.rpartition(".")
+    holder = pkgutil.resolve_name(owner)
+    real = getattr(holder, name)
+    calls = itertools.count(1)
+
+    def dying(*args: object, **more: object) -> object:
+        now = next(calls)
+        if now == call and before:
+            raise Killed
+        done = real(*args, **more)
+        if now == call:
+            raise Killed
+        return done
+
+    monkeypatch.setattr(holder, name, dying)
+
+
+@pytest.mark.parametrize(
+    ("target", "call", "before"),
+    [
+        ("server.run.history.History.append", 2, False),
+        ("server.run.ledger.Ledger.round_closed", 2, True),
+        ("server.run.ledger.Ledger.round_closed", 2, False),
+        # A checkpoint is also written before the first round.
+        ("server.run.checkpoint.Checkpoints.save", 3, True),
+        ("server.run.checkpoint.point", 3, True),
+    ],
+)
+def test_killed_anywhere_while_a_round_closes_it_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, call: int, before: bool
+) -> None:
+    whole = run(tmp_path / "whole", "run.name=a", "run.rounds=3")
+    with monkeypatch.context() as patched:
+        killed_before_round_two_counts(patched, target, call, before=before)
+        with pytest.raises(Killed):
+            run(tmp_path, "run.name=a", "run.rounds=3")
+    assert RunResult.read(tmp_path / "a").rounds == 1, "the round that was closing does not count"
+    after = resumed(tmp_path, 3)
+    assert digest(after) == digest(whole)
+    assert [record.round for record in read_history(tmp_path / "a")] == [1, 2, 3]
+    assert after.result.history["lines"] == 3
+
+
+def test_a_history_that_was_deleted_is_not_continued(tmp_path: Path) -> None:
+    run(tmp_path, "run.name=a", "run.rounds=2")
+    (tmp_path / "a/history.jsonl").unlink()
+    before = sorted(path.name for path in (tmp_path / "a").rglob("*"))
+    with pytest.raises(CheckpointError, match=r"MDW-507.*0 of its 2 lines"):
+        resumed(tmp_path, 3)
+    assert sorted(path.name for path in (tmp_path / "a").rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["result.json", "history.jsonl", "ledger.jsonl"])
+def test_a_run_of_another_version_is_not_continued(tmp_path: Path, name: str) -> None:
+    run(tmp_path, "run.name=a", "run.rounds=2")
+    path = tmp_path / "a" / name
+    text = path.read_text()
+    for stamp in ('"version":1', '"schema_version": 2'):
+        text = text.replace(stamp, stamp[:-1] + "99")
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=r"MDW-505.*version 99; .*|MDW-507"):
+        resumed(tmp_path, 3)
+    assert path.read_text() == text
+
+
+def test_a_damaged_result_is_written_anew(tmp_path: Path) -> None:
+    run(tmp_path, "run.name=a", "run.rounds=2")
+    (tmp_path / "a/result.json").write_text('{"schema_version": 2')
+    assert resumed(tmp_path, 3).result.rounds == 3
+
+
+def test_what_fails_while_the_folder_is_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **more: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("server.run.folder.write_atomic", full)
+        with pytest.raises(Killed):
+            run(tmp_path, "run.name=a")
+    assert list(tmp_path.iterdir()) == []
+    assert run(tmp_path, "run.name=a").result.status == "finished"
+    with pytest.raises(ConfigError, match=r"MDW-181.*run\.resume="):
+        run(tmp_path, "run.name=a")
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*args: object, **more: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("server.simulation.PoolGrid", away)
+        with pytest.raises(Killed):
+            run(tmp_path, "run.name=a", "run.rounds=2")
+    assert digest(resumed(tmp_path, 2)) == digest(run(tmp_path, "run.name=b", "run.rounds=2"))
+
+
+def test_a_history_without_a_checkpoint_is_not_begun_anew(tmp_path: Path) -> None:
+    run(tmp_path, "run.name=a", "run.rounds=2")
+    for path in (tmp_path / "a/checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(CheckpointError, match="MDW-503"):
+        resumed(tmp_path, 3)
+    assert len(list(read_history(tmp_path / "a"))) == 2
+
+
+class Syncs(Observer):
+    """Notes how many syncs there had been when each round closed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0
+        self.at: list[int] = []
+        real = os.fsync
+
+        def fsync(handle: int) -> None:
+            self.now += 1
+            real(handle)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    def round_closed(self, record: RoundRecord) -> None:
+        self.at.append(self.now)
+
+
+@pytest.mark.parametrize("silos", [3, 100])
+def test_a_round_s_syncs_do_not_depend_on_the_silos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silos: int
+) -> None:
+    syncs = Syncs(monkeypatch)
+    monkeypatch.setattr("server.simulation.progress_display", lambda live: syncs)
+    # result.json is written by the clock, not by the round.
+    monkeypatch.setattr("server.session.RESULT_SECONDS", float("inf"))
+    words = [*POOL, f"federation.size={silos}", "data.examples=1500", "run.rounds=4"]
+    simulate_conf(compose([*words, f"run.output={tmp_path}"]))
+    # The first two rounds differ: a folder's first file, and no checkpoint that is old enough to go.
+    assert [after - before for before, after in itertools.pairwise(syncs.at[1:])] == [7, 7]
+
+
+def test_the_rounds_of_a_finished_run_are_its_history(tmp_path: Path) -> None:
+    done = run(tmp_path, "run.rounds=2")
+    assert [record.round for record in done.rounds] == [1, 2]
+    assert len(done.rows()) == 2 * 3
