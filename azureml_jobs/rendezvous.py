@@ -1,9 +1,11 @@
-"""How silos find the orchestrator: a fixed address, a shared folder, or tags of an MLflow run, known or looked for.
+"""How silos find the orchestrator: a fixed address, a shared folder, or the tags of an MLflow run.
 
-A rendezvous says only where the server is, never whom to trust. Each start of an orchestrator has a higher epoch and
-its own record, so that one that was thought dead and comes back can't hide its successor.
+A rendezvous says only where the server is, never whom to trust. Each start of an orchestrator has a
+higher epoch and its own record, so that one that seemed dead and comes back can't hide its
+successor.
 
-    MDW-730 no server found in time    MDW-731 the place can't be used    MDW-732 not an address
+    MDW-730 no server found in time    MDW-731 the rendezvous can't be used
+    MDW-732 not an address
 """
 
 from __future__ import annotations
@@ -26,11 +28,12 @@ log = logging.getLogger(__name__)
 Clock = Callable[[], float]
 
 FRESH_SECONDS: Final = 90.0
-"""A heartbeat this old, or this far ahead of our clock, is no sign of life: three missed at one every 30 s."""
-MOST_BYTES: Final = 4096
+"""A heartbeat older than this, or further ahead of our clock, does not count: 3 of 30 s missed."""
+MAX_BYTES: Final = 4096
 
-OPEN, OVER = "open", "over"
-"""States of a record; `over` means that the federation has ended and no silo need wait."""
+OPEN: Final = "open"
+OVER: Final = "over"
+"""States of a record; `over` means that the federation has ended and silos need not wait."""
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?):(\d{1,5})")
 _FEDERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -38,7 +41,7 @@ _FEDERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True)
 class Record:
-    """Where a server is: `host:port`, the epoch of its start, its last sign of life (seconds since 1970), its state."""
+    """Where a server is: `host:port`, epoch of its start, last heartbeat (s since 1970), state."""
 
     address: str
     epoch: int = 0
@@ -47,20 +50,23 @@ class Record:
 
 
 class Rendezvous(Protocol):
-    """A place where a server says where it is and silos look."""
+    """Where a server publishes its address and silos look for it."""
 
     def publish(self, record: Record) -> None:
-        """Say where the server of this epoch is; called again as heartbeat. Raises IdentityError MDW-731."""
+        """Publish the server of this epoch; called again as heartbeat.
+
+        Raises IdentityError MDW-731.
+        """
 
     def find(self) -> Record | None:
-        """Return where the live server is, or a record that is `over`; None where nobody gives a sign of life."""
+        """Return the live server's record, or one that is `over`; None where no server is alive."""
 
     def seen(self) -> list[Record]:
-        """Return every record that is there, whatever its age."""
+        """Return every published record, whatever its age."""
 
 
 def checked_address(address: str) -> str:
-    """Return an address `host:port` that can be dialled in form; raises IdentityError MDW-732."""
+    """Return the address if it has the form `host:port`; raises IdentityError MDW-732."""
     match = _ADDRESS.fullmatch(address)
     if not match or not 0 < int(match[3]) < 65536:
         hint = "Write HOST:PORT, with an IPv6 address in brackets and without a scheme."
@@ -69,40 +75,50 @@ def checked_address(address: str) -> str:
 
 
 def choose(records: Iterable[Record], now: float, fresh: float = FRESH_SECONDS) -> Record | None:
-    """Return the fresh record of the highest epoch; the very highest one counts at any age when it says `over`."""
-    ranked = sorted(records, key=lambda r: (r.epoch, r.heartbeat), reverse=True)
-    if ranked and ranked[0].state == OVER:
-        return ranked[0]
-    return next((r for r in ranked if r.state != OVER and abs(now - r.heartbeat) <= fresh), None)
+    """Return the record that a silo follows: the fresh one of the highest epoch.
+
+    The highest epoch's record counts at any age where it says `over`: nobody renews it then.
+    """
+    newest_first = sorted(records, key=_age_order, reverse=True)
+    if newest_first and newest_first[0].state == OVER:
+        return newest_first[0]
+    for record in newest_first:
+        if record.state != OVER and abs(now - record.heartbeat) <= fresh:
+            return record
+    return None
 
 
-def nobody(place: Rendezvous, seconds: float, now: float) -> IdentityError:
-    """Return the error of who looked for a server for so long, MDW-730: what was seen, and what to do."""
+def no_server_found(rendezvous: Rendezvous, seconds: float, now: float) -> IdentityError:
+    """Return the error of a silo that looked for a server for so long, MDW-730.
+
+    It says which record was seen last, and what to do.
+    """
     try:
-        seen = place.seen()
-    except IdentityError as error:  # the place itself is the trouble
+        records = rendezvous.seen()
+    except IdentityError as error:
+        # The rendezvous itself can't be used: that is what the owner has to know.
         return error
-    last = max(seen, key=lambda r: (r.epoch, r.heartbeat), default=None)
+    last = max(records, key=_age_order, default=None)
     if last is None:
-        what, hint = (
-            "nothing was published",
-            "Start the orchestrator, or check that both name the same place.",
-        )
+        state = "nothing was published"
+        hint = "Start the orchestrator, or check that both name the same rendezvous."
     elif not last.heartbeat:
-        what, hint = (
-            f"nobody answers at {last.address}",
-            "Start the orchestrator; let this network reach its port.",
-        )
+        state = f"nobody answers at {last.address}"
+        hint = "Start the orchestrator; let this network reach its port."
     else:
         age = now - last.heartbeat
-        when = f"{age:.0f} s ago" if age >= 0 else f"{-age:.0f} s in the future"
-        what = f"the last sign of life is of {last.address}, epoch {last.epoch}, {when}"
-        hint = (
-            "If the orchestrator runs, compare the clocks of the two machines."
-            if age < 0
-            else "Start it again."
-        )
-    return IdentityError("MDW-730", f"No server found in {seconds:.0f} s: {what}.", hint)
+        if age >= 0:
+            when = f"{age:.0f} s ago"
+            hint = "Start it again."
+        else:
+            when = f"{-age:.0f} s in the future"
+            hint = "If the orchestrator runs, compare the clocks of the two machines."
+        state = f"the last heartbeat is of {last.address}, epoch {last.epoch}, {when}"
+    return IdentityError("MDW-730", f"No server found in {seconds:.0f} s: {state}.", hint)
+
+
+def _age_order(record: Record) -> tuple[int, float]:
+    return record.epoch, record.heartbeat
 
 
 class StaticRendezvous:
@@ -112,7 +128,7 @@ class StaticRendezvous:
         self._record = Record(checked_address(address))
 
     def publish(self, record: Record) -> None:
-        """Do nothing: silos were told beforehand."""
+        """Do nothing: silos have the address in their configuration."""
 
     def find(self) -> Record | None:
         """Return the address."""
@@ -124,12 +140,14 @@ class StaticRendezvous:
 
 
 class FolderRendezvous:
-    """A folder that both sides see, with one small file an epoch, each replaced whole."""
+    """A folder that both sides see, with one small file per epoch, each replaced atomically."""
 
     def __init__(
         self, folder: str | Path, clock: Clock = time.time, fresh: float = FRESH_SECONDS
     ) -> None:
-        self._folder, self._clock, self._fresh = Path(folder), clock, fresh
+        self._folder = Path(folder)
+        self._clock = clock
+        self._fresh = fresh
 
     def publish(self, record: Record) -> None:
         """See `Rendezvous`; older epochs' files are removed."""
@@ -152,25 +170,28 @@ class FolderRendezvous:
         return choose(self.seen(), self._clock(), self._fresh)
 
     def seen(self) -> list[Record]:
-        """See `Rendezvous`; what is not a record is passed over."""
+        """See `Rendezvous`; a file that is not a record is logged and left out."""
         records = []
         for path in sorted(self._folder.glob("server-*.json")):
-            with suppress(OSError):  # removed meanwhile, or not ours to read
+            # The file may have been removed since, or be another user's.
+            with suppress(OSError):
                 with path.open("rb") as file:
-                    text = file.read(MOST_BYTES + 1)
-                records += _parsed(text, str(path))
+                    text = file.read(MAX_BYTES + 1)
+                record = _parsed(text, str(path))
+                if record is not None:
+                    records.append(record)
         return records
 
 
-def _parsed(text: bytes, where: str) -> list[Record]:
+def _parsed(text: bytes, where: str) -> Record | None:
     try:
-        if len(text) > MOST_BYTES:
+        if len(text) > MAX_BYTES:
             raise ValueError("too long")
         raw = json.loads(text)
-        return [_record(raw["address"], raw["epoch"], raw["heartbeat"], raw["state"])]
+        return _record(raw["address"], raw["epoch"], raw["heartbeat"], raw["state"])
     except (ValueError, TypeError, LookupError, RecursionError, IdentityError) as error:
         log.warning("%s is not a record of a server: %s", where, error)
-        return []
+        return None
 
 
 def _record(address: Any, epoch: Any, heartbeat: Any, state: Any) -> Record:
@@ -180,15 +201,16 @@ def _record(address: Any, epoch: Any, heartbeat: Any, state: Any) -> Record:
 
 
 class MlflowRendezvous:
-    """Tags of an MLflow run: each start of a server has its run, silos look through those of their federation.
+    """Tags of an MLflow run: each start of a server has its run; silos search their federation's.
 
-    `run_id` is the one run that is meant: a server's own, needed to publish, or the only one at which a silo looks.
-    Raises IdentityError MDW-731 where the tracking server can't be reached, or has no such run.
+    `run_id` names one run: a server's own, which it needs to publish, or the only one that a silo
+    reads. Raises IdentityError MDW-731 where the tracking server can't be reached, or has no such
+    run.
     """
 
     PREFIX: Final = "meadow_server_"
     RUNS: Final = 20
-    """The most recent runs are enough: the live server has been started after its predecessors."""
+    """The most recent runs are enough: the live server was started after its predecessors."""
 
     def __init__(
         self,
@@ -204,9 +226,13 @@ class MlflowRendezvous:
             raise IdentityError(
                 "MDW-731", f"{federation[:80]!r} can't name a federation in MLflow.", hint
             )
-        self._uri, self._experiment, self._federation = tracking_uri, experiment, federation
-        self._run_id, self._clock, self._fresh = run_id, clock, fresh
-        self._made: Any = None
+        self._uri = tracking_uri
+        self._experiment = experiment
+        self._federation = federation
+        self._run_id = run_id
+        self._clock = clock
+        self._fresh = fresh
+        self._client: Any = None
 
     def publish(self, record: Record) -> None:
         """See `Rendezvous`; all tags in one call."""
@@ -217,11 +243,9 @@ class MlflowRendezvous:
                 "MDW-731", "No MLflow run to publish in.", "Only an orchestrator publishes."
             )
         checked_address(record.address)
-        facts = asdict(record) | {"federation": self._federation}
-        tags = [
-            RunTag(self.PREFIX + key, str(value))  # type: ignore[no-untyped-call]  # MLflow leaves it unannotated
-            for key, value in facts.items()
-        ]
+        values = asdict(record) | {"federation": self._federation}
+        make_tag: Any = RunTag  # MLflow leaves it without annotations
+        tags = [make_tag(self.PREFIX + key, str(value)) for key, value in values.items()]
         self._call("publish", lambda client: client.log_batch(self._run_id, tags=tags))
 
     def find(self) -> Record | None:
@@ -229,15 +253,18 @@ class MlflowRendezvous:
         return choose(self.seen(), self._clock(), self._fresh)
 
     def seen(self) -> list[Record]:
-        """See `Rendezvous`; runs whose tags are not a record are passed over."""
+        """See `Rendezvous`; a run whose tags are not a record is logged and left out."""
         records = []
         for run in self._call("look", self._runs):
             tags = run.data.tags
-            values = [
-                tags.get(self.PREFIX + key) for key in ("address", "epoch", "heartbeat", "state")
-            ]
             try:
-                records.append(_record(*values))
+                record = _record(
+                    tags.get(self.PREFIX + "address"),
+                    tags.get(self.PREFIX + "epoch"),
+                    tags.get(self.PREFIX + "heartbeat"),
+                    tags.get(self.PREFIX + "state"),
+                )
+                records.append(record)
             except (ValueError, TypeError, IdentityError) as error:
                 log.warning("MLflow run %s holds no record of a server: %s", run.info.run_id, error)
         return records
@@ -245,15 +272,18 @@ class MlflowRendezvous:
     def _runs(self, client: Any) -> Any:
         if self._run_id is not None:
             run = client.get_run(self._run_id)
-            mine = run.data.tags.get(self.PREFIX + "federation") == self._federation
-            return [run] if mine else []  # nothing published yet, or another federation's
+            if run.data.tags.get(self.PREFIX + "federation") != self._federation:
+                # Nothing is published in it yet, or it is another federation's.
+                return []
+            return [run]
         experiment = client.get_experiment_by_name(self._experiment)
         if experiment is None:
             return []
-        chosen = f"tags.{self.PREFIX}federation = '{self._federation}'"
-        order = ["attributes.start_time DESC"]
         return client.search_runs(
-            [experiment.experiment_id], chosen, max_results=self.RUNS, order_by=order
+            [experiment.experiment_id],
+            f"tags.{self.PREFIX}federation = '{self._federation}'",
+            max_results=self.RUNS,
+            order_by=["attributes.start_time DESC"],
         )
 
     def _call(self, verb: str, action: Callable[[Any], Any]) -> Any:
@@ -261,9 +291,9 @@ class MlflowRendezvous:
         from mlflow.tracking import MlflowClient
 
         try:
-            self._made = self._made or MlflowClient(tracking_uri=self._uri)
-            return action(self._made)
+            self._client = self._client or MlflowClient(tracking_uri=self._uri)
+            return action(self._client)
         except (MlflowException, OSError) as error:
-            why = str(error).splitlines()[0][:200]
+            reason = str(error).splitlines()[0][:200]
             hint = "Check the tracking server's address, and that this identity may use it."
-            raise IdentityError("MDW-731", f"Can't {verb} in MLflow: {why}", hint) from error
+            raise IdentityError("MDW-731", f"Can't {verb} in MLflow: {reason}", hint) from error

@@ -1,6 +1,7 @@
-"""The list of keys that may connect, in the orchestrator's store; a running orchestrator follows it.
+"""The list of keys that may connect, in the orchestrator's store, read again while it runs.
 
-MDW-710 admitted for another silo    MDW-711 revoked for good    MDW-712 nothing to revoke    MDW-714 damaged entry
+MDW-710 admitted for another silo    MDW-711 revoked for good
+MDW-712 nothing to revoke            MDW-714 damaged entry
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ class KeyEntries(Protocol):
 
 @dataclass(frozen=True)
 class AdmittedKey:
-    """A key that a silo may connect with; times in seconds since 1970, `revoked` None while it is good."""
+    """A key that a silo may connect with.
+
+    Times are in seconds since 1970; `revoked` is None as long as the key is not revoked.
+    """
 
     silo: str
     line: str
@@ -59,8 +63,9 @@ class AdmittedKey:
     @cached_property
     def pem(self) -> bytes:
         """Return the key as it stands in the header of Flower's node authentication."""
-        form = serialization.PublicFormat.SubjectPublicKeyInfo
-        return self.public.public_bytes(serialization.Encoding.PEM, form)
+        return self.public.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -70,14 +75,13 @@ class AdmittedKey:
     @property
     def span(self) -> Span:
         """Return how long the key may connect, if it is not revoked before."""
-        begins, ends = (
-            datetime.fromtimestamp(seconds, UTC) for seconds in (self.since, self.expires)
-        )
+        begins = datetime.fromtimestamp(self.since, UTC)
+        ends = datetime.fromtimestamp(self.expires, UTC)
         hint = f"Ask the silo for a new one, then: meadow keys rotate {self.silo} FILE.pub"
         return Span(f"The key {self.fingerprint} of {self.silo}", begins, ends, hint)
 
     def warning(self, now: float) -> str | None:
-        """Return one line where the key will soon end, as `expiry_warning`; None for one that was revoked."""
+        """Return a line where the key expires soon, as `expiry_warning`; None for a revoked key."""
         if self.revoked is not None:
             return None
         span = self.span
@@ -85,17 +89,20 @@ class AdmittedKey:
 
 
 class AdmittedKeys:
-    """The list of admitted keys: one immutable entry a key and one a revocation, so that no writer undoes another.
+    """The list of admitted keys.
 
-    Entries are read once and kept; `current` and `all` see what other processes have added or revoked since. A
-    revoked key never comes back.
+    Each key and each revocation is an entry of its own that never changes, so that no writer can
+    undo what another wrote. Entries are read once and cached; `current` and `all` see what other
+    processes have added or revoked since. A revoked key never comes back.
     """
 
-    ADMITTED, REVOKED = "keys/admitted/", "keys/revoked/"
+    ADMITTED = "keys/admitted/"
+    REVOKED = "keys/revoked/"
 
     def __init__(self, store: KeyEntries, clock: Callable[[], float]) -> None:
-        self._store, self._clock = store, clock
-        self._known: dict[str, AdmittedKey] = {}
+        self._store = store
+        self._clock = clock
+        self._cache: dict[str, AdmittedKey] = {}
 
     def admit(self, silo: str, line: str, days: float = NODE_KEY_DAYS) -> AdmittedKey:
         """Admit a public key for a silo; the same key for the same silo again changes nothing.
@@ -110,6 +117,7 @@ class AdmittedKeys:
             {"silo": entry.silo, "key": entry.line, "since": entry.since, "expires": entry.expires}
         )
         if not self._store.put_if_absent(self.ADMITTED + name, data.encode()):
+            # The key was admitted before, perhaps by another process: that entry decides.
             entry = self._entry(name)
         if entry.silo != silo:
             hint = "Each silo makes its own key: ask for another."
@@ -124,16 +132,19 @@ class AdmittedKeys:
     def revoke(
         self, silo: str, only: str | None = None, but: str | None = None
     ) -> list[AdmittedKey]:
-        """Revoke a silo's keys: all, `only` the one with that fingerprint, or all `but` that one; return them.
+        """Revoke a silo's keys and return them.
 
-        Raises IdentityError MDW-712 where none is left to revoke.
+        All of them, `only` the one with that fingerprint, or all `but` that one. Raises
+        IdentityError MDW-712 where there is none to revoke.
         """
-        mine = [key for key in self.all() if key.silo == silo and key.revoked is None]
-        chosen = [key for key in mine if only in (None, key.fingerprint) and key.fingerprint != but]
+        valid = [key for key in self.all() if key.revoked is None]
+        chosen = []
+        for key in valid:
+            wanted = only is None or key.fingerprint == only
+            if key.silo == silo and wanted and key.fingerprint != but:
+                chosen.append(key)
         if not chosen:
-            silos = (
-                ", ".join(sorted({key.silo for key in self.all() if key.revoked is None})) or "none"
-            )
+            silos = ", ".join(sorted({key.silo for key in valid})) or "none"
             raise IdentityError(
                 "MDW-712", f"{silo} has no such key to revoke.", f"Silos with a key: {silos}."
             )
@@ -144,16 +155,22 @@ class AdmittedKeys:
 
     def all(self) -> list[AdmittedKey]:
         """Return every key that was ever admitted, by silo and time."""
-        revoked, names = self._names(self.REVOKED), self._names(self.ADMITTED)
-        keys = [self._revoked(name) if name in revoked else self._entry(name) for name in names]
+        revoked = self._names(self.REVOKED)
+        keys = []
+        for name in self._names(self.ADMITTED):
+            if name in revoked:
+                keys.append(self._revoked_entry(name))
+            else:
+                keys.append(self._entry(name))
         return sorted(keys, key=lambda key: (key.silo, key.since))
 
     def current(self) -> dict[bytes, str]:
-        """Return the silo of each key that may connect now, by its PEM as Flower's header carries it.
+        """Return the silo of each key that may connect now, by its PEM as Flower's header has it.
 
-        A damaged entry admits nobody, and is logged; the other silos go on.
+        A damaged entry admits nobody and is logged; the other silos are not affected.
         """
-        now, found = self._clock(), dict[bytes, str]()
+        now = self._clock()
+        silo_by_pem: dict[bytes, str] = {}
         revoked = self._names(self.REVOKED)
         for name in self._names(self.ADMITTED) - revoked:
             try:
@@ -162,14 +179,14 @@ class AdmittedKeys:
                 log.error("%s", error)
                 continue
             if now < key.expires:
-                found[key.pem] = key.silo
-        return found
+                silo_by_pem[key.pem] = key.silo
+        return silo_by_pem
 
     def _names(self, prefix: str) -> set[str]:
         return {name.removeprefix(prefix) for name in self._store.list(prefix)}
 
     def _entry(self, name: str) -> AdmittedKey:
-        if name not in self._known:
+        if name not in self._cache:
             raw = self._json(self.ADMITTED + name)
             try:
                 key = AdmittedKey(
@@ -177,20 +194,21 @@ class AdmittedKeys:
                 )
             except (KeyError, TypeError, ValueError):
                 raise _damaged(self.ADMITTED + name) from None
+            # The name is the key's digest: an entry moved or edited to hold another key is refused.
             if _entry_name(key.public) != name:
                 raise _damaged(self.ADMITTED + name)
-            self._known[name] = key
-        return self._known[name]
+            self._cache[name] = key
+        return self._cache[name]
 
-    def _revoked(self, name: str) -> AdmittedKey:
+    def _revoked_entry(self, name: str) -> AdmittedKey:
         entry = self._entry(name)
         if entry.revoked is None:
-            at = 0.0
-            with suppress(
-                IdentityError, KeyError, TypeError, ValueError
-            ):  # that it is there is what counts
-                at = float(self._json(self.REVOKED + name)["at"])
-            entry = self._known[name] = replace(entry, revoked=at)
+            revoked = 0.0
+            # The revocation counts because it exists; a damaged one still revokes, without a time.
+            with suppress(IdentityError, KeyError, TypeError, ValueError):
+                revoked = float(self._json(self.REVOKED + name)["at"])
+            entry = replace(entry, revoked=revoked)
+            self._cache[name] = entry
         return entry
 
     def _json(self, name: str) -> dict[str, Any]:

@@ -1,15 +1,19 @@
-"""The federation's CA, and the certificate with which an orchestrator shows that it is the real one.
+"""The federation's CA, and the certificate by which silos recognise the orchestrator.
 
-Who may speak to whom lies in five modules:
+Who may speak to whom is decided in these modules:
 
-    credentials.py    the CA and the orchestrator's certificate     secret_store.py   where private parts are kept
-    node_keys.py      a silo's key, by which it is known            expiry.py         how long all of them are good
-    admitted_keys.py  which of them may connect
+    authority.py      the CA and the orchestrator's certificate
+    node_key.py       a silo's key, by which the orchestrator recognises it
+    admitted_keys.py  which of these keys may connect
+    secret_store.py   where private parts are kept; key_vault.py keeps them in a Key Vault
+    expiry.py         how long keys and certificates are valid
 
-Private parts live in a `SecretStore` (a folder here, a Key Vault on Azure) and nowhere else; the orchestrator's own
-key exists only in memory. A silo makes its node key itself and hands out the public half.
+Private parts are in a `SecretStore` (a folder here, a Key Vault on Azure) and nowhere else; the
+orchestrator's own key exists only in memory. A silo makes its node key itself and hands out the
+public half.
 
-    MDW-702 not readable    MDW-706 not the certificate asked for    MDW-707 exists already    MDW-708 not an address
+    MDW-702 not readable      MDW-706 not the expected certificate
+    MDW-707 exists already    MDW-708 not an address
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ CA_KEY: Final = "ca-key"
 CA_CERTIFICATE: Final = "ca-certificate"
 CA_DAYS: Final = 3650
 SERVER_DAYS: Final = 14
-"""An orchestrator's certificate is made anew at each start, and outlives the longest run by far."""
+"""An orchestrator makes a new certificate at each start; it lasts longer than the longest run."""
 SKEW: Final = timedelta(hours=1)
 """Certificates begin this long ago, for silos whose clocks are behind."""
 
@@ -45,7 +49,7 @@ _DNS = re.compile(rf"{_LABEL}(\.{_LABEL}){{0,9}}")
 
 @dataclass(frozen=True)
 class ServerCredentials:
-    """What the orchestrator's port needs, all PEM: the CA's certificate, its own, and its private key."""
+    """What the orchestrator's port needs, in PEM: the CA's certificate, its own, its key."""
 
     ca: bytes
     certificate: bytes
@@ -56,29 +60,36 @@ class ServerCredentials:
         return f"ServerCredentials(expires={self.expires:%Y-%m-%d})"
 
     def spans(self) -> list[Span]:
-        """Return how long the two certificates are good."""
-        ca, own = (x509.load_pem_x509_certificate(pem) for pem in (self.ca, self.certificate))
-        return [
-            span_of(
-                "The federation's CA",
-                ca,
-                "Make another, and hand its certificate to every silo (docs/keys.md).",
-            ),
-            span_of(
-                "The orchestrator's certificate", own, "It gets a new one when it is started again."
-            ),
-        ]
+        """Return how long the two certificates are valid."""
+        ca = span_of(
+            "The federation's CA",
+            x509.load_pem_x509_certificate(self.ca),
+            "Make another, and hand its certificate to every silo (docs/keys.md).",
+        )
+        server = span_of(
+            "The orchestrator's certificate",
+            x509.load_pem_x509_certificate(self.certificate),
+            "It gets a new one when it is started again.",
+        )
+        return [ca, server]
 
 
 def span_of(what: str, certificate: x509.Certificate, hint: str) -> Span:
-    """Return how long a certificate is good."""
+    """Return how long a certificate is valid."""
     return Span(what, certificate.not_valid_before_utc, certificate.not_valid_after_utc, hint)
 
 
 def make_ca(secrets: SecretStore, name: str, now: datetime) -> x509.Certificate:
-    """Make and keep the CA of a federation, for ten years; raises IdentityError MDW-707 where one is kept already."""
-    if CA_KEY in secrets.list() or CA_CERTIFICATE in secrets.list():
-        hint = "Every silo trusts that one: to replace it, move it away and hand the new certificate to every silo."
+    """Make and store the CA of a federation, for ten years.
+
+    Raises IdentityError MDW-707 where there is one already.
+    """
+    names = secrets.list()
+    if CA_KEY in names or CA_CERTIFICATE in names:
+        hint = (
+            "Every silo trusts that one: to replace it, move it away and hand the new certificate"
+            " to every silo."
+        )
         raise IdentityError("MDW-707", f"There is a CA in {secrets.where(CA_KEY)}.", hint)
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name(
@@ -96,10 +107,10 @@ def make_ca(secrets: SecretStore, name: str, now: datetime) -> x509.Certificate:
 def server_credentials(
     secrets: SecretStore, hosts: Sequence[str], now: datetime, days: int = SERVER_DAYS
 ) -> ServerCredentials:
-    """Return a fresh key and certificate for the hosts (IP addresses or DNS names) that silos will dial.
+    """Return a new key and certificate for the hosts (IP addresses or DNS names) that silos dial.
 
-    The CA's key is in memory only while this runs. Raises IdentityError for a missing, unreadable or expired CA, or
-    a host that no silo can dial.
+    The CA's key is in memory only while this runs. Raises IdentityError for a missing, unreadable
+    or expired CA, or a host that no silo can dial.
     """
     names = [_subject_name(host) for host in hosts]
     certificate = load_ca(secrets.get(CA_CERTIFICATE), secrets.where(CA_CERTIFICATE), now)
@@ -118,15 +129,21 @@ def server_credentials(
         x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
     )
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
-    own = builder.add_extension(issuer, critical=False).sign(authority, hashes.SHA384())
-    pem = serialization.Encoding.PEM
+    builder = builder.add_extension(issuer, critical=False)
+    server_certificate = builder.sign(authority, hashes.SHA384())
     return ServerCredentials(
-        certificate.public_bytes(pem), own.public_bytes(pem), _pkcs8(key), own.not_valid_after_utc
+        ca=certificate.public_bytes(serialization.Encoding.PEM),
+        certificate=server_certificate.public_bytes(serialization.Encoding.PEM),
+        key=_pkcs8(key),
+        expires=server_certificate.not_valid_after_utc,
     )
 
 
 def load_ca(pem: bytes, where: str, now: datetime) -> x509.Certificate:
-    """Return the CA's certificate that a silo trusts, checked; raises IdentityError MDW-705 or 706."""
+    """Return the CA's certificate that a silo trusts, checked.
+
+    Raises IdentityError MDW-705 or 706.
+    """
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -146,10 +163,16 @@ def load_ca(pem: bytes, where: str, now: datetime) -> x509.Certificate:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, days: int,
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    now: datetime,
+    days: int,
     at_most: datetime | None = None,
-) -> x509.CertificateBuilder:  # fmt: skip
+) -> x509.CertificateBuilder:
     ends = now + timedelta(days=days)
+    if at_most is not None:
+        ends = min(ends, at_most)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -157,17 +180,24 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - SKEW)
-        .not_valid_after(min(ends, at_most) if at_most else ends)
+        .not_valid_after(ends)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 
 def _usage(certificates: bool) -> x509.KeyUsage:
+    """Return what a key may be used for: to sign `certificates`, or else the handshakes of TLS."""
     return x509.KeyUsage(
-        digital_signature=not certificates, key_cert_sign=certificates, crl_sign=certificates,
-        content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
-        encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=not certificates,
+        key_cert_sign=certificates,
+        crl_sign=certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _load_ca_key(secrets: SecretStore, certificate: x509.Certificate) -> ec.EllipticCurvePrivateKey:
@@ -178,10 +208,8 @@ def _load_ca_key(secrets: SecretStore, certificate: x509.Certificate) -> ec.Elli
         raise IdentityError(
             "MDW-702", f"{where} is not a private key that can be read.", "Restore the CA."
         ) from None
-    if (
-        not isinstance(key, ec.EllipticCurvePrivateKey)
-        or key.public_key() != certificate.public_key()
-    ):
+    belongs_to_ca = key.public_key() == certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not belongs_to_ca:
         hint = f"Restore the pair {CA_KEY} and {CA_CERTIFICATE}."
         raise IdentityError("MDW-706", f"{where} is not the key of the CA's certificate.", hint)
     return key
@@ -193,7 +221,7 @@ def _subject_name(host: str) -> x509.GeneralName:
     except ValueError:
         if not _DNS.fullmatch(host) or host.replace(".", "").isdigit():
             hint = "Give the IP address or DNS name that silos dial, without scheme and port."
-            raise IdentityError("MDW-708", f"{host[:80]!r} is no host.", hint) from None
+            raise IdentityError("MDW-708", f"{host[:80]!r} is not a host.", hint) from None
         return x509.DNSName(host)
     if address.is_unspecified:
         hint = "A server may listen on all addresses, but silos dial one: give that one."
@@ -202,5 +230,8 @@ def _subject_name(host: str) -> x509.GeneralName:
 
 
 def _pkcs8(key: ec.EllipticCurvePrivateKey) -> bytes:
-    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    return key.private_bytes(pem, form, serialization.NoEncryption())
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )

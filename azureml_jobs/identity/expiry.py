@@ -1,4 +1,4 @@
-"""When keys and certificates end: refused afterwards (MDW-705), announced 30, 7 and 1 days before."""
+"""When keys and certificates expire: a warning 30, 7 and 1 days before, then refused (MDW-705)."""
 
 from __future__ import annotations
 
@@ -31,19 +31,22 @@ def check_dates(what: str, begins: datetime, ends: datetime, now: datetime) -> N
 def expiry_warning(what: str, begins: datetime, ends: datetime, now: datetime) -> str | None:
     """Return one line where the end is at most 30, 7 or 1 days away, or past; None otherwise.
 
-    A limit that is half of a short life or more does not warn, or a fresh two-week certificate would.
+    A limit that is half of the whole life or more does not warn: a new two-week certificate would
+    warn from its first day.
     """
     if now >= ends:
         return f"{what} expired on {ends:%Y-%m-%d %H:%M} UTC."
     for days in WARN_DAYS:
-        if ends - now <= timedelta(days=days) and timedelta(days=2 * days) < ends - begins:
-            return f"{what} expires in {'a day' if days == 1 else f'{days} days'} or less: {ends:%Y-%m-%d %H:%M} UTC."
+        limit = timedelta(days=days)
+        if ends - now <= limit and 2 * limit < ends - begins:
+            time_left = "a day" if days == 1 else f"{days} days"
+            return f"{what} expires in {time_left} or less: {ends:%Y-%m-%d %H:%M} UTC."
     return None
 
 
 @dataclass(frozen=True)
 class Span:
-    """How long something is good, and what to do about its end."""
+    """How long something is valid, and what to do before it expires."""
 
     what: str
     begins: datetime
@@ -52,14 +55,15 @@ class Span:
 
 
 class Reminder:
-    """Says in a log what will end, each thing once a day, however often it is asked to; `clock` in seconds."""
+    """Logs what will expire, each subject at most once a day; `clock` in seconds."""
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.time) -> None:
-        self._log, self._clock = log, clock
-        self._said: dict[str, float] = {}
+        self._log = log
+        self._clock = clock
+        self._last_warning: dict[str, float] = {}
 
     def look(self, spans: Iterable[Span]) -> None:
-        """Say what of these will end soon, or has."""
+        """Warn of each span that ends soon or has ended."""
         now = datetime.fromtimestamp(self._clock(), UTC)
         for span in spans:
             warning = expiry_warning(span.what, span.begins, span.ends, now)
@@ -69,6 +73,6 @@ class Reminder:
     def say(self, subject: str, text: str) -> None:
         """Log a warning, unless this subject had one within the day."""
         now = self._clock()
-        if now - self._said.get(subject, -DAY_SECONDS) >= DAY_SECONDS:
-            self._said[subject] = now
+        if now - self._last_warning.get(subject, -DAY_SECONDS) >= DAY_SECONDS:
+            self._last_warning[subject] = now
             self._log.warning("%s", text)

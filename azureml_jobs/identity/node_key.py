@@ -1,4 +1,4 @@
-"""A silo's node key: ECDSA on P-384 in OpenSSH's format, made by the silo, its public half one line.
+"""A silo's node key: ECDSA on P-384 in OpenSSH's format, made by the silo; one line is public.
 
 MDW-702 not readable    MDW-703 wrong type of key    MDW-707 exists already
 """
@@ -26,14 +26,18 @@ def node_secret(silo: str) -> str:
 def fresh_node_key() -> tuple[bytes, str]:
     """Return a new P-384 key in OpenSSH's format, and its public half as one line."""
     key = ec.generate_private_key(ec.SECP384R1())
-    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
-    return key.private_bytes(pem, form, serialization.NoEncryption()), public_line(key.public_key())
+    secret = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    return secret, public_line(key.public_key())
 
 
 def make_node_key(secrets: SecretStore, silo: str, *, new: bool = False) -> str:
-    """Make and keep a silo's key; return the public half.
+    """Make and store a silo's key; return the public half.
 
-    Raises IdentityError MDW-707 where the silo has one, unless a `new` one is to take its place.
+    Raises IdentityError MDW-707 where the silo has one, unless a `new` one shall replace it.
     """
     name = node_secret(silo)
     if not new and name in secrets.list():
@@ -45,26 +49,33 @@ def make_node_key(secrets: SecretStore, silo: str, *, new: bool = False) -> str:
 
 
 def load_node_key(secret: bytes, where: str) -> NodeKey:
-    """Return a node key from OpenSSH's format, which Flower loads too; raises IdentityError MDW-702 or 703."""
+    """Return a node key from OpenSSH's format, which Flower loads too.
+
+    Raises IdentityError MDW-702 or 703.
+    """
     hint = "Make one with `meadow keys silo NAME`."
     try:
         key = serialization.load_ssh_private_key(secret, password=None)
     except (TypeError, ValueError, UnsupportedAlgorithm) as error:
         if isinstance(error, TypeError) or "password" in str(error).lower():
-            hint = "A node starts unattended: take the passphrase off with `ssh-keygen -p`, or make another key."
+            hint = (
+                "A node starts without a person: remove the passphrase with `ssh-keygen -p`,"
+                " or make another key."
+            )
             raise IdentityError("MDW-702", f"{where} needs a passphrase.", hint) from None
         raise IdentityError(
             "MDW-702", f"{where} is not a private key in OpenSSH's format.", hint
         ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise IdentityError(
-            "MDW-703", f"{where} is {_kind(key)}; a node key is ECDSA on P-384.", hint
-        )
+        raise _wrong_type(key, where, hint)
     return key
 
 
 def load_public_key(line: str, where: str) -> ec.EllipticCurvePublicKey:
-    """Return the public half of a node key from its OpenSSH line; raises IdentityError MDW-702 or 703."""
+    """Return the public half of a node key from its OpenSSH line.
+
+    Raises IdentityError MDW-702 or 703.
+    """
     hint = "It should be the .pub file that `meadow keys silo NAME` wrote."
     try:
         key = serialization.load_ssh_public_key(line.strip()[:4096].encode())
@@ -73,9 +84,7 @@ def load_public_key(line: str, where: str) -> ec.EllipticCurvePublicKey:
             "MDW-702", f"{where} is not a public key in OpenSSH's format.", hint
         ) from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise IdentityError(
-            "MDW-703", f"{where} is {_kind(key)}; a node key is ECDSA on P-384.", hint
-        )
+        raise _wrong_type(key, where, hint)
     return key
 
 
@@ -92,10 +101,13 @@ def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
-def _kind(key: object) -> str:
+def _wrong_type(key: object, where: str, hint: str) -> IdentityError:
+    message = f"{where} is {_key_type(key)}; a node key is ECDSA on P-384."
+    return IdentityError("MDW-703", message, hint)
+
+
+def _key_type(key: object) -> str:
     curve = getattr(getattr(key, "curve", None), "name", "")
-    return (
-        f"ECDSA on {curve}"
-        if curve
-        else type(key).__name__.strip("_").removesuffix("Key").replace("Private", "")
-    )
+    if curve:
+        return f"ECDSA on {curve}"
+    return type(key).__name__.strip("_").removesuffix("Key").replace("Private", "")

@@ -18,28 +18,30 @@ from conf.atomic_files import write_atomic
 from conf.errors import IdentityError
 
 Names = list[str]
-_NAME = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}"
-)  # with what a vault adds it stays below its 127
+# A vault allows 127 characters; `key_vault.vault_name` adds up to 22 to these 80.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
 class SecretStore(Protocol):
-    """Where private parts are kept; names as a silo's name."""
+    """Where private parts are kept; the rule for names is that of `checked_name`."""
 
     def get(self, name: str) -> bytes:
-        """Return a secret; raises IdentityError MDW-700 where it is missing, MDW-701 where others may read it."""
+        """Return a secret.
+
+        Raises IdentityError MDW-700 where it is missing, MDW-701 where others may read it.
+        """
 
     def set(self, name: str, secret: bytes) -> None:
-        """Keep a secret, in the place of an older one of that name."""
+        """Store a secret; it replaces an older one of that name."""
 
     def list(self) -> Names:
         """Return the names of the secrets, sorted."""
 
     def delete(self, name: str) -> None:
-        """Forget a secret; nothing happens where it is missing."""
+        """Delete a secret; nothing happens where it is missing."""
 
     def where(self, name: str) -> str:
-        """Return where a person finds that secret, for messages: never the secret."""
+        """Return where a person finds that secret, for messages; never the secret itself."""
 
 
 class FolderSecrets:
@@ -61,7 +63,7 @@ class FolderSecrets:
         path = self._file(name)
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _only_the_owner(self._folder)
+            _check_folder(self._folder)
             write_atomic(path, secret, mode=0o600)
         except OSError as error:
             hint = "Choose a folder that this user may write, on a disk with room."
@@ -73,9 +75,8 @@ class FolderSecrets:
         """See `SecretStore`."""
         if not self._folder.is_dir():
             return []
-        return sorted(
-            p.name for p in self._folder.iterdir() if p.is_file() and _NAME.fullmatch(p.name)
-        )
+        files = [path for path in self._folder.iterdir() if path.is_file()]
+        return sorted(path.name for path in files if _NAME.fullmatch(path.name))
 
     def delete(self, name: str) -> None:
         """See `SecretStore`."""
@@ -86,7 +87,10 @@ class FolderSecrets:
 
 
 def checked_name(name: str, most: int = 64) -> str:
-    """Return a name that is fit for a silo or (80 characters) a secret; raises IdentityError MDW-709."""
+    """Return a name that a silo or (with 80 characters) a secret may have.
+
+    Raises IdentityError MDW-709 for any other.
+    """
     if not _NAME.fullmatch(name) or len(name) > most:
         hint = "Use up to 64 letters, digits, '_' and '-', and begin with a letter or digit."
         raise IdentityError("MDW-709", f"{name[:120]!r} can't be a name.", hint)
@@ -94,12 +98,16 @@ def checked_name(name: str, most: int = 64) -> str:
 
 
 def read_private(path: Path) -> bytes:
-    """Return the bytes of a file that only its owner may read; raises IdentityError MDW-700, 701 or 702."""
+    """Return the bytes of a file that only its owner may read.
+
+    Raises IdentityError MDW-700, 701 or 702.
+    """
     try:
-        _only_the_owner(path.parent)
+        _check_folder(path.parent)
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         with open(handle, "rb") as file:
-            _private(os.fstat(handle), path, "0600")
+            # The mode of the open file, not of the path: nobody can swap the file in between.
+            _check_mode(os.fstat(handle), path, "0600")
             return file.read(1 << 20)
     except FileNotFoundError:
         raise IdentityError(
@@ -111,15 +119,18 @@ def read_private(path: Path) -> bytes:
         ) from error
 
 
-def _only_the_owner(folder: Path) -> None:
-    _private(folder.stat(), folder, "0700")
+def _check_folder(folder: Path) -> None:
+    _check_mode(folder.stat(), folder, "0700")
 
 
-def _private(found: os.stat_result, path: Path, mode: str) -> None:
-    """A folder that others may look into but not change is fine (0755); a private file that they may read is not."""
-    forbidden = 0o022 if stat.S_ISDIR(found.st_mode) else 0o077
-    if found.st_mode & forbidden and not found.st_mode & stat.S_ISVTX:
-        what = f"Others may use {path} (mode {stat.S_IMODE(found.st_mode):04o})."
-        raise IdentityError(
-            "MDW-701", what, f"Run: chmod {mode} {path} - and make a new key if it was shared."
-        )
+def _check_mode(status: os.stat_result, path: Path, wanted: str) -> None:
+    """Raise IdentityError MDW-701 where others may read a file, or change a folder.
+
+    Others may look into a folder (0755), and may write into one with the sticky bit, as /tmp: there
+    nobody can replace another user's files.
+    """
+    forbidden = 0o022 if stat.S_ISDIR(status.st_mode) else 0o077
+    if status.st_mode & forbidden and not status.st_mode & stat.S_ISVTX:
+        message = f"Others may use {path} (mode {stat.S_IMODE(status.st_mode):04o})."
+        hint = f"Run: chmod {wanted} {path} - and make a new key if it was shared."
+        raise IdentityError("MDW-701", message, hint)

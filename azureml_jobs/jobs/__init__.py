@@ -1,1 +1,1 @@
-"""What a job is started with: its specification, its snapshot of the code, a silo owner's own file."""
+"""What a job starts with: specification, snapshot of the code, and a silo owner's own file."""

@@ -1,4 +1,4 @@
-"""A silo owner's own file (`silo.file=`): what only that silo's job gets to see."""
+"""A silo owner's own file (`silo.file=`): settings that only that silo's job sees."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conf.validate import check_limits
 
 @dataclass
 class OwnConf:
-    """What a silo's owner may set there, as in `SiloConf`: data, device, threads, batch limit and policy."""
+    """What a silo's owner may set, as in `SiloConf`: data, device, threads, batch limit, policy."""
 
     data: dict[str, Any] = field(default_factory=dict, metadata={"keys_of": DataConf})
     device: str | None = device(None)
@@ -27,27 +27,25 @@ class OwnConf:
 
 
 def with_own(conf: Conf, silo: str, path: Path) -> Conf:
-    """Return the configuration with one silo's own file laid over its entry.
+    """Return the configuration in which a silo's own file overrides its entry.
 
-    Raises ConfigError: MDW-106 a file that can't be read, MDW-101 a key that is not the silo's to set, MDW-103 and
-    MDW-104 a wrong value.
+    Raises ConfigError: MDW-106 a file that can't be read, MDW-101 a key that a silo may not set,
+    MDW-103 and MDW-104 a wrong value.
     """
     where = str(path)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text()) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise ConfigError(
-            "MDW-106", f"The silo's file {where} can't be read: {why}.", "Correct it."
-        ) from None
-    own = from_plain(OwnConf, raw or {}, key="silo", where=where)
+        reason = " ".join(str(error).split())
+        message = f"The silo's file {where} can't be read: {reason}."
+        raise ConfigError("MDW-106", message, "Correct it.") from None
+    own = from_plain(OwnConf, raw, key="silo", where=where)
     check_limits(own, "silo", lambda key: where)
     entry = conf.federation.silos.get(silo, SiloConf())
-    given = {name: getattr(own, name) for name in raw or {}}
-    given["data"] = {**entry.data, **own.data}
-    stated = (raw or {}).get("policy", {})
-    given["policy"] = dataclasses.replace(
-        entry.policy, **{name: getattr(own.policy, name) for name in stated}
-    )
-    silos = {**conf.federation.silos, silo: dataclasses.replace(entry, **given)}
+    # Only the keys that the file really has: its other fields hold defaults, which must not win.
+    changes = {name: getattr(own, name) for name in raw}
+    changes["data"] = {**entry.data, **own.data}
+    policy_changes = {name: getattr(own.policy, name) for name in raw.get("policy", {})}
+    changes["policy"] = dataclasses.replace(entry.policy, **policy_changes)
+    silos = {**conf.federation.silos, silo: dataclasses.replace(entry, **changes)}
     return dataclasses.replace(conf, federation=dataclasses.replace(conf.federation, silos=silos))

@@ -1,4 +1,4 @@
-"""What a job is sent with: the packages as they are here, and the few files that belong to that job alone."""
+"""What a job is sent with: a copy of the packages, and the few files that only this job gets."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from conf.errors import AzureError
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DEFAULTS: Final = "generated.yaml"
-"""The one file of conf/federation that belongs to the code; the others describe somebody's federation."""
+"""The one file of conf/federation that is code; the others describe somebody's federation."""
 _NOT_CODE: Final = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
 def snapshot(folder: Path, own: Mapping[str, bytes], root: Path = ROOT) -> str:
     """Copy the code and a job's own files into an empty folder; return the code's digest.
 
-    Experiments and federation files of this tree stay behind. Raises AzureError MDW-812 where the digest of the copy
-    is not that of this tree, because a run would be refused by every silo.
+    Experiments and federation files of this tree are not copied. Raises AzureError MDW-812 where
+    the digest of the copy is not that of this tree, because every silo would refuse the run.
     """
     for package in PACKAGES:
         shutil.copytree(root / package, folder / package, ignore=_NOT_CODE)

@@ -1,9 +1,10 @@
-"""From a configuration to job specifications, as plain values: what Azure ML is asked for, before anybody is asked.
+"""From a configuration to job specifications, as plain values, before anything is sent to Azure ML.
 
-`server_job` and `silo_job` are pure. `as_yaml` writes a specification as `az ml job create -f` takes it;
-`azureml_jobs.backends.workspace` sends the same specification through the SDK.
+`server_job` and `silo_job` are pure. `as_yaml` writes a specification as `az ml job create -f`
+takes it; `azureml_jobs.backends.workspace` sends the same specification through the SDK.
 
-    MDW-810 the federation does not say what a job needs    MDW-811 a command binds what the job does not have
+    MDW-810 the federation does not say what a job needs
+    MDW-811 a command binds an input or output that the job does not have
 """
 
 from __future__ import annotations
@@ -23,15 +24,22 @@ from conf.telemetry import OFF
 Plain = dict[str, Any]
 T = TypeVar("T")
 
-SERVER, SILO = "server", "silo"
+SERVER: Final = "server"
+SILO: Final = "silo"
+"""The roles of a job."""
 LISTEN: Final = "0.0.0.0:9092"
-"""Of an orchestrator on Azure, unless its owner says otherwise."""
-FEDERATION_FILE, SILO_FILE, CA_FILE = "federation.yaml", "silo.json", "ca.pem"
-"""Beside the code in a job's snapshot: the public federation file; one silo's settings and the CA's certificate."""
+"""Where an orchestrator on Azure listens, unless its owner says otherwise."""
+FEDERATION_FILE: Final = "federation.yaml"
+SILO_FILE: Final = "silo.json"
+CA_FILE: Final = "ca.pem"
+"""Beside the code in a snapshot: public federation file; one silo's settings; CA's certificate."""
 SHM: Final = "2g"
 ENVIRONMENTS: Final = Path(__file__).parents[1] / "environments"
-TAG_FEDERATION, TAG_ROLE, TAG_SILO = "meadow_federation", "meadow_role", "meadow_silo"
-TAG_CODE, TAG_CONFIG = "meadow_code", "meadow_config"
+TAG_FEDERATION: Final = "meadow_federation"
+TAG_ROLE: Final = "meadow_role"
+TAG_SILO: Final = "meadow_silo"
+TAG_CODE: Final = "meadow_code"
+TAG_CONFIG: Final = "meadow_config"
 _SCHEMA: Final = "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json"
 _BARE: Final = re.compile(r"[A-Za-z0-9_./:-]+")
 _BINDING: Final = re.compile(r"\$\{\{\s*((?:inputs|outputs)\.\w+)\s*\}\}")
@@ -67,7 +75,7 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class Code:
-    """The snapshot that a job is sent with, and the digests that its tags tell."""
+    """The snapshot that a job is sent with, and the digests in its tags."""
 
     folder: Path
     app_hash: str
@@ -75,39 +83,40 @@ class Code:
 
 
 def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
-    """Return the orchestrator's job; `store` is the address of its container. Raises AzureError MDW-810."""
-    own, name = conf.federation.orchestrator, conf.federation.name
+    """Return the orchestrator's job; `store` is the address of its container.
+
+    Raises AzureError MDW-810.
+    """
+    name = conf.federation.name
+    orchestrator = conf.federation.orchestrator
     where = "federation.orchestrator"
-    workspace, compute = (
-        _needed(own.workspace, f"{where}.workspace"),
-        _needed(own.compute, f"{where}.compute"),
-    )
-    datastore, vault = (
-        _needed(own.datastore, f"{where}.datastore"),
-        _needed(own.key_vault, f"{where}.key_vault"),
-    )
-    given = {
+    workspace = _needed(orchestrator.workspace, f"{where}.workspace")
+    compute = _needed(orchestrator.compute, f"{where}.compute")
+    datastore = _needed(orchestrator.datastore, f"{where}.datastore")
+    vault = _needed(orchestrator.key_vault, f"{where}.key_vault")
+    overrides = {
         "federation.file": FEDERATION_FILE,
-        "federation.orchestrator.listen": listen_address(own),
-        "federation.orchestrator.host": _host(own),
+        "federation.orchestrator.listen": listen_address(orchestrator),
+        "federation.orchestrator.host": _host(orchestrator),
         "federation.orchestrator.store": store,
         "federation.orchestrator.key_vault": vault,
-        "federation.orchestrator.idle_timeout": str(own.idle_timeout),
+        "federation.orchestrator.idle_timeout": str(orchestrator.idle_timeout),
     }
-    overrides = " ".join(shlex.quote(f"{key}={_quoted(value)}") for key, value in given.items())
-    line = (
-        f"python -m azureml_jobs.cli.main serve {overrides} \"run.output='${{{{outputs.runs}}}}'\""
-    )
+    # Each override is quoted twice: for Hydra's parser, then for the shell that runs the command.
+    words = [shlex.quote(f"{key}={_hydra_quoted(value)}") for key, value in overrides.items()]
+    # Azure ML replaces what stands in `${{...}}` when the job starts.
+    output = "\"run.output='${{outputs.runs}}'\""
+    command = f"python -m azureml_jobs.cli.main serve {' '.join(words)} {output}"
     runs = f"azureml://datastores/{datastore}/paths/{name}/outputs/${{{{name}}}}/"
     spec = JobSpec(
         workspace=workspace,
         display_name=f"{name}: orchestrator",
         experiment=conf.tracking.experiment,
-        command=line,
+        command=command,
         code=code.folder,
         environment=ENVIRONMENTS / "orchestrator",
         compute=compute,
-        timeout=own.timeout,
+        timeout=orchestrator.timeout,
         tags=_tags(name, SERVER, code),
         outputs={"runs": {"type": "uri_folder", "path": runs, "mode": "upload"}},
         variables=_variables(1),
@@ -116,51 +125,41 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
 
 
 def silo_job(conf: Conf, silo: str, code: Code, tracking: str) -> JobSpec:
-    """Return one silo's job; `tracking` is where the orchestrator says where it is. Raises AzureError MDW-810."""
-    name, own = conf.federation.name, _silo(conf, silo)
+    """Return one silo's job; `tracking` is the MLflow address where the orchestrator publishes.
+
+    Raises AzureError MDW-810.
+    """
+    name = conf.federation.name
+    orchestrator = conf.federation.orchestrator
+    own = _silo(conf, silo)
     where = f"federation.silos.{silo}"
-    workspace, compute = (
-        _needed(own.workspace, f"{where}.workspace"),
-        _needed(own.compute, f"{where}.compute"),
-    )
+    workspace = _needed(own.workspace, f"{where}.workspace")
+    compute = _needed(own.compute, f"{where}.compute")
     vault = _needed(own.key_vault, f"{where}.key_vault")
-    arguments = [
-        "--silo-file",
-        SILO_FILE,
-        "--ca",
-        CA_FILE,
-        "--key-vault",
-        vault,
-        "--state",
-        "state",
-    ]
-    if conf.federation.orchestrator.address:
-        arguments += ["--server", conf.federation.orchestrator.address]
+    arguments = ["--silo-file", SILO_FILE, "--ca", CA_FILE]
+    arguments += ["--key-vault", vault, "--state", "state"]
+    if orchestrator.address:
+        arguments += ["--server", orchestrator.address]
     else:
-        arguments += [
-            "--tracking",
-            tracking,
-            "--experiment",
-            conf.tracking.experiment,
-            "--federation",
-            name,
-        ]
-        if conf.federation.orchestrator.run_id:
-            arguments += ["--run-id", conf.federation.orchestrator.run_id]
-    line = f"python -m azureml_jobs.cli.main join {shlex.join(arguments)}"
+        arguments += ["--tracking", tracking, "--experiment", conf.tracking.experiment]
+        arguments += ["--federation", name]
+        if orchestrator.run_id:
+            arguments += ["--run-id", orchestrator.run_id]
+    command = f"python -m azureml_jobs.cli.main join {shlex.join(arguments)}"
     inputs = {}
     if own.input is not None:
         inputs["data"] = {"type": own.input.type, "path": own.input.path, "mode": own.input.mode}
-        line += " --data ${{inputs.data}}"
+        # Outside `shlex.join`: Azure ML replaces it before the shell sees the command.
+        command += " --data ${{inputs.data}}"
     spec = JobSpec(
         workspace=workspace,
         display_name=f"{name}: {silo}",
         experiment=conf.tracking.experiment,
-        command=line,
+        command=command,
         code=code.folder,
         environment=ENVIRONMENTS / "silo",
         compute=compute,
-        timeout=conf.federation.orchestrator.timeout,
+        timeout=orchestrator.timeout,
         tags=_tags(name, SILO, code) | {TAG_SILO: silo},
         inputs=inputs,
         variables=_variables(own.threads or conf.trainer.threads),
@@ -203,70 +202,85 @@ def as_plain(spec: JobSpec) -> Plain:
 
 
 def as_yaml(spec: JobSpec) -> str:
-    """Return a specification as a file for `az ml job create --file`, which wants the workspace named beside it."""
-    w = spec.workspace
-    asked = f"--subscription {w.subscription_id} --resource-group {w.resource_group} --workspace-name {w.name}"
-    return f"# az ml job create --file THIS {asked}\n{yaml.safe_dump(as_plain(spec), sort_keys=False, width=120)}"
+    """Return a specification as a file for `az ml job create --file`.
+
+    Its first line is that command, because the file does not name the workspace.
+    """
+    workspace = spec.workspace
+    command = (
+        "az ml job create --file THIS"
+        f" --subscription {workspace.subscription_id}"
+        f" --resource-group {workspace.resource_group}"
+        f" --workspace-name {workspace.name}"
+    )
+    return f"# {command}\n{yaml.safe_dump(as_plain(spec), sort_keys=False, width=120)}"
 
 
 def unbound(spec: JobSpec) -> list[str]:
-    """Return what the command binds and the job does not have; Azure ML's client does not look at it."""
-    has = {f"inputs.{name}" for name in spec.inputs} | {f"outputs.{name}" for name in spec.outputs}
-    return sorted(set(_BINDING.findall(spec.command)) - has)
+    """Return what the command binds and the job does not have; Azure ML's client does not check."""
+    bound = set(_BINDING.findall(spec.command))
+    inputs = {f"inputs.{name}" for name in spec.inputs}
+    outputs = {f"outputs.{name}" for name in spec.outputs}
+    return sorted(bound - inputs - outputs)
 
 
 def _checked(spec: JobSpec) -> JobSpec:
-    if missing := unbound(spec):
-        raise AzureError(
-            "MDW-811",
-            f"{spec.display_name}: no {missing[0]} for the command.",
-            "Add it to the job.",
-        )
+    missing = unbound(spec)
+    if missing:
+        message = f"{spec.display_name}: no {missing[0]} for the command."
+        raise AzureError("MDW-811", message, "Add it to the job.")
     return spec
 
 
-def _silo(conf: Conf, silo: str) -> SiloConf:
-    own = conf.federation.silos.get(silo)
-    if own is None:
-        there = ", ".join(sorted(conf.federation.silos)) or "none"
-        raise AzureError(
-            "MDW-810", f"The federation names no silo {silo!r}.", f"Its silos: {there}."
-        )
-    return own
+def _silo(conf: Conf, name: str) -> SiloConf:
+    silo = conf.federation.silos.get(name)
+    if silo is None:
+        names = ", ".join(sorted(conf.federation.silos)) or "none"
+        message = f"The federation names no silo {name!r}."
+        raise AzureError("MDW-810", message, f"Its silos: {names}.")
+    return silo
 
 
 def _needed(value: T | None, key: str) -> T:
     if value is None:
-        raise AzureError(
-            "MDW-810", f"A job on Azure ML needs {key}.", "Write it into the federation's file."
-        )
+        hint = "Write it into the federation's file."
+        raise AzureError("MDW-810", f"A job on Azure ML needs {key}.", hint)
     return value
 
 
-def listen_address(own: OrchestratorConf) -> str:
+def listen_address(orchestrator: OrchestratorConf) -> str:
     """Return where a job listens: at every address, unless its owner says otherwise."""
-    return LISTEN if own.listen == OrchestratorConf.listen else own.listen
+    if orchestrator.listen == OrchestratorConf.listen:
+        return LISTEN
+    return orchestrator.listen
 
 
-def _host(own: OrchestratorConf) -> str:
-    """Return the host that the certificate is for: a gateway's, a declared one, or the job's own address."""
-    if own.address:
-        return own.address.rpartition(":")[0].strip("[]")
-    return (
-        "auto" if own.host == OrchestratorConf.host and listen_address(own) == LISTEN else own.host
-    )
+def _host(orchestrator: OrchestratorConf) -> str:
+    """Return the certificate's host: a gateway's, a declared one, or `auto`, the job's address."""
+    if orchestrator.address:
+        return orchestrator.address.rpartition(":")[0].strip("[]")
+    is_default = orchestrator.host == OrchestratorConf.host
+    if is_default and listen_address(orchestrator) == LISTEN:
+        return "auto"
+    return orchestrator.host
 
 
 def _tags(federation: str, role: str, code: Code) -> dict[str, str]:
     return {
-        TAG_FEDERATION: federation, TAG_ROLE: role, TAG_CODE: code.app_hash, TAG_CONFIG: code.config_digest,
-    }  # fmt: skip
+        TAG_FEDERATION: federation,
+        TAG_ROLE: role,
+        TAG_CODE: code.app_hash,
+        TAG_CONFIG: code.config_digest,
+    }
 
 
 def _variables(threads: int) -> dict[str, str]:
     return {**OFF, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
 
 
-def _quoted(value: str) -> str:
+def _hydra_quoted(value: str) -> str:
     """Return a value as Hydra reads it back."""
-    return value if _BARE.fullmatch(value) else "'" + value.replace("'", r"\'") + "'"
+    if _BARE.fullmatch(value):
+        return value
+    escaped = value.replace("'", r"\'")
+    return f"'{escaped}'"

@@ -1,9 +1,9 @@
-"""`meadow check`: everything that would fail later, looked at now, and told in one table with a way out per line.
+"""`meadow check`: finds now what would fail later in a launch; one table, each line with its fix.
 
-A check sees what its caller's role may see (`as=orchestrator`, `as=silo:NAME`, `as=all`): a silo's vault and data are
-its owner's to look at, and nobody else is asked to. Each line is ok, a warning, or an error; `security` marks the
-errors that no switch passes over. Everything is seen as the caller and from here: whether a job's own identity holds
-its roles, and what its network reaches, shows in the job.
+A check looks only at what its caller's role may see (`as=orchestrator`, `as=silo:NAME`, `as=all`):
+only its owner looks at a silo's vault and data. Each line is ok, a warning, or an error; `security`
+marks the errors that no option ignores. All of it is seen with the caller's identity and from this
+machine: whether a job's own identity has its roles, and what its network reaches, shows in the job.
 
     MDW-813 the federation can't be launched as it is
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
@@ -25,18 +25,19 @@ from azureml_jobs.identity.node_key import fingerprint, load_node_key, load_publ
 from azureml_jobs.identity.secret_store import SecretStore
 from azureml_jobs.jobs.specification import Code, server_job, silo_job
 from azureml_jobs.preflight.data import DataView, data
-from azureml_jobs.preflight.findings import ERROR, OK, WARNING, Finding, Table, failed, tried
+from azureml_jobs.preflight.findings import ERROR, WARNING, Finding, Table, failed, tried
 from azureml_jobs.preflight.network import listening, reached
 from azureml_jobs.rendezvous import checked_address
 from conf.errors import AzureError, MeadowError
 from conf.schema import Conf, SiloConf, WorkspaceConf
 
-ALL, ORCHESTRATOR = "all", "orchestrator"
+ALL: Final = "all"
+ORCHESTRATOR: Final = "orchestrator"
 _NO_CODE: Final = Code(Path("."), "", "")
 
 
 class WorkspaceView(DataView, Protocol):
-    """What a check asks of a workspace; `azureml_jobs.backends.workspace.Workspace` has it. Raises AzureError."""
+    """What a check needs of a workspace, as `backends.workspace.Workspace`; raises AzureError."""
 
     def tracking_uri(self) -> str:
         """Return its MLflow address."""
@@ -56,11 +57,14 @@ class WorkspaceView(DataView, Protocol):
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a check looks: workspaces and vaults by what names them, the admitted keys, and the time."""
+    """Where a check looks: how to open a workspace and a vault, the admitted keys, the clock.
+
+    `keys` is None for a role that may not see them.
+    """
 
     workspace: Callable[[WorkspaceConf], WorkspaceView]
     vault: Callable[[str], SecretStore]
-    keys: Callable[[], Iterable[AdmittedKey]] | None = None  # None: this role does not see them
+    keys: Callable[[], Iterable[AdmittedKey]] | None = None
     clock: Callable[[], float] = time.time
 
 
@@ -80,146 +84,131 @@ def check(conf: Conf, role: str, sources: Sources) -> Table:
 
 
 def _orchestrator(conf: Conf, sources: Sources) -> Iterator[Finding]:
-    own, place = conf.federation.orchestrator, ORCHESTRATOR
-    yield tried(place, "job", lambda: server_job(conf, _NO_CODE, "").display_name)
-    if own.address:
-        yield tried(place, "address", lambda: checked_address(str(own.address)))
-        yield from reached(place, own.address)
-    yield from listening(place, own)
-    if own.workspace:
-        workspace = sources.workspace(own.workspace)
-        yield tried(place, "workspace", workspace.tracking_uri)
-        if own.compute:
-            yield from _compute(place, workspace, own.compute, 0, 1, None, managed=True)
-        if own.datastore:
-            yield tried(place, "datastore", lambda: workspace.container(str(own.datastore)))
-    if own.key_vault:
-        yield from _ca(place, sources.vault(str(own.key_vault)), sources)
+    part = ORCHESTRATOR
+    orchestrator = conf.federation.orchestrator
+    yield tried(part, "job", lambda: server_job(conf, _NO_CODE, "").display_name)
+    if orchestrator.address:
+        yield tried(part, "address", lambda: checked_address(str(orchestrator.address)))
+        yield from reached(part, orchestrator.address)
+    yield from listening(part, orchestrator)
+    if orchestrator.workspace:
+        workspace = sources.workspace(orchestrator.workspace)
+        yield tried(part, "workspace", workspace.tracking_uri)
+        if orchestrator.compute:
+            yield from _compute(part, workspace, Machines(orchestrator.compute), managed=True)
+        if orchestrator.datastore:
+            yield tried(part, "datastore", lambda: workspace.container(str(orchestrator.datastore)))
+    if orchestrator.key_vault:
+        yield from _ca(part, sources.vault(orchestrator.key_vault), sources)
     if sources.keys is not None:
         yield from _keys(conf, list(sources.keys()), sources.clock())
 
 
 def _silo(conf: Conf, name: str, sources: Sources) -> Iterator[Finding]:
-    own = conf.federation.silos[name]
+    silo = conf.federation.silos[name]
     yield tried(name, "job", lambda: silo_job(conf, name, _NO_CODE, "").display_name)
     if conf.federation.orchestrator.address:
         yield from reached(name, conf.federation.orchestrator.address)
-    if own.workspace:
-        workspace = sources.workspace(own.workspace)
+    if silo.workspace:
+        workspace = sources.workspace(silo.workspace)
         yield tried(name, "workspace", workspace.tracking_uri)
-        if own.compute:
-            managed = own.identity == "managed"
-            yield from _compute(
-                name,
-                workspace,
-                own.compute,
-                own.gpus,
-                own.nodes,
-                own.instance_type,
-                managed=managed,
-            )
-        if own.input:
-            yield from data(name, workspace, own.workspace, own.input)
-    if own.key_vault:
-        yield tried(
-            name,
-            "node key",
-            lambda: _node_key(sources.vault(str(own.key_vault)), name, own),
-            security=True,
-        )
+        if silo.compute:
+            wanted = Machines(silo.compute, silo.gpus, silo.nodes, silo.instance_type)
+            managed = silo.identity == "managed"
+            yield from _compute(name, workspace, wanted, managed=managed)
+        if silo.input:
+            yield from data(name, workspace, silo.workspace, silo.input)
+    if silo.key_vault:
+        yield tried(name, "node key", lambda: _node_key(name, silo, sources), security=True)
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The machines that a job asks for: `nodes` of a compute, each with so many GPUs."""
+
+    compute: str
+    gpus: int = 0
+    nodes: int = 1
+    instance_type: str | None = None
 
 
 def _compute(
-    place: str,
-    workspace: WorkspaceView,
-    name: str,
-    gpus: int,
-    nodes: int,
-    kind: str | None,
-    *,
-    managed: bool,
+    part: str, workspace: WorkspaceView, wanted: Machines, *, managed: bool
 ) -> Iterator[Finding]:
-    """Look at a compute: that it is there, has an identity, the machine, the GPUs and the quota that are wanted."""
+    """Check that a compute exists, with the identity, machines, GPUs and quota that a job needs."""
     try:
-        compute = workspace.compute(name)
+        compute = workspace.compute(wanted.compute)
     except MeadowError as error:
-        yield failed(place, "compute", error)
+        yield failed(part, "compute", error)
         return
-    yield Finding(place, "compute", seen=f"{name}, {compute.size or compute.kind}")
+    yield Finding(part, "compute", seen=f"{compute.name}, {compute.size or compute.kind}")
     if managed:
-        yield _identity(place, compute)
-    if kind and kind not in compute.instance_types:
-        there = ", ".join(compute.instance_types) or "none"
-        yield Finding(
-            place, "instance type", ERROR, f"{kind} is not there", f"Those of {name}: {there}."
-        )
-    if compute.most_nodes is not None and nodes > compute.most_nodes:
+        yield _identity(part, compute)
+    if wanted.instance_type and wanted.instance_type not in compute.instance_types:
+        types = ", ".join(compute.instance_types) or "none"
+        seen = f"{wanted.instance_type} does not exist"
+        yield Finding(part, "instance type", ERROR, seen, f"Those of {compute.name}: {types}.")
+    if compute.most_nodes is not None and wanted.nodes > compute.most_nodes:
+        seen = f"{compute.name} has at most {compute.most_nodes}, {wanted.nodes} wanted"
         fix = f"Raise its maximum, or set nodes to {compute.most_nodes} or less."
-        yield Finding(
-            place, "nodes", ERROR, f"{name} has at most {compute.most_nodes}, {nodes} wanted", fix
-        )
+        yield Finding(part, "nodes", ERROR, seen, fix)
     if compute.size:
-        yield from _machine(place, workspace, compute, gpus)
+        yield from _size(part, workspace, compute, wanted.gpus)
 
 
-def _identity(place: str, compute: Compute) -> Finding:
-    """Return as whom the job will act; its roles are not asked for, so that a caller needs no right to see them."""
+def _identity(part: str, compute: Compute) -> Finding:
+    """Return the identity that the job will have; a caller needs no right to see its roles."""
     if not compute.identities:
-        fix = f"Give the compute {compute.name} a managed identity: its job reads data and key with it."
-        return Finding(place, "identity", ERROR, f"{compute.name} has none", fix, security=True)
-    there = "; ".join(compute.identities)
+        fix = (
+            f"Give the compute {compute.name} a managed identity: its job reads data and key"
+            " with it."
+        )
+        return Finding(part, "identity", ERROR, f"{compute.name} has none", fix, security=True)
+    identities = "; ".join(compute.identities)
     if len(compute.identities) > 1:
-        fix = f"Leave {compute.name} one: a job that names none gets whichever is the compute's default."
-        return Finding(place, "identity", WARNING, f"{compute.name} has several: {there}", fix)
-    return Finding(
-        place, "identity", seen=f"{there}; its roles were not looked at: all here was seen as you"
-    )
+        seen = f"{compute.name} has several: {identities}"
+        fix = (
+            f"Leave {compute.name} one: a job that names none gets whichever is the compute's"
+            " default."
+        )
+        return Finding(part, "identity", WARNING, seen, fix)
+    seen = f"{identities}; its roles were not checked: all of this was seen with your identity"
+    return Finding(part, "identity", seen=seen)
 
 
-def _machine(
-    place: str, workspace: WorkspaceView, compute: Compute, gpus: int
+def _size(
+    part: str, workspace: WorkspaceView, compute: Compute, wanted_gpus: int
 ) -> Iterator[Finding]:
     try:
-        there = workspace.gpus_of(compute.size, compute.location)
-        left = workspace.cores_left(compute.size, compute.location)
+        gpus = workspace.gpus_of(compute.size, compute.location)
+        free_cores = workspace.cores_left(compute.size, compute.location)
     except MeadowError as error:
-        yield Finding(place, "quota", WARNING, f"not to be seen: {error.message}", error.hint)
+        yield Finding(part, "quota", WARNING, f"can't be seen: {error.message}", error.hint)
         return
-    if there is not None and gpus > there:
-        yield Finding(
-            place,
-            "GPUs",
-            ERROR,
-            f"{compute.size} has {there}, {gpus} wanted",
-            "Name a larger machine.",
-        )
-    if left is not None and left <= 0:
+    if gpus is not None and wanted_gpus > gpus:
+        seen = f"{compute.size} has {gpus}, {wanted_gpus} wanted"
+        yield Finding(part, "GPUs", ERROR, seen, "Name a larger machine.")
+    if free_cores is not None and free_cores <= 0:
+        seen = f"no core of {compute.size} is free in {compute.location}"
         fix = "Ask for more quota, or free some: the job would wait in the queue."
-        yield Finding(
-            place, "quota", WARNING, f"no core of {compute.size} is left in {compute.location}", fix
-        )
+        yield Finding(part, "quota", WARNING, seen, fix)
 
 
 def _separation(conf: Conf) -> Iterator[Finding]:
-    """No silo is given another's vault, datastore path or key by configuration."""
-    silos, own = conf.federation.silos, conf.federation.orchestrator
-    seen: dict[str, str] = {own.key_vault.lower(): ORCHESTRATOR} if own.key_vault else {}
-    for name in sorted(silos):
-        for what, value in _private(silos[name]):
-            other = seen.setdefault(value.lower(), name)
-            if other != name:
-                fix = f"Give {name} a {what} of its own."
-                yield Finding(
-                    name,
-                    what,
-                    ERROR,
-                    f"{value.rpartition('|')[2]} is {other}'s too",
-                    fix,
-                    security=True,
-                )
+    """Check that the configuration gives no silo another's vault, datastore path or key."""
+    owners: dict[str, str] = {}
+    if conf.federation.orchestrator.key_vault:
+        owners[conf.federation.orchestrator.key_vault.lower()] = ORCHESTRATOR
+    for name, silo in sorted(conf.federation.silos.items()):
+        for kind, value in _private_things(silo):
+            owner = owners.setdefault(value.lower(), name)
+            if owner != name:
+                seen = f"{value.rpartition('|')[2]} is {owner}'s too"
+                fix = f"Give {name} a {kind} of its own."
+                yield Finding(name, kind, ERROR, seen, fix, security=True)
 
 
-def _private(silo: SiloConf) -> Iterator[tuple[str, str]]:
+def _private_things(silo: SiloConf) -> Iterator[tuple[str, str]]:
     if silo.key_vault:
         yield "key vault", silo.key_vault
     if silo.input and silo.workspace:
@@ -230,50 +219,52 @@ def _private(silo: SiloConf) -> Iterator[tuple[str, str]]:
 
 def _keys(conf: Conf, admitted: list[AdmittedKey], now: float) -> Iterator[Finding]:
     for name in sorted(conf.federation.silos):
-        mine = [
-            key
-            for key in admitted
-            if key.silo == name and key.revoked is None and key.expires > now
-        ]
-        if not mine:
+        keys = [key for key in admitted if key.silo == name]
+        valid = [key for key in keys if key.revoked is None and key.expires > now]
+        if not valid:
             fix = f"meadow keys admit {name} FILE.pub, with the key that its owner made."
             yield Finding(name, "admitted", ERROR, "no key of it may connect", fix, security=True)
             continue
-        last = max(mine, key=lambda key: key.expires)
-        warning = last.warning(now)
-        state = WARNING if warning else OK
-        yield Finding(
-            name, "admitted", state, warning or last.fingerprint, f"meadow keys rotate {name}"
-        )
+        newest = max(valid, key=lambda key: key.expires)
+        warning = newest.warning(now)
+        fix = f"meadow keys rotate {name}"
+        yield _with_warning(Finding(name, "admitted", seen=newest.fingerprint, fix=fix), warning)
 
 
-def _ca(place: str, vault: SecretStore, sources: Sources) -> Iterator[Finding]:
-    """Look at the CA: that both halves are there, and how long it lasts."""
+def _ca(part: str, vault: SecretStore, sources: Sources) -> Iterator[Finding]:
+    """Check that both halves of the CA exist, and how long it is valid."""
     now = datetime.fromtimestamp(sources.clock(), UTC)
     try:
         certificate = load_ca(vault.get(CA_CERTIFICATE), vault.where(CA_CERTIFICATE), now)
         if CA_KEY not in vault.list():
-            raise AzureError(
-                "MDW-802", f"{vault.where(CA_KEY)} is missing.", "Restore it, or make the CA anew."
-            )
+            hint = "Restore it, or make a new CA."
+            raise AzureError("MDW-802", f"{vault.where(CA_KEY)} is missing.", hint)
     except MeadowError as error:
-        yield failed(place, "CA", error, security=True)
+        yield failed(part, "CA", error, security=True)
         return
-    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    warning = expiry_warning("The CA", begins, ends, now)
+    ends = certificate.not_valid_after_utc
+    warning = expiry_warning("The CA", certificate.not_valid_before_utc, ends, now)
     fix = "Make a new CA in time, and hand out its certificate: every silo needs it."
-    yield Finding(place, "CA", WARNING if warning else OK, warning or f"until {ends:%Y-%m-%d}", fix)
+    yield _with_warning(Finding(part, "CA", seen=f"until {ends:%Y-%m-%d}", fix=fix), warning)
 
 
-def _node_key(vault: SecretStore, name: str, own: SiloConf) -> str:
-    """Return the fingerprint of a silo's key, held against the public half that its file names."""
-    where = vault.where(node_secret(name))
-    mine = fingerprint(load_node_key(vault.get(node_secret(name)), where).public_key())
-    if own.public_key:
-        told = fingerprint(load_public_key(Path(own.public_key).read_text(), own.public_key))
-        if told != mine:
+def _with_warning(finding: Finding, warning: str | None) -> Finding:
+    if warning is None:
+        return finding
+    return replace(finding, state=WARNING, seen=warning)
+
+
+def _node_key(name: str, silo: SiloConf, sources: Sources) -> str:
+    """Return the fingerprint of a silo's key; the public half that its file names must match it."""
+    vault = sources.vault(str(silo.key_vault))
+    secret = node_secret(name)
+    where = vault.where(secret)
+    key = load_node_key(vault.get(secret), where)
+    in_vault = fingerprint(key.public_key())
+    if silo.public_key:
+        public = load_public_key(Path(silo.public_key).read_text(), silo.public_key)
+        if fingerprint(public) != in_vault:
             hint = "Send the public half of the key in the vault to the orchestrator's owner."
-            raise AzureError(
-                "MDW-802", f"{own.public_key} is not the public half of {where}.", hint
-            )
-    return mine
+            message = f"{silo.public_key} is not the public half of {where}."
+            raise AzureError("MDW-802", message, hint)
+    return in_vault

@@ -1,4 +1,4 @@
-"""A check's look at a silo's data: that it is the silo's own, and that there is something."""
+"""The check of a silo's data: that it is in the silo's own workspace, and that it is not empty."""
 
 from __future__ import annotations
 
@@ -12,75 +12,81 @@ from conf.schema import InputConf, WorkspaceConf
 
 _SHORT: Final = re.compile(r"azureml://datastores/([^/]+)/paths/(.*)")
 _LONG: Final = re.compile(
-    r"azureml://subscriptions/([^/]+)/resource[gG]roups/([^/]+)(?:/providers/Microsoft\.MachineLearningServices)?"
+    r"azureml://subscriptions/([^/]+)/resource[gG]roups/([^/]+)"
+    r"(?:/providers/Microsoft\.MachineLearningServices)?"
     r"/workspaces/([^/]+)/datastores/([^/]+)/paths/(.*)"
 )
-UNSEEN: Final = ("MDW-800", "MDW-801")
-"""The caller may not look, or can't from here; the job's identity and network are others."""
+NOT_VISIBLE: Final = ("MDW-800", "MDW-801")
+"""The caller may not read it, or can't from here; the job has another identity and network."""
 
 
 class DataView(Protocol):
-    """What this look asks of a workspace. Raises AzureError."""
+    """What this check needs of a workspace. Raises AzureError."""
 
     def asset(self, name: str, version: str) -> str:
-        """Return where a data asset lies."""
+        """Return the address of a data asset."""
 
     def content(self, datastore: str, path: str, *, file: bool) -> str:
-        """Return the address of what lies there; MDW-802 where there is nothing, MDW-801 where one may not look."""
+        """Return the address of a file or folder in a datastore.
+
+        Raises AzureError MDW-802 where there is nothing, MDW-801 where the caller may not look.
+        """
 
 
 def data(
-    place: str, workspace: DataView, own: WorkspaceConf, given: InputConf
+    silo: str, workspace: DataView, workspace_conf: WorkspaceConf, input_conf: InputConf
 ) -> Iterator[Finding]:
-    """Look at a silo's data as the caller."""
+    """Look at a silo's data with the caller's identity."""
     try:
-        where = _place(workspace, own, given.path)
-        if where is None:
-            fix = "Register it on a datastore of the silo's own workspace, so that it can be looked at."
-            yield Finding(
-                place,
-                "data",
-                WARNING,
-                f"{given.path} lies in no datastore, and was not looked into",
-                fix,
-            )
+        location = _location(workspace, workspace_conf, input_conf.path)
+        if location is None:
+            seen = f"{input_conf.path} is in no datastore, and was not read"
+            fix = "Register it on a datastore of the silo's own workspace, so that it can be seen."
+            yield Finding(silo, "data", WARNING, seen, fix)
             return
-        yield Finding(place, "data", seen=workspace.content(*where, file=given.type == "uri_file"))
+        datastore, path = location
+        seen = workspace.content(datastore, path, file=input_conf.type == "uri_file")
+        yield Finding(silo, "data", seen=seen)
     except AzureError as error:
-        if error.code not in UNSEEN:
-            yield failed(place, "data", error)
+        if error.code not in NOT_VISIBLE:
+            yield failed(silo, "data", error)
             return
-        fix = "The job's identity reads it. To see it from here: the role Storage Blob Data Reader, and a route to it."
-        yield Finding(
-            place,
-            "data",
-            WARNING,
-            f"not to be seen as you from here: {error.message.rstrip('.')}",
-            fix,
+        seen = f"can't be seen from here with your identity: {error.message.rstrip('.')}"
+        fix = (
+            "The job's identity reads it. To see it from here you need the role Storage Blob Data"
+            " Reader and a network route to it."
         )
+        yield Finding(silo, "data", WARNING, seen, fix)
 
 
-def _place(workspace: DataView, own: WorkspaceConf, path: str) -> tuple[str, str] | None:
-    """Return datastore and path; None where an asset lies at an address of its own."""
+def _location(
+    workspace: DataView, workspace_conf: WorkspaceConf, path: str
+) -> tuple[str, str] | None:
+    """Return datastore and path; None where an asset is outside every datastore."""
     if path.startswith("azureml://"):
-        return _of(own, path)
+        return _in_datastore(workspace_conf, path)
     name, _, version = path.removeprefix("azureml:").partition(":")
     if not version:
         raise AzureError("MDW-802", f"{path} names no version.", "Write azureml:NAME:VERSION.")
-    lies = workspace.asset(name, version)
-    return _of(own, lies) if lies.startswith("azureml://") else None
+    address = workspace.asset(name, version)
+    if not address.startswith("azureml://"):
+        return None
+    return _in_datastore(workspace_conf, address)
 
 
-def _of(own: WorkspaceConf, uri: str) -> tuple[str, str]:
-    if match := _SHORT.fullmatch(uri):
-        return match[1], match[2]
-    match = _LONG.fullmatch(uri)
-    mine = (own.subscription_id, own.resource_group, own.name)
-    if match is None or tuple(map(str.lower, match.group(1, 2, 3))) != tuple(map(str.lower, mine)):
+def _in_datastore(workspace_conf: WorkspaceConf, uri: str) -> tuple[str, str]:
+    short = _SHORT.fullmatch(uri)
+    if short:
+        return short[1], short[2]
+    wanted = (
+        f"{workspace_conf.subscription_id}/{workspace_conf.resource_group}/{workspace_conf.name}"
+    )
+    long = _LONG.fullmatch(uri)
+    # Azure compares these names without regard to case.
+    if long is None or f"{long[1]}/{long[2]}/{long[3]}".lower() != wanted.lower():
         hint = (
             "Write azureml://datastores/NAME/paths/PATH: a datastore of the silo's own workspace."
         )
-        raise AzureError(
-            "MDW-802", f"{uri} does not name a datastore of the silo's own workspace.", hint
-        )
-    return match[4], match[5]
+        message = f"{uri} does not name a datastore of the silo's own workspace."
+        raise AzureError("MDW-802", message, hint)
+    return long[4], long[5]

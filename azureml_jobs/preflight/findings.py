@@ -1,20 +1,24 @@
-"""What a check found: a table of lines, each ok, a warning or an error, with a way out."""
+"""What a check found: a table of lines, each ok, a warning or an error, and what to do about it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from conf.errors import AzureError, MeadowError
 
-OK, WARNING, ERROR = "ok", "warning", "error"
+OK: Final = "ok"
+WARNING: Final = "warning"
+ERROR: Final = "error"
+SHOWN_ERRORS: Final = 3
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table: where, what was looked at, how it stands, what was seen, and what to do."""
+    """One line: part of the federation, what was checked, state, what was seen, what to do."""
 
-    place: str
+    part: str
     check: str
     state: str = OK
     seen: str = ""
@@ -30,55 +34,45 @@ class Table:
 
     @property
     def errors(self) -> list[Finding]:
-        """Return the lines that keep a launch from working."""
+        """Return the lines that would make a launch fail."""
         return [row for row in self.rows if row.state == ERROR]
 
     def refuse(self) -> None:
         """Raise AzureError MDW-813 where there are errors."""
-        if self.errors:
-            what = "; ".join(f"{row.place}, {row.check}: {row.seen}" for row in self.errors[:3])
-            more = f" (and {len(self.errors) - 3} more)" if len(self.errors) > 3 else ""
-            raise AzureError(
-                "MDW-813", f"Not launched: {what}{more}.", "See all of it with meadow check."
-            )
+        if not self.errors:
+            return
+        shown = [f"{row.part}, {row.check}: {row.seen}" for row in self.errors[:SHOWN_ERRORS]]
+        message = f"Not launched: {'; '.join(shown)}"
+        if len(self.errors) > len(shown):
+            message += f" (and {len(self.errors) - len(shown)} more)"
+        raise AzureError("MDW-813", f"{message}.", "See all of it with meadow check.")
 
     def lines(self) -> list[str]:
-        """Return the table as text, each error or warning with its way out below it."""
-        widths = [
-            max([len(getattr(row, name)) for row in self.rows] or [0])
-            for name in ("place", "check", "state")
-        ]
-        found = []
+        """Return the table as text, with what to do below each error or warning."""
+        part_width = max((len(row.part) for row in self.rows), default=0)
+        check_width = max((len(row.check) for row in self.rows), default=0)
+        state_width = max((len(row.state) for row in self.rows), default=0)
+        lines = []
         for row in self.rows:
-            cells = [
-                getattr(row, name).ljust(w)
-                for name, w in zip(("place", "check", "state"), widths, strict=True)
-            ]
-            found.append("  ".join([*cells, row.seen]).rstrip())
+            line = f"{row.part:{part_width}}  {row.check:{check_width}}  {row.state:{state_width}}"
+            lines.append(f"{line}  {row.seen}".rstrip())
             if row.state != OK and row.fix:
-                found.append(f"{'':{widths[0]}}  -> {row.fix}")
-        return found
+                lines.append(f"{'':{part_width}}  -> {row.fix}")
+        return lines
 
 
-def tried(place: str, what: str, look: Callable[[], str], *, security: bool = False) -> Finding:
-    """Return what a look found, or the error that it ended with."""
+def tried(part: str, check: str, look: Callable[[], str], *, security: bool = False) -> Finding:
+    """Return what `look` saw, or the error that it raised."""
     try:
-        return Finding(place, what, seen=look())
+        return Finding(part, check, seen=look())
     except MeadowError as error:
-        return failed(place, what, error, security=security)
+        return failed(part, check, error, security=security)
     except OSError as error:
-        return Finding(
-            place, what, ERROR, f"{error.filename}: {error.strerror}", "Name a file that is there."
-        )
+        seen = f"{error.filename}: {error.strerror}"
+        return Finding(part, check, ERROR, seen, "Name a file that exists.")
 
 
-def failed(place: str, what: str, error: MeadowError, *, security: bool = False) -> Finding:
+def failed(part: str, check: str, error: MeadowError, *, security: bool = False) -> Finding:
     """Return an error as a line."""
-    return Finding(
-        place,
-        what,
-        ERROR,
-        f"{error.code} {error.message.rstrip('.')}",
-        error.hint,
-        security=security,
-    )
+    seen = f"{error.code} {error.message.rstrip('.')}"
+    return Finding(part, check, ERROR, seen, error.hint, security=security)

@@ -1,4 +1,4 @@
-"""A check's look at addresses and ports. What it sees is this machine's network; a job has another."""
+"""The check of addresses and ports. It sees this machine's network; a job has another."""
 
 from __future__ import annotations
 
@@ -11,69 +11,74 @@ from azureml_jobs.preflight.findings import WARNING, Finding
 from conf.schema import OrchestratorConf
 
 SECONDS: Final = 3.0
-"""For a connection: a firewall that drops packets answers nothing."""
+"""Time limit of a connection: a firewall that drops packets never answers."""
 _LOOPBACK: Final = ("localhost", "127.", "::1")
 
 
-def reached(place: str, address: str) -> Iterator[Finding]:
-    """Try the orchestrator's fixed address; an address that is none is told elsewhere."""
+def reached(part: str, address: str) -> Iterator[Finding]:
+    """Connect to the orchestrator's fixed address; another check refuses one that is not valid."""
     host, _, port = address.rpartition(":")
-    here = f"seen from this machine, {socket.gethostname()}"
+    machine = f"seen from this machine, {socket.gethostname()}"
     try:
         number = int(port)
         with socket.create_connection((host.strip("[]"), number), timeout=SECONDS):
-            yield Finding(place, "reach", seen=f"{address} takes connections, {here}")
+            yield Finding(part, "reach", seen=f"{address} takes connections, {machine}")
     except ValueError:
         return
     except (OSError, OverflowError) as error:
-        fix = "Before the orchestrator is up that is as it must be; else open its port. The job's network is another."
-        yield Finding(
-            place, "reach", WARNING, f"{address} was not reached: {_why(error)}; {here}", fix
+        seen = f"{address} was not reached: {_reason(error)}; {machine}"
+        fix = (
+            "This is normal before the orchestrator is started; else open its port. A job has"
+            " another network."
         )
+        yield Finding(part, "reach", WARNING, seen, fix)
 
 
-def listening(place: str, own: OrchestratorConf) -> Iterator[Finding]:
-    """Look at where the orchestrator listens: in a job other machines must reach it, here its port must be free."""
-    listen = listen_address(own) if own.workspace else own.listen
-    host, _, port = listen.rpartition(":")
-    if own.workspace and host.strip("[]").startswith(_LOOPBACK):
-        fix = "Write 0.0.0.0:9092, or leave orchestrator.listen out."
-        yield Finding(
-            place, "listen", WARNING, f"{listen} takes connections of its own machine only", fix
-        )
-    elif own.workspace and port == "0":
-        fix = "Name a port, such as 9092."
-        yield Finding(
-            place,
-            "listen",
-            WARNING,
-            f"{listen} is another port at each start: no firewall can know it",
-            fix,
-        )
-    elif not own.workspace and port != "0" and (why := _taken(host.strip("[]"), port)):
-        yield Finding(
-            place,
-            "listen",
-            WARNING,
-            f"{listen}: {why}",
-            "End what listens there, or choose another port.",
-        )
+def listening(part: str, orchestrator: OrchestratorConf) -> Iterator[Finding]:
+    """Check where the orchestrator listens.
+
+    In a job other machines must reach the address; on this machine the port must be free.
+    """
+    if orchestrator.workspace:
+        yield _job_listening(part, listen_address(orchestrator))
     else:
-        yield Finding(place, "listen", seen=listen)
+        yield _local_listening(part, orchestrator.listen)
 
 
-def _taken(host: str, port: str) -> str:
+def _job_listening(part: str, address: str) -> Finding:
+    host, _, port = address.rpartition(":")
+    if host.strip("[]").startswith(_LOOPBACK):
+        seen = f"{address} takes connections of its own machine only"
+        fix = "Write 0.0.0.0:9092, or leave orchestrator.listen out."
+        return Finding(part, "listen", WARNING, seen, fix)
+    if port == "0":
+        seen = f"{address} is another port at each start: no firewall can know it"
+        return Finding(part, "listen", WARNING, seen, "Name a port, such as 9092.")
+    return Finding(part, "listen", seen=address)
+
+
+def _local_listening(part: str, address: str) -> Finding:
+    host, _, port = address.rpartition(":")
+    # Port 0 means any free one.
+    error = "" if port == "0" else _error_of_binding(host.strip("[]"), port)
+    if error:
+        fix = "End what listens there, or choose another port."
+        return Finding(part, "listen", WARNING, f"{address}: {error}", fix)
+    return Finding(part, "listen", seen=address)
+
+
+def _error_of_binding(host: str, port: str) -> str:
+    """Return why nothing can listen at an address; empty where it is free."""
     try:
-        family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
-            probe.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # a port that has just been closed is free
-            probe.bind(where)
+            # Without this option a port that was closed a moment ago would count as taken.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
     except (OSError, OverflowError) as error:
-        return _why(error)
+        return _reason(error)
     return ""
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error).lower()

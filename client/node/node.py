@@ -42,7 +42,7 @@ from azureml_jobs.rendezvous import (
     MlflowRendezvous,
     Rendezvous,
     StaticRendezvous,
-    nobody,
+    no_server_found,
 )
 from client.malloc import give_back, keep_activations_mapped
 from client.node.connection import Connection, FederationOver, Forgotten, Refused
@@ -126,7 +126,7 @@ class Node:
                     raise IdleTimeout(f"no work for {self._idle_timeout:.0f} s")
         except TimeoutError:
             if self._place is not None:
-                log.error("%s", nobody(self._place, self._idle_timeout, time.time()))
+                log.error("%s", no_server_found(self._place, self._idle_timeout, time.time()))
             raise IdleTimeout(f"no server for {self._idle_timeout:.0f} s") from None
         finally:
             self._connection.close()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azureml_jobs.identity.authority import make_ca, server_credentials
-from azureml_jobs.identity.key_vault import VaultSecrets, own_name, sign_in, vault_name
+from azureml_jobs.identity.key_vault import VaultSecrets, secret_name, sign_in, vault_name
 from azureml_jobs.identity.node_key import load_node_key, make_node_key, node_secret, public_line
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from conf.errors import AzureError, IdentityError
@@ -115,12 +115,11 @@ LETTERS = st.text("abAB01-_", min_size=1, max_size=8).filter(lambda name: name[0
 
 @given(st.lists(LETTERS, min_size=2, max_size=20, unique=True))
 def test_every_name_has_a_spelling_of_its_own_that_is_read_back(names: list[str]) -> None:
-    spelt = [vault_name(name) for name in names]
-    assert len({one.lower() for one in spelt}) == len(
-        names
-    )  # a vault takes capitals for small letters
-    assert [own_name(one) for one in spelt] == names
-    assert all(re.fullmatch(r"[0-9a-z-]{1,127}", one) for one in spelt)
+    spellings = [vault_name(name) for name in names]
+    # A vault does not distinguish capitals from small letters.
+    assert len({spelling.lower() for spelling in spellings}) == len(names)
+    assert [secret_name(spelling) for spelling in spellings] == names
+    assert all(re.fullmatch(r"[0-9a-z-]{1,127}", spelling) for spelling in spellings)
 
 
 def test_the_longest_name_fits_a_vault_and_plain_ones_stay_as_they_are() -> None:
@@ -132,7 +131,7 @@ def test_the_longest_name_fits_a_vault_and_plain_ones_stay_as_they_are() -> None
     "known", ["Node-north", "node-a--0b", "node-a-b--zz", "node-a-b--0", "--1", "node-1--20", ""]
 )
 def test_what_others_named_is_none_of_ours(known: str) -> None:
-    assert own_name(known) is None
+    assert secret_name(known) is None
 
 
 def test_a_deleted_secret_that_the_vault_still_keeps_is_told(
@@ -145,7 +144,7 @@ def test_a_deleted_secret_that_the_vault_still_keeps_is_told(
             )
 
     secrets = VaultSecrets("kv-north")
-    monkeypatch.setattr(secrets, "_made", Recoverable())
+    monkeypatch.setattr(secrets, "_client_cache", Recoverable())
     with pytest.raises(
         IdentityError, match=r"MDW-704.*recover --vault-name kv-north --name node-a-b--40"
     ):

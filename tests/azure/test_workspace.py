@@ -393,7 +393,7 @@ def test_data_that_only_the_job_may_read_is_told_as_such(owner: LoopbackCloud, c
         workspace.content("north", "xray/", file=False)
     assert refused.value.code == "MDW-801"
     (found,) = data("north", workspace, own_workspace(conf), given)
-    assert found.state == WARNING and "not to be seen as you" in found.seen
+    assert found.state == WARNING and "can't be seen from here" in found.seen
     assert "The job's identity reads it" in found.fix
 
 

@@ -23,7 +23,7 @@ from azureml_jobs.rendezvous import (
     StaticRendezvous,
     checked_address,
     choose,
-    nobody,
+    no_server_found,
 )
 from conf.errors import IdentityError
 
@@ -176,19 +176,19 @@ def test_a_reader_never_sees_half_a_record(tmp_path: Path) -> None:
 
 def test_who_finds_nobody_is_told_what_was_seen(tmp_path: Path) -> None:
     place = FolderRendezvous(tmp_path)
-    assert "No server found in 60 s: nothing was published" in str(nobody(place, 60, NOW))
+    assert "No server found in 60 s: nothing was published" in str(no_server_found(place, 60, NOW))
     place.publish(replace(SERVER, heartbeat=NOW - 310))
-    told = str(nobody(place, 60, NOW))
+    told = str(no_server_found(place, 60, NOW))
     assert (
         "MDW-730" in told
         and "10.0.0.4:9092, epoch 2, 310 s ago" in told
         and "Start it again" in told
     )
     place.publish(replace(SERVER, heartbeat=NOW + 299))
-    told = str(nobody(place, 60, NOW))
+    told = str(no_server_found(place, 60, NOW))
     assert "299 s in the future" in told and "compare the clocks" in told
     assert "nobody answers at 10.0.0.4:9092" in str(
-        nobody(StaticRendezvous("10.0.0.4:9092"), 60, NOW)
+        no_server_found(StaticRendezvous("10.0.0.4:9092"), 60, NOW)
     )
 
 

@@ -1,4 +1,4 @@
-"""What would fail later is told now, line by line with a way out, and only to whom it belongs."""
+"""What would fail later is told now, line by line with what to do about it, and only to whom it belongs."""
 
 from __future__ import annotations
 
@@ -121,13 +121,13 @@ def conf() -> Conf:
 
 
 def wrong(table: Table) -> list[tuple[str, str, str]]:
-    return [(row.place, row.check, row.state) for row in table.rows if row.state != OK]
+    return [(row.part, row.check, row.state) for row in table.rows if row.state != OK]
 
 
 def test_a_federation_in_good_order_has_no_wrong_line(conf: Conf, world: World) -> None:
     table = check(conf, "all", world.sources())
     assert wrong(table) == []
-    assert {row.place for row in table.rows} == {"orchestrator", "north", "south"}
+    assert {row.part for row in table.rows} == {"orchestrator", "north", "south"}
     table.refuse()
 
 
@@ -297,15 +297,16 @@ def test_the_table_says_as_whom_the_job_acts_and_as_whom_it_was_seen(
     conf: Conf, world: World
 ) -> None:
     world.computes["gpu-north"] = compute("gpu-north", "reader, client id 1", "writer, client id 2")
-    rows = {(row.place, row.check): row for row in check(conf, "all", world.sources()).rows}
-    assert rows["south", "identity"].state == OK and "seen as you" in rows["south", "identity"].seen
+    rows = {(row.part, row.check): row for row in check(conf, "all", world.sources()).rows}
+    identity = rows["south", "identity"]
+    assert identity.state == OK and "seen with your identity" in identity.seen
     assert (
         rows["north", "identity"].state == WARNING
         and "client id 2" in rows["north", "identity"].seen
     )
     conf.federation.silos["south"].identity = "user"
     assert ("south", "identity") not in {
-        (row.place, row.check) for row in check(conf, "all", world.sources()).rows
+        (row.part, row.check) for row in check(conf, "all", world.sources()).rows
     }
 
 
@@ -320,7 +321,7 @@ def test_a_fixed_address_is_tried_from_here(conf: Conf, world: World) -> None:
     )
     table = check(conf, "silo:north", dataclasses.replace(world.sources(), keys=None))
     assert wrong(table) == [("north", "reach", WARNING)]
-    assert any("The job's network is another" in line for line in table.lines())
+    assert any("A job has another network" in line for line in table.lines())
 
 
 def test_an_address_that_is_none_is_told_and_not_tried(conf: Conf, world: World) -> None:
