@@ -1,13 +1,22 @@
 """A loopback cloud: what the Azure clients talk to in a rehearsal, on 127.0.0.1 and nowhere else.
 
-The program under test keeps Azure's real host names and its default cloud. Only environment variables differ:
-a proxy that answers CONNECT for a fixed list of names leads them here, and refuses every other host.
+The program under test keeps Azure's real host names and its default cloud. Only environment
+variables differ: they name a proxy that connects a fixed list of host names to the loopback cloud
+and refuses every other host.
 
-    certificates  a CA for one rehearsal          arm        resources of Azure ML workspaces
-    proxy         host names -> local ports       data_plane run history, logs, outputs, artefacts
-    tokens        who signs a request             mlflow     the tracking API, on MLflow's own store
-    access        who may touch what              vaults     Key Vault secrets
-    journal       what was asked and refused      blobs      Azurite behind the table of who may
-    azurite       install and start Azurite       executor   runs each job's command as a process
-    cloud         starts all of it and stops it
+    rehearse         a federation's whole life, each step by the role that does it on Azure
+    cloud            starts all of the parts below and stops them
+    certificates     a CA for one rehearsal
+    proxy            host names -> local ports
+    tokens, sign_in  who makes a request
+    access           which identity may use which resource
+    request_log      what was requested and what was refused
+    arm, resources   Azure Resource Manager: workspaces, computes, datastores, jobs
+    data_plane       run history, logs, outputs and artefacts
+    mlflow_tracking  the tracking API, on MLflow's own store
+    model_registry   the models of a workspace, through MLflow's API
+    vaults           Key Vault secrets
+    blobs, azurite   blob storage: Azurite behind the access table
+    executor         runs each job's command as a process
+    mounts, job_environment  the files and the environment variables of a job
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from azureml_jobs.rehearsal.journal import Journal, Touch
+from azureml_jobs.rehearsal.request_log import RequestLog, Touch
 
 ROLES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "Storage Blob Data Reader": ("storage", ("read",)),
@@ -32,9 +32,9 @@ class Grant:
 
 @dataclass
 class Access:
-    """The table, and the journal in which every question is noted."""
+    """The table, and the log in which every question is noted."""
 
-    journal: Journal
+    request_log: RequestLog
     grants: list[Grant] = field(default_factory=list)
 
     def grant(self, identity: str, role: str, resource: str) -> None:
@@ -52,7 +52,7 @@ class Access:
         ]
         allowed = any(action in ROLES[role][1] for role in held)
         touch = Touch(identity, action, resource, allowed, role_for(action, resource))
-        self.journal.touched(touch)
+        self.request_log.touched(touch)
         return touch
 
 

@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from starlette.responses import JSONResponse, Response
 
-from azureml_jobs.rehearsal.journal import Touch
+from azureml_jobs.rehearsal.request_log import Touch
 from azureml_jobs.rehearsal.tokens import TENANT, Identity
 
 Json = dict[str, Any]

@@ -34,14 +34,14 @@ from azureml_jobs.rehearsal.blobs import SUFFIX, Accounts, BlobGate
 from azureml_jobs.rehearsal.certificates import HOSTS, Certificates, make_certificates
 from azureml_jobs.rehearsal.data_plane import DataPlane
 from azureml_jobs.rehearsal.executor import Executor, Services
-from azureml_jobs.rehearsal.journal import Journal
+from azureml_jobs.rehearsal.mlflow_tracking import MlflowTracking
+from azureml_jobs.rehearsal.model_registry import ModelRegistry
 from azureml_jobs.rehearsal.mounts import ARTIFACTS, Mounts
 from azureml_jobs.rehearsal.proxy import Proxy
-from azureml_jobs.rehearsal.registry import Registry
+from azureml_jobs.rehearsal.request_log import RequestLog
 from azureml_jobs.rehearsal.resources import Json, Resources, workspace_id
 from azureml_jobs.rehearsal.sign_in import SignIn
 from azureml_jobs.rehearsal.tokens import TENANT, Tokens
-from azureml_jobs.rehearsal.tracking import Tracking
 from azureml_jobs.rehearsal.vaults import Vaults
 from conf.errors import AzureError
 from conf.telemetry import OFF
@@ -80,8 +80,8 @@ class LoopbackCloud:
     def __init__(
         self, folder: Path, accounts: Sequence[str], vault_names: Sequence[str] = ()
     ) -> None:
-        self.folder, self.journal = folder, Journal()
-        self.tokens, self.access, self.resources = Tokens(), Access(self.journal), Resources()
+        self.folder, self.request_log = folder, RequestLog()
+        self.tokens, self.access, self.resources = Tokens(), Access(self.request_log), Resources()
         self.accounts = Accounts(accounts)
         self.vaults = Vaults(set(vault_names), self.tokens, self.access)
         self.usages: list[Json] = []
@@ -89,14 +89,14 @@ class LoopbackCloud:
         self._azurite = Azurite(folder / "blobs", self.accounts.keys)
         self._servers: list[tuple[uvicorn.Server, threading.Thread]] = []
         self._proxy: Proxy | None = None
-        self.tracking: Tracking
+        self.tracking: MlflowTracking
 
     def __enter__(self) -> LoopbackCloud:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._certificates = make_certificates(self.folder / "tls")
         with ExitStack() as begun, ThreadPoolExecutor(1) as beside:
             begun.callback(self._stop)
-            tracking = beside.submit(Tracking, self.folder, data_plane.HOST)
+            tracking = beside.submit(MlflowTracking, self.folder, data_plane.HOST)
             self._timed("azurite", self._azurite.start)
             self.accounts.port = self._azurite.port
             self._timed("mlflow", lambda: setattr(self, "tracking", tracking.result()))
@@ -267,7 +267,7 @@ class LoopbackCloud:
         )
         self._data = DataPlane(
             self.resources, self.accounts, self.tokens, self.access, self.executor, self.tracking,
-            Registry(self.resources, self.accounts),
+            ModelRegistry(self.resources, self.accounts),
         )  # fmt: skip
         self._sign_in, self._blobs = (
             SignIn(self.tokens),
@@ -280,7 +280,7 @@ class LoopbackCloud:
         inside = self._listen(
             Starlette(routes=[Route("/identity", self._sign_in.managed, methods=["GET"])])
         )
-        self._proxy = Proxy(HOSTS, azure, self.journal)
+        self._proxy = Proxy(HOSTS, azure, self.request_log)
         self._proxy.start()
         services.identity_endpoint = f"http://127.0.0.1:{inside}/identity"
         services.client_environment = self.environment()
@@ -329,11 +329,11 @@ class LoopbackCloud:
             answer = await self._blobs.answer(request)
         what = f"{request.method} {host}{request.url.path}"
         if answer is None:
-            self.journal.unrouted.append(what)
+            self.request_log.unrouted.append(what)
             answer = JSONResponse(
                 {"error": {"code": "NotInTheStandIn", "message": f"No answer for {what}"}}, 501
             )
-        self.journal.requests.append(f"{what} {answer.status_code}")
+        self.request_log.requests.append(f"{what} {answer.status_code}")
         return answer
 
     def _timed(self, part: str, start: Any) -> None:

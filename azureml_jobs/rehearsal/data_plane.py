@@ -19,11 +19,11 @@ from azureml_jobs.rehearsal.answers import forbidden, not_found, not_signed_in
 from azureml_jobs.rehearsal.arm import AUDIENCES
 from azureml_jobs.rehearsal.blobs import Accounts
 from azureml_jobs.rehearsal.executor import Executor, Job, run_audience
+from azureml_jobs.rehearsal.mlflow_tracking import MlflowTracking
+from azureml_jobs.rehearsal.model_registry import ModelRegistry
 from azureml_jobs.rehearsal.mounts import ARTIFACTS
-from azureml_jobs.rehearsal.registry import Registry
 from azureml_jobs.rehearsal.resources import Address, Json, Resources, stamp
 from azureml_jobs.rehearsal.tokens import NotSignedIn, Tokens
-from azureml_jobs.rehearsal.tracking import Tracking
 
 REGION: Final = "loopback"
 HOST: Final = f"{REGION}.api.azureml.ms"
@@ -46,8 +46,8 @@ class DataPlane:
     tokens: Tokens
     access: Access
     executor: Executor
-    tracking: Tracking
-    registry: Registry
+    tracking: MlflowTracking
+    registry: ModelRegistry
     _logs: dict[str, Job] = field(default_factory=dict)  # by the unguessable part of their address
 
     async def answer(self, request: Request) -> Response | None:

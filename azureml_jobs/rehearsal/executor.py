@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from azureml_jobs.rehearsal.job_environment import JobFacts, machine_variables, ranks, run_variables
+from azureml_jobs.rehearsal.mlflow_tracking import MlflowTracking
 from azureml_jobs.rehearsal.mounts import ARTIFACTS, MountFailed, Mounts, Place
 from azureml_jobs.rehearsal.resources import Address, Json, Resources
 from azureml_jobs.rehearsal.tokens import Identity, Tokens
-from azureml_jobs.rehearsal.tracking import Tracking
 
 OVER: Final = ("Completed", "Failed", "Canceled")
 POLL_SECONDS: Final = 0.1
@@ -35,7 +35,7 @@ class Services:
 
     resources: Resources
     mounts: Mounts
-    tracking: Tracking
+    tracking: MlflowTracking
     tokens: Tokens
     host: str
     identity_endpoint: str = ""

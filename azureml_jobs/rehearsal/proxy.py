@@ -7,7 +7,7 @@ import fnmatch
 import threading
 from collections.abc import Sequence
 
-from azureml_jobs.rehearsal.journal import Journal
+from azureml_jobs.rehearsal.request_log import RequestLog
 
 CHUNK = 1 << 16
 
@@ -15,8 +15,8 @@ CHUNK = 1 << 16
 class Proxy:
     """Leads `CONNECT host:443` to a local port where `host` matches one of the patterns."""
 
-    def __init__(self, patterns: Sequence[str], port: int, journal: Journal) -> None:
-        self._patterns, self._target, self._journal = patterns, port, journal
+    def __init__(self, patterns: Sequence[str], port: int, request_log: RequestLog) -> None:
+        self._patterns, self._target, self._request_log = patterns, port, request_log
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -52,7 +52,7 @@ class Proxy:
             head = await reader.readuntil(b"\r\n\r\n")
             method, target, *_ = head.split(b"\r\n")[0].decode("latin-1").split()
             if method != "CONNECT" or not self._leads(target.rpartition(":")[0]):
-                self._journal.outbound.append(f"{method} {target}")
+                self._request_log.outbound.append(f"{method} {target}")
                 writer.write(
                     b"HTTP/1.1 403 Forbidden: outside the rehearsal\r\nContent-Length: 0\r\n\r\n"
                 )

@@ -35,7 +35,7 @@ def cloud(
             monkeypatch.delenv(name)
     for name, value in loopback.environment().items():
         monkeypatch.setenv(name, value)
-    loopback.journal.forget()
+    loopback.request_log.forget()
     yield loopback
-    assert loopback.journal.unrouted == []
-    assert loopback.journal.outbound == []
+    assert loopback.request_log.unrouted == []
+    assert loopback.request_log.outbound == []

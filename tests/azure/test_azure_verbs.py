@@ -25,7 +25,7 @@ from azureml_jobs.cli import azure_run, azure_watch
 from azureml_jobs.cli.main import main
 from azureml_jobs.jobs.specification import TAG_FEDERATION, TAG_ROLE, TAG_SILO, JobSpec
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
-from azureml_jobs.rehearsal.federation import ENGINEER, Rehearsal, owner
+from azureml_jobs.rehearsal.rehearse import ENGINEER, Rehearsal, owner
 from conf.code_digest import PACKAGES
 from conf.errors import AzureError, RoundError
 from server.orchestrator.backends import store_of
@@ -147,19 +147,19 @@ def test_status_is_one_table_of_which_a_role_sees_its_rows(
     ]  # fmt: skip
     assert [row.index(row.split()[2]) for row in rows[:2]] == [head.index("job")] * 2
     assert rows[0].index("https://ml.azure.com/runs/") == head.index("where")
-    assert federation.cloud.journal.refused() == []
+    assert federation.cloud.request_log.refused() == []
     assert federation.meadow("status", who=ENGINEER) == 0
     seen = capfd.readouterr().out.splitlines()
     assert seen[1].split()[:3] == rows[0].split()[:3]
     assert all(line.split()[1:3] == ["not", "seen"] for line in seen[2:4])
     assert "not yours to see: it needs the role 'Reader' there" in seen[2]
-    federation.cloud.journal.forget()
+    federation.cloud.request_log.forget()
     assert federation.meadow("status", "as=silo:north", who=owner("north")) == 0
     asked = capfd.readouterr().out.splitlines()
     assert (
         "not asked" in asked[1] and asked[2].split()[1] == "Completed" and "not asked" in asked[3]
     )
-    assert federation.cloud.journal.refused() == [] and len(asked) == 4
+    assert federation.cloud.request_log.refused() == [] and len(asked) == 4
 
 
 def test_status_goes_on_where_a_workspace_is_not_there_and_ends_where_nothing_is_seen(
@@ -243,7 +243,7 @@ def test_logs_of_jobs_at_work_show_what_they_said_so_far(
         "north  at work",
     ]  # owners read the hub, to find the server
     assert told.err.count("MDW-801") == told.err.count("\n") == 1 and "workspace south" in told.err
-    federation.cloud.journal.forget()
+    federation.cloud.request_log.forget()
     assert federation.meadow("logs", "silo=west") == 2 and "MDW-193" in capfd.readouterr().err
 
 
@@ -355,7 +355,7 @@ def test_who_may_read_the_store_alone_waits_without_seeing_the_job(federation: F
     ask(federation, "one", Outcome("finished"))
     federation.cloud.access.grant("scientist", "Storage Blob Data Contributor", "storage:hub")
     assert federation.meadow("wait", "run=one", who="scientist") == 0
-    federation.cloud.journal.forget()
+    federation.cloud.request_log.forget()
 
 
 # ---- starting and ending

@@ -191,7 +191,7 @@ def test_the_store_works_with_an_identity_of_its_own(
     assert not store.put_if_absent(name, b"y")
     lease = store.acquire(f"{name}-lease", "one", 60)
     assert lease is not None and store.renew(lease, 60).epoch == 1
-    assert cloud.journal.refused() == []
+    assert cloud.request_log.refused() == []
 
 
 def test_a_refusal_names_the_identity_and_the_role(
@@ -203,7 +203,7 @@ def test_a_refusal_names_the_identity_and_the_role(
         match=r"MDW-514.*north/gpu.*Grant this identity the role 'Storage Blob Data",
     ):
         store.put_if_absent("a", b"")
-    assert [(t.identity, t.resource) for t in cloud.journal.refused()] == [
+    assert [(t.identity, t.resource) for t in cloud.request_log.refused()] == [
         ("north/gpu", "storage:hub")
     ]
 

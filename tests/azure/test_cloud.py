@@ -83,7 +83,7 @@ def test_a_job_runs_is_followed_and_downloaded(
     assert list((tmp_path / "got").rglob("hello.py")), sorted(
         map(str, (tmp_path / "got").rglob("*"))
     )
-    assert cloud.journal.refused() == []
+    assert cloud.request_log.refused() == []
 
 
 def test_a_running_job_is_cancelled(
@@ -112,7 +112,7 @@ def test_a_stranger_may_not_submit(
     ml = client(cloud, monkeypatch, "hub", who="stranger")
     with pytest.raises(HttpResponseError, match="does not have authorization"):
         ml.jobs.create_or_update(job(code, "true"))
-    assert {(t.identity, t.resource) for t in cloud.journal.refused()} == {
+    assert {(t.identity, t.resource) for t in cloud.request_log.refused()} == {
         ("stranger", "workspace:hub")
     }
 

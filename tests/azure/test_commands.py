@@ -18,7 +18,7 @@ import pytest
 
 from azureml_jobs.jobs.snapshot import snapshot
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
-from azureml_jobs.rehearsal.federation import ENGINEER, Rehearsal, owner, vaults
+from azureml_jobs.rehearsal.rehearse import ENGINEER, Rehearsal, owner, vaults
 from conf.errors import AzureError
 from server.orchestrator.backends import store_of
 from server.run.history import read_history
@@ -95,7 +95,7 @@ def meadow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
             cloud.access.grant(ALL, "Storage Blob Data Contributor", f"storage:{name}")
         cloud.access.grant("scientist", "Storage Blob Data Contributor", "storage:hub")
         yield Commands(rehearsal, tree)
-        assert (cloud.journal.outbound, cloud.journal.unrouted) == ([], [])
+        assert (cloud.request_log.outbound, cloud.request_log.unrouted) == ([], [])
     os.environ.clear()
     os.environ.update(before)
 
@@ -111,7 +111,7 @@ def test_launch_all_does_one_run_brings_it_home_and_ends_its_jobs(meadow: Comman
     history = read_history(meadow.rehearsal.folder / "outputs" / "first")
     assert [sorted(record.replied) for record in history] == [list(SILOS)] * 2
     assert meadow.states() == ["Canceled"] * 3
-    assert meadow.rehearsal.cloud.journal.refused() == []
+    assert meadow.rehearsal.cloud.request_log.refused() == []
 
 
 def test_each_role_launches_its_own_and_of_two_servers_at_once_one_stays(meadow: Commands) -> None:
@@ -140,12 +140,12 @@ def test_each_role_launches_its_own_and_of_two_servers_at_once_one_stays(meadow:
             "launch", "client", f"silo={name}", who=owner(name)
         )
     assert len(meadow.states()) == jobs + 2
-    meadow.rehearsal.cloud.journal.forget()
+    meadow.rehearsal.cloud.request_log.forget()
     refused = meadow.run(
         "launch", "client", "silo=north", who=owner("south"), status=AzureError.exit_status
     )
     assert "MDW-813" in refused and len(meadow.states()) == jobs + 2
-    meadow.rehearsal.cloud.journal.forget()
+    meadow.rehearsal.cloud.request_log.forget()
 
 
 def test_a_run_is_submitted_followed_waited_for_and_brought_home(meadow: Commands) -> None:
@@ -160,7 +160,7 @@ def test_a_run_is_submitted_followed_waited_for_and_brought_home(meadow: Command
         "asked",
     ]
     assert "run second: finished" in meadow.run("wait", "run=second", who="scientist")
-    meadow.rehearsal.cloud.journal.forget()  # whether the orchestrator is at work is not the scientist's to see
+    meadow.rehearsal.cloud.request_log.forget()  # whether the orchestrator is at work is not the scientist's to see
     for _ in range(2):
         assert "outputs/second" in meadow.run("download", "run=second", who="scientist")
         result = RunResult.read(meadow.rehearsal.folder / "outputs" / "second")

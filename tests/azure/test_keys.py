@@ -113,7 +113,7 @@ def people(cloud: LoopbackCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             secrets.delete(name)
     for key, value in cloud.signed_in_as(ENGINEER).items():
         monkeypatch.setenv(key, value)
-    cloud.journal.forget()
+    cloud.request_log.forget()
     return People(cloud, tmp_path, f"keys-{tmp_path.name}"[:64])
 
 
@@ -152,7 +152,7 @@ def test_the_page_s_commands_give_each_role_its_keys_and_change_them(
     assert list(people.current().values()) == ["north"]
     people.type(ENGINEER, "meadow keys revoke north federation.file=hospitals.yaml")
     assert people.current() == {}
-    assert people.cloud.journal.refused() == []  # nobody asked for what is another's
+    assert people.cloud.request_log.refused() == []  # nobody asked for what is another's
 
 
 def test_the_key_in_the_vault_is_the_one_that_was_handed_out(

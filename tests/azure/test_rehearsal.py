@@ -24,7 +24,7 @@ from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.jobs.snapshot import snapshot
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from azureml_jobs.rehearsal.executor import Job
-from azureml_jobs.rehearsal.federation import ENGINEER, NAMES, Rehearsal, owner, vaults
+from azureml_jobs.rehearsal.rehearse import ENGINEER, NAMES, Rehearsal, owner, vaults
 from conf.errors import AzureError
 from server.orchestrator.backends import store_of
 from server.run.history import read_history
@@ -57,7 +57,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
         rehearsal.build()
         rehearsal.make_keys()
         yield rehearsal
-        assert (cloud.journal.unrouted, cloud.journal.outbound) == ([], [])
+        assert (cloud.request_log.unrouted, cloud.request_log.outbound) == ([], [])
     os.environ.clear()
     os.environ.update(before)
 
@@ -156,10 +156,10 @@ def test_a_silo_that_may_not_read_its_key_fails_with_identity_vault_and_role(
         and "west/gpu-west" in said
         and "Key Vault Secrets User" in said
     )
-    assert [(t.identity, t.resource) for t in built.cloud.journal.refused()] == [
+    assert [(t.identity, t.resource) for t in built.cloud.request_log.refused()] == [
         ("west/gpu-west", "vault:kv-west")
     ]
-    built.cloud.journal.forget()
+    built.cloud.request_log.forget()
 
 
 def test_a_dry_run_writes_what_az_takes_and_sends_nothing(
@@ -305,17 +305,17 @@ def test_a_second_launch_starts_nothing(federation: Rehearsal) -> None:
 
 @pytest.mark.slow
 def test_jobs_ask_only_for_what_is_their_silo_s(federation: Rehearsal) -> None:
-    journal = federation.cloud.journal
+    request_log = federation.cloud.request_log
     for name in NAMES:
-        assert journal.resources_of(f"{name}/gpu-{name}") <= {
+        assert request_log.resources_of(f"{name}/gpu-{name}") <= {
             f"vault:kv-{name}",
             f"storage:{name}",
             "workspace:hub",
         }
-        assert journal.resources_of(owner(name)) <= {
+        assert request_log.resources_of(owner(name)) <= {
             f"vault:kv-{name}", f"storage:{name}", f"workspace:{name}", "workspace:hub",
         }  # fmt: skip
-    assert (journal.refused(), journal.outbound, journal.unrouted) == ([], [], [])
+    assert (request_log.refused(), request_log.outbound, request_log.unrouted) == ([], [], [])
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_another_silo_s_vault_is_refused_with_identity_and_role(
         AzureError, match=r"MDW-801.*kv-north.*south/gpu.*role 'Key Vault Secrets User'"
     ):
         VaultSecrets("kv-north").get("node-north")
-    assert [(t.identity, t.resource) for t in cloud.journal.refused()] == [
+    assert [(t.identity, t.resource) for t in cloud.request_log.refused()] == [
         ("south/gpu", "vault:kv-north")
     ]
 

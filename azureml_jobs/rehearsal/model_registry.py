@@ -15,9 +15,9 @@ from mlflow.protos import model_registry_pb2 as api
 from starlette.responses import Response
 
 from azureml_jobs.rehearsal.blobs import Accounts
+from azureml_jobs.rehearsal.mlflow_tracking import Message, responded
 from azureml_jobs.rehearsal.mounts import ARTIFACTS
 from azureml_jobs.rehearsal.resources import Json, Resources
-from azureml_jobs.rehearsal.tracking import Message, responded
 
 _SOURCE: Final = re.compile(
     r"azureml://[^/]+/mlflow/v2\.0(/subscriptions/.+)/experiments/[^/]+/runs/([^/]+)/artifacts/(.+)"
@@ -31,7 +31,7 @@ _DESCRIPTION: Final = "description"
 
 
 @dataclass
-class Registry:
+class ModelRegistry:
     """The models of all workspaces."""
 
     resources: Resources
@@ -107,12 +107,12 @@ class Registry:
         return found
 
 
-Verb = Callable[[Registry, str, Message], Message]
+Verb = Callable[[ModelRegistry, str, Message], Message]
 _VERBS: Final[dict[str, tuple[Callable[[], Message], Verb]]] = {
-    "registered-models/create": (api.CreateRegisteredModel, Registry.create_model),
-    "registered-models/get": (api.GetRegisteredModel, Registry.get_model),
-    "model-versions/create": (api.CreateModelVersion, Registry.create_version),
-    "model-versions/get": (api.GetModelVersion, Registry.get_version),
+    "registered-models/create": (api.CreateRegisteredModel, ModelRegistry.create_model),
+    "registered-models/get": (api.GetRegisteredModel, ModelRegistry.get_model),
+    "model-versions/create": (api.CreateModelVersion, ModelRegistry.create_version),
+    "model-versions/get": (api.GetModelVersion, ModelRegistry.get_version),
 }
 
 

@@ -18,7 +18,7 @@ class Touch:
 
 
 @dataclass
-class Journal:
+class RequestLog:
     """Everything that a test or the table at the end of a rehearsal asks about; safe to use from several threads."""
 
     touches: set[Touch] = field(default_factory=set)

@@ -191,13 +191,13 @@ class Rehearsal:
 
     def epilogue(self) -> list[str]:
         """Return what was refused and what nobody knew: empty lists in a good rehearsal; and what it does not show."""
-        journal = self.cloud.journal
+        request_log = self.cloud.request_log
         refused = [
             f"  {t.identity} may not {t.action} {t.resource}: needs '{t.role}'"
-            for t in journal.refused()
+            for t in request_log.refused()
         ]
-        outside = [f"  {host}" for host in sorted(set(journal.outbound))]
-        unknown = [f"  {request}" for request in sorted(set(journal.unrouted))]
+        outside = [f"  {host}" for host in sorted(set(request_log.outbound))]
+        unknown = [f"  {request}" for request in sorted(set(request_log.unrouted))]
         return [
             f"Refused by the table of who may touch what: {len(refused)}", *refused,
             f"Hosts outside the rehearsal, refused: {len(outside)}", *outside,
@@ -304,8 +304,8 @@ def rehearse(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
     say(
         f"{ran:.0f} for the jobs to start and the run to end, {time.monotonic() - begun:.0f} in all."
     )
-    journal = rehearsal.cloud.journal
-    refused = journal.refused() or journal.outbound or journal.unrouted
+    request_log = rehearsal.cloud.request_log
+    refused = request_log.refused() or request_log.outbound or request_log.unrouted
     return int(outcome.exit) or (AzureError.exit_status if refused else 0)
 
 

@@ -26,7 +26,7 @@ forms: Any = proto_json_utils
 _BETWEEN: Final = " in "
 
 
-class Tracking:
+class MlflowTracking:
     """The runs of all workspaces in one sqlite file; raises MlflowException for what MLflow refuses."""
 
     def __init__(self, folder: Path, host: str) -> None:
@@ -193,21 +193,21 @@ class Tracking:
         return shown
 
 
-Verb = Callable[[Tracking, str, Message], Message]
+Verb = Callable[[MlflowTracking, str, Message], Message]
 _VERBS: Final[dict[str, tuple[Callable[[], Message], Verb]]] = {
-    "experiments/create": (api.CreateExperiment, Tracking.create_experiment),
-    "experiments/search": (api.SearchExperiments, Tracking.search_experiments),
-    "experiments/get": (api.GetExperiment, Tracking.get_experiment),
-    "experiments/get-by-name": (api.GetExperimentByName, Tracking.get_experiment_by_name),
-    "runs/create": (api.CreateRun, Tracking.create_run),
-    "runs/get": (api.GetRun, Tracking.get_run),
-    "runs/update": (api.UpdateRun, Tracking.update_run),
-    "runs/search": (api.SearchRuns, Tracking.search_runs),
-    "runs/log-batch": (api.LogBatch, Tracking.log_batch),
-    "runs/log-metric": (api.LogMetric, Tracking.log_metric),
-    "runs/log-parameter": (api.LogParam, Tracking.log_param),
-    "runs/set-tag": (api.SetTag, Tracking.set_tag),
-    "metrics/get-history": (api.GetMetricHistory, Tracking.metric_history),
+    "experiments/create": (api.CreateExperiment, MlflowTracking.create_experiment),
+    "experiments/search": (api.SearchExperiments, MlflowTracking.search_experiments),
+    "experiments/get": (api.GetExperiment, MlflowTracking.get_experiment),
+    "experiments/get-by-name": (api.GetExperimentByName, MlflowTracking.get_experiment_by_name),
+    "runs/create": (api.CreateRun, MlflowTracking.create_run),
+    "runs/get": (api.GetRun, MlflowTracking.get_run),
+    "runs/update": (api.UpdateRun, MlflowTracking.update_run),
+    "runs/search": (api.SearchRuns, MlflowTracking.search_runs),
+    "runs/log-batch": (api.LogBatch, MlflowTracking.log_batch),
+    "runs/log-metric": (api.LogMetric, MlflowTracking.log_metric),
+    "runs/log-parameter": (api.LogParam, MlflowTracking.log_param),
+    "runs/set-tag": (api.SetTag, MlflowTracking.set_tag),
+    "metrics/get-history": (api.GetMetricHistory, MlflowTracking.metric_history),
 }
 
 
