@@ -1,4 +1,4 @@
-"""Flower's `Grid` over the LinkState in this process: replies are yielded in the moment in which they are complete."""
+"""Flower's `Grid` over the instructions in this process: each reply is yielded at the moment when it is complete."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Final
 from flwr.app import Error, Message
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.run import Run
 
 from conf.errors import WireError
-from server.orchestrator.fleet import Fleet, Open, objects_of, release
+from server.orchestrator.fleet import Fleet
+from server.orchestrator.instructions import PendingInstruction, State, release
 from server.orchestrator.packed_grid import PackingGrid
 from strategies.wire.objects import inflate
 
@@ -28,7 +28,9 @@ class OrchestratorGrid(PackingGrid):
     """The silos of one open run. `silos` maps node ids to names, of every silo that the run names."""
 
     def __init__(self, fleet: Fleet, run: Run, silos: Mapping[int, str]) -> None:
-        self._fleet, self._run, self._silos = fleet, run, dict(silos)
+        self._fleet = fleet
+        self._run = run
+        self._silos = dict(silos)
 
     @property
     def run(self) -> Run:
@@ -41,30 +43,25 @@ class OrchestratorGrid(PackingGrid):
 
     def names(self) -> dict[int, str]:
         """Return the run's silos with an admitted key by node id; of one with two keys, the node last heard of."""
+        entries = [one for one in self._fleet.nodes.entries() if one.id in self._silos]
         latest: dict[str, int] = {}
-        for node in sorted(
-            self._silos.keys() & self._fleet.link.nodes.keys(), key=self._last_heard
-        ):
-            latest[self._silos[node]] = node
+        for entry in sorted(entries, key=lambda one: (one.online_until, one.id)):
+            latest[self._silos[entry.id]] = entry.id
         return {node: name for name, node in sorted(latest.items())}
 
     def get_node_ids(self) -> list[int]:
         """Return the nodes of the run that are there, in the order of their silos' names."""
-        return [node for node in self.names() if self._fleet.link.is_online(node)]
-
-    def get_nodes(self) -> list[NodeInfo]:
-        """See Flower's `Grid`."""
-        return list(self._fleet.link.get_node_info(node_ids=self.get_node_ids()))
+        return [node for node in self.names() if self._fleet.nodes.is_online(node)]
 
     def packs(self, node: int) -> bool:
         """Say whether a node reads packed records: Meadow's own do."""
-        return self._fleet.is_own(node)
+        return self._fleet.nodes.is_own(node)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages and return their ids, empty where a node can't be asked."""
         sent = list(messages)
         ids = [
-            self._fleet.ask(message) if message.metadata.dst_node_id in self._silos else None
+            self._fleet.enqueue(message) if message.metadata.dst_node_id in self._silos else None
             for message in sent
         ]
         for message in sent:
@@ -78,7 +75,7 @@ class OrchestratorGrid(PackingGrid):
 
         A node that has gone before it answered is yielded as an error, NODE_UNAVAILABLE.
         """
-        waiting = {id for id in message_ids if id in self._fleet.open}
+        waiting = {id for id in message_ids if self._fleet.instructions.get(id) is not None}
         deadline = None if timeout is None else time.monotonic() + timeout
         while waiting:
             ready = self._ready(waiting, deadline)
@@ -86,9 +83,9 @@ class OrchestratorGrid(PackingGrid):
                 return
             for id in ready:
                 waiting.discard(id)
-                asked = self._fleet.open.get(id)
+                asked = self._fleet.instructions.get(id)
                 if asked is not None:
-                    yield self._take(id, asked)
+                    yield self._take(asked)
 
     def forget(self, message_ids: Iterable[str]) -> None:
         """Drop the messages of a closed round; a reply that still comes is refused."""
@@ -104,41 +101,33 @@ class OrchestratorGrid(PackingGrid):
         with self._fleet.changed:
             while True:
                 ready = [id for id in waiting if self._is_ready(id)]
-                left = (
-                    TICK_SECONDS
-                    if deadline is None
-                    else min(TICK_SECONDS, deadline - time.monotonic())
-                )
+                left = TICK_SECONDS
+                if deadline is not None:
+                    left = min(left, deadline - time.monotonic())
                 if ready or left <= 0:
                     return ready
                 self._fleet.changed.wait(left)
 
     def _is_ready(self, id: str) -> bool:
-        asked = self._fleet.open.get(id)
-        return asked is None or asked.answered or not self._fleet.link.is_online(asked.node)
+        asked = self._fleet.instructions.get(id)
+        return asked is None or asked.is_over or not self._fleet.nodes.is_online(asked.node)
 
-    def _take(self, id: str, asked: Open) -> Message:
+    def _take(self, asked: PendingInstruction) -> Message:
+        """Return the reply to an instruction, or the error that stands for it; the instruction is closed."""
+        with self._fleet.changed:
+            state = asked.state
+            contents = self._fleet.instructions.store.held_by(asked.reply_holder)
+            self._fleet.instructions.close(asked.id)
+        if asked.error is not None:
+            return Message(asked.error, reply_to=asked.message)
+        if state is not State.ANSWERED or asked.upload is None:
+            gone = Error(ErrorCode.NODE_UNAVAILABLE, f"{asked.silo} has gone before it answered")
+            return Message(gone, reply_to=asked.message)
+        metadata = asked.upload.metadata
         try:
-            head = self._fleet.link.reply_head(id)
-            if not asked.answered or head is None or asked.upload is None:
-                silo = self._silos.get(asked.node, "a silo")
-                return self._error(
-                    asked.message, ErrorCode.NODE_UNAVAILABLE, f"{silo} has gone before it answered"
-                )
-            contents = dict(objects_of(self._fleet, asked.upload.reply_id))
-            self._fleet.store.delete(asked.upload.reply_id)
-            content = inflate(asked.upload.reply_id, contents, self._fleet.limits.update_bytes)
+            content = inflate(metadata.message_id, contents, self._fleet.limits.update_bytes)
         except WireError as error:
-            return self._error(asked.message, ErrorCode.UNKNOWN, str(error))
-        finally:
-            self._fleet.close(id)
+            return Message(Error(ErrorCode.UNKNOWN, str(error)), reply_to=asked.message)
         if isinstance(content, Error):
-            return make_message(metadata=head.metadata, error=content)
-        return make_message(metadata=head.metadata, content=content)
-
-    def _error(self, message: Message, code: int, why: str) -> Message:
-        return Message(Error(code, why), reply_to=message)
-
-    def _last_heard(self, node: int) -> float:
-        info = self._fleet.link.nodes.get(node)
-        return float(info.online_until or 0.0) if info is not None else 0.0
+            return make_message(metadata=metadata, error=content)
+        return make_message(metadata=metadata, content=content)

@@ -1,6 +1,6 @@
-"""Who may call: every call is checked here before Flower's own check, and refused with a reason that has a code.
+"""Who may call: every call is checked here before anything else is done, and refused with a reason that has a code.
 
-Flower signs a timestamp only, parses the headers outside any try, and remembers no signature. Here a header is
+Flower's nodes sign a timestamp only, and its server remembers no signature. Here a header is
 parsed only for a key that was admitted; a signature counts once, and not at all where it is older than this process,
 which can't know whether its predecessor saw it; a clock that is wrong is called so. A call carries:
 `flwr-public-key-bin` (PEM), `flwr-timestamp` (ISO 8601), `flwr-signature-bin` (ECDSA over the timestamp).
@@ -39,10 +39,6 @@ from flwr.proto.fleet_pb2 import (
     RegisterNodeFleetRequest,
     UnregisterNodeFleetRequest,
 )
-from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import (
-    NodeAuthServerInterceptor,
-)
-from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.supercore.error import ApiErrorCode
 from flwr.supercore.primitives.asymmetric import (
     bytes_to_public_key,
@@ -53,7 +49,7 @@ from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT, supports
-from server.orchestrator.link_state import node_id_of
+from server.orchestrator.nodes import node_id_of
 
 log = logging.getLogger(__name__)
 
@@ -217,10 +213,10 @@ class Keys:
 
 
 class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
-    """Checks each call of the Fleet service by `Keys`, then by Flower's own interceptor, in the call's own thread."""
+    """Checks each call of the Fleet service by `Keys`, in the call's own thread."""
 
-    def __init__(self, keys: Keys, factory: LinkStateFactory) -> None:
-        self._keys, self._flower = keys, NodeAuthServerInterceptor(factory)
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
         self._log = _SparseLog()
 
     def intercept_service(
@@ -244,9 +240,7 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
             except Refusal as refusal:
                 self._log.refused(refusal, context.peer(), details.method)
                 context.abort(*refusal.answer())
-            return self._flower.intercept_service(lambda _: inner, details).unary_unary(
-                request, context
-            )
+            return inner.unary_unary(request, context)
 
         return grpc.unary_unary_rpc_method_handler(
             checked,

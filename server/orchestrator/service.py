@@ -1,4 +1,4 @@
-"""The orchestrator: one process, one open port, Flower's Fleet service on it, and the runs driven from inside.
+"""The orchestrator: one process, one open port, the Fleet service on it, and the runs driven from inside.
 
 How it is used:
 
@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import hashlib
 import logging
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -29,28 +27,15 @@ from typing import Final
 import grpc
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate
-from flwr.common.constant import (
-    HEARTBEAT_DEFAULT_INTERVAL,
-    NOOP_FLWR_AID,
-    SUPERLINK_NODE_ID,
-    SubStatus,
-)
-from flwr.server.superlink.linkstate import LinkStateFactory
-from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, NOOP_FEDERATION_ID, TaskType
-from flwr.supercore.fab import Fab
-from flwr.supercore.interceptors import RpcErrorTranslationServerInterceptor
-from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.federation import NoOpFederationManager
 
 from azureml_jobs.identity.authority import ServerCredentials
 from client.malloc import keep_activations_mapped, share_one_heap
-from conf.code_digest import app_hash, app_listing
 from conf.errors import IdentityError, SiloError
-from server.orchestrator.fleet import Fleet, Limits, RunAccess
+from server.orchestrator.fleet import Fleet, Limits
 from server.orchestrator.grid import OrchestratorGrid
 from server.orchestrator.identity import IdentityInterceptor, Keys, public_pem
-from server.orchestrator.link_state import StableLinkState, node_id_of
+from server.orchestrator.nodes import node_id_of
+from server.orchestrator.open_run import OpenRun
 from strategies.wire.fleet_calls import add_fleet
 
 log = logging.getLogger(__name__)
@@ -79,16 +64,14 @@ class Orchestrator:
 
         Raises IdentityError MDW-740 for a key that can't be used.
         """
-        limits = limits or Limits()
-        manager, objects = NoOpFederationManager(), ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
-        self._factory = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, manager, objects)
-        self._link = self._factory.state_instance = StableLinkState(manager, objects.store())
-        self._fleet = Fleet(self._factory, objects, self._link, limits)
+        self._limits = limits or Limits()
+        self._fleet = Fleet(self._limits)
         self._keys = Keys()
-        self._interceptor = IdentityInterceptor(self._keys, self._factory)
-        self._address, self._credentials, self._limits = address, credentials, limits
+        self._interceptor = IdentityInterceptor(self._keys)
+        self._address = address
+        self._credentials = credentials
         self._server: grpc.Server | None = None
-        self._run: _OpenRun | None = None
+        self._run: OpenRun | None = None
         self.address = address
         for silo, key in keys.items():
             self.admit_key(silo, key)
@@ -97,24 +80,25 @@ class Orchestrator:
         """Listen; afterwards `address` has the port. Raises IdentityError MDW-750 or MDW-751."""
         share_one_heap()
         keep_activations_mapped()  # chunks of updates are freed and needed again each round
-        threads = SPARE_THREADS + THREADS_PER_KEY * max(8, 2 * len(self._link.nodes))
+        threads = SPARE_THREADS + THREADS_PER_KEY * max(8, 2 * len(self._fleet.nodes))
         server = grpc.server(
             concurrent.futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="fleet"),
             maximum_concurrent_rpcs=threads,
             options=_options(self._limits.call_bytes),
-            interceptors=[RpcErrorTranslationServerInterceptor(), self._interceptor],
+            interceptors=[self._interceptor],
         )
         add_fleet(self._fleet, server)
         port = _bind(server, self._address, self._credentials)
         server.start()
-        self._server, self.address = server, f"{self._address.rpartition(':')[0]}:{port}"
+        self._server = server
+        self.address = f"{self._address.rpartition(':')[0]}:{port}"
         log.info("listening on %s", self.address)
 
     def admit_key(self, silo: str, public_key: bytes) -> None:
         """Let a key in as that silo's, at once; a silo may have two while its key is changed."""
         pem = public_pem(public_key)
         self._keys.admit(pem, silo)
-        node = self._link.admit(pem, silo)
+        node = self._fleet.nodes.admit(pem, silo)
         if self._run is not None and silo in self._run.silos:
             self._run.add(node, silo)
 
@@ -126,7 +110,7 @@ class Orchestrator:
             if self._fleet.access is not None:
                 others = self._fleet.access.nodes - {node_id_of(pem)}
                 self._fleet.access = replace(self._fleet.access, nodes=others)
-            self._link.expel(pem)
+            self._fleet.nodes.expel(pem)
             self._fleet.changed.notify_all()
 
     def tell_end(self, public_key: bytes, ends: float) -> None:
@@ -136,12 +120,8 @@ class Orchestrator:
 
     def connected(self) -> list[str]:
         """Return the names of the silos that are there."""
-        names = {
-            info.name
-            for info in self._link.nodes.values()
-            if info.name and self._link.is_online(info.node_id)
-        }
-        return sorted(names)
+        nodes = self._fleet.nodes
+        return sorted({entry.silo for entry in nodes.entries() if nodes.is_online(entry.id)})
 
     def wait_for(self, silos: Iterable[str], quorum: int, timeout: float) -> list[str]:
         """Return the named silos that are there once `quorum` of them are; raises SiloError MDW-330."""
@@ -171,19 +151,19 @@ class Orchestrator:
         self.close_run()
         names = set(silos)
         nodes = {
-            info.node_id: str(info.name) for info in self._link.nodes.values() if info.name in names
+            entry.id: entry.silo for entry in self._fleet.nodes.entries() if entry.silo in names
         }
         if keyless := sorted(names - set(nodes.values())):
             hint = "Add it with `meadow keys`, or leave the silo out."
             raise SiloError("MDW-332", f"No key is admitted for {', '.join(keyless)}.", hint)
         log.info("opening run %s for %s", run_id, ", ".join(sorted(names)))
-        self._run = _OpenRun(self._link, self._fleet, nodes, bundle)
+        self._run = OpenRun(self._fleet, nodes, bundle)
         return self._run.grid
 
-    def close_run(self, *, failed: bool = False) -> None:
+    def close_run(self) -> None:
         """End the open run, if there is one; its silos drop what they still do for it."""
         if self._run is not None:
-            self._run.close(SubStatus.FAILED if failed else SubStatus.COMPLETED)
+            self._run.close()
             self._run = None
 
     def stop(self, *, over: bool = True, drain: float = DRAIN_SECONDS) -> None:
@@ -201,91 +181,16 @@ class Orchestrator:
         with self._fleet.changed:
             self._fleet.over = True
             self._fleet.changed.notify_all()
-            while any(
-                self._fleet.is_own(n) and self._link.is_online(n) for n in list(self._link.nodes)
-            ):
+            while self._own_nodes_online():
                 left = deadline - time.monotonic()
                 if left <= 0:
                     log.warning("stopping, though %s did not sign off", ", ".join(self.connected()))
                     return
                 self._fleet.changed.wait(min(left, 0.5))
 
-
-class _OpenRun:
-    """One run as Flower's LinkState knows it: created, active, its heartbeat kept up, ended."""
-
-    def __init__(
-        self, link: StableLinkState, fleet: Fleet, nodes: dict[int, str], bundle: bytes | None
-    ) -> None:
-        self._link, self._fleet, self._nodes = link, fleet, nodes
-        content = bundle or app_listing()
-        fab = link.store_fab(Fab(hashlib.sha256(content).hexdigest(), content, {}))
-        name, version = _name_and_version(bundle)
-        id = link.create_run(
-            name, version, fab, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
-        )
-        run = link.get_run_info(run_ids=[id])[0]
-        self._task: int = run.primary_task_id or 0
-        link.claim_task(self._task)
-        link.activate_task(self._task)
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = (
-            id,
-            SUPERLINK_NODE_ID,
-            self._task,
-        )
-        self._id = id
-        self.grid = OrchestratorGrid(fleet, run, nodes)
-        self._ended = threading.Event()
-        self._beat = threading.Thread(target=self._keep_alive, name="run-heartbeat", daemon=True)
-        self._beat.start()
-        self._allow()
-
-    @property
-    def silos(self) -> set[str]:
-        """The names of the silos that take part."""
-        return set(self._nodes.values())
-
-    def add(self, node: int, silo: str) -> None:
-        """Let another node of a silo take part."""
-        self._nodes[node] = silo
-        self.grid.add(node, silo)
-        self._allow()
-
-    def close(self, status: str) -> None:
-        """End the run and free everything it holds."""
-        self._ended.set()
-        self._beat.join()
-        with self._fleet.changed:
-            self._fleet.access = None
-            self._fleet.deliveries.forget()
-            self.grid.forget(
-                [
-                    id
-                    for id, one in self._fleet.open.items()
-                    if one.message.metadata.run_id == self._id
-                ]
-            )
-            self._fleet.changed.notify_all()
-        self._link.finish_task(self._task, status, "")
-        self._link.cleanup_run(self._id)
-
-    def _allow(self) -> None:
-        with self._fleet.changed:
-            self._fleet.access = RunAccess(self._id, frozenset(self._nodes), app_hash())
-            self._fleet.changed.notify_all()
-
-    def _keep_alive(self) -> None:
-        """Flower ends a run whose driver has been silent for a minute."""
-        while not self._ended.wait(HEARTBEAT_DEFAULT_INTERVAL / 3):
-            self._link.acknowledge_task_heartbeat(self._task)
-
-
-def _name_and_version(bundle: bytes | None) -> tuple[str, str]:
-    if bundle is None:
-        return "meadow/meadow", "0"
-    from flwr.cli.config_utils import get_fab_metadata  # pulls in Flower's whole command line
-
-    return get_fab_metadata(bundle)
+    def _own_nodes_online(self) -> bool:
+        nodes = self._fleet.nodes
+        return any(entry.own and nodes.is_online(entry.id) for entry in nodes.entries())
 
 
 def quiet_flower(level: int = logging.WARNING) -> None:

@@ -34,7 +34,7 @@ def one_round(folder: Path, disturb: Callable[[Proxy], None], wait: float) -> li
             disturber.start()
             replies = list(grid.replies(ids, wait))
             disturber.join()
-            assert len(orchestrator._fleet.store) == 0
+            assert len(orchestrator._fleet.instructions.store) == 0
         proxy.close()
     assert len(lines(trained)) == 1
     return replies

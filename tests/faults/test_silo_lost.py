@@ -187,7 +187,8 @@ def test_killed_in_the_middle_of_its_upload_it_comes_back_and_its_update_counts_
             ids = grid.push_messages(
                 ask(grid, 1, model(size=10_000_000, seed=1), **{"trained-file": trained})
             )
-            until(lambda: any(one.upload and one.upload.bytes for one in fleet.open.values()), 60)
+            node = orchestrator._fleet.nodes.entries()[0].id
+            until(lambda: fleet.instructions.uploaded_by(node), 60)
             doomed.send(signal.SIGKILL)
             doomed.wait(10)
         with federation.process_node(orchestrator.address, federation.silos[0], *state):
@@ -223,7 +224,7 @@ def test_two_hundred_rounds_leave_memory_descriptors_and_disk_flat(tmp_path: Pat
         for before, after in zip(*marks, strict=True):
             assert after <= before * 1.1 + 5, marks
         assert disk < 3 * 1_200_000 and len(list(state.iterdir())) == 2
-        assert len(orchestrator._fleet.store) == 0
+        assert len(orchestrator._fleet.instructions.store) == 0
 
 
 def _rss(process: object) -> int:

@@ -13,7 +13,7 @@ from flwr.proto.node_pb2 import Node
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
 from azureml_jobs.identity.node_key import load_node_key
-from server.orchestrator.link_state import node_id_of
+from server.orchestrator.nodes import node_id_of
 from strategies.wire.fleet_calls import FleetStub
 from tests.faults.federation import Federation
 

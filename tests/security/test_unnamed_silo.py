@@ -75,7 +75,8 @@ def test_with_every_id_in_its_hand_it_is_refused_each_object_and_the_code(scene:
     grid = PackedGrid(scene.orchestrator.open_run("run", ["silo-1"]))
     fleet, run = scene.orchestrator._fleet, grid.run.run_id
     ids = grid.push_messages(ask(grid, 1, model(), sleep=3.0))
-    objects = [node.object_id for node in iterate_object_tree(fleet.store.get_object_tree(ids[0]))]
+    asked = fleet.instructions.get(ids[0])
+    objects = [node.object_id for node in iterate_object_tree(asked.tree)]
     assert len(objects) > 3, "the message, its records, an array and its chunk"
     insider = Caller.silo(scene.federation, scene.orchestrator.address, "silo-2")
     node = insider.node
@@ -107,4 +108,4 @@ def test_a_run_that_goes_on_to_name_it_opens_nothing_of_the_one_before(scene: Sc
     insider = Caller.silo(scene.federation, scene.orchestrator.address, "silo-2")
     request = PullObjectRequest(node=insider.node, run_id=old, object_id=id)
     assert "MDW-645" in insider.refused("PullObject", request)
-    until(lambda: id not in scene.orchestrator._fleet.open)
+    until(lambda: scene.orchestrator._fleet.instructions.get(id) is None)

@@ -110,14 +110,9 @@ class Scene:
     def ask(self, size: int = 10) -> list[str]:
         return self.grid.push_messages(ask(self.grid, 1, model(size)))
 
-    def left(self) -> tuple[int, int, int, int]:
-        fleet = self.orchestrator._fleet
-        return (
-            len(fleet.store),
-            fleet.link.num_message_ins(),
-            fleet.link.num_message_res(),
-            len(fleet.open),
-        )
+    def left(self) -> tuple[int, int]:
+        instructions = self.orchestrator._fleet.instructions
+        return len(instructions.store), len(instructions)
 
 
 @pytest.fixture
@@ -202,7 +197,7 @@ def test_a_reply_counts_once(scene: Scene) -> None:
     replies = list(scene.grid.replies(ids, 5))
     assert len(replies) == 1 and not replies[0].has_error()
     assert "MDW-645" in scene.one.refused("PushMessages", second)
-    assert scene.left() == (0, 0, 0, 0)
+    assert scene.left() == (0, 0)
 
 
 def test_a_reply_that_names_another_node_type_or_tree_is_refused(scene: Scene) -> None:
@@ -237,7 +232,7 @@ def test_too_many_objects_and_too_many_bytes_are_refused(scene: Scene) -> None:
         for id in taken.objects_to_push:
             scene.one.push(reply, taken.session_id, id, objects[id])
     scene.grid.forget(ids)
-    assert scene.left() == (0, 0, 0, 0)
+    assert scene.left() == (0, 0)
 
 
 def test_a_call_beyond_the_limit_of_one_call_does_not_reach_the_server(scene: Scene) -> None:
@@ -261,7 +256,7 @@ def test_an_array_that_lies_is_the_silo_s_failure_and_the_grid_goes_on(scene: Sc
     scene.one.answer(Message(RecordDict({"arrays": arrays}), reply_to=head))
     (reply,) = scene.grid.replies(ids, 5)
     assert reply.has_error() and "MDW-641" in reply.error.reason
-    assert scene.left() == (0, 0, 0, 0)
+    assert scene.left() == (0, 0)
 
 
 def test_what_was_given_to_a_node_that_died_is_given_to_its_successor(scene: Scene) -> None:
@@ -276,7 +271,7 @@ def test_what_was_given_to_a_node_that_died_is_given_to_its_successor(scene: Sce
     assert all(scene.one.answer(update(again, size=12)))
     (reply,) = scene.grid.replies(ids, 5)
     assert reply.content["arrays"]["w"].shape == (12,)
-    assert scene.left() == (0, 0, 0, 0)
+    assert scene.left() == (0, 0)
 
 
 def test_our_own_node_that_asks_for_work_has_lost_what_it_had(scene: Scene) -> None:
@@ -296,7 +291,7 @@ def test_an_instruction_that_ends_each_process_is_given_three_times_and_the_roun
     (reply,) = scene.grid.replies(ids, 5)
     assert reply.error.reason.startswith("MDW-334: silo-1 ended or lost its connection 3 times")
     assert reply.error.code != NODE_UNAVAILABLE, "one that has gone would be asked again"
-    assert scene.left() == (0, 0, 0, 0)
+    assert scene.left() == (0, 0)
     other = scene.grid.push_messages(ask(scene.grid, 2, model(10)))
     head, _ = scene.one.work()
     assert all(scene.one.answer(update(head)))
@@ -308,13 +303,13 @@ def test_a_copy_of_it_sent_when_the_silo_had_gone_for_good_counts_as_the_same(sc
     for _ in range(MOST):
         ids = scene.grid.push_messages([copy_of(message)])
         assert scene.one.has_work()
-        scene.orchestrator._fleet.link.nodes[scene.one.node.node_id].online_until = time.time() - 1
+        scene.orchestrator._fleet.nodes.left(scene.one.node.node_id)
         (reply,) = scene.grid.replies(ids, 5)
         assert reply.error.code == NODE_UNAVAILABLE
         scene.one.activate()
     (reply,) = scene.grid.replies(scene.grid.push_messages([copy_of(message)]), 5)
     assert reply.error.reason.startswith("MDW-334")
-    assert scene.left() == (0, 0, 0, 0)
+    assert scene.left() == (0, 0)
     scene.grid = scene.orchestrator.open_run("another", ["silo-1"])
     scene.ask()
     assert scene.one.has_work(), "another run begins anew"
@@ -392,7 +387,7 @@ def test_the_run_that_is_over_takes_its_objects_with_it(scene: Scene) -> None:
     scene.ask()
     head, _ = scene.one.work()
     scene.orchestrator.close_run()
-    assert scene.left() == (0, 0, 0, 0)
+    assert scene.left() == (0, 0)
     late, _ = scene.one.head(update(head))
     assert "MDW-645" in scene.one.refused("PushMessages", late)
 

@@ -1,0 +1,271 @@
+"""The instructions that wait for their replies: what is known of each, and what may happen to it next.
+
+An instruction goes through these states; whatever is not drawn can't happen:
+
+    from                           what happens                                        to
+    ASKED                          its node asks for work                              DELIVERED
+    DELIVERED                      its node says that it has every object of it        ARRIVED
+    ASKED, DELIVERED, ARRIVED      the head of the reply comes                         UPLOADING
+    UPLOADING                      another head comes: the upload begins anew          UPLOADING
+    UPLOADING                      the last object of the reply comes                  ANSWERED
+    DELIVERED, ARRIVED, UPLOADING  its node has lost it: it starts again, or asks for  ASKED
+                                   work; the objects are put back
+    DELIVERED, ARRIVED, UPLOADING  the same, when the node was given it MOST times     FAILED
+    ASKED                          a copy of it was given MOST times                   FAILED
+
+ANSWERED and FAILED are ends. An instruction that is closed is gone, in whichever state it was. A reply whose head
+comes in ASKED was made before its node was thought to have lost the instruction; it counts all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from flwr.app import ArrayRecord, Error, Message, Metadata
+from flwr.common.constant import ErrorCode
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+
+from server.orchestrator.deliveries import Deliveries, reason
+from server.orchestrator.object_store import ObjectStore
+from strategies.wire import protocol
+from strategies.wire.objects import Pieces
+
+log = logging.getLogger(__name__)
+
+
+class State(Enum):
+    """Where an instruction is on its way."""
+
+    ASKED = "asked"
+    """It waits for its node to ask for work."""
+    DELIVERED = "delivered"
+    """Its node knows of it and pulls its objects."""
+    ARRIVED = "arrived"
+    """Its node has said that it has all of them, and works on it."""
+    UPLOADING = "uploading"
+    """The head of its reply is here, and objects are missing."""
+    ANSWERED = "answered"
+    """The whole reply is here."""
+    FAILED = "failed"
+    """It was answered in its node's place, and is not given again."""
+
+
+WITH_ITS_NODE: Final = frozenset({State.DELIVERED, State.ARRIVED, State.UPLOADING})
+"""A node was given the instruction and has not answered it."""
+
+
+@dataclass
+class Upload:
+    """A reply on its way."""
+
+    metadata: Metadata
+    session: str
+    """What its node names the upload by: nobody else can guess it."""
+    missing: set[str]
+    bytes: int = 0
+    """Of the objects that its node has sent for this instruction, those of an upload begun anew included."""
+
+
+@dataclass
+class PendingInstruction:
+    """An instruction and all that is known of it."""
+
+    id: str
+    message: Message
+    """With its content, so that it can be delivered again."""
+    tree: ObjectTree
+    silo: str
+    state: State = State.ASKED
+    upload: Upload | None = None
+    error: Error | None = None
+    """Why it has FAILED."""
+
+    @property
+    def node(self) -> int:
+        """The node that is asked."""
+        return self.message.metadata.dst_node_id
+
+    @property
+    def run(self) -> int:
+        """The run that it belongs to."""
+        return self.message.metadata.run_id
+
+    @property
+    def content(self) -> str:
+        """The object id of its records: the same in every copy of the instruction."""
+        return self.tree.children[0].object_id if self.tree.children else ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is an answer, its node's or one in its place."""
+        return self.state in (State.ANSWERED, State.FAILED)
+
+    @property
+    def reply_holder(self) -> str:
+        """The name by which the reply's objects are held; its own are held by its id."""
+        return f"reply to {self.id}"
+
+    def reads(self, object_id: str) -> bool:
+        """Return whether an object is part of it."""
+        return any(node.object_id == object_id for node in iterate_object_tree(self.tree))
+
+
+class Instructions:
+    """All pending instructions and their objects. The caller holds the lock that guards them."""
+
+    def __init__(self) -> None:
+        self.store = ObjectStore()
+        self.deliveries = Deliveries()
+        self._pending: dict[str, PendingInstruction] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def get(self, id: str) -> PendingInstruction | None:
+        """Return a pending instruction, None where it is closed or was never asked."""
+        return self._pending.get(id)
+
+    def of(self, node: int) -> list[PendingInstruction]:
+        """Return what one node is asked, oldest first."""
+        return [one for one in list(self._pending.values()) if one.node == node]
+
+    def of_run(self, run: int) -> list[PendingInstruction]:
+        """Return what is asked for one run."""
+        return [one for one in self._pending.values() if one.run == run]
+
+    def enqueue(self, message: Message, silo: str) -> PendingInstruction:
+        """Add an instruction with its objects; it has FAILED at once where the silo was given it too often before."""
+        with no_object_id_recompute():
+            id = message.object_id
+            message.metadata.__dict__["_message_id"] = id
+            tree = get_object_tree(message)
+        if id in self._pending:
+            return self._pending[id]
+        asked = self._pending[id] = PendingInstruction(id, message, tree, silo)
+        self._put_objects(asked)
+        if self.deliveries.exhausted(asked.node, asked.content):
+            self.fail_instruction(asked)
+        return asked
+
+    def deliver_next(self, node: int) -> PendingInstruction | None:
+        """Return the node's oldest instruction that is not delivered, DELIVERED now; None where there is none."""
+        for asked in self.of(node):
+            if asked.state is State.ASKED:
+                asked.state = State.DELIVERED
+                self.deliveries.given(node, asked.content)
+                return asked
+        return None
+
+    def confirm(self, asked: PendingInstruction) -> None:
+        """Free an instruction's objects: its node has them all."""
+        if asked.state is State.DELIVERED:
+            asked.state = State.ARRIVED
+        if asked.state is not State.ASKED:
+            self.store.drop(asked.id)
+
+    def begin_reply(
+        self, asked: PendingInstruction, metadata: Metadata, tree: ObjectTree
+    ) -> Upload:
+        """Expect the objects of a reply whose head has come, in place of an upload before, and return the upload.
+
+        The same head may come again: a node asks in this way which objects are missing.
+        """
+        before = asked.upload.bytes if asked.upload is not None else 0
+        missing = self.store.hold(asked.reply_holder, tree)
+        asked.upload = Upload(metadata, secrets.token_hex(16), missing, before)
+        asked.state = State.UPLOADING if missing else State.ANSWERED
+        return asked.upload
+
+    def upload_of(self, node: int, session: str) -> PendingInstruction | None:
+        """Return the instruction that a node's upload answers, None where there is no such upload."""
+        for asked in self.of(node):
+            if asked.upload is not None and asked.upload.session == session:
+                return asked
+        return None
+
+    def object_came(self, asked: PendingInstruction, upload: Upload, id: str) -> None:
+        """Note that an object of an upload is in the store; nothing where the upload was begun anew meanwhile."""
+        if asked.upload is upload and asked.state is State.UPLOADING:
+            upload.missing.discard(id)
+            if not upload.missing:
+                asked.state = State.ANSWERED
+
+    def uploaded_by(self, node: int) -> int:
+        """Return the bytes that a node has sent for all its pending instructions."""
+        return sum(one.upload.bytes for one in self.of(node) if one.upload is not None)
+
+    def unanswered(self, node: int) -> list[PendingInstruction]:
+        """Return what a node was given and has not answered."""
+        return [one for one in self.of(node) if one.state in WITH_ITS_NODE]
+
+    def hand_back(self, node: int) -> None:
+        """Count what a node was given, and has given back by signing off, as never given."""
+        for asked in self.unanswered(node):
+            self.deliveries.taken_back(node, asked.content)
+
+    def forgive_lost(self, node: int) -> None:
+        """Count as never given what did not reach a node that lives on, and asks for work again."""
+        for asked in self.unanswered(node):
+            if asked.state is State.DELIVERED:
+                self.deliveries.taken_back(node, asked.content)
+
+    def deliver_again(self, node: int) -> None:
+        """Make what a node was given and has lost deliverable again, or fail what it was given too often."""
+        for asked in self.unanswered(node):
+            self.store.drop(asked.reply_holder)
+            asked.upload = None
+            if self.deliveries.exhausted(node, asked.content):
+                self.fail_instruction(asked)
+                continue
+            log.info("delivering %s again to node %d", asked.id[:12], node)
+            asked.state = State.ASKED
+            self._put_objects(asked)
+            release(asked.message)
+
+    def fail_instruction(self, asked: PendingInstruction) -> None:
+        """Answer an instruction in its node's place, with the reason for which it is not given again."""
+        why = reason(asked.silo)
+        log.error("%s", why)
+        asked.error = Error(ErrorCode.CLIENT_APP_CRASHED, why)
+        asked.state = State.FAILED
+        self.store.drop(asked.id)
+
+    def close(self, id: str) -> None:
+        """Forget an instruction, with its objects and its reply as far as it has arrived."""
+        closed = self._pending.pop(id, None)
+        if closed is None:
+            return
+        self.store.drop(closed.id)
+        self.store.drop(closed.reply_holder)
+        if closed.is_over:
+            self.deliveries.answered(closed.node, closed.content)
+
+    def _put_objects(self, asked: PendingInstruction) -> None:
+        """Put an instruction's objects into the store, those that it lacks.
+
+        They are there before its node can hear of the instruction: a node that finds an object missing waits a second.
+        """
+        missing = self.store.hold(asked.id, asked.tree)
+        with no_object_id_recompute():
+            for id, one in get_all_nested_objects(asked.message).items():
+                if id in missing:
+                    self.store.put_own(id, one.deflate())
+
+
+def release(message: Message) -> None:
+    """Free the chunks that packed arrays keep once they are in the store; they can be cut again."""
+    if message.has_content():
+        for record in protocol.records(message.content, ArrayRecord).values():
+            for array in record.values():
+                if isinstance(array, Pieces):
+                    array.__dict__.pop("_chunks", None)
