@@ -42,16 +42,13 @@ from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
-from flwr.supercore.runtime_version_compatibility import (
-    RuntimeVersionMetadata,
-    get_runtime_version_incompatibility_exit_message,
-)
 
 from client.node.channel import LONGEST_BACKOFF, signed_channel
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT
 from strategies.wire.fleet_calls import FleetStub
 from strategies.wire.headers import APP_HASH, KEY_ENDS, NODE_HEADER, OVER_HEADER
+from strategies.wire.release import release_headers, why_refused
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +116,7 @@ class Connection:
         self._rendezvous, self._authority, self._key = rendezvous, authority, key
         self._options = dict(options or {})
         self._public = public_key_to_bytes(key.public_key())
-        version = RuntimeVersionMetadata.from_local_component("SuperNode")
-        self._metadata = (*version.append_to_grpc_metadata(None), (NODE_HEADER, "1"))
+        self._metadata = (*release_headers("SuperNode"), (NODE_HEADER, "1"))
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._channel: grpc.Channel | None = None
@@ -339,7 +335,7 @@ class Connection:
             if self._closed.is_set():
                 raise Closed from None
             return
-        if said := get_runtime_version_incompatibility_exit_message(details):
+        if said := why_refused(details):
             raise _other_version(said) from None
         if code != grpc.StatusCode.UNAUTHENTICATED:
             raise Refused(f"{code.name}: {details[:300]}") from None

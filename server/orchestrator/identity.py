@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import logging
 import threading
 import time
@@ -39,17 +38,16 @@ from flwr.proto.fleet_pb2 import (
     RegisterNodeFleetRequest,
     UnregisterNodeFleetRequest,
 )
-from flwr.supercore.error import ApiErrorCode
 from flwr.supercore.primitives.asymmetric import (
     bytes_to_public_key,
     public_key_to_bytes,
     verify_signature,
 )
-from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT, supports
 from server.orchestrator.nodes import node_id_of
+from strategies.wire.release import our_version, refusal, release_of
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +58,6 @@ BEHIND_SECONDS: Final = float(TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE)
 REMEMBERED: Final = 200_000
 """Signatures remembered per key: more than 650 calls a second for the whole window are refused."""
 _HEADER_BYTES = {PUBLIC_KEY_HEADER: 1024, TIMESTAMP_HEADER: 64, SIGNATURE_HEADER: 256}
-
-OURS: Final = RuntimeVersionMetadata.from_local_component("SuperLink")
-"""This process's Flower, as a call says its own."""
 
 Clock = Callable[[], float]
 Handler = Callable[[Any, grpc.ServicerContext], Any]
@@ -105,15 +100,12 @@ class OtherVersion(Refusal):
     """
 
     def __init__(self, silo: str, theirs: str) -> None:
-        ours = OURS.package_version
-        what = f"{silo} runs Flower {theirs[:20]!r}, the orchestrator {ours!r}."
+        what = f"{silo} runs Flower {theirs[:20]!r}, the orchestrator {our_version()!r}."
         super().__init__("MDW-753", f"{what} Install '{REQUIREMENT}' on both sides.")
 
     def answer(self) -> tuple[grpc.StatusCode, str]:
         """See `Refusal`."""
-        code, message = int(ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE), "Another version of Flower."
-        details = {"code": code, "public_message": message, "public_details": str(self)}
-        return grpc.StatusCode.FAILED_PRECONDITION, json.dumps(details)
+        return grpc.StatusCode.FAILED_PRECONDITION, refusal(str(self))
 
 
 class Keys:
@@ -338,6 +330,6 @@ def _check_version(metadata: Sequence[tuple[str, Any]], silo: str) -> None:
 
     The two sides may differ within the range: the messages between them are the same in every release of it.
     """
-    theirs, malformed = RuntimeVersionMetadata.from_grpc_metadata(metadata)
-    if malformed or (theirs is not None and not supports(theirs.package_version)):
-        raise OtherVersion(silo, theirs.package_version if theirs is not None else "unknown")
+    theirs = release_of(metadata)
+    if theirs is not None and not supports(theirs):
+        raise OtherVersion(silo, theirs)

@@ -18,9 +18,9 @@ from flwr.supercore.interceptors import (
     RpcErrorTranslationServerInterceptor,
     create_fleet_runtime_version_server_interceptor,
 )
-from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supercore.version import package_version
 
+from client.node import connection
 from conf import flower_version
 from conf.errors import IdentityError
 from server.orchestrator.packed_grid import PackedGrid
@@ -93,8 +93,9 @@ def test_the_range_the_check_and_the_lock_agree() -> None:
 
 def pretend_to_be(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on, nodes of this process say that their Flower is another."""
-    theirs = RuntimeVersionMetadata("flwr", version, "SuperNode")
-    monkeypatch.setattr(RuntimeVersionMetadata, "from_local_component", lambda name: theirs)
+    headers = (("flwr-package-name", "flwr"), ("flwr-package-version", version))
+    said = (*headers, ("flwr-component-name", "SuperNode"))
+    monkeypatch.setattr(connection, "release_headers", lambda component: said)
 
 
 def test_our_orchestrator_refuses_a_node_out_of_range_both_say_so_and_the_run_continues(
