@@ -151,8 +151,10 @@ class Connection:
                 self._closed.wait(LONGEST_BACKOFF)
         self._node = NodeId(node_id=response.node_id)
         if self._beating is None:
-            self._beating = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-            self._beating.start()
+            beating = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+            beating.start()
+            # Not before it is started: `close` in another thread may wait for it in this moment.
+            self._beating = beating
         return int(response.node_id)
 
     def receive(self) -> tuple[Message, ObjectTree] | None:

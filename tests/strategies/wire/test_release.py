@@ -46,12 +46,14 @@ def test_half_or_twice_or_of_another_package_is_no_release(headers: list[tuple[s
 
 
 def test_a_refusal_is_read_by_flower_and_by_us() -> None:
-    assert INCOMPATIBLE == int(ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE)
+    assert int(ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE) == INCOMPATIBLE
     said = get_runtime_version_incompatibility_exit_message(refusal("MDW-753: because"))
     assert said is not None and "MDW-753: because" in said
     assert why_refused(refusal("MDW-753: because")) == "Another version of Flower. MDW-753: because"
 
 
-@pytest.mark.parametrize("details", ["", "text", "[1]", '{"code": 7}', "null", "1001", "{", "[" * 100_000])
+@pytest.mark.parametrize(
+    "details", ["", "text", "[1]", '{"code": 7}', "null", "1001", "{", "[" * 100_000]
+)
 def test_any_other_answer_is_no_such_refusal(details: str) -> None:
     assert why_refused(details) is None
