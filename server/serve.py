@@ -33,7 +33,7 @@ from conf.silos import silos
 from conf.startup_log import note
 from server.app import federate
 from server.observers.progress import PlainProgress
-from server.orchestrator.backends import Places, places
+from server.orchestrator.backends import OrchestratorBackends
 from server.orchestrator.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator, quiet_flower
@@ -58,7 +58,7 @@ def serve(conf: Conf) -> int:
     quiet_flower()
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        here = places(conf)
+        here = OrchestratorBackends.from_conf(conf)
         with _lease(here.store) as lease:
             here = replace(
                 here, store=Below(here.store, lease=lease)
@@ -70,7 +70,7 @@ def serve(conf: Conf) -> int:
     return 0
 
 
-def _serve(conf: Conf, here: Places, lease: Lease) -> None:
+def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
     queue, keys = RunQueue(here.store), AdmittedKeys(here.store, time.time)
     days = max(
         SERVER_DAYS, conf.federation.orchestrator.timeout // 86400 + 1
@@ -83,7 +83,7 @@ def _serve(conf: Conf, here: Places, lease: Lease) -> None:
         with care:
             note("listening")
             _Work(conf, orchestrator, queue, here, care).until_idle()
-            care.over()
+            care.announce_end()
             orchestrator.stop(over=True)
 
 
@@ -132,7 +132,7 @@ class _Work:
     conf: Conf
     orchestrator: Orchestrator
     queue: RunQueue
-    here: Places
+    here: OrchestratorBackends
     care: Caretaker
 
     def until_idle(self) -> None:
@@ -153,7 +153,7 @@ class _Work:
         """Do one run. What is wrong with the run ends the run; what is wrong with this orchestrator goes up."""
         note("first run")
         try:
-            with self.care.of(request):
+            with self.care.running(request):
                 outcome = (
                     CANCELLED_OUTCOME
                     if self.queue.is_cancelled(request)
@@ -184,7 +184,7 @@ class _Work:
         folder = (Path(self.conf.run.output) / request.run_id).absolute()
         if not folder.is_dir():
             return ""
-        self.here.keep(folder, request.run_id)
+        self.here.upload_results(folder, request.run_id)
         return str(folder)
 
     def _outcome(self, request: Request) -> Outcome:

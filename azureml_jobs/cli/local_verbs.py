@@ -94,7 +94,7 @@ def serve(args: list[str]) -> int:
 
 def join(args: list[str]) -> int:
     """Be a silo's node."""
-    from client.node.node import main
+    from client.node.job import main
 
     return main(args)
 
@@ -173,11 +173,11 @@ def status(args: list[str]) -> int:
     if _helped(args, STATUS_HELP):
         return 0
     folder = _there(_folder(_only("status", args, WHERE)))
-    from server.orchestrator.caretaker import told
+    from server.orchestrator.caretaker import read_status
     from server.store.folder import FolderStore
 
     jobs, store = _jobs(folder), FolderStore(folder.store)
-    known, queue = told(store), _queue(folder)[0]
+    known, queue = read_status(store), _queue(folder)[0]
     connected = known.get("connected", []) if _runs_server(folder) else []
     states = [jobs.status(name) for name in jobs.names()]
     head = ("job", "state", "pid", "since", "connected")

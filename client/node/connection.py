@@ -15,10 +15,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -44,6 +43,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
 
 from client.node.channel import LONGEST_BACKOFF, signed_channel
+from client.node.transfers import side_by_side
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT
 from strategies.wire.fleet_calls import FleetStub
@@ -65,9 +65,8 @@ WORK_DEADLINE: Final = 45.0
 OBJECT_DEADLINE: Final = 120.0
 """For a chunk of 5 MiB: a link that carries less than 45 kB/s is not one to train over."""
 CALL_DEADLINE: Final = 15.0
+STOCK_PATIENCE: Final = 90.0
 GOODBYE_DEADLINE: Final = 3.0
-OBJECTS_AT_ONCE: Final = 2
-"""Transfers side by side: one on the wire while the other is signed and copied."""
 UPLOAD_TRIES: Final = 10
 """Each asks what is missing and sends it: the second is enough after a lost connection."""
 _GONE = (
@@ -81,23 +80,20 @@ _DISTRUST = re.compile(
 _REPLAYED = "MDW-747"
 _CODED = re.compile(r"(MDW-\d{3}): (.*)", re.S)
 
-A = TypeVar("A")
-B = TypeVar("B")
-
 
 class FederationOver(Exception):
     """The federation has ended well; there is nothing left to do."""
 
 
-class Refused(Exception):
+class CallRefused(Exception):
     """The server does not want this call: the round it belongs to has closed, or the run is another."""
 
 
-class Forgotten(Exception):
+class NodeUnknown(Exception):
     """The server does not know this node's id any more: activate again."""
 
 
-class Closed(Exception):
+class ConnectionClosed(Exception):
     """The connection was closed from this side."""
 
 
@@ -113,7 +109,9 @@ class Connection:
         options: Mapping[str, str | int] | None = None,
     ) -> None:
         """`authority` is the PEM of the only CA that is trusted; `options` are further gRPC channel options."""
-        self._rendezvous, self._authority, self._key = rendezvous, authority, key
+        self._rendezvous = rendezvous
+        self._authority = authority
+        self._key = key
         self._options = dict(options or {})
         self._public = public_key_to_bytes(key.public_key())
         self._metadata = (*release_headers("SuperNode"), (NODE_HEADER, "1"))
@@ -135,14 +133,13 @@ class Connection:
         Raises IdentityError MDW-754 or MDW-755, or FederationOver.
         """
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
-        refused_until = (
-            time.monotonic() + 90.0
-        )  # a stock server lets a crashed node in only after a minute
+        # A stock server lets a node that has crashed in only after a minute.
+        refused_until = time.monotonic() + STOCK_PATIENCE
         while True:
             try:
                 response = self._call("ActivateNode", request, CALL_DEADLINE, give_up_at)
                 break
-            except Refused as refusal:
+            except CallRefused as refusal:
                 if time.monotonic() > refused_until:
                     hint = "Ask the orchestrator's owner to admit this silo's public key."
                     raise IdentityError(
@@ -190,7 +187,7 @@ class Connection:
             return object_id, self._pull_object(run_id, object_id)
 
         contents = dict(
-            _side_by_side(one, dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
+            side_by_side(one, dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
         )
         self.confirm(head)
         return contents
@@ -208,7 +205,7 @@ class Connection:
     ) -> None:
         """Send a reply: its head (a message without content), then the objects that the server does not have.
 
-        Raises Refused where nobody waits for it any more.
+        Raises CallRefused where nobody waits for it any more.
         """
         request = PushMessagesRequest(
             node=self._node,
@@ -224,16 +221,16 @@ class Connection:
                     head.metadata.run_id, session, object_id, contents[object_id]
                 )
 
-            if all(list(_side_by_side(one, response.objects_to_push))):
+            if all(list(side_by_side(one, response.objects_to_push))):
                 return
-            self._pause(
-                0.2
-            )  # the upload was dropped in between, or an object arrived twice: ask what is missing
-        raise Refused(f"the server did not take all objects in {UPLOAD_TRIES} tries")
+            # The upload was dropped in between, or an object arrived twice: ask what is missing.
+            self._pause(0.2)
+        raise CallRefused(f"the server did not take all objects in {UPLOAD_TRIES} tries")
 
     def close(self) -> None:
         """Say goodbye, if the server can be reached, and end all calls; once is enough."""
-        stub, node = self._stub, self._node
+        stub = self._stub
+        node = self._node
         if self._closed.is_set():
             return
         self._closed.set()
@@ -258,7 +255,7 @@ class Connection:
             if response.object_available:
                 return cast(bytes, response.object_content)
             if not response.object_found:
-                raise Refused(f"object {object_id[:12]} is not there any more")
+                raise CallRefused(f"object {object_id[:12]} is not there any more")
             self._pause(0.1)
 
     def _push_object(self, run_id: int, session: str, object_id: str, content: bytes) -> bool:
@@ -278,11 +275,10 @@ class Connection:
             )
             try:
                 self._call("SendNodeHeartbeat", request, BEAT_DEADLINE)
-            except (Forgotten, Refused) as error:
-                log.info(
-                    "the server does not take the heartbeat: %s", error
-                )  # the next question for work mends it
-            except Closed:
+            except (NodeUnknown, CallRefused) as error:
+                # The next question for work fixes it.
+                log.info("the server does not take the heartbeat: %s", error)
+            except ConnectionClosed:
                 return
             except Exception as error:  # whatever it is, the main thread must hear of it
                 log.error("the heartbeat has ended: %s", error)
@@ -315,7 +311,8 @@ class Connection:
                         error.code().name,
                         str(error.details())[:200],
                     )
-            except ValueError:  # the other thread has changed the channel
+            except ValueError:
+                # The other thread has changed the channel.
                 tries += 1
             else:
                 self._trusted = True
@@ -323,7 +320,7 @@ class Connection:
             _check_time(give_up_at)
             self._pause(min(LONGEST_BACKOFF, 0.1 * 2.0 ** min(tries, 8)) * random.uniform(0.7, 1.0))
             self._move()
-        raise Closed
+        raise ConnectionClosed
 
     def _raise_unless_gone(self, error: grpc.RpcError) -> None:
         code, details = error.code(), str(error.details())
@@ -335,17 +332,17 @@ class Connection:
             return
         if code == grpc.StatusCode.CANCELLED:
             if self._closed.is_set():
-                raise Closed from None
+                raise ConnectionClosed from None
             return
         if said := why_refused(details):
             raise _other_version(said) from None
         if code != grpc.StatusCode.UNAUTHENTICATED:
-            raise Refused(f"{code.name}: {details[:300]}") from None
+            raise CallRefused(f"{code.name}: {details[:300]}") from None
         if details.startswith(_REPLAYED):
             return
         if known := _CODED.match(details):
             raise IdentityError(known[1], f"The server refuses this silo: {known[2]}") from None
-        raise Forgotten(details[:200]) from None
+        raise NodeUnknown(details[:200]) from None
 
     def _reach(self, give_up_at: float | None) -> FleetStub:
         """Return the stub, once the rendezvous has named an address."""
@@ -377,7 +374,7 @@ class Connection:
 
     def _pause(self, seconds: float) -> None:
         if self._closed.wait(seconds):
-            raise Closed
+            raise ConnectionClosed
 
 
 def _other_version(said: str) -> IdentityError:
@@ -399,18 +396,3 @@ def _time(seconds: str | None) -> datetime | None:
         return datetime.fromtimestamp(float(seconds), UTC) if seconds else None
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def _side_by_side(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """Yield the results of a few at a time, in no order; the first failure stops the rest."""
-    left, running = iter(items), set[Future[B]]()
-    pool = ThreadPoolExecutor(OBJECTS_AT_ONCE, thread_name_prefix="objects")
-    try:
-        for item in left:
-            running.add(pool.submit(work, item))
-            if len(running) >= 2 * OBJECTS_AT_ONCE:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (one.result() for one in done)
-        yield from (one.result() for one in running)
-    finally:  # without waiting: a call that is being made again would hold up a process that was told to end
-        pool.shutdown(wait=False, cancel_futures=True)

@@ -31,16 +31,16 @@ ANCHORS: Final = "anchors.jsonl"
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a silo was asked: Meadow's run id, the round, and the id of the instruction's content."""
+class InstructionKey:
+    """Which instruction an update answers: Meadow's run id, the round, and the id of the instruction's content."""
 
     run: str
     round: int
     content: str
 
 
-class Kept:
-    """One silo's folder."""
+class UpdateJournal:
+    """One silo's folder of what it has finished."""
 
     def __init__(self, folder: Path) -> None:
         """Make the folder, if need be; raises OSError where it can't be written."""
@@ -49,14 +49,13 @@ class Kept:
         for left in folder.glob(f"{TEMPORARY}*"):
             left.unlink()
 
-    def keep_update(self, question: Question, root: str, contents: Mapping[str, bytes]) -> None:
-        """Keep the content `root` of the answer to a question, in place of the one before."""
-        self._write("update", {"question": asdict(question)}, root, contents)
+    def keep_update(self, key: InstructionKey, root: str, contents: Mapping[str, bytes]) -> None:
+        """Keep the content `root` of the answer to an instruction, in place of the one before."""
+        self._write("update", {"instruction": asdict(key)}, root, contents)
 
-    def update(self, question: Question) -> RecordDict | None:
-        """Return the kept answer to this very question; None where there is none, or it is damaged."""
-        found = self._read("update", {"question": asdict(question)})
-        return found
+    def update(self, key: InstructionKey) -> RecordDict | None:
+        """Return the kept answer to this very instruction; None where there is none, or it is damaged."""
+        return self._read("update", {"instruction": asdict(key)})
 
     def keep_anchor(self, run: str, round: int, anchor: str) -> None:
         """Append what the server says its ledger was after a round: a JSON line, for who audits the run."""
@@ -92,5 +91,5 @@ class Kept:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, LookupError, AttributeError, WireError) as error:
-            log.warning("%s can't be used, going on without it: %s", self._folder / name, error)
+            log.warning("%s can't be used, continuing without it: %s", self._folder / name, error)
             return None

@@ -21,16 +21,31 @@ RESULTS: Final = "results/"
 
 
 @dataclass(frozen=True)
-class Places:
+class OrchestratorBackends:
     """The store, the secrets, the rendezvous, and the host for which the certificate is made."""
 
     store: Store
     secrets: SecretStore
     rendezvous: Rendezvous
     host: str
-    keeps_results: bool = False  # a run's files go into the store too: this disk ends with the job
+    keeps_results: bool = False
+    """Whether a run's files go into the store too: this disk ends with the job."""
 
-    def keep(self, folder: Path, run_id: str) -> None:
+    @classmethod
+    def from_conf(cls, conf: Conf) -> OrchestratorBackends:
+        """Return a container and a vault where the configuration names them, else folders."""
+        own = conf.federation.orchestrator
+        folder = FederationFolder.of(conf.federation)
+        secrets = VaultSecrets(own.key_vault) if own.key_vault else FolderSecrets(folder.keys)
+        return cls(
+            store_of(conf, server=True),
+            secrets,
+            _rendezvous(conf, folder),
+            own_host() if own.host == AUTO else own.host,
+            keeps_results=own.store is not None,
+        )
+
+    def upload_results(self, folder: Path, run_id: str) -> None:
         """Copy a run's files into the store, as `results/<run_id>/...`, for `meadow download`."""
         if self.keeps_results:
             for path in sorted(folder.rglob("*")):
@@ -39,21 +54,17 @@ class Places:
                     self.store.replace(name, path.read_bytes())
 
 
-def places(conf: Conf) -> Places:
-    """Return an orchestrator's places: a container and a vault where the configuration names them, else folders."""
-    own, folder = conf.federation.orchestrator, FederationFolder.of(conf.federation)
-    secrets = VaultSecrets(own.key_vault) if own.key_vault else FolderSecrets(folder.keys)
-    rendezvous: Rendezvous = FolderRendezvous(folder.rendezvous)
-    if own.store and "AZUREML_RUN_ID" in os.environ:
-        for name in ("azure", "azureml"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        uri, experiment = os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_EXPERIMENT_NAME"]
-        rendezvous = MlflowRendezvous(
-            uri, experiment, conf.federation.name, os.environ["AZUREML_RUN_ID"]
-        )
-    host = own_host() if own.host == AUTO else own.host
-    return Places(
-        store_of(conf, server=True), secrets, rendezvous, host, keeps_results=own.store is not None
+def _rendezvous(conf: Conf, folder: FederationFolder) -> Rendezvous:
+    """Return the MLflow of an Azure ML job's own workspace, where this is one with a store; else a folder."""
+    if not conf.federation.orchestrator.store or "AZUREML_RUN_ID" not in os.environ:
+        return FolderRendezvous(folder.rendezvous)
+    for name in ("azure", "azureml"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowRendezvous(
+        os.environ["MLFLOW_TRACKING_URI"],
+        os.environ["MLFLOW_EXPERIMENT_NAME"],
+        conf.federation.name,
+        os.environ["AZUREML_RUN_ID"],
     )
 
 

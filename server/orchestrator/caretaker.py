@@ -1,4 +1,4 @@
-"""What an orchestrator keeps up to date beside its runs: lease, rendezvous, admitted keys, and what it tells of itself.
+"""What an orchestrator keeps up to date beside its runs: lease, rendezvous, admitted keys, and what it says of itself.
 
 A thread looks every `CARE_SECONDS`. It stops a run that somebody cancelled by SIGUSR1 to this process, and ends the
 orchestrator by SIGTERM when the lease is lost: another one is live, and this one must not write another round.
@@ -36,8 +36,8 @@ CARE_SECONDS: Final = 2.0
 """Between two looks at the list of keys, the lease and the queue, and two heartbeats of the rendezvous."""
 WARN_SECONDS: Final = 3600.0
 """Between two looks at what will end."""
-TOLD: Final = "orchestrator.json"
-"""What the orchestrator tells of itself in its store, replaced when it changes."""
+STATUS_FILE: Final = "orchestrator.json"
+"""What the orchestrator says of itself in its store, replaced when it changes."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Caretaker:
     _lost: MeadowError | None = None
     _admitted: dict[bytes, str] = field(default_factory=dict)
     _request: Request | None = None
-    _told: dict[str, Any] = field(default_factory=dict)
+    _status: dict[str, Any] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _reminder: Reminder = field(default_factory=lambda: Reminder(log))
@@ -66,7 +66,7 @@ class Caretaker:
         signal.signal(signal.SIGUSR1, self._cancel)
         self._follow_keys()
         self._publish(OPEN)
-        self._tell()
+        self._write_status()
         self._thread = threading.Thread(target=self._keep, name="caretaker", daemon=True)
         self._thread.start()
         return self
@@ -82,7 +82,7 @@ class Caretaker:
         if self._lost is not None:
             raise self._lost
 
-    def over(self) -> None:
+    def announce_end(self) -> None:
         """Say to silos that look for the orchestrator that the federation has ended; the last thing to do."""
         self._stopped.set()
         if self._thread is not None:
@@ -90,7 +90,7 @@ class Caretaker:
         self._publish(OVER)
 
     @contextlib.contextmanager
-    def of(self, request: Request) -> Iterator[None]:
+    def running(self, request: Request) -> Iterator[None]:
         """Tell that a run is in progress, and raise Interrupted in this block when it is cancelled."""
         self._request = request
         try:
@@ -105,7 +105,7 @@ class Caretaker:
                 self._publish(OPEN)
                 self._follow_keys()
                 self._follow_queue()
-                self._tell()
+                self._write_status()
                 self._warn()
             except LeaseLost as error:
                 self._lost = error
@@ -133,12 +133,12 @@ class Caretaker:
         if request is not None and self.queue.is_cancelled(request):
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    def _tell(self) -> None:
+    def _write_status(self) -> None:
         run = self._request.run_id if self._request is not None else None
         now = {"connected": self.orchestrator.connected(), "run": run, "epoch": self.lease.epoch}
-        if now != self._told:
-            self.store.replace(TOLD, json.dumps(now).encode())
-            self._told = now
+        if now != self._status:
+            self.store.replace(STATUS_FILE, json.dumps(now).encode())
+            self._status = now
 
     def _warn(self) -> None:
         """Say in the log what will end, and tell each silo of its key; once a day, however often this is called."""
@@ -154,13 +154,13 @@ class Caretaker:
     def _cancel(self, number: int, frame: FrameType | None) -> None:
         if self._request is not None:
             self._request = None  # once is enough
-            raise Interrupted("MDW-902", "The run was cancelled.", "Go on with it by run.resume.")
+            raise Interrupted("MDW-902", "The run was cancelled.", "Resume it with run.resume.")
 
 
-def told(store: Store) -> dict[str, Any]:
-    """Return what the last orchestrator told of itself: connected silos, run, epoch; empty where none ever did."""
+def read_status(store: Store) -> dict[str, Any]:
+    """Return what the last orchestrator said of itself: connected silos, run, epoch; empty where none ever did."""
     try:
-        content: dict[str, Any] = json.loads(store.read(TOLD))
+        content: dict[str, Any] = json.loads(store.read(STATUS_FILE))
         return content
     except StoreMissing:
         return {}

@@ -27,7 +27,7 @@ def printed(code: str, **chosen: str) -> str:
 @pytest.mark.parametrize(
     "start",
     [
-        "import client.node.node",
+        "import client.node.job",
         "import server.serve",
         "from azureml_jobs.cli import main; main.main(['help'])",
     ],

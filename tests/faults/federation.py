@@ -23,8 +23,9 @@ from azureml_jobs.identity.authority import ServerCredentials, make_ca, server_c
 from azureml_jobs.identity.node_key import load_node_key, make_node_key, public_line
 from azureml_jobs.identity.secret_store import FolderSecrets
 from client.node.connection import Connection
-from client.node.journal import Kept
-from client.node.node import Node, load_app
+from client.node.job import load_app
+from client.node.journal import UpdateJournal
+from client.node.node import Node
 from conf.schema import Silo
 from conf.silos import silo_to_json
 from server.orchestrator.fleet import Limits
@@ -102,8 +103,8 @@ class ThreadNode:
         self, federation: Federation, address: str, silo: Silo, state: Path | None, app: str
     ) -> None:
         self.connection = federation.connection(address, silo.name)
-        kept = Kept(state) if state else None
-        self.node = Node(self.connection, load_app(app), silo, kept=kept, idle_timeout=60)
+        journal = UpdateJournal(state) if state else None
+        self.node = Node(self.connection, load_app(app), silo, journal=journal, idle_timeout=60)
         self.ended_with: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name=silo.name, daemon=True)
         self.thread.start()

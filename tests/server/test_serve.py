@@ -26,8 +26,8 @@ from conf.federation_folder import FederationFolder
 from conf.schema import Conf
 from server import serve as orchestrator_job
 from server.orchestrator import caretaker
-from server.orchestrator.backends import places
-from server.orchestrator.caretaker import LEASE, told
+from server.orchestrator.backends import OrchestratorBackends
+from server.orchestrator.caretaker import LEASE, read_status
 from server.run.audit import audit
 from server.run.result import RunResult
 from server.serve import serve
@@ -199,8 +199,8 @@ def test_a_run_that_names_a_silo_without_a_key_leaves_a_result_too(place: Place)
 def test_files_of_a_failed_run_are_kept_where_results_are(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeping = replace(places(place.conf()), keeps_results=True)
-    monkeypatch.setattr(orchestrator_job, "places", lambda conf: keeping)
+    keeping = replace(OrchestratorBackends.from_conf(place.conf()), keeps_results=True)
+    monkeypatch.setattr(OrchestratorBackends, "from_conf", lambda conf: keeping)
     place.queue.submit("a", place.conf("run.start_timeout=0.2"))
     assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
     assert "results/a/result.json" in place.store.list("results/")
@@ -219,7 +219,7 @@ def test_one_run_that_can_not_be_read_does_not_keep_the_next_from_its_turn(place
 
 def test_a_cancelled_run_ends_and_the_orchestrator_stays(place: Place) -> None:
     def cancel() -> None:
-        until(lambda: told(place.store).get("run") == "a")
+        until(lambda: read_status(place.store).get("run") == "a")
         place.queue.cancel("a", live=True)
         until(lambda: place.queue.outcome("a"))
         place.queue.submit("b", place.conf("run.start_timeout=0.2"))
@@ -236,7 +236,7 @@ def test_a_cancelled_run_ends_and_the_orchestrator_stays(place: Place) -> None:
 
 def test_a_run_stopped_by_sigterm_is_taken_up_by_the_next_orchestrator(place: Place) -> None:
     def stop() -> None:
-        until(lambda: told(place.store).get("run") == "a")
+        until(lambda: read_status(place.store).get("run") == "a")
         end()
 
     place.queue.submit("a", place.conf("run.start_timeout=5"))
@@ -259,7 +259,7 @@ def test_keys_are_admitted_and_revoked_while_it_runs(place: Place) -> None:
         try:
             place.keys.admit("late", line)
             until(lambda: opened(connection))
-            until(lambda: told(place.store).get("connected") == ["late"])
+            until(lambda: read_status(place.store).get("connected") == ["late"])
             place.keys.revoke("late")
             with pytest.raises(IdentityError, match="MDW-744"):
                 until(

@@ -146,7 +146,7 @@ JOBS = {
         "server.report.build",
     ),
     "silo": (
-        "client.node.node",
+        "client.node.job",
         "client.app",
         "client.loop",
         "client.tasks.digits",

@@ -13,8 +13,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from azureml_jobs.identity.node_key import make_node_key
 from azureml_jobs.rendezvous import OVER, FolderRendezvous, Record
-from client.node.journal import Kept, Question
-from client.node.node import IDLE_STATUS, main, make_node
+from client.node.job import IDLE_STATUS, main, make_node
+from client.node.journal import InstructionKey, UpdateJournal
 from conf.silos import silo_to_json
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator
@@ -177,25 +177,25 @@ def test_sigterm_while_it_waits_for_work(tmp_path: Path) -> None:
 
 # ---- what it keeps on its disk
 
-QUESTION = Question("run", 3, "a" * 64)
+KEY = InstructionKey("run", 3, "a" * 64)
 
 
-def keep(folder: Path) -> Kept:
-    kept = Kept(folder)
+def keep(folder: Path) -> UpdateJournal:
+    journal = UpdateJournal(folder)
     root, _, contents = deflate(RecordDict({"arrays": model(10)}))
-    kept.keep_update(QUESTION, root, contents)
-    return kept
+    journal.keep_update(KEY, root, contents)
+    return journal
 
 
 def test_only_the_same_question_gets_the_kept_answer(tmp_path: Path) -> None:
-    kept = keep(tmp_path / "state")
-    assert list(kept.update(QUESTION) or []) == ["arrays"]
+    journal = keep(tmp_path / "state")
+    assert list(journal.update(KEY) or []) == ["arrays"]
     for other in (
-        Question("other", 3, "a" * 64),
-        Question("run", 4, "a" * 64),
-        Question("run", 3, "b" * 64),
+        InstructionKey("other", 3, "a" * 64),
+        InstructionKey("run", 4, "a" * 64),
+        InstructionKey("run", 3, "b" * 64),
     ):
-        assert kept.update(other) is None
+        assert journal.update(other) is None
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "state" / "update").stat().st_mode & 0o777 == 0o600
 
@@ -204,7 +204,7 @@ def test_only_the_same_question_gets_the_kept_answer(tmp_path: Path) -> None:
 def test_a_damaged_file_is_not_used_and_said(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = keep(tmp_path)
+    journal = keep(tmp_path)
     file = tmp_path / "update"
     content = bytearray(file.read_bytes())
     if damage == "torn":
@@ -214,16 +214,16 @@ def test_a_damaged_file_is_not_used_and_said(
     else:
         content = bytearray(b"" if damage == "empty" else b"{]\n")
     file.write_bytes(content)
-    assert kept.update(QUESTION) is None
-    assert "can't be used, going on without it" in caplog.text
+    assert journal.update(KEY) is None
+    assert "can't be used, continuing without it" in caplog.text
 
 
 def test_state_is_kept_per_run(tmp_path: Path) -> None:
-    kept = Kept(tmp_path)
-    assert list(kept.state("run")) == []
-    kept.keep_state("run", RecordDict({"counter": ConfigRecord({"n": 1})}))
-    assert kept.state("run")["counter"]["n"] == 1
-    assert list(kept.state("another")) == []
+    journal = UpdateJournal(tmp_path)
+    assert list(journal.state("run")) == []
+    journal.keep_state("run", RecordDict({"counter": ConfigRecord({"n": 1})}))
+    assert journal.state("run")["counter"]["n"] == 1
+    assert list(journal.state("another")) == []
 
 
 def test_a_silo_says_once_a_day_that_its_ca_will_end(

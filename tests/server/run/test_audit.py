@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from azureml_jobs.cli.main import main
-from client.node.journal import ANCHORS, Kept
+from client.node.journal import ANCHORS, UpdateJournal
 from conf.errors import CheckpointError
 from server.run.audit import audit
 from server.run.ledger import Ledger
@@ -23,8 +23,8 @@ def folder(tmp_path: Path) -> Path:
         first = ledger.round_closed(1, "m1", ["a"])
         ledger.round_closed(2, "m2", ["a"])
         last = ledger.run_finished("finished", "m2")
-    Kept(tmp_path / "silo").keep_anchor("run-1", 1, str(first))
-    Kept(tmp_path / "silo").keep_anchor("another", 1, f"1:{'0' * 64}")
+    UpdateJournal(tmp_path / "silo").keep_anchor("run-1", 1, str(first))
+    UpdateJournal(tmp_path / "silo").keep_anchor("another", 1, f"1:{'0' * 64}")
     result = RunResult("run-1", "local", "digits", "fedavg", ["a"], ledger=str(last))
     (tmp_path / "result.json").write_text(result.to_json())
     (tmp_path / "config.yaml").write_text("run: {}\n")
