@@ -36,6 +36,7 @@ def text(default: str | None, pattern: str, wanted: str) -> Any:
 _NAME = r"[A-Za-z_]\w*"
 _DOTTED = rf"{_NAME}(\.{_NAME})+"
 _FILE = r"[a-z][a-z0-9_]{0,63}"
+_SHA256 = r"[0-9a-f]{64}"
 _FILE_IN_WORDS = "small letters, digits and '_'"
 
 
@@ -257,6 +258,10 @@ class PolicyConf:
     rounds_at_most: int | None = number(None, at_least=1)
     # to train on; with fewer the silo takes no part
     examples_at_least: int | None = number(None, at_least=1)
+    # SHA-256 of releases whose runs are taken part in beside the silo's own (`meadow version`)
+    code: list[str] = field(
+        default_factory=list, metadata={"pattern": _SHA256, "wanted": "a SHA-256 in hex"}
+    )
 
 
 @dataclass

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from azureml_jobs.identity.admitted_keys import AdmittedKeys
 from azureml_jobs.identity.authority import SERVER_DAYS, ServerCredentials, server_credentials
+from conf.code_digest import run_files
 from conf.errors import CheckpointError, Interrupted, MeadowError
 from conf.schema import Conf
 from conf.silos import silos
@@ -201,7 +202,9 @@ class _Work:
             self.orchestrator.wait_for(
                 names, conf.run.start_quorum or len(names), conf.run.start_timeout
             )
-            grid = PackedGrid(self.orchestrator.open_run(request.run_id, names))
+            files = run_files(conf.task.name, conf.model.name, conf.strategy.name)
+            opened = self.orchestrator.open_run(request.run_id, names, files=files)
+            grid = PackedGrid(opened)
             federate(run, grid, strategy)
         return Outcome(run.result.status, folder=self._left(request))
 

@@ -128,6 +128,7 @@ def _open(
     ledger.run_started(
         federation=conf.federation.name,
         code=result.environment["code"],
+        tree=result.environment["tree"],
         config=result.config_digest,
         silos=result.silos,
         resumed=state.round > 0 or before is not None,

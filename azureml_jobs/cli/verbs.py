@@ -83,12 +83,18 @@ def report(args: list[str]) -> int:
 
 
 def version(args: list[str]) -> int:
-    """Print the versions of Meadow and of what it stands on, without importing them."""
+    """Print the versions of Meadow and of what it stands on, without importing them.
+
+    The last line is the digest of the code that must agree, as a silo's owner lists it in `policy.code`.
+    """
+    from conf.code_digest import release_digest
+
     for name in ("meadow", "flwr", "torch", "hydra-core"):
         try:
             print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             print(f"{name} (not installed)")
+    print(f"code {release_digest()}")
     return 0
 
 
@@ -151,7 +157,7 @@ VERBS = {
     "report": Verb("write a run's report anew, or --verify its ledger: run=RUN_ID", report),
     "serve": Verb("be a federation's orchestrator: the command of its job", federation.serve),
     "join": Verb("be a silo's node: the command of its job", federation.join),
-    "version": Verb("print versions", version),
+    "version": Verb("print versions, and the digest of the code that must agree", version),
 }
 """Every verb, in the order of the help."""
 

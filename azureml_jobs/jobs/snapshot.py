@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from conf.code_digest import PACKAGES, app_hash
+from conf.code_digest import PACKAGES, release_digest, tree_digest
 from conf.errors import AzureError
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -17,20 +17,20 @@ _NOT_CODE: Final = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 
 
 def snapshot(folder: Path, own: Mapping[str, bytes], root: Path = ROOT) -> str:
-    """Copy the code and a job's own files into an empty folder; return the code's digest.
+    """Copy the code and a job's own files into an empty folder; return the release's digest.
 
-    Experiments and federation files of this tree are not copied. Raises AzureError MDW-812 where
-    the digest of the copy is not that of this tree, because every silo would refuse the run.
+    The rehearsal's cloud, experiments and federation files of this tree are not copied. Raises
+    AzureError MDW-812 where the copy is not this tree, because a silo might refuse every run.
     """
     for package in PACKAGES:
         shutil.copytree(root / package, folder / package, ignore=_NOT_CODE)
-    shutil.rmtree(folder / "conf" / "experiment", ignore_errors=True)
+    for name in ("azureml_jobs/rehearsal", "conf/experiment"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     for file in (folder / "conf" / "federation").glob("*.yaml"):
         if file.name != DEFAULTS:
             file.unlink()
     for name, content in own.items():
         (folder / name).write_bytes(content)
-    digest = app_hash(folder)
-    if digest != app_hash(root):
+    if tree_digest(folder) != tree_digest(root):
         raise AzureError("MDW-812", "The code changed while it was copied.", "Launch again.")
-    return digest
+    return release_digest(folder)

@@ -78,7 +78,7 @@ class Code:
     """The snapshot that a job is sent with, and the digests in its tags."""
 
     folder: Path
-    app_hash: str
+    release: str
     config_digest: str
 
 
@@ -269,7 +269,7 @@ def _tags(federation: str, role: str, code: Code) -> dict[str, str]:
     return {
         TAG_FEDERATION: federation,
         TAG_ROLE: role,
-        TAG_CODE: code.app_hash,
+        TAG_CODE: code.release,
         TAG_CONFIG: code.config_digest,
     }
 

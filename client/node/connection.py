@@ -47,7 +47,7 @@ from client.node.transfers import side_by_side
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT
 from strategies.wire.fleet_calls import FleetStub
-from strategies.wire.headers import APP_HASH, KEY_ENDS, NODE_HEADER, OVER_HEADER
+from strategies.wire.headers import KEY_ENDS, NODE_HEADER, OVER_HEADER
 from strategies.wire.release import release_headers, why_refused
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,9 @@ _DISTRUST = re.compile(
     r"CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|[Hh]ostname|[Pp]eer name|SSL_ERROR_SSL"
 )
 _REPLAYED = "MDW-747"
+Headers = Iterable[tuple[str, str]]
+"""Of gRPC, trailing an answer: names and values."""
+
 _CODED = re.compile(r"(MDW-\d{3}): (.*)", re.S)
 
 
@@ -172,12 +175,11 @@ class Connection:
             return None
         return message_from_proto(response.messages_list[0]), response.message_object_trees[0]
 
-    def run(self, run_id: int) -> tuple[Run, str | None]:
-        """Return Flower's description of a run and the hash of its code, which a stock server does not say."""
+    def run(self, run_id: int) -> tuple[Run, Headers]:
+        """Return Flower's description of a run, and the headers beside it (`strategies.wire.run_code`)."""
         request = GetRunRequest(node=self._node, run_id=run_id)
         response, trailing = self._call_traced("GetRun", request, CALL_DEADLINE)
-        hashes = [value for name, value in trailing if name == APP_HASH]
-        return run_from_proto(response.run), hashes[0] if hashes else None
+        return run_from_proto(response.run), trailing
 
     def pull(self, head: Message, tree: ObjectTree) -> dict[str, bytes]:
         """Return the objects of an instruction by id, and tell the server that they are here."""
@@ -292,7 +294,7 @@ class Connection:
 
     def _call_traced(
         self, name: str, request: Any, deadline: float, give_up_at: float | None = None
-    ) -> tuple[Any, Iterable[tuple[str, str]]]:
+    ) -> tuple[Any, Headers]:
         """Make a call until it is answered; return the answer and its trailing headers."""
         tries = 0
         while not self._closed.is_set():

@@ -2,8 +2,6 @@
 
 It runs the code that its own job was sent with, never code it received, and refuses a run of other code. Model, data
 and device stay in memory between rounds.
-
-    MDW-331 a run of other code
 """
 
 from __future__ import annotations
@@ -22,10 +20,10 @@ from flwr.proto.message_pb2 import ObjectTree
 from azureml_jobs.identity.expiry import Reminder, Span
 from azureml_jobs.rendezvous import Rendezvous, no_server_found
 from client.malloc import give_back
+from client.node.agreement import refusal
 from client.node.connection import CallRefused, Connection, NodeUnknown
 from client.node.journal import LARGEST, InstructionKey, UpdateJournal
 from client.silo_settings import NODE_KEY
-from conf.code_digest import app_hash
 from conf.errors import MeadowError, WireError
 from conf.schema import Silo
 from conf.silos import silo_to_json
@@ -204,8 +202,8 @@ class Node:
         """Return the run's context, made at its first message, when the run's code is compared with this tree's."""
         run_id = head.metadata.run_id
         if self._context is None or self._context.run_id != run_id:
-            run, code = self._connection.run(run_id)
-            self._why_refused = self._refusal(code)
+            run, headers = self._connection.run(run_id)
+            self._why_refused = refusal(headers, self._silo, foreign_runs=self._foreign_runs)
             if self._why_refused:
                 log.error("refusing run %d: %s", run_id, self._why_refused)
             self._context = Context(
@@ -218,14 +216,6 @@ class Node:
             )
             self._stateful = None
         return self._context
-
-    def _refusal(self, theirs: str | None) -> str | None:
-        if theirs == app_hash() or (theirs is None and self._foreign_runs):
-            return None
-        return (
-            f"MDW-331: {self._silo.name} runs the code {app_hash()[:12]}, the run is of {str(theirs)[:12]}."
-            " Submit both jobs from the same commit."
-        )
 
     def _restore(self, context: Context, run: str) -> None:
         if self._journal is not None and self._stateful != run:

@@ -55,8 +55,9 @@ from flwr.supercore.run import Run
 from conf.errors import WireError
 from server.orchestrator.instructions import Instructions, PendingInstruction, Upload
 from server.orchestrator.nodes import NodeEntry, NodeTable, is_interval, node_id_of
-from strategies.wire.headers import APP_HASH, KEY_ENDS, NODE_HEADER, OVER_HEADER
+from strategies.wire.headers import KEY_ENDS, NODE_HEADER, OVER_HEADER
 from strategies.wire.objects import tree_size
+from strategies.wire.run_code import RunCode
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class RunAccess:
 
     run: Run
     nodes: frozenset[int]
-    app_hash: str
+    code: RunCode
     bundle: bytes
     """Flower's app bundle, for stock nodes; Meadow's own never ask for it."""
 
@@ -218,7 +219,7 @@ class Fleet:
     def GetRun(self, request: GetRunRequest, context: grpc.ServicerContext) -> GetRunResponse:
         """Describe the open run to a node that takes part in it."""
         access = self._check_run(request.run_id, request.node.node_id, context)
-        context.set_trailing_metadata(((APP_HASH, access.app_hash),))
+        context.set_trailing_metadata(access.code.to_headers())
         return GetRunResponse(run=run_to_proto(access.run))
 
     def GetFab(self, request: GetFabRequest, context: grpc.ServicerContext) -> GetFabResponse:

@@ -17,9 +17,10 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.run import Run, RunStatus
 from flwr.supercore.task_identity import TaskIdentity
 
-from conf.code_digest import app_hash, app_listing
+from conf.code_digest import tree_listing
 from server.orchestrator.fleet import Fleet, RunAccess
 from server.orchestrator.grid import OrchestratorGrid
+from strategies.wire.run_code import RunCode
 
 RUN_ID_BITS: Final = 62
 """Records hold signed integers of 64 bits."""
@@ -30,11 +31,14 @@ TASK_ID: Final = 1
 class OpenRun:
     """A run from the moment in which its nodes may ask for it until it is closed; one at a time in a process."""
 
-    def __init__(self, fleet: Fleet, nodes: Mapping[int, str], bundle: bytes | None) -> None:
+    def __init__(
+        self, fleet: Fleet, nodes: Mapping[int, str], code: RunCode, bundle: bytes | None
+    ) -> None:
         """`nodes` are those that take part, with their silos; without `bundle` it is the listing of this tree."""
         self._fleet = fleet
         self._nodes = dict(nodes)
-        self._bundle = bundle or app_listing()
+        self._code = code
+        self._bundle = bundle or tree_listing()
         run = describe(self._bundle, *name_and_version(bundle))
         self._run = run
         # Flower's Message takes from here which run it belongs to, and who sends it.
@@ -67,7 +71,7 @@ class OpenRun:
     def _allow(self) -> None:
         with self._fleet.changed:
             self._fleet.access = RunAccess(
-                self._run, frozenset(self._nodes), app_hash(), self._bundle
+                self._run, frozenset(self._nodes), self._code, self._bundle
             )
             self._fleet.changed.notify_all()
 

@@ -20,7 +20,7 @@ import concurrent.futures
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -30,13 +30,16 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from azureml_jobs.identity.authority import ServerCredentials
 from client.malloc import keep_activations_mapped, share_one_heap
+from conf.code_digest import release_digest, run_digest
 from conf.errors import IdentityError, SiloError
 from server.orchestrator.fleet import Fleet, Limits
 from server.orchestrator.grid import OrchestratorGrid
 from server.orchestrator.identity import IdentityInterceptor, Keys, public_pem
 from server.orchestrator.nodes import node_id_of
 from server.orchestrator.open_run import OpenRun
+from strategies.wire import protocol
 from strategies.wire.fleet_calls import add_fleet
+from strategies.wire.run_code import RunCode
 
 log = logging.getLogger(__name__)
 
@@ -141,14 +144,21 @@ class Orchestrator:
         return sorted(here)
 
     def open_run(
-        self, run_id: str, silos: Iterable[str], *, bundle: bytes | None = None
+        self,
+        run_id: str,
+        silos: Iterable[str],
+        *,
+        files: Sequence[str] = (),
+        bundle: bytes | None = None,
     ) -> OrchestratorGrid:
         """Open a run for the named silos and return its grid; a run that was open is closed.
 
-        `bundle` is the Flower app bundle for stock nodes; Meadow's own run the code they have, if it has the same
-        `app_hash`. Raises SiloError MDW-332 where a silo has no admitted key.
+        `files` are the run's own (`conf.code_digest.run_files`): Meadow's nodes run the code that they have, if
+        it is that of the run. `bundle` is the Flower app bundle for stock nodes.
+        Raises SiloError MDW-332 where a silo has no admitted key, and those of `run_digest`.
         """
         self.close_run()
+        code = RunCode(protocol.PROTOCOL, run_digest(files), release_digest(), tuple(files))
         names = set(silos)
         nodes = {
             entry.id: entry.silo for entry in self._fleet.nodes.entries() if entry.silo in names
@@ -157,7 +167,7 @@ class Orchestrator:
             hint = "Add it with `meadow keys`, or leave the silo out."
             raise SiloError("MDW-332", f"No key is admitted for {', '.join(keyless)}.", hint)
         log.info("opening run %s for %s", run_id, ", ".join(sorted(names)))
-        self._run = OpenRun(self._fleet, nodes, bundle)
+        self._run = OpenRun(self._fleet, nodes, code, bundle)
         return self._run.grid
 
     def close_run(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from conf.code_digest import app_hash
+from conf.code_digest import release_digest, tree_digest
 from conf.schema import TrainerConf
 
 PACKAGES = ("meadow", "flwr", "torch", "torchvision", "numpy", "ray", "hydra-core", "scikit-learn")
@@ -22,7 +22,8 @@ def environment(trainer: TrainerConf) -> dict[str, Any]:
             "python": platform.python_version(),
             **{p: v for p in PACKAGES if (v := _version(p))},
         },
-        "code": app_hash(),
+        "code": release_digest(),
+        "tree": tree_digest(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")

@@ -153,12 +153,23 @@ class Ledger:
         return Anchor(str(self._path), self._lines, self.head)
 
     def run_started(
-        self, *, federation: str, code: str, config: str, silos: Sequence[str], resumed: bool
+        self,
+        *,
+        federation: str,
+        code: str,
+        tree: str,
+        config: str,
+        silos: Sequence[str],
+        resumed: bool,
     ) -> None:
-        """Note that a run begins or goes on: digests of the app's code and of the run-scoped configuration."""
+        """Note that a run begins or is resumed.
+
+        `code` is the digest of what must agree (`release_digest`), `tree` that of all that is installed at the
+        server (`tree_digest`), `config` that of the run-scoped configuration.
+        """
         event = "run resumed" if resumed else "run started"
-        facts = {"federation": federation, "code": code, "config": config, "silos": list(silos)}
-        self.append(event, **FORMAT.stamp, **facts)
+        facts = {"federation": federation, "code": code, "tree": tree, "config": config}
+        self.append(event, **FORMAT.stamp, **facts, silos=list(silos))
         self.seal()
 
     def update(

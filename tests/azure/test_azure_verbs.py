@@ -412,6 +412,7 @@ def cheap_code(tree: Path, line: str = "print('at work', flush=True); time.sleep
     for package in PACKAGES:
         (tree / package).mkdir(parents=True)
         (tree / package / "__init__.py").touch()
+    (tree / "client" / "app.py").touch()
     (tree / "azureml_jobs" / "cli.py").write_text(f"import sys, time\n{line}")
     return tree
 

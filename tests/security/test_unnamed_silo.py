@@ -14,7 +14,7 @@ from flwr.proto.message_pb2 import PullObjectRequest
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
-from conf.code_digest import app_hash, app_listing
+from conf.code_digest import release_digest, tree_listing
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator
 from tests.faults.federation import Federation, ask, model, total, until
@@ -87,13 +87,13 @@ def test_with_every_id_in_its_hand_it_is_refused_each_object_and_the_code(scene:
         assert (
             answer.startswith("PERMISSION_DENIED MDW-645") and "does not name this silo" in answer
         )
-    code = hashlib.sha256(app_listing()).hexdigest()
+    code = hashlib.sha256(tree_listing()).hexdigest()
     for name, request in (
         ("GetRun", GetRunRequest(node=node, run_id=run)),
         ("GetFab", GetFabRequest(node=node, run_id=run, hash_str=code)),
     ):
         answer = insider.refused(name, request)
-        assert "MDW-645" in answer and app_hash() not in answer
+        assert "MDW-645" in answer and release_digest() not in answer
     fleet.over = True  # so that the question for work is answered at once
     assert not insider.call("PullMessages", PullMessagesRequest(node=node)).messages_list
     fleet.over = False

@@ -22,7 +22,7 @@ from azureml_jobs.jobs.specification import (
     silo_job,
     unbound,
 )
-from conf.code_digest import app_hash
+from conf.code_digest import release_digest
 from conf.compose import compose
 from conf.errors import AzureError
 from conf.schema import Conf
@@ -211,7 +211,7 @@ def test_an_unknown_silo_names_the_known(conf: Conf, code: Code) -> None:
 def test_a_snapshot_is_this_code_and_leaves_other_federations_behind(tmp_path: Path) -> None:
     folder = tmp_path / "snapshot"
     folder.mkdir()
-    assert snapshot(folder, {"ca.pem": b"CA"}) == app_hash()
+    assert snapshot(folder, {"ca.pem": b"CA"}) == release_digest()
     assert (folder / "ca.pem").read_bytes() == b"CA" and (folder / "client" / "app.py").exists()
     assert [file.name for file in (folder / "conf" / "federation").iterdir()] == ["generated.yaml"]
     assert not (folder / "conf" / "experiment").exists() and not list(folder.rglob("__pycache__"))

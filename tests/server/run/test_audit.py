@@ -19,7 +19,9 @@ from server.run.result import RunResult
 def folder(tmp_path: Path) -> Path:
     """A run of two rounds whose silo has kept the anchor of the first."""
     with Ledger(tmp_path / "ledger.jsonl", "run-1") as ledger:
-        ledger.run_started(federation="f", code="c", config="d", silos=["a"], resumed=False)
+        ledger.run_started(
+            federation="f", code="c", tree="t", config="d", silos=["a"], resumed=False
+        )
         first = ledger.round_closed(1, "m1", ["a"])
         ledger.round_closed(2, "m2", ["a"])
         last = ledger.run_finished("finished", "m2")
@@ -55,7 +57,9 @@ def test_who_rewrites_the_ledger_and_the_result_is_found_by_what_the_silo_kept(
 ) -> None:
     (folder / "ledger.jsonl").unlink()
     with Ledger(folder / "ledger.jsonl", "run-1") as ledger:
-        ledger.run_started(federation="f", code="another", config="d", silos=["a"], resumed=False)
+        ledger.run_started(
+            federation="f", code="another", tree="t", config="d", silos=["a"], resumed=False
+        )
         ledger.round_closed(1, "m1", ["a"])
         last = ledger.run_finished("finished", "m1")
     result = RunResult.read(folder)

@@ -39,7 +39,7 @@ def opened(folder: Path, store: FolderStore | None = None) -> Ledger:
 
 def a_run(ledger: Ledger, rounds: int = 2) -> list[Anchor]:
     ledger.run_started(
-        federation="f", code="c0", config="c1", silos=["north", "south"], resumed=False
+        federation="f", code="c0", tree="t0", config="c1", silos=["north", "south"], resumed=False
     )
     anchors = []
     for round in range(1, rounds + 1):
