@@ -342,13 +342,15 @@ class FederationConf:
 
 @dataclass
 class SimulationConf:
-    """What runs the silos on one machine: Flower's own engine on Ray, or Meadow's pool of workers."""
+    """What runs the silos on one machine: Meadow's pool of workers, or Flower's own engine on Ray."""
 
-    engine: str = one_of("ray", "pool")
+    engine: str = one_of("pool", "ray")
     # None = one a core; pool: 0 = in this process
     workers: int | None = number(None, at_least=0)
     # an existing Ray cluster; None = a private one
     ray_address: str | None = None
+    # use such a cluster also where it asks nobody for a token: whoever reaches it can run code there
+    ray_insecure: bool = False
     # glibc thresholds that keep activations mapped (docs/benchmarks.md)
     malloc: bool = True
 

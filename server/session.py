@@ -16,7 +16,6 @@ from conf.schema import Conf, Silo
 from server.observers.base import Observer, Observers
 from server.observers.metrics_file import MetricsFile
 from server.observers.tracking import registered_name, tracking, tracking_uri
-from server.report.build import write_report
 from server.report.overview import Overview, overview
 from server.run.checkpoint import Checkpoints, RunState
 from server.run.environment import environment
@@ -236,6 +235,9 @@ def _close(opened: Session, *, failed: bool = False) -> None:
         opened.folder.write_result(result)
     # A picture that can't be drawn must hide neither the run's result nor its error.
     try:
+        # Its plots take a second to import, which the first round need not wait for.
+        from server.report.build import write_report
+
         with _said("the report"):
             write_report(opened.folder.path, rounds)
     except Exception:

@@ -1,4 +1,4 @@
-"""The whole federation on this machine: the same apps on `flwr.simulation` (engine ray) or on our pool.
+"""The whole federation on this machine: the same apps on our pool, or on `flwr.simulation` itself (engine ray).
 
 from server.simulation import simulate
 run = simulate(["task=mnist", "run.rounds=3"])
@@ -44,7 +44,9 @@ def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> Fi
 
     Everything that can be wrong with it is found before the first file is written.
     """
-    members, task, strategy = silos(conf), task_named(conf.task.name), build_strategy(conf.strategy)
+    members = silos(conf)
+    task = task_named(conf.task.name)
+    strategy = build_strategy(conf.strategy)
     choose(conf.trainer.device)
     partition = class_counts(task, members)
     check(conf, members)
@@ -54,7 +56,8 @@ def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> Fi
         session(conf, members, mode="simulate", command=command, display=display) as run,
         logs_to(run.folder.logs),
     ):
-        run.result.classes, run.result.partition = list(task.contract.classes), partition
+        run.result.classes = list(task.contract.classes)
+        run.result.partition = partition
         _train(run, strategy)
         if conf.run.baseline != "none":
             done = run.state.round
@@ -81,9 +84,9 @@ def sigterm_is_ctrl_c() -> Iterator[None]:
 def _train(run: Session, strategy: Strategy) -> None:
     conf = run.conf.simulation
     if conf.engine == "pool":
-        workers = (
-            min(os.cpu_count() or 1, len(run.members)) if conf.workers is None else conf.workers
-        )
+        workers = conf.workers
+        if workers is None:
+            workers = min(os.cpu_count() or 1, len(run.members))
         with PoolGrid(
             run.members, workers, malloc=conf.malloc, log=run.folder.logs / "workers.log"
         ) as grid:
@@ -96,4 +99,5 @@ def _train(run: Session, strategy: Strategy) -> None:
             ray_address=conf.ray_address,
             malloc=conf.malloc,
             log_dir=run.folder.logs,
+            insecure=conf.ray_insecure,
         )

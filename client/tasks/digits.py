@@ -5,6 +5,7 @@ A silo's own examples: an .npz file, or a folder with `digits.npz`, of `x` (n, 8
 
 from __future__ import annotations
 
+import importlib.util
 from functools import cache
 from pathlib import Path
 
@@ -52,10 +53,13 @@ class Digits(Classification):
 
 @cache
 def _public() -> Examples:
-    from sklearn.datasets import load_digits  # a second to import: only where it is used
-
-    bunch = load_digits()
-    return bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
+    # As scikit-learn's own load_digits reads it, without the second that importing scikit-learn takes.
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None and package.submodule_search_locations is not None
+    file = Path(package.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"
+    rows = np.loadtxt(file, delimiter=",", dtype=np.float64)
+    images = rows[:, :-1].reshape(-1, 8, 8).astype(np.uint8)
+    return images, rows[:, -1].astype(np.int64)
 
 
 task = Digits()

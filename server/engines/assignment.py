@@ -1,63 +1,74 @@
-"""Which worker a silo lives in: its data stays warm there, so a silo moves at most once."""
+"""Which worker a silo is assigned to: its data stays in that worker's memory, so a silo moves at most once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-SETTLED_AFTER = 2
+BALANCED_AFTER = 2
 """Trainings of a silo before its cost is believed: the first one also loads its data."""
 UNEVEN = 0.05
-"""Difference between two workers' seconds, as a share of the longer, that is not worth moving a silo for."""
+"""Share of the longer of two workers' seconds by which they may differ without a silo being moved."""
 
 
-class Homes:
-    """The worker of each silo (by place), dealt in turn, and evened out once by what each silo's training took."""
+class WorkerAssignment:
+    """The worker of each silo (by index): assigned in turn, and balanced once by what each silo's training took."""
 
     def __init__(self, silos: int, workers: int) -> None:
         self._workers = workers
-        self._home = [place % workers for place in range(silos)]
+        self._worker_of = [index % workers for index in range(silos)]
         self._seconds: list[list[float]] = [[] for _ in range(silos)]
-        self._settled = workers < 2
+        # With one worker there is nothing to balance.
+        self._balanced = workers < 2
 
-    def of(self, silo: int) -> int:
-        """Return the worker that a silo lives in."""
-        return self._home[silo]
+    def worker_of(self, silo: int) -> int:
+        """Return the worker that a silo is assigned to."""
+        return self._worker_of[silo]
 
-    def took(self, silo: int, seconds: float) -> None:
-        """Note how long a training of a silo took."""
-        if not self._settled:
+    def record(self, silo: int, seconds: float) -> None:
+        """Record how long a training of a silo took."""
+        if not self._balanced:
             self._seconds[silo].append(seconds)
 
-    def settle(self) -> None:
-        """Move silos once, as soon as every one has trained often enough; to be called while none of them works."""
-        if not self._settled and all(len(seen) >= SETTLED_AFTER for seen in self._seconds):
-            self._home = evened([min(seen) for seen in self._seconds], self._home, self._workers)
-            self._settled = True
+    def rebalance_once(self) -> None:
+        """Move silos, once, as soon as every one has trained often enough; to be called while none is training."""
+        if self._balanced or any(len(seen) < BALANCED_AFTER for seen in self._seconds):
+            return
+        costs = [min(seen) for seen in self._seconds]
+        self._worker_of = balanced(costs, self._worker_of, self._workers)
+        self._balanced = True
 
 
-def evened(costs: Sequence[float], homes: Sequence[int], workers: int) -> list[int]:
-    """Return homes under which the workers' sums of costs differ least, with few moves from the present ones.
+def balanced(costs: Sequence[float], assigned: Sequence[int], workers: int) -> list[int]:
+    """Return an assignment under which the workers' sums of costs differ least, with few moves from the present one.
 
     Greedy: while it helps, one silo moves, or two change places, between the most and the least busy worker.
     """
-    homes = list(homes)
-    for _ in range(len(homes)):
-        loads = [
-            sum(c for c, home in zip(costs, homes, strict=True) if home == w)
-            for w in range(workers)
-        ]
-        most, least = loads.index(max(loads)), loads.index(min(loads))
+    result = list(assigned)
+    for _ in range(len(result)):
+        loads = [0.0] * workers
+        for cost, worker in zip(costs, result, strict=True):
+            loads[worker] += cost
+        most = loads.index(max(loads))
+        least = loads.index(min(loads))
         gap = loads[most] - loads[least]
         if gap <= UNEVEN * loads[most]:
             break
-        ours = [i for i, home in enumerate(homes) if home == most]
-        theirs = [i for i, home in enumerate(homes) if home == least]
-        moves = [(costs[i], (i,)) for i in ours] + [
-            (costs[i] - costs[j], (i, j)) for i in ours for j in theirs
-        ]
-        useful = [(abs(shift - gap / 2), silos) for shift, silos in moves if 0 < shift < gap]
-        if not useful:
+        swap = _best_swap(costs, result, most, least, gap)
+        if not swap:
             break
-        for silo in min(useful)[1]:
-            homes[silo] = least if homes[silo] == most else most
-    return homes
+        for silo in swap:
+            result[silo] = least if result[silo] == most else most
+    return result
+
+
+def _best_swap(
+    costs: Sequence[float], assigned: Sequence[int], most: int, least: int, gap: float
+) -> tuple[int, ...]:
+    """Return the silos to move between two workers so that they differ least; none where no move helps."""
+    ours = [silo for silo, worker in enumerate(assigned) if worker == most]
+    theirs = [silo for silo, worker in enumerate(assigned) if worker == least]
+    swaps: list[tuple[float, tuple[int, ...]]] = [(costs[silo], (silo,)) for silo in ours]
+    swaps += [(costs[i] - costs[j], (i, j)) for i in ours for j in theirs]
+    # What is moved away from one worker comes to the other: half of the gap makes them equal.
+    helpful = [(abs(shift - gap / 2), silos) for shift, silos in swaps if 0 < shift < gap]
+    return min(helpful)[1] if helpful else ()

@@ -27,7 +27,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from conf.errors import SiloError
 from conf.schema import Silo
 from conf.silos import silo_to_json
-from server.engines.assignment import Homes
+from server.engines.assignment import WorkerAssignment
 from server.engines.worker import Worker, WorkerDied, answer, end_fork_server, load_app
 from server.round.grid import SiloGrid
 
@@ -65,10 +65,10 @@ class PoolGrid(SiloGrid):
         self._identity = _take_identity(run_id := secrets.randbits(63))
         self._run = Run.create_empty(run_id)
         self._silos = {node_id(silo.name): silo for silo in silos}
-        self._places = {node: place for place, node in enumerate(self._silos)}
+        self._indices = {node: index for index, node in enumerate(self._silos)}
         self._contexts = {node: _context(run_id, node, silo) for node, silo in self._silos.items()}
         workers = min(workers, len(silos))
-        self._homes = Homes(len(silos), max(workers, 1))
+        self._assignment = WorkerAssignment(len(silos), max(workers, 1))
         self._queues: list[deque[Message]] = [deque() for _ in range(max(workers, 1))]
         self._open: set[str] = set()  # messages whose reply nobody has had yet
         self._done: dict[
@@ -106,7 +106,7 @@ class PoolGrid(SiloGrid):
         ids = []
         with self._change:
             if not self._open and not any(worker.busy for worker in self._workers):
-                self._homes.settle()
+                self._assignment.rebalance_once()
             for message in messages:
                 known = message.metadata.dst_node_id in self._silos
                 ids.append(self._queue(message) if known else "")
@@ -217,7 +217,9 @@ class PoolGrid(SiloGrid):
     def _queue(self, message: Message) -> str:
         id = message.metadata.__dict__["_message_id"] = str(uuid4())
         self._open.add(id)
-        self._queues[self._homes.of(self._places[message.metadata.dst_node_id])].append(message)
+        self._queues[
+            self._assignment.worker_of(self._indices[message.metadata.dst_node_id])
+        ].append(message)
         return id
 
     def _run_here(self, wanted: set[str]) -> None:
@@ -235,7 +237,7 @@ class PoolGrid(SiloGrid):
         self._deliver(message, answer(self._app, given, context), context)
 
     def _keep(self, worker: Worker, queue: deque[Message]) -> None:
-        """Keep one worker at work until the pool is closed; runs in a thread of its own."""
+        """Keep one worker busy until the pool is closed; runs in a thread of its own."""
         try:
             worker.start()
             while (message := self._take(worker, queue)) is not None:
@@ -274,7 +276,7 @@ class PoolGrid(SiloGrid):
             return
         self._deaths[node] = 0
         if message.metadata.message_type.startswith("train"):
-            self._homes.took(self._places[node], time.monotonic() - started)
+            self._assignment.record(self._indices[node], time.monotonic() - started)
         self._deliver(message, reply, context)
 
     def _crashed(self, message: Message, how: str) -> Message:

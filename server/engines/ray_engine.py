@@ -1,62 +1,47 @@
-"""Engine ray: Flower's own simulation, with its known faults kept from the user.
-
-Ctrl-C ends the run, a dead actor ends it too and is named, and a client's exception is one line.
-"""
+"""Engine ray: Flower's own simulation, behind a token. Ray itself is imported only when a run needs it."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import gc
-import logging
 import os
-import shutil
-import signal
-import socket
-import sys
-import tempfile
-import threading
-import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
-from unittest import mock
+from typing import Final
 
-from server.engines.quiet import logs_to, quiet_environment
+from flwr.app import Context
+from flwr.serverapp import Grid
 
-quiet_environment()
-
-import psutil  # noqa: E402  # after the environment
-import ray  # noqa: E402
-from flwr.app import Context, Message  # noqa: E402
-from flwr.clientapp import ClientApp  # noqa: E402
-from flwr.server.superlink.fleet.vce.backend import raybackend  # noqa: E402
-from flwr.serverapp import Grid, ServerApp  # noqa: E402
-from flwr.simulation import run_simulation  # noqa: E402
-from flwr.simulation.ray_transport.ray_actor import BasicActorPool, ClientAppActor  # noqa: E402
-from ray.exceptions import RayError, RayTaskError  # noqa: E402
-
-from client.malloc import VARIABLE as MALLOC_VARIABLE  # noqa: E402
-from client.silo_settings import SILOS_VARIABLE, hand_over, silos_to_json  # noqa: E402
-from conf.errors import SiloError  # noqa: E402
-from conf.schema import Silo  # noqa: E402
-from server.engines.ray_grid import RayGrid, Watch  # noqa: E402
-from server.engines.worker import load_app  # noqa: E402
-from server.round.error_text import plain_reason  # noqa: E402
-
-log = logging.getLogger(__name__)
+from conf.schema import Silo
+from server.engines.private_folder import private_folder
+from server.engines.ray_access import cluster_access, own_token
 
 ServerMain = Callable[[Grid, Context], None]
 
-CONNECT_SECONDS = 5.0
-"""For an existing cluster to answer; Ray itself would wait for minutes, deaf to signals."""
-END_SECONDS = 5.0
-"""For Ray's processes to end before they are killed."""
-LONGEST_PATH = 30
-"""Characters of a temporary folder under which Ray's sockets still fit a socket address (107 bytes)."""
-LONGEST_VARIABLE = 100_000
-"""Bytes of one environment variable that Linux surely takes."""
+SOCKET_BELOW: Final = len("/ray/session_2026-12-31_23-59-59_123456_4194304/sockets/plasma_store")
+"""Characters that Ray adds to its folder for the longest of its sockets."""
+
+
+@dataclass(frozen=True)
+class RayRun:
+    """What a run on Ray is made of.
+
+    `workers` actors at once (None: one a core), in the private `folder` of this run, or on the cluster at `address`.
+    `malloc` keeps activations mapped in the actors; `log_dir` is the run's own; `app` is the ClientApp.
+    """
+
+    silos: list[Silo]
+    workers: int | None
+    malloc: bool
+    log_dir: Path
+    app: str
+    folder: Path | None
+    address: str | None
+
+    @property
+    def run_id(self) -> str:
+        """The name by which the run is resumed."""
+        return self.log_dir.parent.name
 
 
 def run_on_ray(
@@ -68,252 +53,33 @@ def run_on_ray(
     malloc: bool,
     log_dir: Path,
     app: str = "client.app:app",
+    insecure: bool = False,
 ) -> None:
     """Run `server_main(grid, context)` over Flower's simulation of these silos; one CPU and one thread a client.
 
-    `workers` actors at once (None: one a core), on this machine or on the Ray cluster at `ray_address`.
-    What `server_main` raises is raised here. Raises SiloError MDW-320 when an actor died, MDW-322 or MDW-323 where
-    Ray can't be used, and Interrupted on Ctrl-C or SIGTERM; a second Ctrl-C no longer waits.
+    `workers` actors at once (None: one a core), on this machine or on the Ray cluster at `ray_address`, which has to
+    ask for a token unless `insecure` is set. What `server_main` raises is raised here. Raises SiloError MDW-320 when
+    an actor died, MDW-312 to 314 and MDW-322 to 324 where Ray can't be used, and Interrupted on Ctrl-C or SIGTERM; a
+    second Ctrl-C no longer waits.
     """
-    client = load_app(app)
-    watch = Watch()
-    errors: list[BaseException] = []
-    backends: list[WatchedBackend] = []
+    with _access(ray_address, insecure) as folder:
+        # Ray reads at import whether it asks for a token, so it is imported here and not before.
+        from server.engines.ray_simulation import simulate_on_ray
 
-    def backend(config: dict[str, Any]) -> WatchedBackend:
-        backends.append(WatchedBackend(config, app, silos, workers, watch, log_dir.parent.name))
-        return backends[-1]
-
-    def main(grid: Grid, context: Context) -> None:
-        left = None if ray_address else hand_over(silos, context.run_id)
-        try:
-            server_main(RayGrid(grid, silos, watch), context)
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            watch.ending = True
-            for one in backends:
-                one.kill()
-            if left:
-                left.unlink(missing_ok=True)
-
-    with (
-        warnings.catch_warnings(action="ignore", category=ResourceWarning),  # see _shut_down
-        logs_to(log_dir),
-        _raylet_to_log(),
-        _ray(silos, ray_address, workers, malloc, log_dir),
-        _signals(watch, backends),
-    ):
-        server = ServerApp()
-        server.main()(main)
-        with mock.patch.object(raybackend, "RayBackend", backend):
-            run_simulation(
-                server, client, len(silos), backend_config={"client_resources": {"num_cpus": 1}}
-            )
-    if errors:
-        raise errors[0]
-
-
-class WatchedBackend(raybackend.RayBackend):
-    """Flower's Ray backend, which notices dead actors, skips messages of closed rounds and can be ended at once."""
-
-    def __init__(
-        self,
-        config: dict[str, Any],
-        app: str,
-        silos: list[Silo],
-        workers: int | None,
-        watch: Watch,
-        run_id: str,
-    ) -> None:
-        super().__init__(config)
-        self._app, self._silos, self._workers, self._watch, self._run_id = (
-            app,
-            silos,
-            workers,
-            watch,
-            run_id,
-        )
-        self._actors: list[Any] = []
-
-    def build(self, app_fn: Callable[[], ClientApp]) -> None:
-        """Start the actors. They import the app by name: one that is sent along would lose its caches each time."""
-        self.pool = BasicActorPool(ClientAppActor, self.client_resources, self.actor_kwargs)
-        wanted = min(self._workers or len(self._silos), len(self._silos))
-        self.pool.add_actors_to_pool(max(1, min(self.pool.actors_capacity, wanted)))
-        self._actors = list(self.pool.pool)
-        self.app_fn = functools.partial(load_app, self._app)
-        if self._watch.ending:
-            self.kill()
-
-    def process_message(self, message: Message, context: Context) -> tuple[Message, Context]:
-        """See `Backend`; a dead actor ends the run, since Flower would give it to client after client."""
-        if self._watch.ending or message.metadata.message_id in self._watch.forgotten:
-            raise RuntimeError("not run: its round is closed")
-        try:
-            return super().process_message(message, context)
-        except RayError as error:
-            if (
-                not isinstance(error, RayTaskError)
-                and not self._watch.ending
-                and self._watch.lost is None
-            ):
-                name = self._silos[int(context.node_config["partition-id"])].name
-                self._watch.lost = self._dead(name, error)
-            raise
-
-    def kill(self) -> None:
-        """End the actors, whatever they do."""
-        for actor in self._actors:
-            with contextlib.suppress(RayError, ValueError):
-                ray.kill(actor)
-
-    def terminate(self) -> None:
-        """End the actors; Ray itself is shut down by the one who started it."""
-        self.kill()
-
-    def _dead(self, silo: str, error: RayError) -> SiloError:
-        return SiloError(
-            "MDW-320",
-            f"The Ray actor that trained silo {silo} died: {plain_reason(str(error))}",
-            f"The rounds before are kept: go on with run.resume={self._run_id} simulation.engine=pool, which "
-            "restarts a dead worker; with too little memory, also with fewer simulation.workers.",
+        simulate_on_ray(
+            server_main, RayRun(silos, workers, malloc, log_dir, app, folder, ray_address)
         )
 
 
 @contextlib.contextmanager
-def _ray(
-    silos: list[Silo], address: str | None, workers: int | None, malloc: bool, log_dir: Path
-) -> Iterator[None]:
-    """Start a private Ray on this machine, or connect to the cluster at `address`; end it or leave it."""
-    if ray.is_initialized():
-        raise SiloError(
-            "MDW-323", "Ray already runs in this process.", "Call ray.shutdown() first."
-        )
-    always: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    extra = {} if malloc else {MALLOC_VARIABLE: "0"}
+def _access(address: str | None, insecure: bool) -> Iterator[Path | None]:
+    """Open the way to Ray; yield the folder for a private one."""
     if address is not None:
-        _answers(address)
-        ray.init(
-            address,
-            runtime_env={"env_vars": {**_for_actors(silos), **extra}},
-            log_to_driver=False,
-            configure_logging=False,
-        )
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        with cluster_access(address, insecure):
+            yield None
         return
-    parent = tempfile.gettempdir()
-    folder = Path(
-        tempfile.mkdtemp(
-            prefix="meadow-ray-", dir=parent if len(parent) <= LONGEST_PATH else "/tmp"
-        )
-    )
-    try:
-        with mock.patch.dict(os.environ, PYTHONPATH=_python_path(), **extra):
-            cpus = min(workers or _cores(), len(silos))
-            ray.init(
-                "local",
-                num_cpus=max(1, cpus),
-                _temp_dir=str(folder),
-                include_dashboard=False,
-                **always,
-            )
-        yield
-    finally:
-        _shut_down()
-        _keep_client_logs(folder, log_dir)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _cores() -> int:
-    """Return the cores that this process may use, which a container may have limited; macOS does not say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _shut_down() -> None:
-    """End a private Ray to its last process; Ray itself leaves it, and open files, to the garbage collector."""
-    ours = [child for child in psutil.Process().children(recursive=True) if _is_ray(child)]
-    ray.shutdown()
-    gc.collect()
-    for child in psutil.wait_procs(ours, END_SECONDS)[1]:
-        child.kill()
-
-
-def _is_ray(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return "ray" in " ".join(process.cmdline())
-    return False
-
-
-def _raylet_to_log() -> contextlib.AbstractContextManager[Any]:
-    """Send what the raylet tells the driver to the log: Ray prints it even with `log_to_driver=False`."""
-
-    def to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
-        logging.getLogger("ray").warning("%s: %s", data.get("pid"), " ".join(data["lines"]))
-
-    return mock.patch.object(ray._private.worker, "print_to_stdstream", to_log)
-
-
-def _for_actors(silos: list[Silo]) -> dict[str, str]:
-    """Return the environment of actors in a cluster that knows nothing of this run."""
-    text = silos_to_json(silos)
-    if len(text) > LONGEST_VARIABLE:
-        raise SiloError(
-            "MDW-324",
-            f"{len(silos)} silos are too many for a Ray cluster.",
-            "Use simulation.engine=pool, or fewer.",
-        )
-    return {"PYTHONPATH": _python_path(), SILOS_VARIABLE: text}
-
-
-def _python_path() -> str:
-    return os.pathsep.join(path or os.getcwd() for path in sys.path)
-
-
-def _answers(address: str) -> None:
-    """Raise SiloError MDW-322 where nothing listens at HOST:PORT."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise SiloError(
-            "MDW-322",
-            f"There is no Ray cluster at simulation.ray_address={address}: {error}.",
-            "Give the HOST:PORT that `ray start --head` printed, or none for a private Ray.",
-        ) from error
-
-
-def _keep_client_logs(folder: Path, log_dir: Path) -> None:
-    """Keep what the clients wrote; the rest of Ray's own logs goes with its folder."""
-    for file in sorted(folder.glob("session_2*/logs/worker-*")):
-        if file.suffix in (".out", ".err") and (text := file.read_bytes()):
-            with (log_dir / "workers.log").open("ab") as kept:
-                kept.write(text)
-
-
-@contextlib.contextmanager
-def _signals(watch: Watch, backends: list[WatchedBackend]) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the run by its own way; the second one kills Ray's processes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        if not watch.stop.is_set():
-            watch.stop.set()
-            return
-        watch.ending = True
-        for child in psutil.Process().children(recursive=True):
-            if _is_ray(child):
-                child.kill()
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with private_folder(SOCKET_BELOW) as parent, own_token(parent):
+        # Ray opens its folder to everyone: only the one around it keeps others out.
+        folder = parent / "ray"
+        os.mkdir(folder, 0o700)
+        yield folder

@@ -23,13 +23,13 @@ from flwr.common.constant import ErrorCode
 from client import malloc
 from conf.errors import SiloError
 from server.engines.pipe import PipeEnd
+from server.engines.private_folder import folder_of_this_process
 
 log = logging.getLogger(__name__)
 
 PRELOAD = (
     "torch",
     "torch._dynamo",
-    "sklearn.metrics",
     "flwr.app",
     "flwr.clientapp",
     "server.engines.worker",
@@ -37,6 +37,9 @@ PRELOAD = (
 """Modules that the fork server imports once, so that a worker starts in milliseconds."""
 GOODBYE_SECONDS = 1.0
 """For a worker to end by itself or on SIGTERM before it is killed."""
+
+SOCKET_BELOW = len("/listener-12345678")
+"""Characters that the fork server's socket adds to the path of its folder."""
 
 _starting = threading.Lock()
 
@@ -179,11 +182,27 @@ def start_fork_server(app_module: str) -> None:
     # Python 3.11 does not hand sys.path to what it preloads; a stray `client` in this folder must not be taken.
     os.environ.update({"PYTHONPATH": path, "PYTHONSAFEPATH": "1", malloc.VARIABLE: "0"})
     try:
-        forkserver.ensure_running()
+        with _temporary_files_in(folder_of_this_process(SOCKET_BELOW)):
+            forkserver.ensure_running()
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let `multiprocessing` put sockets into a folder that is short enough for one and closed to others.
+
+    Whoever reaches the fork server's socket can run code here, and a long TMPDIR leaves no room for its path.
+    """
+    settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]  # the only place of its folder
+    before = settings.get("tempdir")
+    settings["tempdir"] = str(folder)
+    try:
+        yield
+    finally:
+        settings["tempdir"] = before
 
 
 def end_fork_server() -> None:

@@ -99,3 +99,50 @@ def test_a_pool_that_nobody_closed_does_not_keep_its_script_from_ending(tmp_path
     process = started(tmp_path, "forgets")
     _, err = process.communicate(timeout=20)
     assert process.returncode == 0 and err == ""
+
+
+def test_a_long_tmpdir_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A socket's path holds 107 bytes; the fork server puts its own below the temporary folder.
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    process = started(tmp_path, "forgets")
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0 and err == ""
+
+
+IMPORTS = """
+import sys
+from server.simulation import simulate
+assert "ray" not in sys.modules, "importing the module is enough"
+
+from server.observers.base import Observer
+import server.simulation
+
+class Look(Observer):
+    def round_started(self, round, cohort):
+        tops = {name.partition(".")[0] for name in sys.modules}
+        print("loaded:", sorted(tops & set(sys.argv[2].split(","))))
+        print("vce:", [name for name in sys.modules if "fleet.vce" in name])
+
+server.simulation.progress_display = lambda live: Look()
+if __name__ == "__main__":
+    simulate(["task=digits", "data.examples=200", "run.rounds=1", "simulation.workers=1",
+              f"run.output={sys.argv[1]}"])
+"""
+
+
+def test_the_pool_s_first_round_begins_without_what_only_others_need(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(IMPORTS)
+    others = "ray,sklearn,scipy,matplotlib,mlflow,sqlalchemy,fastapi,uvicorn,pandas"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "outputs"), others],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:2] == ["loaded: []", "vce: []"]

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import psutil
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from conf.errors import SiloError
@@ -39,7 +46,12 @@ def silos(count: int) -> list[Silo]:
 
 
 def on_ray(
-    main: Any, count: int, folder: Path, address: str | None = None, workers: int | None = 2
+    main: Any,
+    count: int,
+    folder: Path,
+    address: str | None = None,
+    workers: int | None = 2,
+    insecure: bool = False,
 ) -> None:
     log_dir = folder / "a-run/logs"
     run_on_ray(
@@ -50,6 +62,7 @@ def on_ray(
         malloc=False,
         log_dir=log_dir,
         app="echo_app:app",
+        insecure=insecure,
     )
 
 
@@ -195,8 +208,8 @@ def test_ctrl_c_ends_the_run_within_seconds_and_leaves_no_process(tmp_path: Path
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
-@pytest.fixture
-def cluster() -> Iterator[str]:
+@contextlib.contextmanager
+def ray_cluster(environment: dict[str, str]) -> Iterator[str]:
     """A Ray cluster of one node on free ports, as another user would have started it."""
     port, client_port = free_ports(2)
     ray = Path(sys.executable).parent / "ray"
@@ -217,7 +230,11 @@ def cluster() -> Iterator[str]:
         "--disable-usage-stats",
     ]
     process = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [*command, *options],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, **environment},
     )
     assert process.stdout is not None
     for line in process.stdout:
@@ -236,7 +253,9 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_an_existing_cluster_is_used_and_left_alone(cluster: str, tmp_path: Path) -> None:
+def test_an_existing_cluster_is_used_with_the_user_s_token_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: dict[str, Any] = {}
 
     def main(grid: RayGrid, context: Context) -> None:
@@ -248,7 +267,153 @@ def test_an_existing_cluster_is_used_and_left_alone(cluster: str, tmp_path: Path
             str(r.content.config_records["environment"]["MEADOW_MALLOC"]) for r in replies
         }
 
-    for _ in range(2):
-        on_ray(main, 3, tmp_path, cluster)
-        assert len(seen["silos"]) == 3 and all("silo-2" in text for text in seen["silos"])
-        assert seen["malloc"] == {"0"}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}
+    with ray_cluster(token) as address:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token["RAY_AUTH_TOKEN"])
+        for _ in range(2):
+            on_ray(main, 3, tmp_path, address)
+            assert len(seen["silos"]) == 3 and all("silo-2" in text for text in seen["silos"])
+            assert seen["malloc"] == {"0"}
+
+
+@pytest.mark.slow
+def test_a_cluster_that_takes_calls_without_a_token_is_refused_unless_that_is_accepted(
+    tmp_path: Path,
+) -> None:
+    seen: list[Message] = []
+
+    def main(grid: RayGrid, context: Context) -> None:
+        seen.extend(grid.send_and_receive(asked(grid)))
+
+    with ray_cluster({"RAY_AUTH_MODE": "disabled"}) as address:
+        with pytest.raises(SiloError, match=r"MDW-313.*simulation\.ray_insecure=true"):
+            on_ray(main, 2, tmp_path, address)
+        assert not seen
+        on_ray(main, 2, tmp_path, address, insecure=True)
+    assert len(seen) == 2 and not any(reply.has_error() for reply in seen)
+
+
+CALLS = (
+    "/ray.rpc.InternalKVGcsService/InternalKVPut",  # the head node: where functions and classes are kept
+    "/ray.rpc.NodeManagerService/RequestWorkerLease",  # the raylet
+    "/ray.rpc.ObjectManagerService/Pull",  # the raylet's object manager
+    "/ray.rpc.CoreWorkerService/PushTask",  # workers and the driver
+    "/ray.rpc.RuntimeEnvService/GetOrCreateRuntimeEnv",
+    "/ray.rpc.ReporterService/GetTraceback",
+)
+
+
+def listeners() -> list[tuple[str, int, str]]:
+    """Return host, port and process of each port that this process and its children listen on."""
+    mine = psutil.Process()
+    found = set()
+    for process in [mine, *mine.children(recursive=True)]:
+        for one in process.net_connections("tcp"):
+            if one.status == psutil.CONN_LISTEN:
+                host = "127.0.0.1" if one.laddr.ip in ("::", "0.0.0.0") else one.laddr.ip
+                found.add((host, one.laddr.port, process.name()))
+    return sorted(found)
+
+
+def answer_to_a_stranger(host: str, port: int) -> set[str]:
+    """Return the statuses with which a port answers calls and requests that bring no token."""
+    answers = set()
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        for call in CALLS:
+            try:
+                channel.unary_unary(call)(b"", timeout=10)
+                answers.add(f"taken: {call}")
+            except grpc.RpcError as error:
+                answers.add(error.code().name)
+    for path in ("/", "/get_or_create_runtime_env", "/api/jobs/"):
+        request = urllib.request.Request(f"http://{host}:{port}{path}", data=b"", method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=10):
+                answers.add(f"taken: {path}")
+        except urllib.error.HTTPError as error:
+            answers.add(f"http {error.code}")
+            error.close()
+        except (OSError, http.client.HTTPException):
+            answers.add("no http")
+    return answers
+
+
+def test_each_port_of_ray_refuses_a_call_without_a_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the user has set for a cluster of their own is neither used nor told to anybody.
+    home = tmp_path / "home"
+    (home / ".ray").mkdir(parents=True)
+    (home / ".ray/auth_token").write_text("a" * 64)
+    monkeypatch.setenv("HOME", str(home))
+    theirs = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "b" * 64, "RAY_ADDRESS": "127.0.0.1:1"}
+    theirs["RAY_AUTH_TOKEN_PATH"] = str(home / ".ray/auth_token")
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    before = {port for _, port, _ in listeners()}
+    seen: dict[str, Any] = {}
+
+    def main(grid: RayGrid, context: Context) -> None:
+        assert not any(reply.has_error() for reply in grid.send_and_receive(asked(grid)))
+        token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+        seen["token"] = token.read_text()
+        seen["modes"] = [stat.S_IMODE(path.stat().st_mode) for path in (token, token.parent)]
+        seen["folder"] = token.parent
+        for host, port, process in listeners():
+            if port not in before:
+                seen[f"{process} {port}"] = answer_to_a_stranger(host, port)
+
+    on_ray(main, 2, tmp_path)
+    assert seen.pop("token") not in ("a" * 64, "b" * 64)
+    assert seen.pop("modes") == [0o600, 0o700]
+    assert not seen.pop("folder").exists()
+    assert {name: os.environ.get(name) for name in theirs} == theirs
+    # The head node, the raylet with its object manager, the agent, a worker and the driver.
+    assert len(seen) >= 6, seen
+    for port, answers in seen.items():
+        assert not [one for one in answers if one.startswith("taken")], (port, answers)
+        assert answers & {"UNAUTHENTICATED", "http 401"}, (port, answers)
+
+
+def test_simulation_ray_is_flower_s_own_run_simulation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import flwr.simulation
+
+    from server.engines import ray_simulation
+
+    assert vars(ray_simulation)["run_simulation"] is flwr.simulation.run_simulation
+    seen: list[Any] = []
+
+    def run_simulation(*given: Any, **more: Any) -> None:
+        seen.append(given)
+        flwr.simulation.run_simulation(*given, **more)
+
+    monkeypatch.setattr(ray_simulation, "run_simulation", run_simulation)
+
+    def main(grid: RayGrid, context: Context) -> None:
+        # The Grid below ours is the one that Flower made.
+        seen.append(type(grid._grid).__module__)
+        seen.append(grid.send_and_receive(asked(grid)))
+
+    on_ray(main, 1, tmp_path)
+    (_, client, count), module, replies = seen
+    assert isinstance(client, ClientApp) and count == 1
+    assert module.startswith("flwr.")
+    assert not replies[0].has_error()
+
+
+def test_a_stray_file_in_the_current_folder_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stray = tmp_path / "somewhere"
+    stray.mkdir()
+    for name in ("client.py", "server.py", "conf.py", "strategies.py", "echo_app.py"):
+        (stray / name).write_text(f"raise RuntimeError('a stray {name}')")
+    monkeypatch.chdir(stray)
+
+    def main(grid: RayGrid, context: Context) -> None:
+        replies = grid.send_and_receive(asked(grid))
+        assert [reply.error.reason for reply in replies if reply.has_error()] == []
+
+    on_ray(main, 2, tmp_path)

@@ -1,0 +1,276 @@
+"""Flower's own simulation on Ray, with its known faults kept from the user.
+
+Ctrl-C ends the run, a dead actor ends it too and is named, and a client's exception is one line. Imported by
+`server.engines.ray_engine` once what Ray reads at import is set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from unittest import mock
+
+import psutil
+import ray
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.server.superlink.fleet.vce.backend import raybackend
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+from flwr.simulation.ray_transport.ray_actor import BasicActorPool, ClientAppActor
+from ray.exceptions import RayError, RayTaskError
+from ray.job_config import JobConfig
+
+from client.malloc import VARIABLE as MALLOC_VARIABLE
+from client.silo_settings import SILOS_VARIABLE, hand_over, silos_to_json
+from conf.errors import SiloError
+from conf.schema import Silo
+from server.engines.quiet import logs_to
+from server.engines.ray_engine import RayRun, ServerMain
+from server.engines.ray_grid import RayGrid, Watch
+from server.engines.worker import load_app
+from server.round.error_text import plain_reason
+
+log = logging.getLogger(__name__)
+
+END_SECONDS = 5.0
+"""For Ray's processes to end before they are killed."""
+LONGEST_VARIABLE = 100_000
+"""Bytes of one environment variable that Linux surely takes."""
+
+
+def simulate_on_ray(server_main: ServerMain, run: RayRun) -> None:
+    """Run `server_main(grid, context)` on `flwr.simulation`; see `server.engines.ray_engine.run_on_ray`."""
+    client = load_app(run.app)
+    watch = Watch()
+    errors: list[BaseException] = []
+    backends: list[WatchedBackend] = []
+
+    def backend(config: dict[str, Any]) -> WatchedBackend:
+        backends.append(WatchedBackend(config, run, watch))
+        return backends[-1]
+
+    def main(grid: Grid, context: Context) -> None:
+        left = None if run.address else hand_over(run.silos, context.run_id)
+        try:
+            server_main(RayGrid(grid, run.silos, watch), context)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            watch.ending = True
+            for one in backends:
+                one.kill()
+            if left:
+                left.unlink(missing_ok=True)
+
+    with (
+        warnings.catch_warnings(action="ignore", category=ResourceWarning),  # see _shut_down
+        logs_to(run.log_dir),
+        _raylet_to_log(),
+        _ray(run),
+        _signals(watch, backends),
+    ):
+        server = ServerApp()
+        server.main()(main)
+        with mock.patch.object(raybackend, "RayBackend", backend):
+            run_simulation(
+                server, client, len(run.silos), backend_config={"client_resources": {"num_cpus": 1}}
+            )
+    if errors:
+        raise errors[0]
+
+
+class WatchedBackend(raybackend.RayBackend):
+    """Flower's Ray backend, which notices dead actors, skips messages of closed rounds and can be ended at once."""
+
+    def __init__(self, config: dict[str, Any], run: RayRun, watch: Watch) -> None:
+        super().__init__(config)
+        self._run = run
+        self._watch = watch
+        self._actors: list[Any] = []
+
+    def build(self, app_fn: Callable[[], ClientApp]) -> None:
+        """Start the actors. They import the app by name: one that is sent along would lose its caches each time."""
+        self.pool = BasicActorPool(ClientAppActor, self.client_resources, self.actor_kwargs)
+        silos = len(self._run.silos)
+        wanted = min(self._run.workers or silos, silos)
+        self.pool.add_actors_to_pool(max(1, min(self.pool.actors_capacity, wanted)))
+        self._actors = list(self.pool.pool)
+        self.app_fn = functools.partial(load_app, self._run.app)
+        if self._watch.ending:
+            self.kill()
+
+    def process_message(self, message: Message, context: Context) -> tuple[Message, Context]:
+        """See `Backend`; a dead actor ends the run, since Flower would give it to client after client."""
+        if self._watch.ending or message.metadata.message_id in self._watch.forgotten:
+            raise RuntimeError("not run: its round is closed")
+        try:
+            return super().process_message(message, context)
+        except RayError as error:
+            if (
+                not isinstance(error, RayTaskError)
+                and not self._watch.ending
+                and self._watch.lost is None
+            ):
+                name = self._run.silos[int(context.node_config["partition-id"])].name
+                self._watch.lost = self._dead(name, error)
+            raise
+
+    def kill(self) -> None:
+        """End the actors, whatever they do."""
+        for actor in self._actors:
+            with contextlib.suppress(RayError, ValueError):
+                ray.kill(actor)
+
+    def terminate(self) -> None:
+        """End the actors; Ray itself is shut down by the one who started it."""
+        self.kill()
+
+    def _dead(self, silo: str, error: RayError) -> SiloError:
+        return SiloError(
+            "MDW-320",
+            f"The Ray actor that trained silo {silo} died: {plain_reason(str(error))}",
+            f"The rounds before are kept: go on with run.resume={self._run.run_id} simulation.engine=pool, which "
+            "restarts a dead worker; with too little memory, also with fewer simulation.workers.",
+        )
+
+
+class OwnPath(JobConfig):
+    """A job whose actors import from the driver's own path alone.
+
+    Ray puts the driver's current folder before everything else, where a stray `client.py` or `server.py` would be
+    taken for ours; what they need is in PYTHONPATH, in the driver's order.
+    """
+
+    def _serialize(self) -> str:
+        self._py_driver_sys_path.clear()
+        return super()._serialize()
+
+
+@contextlib.contextmanager
+def _ray(run: RayRun) -> Iterator[None]:
+    """Start a private Ray on this machine, or connect to the cluster at an address; end it or leave it."""
+    if ray.is_initialized():
+        raise SiloError(
+            "MDW-323", "Ray already runs in this process.", "Call ray.shutdown() first."
+        )
+    extra = {} if run.malloc else {MALLOC_VARIABLE: "0"}
+    if run.address is not None:
+        ray.init(
+            run.address,
+            runtime_env={"env_vars": {**_for_actors(run.silos), **extra}},
+            job_config=OwnPath(),
+            log_to_driver=False,
+            configure_logging=False,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    assert run.folder is not None
+    try:
+        with mock.patch.dict(os.environ, PYTHONPATH=_python_path(), **extra):
+            cpus = min(run.workers or _cores(), len(run.silos))
+            ray.init(
+                "local",
+                num_cpus=max(1, cpus),
+                _temp_dir=str(run.folder),
+                include_dashboard=False,
+                job_config=OwnPath(),
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        yield
+    finally:
+        _shut_down()
+        _keep_client_logs(run.folder, run.log_dir)
+
+
+def _cores() -> int:
+    """Return the cores that this process may use, which a container may have limited; macOS does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _shut_down() -> None:
+    """End a private Ray to its last process; Ray itself leaves it, and open files, to the garbage collector."""
+    ours = [child for child in psutil.Process().children(recursive=True) if _is_ray(child)]
+    ray.shutdown()
+    gc.collect()
+    for child in psutil.wait_procs(ours, END_SECONDS)[1]:
+        child.kill()
+
+
+def _is_ray(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "ray" in " ".join(process.cmdline())
+    return False
+
+
+def _raylet_to_log() -> contextlib.AbstractContextManager[Any]:
+    """Send what the raylet tells the driver to the log: Ray prints it even with `log_to_driver=False`."""
+
+    def to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
+        logging.getLogger("ray").warning("%s: %s", data.get("pid"), " ".join(data["lines"]))
+
+    return mock.patch.object(ray._private.worker, "print_to_stdstream", to_log)
+
+
+def _for_actors(silos: list[Silo]) -> dict[str, str]:
+    """Return the environment of actors in a cluster that knows nothing of this run."""
+    text = silos_to_json(silos)
+    if len(text) > LONGEST_VARIABLE:
+        raise SiloError(
+            "MDW-324",
+            f"{len(silos)} silos are too many for a Ray cluster.",
+            "Use simulation.engine=pool, or fewer.",
+        )
+    return {"PYTHONPATH": _python_path(), SILOS_VARIABLE: text}
+
+
+def _python_path() -> str:
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
+
+
+def _keep_client_logs(folder: Path, log_dir: Path) -> None:
+    """Keep what the clients wrote; the rest of Ray's own logs goes with its folder."""
+    for file in sorted(folder.glob("session_2*/logs/worker-*")):
+        if file.suffix in (".out", ".err") and (text := file.read_bytes()):
+            with (log_dir / "workers.log").open("ab") as kept:
+                kept.write(text)
+
+
+@contextlib.contextmanager
+def _signals(watch: Watch, backends: list[WatchedBackend]) -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the run by its own way; the second one kills Ray's processes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if not watch.stop.is_set():
+            watch.stop.set()
+            return
+        watch.ending = True
+        for child in psutil.Process().children(recursive=True):
+            if _is_ray(child):
+                child.kill()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
