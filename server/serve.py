@@ -39,7 +39,8 @@ from server.orchestrator.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Ca
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator, quiet_flower
 from server.session import session
-from server.store.folder import Below, Lease, LeaseLost, Store
+from server.store.base import Lease, LeaseLost, Store
+from server.store.prefix import PrefixStore
 from server.store.run_queue import CANCELLED_OUTCOME, Outcome, Request, RunQueue
 from strategies import build_strategy
 
@@ -62,7 +63,7 @@ def serve(conf: Conf) -> int:
         here = OrchestratorBackends.from_conf(conf)
         with _lease(here.store) as lease:
             here = replace(
-                here, store=Below(here.store, lease=lease)
+                here, store=PrefixStore(here.store, lease=lease)
             )  # who loses the lease writes nothing more
             _serve(conf, here, lease)
     except Interrupted as stop:
@@ -193,7 +194,7 @@ class _Work:
         conf.run.output, conf.run.baseline = self.conf.run.output, "none"
         members, strategy = silos(conf), build_strategy(conf.strategy)
         names = [silo.name for silo in members]
-        below = Below(self.here.store, f"runs/{request.run_id}/")
+        below = PrefixStore(self.here.store, f"runs/{request.run_id}/")
         display = _Display(Console(highlight=False))
         mode = "azure" if self.conf.federation.orchestrator.workspace else "local"
         with session(

@@ -25,7 +25,8 @@ from server.run.history import History, read_history
 from server.run.ledger import FILE, Ledger, arrays_digest
 from server.run.result import RoundRecord, RunResult
 from server.scoring.evaluation import first_weights
-from server.store.folder import FolderStore, Store
+from server.store.base import Store
+from server.store.folder import FolderStore
 from strategies.wire import run_config
 
 log = logging.getLogger(__name__)

@@ -202,7 +202,7 @@ def test_flowers_public_names_pass() -> None:
             "import importlib\nimportlib.import_module('azureml_jobs.jobs.specification')",
         ),
         ("server.app", "from azureml_jobs import launch"),
-        ("azureml_jobs.backends.local_launch", "from server.store.folder import Store"),
+        ("azureml_jobs.backends.local_launch", "from server.store.base import Store"),
         (
             "azureml_jobs.identity.authority",
             "from azureml_jobs.backends.workspace import workspace",

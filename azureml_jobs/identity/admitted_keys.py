@@ -30,7 +30,7 @@ NODE_KEY_DAYS: Final = 365
 
 
 class KeyEntries(Protocol):
-    """What the list needs of the orchestrator's store (`server.store.folder.Store` has it)."""
+    """What the list needs of the orchestrator's store (`server.store.base.Store` has it)."""
 
     def list(self, prefix: str = "") -> Names:
         """Return the names that start with `prefix`."""

@@ -14,7 +14,8 @@ from azureml_jobs.identity.secret_store import FolderSecrets, SecretStore
 from azureml_jobs.rendezvous import FolderRendezvous, MlflowRendezvous, Rendezvous
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf
-from server.store.folder import NAME, FolderStore, Store
+from server.store.base import NAME, Store
+from server.store.folder import FolderStore
 
 AUTO: Final = "auto"
 RESULTS: Final = "results/"

@@ -24,7 +24,7 @@ from azureml_jobs.identity.expiry import Reminder
 from azureml_jobs.rendezvous import OPEN, OVER, Record, Rendezvous
 from conf.errors import Interrupted, MeadowError
 from server.orchestrator.service import Orchestrator
-from server.store.folder import Lease, LeaseLost, Store, StoreMissing
+from server.store.base import Lease, LeaseLost, Store, StoreMissing
 from server.store.run_queue import Request, RunQueue
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,8 @@ from safetensors.numpy import load, save
 from conf.errors import CheckpointError
 from conf.versions import Format
 from server.run.history import Mark
-from server.store.folder import Store, StoreMissing, digest, follow, point
+from server.store.base import Store, StoreMissing
+from server.store.pointer import digest, follow, point
 
 log = logging.getLogger(__name__)
 

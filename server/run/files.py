@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from conf import atomic_files
-from server.store.folder import disk
+from server.store.disk_errors import disk
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

@@ -22,7 +22,7 @@ from server.report.model_card import card
 from server.report.overview import Overview
 from server.run.files import write_atomic
 from server.run.result import RunResult
-from server.store.folder import disk
+from server.store.disk_errors import disk
 from strategies.wire import protocol
 
 

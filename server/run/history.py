@@ -24,7 +24,8 @@ from conf.versions import Format
 from server.run.chain import NOTHING, line_digest, whole_lines
 from server.run.files import append_durably
 from server.run.result import RoundRecord, finite
-from server.store.folder import Store, disk
+from server.store.base import Store
+from server.store.disk_errors import disk
 
 log = logging.getLogger(__name__)
 

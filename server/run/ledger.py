@@ -27,7 +27,8 @@ from conf.versions import VERSION_KEY, Format
 from server.round.admission import Admitted, Rejected
 from server.run.chain import NOTHING, line_digest, whole_lines
 from server.run.files import write_all
-from server.store.folder import Store, disk_error
+from server.store.base import Store
+from server.store.disk_errors import disk_error
 from strategies.wire.objects import view
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,7 @@
-"""The store of `server.store.folder` in a blob container: what is put once by `If-None-Match`, what is held by leases.
+"""The store in a blob container: what is put once by `If-None-Match`, what depends on a version by `If-Match`.
 
-A lease of the store is a small blob that says who holds it, in which epoch and until when; every change of it is
-conditional on the version that was read (`If-Match`), so that of two writers one always loses. Azure's own blob
-leases would need their holder's clock to renew them every minute and can't count epochs.
+A lease (`server.store.lease`) is a small blob. Azure's own blob leases would need their holder's clock
+to renew them every minute and can't count epochs.
 
     MDW-510 no such name    MDW-511 not a valid name    MDW-514 may not    MDW-515 not reached
     MDW-516 the lease was lost    MDW-517 not readable    MDW-803 not signed in
@@ -10,11 +9,9 @@ leases would need their holder's clock to renew them every minute and can't coun
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from azure.core import MatchConditions
@@ -30,7 +27,16 @@ from azure.storage.blob import ContainerClient, ExponentialRetry
 
 from azureml_jobs.identity.key_vault import refusal
 from conf.errors import CheckpointError
-from server.store.folder import NAME, Clock, Data, Lease, LeaseLost, Names, StoreMissing
+from server.store.base import (
+    Clock,
+    Data,
+    Lease,
+    Names,
+    StoreMissing,
+    checked_name,
+    checked_prefix,
+)
+from server.store.lease import TRIES, Leases
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -41,7 +47,6 @@ A_COMMANDS_RETRIES, A_SERVERS_RETRIES = 3, 8
 
 The first ones come after seconds, not after the client's own 15, so that a lease outlives a hiccup.
 """
-_TRIES: Final = 5
 
 
 class BlobStore:
@@ -53,11 +58,9 @@ class BlobStore:
     def __init__(
         self, container: ContainerClient, prefix: str = "", clock: Clock = time.time
     ) -> None:
-        self._container, self._prefix, self._clock = (
-            container,
-            prefix.strip("/") + "/" if prefix else "",
-            clock,
-        )
+        self._container = container
+        self._prefix = prefix.strip("/") + "/" if prefix else ""
+        self._leases = Leases(self, self._where, clock)
 
     @staticmethod
     def at(url: str, credential: TokenCredential, retries: int = A_COMMANDS_RETRIES) -> BlobStore:
@@ -78,20 +81,22 @@ class BlobStore:
 
     def list(self, prefix: str = "") -> Names:
         """See `Store`."""
-        if prefix and not NAME.fullmatch(prefix.rstrip("/.")):
-            raise _invalid(prefix)
+        start = self._prefix + checked_prefix(prefix)
         with self._asking("list", prefix):
-            names = self._container.list_blob_names(name_starts_with=self._prefix + prefix)
+            names = self._container.list_blob_names(name_starts_with=start)
             return sorted(name.removeprefix(self._prefix) for name in names)
 
     def read(self, name: str) -> bytes:
         """See `Store`."""
-        return self._read(name)[0]
+        return self.read_versioned(name)[0]
 
     def put_if_absent(self, name: str, data: Data, *, under: Lease | None = None) -> bool:
-        """See `Store`; with `under` as in `replace`."""
+        """See `Store`."""
         if under is not None:
-            self._held(under)
+            # Between this look and the write another may take the lease. A name is put once, so that nothing the
+            # successor wrote is changed; a segment of a log that is put too late is found by the successor as
+            # one that is not its own (MDW-521).
+            self._leases.check(under)
         try:
             self._put(name, data, overwrite=False)
         except ResourceExistsError:
@@ -99,20 +104,18 @@ class BlobStore:
         return True
 
     def replace(self, name: str, data: Data, *, under: Lease | None = None) -> None:
-        """See `Store`.
-
-        With `under` the version of what is replaced is read first, then the lease is looked at, then the write is
-        conditional on that version. So whoever lost the lease between the look and the write never overwrites what a
-        successor wrote. What a successor has not written yet it may still overwrite, as if it had done so in time;
-        the successor's own write then meets another version, looks at its lease again and wins.
-        """
+        """See `Store`."""
         if under is None:
             self._put(name, data, overwrite=True)
             return
-        for _ in range(_TRIES):
+        # The order is the fence: first the version of what is replaced, then the lease, then the write over that
+        # version. Whoever lost the lease after the look at it never overwrites what a successor wrote, since that
+        # has another version. What a successor has not written yet it may still overwrite, as if it had done so
+        # in time; the successor's own write then meets another version, looks at its lease again and wins.
+        for _ in range(TRIES):
             version = self._version(name)
-            self._held(under)
-            if self._put_over(name, data, version):
+            self._leases.check(under)
+            if self.write_if_version(name, data, version):
                 return
         raise CheckpointError(
             "MDW-515", f"{name} in {self._where} changes all the time.", "Try again."
@@ -125,39 +128,18 @@ class BlobStore:
 
     def acquire(self, name: str, owner: str, seconds: float) -> Lease | None:
         """See `Store`."""
-        for _ in range(_TRIES):
-            last, version = self._lease(name)
-            now = self._clock()
-            if last and last.owner not in ("", owner) and last.expires > now:
-                return None
-            lease = Lease(name, owner, (last.epoch if last else 0) + 1, now + seconds)
-            if self._kept(lease, version):
-                return lease
-        return None
+        return self._leases.acquire(name, owner, seconds)
 
     def renew(self, lease: Lease, seconds: float) -> Lease:
         """See `Store`; a lease that expired and that nobody took is renewed."""
-        version = self._held(lease)
-        renewed = Lease(lease.name, lease.owner, lease.epoch, self._clock() + seconds)
-        if not self._kept(renewed, version):
-            self._held(lease)
-            raise CheckpointError(
-                "MDW-515", f"The lease {lease.name} changed while it was renewed.", "Try again."
-            )
-        return renewed
+        return self._leases.renew(lease, seconds)
 
     def release(self, lease: Lease) -> None:
         """See `Store`; the epoch stays on record."""
-        with suppress(LeaseLost):
-            self._kept(Lease(lease.name, "", lease.epoch, 0.0), self._held(lease))
+        self._leases.release(lease)
 
-    def _blob(self, name: str) -> str:
-        if not NAME.fullmatch(name) or len(name) > 512:
-            raise _invalid(name)
-        return self._prefix + name
-
-    def _read(self, name: str) -> tuple[bytes, str]:
-        """Return a blob's bytes and their version."""
+    def read_versioned(self, name: str) -> tuple[bytes, str]:
+        """See `server.store.lease.Versioned`; the version is the blob's ETag."""
         try:
             with self._asking("read", name):
                 found = self._container.download_blob(self._blob(name))
@@ -167,21 +149,8 @@ class BlobStore:
                 "MDW-510", f"Nothing is stored under {name} in {self._where}."
             ) from None
 
-    def _version(self, name: str) -> str | None:
-        try:
-            with self._asking("read", name):
-                return str(
-                    self._container.get_blob_client(self._blob(name)).get_blob_properties().etag
-                )
-        except ResourceNotFoundError:
-            return None
-
-    def _put(self, name: str, data: Data, **condition: Any) -> None:
-        with self._asking("write", name):
-            self._container.upload_blob(self._blob(name), bytes(data), **condition)
-
-    def _put_over(self, name: str, data: Data, version: str | None) -> bool:
-        """Write over the version that was read (None: nothing was there); return False where somebody was faster."""
+    def write_if_version(self, name: str, data: Data, version: str | None) -> bool:
+        """See `server.store.lease.Versioned`."""
         condition: dict[str, Any] = {"overwrite": False}
         if version is not None:
             condition = {
@@ -195,33 +164,20 @@ class BlobStore:
             return False
         return True
 
-    def _lease(self, name: str) -> tuple[Lease | None, str | None]:
+    def _blob(self, name: str) -> str:
+        return self._prefix + checked_name(name)
+
+    def _version(self, name: str) -> str | None:
         try:
-            data, version = self._read(f"{name}.lease")
-            raw = json.loads(data)
-            return Lease(name, str(raw["owner"]), int(raw["epoch"]), float(raw["expires"])), version
-        except StoreMissing:
-            return None, None
-        except (ValueError, TypeError, LookupError):
-            hint = f"Make sure that no orchestrator runs, then delete {self._where}/{name}.lease."
-            raise CheckpointError(
-                "MDW-517", f"The lease {name} in {self._where} is not readable.", hint
-            ) from None
+            with self._asking("read", name):
+                blob = self._container.get_blob_client(self._blob(name))
+                return str(blob.get_blob_properties().etag)
+        except ResourceNotFoundError:
+            return None
 
-    def _kept(self, lease: Lease, version: str | None) -> bool:
-        """Write a lease over the version that was read; return False where somebody else was faster."""
-        return self._put_over(f"{lease.name}.lease", json.dumps(asdict(lease)).encode(), version)
-
-    def _held(self, lease: Lease) -> str:
-        """Return the version of a lease that is still held; raises LeaseLost."""
-        now, version = self._lease(lease.name)
-        if now is None or version is None or (now.owner, now.epoch) != (lease.owner, lease.epoch):
-            by = f"{now.owner} (epoch {now.epoch})" if now and now.owner else "nobody"
-            what = f"{lease.owner} lost the lease {lease.name} (epoch {lease.epoch}); it is held by {by}."
-            raise LeaseLost(
-                "MDW-516", what, "Only one orchestrator may write to a store: stop this one."
-            )
-        return version
+    def _put(self, name: str, data: Data, **condition: Any) -> None:
+        with self._asking("write", name):
+            self._container.upload_blob(self._blob(name), bytes(data), **condition)
 
     @contextmanager
     def _asking(self, verb: str, name: str) -> Iterator[None]:
@@ -231,7 +187,8 @@ class BlobStore:
         except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
             raise
         except AzureError as error:
-            said, where = " ".join(str(error).split())[:300], f"{name} in {self._where}"
+            said = " ".join(str(error).split())[:300]
+            where = f"{name} in {self._where}"
             status = error.status_code if isinstance(error, HttpResponseError) else None
             if isinstance(error, ClientAuthenticationError) and status != 403:
                 raise refusal(error, where, ROLE) from error
@@ -241,10 +198,3 @@ class BlobStore:
             raise CheckpointError(
                 "MDW-515", f"Can't {verb} {where}: {said}", "Check storage and network."
             ) from error
-
-
-def _invalid(name: str) -> CheckpointError:
-    hint = (
-        "Use letters, digits and _ . = - in parts separated by /, none of which starts with a dot."
-    )
-    return CheckpointError("MDW-511", f"{name!r} can't name a stored file.", hint)

@@ -13,7 +13,7 @@ from conf.errors import ConfigError, Interrupted
 from conf.parse import from_plain
 from conf.schema import Conf
 from conf.validate import validate
-from server.store.folder import Store, StoreMissing
+from server.store.base import Store, StoreMissing
 
 REQUESTS: Final = "queue/requests/"
 CANCELLED: Final = "queue/cancelled/"

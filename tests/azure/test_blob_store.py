@@ -13,18 +13,12 @@ from azure.storage.blob import ContainerClient
 
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from conf.errors import AzureError, CheckpointError
+from server.store.base import Lease, LeaseLost, Store, StoreMissing
 from server.store.blob import BlobStore
-from server.store.folder import (
-    Below,
-    FolderStore,
-    Lease,
-    LeaseLost,
-    Store,
-    StoreMissing,
-    digest,
-    follow,
-    point,
-)
+from server.store.folder import FolderStore
+from server.store.lease import Leases
+from server.store.pointer import digest, follow, point
+from server.store.prefix import PrefixStore
 
 
 class Clock:
@@ -123,7 +117,7 @@ def test_one_owner_at_a_time_holds_a_lease(store: Store, clock: Clock) -> None:
 def test_who_lost_the_lease_puts_and_replaces_nothing(store: Store, clock: Clock) -> None:
     first = store.acquire("live", "one", 20)
     assert first is not None
-    part = Below(store, "runs/a/", first)
+    part = PrefixStore(store, "runs/a/", first)
     assert part.put_if_absent("segment", b"1")
     clock.now += 30
     assert store.acquire("live", "two", 20) is not None
@@ -163,7 +157,7 @@ def test_a_damaged_lease_says_so(store: Store) -> None:
 
 
 def test_a_run_has_its_part(store: Store) -> None:
-    below = Below(store, "runs/r1/")
+    below = PrefixStore(store, "runs/r1/")
     assert below.put_if_absent("a", b"1")
     assert store.list() == ["runs/r1/a"] and below.list() == ["a"]
 
@@ -236,19 +230,27 @@ def test_one_account_s_key_opens_no_other(cloud: LoopbackCloud) -> None:
         stolen.create_container()
 
 
+class OvertakenLeases(Leases):
+    """Leases of a process that sleeps after each look at its own, while a successor works."""
+
+    def __init__(self, store: BlobStore, clock: Clock, meanwhile: Callable[[], None]) -> None:
+        super().__init__(store, "the store", clock)
+        self._meanwhile = meanwhile
+
+    def check(self, lease: Lease) -> str:
+        version = super().check(lease)
+        self._meanwhile()
+        return version
+
+
 class Overtaken(BlobStore):
-    """A store whose process sleeps between the look at its lease and its write, while a successor works."""
+    """A store whose process sleeps between the look at its lease and its write."""
 
     def __init__(
         self, container: ContainerClient, prefix: str, clock: Clock, meanwhile: Callable[[], None]
     ) -> None:
         super().__init__(container, prefix, clock)
-        self._meanwhile = meanwhile
-
-    def _held(self, lease: Lease) -> str:
-        version = super()._held(lease)
-        self._meanwhile()
-        return version
+        self._leases = OvertakenLeases(self, clock, meanwhile)
 
 
 @pytest.mark.parametrize("before", [b"old", None])

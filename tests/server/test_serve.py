@@ -31,7 +31,8 @@ from server.orchestrator.caretaker import LEASE, read_status
 from server.run.audit import audit
 from server.run.result import RunResult
 from server.serve import serve
-from server.store.folder import FolderStore, LeaseLost
+from server.store.base import LeaseLost
+from server.store.folder import FolderStore
 from server.store.run_queue import RunQueue
 
 

@@ -15,7 +15,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from conf.errors import CheckpointError
 from server.run.checkpoint import KEPT, Checkpoints, RunState, decode, encode
 from server.run.history import Mark
-from server.store.folder import Below, FolderStore, LeaseLost
+from server.store.base import LeaseLost
+from server.store.folder import FolderStore
+from server.store.prefix import PrefixStore
 
 
 def state(round: int) -> RunState:
@@ -104,10 +106,10 @@ def test_an_orchestrator_that_lost_its_lease_replaces_nothing_of_its_successors(
 ) -> None:
     store, now = FolderStore(tmp_path, lambda: 0.0), FolderStore(tmp_path, lambda: 100.0)
     former = store.acquire("orchestrator", "former", 20)
-    deposed = Checkpoints(Below(store, "runs/a/", former))
+    deposed = Checkpoints(PrefixStore(store, "runs/a/", former))
     deposed.save(state(1))
     successor = now.acquire("orchestrator", "successor", 20)
-    live = Checkpoints(Below(now, "runs/a/", successor))
+    live = Checkpoints(PrefixStore(now, "runs/a/", successor))
     for round in (2, 3):
         live.save(state(round))
     before = {name: store.read(name) for name in store.list("runs/")}

@@ -1,0 +1,107 @@
+"""What must outlive a process: a small store of named bytes, in a folder or in a blob container.
+
+Everything goes through four operations that a blob container has too: list a prefix, read, put if
+absent (`If-None-Match: *`), replace whole. Large files are immutable and written once; a pointer
+(`server.store.pointer`) names the current one. A lease (`server.store.lease`) decides which of two
+orchestrators is the live one.
+
+    MDW-510 no such name          MDW-513 disk full             MDW-516 the lease was lost
+    MDW-511 not a valid name      MDW-514 may not write/read    MDW-517 not what was written
+                                  MDW-515 the disk or storage failed
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from conf.errors import CheckpointError
+
+Data = bytes | bytearray | memoryview
+Names = list[str]
+Clock = Callable[[], float]
+
+NAME = re.compile(r"(?!.*\.(/|$))[A-Za-z0-9_][A-Za-z0-9_.=-]*(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*")
+"""What names are made of: parts of letters, digits and `_ . = -`; none begins or ends with a dot."""
+LONGEST_NAME = 512
+
+
+class StoreMissing(CheckpointError, KeyError):
+    """Nothing is stored under that name (MDW-510)."""
+
+
+class LeaseLost(CheckpointError):
+    """Another owner took the lease over, so this one must write no more (MDW-516)."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to be the one live writer until `expires` (seconds since 1970).
+
+    `epoch` counts the acquisitions: with the owner it says which holder this is.
+    """
+
+    name: str
+    owner: str
+    epoch: int
+    expires: float
+
+
+class Store(Protocol):
+    """Named bytes that last. Names are `NAME`s of at most `LONGEST_NAME` characters."""
+
+    def list(self, prefix: str = "") -> Names:
+        """Return the names that start with `prefix`, sorted."""
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes under a name; raises StoreMissing."""
+
+    def put_if_absent(self, name: str, data: Data, *, under: Lease | None = None) -> bool:
+        """Store under a new name and return True; return False, and change nothing, where it is taken.
+
+        With `under`, raises LeaseLost and writes nothing unless that lease is still held.
+        """
+
+    def replace(self, name: str, data: Data, *, under: Lease | None = None) -> None:
+        """Store under a name, new or not; a reader sees the old bytes or the new ones, never a mixture.
+
+        With `under`, raises LeaseLost and writes nothing unless that lease is still held.
+        """
+
+    def delete(self, name: str) -> None:
+        """Remove a name; nothing happens where it is absent."""
+
+    def acquire(self, name: str, owner: str, seconds: float) -> Lease | None:
+        """Take a lease that is free, expired or already `owner`'s, with the next epoch.
+
+        None where another holds it.
+        """
+
+    def renew(self, lease: Lease, seconds: float) -> Lease:
+        """Return the lease with a later expiry and the same epoch; raises LeaseLost where it was taken over."""
+
+    def release(self, lease: Lease) -> None:
+        """Give the lease up, so that the next `acquire` need not wait; nothing happens where it was lost."""
+
+
+def checked_name(name: str) -> str:
+    """Return a name that can be stored under; raises CheckpointError MDW-511."""
+    if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+        raise _invalid(name)
+    return name
+
+
+def checked_prefix(prefix: str) -> str:
+    """Return what names may start with; raises CheckpointError MDW-511."""
+    if prefix and not NAME.fullmatch(prefix.rstrip("/.")):
+        raise _invalid(prefix)
+    return prefix
+
+
+def _invalid(name: str) -> CheckpointError:
+    hint = (
+        "Use letters, digits and _ . = - in parts separated by /, none of which starts with a dot."
+    )
+    return CheckpointError("MDW-511", f"{name!r} can't name a stored file.", hint)

@@ -1,0 +1,121 @@
+"""Who may write: the rules of a lease, over any store that writes only over the version that was read.
+
+A lease is a small stored record: its owner, its epoch, when it expires. It can be taken where it is
+free, expired, or the same owner's; each taking counts the epoch up. Whoever holds a lease of an
+earlier epoch has lost it, whatever its clock says, and writes no more (fencing).
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Final, Protocol
+
+from conf.errors import CheckpointError
+from server.store.base import Clock, Data, Lease, LeaseLost, StoreMissing
+
+TRIES: Final = 5
+"""How often a change is tried again when somebody else was faster."""
+
+
+class Versioned(Protocol):
+    """A store in which a change can be made to depend on what was read before it."""
+
+    def read_versioned(self, name: str) -> tuple[bytes, str]:
+        """Return the bytes under a name and their version; raises StoreMissing."""
+
+    def write_if_version(self, name: str, data: Data, version: str | None) -> bool:
+        """Write over the version that was read (None: nothing was there) and return True.
+
+        Return False, with nothing changed, where it has another version by now.
+        """
+
+
+class Leases:
+    """The leases of one store; `where` names it in errors."""
+
+    def __init__(self, store: Versioned, where: str, clock: Clock) -> None:
+        self._store = store
+        self._where = where
+        self._clock = clock
+
+    def acquire(self, name: str, owner: str, seconds: float) -> Lease | None:
+        """See `Store`."""
+        for _ in range(TRIES):
+            last, version = self._read(name)
+            now = self._clock()
+            if last is not None and last.owner not in ("", owner) and last.expires > now:
+                return None
+            # The next epoch, also where the owner is the same: a server that was started again fences
+            # its former self, which may only have been frozen.
+            epoch = 1 if last is None else last.epoch + 1
+            lease = Lease(name, owner, epoch, now + seconds)
+            # Over the version that was read: of two that found it free, one writes and one looks again.
+            if self._write(lease, version):
+                return lease
+        # Others were faster each time, so one of them holds it.
+        return None
+
+    def renew(self, lease: Lease, seconds: float) -> Lease:
+        """See `Store`; a lease that expired and that nobody took is renewed."""
+        for _ in range(TRIES):
+            # The epoch decides and not the expiry: until another takes it, nobody else writes.
+            version = self.check(lease)
+            renewed = Lease(lease.name, lease.owner, lease.epoch, self._clock() + seconds)
+            if self._write(renewed, version):
+                return renewed
+        raise CheckpointError(
+            "MDW-515", f"The lease {lease.name} changed while it was renewed.", "Try again."
+        )
+
+    def release(self, lease: Lease) -> None:
+        """See `Store`; the epoch stays on record, so that the next holder's is a later one."""
+        with suppress(LeaseLost):
+            version = self.check(lease)
+            self._write(Lease(lease.name, "", lease.epoch, 0.0), version)
+
+    def check(self, lease: Lease) -> str:
+        """Return the version of a lease that is still held; raises LeaseLost.
+
+        It says nothing about the next moment: whoever writes after it needs a lock that the taking of a
+        lease needs too, or a write that depends on a version read before this check.
+        """
+        held, version = self._read(lease.name)
+        if (
+            held is not None
+            and version is not None
+            and (held.owner, held.epoch) == (lease.owner, lease.epoch)
+        ):
+            return version
+        by = f"{held.owner} (epoch {held.epoch})" if held and held.owner else "nobody"
+        raise LeaseLost(
+            "MDW-516",
+            f"{lease.owner} lost the lease {lease.name} (epoch {lease.epoch}); it is held by {by}.",
+            "Only one orchestrator may write to a store: stop this one.",
+        )
+
+    def _read(self, name: str) -> tuple[Lease | None, str | None]:
+        try:
+            data, version = self._store.read_versioned(_file(name))
+        except StoreMissing:
+            return None, None
+        try:
+            raw = json.loads(data)
+            lease = Lease(name, str(raw["owner"]), int(raw["epoch"]), float(raw["expires"]))
+        except (ValueError, TypeError, LookupError):
+            # Not taken as free: its holder may be writing.
+            raise CheckpointError(
+                "MDW-517",
+                f"The lease {name} in {self._where} is not readable.",
+                f"Make sure that no orchestrator runs, then delete {self._where}/{_file(name)}.",
+            ) from None
+        return lease, version
+
+    def _write(self, lease: Lease, version: str | None) -> bool:
+        data = json.dumps(asdict(lease)).encode()
+        return self._store.write_if_version(_file(lease.name), data, version)
+
+
+def _file(name: str) -> str:
+    return f"{name}.lease"
