@@ -114,6 +114,9 @@ def download(args: list[str]) -> int:
 
 def rehearse(args: list[str]) -> int:
     """Live through a federation's whole life on Azure ML, without Azure."""
+    from azureml_jobs.rehearsal import require
+
+    require()
     from azureml_jobs.rehearsal.rehearse import main
     from server.orchestrator.backends import store_of
     from server.store.run_queue import RunQueue

@@ -20,3 +20,24 @@ and refuses every other host.
     executor         runs each job's command as a process
     mounts, job_environment  the files and the environment variables of a job
 """
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Final
+
+from conf.errors import AzureError
+
+NEEDED: Final = {"starlette": "starlette", "uvicorn": "uvicorn", "httpx": "httpx", "jwt": "pyjwt"}
+"""The packages of the extra `rehearsal`, by the modules that are imported."""
+
+
+def require() -> None:
+    """Raise AzureError MDW-875 where the extra `rehearsal` is not installed, with what to install."""
+    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
+    if missing:
+        raise AzureError(
+            "MDW-875",
+            f"A rehearsal needs {', '.join(missing)}, and this installation has not got them.",
+            "Install the extra: pip install 'meadow[rehearsal]'.",
+        )

@@ -88,10 +88,10 @@ class Federation:
 
     @contextmanager
     def process_node(
-        self, address: str, silo: Silo, *extra: str, app: str = TOY
+        self, address: str, silo: Silo, *extra: str, app: str = TOY, root: Path = ROOT
     ) -> Iterator[ProcessNode]:
-        """A node as the process that a silo's job runs, killed with the block."""
-        node = ProcessNode(self, address, silo, *extra, app=app)
+        """A node as the process that a silo's job runs, of the release in `root`, killed with the block."""
+        node = ProcessNode(self, address, silo, *extra, app=app, root=root)
         try:
             yield node
         finally:
@@ -123,7 +123,13 @@ class ThreadNode:
 
 class ProcessNode:
     def __init__(
-        self, federation: Federation, address: str, silo: Silo, *extra: str, app: str = TOY
+        self,
+        federation: Federation,
+        address: str,
+        silo: Silo,
+        *extra: str,
+        app: str = TOY,
+        root: Path = ROOT,
     ) -> None:
         self.log = federation.folder / f"{silo.name}-{time.monotonic_ns()}.log"
         (federation.folder / "ca.pem").write_bytes(federation.authority)
@@ -149,7 +155,7 @@ class ProcessNode:
         with self.log.open("w") as log:
             environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
             self.process = subprocess.Popen(
-                command, cwd=ROOT, stdout=log, stderr=log, env=environment
+                command, cwd=root, stdout=log, stderr=log, env=environment
             )
 
     def send(self, signal: int) -> None:

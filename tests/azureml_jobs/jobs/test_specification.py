@@ -213,6 +213,8 @@ def test_a_snapshot_is_this_code_and_leaves_other_federations_behind(tmp_path: P
     folder.mkdir()
     assert snapshot(folder, {"ca.pem": b"CA"}) == release_digest()
     assert (folder / "ca.pem").read_bytes() == b"CA" and (folder / "client" / "app.py").exists()
+    assert (folder / "azureml_jobs" / "jobs").is_dir()
+    assert not (folder / "azureml_jobs" / "rehearsal").exists()
     assert [file.name for file in (folder / "conf" / "federation").iterdir()] == ["generated.yaml"]
     assert not (folder / "conf" / "experiment").exists() and not list(folder.rglob("__pycache__"))
 
