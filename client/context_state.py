@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
+from conf.versions import Format
 from strategies.wire import protocol
 
+FORMAT: Final = Format("state of a silo", 1, fix="Delete the silo's state, or use another run.")
+"""The version stands first in each record's name: `1|<run id>|<round>|<the app's own name>`."""
 KEPT_ROUNDS = 2
 """Rounds whose resulting state is kept: the last one, and the one before it in case the last is asked again."""
 
@@ -15,7 +20,8 @@ def state_mod(message: Message, context: Context, call_next: ClientAppCallable) 
     """Give what is inside the state after the last earlier round of this run, and keep what it leaves.
 
     The app and the other mods use `context.state` as if rounds were never repeated. Evaluation sees the same
-    state and cannot change it.
+    state and cannot change it. Raises CheckpointError: MDW-505 for a state of another version, MDW-506 for one that
+    is damaged; a training that began without its state would be another training.
     """
     config = protocol.records(message.content, ConfigRecord).get(protocol.CONFIG, ConfigRecord())
     run_id, round = config.get(protocol.RUN_ID), config.get(protocol.ROUND)
@@ -33,28 +39,37 @@ def state_mod(message: Message, context: Context, call_next: ClientAppCallable) 
 
 
 def _key(run_id: str, round: int, name: str) -> str:
-    return f"{run_id}|{round}|{name}"
+    return f"{FORMAT.version}|{run_id}|{round}|{name}"
 
 
 def _split(key: str) -> tuple[str, int, str]:
-    run_id, round, name = key.split("|", 2)
-    return run_id, int(round), name
+    """Return the run, the round and the app's own name in a key; raises CheckpointError MDW-505 or MDW-506."""
+    where = f"the record {key[:80]!r} of this silo's state"
+    with FORMAT.reading(where):
+        version, run_id, round, name = key.split("|", 3)
+        if int(version) != FORMAT.version:
+            raise FORMAT.of_another_version(where, int(version))
+        return run_id, int(round), name
 
 
 def _before(archive: RecordDict, run_id: str, round: int) -> RecordDict:
+    """Return the state after the last round of the run before this one, under the app's own names."""
     known = [_split(key) for key in archive]
-    last = max((r for run, r, _ in known if run == run_id and r < round), default=None)
-    return RecordDict(
-        {name: archive[_key(run, r, name)] for run, r, name in known if run == run_id and r == last}
-    )
+    earlier = [r for run, r, _ in known if run == run_id and r < round]
+    if not earlier:
+        return RecordDict()
+    last = max(earlier)
+    names = [name for run, r, name in known if run == run_id and r == last]
+    return RecordDict({name: archive[_key(run_id, last, name)] for name in names})
 
 
 def _archived(archive: RecordDict, run_id: str, round: int, state: RecordDict) -> RecordDict:
-    kept = {
-        k: v
-        for k, v in archive.items()
-        if _split(k)[0] != run_id or round - KEPT_ROUNDS < _split(k)[1] < round
-    }
-    return RecordDict(
-        {**kept, **{_key(run_id, round, name): record for name, record in state.items()}}
-    )
+    """Return the archive with a round's state in it, without those of the run that nobody will ask for again."""
+    kept = {}
+    for key, record in archive.items():
+        run, when, _ = _split(key)
+        if run != run_id or round - KEPT_ROUNDS < when < round:
+            kept[key] = record
+    for name, record in state.items():
+        kept[_key(run_id, round, name)] = record
+    return RecordDict(kept)

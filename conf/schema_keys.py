@@ -13,6 +13,12 @@ from typing import Any
 from conf.errors import ConfigError
 from conf.schema import VARIANTS, Conf, RunScope
 
+RENAMED: dict[str, str] = {}
+"""Keys that had another name in an earlier release, with their successors, both dotted: {"run.old": "run.new"}.
+
+A stored configuration or a command that has one is refused, and the successor is named.
+"""
+
 
 def nearest(word: str, names: Iterable[str]) -> str:
     """Return what to do about a misspelt `word`: the nearest of the valid `names`, or all of them."""
@@ -26,6 +32,10 @@ def nearest(word: str, names: Iterable[str]) -> str:
 def unknown_key(key: str, valid: Iterable[str], where: str) -> ConfigError:
     """Return the error for a `key` (dotted) that is none of the `valid` names at its level."""
     key = key if len(key) <= 100 else key[:97] + "..."
+    successor = RENAMED.get(key)
+    if successor is not None:
+        why = f"{key} ({where}): this key was renamed."
+        return ConfigError("MDW-101", why, f"It is now {successor}.")
     parent, _, name = key.rpartition(".")
     reason = f"'{parent}' has no key '{name}'" if parent else f"there is no key or group '{name}'"
     return ConfigError("MDW-101", f"{key} ({where}): {reason}.", nearest(name, valid))

@@ -40,6 +40,7 @@ from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator, quiet_flower
 from server.session import session
 from server.store.base import Lease, LeaseLost, Store
+from server.store.layout import claim
 from server.store.prefix import PrefixStore
 from server.store.run_queue import CANCELLED_OUTCOME, Outcome, Request, RunQueue
 from strategies import build_strategy
@@ -54,13 +55,15 @@ TERMINATED_STATUS: Final = 143
 def serve(conf: Conf) -> int:
     """Be the live orchestrator of a federation until it is idle or told to stop; return the process's exit status.
 
-    Raises CheckpointError MDW-516/518 where another orchestrator is live, IdentityError for keys and addresses.
+    Raises CheckpointError MDW-516/518 where another orchestrator is live, MDW-505 for a store of another version,
+    IdentityError for keys and addresses.
     """
     note("import")
     quiet_flower()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         here = OrchestratorBackends.from_conf(conf)
+        claim(here.store)
         with _lease(here.store) as lease:
             here = replace(
                 here, store=PrefixStore(here.store, lease=lease)

@@ -22,11 +22,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from azureml_jobs.identity.expiry import Span, expiry_warning
 from azureml_jobs.identity.node_key import fingerprint, load_public_key, public_line
 from azureml_jobs.identity.secret_store import Names, checked_name
-from conf.errors import IdentityError
+from conf.errors import CheckpointError, IdentityError
+from conf.versions import Format
 
 log = logging.getLogger(__name__)
 
 NODE_KEY_DAYS: Final = 365
+FORMAT: Final = Format("entry of the admitted keys", 1)
 
 
 class KeyEntries(Protocol):
@@ -114,7 +116,13 @@ class AdmittedKeys:
         entry = AdmittedKey(checked_name(silo), public_line(public), now, now + days * 86400)
         name = _entry_name(public)
         data = json.dumps(
-            {"silo": entry.silo, "key": entry.line, "since": entry.since, "expires": entry.expires}
+            FORMAT.stamp
+            | {
+                "silo": entry.silo,
+                "key": entry.line,
+                "since": entry.since,
+                "expires": entry.expires,
+            }
         )
         if not self._store.put_if_absent(self.ADMITTED + name, data.encode()):
             # The key was admitted before, perhaps by another process: that entry decides.
@@ -149,7 +157,7 @@ class AdmittedKeys:
                 "MDW-712", f"{silo} has no such key to revoke.", f"Silos with a key: {silos}."
             )
         for key in chosen:
-            data = json.dumps({"silo": silo, "at": self._clock()}).encode()
+            data = json.dumps(FORMAT.stamp | {"silo": silo, "at": self._clock()}).encode()
             self._store.put_if_absent(self.REVOKED + _entry_name(key.public), data)
         return chosen
 
@@ -175,7 +183,7 @@ class AdmittedKeys:
         for name in self._names(self.ADMITTED) - revoked:
             try:
                 key = self._entry(name)
-            except IdentityError as error:
+            except (IdentityError, CheckpointError) as error:
                 log.error("%s", error)
                 continue
             if now < key.expires:
@@ -212,13 +220,14 @@ class AdmittedKeys:
         return entry
 
     def _json(self, name: str) -> dict[str, Any]:
+        """Return an entry; raises IdentityError MDW-714 for a damaged one, MDW-505 for one of another version."""
+        data = self._store.read(name)
         try:
-            raw = json.loads(self._store.read(name))
-        except ValueError:
+            return FORMAT.loads(data, name)
+        except CheckpointError as error:
+            if error.code == "MDW-505":
+                raise
             raise _damaged(name) from None
-        if not isinstance(raw, dict):
-            raise _damaged(name)
-        return raw
 
 
 def _entry_name(key: ec.EllipticCurvePublicKey) -> str:

@@ -1,12 +1,15 @@
 """A silo's node key: ECDSA on P-384 in OpenSSH's format, made by the silo; one line is public.
 
-MDW-702 not readable    MDW-703 wrong type of key    MDW-707 exists already
+MDW-702 not readable    MDW-703 wrong type of key    MDW-707 exists already    MDW-505 named by another version
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from contextlib import suppress
+from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -14,13 +17,45 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from azureml_jobs.identity.secret_store import SecretStore, checked_name
 from conf.errors import IdentityError
+from conf.versions import Format
 
 NodeKey = ec.EllipticCurvePrivateKey
+
+
+NAMES: Final = Format("name of a node key", 1)
+"""How node keys are named: `node-NAME` in version 1; a later version N begins with `nodeN-`."""
+_OF_A_LATER_VERSION = re.compile(r"node(\d+)-(.+)")
 
 
 def node_secret(silo: str) -> str:
     """Return the name of a silo's node key in a SecretStore."""
     return f"node-{checked_name(silo)}"
+
+
+def read_node_key(secrets: SecretStore, silo: str) -> NodeKey:
+    """Return a silo's node key from a SecretStore.
+
+    Raises IdentityError MDW-700 where there is none, 702 or 703 for another thing; CheckpointError MDW-505 where
+    the silo's key is there under a name of another version of Meadow.
+    """
+    name = node_secret(silo)
+    try:
+        secret = secrets.get(name)
+    except IdentityError as error:
+        if error.code == "MDW-700":
+            _check_names(secrets, silo)
+        raise
+    return load_node_key(secret, secrets.where(name))
+
+
+def _check_names(secrets: SecretStore, silo: str) -> None:
+    """Raise CheckpointError MDW-505 where a silo has a key under a name of another version."""
+    # A silo may be permitted to read its own secret and not to list: then there is nothing more to say.
+    with suppress(IdentityError):
+        for name in secrets.list():
+            match = _OF_A_LATER_VERSION.fullmatch(name)
+            if match and match[2] == silo:
+                raise NAMES.of_another_version(secrets.where(name), int(match[1]))
 
 
 def fresh_node_key() -> tuple[bytes, str]:
@@ -40,6 +75,7 @@ def make_node_key(secrets: SecretStore, silo: str, *, new: bool = False) -> str:
     Raises IdentityError MDW-707 where the silo has one, unless a `new` one shall replace it.
     """
     name = node_secret(silo)
+    _check_names(secrets, silo)
     if not new and name in secrets.list():
         hint = f"To replace it: `meadow keys silo {silo} --new`, then have the new one admitted."
         raise IdentityError("MDW-707", f"{silo} has a key, {secrets.where(name)}.", hint)

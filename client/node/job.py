@@ -27,7 +27,7 @@ from flwr.clientapp import ClientApp
 
 from azureml_jobs.identity.authority import load_ca, span_of
 from azureml_jobs.identity.key_vault import VaultSecrets
-from azureml_jobs.identity.node_key import NodeKey, load_node_key, node_secret
+from azureml_jobs.identity.node_key import NodeKey, load_node_key, read_node_key
 from azureml_jobs.identity.secret_store import read_private
 from azureml_jobs.rendezvous import (
     OVER,
@@ -172,8 +172,7 @@ def make_node(arguments: Sequence[str] | None = None) -> Node:
 def _node_key(args: argparse.Namespace, silo: str) -> NodeKey:
     if args.key is not None:
         return load_node_key(read_private(args.key), str(args.key))
-    name = node_secret(silo)
-    return load_node_key(args.key_vault.get(name), args.key_vault.where(name))
+    return read_node_key(args.key_vault, silo)
 
 
 def _tracked(args: argparse.Namespace) -> Rendezvous:

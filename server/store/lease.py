@@ -13,10 +13,16 @@ from dataclasses import asdict
 from typing import Final, Protocol
 
 from conf.errors import CheckpointError
+from conf.versions import Format
 from server.store.base import Clock, Data, Lease, LeaseLost, StoreMissing
 
 TRIES: Final = 5
 """How often a change is tried again when somebody else was faster."""
+
+
+FORMAT: Final = Format(
+    "lease", 1, damaged="MDW-517", fix="Make sure that no orchestrator runs, then delete it."
+)
 
 
 class Versioned(Protocol):
@@ -100,22 +106,24 @@ class Leases:
             data, version = self._store.read_versioned(_file(name))
         except StoreMissing:
             return None, None
-        try:
-            raw = json.loads(data)
-            lease = Lease(name, str(raw["owner"]), int(raw["epoch"]), float(raw["expires"]))
-        except (ValueError, TypeError, LookupError):
-            # Not taken as free: its holder may be writing.
-            raise CheckpointError(
-                "MDW-517",
-                f"The lease {name} in {self._where} is not readable.",
-                f"Make sure that no orchestrator runs, then delete {self._where}/{_file(name)}.",
-            ) from None
-        return lease, version
+        # Damaged, it is not taken as free: its holder may be writing.
+        return lease_of(data, name, f"{self._where}/{_file(name)}"), version
 
     def _write(self, lease: Lease, version: str | None) -> bool:
-        data = json.dumps(asdict(lease)).encode()
-        return self._store.write_if_version(_file(lease.name), data, version)
+        return self._store.write_if_version(_file(lease.name), lease_record(lease), version)
 
 
 def _file(name: str) -> str:
     return f"{name}.lease"
+
+
+def lease_record(lease: Lease) -> bytes:
+    """Return a lease as it is stored."""
+    return json.dumps(FORMAT.stamp | asdict(lease)).encode()
+
+
+def lease_of(data: bytes, name: str, where: str) -> Lease:
+    """Return a stored lease; raises CheckpointError MDW-517 for a damaged one, MDW-505 for another version."""
+    raw = FORMAT.loads(data, where)
+    with FORMAT.reading(where):
+        return Lease(name, str(raw["owner"]), int(raw["epoch"]), float(raw["expires"]))

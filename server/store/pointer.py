@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Final
 
 from conf.errors import CheckpointError
+from conf.versions import Format
 from server.store.base import Data, Lease, Store
+
+FORMAT: Final = Format("pointer", 1, damaged="MDW-517", fix="Restore it from a copy, or delete it.")
 
 
 def digest(data: Data) -> str:
@@ -18,7 +22,7 @@ def point(
     store: Store, pointer: str, target: str, sha256: str, *, under: Lease | None = None
 ) -> None:
     """Make `pointer` name the stored, immutable file `target` and its digest."""
-    record = {"target": target, "sha256": sha256}
+    record = FORMAT.stamp | {"target": target, "sha256": sha256}
     store.replace(pointer, json.dumps(record).encode(), under=under)
 
 
@@ -26,7 +30,7 @@ def follow(store: Store, pointer: str) -> tuple[str, bytes]:
     """Return the name and the bytes that a pointer names.
 
     Raises StoreMissing where either is absent, CheckpointError (MDW-517) where the bytes are not those
-    pointed at.
+    pointed at, MDW-505 for a pointer of another version.
     """
     target, sha256 = _read(store, pointer)
     data = store.read(target)
@@ -39,11 +43,7 @@ def follow(store: Store, pointer: str) -> tuple[str, bytes]:
 
 
 def _read(store: Store, pointer: str) -> tuple[str, str]:
-    raw = store.read(pointer)
-    try:
-        record = json.loads(raw)
+    where = f"The pointer {pointer}"
+    record = FORMAT.loads(store.read(pointer), where)
+    with FORMAT.reading(where):
         return str(record["target"]), str(record["sha256"])
-    except (ValueError, TypeError, LookupError):
-        raise CheckpointError(
-            "MDW-517", f"The pointer {pointer} is not readable.", "Restore or delete it."
-        ) from None

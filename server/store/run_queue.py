@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from conf.errors import ConfigError, Interrupted
+from conf.errors import CheckpointError, ConfigError, Interrupted
 from conf.parse import from_plain
 from conf.schema import Conf
 from conf.validate import validate
+from conf.versions import Format
 from server.store.base import Store, StoreMissing
+from server.store.layout import check
+
+log = logging.getLogger(__name__)
 
 REQUESTS: Final = "queue/requests/"
 CANCELLED: Final = "queue/cancelled/"
 ENDED: Final = "queue/ended/"
+REQUEST_FORMAT: Final = Format("request", 1, fix="Submit the run again under another name.")
+OUTCOME_FORMAT: Final = Format("record of how a run ended", 1)
 RUN_ID: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._=-]{0,98}[A-Za-z0-9_=-])?")
 
 
@@ -68,6 +75,7 @@ class RunQueue:
             raise ConfigError(
                 "MDW-187", f"{run_id!r} can't name a run.", "Use letters, digits and . _ = -."
             )
+        check(self.store)
         if (before := self._latest(run_id)) is not None:
             if self._ended(before) is None:
                 raise ConfigError(
@@ -81,27 +89,40 @@ class RunQueue:
         request = Request(
             f"{int(self.clock() * 1000):014d}.{run_id}", run_id, asdict(conf), command
         )
-        self.store.put_if_absent(REQUESTS + request.name, json.dumps(asdict(request)).encode())
+        record = REQUEST_FORMAT.stamp | asdict(request)
+        self.store.put_if_absent(REQUESTS + request.name, json.dumps(record).encode())
         return request
 
     def all(self) -> list[Request]:
-        """Return every request, the oldest first."""
-        return [Request(**json.loads(self.store.read(name))) for name in self.store.list(REQUESTS)]
+        """Return every request that this Meadow reads, the oldest first; any other is logged."""
+        requests = []
+        for name in self.store.list(REQUESTS):
+            try:
+                requests.append(self._request(name))
+            except CheckpointError as error:
+                log.error("%s", error)
+        return requests
 
     def next(self) -> Request | None:
-        """Return the oldest request that has not ended, or None."""
-        ended = set(self.store.list(ENDED))
-        waiting = (
-            name
-            for name in self.store.list(REQUESTS)
-            if ENDED + name.removeprefix(REQUESTS) not in ended
-        )
-        name = next(waiting, None)
-        return Request(**json.loads(self.store.read(name))) if name is not None else None
+        """Return the oldest request that has not ended, or None.
+
+        One that can't be read, or is of another version, has ended by that: the others must not wait for it.
+        """
+        ended = {name.removeprefix(ENDED) for name in self.store.list(ENDED)}
+        for name in self.store.list(REQUESTS):
+            short = name.removeprefix(REQUESTS)
+            if short in ended:
+                continue
+            try:
+                return self._request(name)
+            except CheckpointError as error:
+                log.error("%s", error)
+                self._end(short, Outcome("failed", str(error), error.exit_status))
+        return None
 
     def ended(self, request: Request, outcome: Outcome) -> None:
         """Note how a run ended, so that it is not taken up again."""
-        self.store.replace(ENDED + request.name, json.dumps(asdict(outcome)).encode())
+        self._end(request.name, outcome)
 
     def outcome(self, run_id: str) -> Outcome | None:
         """Return how a run ended, None while it has not; raises ConfigError MDW-183 where it was never asked for."""
@@ -127,11 +148,42 @@ class RunQueue:
         """Return whether somebody asked for the end of a run."""
         return CANCELLED + request.name in self.store.list(CANCELLED)
 
+    def _end(self, name: str, outcome: Outcome) -> None:
+        record = OUTCOME_FORMAT.stamp | asdict(outcome)
+        self.store.replace(ENDED + name, json.dumps(record).encode())
+
+    def _request(self, name: str) -> Request:
+        """Read a request; raises CheckpointError MDW-506 for a damaged one, MDW-505 for one of another version."""
+        raw = REQUEST_FORMAT.loads(self.store.read(name), name)
+        with REQUEST_FORMAT.reading(name):
+            return Request(
+                name=str(raw["name"]),
+                run_id=str(raw["run_id"]),
+                conf=dict(raw["conf"]),
+                command=str(raw["command"]),
+            )
+
     def _latest(self, run_id: str) -> Request | None:
-        return next((request for request in reversed(self.all()) if request.run_id == run_id), None)
+        """Return the last request for a run, found by its name: one that can't be read is an error only here."""
+        names = [name for name in self.store.list(REQUESTS) if _run_of(name) == run_id]
+        return self._request(names[-1]) if names else None
 
     def _ended(self, request: Request) -> Outcome | None:
+        name = ENDED + request.name
         try:
-            return Outcome(**json.loads(self.store.read(ENDED + request.name)))
+            data = self.store.read(name)
         except StoreMissing:
             return None
+        raw = OUTCOME_FORMAT.loads(data, name)
+        with OUTCOME_FORMAT.reading(name):
+            return Outcome(
+                status=str(raw["status"]),
+                reason=str(raw["reason"]),
+                exit=int(raw["exit"]),
+                folder=str(raw["folder"]),
+            )
+
+
+def _run_of(name: str) -> str:
+    """Return the run's id in a request's name: `queue/requests/<milliseconds>.<run id>`."""
+    return name.removeprefix(REQUESTS).partition(".")[2]

@@ -6,6 +6,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client.context_state import KEPT_ROUNDS, state_mod
+from conf.errors import CheckpointError
 from strategies.wire import protocol
 
 pytestmark = pytest.mark.usefixtures("task_identity")
@@ -75,3 +76,16 @@ def test_a_message_without_a_run_passes_through() -> None:
         lambda m, c: Message(RecordDict(), reply_to=m),
     )
     assert len(here.state) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("99|run|1|count", "MDW-505"), ("0|run|1|count", "MDW-505"), ("run|1|count", "MDW-506"),
+     ("count", "MDW-506"), ("1|run|one|count", "MDW-506")],
+)  # fmt: skip
+def test_a_state_of_another_version_or_damaged_is_refused_and_kept(name: str, code: str) -> None:
+    here = context()
+    here.state[name] = MetricRecord({"n": 7})
+    with pytest.raises(CheckpointError, match=code):
+        ask(here, 2)
+    assert list(here.state) == [name]

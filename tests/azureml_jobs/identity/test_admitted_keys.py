@@ -14,7 +14,7 @@ from azureml_jobs.identity.node_key import (
     fresh_node_key,
     load_public_key,
 )
-from conf.errors import IdentityError
+from conf.errors import CheckpointError, IdentityError
 from server.store.folder import FolderStore
 
 PEM = serialization.Encoding.PEM
@@ -134,3 +134,18 @@ def test_an_entry_under_another_key_s_name_admits_nobody(
     store.put_if_absent("keys/admitted/" + "0" * 64 + ".json", store.read(name))
     store.put_if_absent(name.replace("admitted", "revoked"), b"damaged too, and it still counts")
     assert AdmittedKeys(store, lambda: 0.0).current() == {}
+
+
+def test_an_entry_of_another_version_admits_nobody_and_both_versions_are_logged(
+    tmp_path: Path, admitted: AdmittedKeys, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FolderStore(tmp_path / "store")
+    admitted.admit("north", fresh_node_key()[1])
+    admitted.admit("south", fresh_node_key()[1])
+    name = next(one for one in store.list("keys/admitted/") if b'"north"' in store.read(one))
+    store.replace(name, store.read(name).replace(b'"version": 1', b'"version": 99'))
+    again = AdmittedKeys(store, lambda: 0.0)
+    assert list(again.current().values()) == ["south"]
+    assert "MDW-505" in caplog.text and "version 99; this Meadow reads version 1" in caplog.text
+    with pytest.raises(CheckpointError, match="MDW-505"):
+        again.all()

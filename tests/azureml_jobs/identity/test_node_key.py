@@ -17,9 +17,10 @@ from azureml_jobs.identity.node_key import (
     load_public_key,
     make_node_key,
     public_line,
+    read_node_key,
 )
 from azureml_jobs.identity.secret_store import FolderSecrets
-from conf.errors import IdentityError
+from conf.errors import CheckpointError, IdentityError
 
 PEM, OPENSSH = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
 PLAIN = serialization.NoEncryption()
@@ -100,3 +101,17 @@ def test_what_is_no_node_key_is_refused_in_one_line_without_its_content(tmp_path
     for bad in ("", "garbage", "ecdsa-sha2-nistp384 AAAA", good.decode()):
         with raises("MDW-702: node.pub is not a public key"):
             load_public_key(bad, "node.pub")
+
+
+def test_a_key_under_a_name_of_another_version_is_not_made_again_nor_read(
+    secrets: FolderSecrets,
+) -> None:
+    secrets.set("node2-north", b"a later key")
+    for look in (lambda: read_node_key(secrets, "north"), lambda: make_node_key(secrets, "north")):
+        with pytest.raises(CheckpointError, match=r"MDW-505.*node2-north.*version 2;.*version 1\."):
+            look()
+    assert secrets.list() == ["node2-north"]
+    make_node_key(secrets, "south")
+    assert read_node_key(secrets, "south").curve.name == "secp384r1"
+    with raises("MDW-700"):
+        read_node_key(secrets, "west")
