@@ -79,7 +79,7 @@ def test_a_lease_that_nobody_had_begins_with_the_first_epoch(
     leases: Leases, memory: Memory
 ) -> None:
     assert held(leases) == Lease("live", "one", 1, 1030.0)
-    record = {"name": "live", "owner": "one", "epoch": 1, "expires": 1030.0}
+    record = {"version": 1, "name": "live", "owner": "one", "epoch": 1, "expires": 1030.0}
     assert json.loads(memory.files["live.lease"]) == record
 
 
@@ -106,7 +106,10 @@ def test_an_owner_that_starts_again_need_not_wait_and_fences_its_former_self(
 
 def test_the_same_epoch_of_another_owner_is_lost_too(leases: Leases, memory: Memory) -> None:
     lease = held(leases)
-    memory.put("live.lease", json.dumps({"owner": "two", "epoch": 1, "expires": 9e9}).encode())
+    memory.put(
+        "live.lease",
+        json.dumps({"version": 1, "owner": "two", "epoch": 1, "expires": 9e9}).encode(),
+    )
     with pytest.raises(LeaseLost, match="held by two"):
         leases.check(lease)
 
@@ -144,7 +147,9 @@ def test_one_that_is_overtaken_by_an_owner_that_gives_up_again_gets_the_next_epo
 
 
 def test_one_that_is_overtaken_each_time_gives_up(leases: Leases, memory: Memory) -> None:
-    memory.put("live.lease", json.dumps({"owner": "", "epoch": 4, "expires": 0.0}).encode())
+    memory.put(
+        "live.lease", json.dumps({"version": 1, "owner": "", "epoch": 4, "expires": 0.0}).encode()
+    )
     memory.meanwhile = memory.touch
     assert leases.acquire("live", "one", 30) is None
     assert memory.writes == TRIES
