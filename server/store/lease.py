@@ -107,7 +107,8 @@ class Leases:
         except StoreMissing:
             return None, None
         # Damaged, it is not taken as free: its holder may be writing.
-        return lease_of(data, name, f"{self._where}/{_file(name)}"), version
+        where = f"The lease {name} in {self._where}, {self._where}/{_file(name)},"
+        return lease_of(data, name, where), version
 
     def _write(self, lease: Lease, version: str | None) -> bool:
         return self._store.write_if_version(_file(lease.name), lease_record(lease), version)
