@@ -13,6 +13,7 @@ from client.context_state import state_mod
 from client.malloc import keep_activations_mapped
 from client.policy import check_examples, check_run, for_evaluation
 from client.silo_settings import silo_of
+from client.tasks import sums
 from conf.errors import WireError
 from conf.schema import RunScope, Silo
 from conf.seeds import seed_for
@@ -59,8 +60,15 @@ def evaluate(message: Message, context: Context) -> Message:
     loaded = _load_checked(round, scope, silo)
     loaded.model.load_state_dict(_weights(message))
     trainer = for_evaluation(scope.trainer, silo)
-    metrics = loop.evaluate(loaded.model, loaded.data.held_out, loaded.task, trainer)
-    return Message(RecordDict({protocol.METRICS: MetricRecord({**metrics})}), reply_to=message)
+    evaluation = loop.evaluate(loaded.model, loaded.data.held_out, loaded.task, trainer)
+    metrics = sums.metrics_of(loaded.task, evaluation.sums) | evaluation.cost
+    content = RecordDict(
+        {
+            protocol.SUMS: protocol.to_record(evaluation.sums),
+            protocol.METRICS: MetricRecord({**metrics}),
+        }
+    )
+    return Message(content, reply_to=message)
 
 
 @app.query("hello")

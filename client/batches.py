@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -11,10 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
+from client.trees import map_tensors
 from conf.schema import TrainerConf
 
-Batch = tuple[Tensor, Tensor]
-"""Inputs and targets of a batch, on the device."""
+Batch = Any
+"""What a task's `collate` gives, on the device: a tree of tensors (`client.trees`).
+
+Of a `TensorDataset` it is the tuple of its tensors.
+"""
+Collate = Callable[[list[Any]], Any]
+"""Makes a batch of a list of examples."""
 
 SHARE_OF_FREE_MEMORY = 0.25
 """A set stays on the GPU when it takes no more than this of what is free there."""
@@ -28,7 +34,8 @@ class Batches:
     """The batches of one epoch after another.
 
     Sets in memory (`TensorDataset`) are indexed a batch at a time, on the GPU itself when they fit
-    there; others come through a DataLoader. Shuffled by `seed`, or in the order of the set without
+    there; others, and those with a `collate` of their own, come through a DataLoader. Shuffled by
+    `seed`, or in the order of the set without
     one. With `pairs` a last batch of one example joins the one before it: BatchNorm can't train on
     one.
     """
@@ -42,40 +49,44 @@ class Batches:
         *,
         seed: int | None = None,
         pairs: bool = False,
+        collate: Collate | None = None,
     ) -> None:
         self.examples = length(dataset)
         self._device = device
         self._conf = conf
         self._seed = seed or 0
         self._order = _Order(self.examples, size, seed, pairs)
-        if isinstance(dataset, TensorDataset):
+        if isinstance(dataset, TensorDataset) and collate is None:
             self._source = self._indexed(dataset)
         else:
-            self._source = self._loaded(dataset)
+            self._source = self._loaded(dataset, collate)
 
     def __len__(self) -> int:
         return len(self._order)
 
     def __iter__(self) -> Iterator[Batch]:
-        channels_last = self._conf.channels_last
         for batch in self._source:
-            x, y = (t.to(self._device, non_blocking=True) for t in batch)
-            if channels_last and x.dim() == 4:
-                x = x.contiguous(memory_format=torch.channels_last)
-            yield x, y
+            yield map_tensors(self._placed, batch)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.to(self._device, non_blocking=True)
+        if self._conf.channels_last and tensor.dim() == 4 and tensor.is_floating_point():
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
 
     def _indexed(self, dataset: TensorDataset) -> Iterable[Batch]:
         tensors = dataset.tensors
         if self._conf.keep_on_device:
             tensors = on_device(dataset, self._device)
         in_host_memory = tensors[0].device.type == "cpu"
-        return _Indexed(cast(Batch, tensors), self._order, pin=self._pin and in_host_memory)
+        return _Indexed(tensors, self._order, pin=self._pin and in_host_memory)
 
-    def _loaded(self, dataset: Dataset[Any]) -> Iterable[Batch]:
+    def _loaded(self, dataset: Dataset[Any], collate: Collate | None) -> Iterable[Batch]:
         workers = self._conf.loader_workers
         return DataLoader(
             dataset,
             batch_sampler=cast("Sampler[list[int]]", _Lists(self._order)),
+            collate_fn=collate,
             num_workers=workers,
             pin_memory=self._pin,
             persistent_workers=workers > 0,
@@ -154,19 +165,17 @@ class _Lists:
 class _Indexed:
     """Batches of tensors in memory; pinned, so that the copy to a GPU runs beside the computing."""
 
-    def __init__(self, tensors: Batch, order: _Order, pin: bool) -> None:
+    def __init__(self, tensors: tuple[Tensor, ...], order: _Order, pin: bool) -> None:
         self._tensors = tensors
         self._order = order
         self._pin = pin
 
     def __iter__(self) -> Iterator[Batch]:
-        x, y = self._tensors
+        device = self._tensors[0].device
         for batch in self._order:
-            indices = batch.to(x.device, non_blocking=True)
-            # x[indices] takes up to nine times as long.
-            inputs = x.index_select(0, indices)
-            targets = y.index_select(0, indices)
+            indices = batch.to(device, non_blocking=True)
+            # tensor[indices] takes up to nine times as long.
+            chosen = [tensor.index_select(0, indices) for tensor in self._tensors]
             if self._pin:
-                yield inputs.pin_memory(), targets.pin_memory()
-            else:
-                yield inputs, targets
+                chosen = [tensor.pin_memory() for tensor in chosen]
+            yield tuple(chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -13,15 +14,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from client.batches import Batch, Batches, length
+from client.batches import Batch, Batches
 from client.device import autocast, choose, device_of, reproducible, scaler
 from client.optimizer import learning_rate, optimizer_of, set_learning_rate
+from client.tasks import sums
 from client.tasks.base import Task
+from client.tasks.sums import Metrics, Sums
+from client.trees import map_tensors
 from conf.errors import DataError
 from conf.schema import TrainerConf
 from strategies.wire import protocol
-
-Metrics = dict[str, float]
 
 
 def prepare(model: nn.Module, conf: TrainerConf, device: str | None = None) -> nn.Module:
@@ -48,18 +50,26 @@ def train(
     rounds: int = 1,
     proximal_mu: float = 0.0,
 ) -> Metrics:
-    """Train a model in place, where it is, for the epochs of one round of `rounds`; return what it took.
+    """Train a model in place for the epochs of one round of `rounds`; return what it took.
 
     The same `seed` and weights give the same bits on the same device and threads. With
     `proximal_mu` the loss gets mu/2 ||w - w_t||^2, w_t being the weights at the start (Li et al.
-    2020, arXiv 1812.06127, eq. 2). The metrics are the mean training loss (without that term),
-    examples in the set, seconds and examples a second.
+    2020, arXiv 1812.06127, eq. 2). The metrics are the mean training loss (without that term; over
+    what `task.size` counts), examples in the set, seconds and examples a second.
     Raises DataError MDW-205 where there is too little to train on.
     """
     started = time.perf_counter()
     device = device_of(model)
     batch_norm = any(isinstance(m, _BatchNorm) for m in model.modules())
-    batches = Batches(dataset, conf.batch_size, device, conf, seed=seed, pairs=batch_norm)
+    batches = Batches(
+        dataset,
+        conf.batch_size,
+        device,
+        conf,
+        seed=seed,
+        pairs=batch_norm,
+        collate=task.collate,
+    )
     # BatchNorm can't train on one example: it has no variance.
     needed = 2 if batch_norm else 1
     if batches.examples < needed:
@@ -71,6 +81,7 @@ def train(
     start = [w.detach().clone() for w in weights] if proximal_mu else []
     steps = conf.epochs * math.ceil(len(batches) / conf.accumulate)
     step = 0
+    size = 0
     loss_sum = torch.zeros((), device=device)
     model.train()
     # A round that failed half way may have left gradients behind.
@@ -81,7 +92,7 @@ def train(
             while group := list(islice(supply, conf.accumulate)):
                 progress = (round - 1 + step / steps) / rounds
                 set_learning_rate(optimizer, learning_rate(conf, progress))
-                _backward(model, group, task, precision, scale, loss_sum)
+                size += _backward(model, group, task, precision, scale, loss_sum)
                 # What follows works on the gradients themselves: fp16's scale goes first.
                 scale.unscale_(optimizer)
                 for weight, origin in zip(weights, start, strict=False):
@@ -92,33 +103,49 @@ def train(
                 scale.update()
                 optimizer.zero_grad()
                 step += 1
-    seen = batches.examples * conf.epochs
     # `item` waits for the GPU, so the seconds are taken after it.
-    loss = loss_sum.item() / seen
+    loss = loss_sum.item() / size
+    seen = batches.examples * conf.epochs
     return {protocol.LOSS: loss, **_cost(batches.examples, seen, started)}
 
 
-def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf) -> Metrics:
-    """Return the mean loss and the task's metrics of a model on a set, with its examples and seconds.
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on a split: its sums (`client.tasks.sums`), empty without examples, and what it took."""
 
-    A set without examples gives their number, 0, and nothing else.
+    sums: Sums
+    examples: int
+    seconds: float
+
+    @property
+    def cost(self) -> Metrics:
+        """The examples and seconds, by the names of the wire."""
+        if self.examples == 0:
+            return {protocol.NUM_EXAMPLES: 0}
+        return {
+            protocol.NUM_EXAMPLES: self.examples,
+            protocol.SECONDS: self.seconds,
+            protocol.SAMPLES_PER_SECOND: self.examples / self.seconds,
+        }
+
+
+def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf) -> Evaluation:
+    """Return the sums of a model over a set; no output is kept, so memory does not grow with it.
+
+    Raises DataError MDW-208 where the task's sums are not what they must be.
     """
     started = time.perf_counter()
     device = device_of(model)
-    examples = length(dataset)
-    if not examples:
-        return {protocol.NUM_EXAMPLES: 0}
     precision = autocast(device, conf)
+    total: Sums = {}
+    batches = Batches(dataset, conf.eval_batch_size, device, conf, collate=task.collate)
     model.eval()
     with reproducible(device, 0, conf), torch.inference_mode():
-        seen = []
-        for x, y in Batches(dataset, conf.eval_batch_size, device, conf):
+        for batch in batches:
             with precision:
-                seen.append((model(x).float(), y))
-        outputs, targets = (torch.cat(column).cpu() for column in zip(*seen, strict=True))
-        loss = task.loss(outputs, targets).item()
-        metrics = task.metrics(outputs, targets)
-    return {protocol.LOSS: loss, **metrics, **_cost(examples, examples, started)}
+                output = map_tensors(_full_precision, task.output(model, batch))
+            sums.add(total, sums.of_batch(task, output, batch))
+    return Evaluation(total, batches.examples, time.perf_counter() - started)
 
 
 def _backward(
@@ -128,19 +155,27 @@ def _backward(
     precision: AbstractContextManager[object],
     scale: torch.amp.GradScaler,
     loss_sum: Tensor,
-) -> None:
-    """Add up the gradients of a group of batches as if they were one.
+) -> int:
+    """Add up the gradients of a group of batches as if they were one; return the group's size.
 
-    `loss_sum` grows by each example's loss.
+    `loss_sum` grows by the loss of all that the size counts.
     """
-    examples = sum(len(y) for _, y in group)
-    for x, y in group:
+    sizes = [task.size(batch) for batch in group]
+    whole = sum(sizes)
+    for batch, size in zip(group, sizes, strict=True):
         with precision:
-            loss = task.loss(model(x).float(), y)
-        # The mean over the group is the mean of its batches, each by its share of the examples.
-        share = loss if len(group) == 1 else loss * (len(y) / examples)
+            output = map_tensors(_full_precision, task.output(model, batch))
+            loss = task.loss(output, batch)
+        # The mean over the group is the mean of its batches, each by its share of the whole.
+        share = loss if len(group) == 1 else loss * (size / whole)
         torch.autograd.backward(scale.scale(share))
-        loss_sum.add_(loss.detach(), alpha=len(y))
+        loss_sum.add_(loss.detach(), alpha=size)
+    return whole
+
+
+def _full_precision(tensor: Tensor) -> Tensor:
+    """Losses are taken in float32, whatever the model computed in."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _pull(weight: nn.Parameter, origin: Tensor, mu: float) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
 from client.partition import Indices, parts
+from client.trees import tensors_of
 from conf.errors import DataError
 from conf.schema import DataConf, Silo
 from conf.seeds import seed_for
@@ -23,8 +25,25 @@ from conf.seeds import seed_for
 OWN = "own"
 """The `data.partition` of a silo whose `data.root` holds its own examples: all of them are used."""
 
+Better = Literal["max", "min"]
+"""Whether more or less of a metric is better."""
+
 Examples = tuple[NDArray[np.generic], Indices]
 """Images as stored (n, H, W), and the class of each (n)."""
+
+
+@dataclass(frozen=True)
+class SumSpec:
+    """What one of a task's sums may be.
+
+    A sum is an array of `shape`: counts (int64), or with `real` float64. Each unit of the task's
+    `size` adds to each element something between `low` and `high`.
+    """
+
+    shape: tuple[int, ...] = ()
+    real: bool = False
+    low: float = 0.0
+    high: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,10 +83,17 @@ class SiloData:
 
 
 class Task(ABC):
-    """One learning problem; a subclass per file, with its one instance called `task`."""
+    """One learning problem; a subclass per file, with its one instance called `task`.
+
+    A batch is whatever `collate` makes of examples (without one: tensors in a tuple); only the task
+    looks inside. `shown` names the metrics that tables, curves and early stopping take, the first
+    of them the headline, each with whether more or less of it is better.
+    """
 
     name: str
     contract: Contract
+    shown: ClassVar[Mapping[str, Better]] = {"loss": "min"}
+    collate: Callable[[list[Any]], Any] | None = None
 
     @abstractmethod
     def load(self, silo: Silo) -> SiloData:
@@ -88,18 +114,38 @@ class Task(ABC):
         """Return the central test set, or None where there is none."""
         return None
 
-    @abstractmethod
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the mean loss over a batch (a scalar)."""
+    def output(self, model: nn.Module, batch: Any) -> Any:
+        """Return what the model makes of a batch: any tree of tensors."""
+        return model(batch[0])
 
     @abstractmethod
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """Return the metrics of a whole split, from the model's outputs (n, ...) and targets (n, ...) on the CPU."""
+    def loss(self, output: Any, batch: Any) -> Tensor:
+        """Return the mean loss of a batch, a scalar: the mean over what `size` counts."""
+
+    def size(self, batch: Any) -> int:
+        """Return what the batch's loss is a mean over: examples; a task may count tokens or pixels."""
+        return len(next(tensors_of(batch)))
+
+    def sums(self, output: Any, batch: Any) -> Mapping[str, Tensor]:
+        """Return a batch's sums by name, which add up over batches and silos (`client.tasks.sums`).
+
+        Their names and shapes are those of `sum_specs`.
+        """
+        return {}
+
+    def sum_specs(self) -> Mapping[str, SumSpec]:
+        """Return what each of `sums` may be: the server admits nothing else from a silo."""
+        return {}
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
+        """Return the metrics that sums give: of a silo, of a federation, of any union of data."""
+        return {}
 
 
 class Classification(Task):
     """Images of exclusive classes, held in memory: cross-entropy, accuracy and macro F1."""
 
+    shown: ClassVar[Mapping[str, Better]] = {"accuracy": "max", "f1": "max", "loss": "min"}
     _last: _LastChecked | None = None
 
     @abstractmethod
@@ -139,23 +185,36 @@ class Classification(Task):
             self.scaled(chosen).unsqueeze(1), torch.from_numpy(np.array(labels[which], np.int64))
         )
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+    def loss(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return the mean cross-entropy of logits (n, classes) against labels (n)."""
-        return functional.cross_entropy(output, target)
+        return functional.cross_entropy(output, batch[1])
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """Return accuracy, and the mean over classes of F1."""
-        guess = outputs.argmax(1).numpy()
-        truth = targets.numpy()
+    def sums(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+        """Return the confusion matrix: rows are true classes, columns guessed ones."""
         classes = len(self.contract.classes)
-        # Of each class: the examples that are in it, that were put into it, and both.
-        actual = np.bincount(truth, minlength=classes)
-        predicted = np.bincount(guess, minlength=classes)
-        right = np.bincount(truth[guess == truth], minlength=classes)
-        # A class that is neither there nor predicted has no F1, as in scikit-learn's macro average.
-        seen = actual + predicted > 0
-        f1 = 2 * right[seen] / (actual + predicted)[seen]
-        return {"accuracy": float(right.sum() / len(truth)), "f1": float(f1.mean())}
+        cells = batch[1] * classes + output.argmax(1)
+        counts = torch.bincount(cells, minlength=classes * classes)
+        return {"confusion": counts.reshape(classes, classes)}
+
+    def sum_specs(self) -> Mapping[str, SumSpec]:
+        """Return the form of the confusion matrix."""
+        classes = len(self.contract.classes)
+        return {"confusion": SumSpec((classes, classes))}
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
+        """Return accuracy, and the mean over the classes that occur of F1 = 2 TP / (2 TP + FP + FN).
+
+        A class occurs where it is true or guessed (scikit-learn's `f1_score`, average="macro").
+        """
+        confusion = sums["confusion"]
+        right = confusion.diagonal()
+        true_and_guessed = confusion.sum(1) + confusion.sum(0)
+        occurs = true_and_guessed > 0
+        f1 = 2 * right[occurs].double() / true_and_guessed[occurs].double()
+        return {
+            "accuracy": int(right.sum()) / int(confusion.sum()),
+            "f1": float(f1.mean()),
+        }
 
     def _source(self, data: DataConf) -> Examples:
         if data.partition == OWN and data.root is None:

@@ -7,7 +7,7 @@ on without the update. What comes after must not raise for one silo's sake: its 
     MDW-610 record missing or too many    MDW-614 not finite           MDW-618 a second answer
     MDW-611 names of the arrays           MDW-616 count of examples    MDW-619 not asked in this round
     MDW-612 shape or dtype                MDW-617 another round        MDW-621 too large for an average
-    MDW-613 size or header of an array
+    MDW-613 size or header of an array    MDW-622 sums of an evaluation
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
+from client.tasks import sums as task_sums
+from client.tasks.base import SumSpec
 from strategies.average import largest_reach
 from strategies.wire import protocol
 from strategies.wire.objects import BFLOAT16, DTYPES, view
@@ -63,9 +65,13 @@ class AdmissionFault(ValueError):
 
 
 class Admission:
-    """Checks the replies of one run, round after round."""
+    """Checks the replies of one run, round after round.
 
-    def __init__(self) -> None:
+    `sums` is what an evaluation may hold (`client.tasks.sums.specs_of`).
+    """
+
+    def __init__(self, sums: Mapping[str, SumSpec]) -> None:
+        self._sums = sums
         self._round = 0
         self._cohort: frozenset[str] = frozenset()
         self._reach = 0.0
@@ -94,8 +100,11 @@ class Admission:
             _same_round(values, self._round)
             if phase != "train":
                 # A silo that holds nothing out says so: it has no metrics, and did not fail.
-                return Admitted(_examples(values, least=0))
-            return self._update(_arrays(content), _examples(values, least=1))
+                examples = _examples(values, least=0)
+                if examples:
+                    check_sums(_only_record(content, protocol.SUMS), self._sums)
+                return Admitted(examples)
+            return self._update(_only_record(content, protocol.ARRAYS), _examples(values, least=1))
         except AdmissionFault as fault:
             return Rejected(fault.code, f"{silo}, round {round}, {phase}: {fault.reason}.")
 
@@ -135,16 +144,11 @@ class Admission:
 
 
 @dataclass(frozen=True)
-class _Reference:
-    """One array of the global model: the type and shape that an update's must have, and what norms are from."""
+class _Layout:
+    """The type and shape that an array must have."""
 
     dtype: str
     shape: tuple[int, ...]
-    values: np.ndarray
-
-    @staticmethod
-    def of(array: Array) -> _Reference:
-        return _Reference(array.dtype, tuple(array.shape), _elements(array))
 
     def values_of(self, name: str, array: Array) -> np.ndarray:
         """Return an update's elements without a copy, once what it declares, its header and its size agree."""
@@ -160,6 +164,47 @@ class _Reference:
             raise AdmissionFault(
                 "MDW-613", f"{name!r:.80} can't be read ({error!s:.200})"
             ) from None
+
+
+@dataclass(frozen=True)
+class _Reference(_Layout):
+    """One array of the global model: its layout, which an update's must have, and what norms are from."""
+
+    values: np.ndarray
+
+    @staticmethod
+    def of(array: Array) -> _Reference:
+        return _Reference(array.dtype, tuple(array.shape), _elements(array))
+
+
+def check_sums(record: ArrayRecord, specs: Mapping[str, SumSpec]) -> None:
+    """Raise AdmissionFault MDW-622 where sums are not as the task declares them.
+
+    Names, types and shapes first, then each value against what so many examples can add up to: a
+    silo that lies about its data can shift a metric, but not beyond what its size allows.
+    """
+    if record.keys() != specs.keys():
+        raise AdmissionFault("MDW-622", f"its sums are not the task's: {_odd(record, specs)}")
+    values = {}
+    for name, spec in specs.items():
+        layout = _Layout("float64" if spec.real else "int64", spec.shape)
+        values[name] = layout.values_of(name, record[name])
+    size = int(values[task_sums.SIZE][0])
+    if not 0 < size < task_sums.LARGEST_SIZE:
+        raise AdmissionFault("MDW-622", f"its size is {size}")
+    for name, spec in specs.items():
+        if not np.isfinite(values[name]).all():
+            raise AdmissionFault("MDW-622", f"{name!r:.80} holds values that are not finite")
+        smallest = values[name].min(initial=0)
+        largest = values[name].max(initial=0)
+        # A rounding error for each addition of real numbers is no lie.
+        room = 1e-9 * size if spec.real else 0.0
+        if smallest < min(spec.low * size, 0.0) - room or largest > max(spec.high * size, 0.0) + room:
+            raise AdmissionFault(
+                "MDW-622",
+                f"{name!r:.80} goes from {smallest:.6g} to {largest:.6g}, which {size} of"
+                f" {spec.low:.6g} to {spec.high:.6g} do not add up to",
+            )
 
 
 def _elements(array: Array) -> np.ndarray:
@@ -205,8 +250,8 @@ def _numbers(piece: np.ndarray, dtype: str) -> np.ndarray:
     return (piece.astype(np.uint32) << 16).view(np.float32) if dtype == BFLOAT16 else piece
 
 
-def _arrays(content: RecordDict) -> ArrayRecord:
-    return _only(protocol.records(content, ArrayRecord), protocol.ARRAYS, "array")
+def _only_record(content: RecordDict, name: str) -> ArrayRecord:
+    return _only(protocol.records(content, ArrayRecord), name, "array")
 
 
 def _metrics(content: RecordDict) -> dict[str, Any]:

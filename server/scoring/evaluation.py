@@ -15,9 +15,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from client import loop
-from client.examples import union
 from client.models import build_model
-from client.tasks import task_named
+from client.tasks import sums, task_named
 from client.tasks.base import Task
 from conf.errors import ConfigError
 from conf.resume import stored
@@ -49,19 +48,21 @@ class Judge:
     def scores(self, arrays: ArrayRecord) -> Scores:
         """Return a model's metrics on each silo's held-out split and on their union."""
         self.model.load_state_dict(protocol.to_state(arrays))
-        by_silo = {name: self._on(data) for name, data in self.held_out.items()}
-        return Scores(union=self._on(union(list(self.held_out.values()))), by_silo=by_silo)
+        by_silo = {name: self._sums(data) for name, data in sorted(self.held_out.items())}
+        union = sums.folded(by_silo.values())
+        return Scores(
+            union=sums.metrics_of(self.task, union),
+            by_silo={name: sums.metrics_of(self.task, part) for name, part in by_silo.items()},
+        )
 
     def on(self, arrays: ArrayRecord, examples: Examples) -> Metrics:
         """Return a model's metrics on other examples."""
         self.model.load_state_dict(protocol.to_state(arrays))
-        return self._on(examples)
+        return sums.metrics_of(self.task, self._sums(examples))
 
-    def _on(self, examples: Examples) -> Metrics:
+    def _sums(self, examples: Examples) -> sums.Sums:
         torch.set_num_threads(self.conf.trainer.threads)
-        metrics = loop.evaluate(self.model, examples, self.task, self.conf.trainer)
-        timing = (protocol.SECONDS, protocol.SAMPLES_PER_SECOND, protocol.NUM_EXAMPLES)
-        return {name: value for name, value in metrics.items() if name not in timing}
+        return loop.evaluate(self.model, examples, self.task, self.conf.trainer).sums
 
 
 def central_score(conf: Conf) -> Callable[[ArrayRecord], Metrics] | None:

@@ -2,7 +2,8 @@
 
 Server to silo, `train` and `evaluate`:  arrays (the global model), config (the keys below).
 Silo to server, `train`:                 arrays (the silo's model), metrics (num-examples, loss, seconds, ...).
-Silo to server, `evaluate`:              metrics (num-examples, loss, the task's metrics, seconds).
+Silo to server, `evaluate`:              sums (of the silo's split, by the task's own names),
+                                         metrics (num-examples, loss, the task's metrics, seconds).
 `query.hello` and its reply:             config (protocol, silo); asked where a grid does not know its silos' names.
 The names are Flower's own defaults wherever Flower has one, so that stock strategies fit.
 """
@@ -28,6 +29,8 @@ PROTOCOL: Final = 1
 ARRAYS: Final = "arrays"
 CONFIG: Final = "config"
 METRICS: Final = "metrics"
+SUMS: Final = "sums"
+"""Of an evaluation: int64 and float64 arrays that add up over silos (`client.tasks.sums`)."""
 
 # Keys of the config record
 ROUND: Final = "server-round"
