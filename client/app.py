@@ -6,14 +6,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from client import loop
+from client import loop, sums
 from client.batches import length
 from client.cache import Loaded, load_cached
 from client.context_state import state_mod
 from client.malloc import keep_activations_mapped
 from client.policy import check_examples, check_run, for_evaluation
 from client.silo_settings import silo_of
-from client.tasks import sums
 from conf.errors import WireError
 from conf.schema import RunScope, Silo
 from conf.seeds import seed_for

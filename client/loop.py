@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
+from client import sums
 from client.batches import Batch, Batches
 from client.device import autocast, choose, device_of, reproducible, scaler
 from client.optimizer import learning_rate, optimizer_of, set_learning_rate
-from client.tasks import sums
+from client.sums import Metrics, Sums
 from client.tasks.base import Task
-from client.tasks.sums import Metrics, Sums
 from client.trees import map_tensors
 from conf.errors import DataError
 from conf.schema import TrainerConf
@@ -111,7 +111,7 @@ def train(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model on a split: its sums (`client.tasks.sums`), empty without examples, and what it took."""
+    """A model on a split: its sums (`client.sums`), empty without examples, and what it took."""
 
     sums: Sums
     examples: int
@@ -139,6 +139,8 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerC
     precision = autocast(device, conf)
     total: Sums = {}
     batches = Batches(dataset, conf.eval_batch_size, device, conf, collate=task.collate)
+    if not batches.examples:
+        return Evaluation({}, 0, 0.0)
     model.eval()
     with reproducible(device, 0, conf), torch.inference_mode():
         for batch in batches:

@@ -127,7 +127,7 @@ class Task(ABC):
         return len(next(tensors_of(batch)))
 
     def sums(self, output: Any, batch: Any) -> Mapping[str, Tensor]:
-        """Return a batch's sums by name, which add up over batches and silos (`client.tasks.sums`).
+        """Return a batch's sums by name, which add up over batches and silos (`client.sums`).
 
         Their names and shapes are those of `sum_specs`.
         """

@@ -7,7 +7,7 @@ on without the update. What comes after must not raise for one silo's sake: its 
     MDW-610 record missing or too many    MDW-614 not finite           MDW-618 a second answer
     MDW-611 names of the arrays           MDW-616 count of examples    MDW-619 not asked in this round
     MDW-612 shape or dtype                MDW-617 another round        MDW-621 too large for an average
-    MDW-613 size or header of an array    MDW-622 sums of an evaluation
+    MDW-613 size or header of an array    MDW-630 sums of an evaluation
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
-from client.tasks import sums as task_sums
+from client import sums as task_sums
 from client.tasks.base import SumSpec
 from strategies.average import largest_reach
 from strategies.wire import protocol
@@ -67,7 +67,7 @@ class AdmissionFault(ValueError):
 class Admission:
     """Checks the replies of one run, round after round.
 
-    `sums` is what an evaluation may hold (`client.tasks.sums.specs_of`).
+    `sums` is what an evaluation may hold (`client.sums.specs_of`).
     """
 
     def __init__(self, sums: Mapping[str, SumSpec]) -> None:
@@ -178,30 +178,33 @@ class _Reference(_Layout):
 
 
 def check_sums(record: ArrayRecord, specs: Mapping[str, SumSpec]) -> None:
-    """Raise AdmissionFault MDW-622 where sums are not as the task declares them.
+    """Raise AdmissionFault MDW-630 where sums are not as the task declares them.
 
     Names, types and shapes first, then each value against what so many examples can add up to: a
     silo that lies about its data can shift a metric, but not beyond what its size allows.
     """
     if record.keys() != specs.keys():
-        raise AdmissionFault("MDW-622", f"its sums are not the task's: {_odd(record, specs)}")
+        raise AdmissionFault("MDW-630", f"its sums are not the task's: {_odd(record, specs)}")
     values = {}
     for name, spec in specs.items():
         layout = _Layout("float64" if spec.real else "int64", spec.shape)
         values[name] = layout.values_of(name, record[name])
     size = int(values[task_sums.SIZE][0])
     if not 0 < size < task_sums.LARGEST_SIZE:
-        raise AdmissionFault("MDW-622", f"its size is {size}")
+        raise AdmissionFault("MDW-630", f"its size is {size}")
     for name, spec in specs.items():
         if not np.isfinite(values[name]).all():
-            raise AdmissionFault("MDW-622", f"{name!r:.80} holds values that are not finite")
+            raise AdmissionFault("MDW-630", f"{name!r:.80} holds values that are not finite")
         smallest = values[name].min(initial=0)
         largest = values[name].max(initial=0)
         # A rounding error for each addition of real numbers is no lie.
         room = 1e-9 * size if spec.real else 0.0
-        if smallest < min(spec.low * size, 0.0) - room or largest > max(spec.high * size, 0.0) + room:
+        if (
+            smallest < min(spec.low * size, 0.0) - room
+            or largest > max(spec.high * size, 0.0) + room
+        ):
             raise AdmissionFault(
-                "MDW-622",
+                "MDW-630",
                 f"{name!r:.80} goes from {smallest:.6g} to {largest:.6g}, which {size} of"
                 f" {spec.low:.6g} to {spec.high:.6g} do not add up to",
             )

@@ -18,6 +18,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from client import sums
+from client.tasks import task_named
+from client.tasks.base import Task
 from conf.errors import RoundError
 from conf.seeds import seed_for
 from server.round.admission import Admission, Admitted, Rejected, Verdict
@@ -53,9 +56,14 @@ class Rounds:
     score: Score | None = None
     step: Step = exchange
     clock: Callable[[], float] = time.monotonic
-    admission: Admission = field(default_factory=Admission, init=False)
+    task: Task = field(init=False)
+    admission: Admission = field(init=False)
     silos: dict[int, str] = field(default_factory=dict, init=False)
     """The silos' names by node id, of the round in progress."""
+
+    def __post_init__(self) -> None:
+        self.task = task_named(self.session.conf.task.name)
+        self.admission = Admission(sums.specs_of(self.task))
 
     def run(self) -> bool:
         """Continue from the session's state, which is kept up to date; return True if stopped early.
@@ -100,7 +108,7 @@ class Rounds:
 
         # 3. Evaluate the new model at the silos.
         messages = self.strategy.configure_evaluate(number, arrays, self._config(), cohort)
-        record.aggregate |= _means(self._evaluate_phase(record, self._to_cohort(messages, nodes)))
+        record.aggregate |= self._evaluate_phase(record, self._to_cohort(messages, nodes))
 
         # 4. Score it on the central test set, if there is one.
         if self.score:
@@ -199,22 +207,34 @@ class Rounds:
         record.bytes_up[silo] = protocol.size(reply.content)
         self.session.observer.reply(record.round, "train", silo, metrics)
 
-    def _evaluate_phase(self, record: RoundRecord, messages: list[Message]) -> MetricRecord | None:
-        """Return the strategy's aggregate of the silos' metrics; None where no silo holds anything out."""
+    def _evaluate_phase(self, record: RoundRecord, messages: list[Message]) -> Metrics:
+        """Return the metrics of the union of the silos' held-out examples; none where there are none.
+
+        Made of the silos' sums by the task's own function, not as means of the silos' metrics. What
+        the strategy itself makes of the replies is added under names that the task does not use.
+        """
         closes = Closing(self.session.conf.run.round_timeout)
         replies: list[tuple[str, Message]] = []
+        parts: dict[str, sums.Sums] = {}
         for silo, reply, verdict in self._judged("evaluate", record, messages, closes):
             if not isinstance(verdict, Admitted):
                 continue
             metrics = _metrics(reply)
-            self.session.observer.reply(record.round, "evaluate", silo, metrics)
             # A silo without held-out examples has answered, but its metrics are those of nothing.
             if verdict.examples:
+                record_of_sums = protocol.records(reply.content, ArrayRecord)[protocol.SUMS]
+                parts[silo] = protocol.to_state(record_of_sums)
+                # A strategy of Flower's gets replies in Flower's own form.
+                del reply.content[protocol.SUMS]
+                metrics |= sums.metrics_of(self.task, parts[silo])
                 record.metrics[silo] = metrics
                 replies.append((silo, reply))
+            self.session.observer.reply(record.round, "evaluate", silo, metrics)
         if not replies:
-            return None
-        return self.strategy.aggregate_evaluate(record.round, _in_order(replies))
+            return {}
+        others = _means(self.strategy.aggregate_evaluate(record.round, _in_order(replies)))
+        union = sums.folded(part for _, part in sorted(parts.items()))
+        return others | sums.metrics_of(self.task, union)
 
     def _judged(
         self, phase: str, record: RoundRecord, messages: list[Message], closes: Closing

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
 
-from client import loop
+from client import loop, sums
 from client.models import build_model
-from client.tasks import sums, task_named
+from client.tasks import task_named
 from client.tasks.base import Task
 from conf.errors import ConfigError
 from conf.resume import stored

@@ -30,7 +30,7 @@ ARRAYS: Final = "arrays"
 CONFIG: Final = "config"
 METRICS: Final = "metrics"
 SUMS: Final = "sums"
-"""Of an evaluation: int64 and float64 arrays that add up over silos (`client.tasks.sums`)."""
+"""Of an evaluation: int64 and float64 arrays that add up over silos (`client.sums`)."""
 
 # Keys of the config record
 ROUND: Final = "server-round"

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from client import loop
 from client.models import build_model
+from client.sums import metrics_of
 from client.tasks import task_named
 from client.tasks.base import SiloData
 from conf.errors import ConfigError, DataError
@@ -46,6 +47,10 @@ def trained(
     net = loop.prepare(copy.deepcopy(start) if start else model(), conf)
     loop.train(net, dataset, DIGITS, conf, seed=seed, **more)
     return net
+
+
+def scores(net: nn.Module, dataset: Dataset[Any], conf: TrainerConf) -> dict[str, float]:
+    return metrics_of(DIGITS, loop.evaluate(net, dataset, DIGITS, conf).sums)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -184,9 +189,9 @@ def test_a_schedule_goes_on_from_round_to_round(data: SiloData) -> None:
 def test_other_optimizers_learn(data: SiloData, optimizer: str) -> None:
     conf = TrainerConf(optimizer=optimizer, lr=0.01, epochs=8)
     net = model()
-    before = loop.evaluate(net, data.train, DIGITS, conf)
+    before = scores(net, data.train, conf)
     loop.train(net, data.train, DIGITS, conf, seed=0)
-    assert loop.evaluate(net, data.train, DIGITS, conf)[protocol.LOSS] < before[protocol.LOSS] / 2
+    assert scores(net, data.train, conf)[protocol.LOSS] < before[protocol.LOSS] / 2
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -236,20 +241,21 @@ def test_evaluation_covers_every_example_once_and_changes_nothing(data: SiloData
     whole = loop.evaluate(net, data.held_out, DIGITS, TrainerConf(eval_batch_size=1000))
     parts = loop.evaluate(net, data.held_out, DIGITS, TrainerConf(eval_batch_size=7))
     assert same(net, before)
-    assert whole[protocol.NUM_EXAMPLES] == parts[protocol.NUM_EXAMPLES] == 50
-    assert whole["accuracy"] == parts["accuracy"]
-    assert whole[protocol.LOSS] == pytest.approx(parts[protocol.LOSS], rel=1e-4)
+    assert whole.examples == parts.examples == int(parts.sums["size"]) == 50
+    assert torch.equal(whole.sums["confusion"], parts.sums["confusion"])
+    assert float(whole.sums["loss"]) == pytest.approx(float(parts.sums["loss"]), rel=1e-4)
     assert isinstance(data.held_out, TensorDataset)
     x, y = data.held_out.tensors
     with torch.no_grad():
-        assert whole["accuracy"] == pytest.approx(
-            float((net.eval()(x).argmax(1) == y).float().mean())
-        )
+        right = net.eval()(x).argmax(1) == y
+    assert metrics_of(DIGITS, whole.sums)["accuracy"] == pytest.approx(float(right.float().mean()))
 
 
 def test_nothing_held_out_gives_no_metrics(data: SiloData) -> None:
     none = DIGITS.load(Silo("north", data=DataConf(held_out=0))).held_out
-    assert loop.evaluate(model(), none, DIGITS, TrainerConf()) == {protocol.NUM_EXAMPLES: 0}
+    evaluation = loop.evaluate(model(), none, DIGITS, TrainerConf())
+    assert evaluation.sums == {} and evaluation.cost == {protocol.NUM_EXAMPLES: 0}
+    assert metrics_of(DIGITS, evaluation.sums) == {}
 
 
 def test_batch_norm_meets_no_batch_of_one() -> None:

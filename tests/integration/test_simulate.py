@@ -229,3 +229,17 @@ def test_a_resumed_run_keeps_the_command_that_began_it(tmp_path: Path) -> None:
     assert "run.resume=first" in resumed
     with pytest.raises(ConfigError, match=r"MDW-108.*3 rounds"):
         simulate([f"run.output={tmp_path}", "run.resume=first"])
+
+
+def test_the_metrics_of_the_last_round_are_those_of_evaluate_and_of_the_baseline(
+    tmp_path: Path,
+) -> None:
+    run = simulate([*POOL, "run.baseline=pooled", f"run.output={tmp_path}", "data.alpha=0.1"])
+    again = evaluate_run(str(run.folder))
+    assert run.result.baseline is not None
+    for name in ("accuracy", "f1", "loss"):
+        assert run.result.final[name] == again.union[name], name
+        assert run.result.baseline.federated.union[name] == again.union[name], name
+    # The mean over silos is another number: it counts a class that a silo lacks as missed.
+    by_silo = [metrics["f1"] for metrics in again.by_silo.values()]
+    assert abs(sum(by_silo) / len(by_silo) - again.union["f1"]) > 1e-3

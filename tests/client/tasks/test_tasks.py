@@ -138,11 +138,11 @@ def test_own_data_without_an_example_is_an_error(tmp_path: Path) -> None:
 
 def test_metrics_of_known_guesses() -> None:
     outputs = torch.eye(10)[[0, 0, 1, 1]] * 5
-    metrics = DIGITS.metrics(outputs, torch.tensor([0, 0, 0, 1]))
+    batch = (torch.zeros(4, 1, 8, 8), torch.tensor([0, 0, 0, 1]))
+    metrics = DIGITS.metrics(DIGITS.sums(outputs, batch))
     assert metrics == {"accuracy": 0.75, "f1": pytest.approx((0.8 + 2 / 3) / 2)}
-    assert DIGITS.loss(torch.zeros(4, 10), torch.tensor([0, 1, 2, 3])).item() == pytest.approx(
-        np.log(10)
-    )
+    batch = (torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]))
+    assert DIGITS.loss(torch.zeros(4, 10), batch).item() == pytest.approx(np.log(10))
 
 
 def write_mnist(folder: Path, part: str, count: int, packed: bool = False, side: int = 28) -> None:

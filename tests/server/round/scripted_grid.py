@@ -20,6 +20,20 @@ FAILS = -1.0
 Script = dict[int, list[tuple[float, int | None]]]
 
 
+def sums_of(examples: int, loss: float, right: int = 0) -> ArrayRecord:
+    """Return the sums of an evaluation of digits: `right` of the zeros are recognised, others not."""
+    confusion = np.zeros((10, 10), np.int64)
+    confusion[0, 0] = right
+    confusion[0, 1] = examples - right
+    return ArrayRecord(
+        {
+            "loss": Array(np.array(loss * examples)),
+            "size": Array(np.array(examples)),
+            "confusion": Array(confusion),
+        }
+    )
+
+
 class Clock:
     """Time that passes only when somebody waits."""
 
@@ -168,6 +182,9 @@ class TrainingGrid(ScriptedGrid):
         metrics: dict[str, float | int] = {protocol.NUM_EXAMPLES: 10, protocol.LOSS: 1.0}
         metrics |= self.metrics.get(key, {})
         content = RecordDict({protocol.METRICS: MetricRecord({**metrics})})
+        examples = int(metrics[protocol.NUM_EXAMPLES])
+        if key[0] == "evaluate" and examples:
+            content[protocol.SUMS] = sums_of(examples, metrics[protocol.LOSS])
         if key[0] == "train":
             sent = protocol.records(message.content, ArrayRecord)[protocol.ARRAYS]
             content[protocol.ARRAYS] = weights(sent["w"].numpy() + key[1])

@@ -12,10 +12,15 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.sums import specs_of
+from client.tasks import task_named
 from server.round.admission import CHUNK, MAX_EXAMPLES, Admission, Admitted, Rejected, Verdict
 from strategies.average import largest_reach
 from strategies.wire import protocol
 from strategies.wire.objects import Pieces
+from tests.server.round.scripted_grid import sums_of
+
+SPECS = specs_of(task_named("digits"))
 
 
 def model() -> dict[str, np.ndarray]:
@@ -46,7 +51,7 @@ def reply(arrays: dict[str, np.ndarray] | ArrayRecord, **metrics: Any) -> Record
 
 
 def opened() -> Admission:
-    admission = Admission()
+    admission = Admission(SPECS)
     admission.open(3, record(model()), ["north", "south"])
     return admission
 
@@ -61,9 +66,9 @@ def judge(
     return opened().check(content, silo=silo, round=round, phase=phase)
 
 
-def rejected(verdict: Verdict, code: str, *words: str) -> None:
+def rejected(verdict: Verdict, code: str | tuple[str, ...], *words: str) -> None:
     assert isinstance(verdict, Rejected), verdict
-    assert verdict.code == code, verdict
+    assert verdict.code in code, verdict
     assert verdict.reason.startswith(("north, round", "south, round", "west, round"))
     assert all(word in verdict.reason for word in words), verdict.reason
 
@@ -142,7 +147,7 @@ def test_a_small_buffer_that_asks_for_gigabytes_allocates_nothing() -> None:
     update = ArrayRecord(
         {"w": Array(dtype="float32", shape=shape, stype="numpy.ndarray", data=data)}
     )
-    admission = Admission()
+    admission = Admission(SPECS)
     admission.open(3, global_model, ["north"])
     tracemalloc.start()
     try:
@@ -159,7 +164,7 @@ def test_a_small_buffer_that_asks_for_gigabytes_allocates_nothing() -> None:
 def test_arrays_as_the_wire_unpacks_them_are_checked_without_a_copy() -> None:
     values = np.arange(1_000_000, dtype=np.float32)
     pieces = unpacked(Pieces("float32", (1000, 1000), [memoryview(values.tobytes())]))
-    admission = Admission()
+    admission = Admission(SPECS)
     admission.open(3, record({"w": values.reshape(1000, 1000)}), ["north"])
     content = reply(pieces)
     tracemalloc.start()
@@ -173,7 +178,7 @@ def test_arrays_as_the_wire_unpacks_them_are_checked_without_a_copy() -> None:
 def test_bfloat16_is_measured_by_its_values_and_not_by_its_bits() -> None:
     ones, twos, nan = (np.full(3, bits, np.uint16).tobytes() for bits in (0x3F80, 0x4000, 0x7FC0))
     old, new, bad = (unpacked(Pieces("bfloat16", (3,), [memoryview(b)])) for b in (ones, twos, nan))
-    admission = Admission()
+    admission = Admission(SPECS)
     admission.open(3, old, ["north", "south"])
     verdict = admission.check(reply(new), silo="north", round=3, phase="train")
     assert isinstance(verdict, Admitted) and verdict.norm == pytest.approx(math.sqrt(3))
@@ -233,7 +238,7 @@ def test_a_count_is_not_averaged_and_may_be_as_large_as_it_is() -> None:
 
 
 def test_the_largest_of_all_chunks_decides() -> None:
-    admission = Admission()
+    admission = Admission(SPECS)
     values = np.zeros(3 * CHUNK)
     values[0] = 1e20
     admission.open(1, record({"w": np.zeros_like(values)}), ["north"])
@@ -256,6 +261,41 @@ def test_a_count_of_true_is_not_one() -> None:
 def test_a_silo_without_held_out_examples_may_say_so() -> None:
     content = RecordDict({protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: 0})})
     assert judge(content, phase="evaluate") == Admitted(0)
+
+
+def evaluation(examples: int, **sums: np.ndarray) -> RecordDict:
+    """A reply to an evaluation message, with some of its sums replaced."""
+    record = sums_of(examples, 1.5)
+    for name, values in sums.items():
+        record[name] = Array(values)
+    metrics = MetricRecord({protocol.NUM_EXAMPLES: examples})
+    return RecordDict({protocol.SUMS: record, protocol.METRICS: metrics})
+
+
+def test_an_evaluation_is_admitted_with_the_sums_that_the_task_declares() -> None:
+    assert judge(evaluation(4), phase="evaluate") == Admitted(4)
+    without = evaluation(4)
+    del without[protocol.SUMS]
+    rejected(judge(without, phase="evaluate"), "MDW-610", "'sums'")
+
+
+@pytest.mark.parametrize(
+    ("sums", "says"),
+    [
+        ({"confusion": np.zeros((9, 9), np.int64)}, "'confusion' is"),
+        ({"confusion": np.zeros((10, 10))}, "'confusion' is"),
+        ({"confusion": np.full((10, 10), 5)}, "which 4 of 0 to 1 do not add up to"),
+        ({"confusion": np.full((10, 10), -1)}, "which 4 of 0 to 1 do not add up to"),
+        ({"loss": np.array(np.nan)}, "not finite"),
+        ({"size": np.array(0)}, "its size is 0"),
+        ({"size": np.array(2**60)}, "its size is"),
+        ({"more": np.array(1)}, "with 'more'"),
+    ],
+)
+def test_sums_that_the_task_can_not_have_made_are_rejected(
+    sums: dict[str, np.ndarray], says: str
+) -> None:
+    rejected(judge(evaluation(4, **sums), phase="evaluate"), ("MDW-630", "MDW-612"), says)
 
 
 def test_a_missing_or_second_record_is_rejected() -> None:
@@ -286,7 +326,7 @@ def test_a_silo_answers_once_in_a_phase() -> None:
         admission.check(reply(model()), silo="north", round=3, phase="train"), Admitted
     )
     rejected(admission.check(reply(model()), silo="north", round=3, phase="train"), "MDW-618")
-    evaluated = RecordDict({protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: 4})})
+    evaluated = evaluation(4)
     assert isinstance(admission.check(evaluated, silo="north", round=3, phase="evaluate"), Admitted)
     assert isinstance(
         admission.check(reply(model()), silo="south", round=3, phase="train"), Admitted
@@ -323,7 +363,7 @@ def test_no_bytes_make_the_check_raise(data: bytes) -> None:
 
 
 def test_an_array_longer_than_a_chunk_is_checked_to_its_end() -> None:
-    admission = Admission()
+    admission = Admission(SPECS)
     old = np.zeros(100_001, np.float32)
     new = old.copy()
     new[-1] = 3.0

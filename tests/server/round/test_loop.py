@@ -28,7 +28,7 @@ from server.run.result import Metrics, RoundRecord
 from server.store.folder import FolderStore
 from strategies.fedavg import FedAvg
 from strategies.wire import protocol
-from tests.server.round.scripted_grid import Clock, TrainingGrid, weights
+from tests.server.round.scripted_grid import Clock, TrainingGrid, sums_of, weights
 from tests.server.round.sessions import session_in, weight
 
 pytestmark = pytest.mark.usefixtures("task_identity")
@@ -91,7 +91,30 @@ def test_what_a_round_cost_is_in_its_record(grid: TrainingGrid, conf: Conf, tmp_
     assert record.seconds_waiting == pytest.approx(9 - 6), "beyond the slowest silo's own training"
     assert record.bytes_down == record.bytes_up == {"a": 12, "b": 12, "c": 12}
     assert record.train["b"]["update-norm"] == pytest.approx(2 * 3**0.5)
-    assert record.aggregate == {"train_loss": 1.0, "loss": 1.0}, "seconds have no mean over silos"
+    metrics = {"train_loss", "loss", "accuracy", "f1"}
+    assert set(record.aggregate) == metrics, "seconds have no mean over silos"
+
+
+def test_the_metrics_of_a_round_are_those_of_the_union_and_not_means_over_silos(
+    grid: TrainingGrid, conf: Conf, tmp_path: Path
+) -> None:
+    def answer(examples: int, loss: float, right: int) -> RecordDict:
+        claimed = MetricRecord({protocol.NUM_EXAMPLES: examples, "f1": 1.0})
+        return RecordDict(
+            {protocol.SUMS: sums_of(examples, loss, right), protocol.METRICS: claimed}
+        )
+
+    grid.wrong[("evaluate", 1)] = answer(1, 3.0, right=0)
+    grid.wrong[("evaluate", 2)] = answer(8, 1.0, right=8)
+    grid.wrong[("evaluate", 3)] = answer(1, 3.0, right=1)
+    rounds_over(grid, conf, tmp_path).run()
+    record = history_of(tmp_path)[0]
+    # Nine of ten zeros are recognised, one is taken for a one: F1 of 18/19, and 0.
+    assert record.aggregate["accuracy"] == 0.9
+    assert record.aggregate["f1"] == pytest.approx(9 / 19)
+    assert record.aggregate["loss"] == pytest.approx(1.4)
+    # What a silo says of itself counts for nothing: its numbers are made of its sums, too.
+    assert [record.metrics[silo]["f1"] for silo in "abc"] == [0.0, 1.0, 1.0]
 
 
 def test_a_reason_that_many_silos_share_is_said_once(
@@ -137,7 +160,7 @@ def test_a_metric_that_is_not_there_stops_before_the_round_counts(
     grid: TrainingGrid, conf: Conf, tmp_path: Path
 ) -> None:
     conf.run.early_stop.patience = 1
-    conf.run.early_stop.metric = "accuracy"
+    conf.run.early_stop.metric = "auroc"
     rounds = rounds_over(grid, conf, tmp_path)
     with pytest.raises(ConfigError, match="MDW-107"):
         rounds.run()

@@ -17,13 +17,13 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from client.tasks.base import SumSpec, Task
 from conf.errors import DataError
 from strategies.wire import protocol
-
 
 Sums = dict[str, Tensor]
 """By name: int64 or float64 on the CPU, of any shape that does not depend on the examples."""
@@ -126,12 +126,11 @@ def _as_sum(task: Task, name: str, value: object, spec: SumSpec) -> Tensor:
 
 
 def _as_number(task: Task, name: str, value: object) -> float:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    # numpy's numbers have __float__, and so has a text that reads like one: that is not a metric.
-    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+    # Numbers of Python, numpy and torch. Not every value that float() takes: "0.5" is no metric.
+    single = isinstance(value, Tensor) and value.numel() == 1
+    if isinstance(value, bool) or not (single or isinstance(value, int | float | np.number)):
         raise _not_a_metric(task, f"{name!r} is {value!r:.40}, a {type(value).__name__}")
-    number = float(value)
+    number = float(value)  # type: ignore[arg-type]  # one of the above
     return number if math.isfinite(number) else math.nan
 
 
