@@ -13,6 +13,7 @@ from client.context_state import state_mod
 from client.malloc import keep_activations_mapped
 from client.policy import check_examples, check_run, for_evaluation
 from client.silo_settings import silo_of
+from client.software import software
 from conf.errors import WireError
 from conf.schema import RunScope, Silo
 from conf.seeds import seed_for
@@ -45,6 +46,7 @@ def train(message: Message, context: Context) -> Message:
         {
             protocol.ARRAYS: protocol.to_record(loaded.model.state_dict()),
             protocol.METRICS: MetricRecord({**metrics}),
+            protocol.SOFTWARE: software().to_record(),
         }
     )
     return Message(content, reply_to=message)

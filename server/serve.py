@@ -38,6 +38,7 @@ from server.orchestrator.backends import OrchestratorBackends
 from server.orchestrator.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator, quiet_flower
+from server.run.result import RoundRecord
 from server.session import session
 from server.store.base import Lease, LeaseLost, Store
 from server.store.layout import claim
@@ -199,6 +200,7 @@ class _Work:
         names = [silo.name for silo in members]
         below = PrefixStore(self.here.store, f"runs/{request.run_id}/")
         display = _Display(Console(highlight=False))
+        display.care = self.care
         mode = "azure" if self.conf.federation.orchestrator.workspace else "local"
         with session(
             conf, members, mode=mode, command=request.command, display=display, store=below
@@ -214,11 +216,19 @@ class _Work:
 
 
 class _Display(PlainProgress):
-    """A run's lines, and once how old the process was at its first round."""
+    """A run's lines, and once how old the process was at its first round; the caretaker hears what silos run."""
+
+    care: Caretaker | None = None
 
     def round_started(self, round: int, cohort: list[str]) -> None:
         """See `Observer`."""
         note("first round")
+
+    def round_closed(self, record: RoundRecord) -> None:
+        """See `Observer`."""
+        super().round_closed(record)
+        if self.care is not None and record.software:
+            self.care.software = {**self.care.software, **record.software}
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -52,6 +52,8 @@ class Caretaker:
     rendezvous: Rendezvous
     keys: AdmittedKeys
     queue: RunQueue
+    software: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What each silo said last that it runs; replaced, not changed, because a thread reads it."""
     _lost: MeadowError | None = None
     _admitted: dict[bytes, str] = field(default_factory=dict)
     _request: Request | None = None
@@ -135,7 +137,12 @@ class Caretaker:
 
     def _write_status(self) -> None:
         run = self._request.run_id if self._request is not None else None
-        now = {"connected": self.orchestrator.connected(), "run": run, "epoch": self.lease.epoch}
+        now: dict[str, Any] = {
+            "connected": self.orchestrator.connected(),
+            "run": run,
+            "epoch": self.lease.epoch,
+            "software": self.software,
+        }
         if now != self._status:
             self.store.replace(STATUS_FILE, json.dumps(now).encode())
             self._status = now
@@ -158,7 +165,10 @@ class Caretaker:
 
 
 def read_status(store: Store) -> dict[str, Any]:
-    """Return what the last orchestrator said of itself: connected silos, run, epoch; empty where none ever did."""
+    """Return what the last orchestrator said of itself, empty where none ever did.
+
+    `connected`: silos; `run`: its id or null; `epoch`; `software`: by silo, what it said last that it runs.
+    """
     try:
         content: dict[str, Any] = json.loads(store.read(STATUS_FILE))
         return content

@@ -17,6 +17,7 @@ from server.observers.progress import duration, size
 from server.report import plots
 from server.report.overview import CURVES, MOST_LINES, Overview, Point, known, overview
 from server.report.page import PAGE
+from server.report.software import COLUMNS, mixed_software, software_rows
 from server.report.tables import (
     MOST_ROWS,
     comparison,
@@ -75,6 +76,9 @@ def html(result: RunResult, rounds: Overview) -> str:
         legend=_legend(result),
         spread=len(result.silos) > MOST_LINES,
         resume=_resume(result),
+        software=software_rows(result),
+        software_titles=list(COLUMNS.values()),
+        mixed_software=mixed_software(result),
     )
 
 

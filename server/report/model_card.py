@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from server.report.overview import Overview, SiloOverview
+from server.report.software import COLUMNS, mixed_software, software_rows
 from server.run.result import Metrics, RunResult
 
 MOST_ROWS = 20
@@ -26,7 +27,7 @@ def card(result: RunResult, rounds: Overview) -> str:
         "## Training": _training(result, rounds),
         "## Metrics on held-out examples": _metrics(result),
         "## Limits": _limits(result),
-        "## Provenance": _provenance(result),
+        "## Provenance": [*_provenance(result), *_software(result)],
     }
     return "\n".join(f"{title}\n\n" + "\n".join(lines) + "\n" for title, lines in sections.items())
 
@@ -125,7 +126,8 @@ def _provenance(result: RunResult) -> list[str]:
         ("model file SHA-256", result.model.get("sha256", "")),
         ("tensors SHA-256", result.model.get("digest", "")),
         ("configuration SHA-256", result.config_digest),
-        ("code SHA-256", result.environment.get("code", "")),
+        ("code that must agree SHA-256", result.environment.get("code", "")),
+        ("server's tree SHA-256", result.environment.get("tree", "")),
         ("started", result.started),
         (
             "versions",
@@ -133,6 +135,17 @@ def _provenance(result: RunResult) -> list[str]:
         ),
     ]
     return [f"- {name}: `{_code(value)}`" for name, value in facts if value]
+
+
+def _software(result: RunResult) -> list[str]:
+    """Return what the silos said that they ran, and whether it is the same where bits depend on it."""
+    rows = software_rows(result)
+    if not rows:
+        return []
+    lines = ["", "What the silos said that they ran:", ""]
+    lines += _table(("silos", *COLUMNS.values()), [[plain(cell) for cell in row] for row in rows])
+    mixed = mixed_software(result)
+    return [*lines, "", plain(mixed)] if mixed else lines
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -154,6 +154,18 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 </section>
 {% endif %}
 
+{% if software %}
+<section aria-labelledby="software">
+<h2 id="software">What the silos ran</h2>
+{% if mixed_software %}<p class="note">{{ mixed_software }}</p>{% endif %}
+
+<div class="wide" tabindex="0" role="region" aria-label="What the silos ran"><table><thead><tr><th scope="col">silos</th>{% for title in software_titles %}<th scope="col" class="text">{{ title }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in software %}<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td class="text">{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+<p class="note">As each silo said last; nothing of it is proven.</p>
+</section>
+{% endif %}
+
 <section aria-labelledby="again">
 <h2 id="again">How to do it again</h2>
 {% if result.command %}<pre>{{ result.command }}</pre>{% endif %}
@@ -162,7 +174,7 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <dt>run</dt><dd><code>{{ result.run_id }}</code>, mode {{ result.mode }}{% if result.engine %}, engine {{ result.engine }}{% endif %}, seed {{ result.seed }}</dd>
 <dt>model</dt><dd>{% if result.model %}<code>{{ result.model.get("path", "") }}</code>, {{ "{:,}".format(result.model.get("parameters", 0)) }} parameters, digest of its tensors <code>{{ result.model.get("digest", "") }}</code>, SHA-256 of the file <code>{{ result.model.get("sha256", "") }}</code>{% else %}none was written{% endif %}</dd>
 <dt>configuration</dt><dd>config.yaml{% if result.config_digest %}; SHA-256 of what travelled <code>{{ result.config_digest }}</code>{% endif %}</dd>
-{% if result.environment.get("code") %}<dt>code</dt><dd>SHA-256 <code>{{ result.environment.code }}</code></dd>{% endif %}
+{% if result.environment.get("code") %}<dt>code</dt><dd>digest of what must agree <code>{{ result.environment.code }}</code>{% if result.environment.get("tree") %}, of all that is installed at the server <code>{{ result.environment.tree }}</code>{% endif %}</dd>{% endif %}
 
 {% if result.ledger %}<dt>ledger</dt><dd>ledger.jsonl, anchor <code>{{ result.ledger }}</code></dd>{% endif %}
 

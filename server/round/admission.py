@@ -4,6 +4,7 @@ Pure: no clock, no disk, no Flower runtime. One pass over each array, in chunks 
 processor's cache. The first fault found is the reason; the silo is named in it, and the round goes
 on without the update. What comes after must not raise for one silo's sake: its limits are checked here.
 
+    MDW-342 what it says that it runs
     MDW-610 record missing or too many    MDW-614 not finite           MDW-618 a second answer
     MDW-611 names of the arrays           MDW-616 count of examples    MDW-619 not asked in this round
     MDW-612 shape or dtype                MDW-617 another round        MDW-621 too large for an average
@@ -18,13 +19,14 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from client import sums as task_sums
 from client.tasks.base import SumSpec
 from strategies.average import largest_reach
 from strategies.wire import protocol
 from strategies.wire.objects import BFLOAT16, DTYPES, view
+from strategies.wire.software import Software
 
 MAX_EXAMPLES: Final = 2**29 - 1
 """The largest weight that fixed-point averaging has room for."""
@@ -104,6 +106,7 @@ class Admission:
                 if examples:
                     check_sums(_only_record(content, protocol.SUMS), self._sums)
                 return Admitted(examples)
+            software_of(content)
             return self._update(_only_record(content, protocol.ARRAYS), _examples(values, least=1))
         except AdmissionFault as fault:
             return Rejected(fault.code, f"{silo}, round {round}, {phase}: {fault.reason}.")
@@ -255,6 +258,19 @@ def _numbers(piece: np.ndarray, dtype: str) -> np.ndarray:
 
 def _only_record(content: RecordDict, name: str) -> ArrayRecord:
     return _only(protocol.records(content, ArrayRecord), name, "array")
+
+
+def software_of(content: RecordDict) -> Software | None:
+    """Return what a silo says that it runs, None where it says nothing; raises AdmissionFault MDW-342."""
+    record = protocol.records(content, ConfigRecord).get(protocol.SOFTWARE)
+    if record is None:
+        return None
+    try:
+        return Software.from_record(record)
+    except ValueError as error:
+        raise AdmissionFault(
+            "MDW-342", f"what it says that it runs can't be read: {error}"
+        ) from None
 
 
 def _metrics(content: RecordDict) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from client.tasks import task_named
 from client.tasks.base import Task
 from conf.errors import RoundError
 from conf.seeds import seed_for
-from server.round.admission import Admission, Admitted, Rejected, Verdict
+from server.round.admission import Admission, Admitted, Rejected, Verdict, software_of
 from server.round.cohort import CohortGrid, select
 from server.round.early_stop import EarlyStop
 from server.round.exchange import Closing, Step, exchange, without_error
@@ -203,9 +203,25 @@ class Rounds:
         record.train[silo] = dict(metrics)
         if verdict.norm is not None:
             record.train[silo]["update-norm"] = verdict.norm
+        self._note_software(record, silo, reply)
         record.seconds_training[silo] = metrics.get(protocol.SECONDS, 0.0)
         record.bytes_up[silo] = protocol.size(reply.content)
         self.session.observer.reply(record.round, "train", silo, metrics)
+
+    def _note_software(self, record: RoundRecord, silo: str, reply: Message) -> None:
+        """Note what a silo says that it runs, at first and where it has changed."""
+        said = software_of(reply.content)
+        if said is None:
+            return
+        # The strategy gets what Flower's own silos send.
+        del reply.content[protocol.SOFTWARE]
+        facts = said.to_json()
+        known = self.session.result.software
+        if known.get(silo) == facts:
+            return
+        known[silo] = facts
+        record.software[silo] = facts
+        self.session.ledger.software(record.round, silo, facts)
 
     def _evaluate_phase(self, record: RoundRecord, messages: list[Message]) -> Metrics:
         """Return the metrics of the union of the silos' held-out examples; none where there are none.

@@ -189,6 +189,10 @@ class Ledger:
             norm=norm,
         )
 
+    def software(self, round: int, silo: str, facts: Mapping[str, str]) -> None:
+        """Note what a silo says that it runs (`strategies.wire.software`): at first, and where it has changed."""
+        self.append("software", round=round, silo=silo, runs=dict(facts))
+
     def round_closed(
         self,
         round: int,

@@ -28,8 +28,8 @@ class RoundRecord:
     """One round: who was asked, who answered, who failed and why, what it cost and what it gave.
 
     `seconds*` in seconds, `bytes_*` in bytes of arrays; `train` and `metrics` hold a silo's training and
-    evaluation metrics; `aggregate` their weighted means (training ones prefixed `train_`) and, prefixed
-    `central_`, those of the central test set.
+    evaluation metrics, `software` what a silo says that it runs, where that is new; `aggregate` their weighted
+    means (training ones prefixed `train_`) and, prefixed `central_`, those of the central test set.
     """
 
     round: int
@@ -43,6 +43,7 @@ class RoundRecord:
     bytes_down: dict[str, int] = field(default_factory=dict)
     train: dict[str, Metrics] = field(default_factory=dict)
     metrics: dict[str, Metrics] = field(default_factory=dict)
+    software: dict[str, dict[str, str]] = field(default_factory=dict)
     aggregate: Metrics = field(default_factory=dict)
 
 
@@ -93,6 +94,7 @@ class RunResult:
     final: Metrics = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)  # path, sha256, digest, parameters
     environment: dict[str, Any] = field(default_factory=dict)  # versions, devices
+    software: dict[str, dict[str, str]] = field(default_factory=dict)  # by silo, as it said last
     config_digest: str = ""
     ledger: str = ""  # the anchor of ledger.jsonl: lines:digest
     mlflow_run_id: str | None = None

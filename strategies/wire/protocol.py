@@ -1,7 +1,8 @@
 """What travels: every record name, key, unit and size that the server and a silo must agree on.
 
 Server to silo, `train` and `evaluate`:  arrays (the global model), config (the keys below).
-Silo to server, `train`:                 arrays (the silo's model), metrics (num-examples, loss, seconds, ...).
+Silo to server, `train`:                 arrays (the silo's model), metrics (num-examples, loss, seconds, ...),
+                                         software (versions; for the records).
 Silo to server, `evaluate`:              sums (of the silo's split, by the task's own names),
                                          metrics (num-examples, loss, the task's metrics, seconds).
 `query.hello` and its reply:             config (protocol, silo); asked where a grid does not know its silos' names.
@@ -31,6 +32,8 @@ CONFIG: Final = "config"
 METRICS: Final = "metrics"
 SUMS: Final = "sums"
 """Of an evaluation: int64 and float64 arrays that add up over silos (`client.sums`)."""
+SOFTWARE: Final = "software"
+"""What the silo runs (`strategies.wire.software`), a config record beside its update."""
 
 # Keys of the config record
 ROUND: Final = "server-round"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,8 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from azureml_jobs.identity.admitted_keys import AdmittedKeys
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
@@ -29,8 +32,8 @@ from server.orchestrator import caretaker
 from server.orchestrator.backends import OrchestratorBackends
 from server.orchestrator.caretaker import LEASE, read_status
 from server.run.audit import audit
-from server.run.result import RunResult
-from server.serve import serve
+from server.run.result import RoundRecord, RunResult
+from server.serve import _Display, serve
 from server.store.base import LeaseLost
 from server.store.folder import FolderStore
 from server.store.run_queue import RunQueue
@@ -283,3 +286,13 @@ def opened(connection: Connection) -> bool:
         assert error.code == "MDW-743"
         return False
     return True
+
+
+def test_the_status_says_what_each_silo_said_last_that_it_runs() -> None:
+    display = _Display(Console(file=io.StringIO()))
+    keeper = SimpleNamespace(software={"a": {"torch": "2.8.0"}, "b": {"torch": "2.8.0"}})
+    display.care = keeper
+    before = keeper.software
+    display.round_closed(RoundRecord(1, ["a"], software={"a": {"torch": "2.9.0"}}))
+    assert keeper.software == {"a": {"torch": "2.9.0"}, "b": {"torch": "2.8.0"}}
+    assert keeper.software is not before, "a thread may be writing the one before"

@@ -8,16 +8,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.sums import specs_of
 from client.tasks import task_named
-from server.round.admission import CHUNK, MAX_EXAMPLES, Admission, Admitted, Rejected, Verdict
+from server.round.admission import (
+    CHUNK,
+    MAX_EXAMPLES,
+    Admission,
+    Admitted,
+    Rejected,
+    Verdict,
+    software_of,
+)
 from strategies.average import largest_reach
 from strategies.wire import protocol
 from strategies.wire.objects import Pieces
+from strategies.wire.software import LONGEST, MOST, Software
 from tests.server.round.scripted_grid import sums_of
 
 SPECS = specs_of(task_named("digits"))
@@ -71,6 +80,41 @@ def rejected(verdict: Verdict, code: str | tuple[str, ...], *words: str) -> None
     assert verdict.code in code, verdict
     assert verdict.reason.startswith(("north, round", "south, round", "west, round"))
     assert all(word in verdict.reason for word in words), verdict.reason
+
+
+def saying(**software: Any) -> RecordDict:
+    """A good update with what its silo says that it runs."""
+    content = reply(model())
+    content[protocol.SOFTWARE] = ConfigRecord(software)
+    return content
+
+
+def test_what_a_silo_says_that_it_runs_is_admitted_and_read() -> None:
+    content = saying(python="3.12.1", torch="2.9.0+cu128", a_later_fact="x" * LONGEST)
+    assert isinstance(judge(content), Admitted)
+    assert software_of(content) == Software(python="3.12.1", torch="2.9.0+cu128")
+    assert software_of(reply(model())) is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"python": "x" * (LONGEST + 1)},
+        {"python": "x" * 2**20},
+        {"python": "3.12\nmeadow: forged"},
+        {"python": "\x1b[2J"},
+        {"python": "٣"},
+        {"python": 3},
+        {"python": b"3"},
+        {"another": ["3"]},
+        {f"name{i}": "" for i in range(MOST + 1)},
+    ],
+    ids=lambda said: f"{len(said)}-{str(said)[:30]!r}",
+)
+def test_what_is_no_short_line_costs_the_update_and_is_not_repeated(said: dict[str, Any]) -> None:
+    verdict = judge(saying(**said))
+    rejected(verdict, "MDW-342", "can't be read")
+    assert isinstance(verdict, Rejected) and len(verdict.reason) < 200
 
 
 def with_data(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -550,3 +551,59 @@ def test_a_thousand_silos_take_part_in_one_round(clock: Clock, conf: Conf, tmp_p
     (record,) = history_of(tmp_path)
     assert (len(record.replied), record.failed) == (1000, {})
     assert weight(rounds.session.state) == pytest.approx(499.5)
+
+
+class Saying(TrainingGrid):
+    """Silos that say what they run; `said` by node, one for each training in turn."""
+
+    said: dict[int, list[dict[str, str]]]
+
+    def _trained(self, message: Message, key: tuple[str, int]) -> RecordDict:
+        content = super()._trained(message, key)
+        phase, node = key
+        if phase == "train" and self.said.get(node):
+            content[protocol.SOFTWARE] = ConfigRecord({**self.said[node].pop(0)})
+        return content
+
+
+class Looking(FedAvg):
+    """Notes the records of the updates that it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: set[str] = set()
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
+        def looked() -> Iterator[Message]:
+            for reply in replies:
+                self.records |= set(reply.content)
+                yield reply
+
+        return super().aggregate_train(server_round, looked())
+
+
+def test_what_silos_run_is_noted_at_first_and_where_it_changes_and_a_liar_costs_its_own_update(
+    clock: Clock, conf: Conf, tmp_path: Path
+) -> None:
+    grid = Saying(clock, {1: "a", 2: "b", 3: "c"})
+    old, new = {"torch": "2.8.0"}, {"torch": "2.9.0"}
+    grid.said = {1: [old, old, new], 2: [old, old, old], 3: [old, {"torch": "x" * 2**20}, old]}
+    conf.run.rounds = 3
+    conf.run.quorum = 2
+    strategy = Looking()
+    rounds = rounds_over(grid, conf, tmp_path, strategy)
+    rounds.run()
+    records = history_of(tmp_path)
+    assert [record.software for record in records] == [
+        {"a": old, "b": old, "c": old},
+        {},
+        {"a": new},
+    ]
+    assert rounds.session.result.software == {"a": new, "b": old, "c": old}
+    assert [record.replied for record in records] == [["a", "b", "c"], ["a", "b"], ["a", "b", "c"]]
+    assert "what it says that it runs can't be read" in records[1].failed["c"]
+    assert strategy.records == {protocol.ARRAYS, protocol.METRICS}
+    lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+    noted = [(line["round"], line["silo"]) for line in lines if line["event"] == "software"]
+    assert sorted(noted) == [(1, "a"), (1, "b"), (1, "c"), (3, "a")]
+    assert verify_file(tmp_path / "ledger.jsonl").faults == []

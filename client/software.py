@@ -1,0 +1,60 @@
+"""What this process runs, for the server's records; nothing that names the machine or its user."""
+
+from __future__ import annotations
+
+import platform
+import re
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from conf.code_digest import release_digest
+from strategies.wire.software import LONGEST, Software
+
+DRIVER_FILE: Final = Path("/proc/driver/nvidia/version")
+"""Where NVIDIA's driver says its version on Linux, in containers as well; asking its library would load it."""
+
+_DRIVER: Final = re.compile(r"Kernel Module\b.*?\s(\d+(?:\.\d+)+)")
+
+
+@cache
+def software() -> Software:
+    """Return what this process runs, looked up once."""
+    facts = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "",
+        "driver": driver(DRIVER_FILE),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "meadow": _version("meadow"),
+        "flwr": _version("flwr"),
+        "code": release_digest(),
+    }
+    return Software(**{name: _plain(value) for name, value in facts.items()})
+
+
+def driver(file: Path) -> str:
+    """Return the version of NVIDIA's driver that a file tells, empty where there is none."""
+    try:
+        text = file.read_text(errors="replace")
+    except OSError:
+        return ""
+    found = _DRIVER.search(text)
+    return found[1] if found else ""
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _plain(value: object) -> str:
+    """Return a text that the server's admission takes: a build may give itself any name."""
+    text = str(value).encode("ascii", "replace").decode()
+    return "".join(c if c.isprintable() else "?" for c in text)[:LONGEST]
