@@ -23,8 +23,8 @@ install: $(INSTALLED) ## only install, into .venv
 simulate: $(INSTALLED) ## a federated training on this machine; ARGS="key=value ..." changes it
 	@$(BIN)/meadow simulate experiment=quickstart $(ARGS)
 
-test: $(INSTALLED) ## every test that is not marked slow
-	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+test: $(INSTALLED) ## every test that is not marked slow, in parallel
+	@$(BIN)/python -m pytest -q -m "not slow" -n auto --dist worksteal $(ARGS)
 
 test-fast: $(INSTALLED) ## stop at the first failure, integration tests left out
 	@$(BIN)/python -m pytest -q -x -m "not slow" --ignore=tests/integration $(ARGS)
@@ -32,10 +32,11 @@ test-fast: $(INSTALLED) ## stop at the first failure, integration tests left out
 nightly: $(INSTALLED) ## the tests marked slow
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
 
-check: $(INSTALLED) ## lint, format and types
+check: $(INSTALLED) ## lint, format and types; how densely the code is written, a gate for nothing
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python benchmarks/density.py --brief
 
 format: $(INSTALLED) ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
