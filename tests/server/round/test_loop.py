@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Iterable, Iterator
@@ -37,9 +38,14 @@ pytestmark = pytest.mark.usefixtures("task_identity")
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 
 
-@pytest.fixture
-def conf() -> Conf:
+@pytest.fixture(scope="module")
+def composed() -> Conf:
     return compose(["run.rounds=2", "run.reconnect_patience=0"])
+
+
+@pytest.fixture
+def conf(composed: Conf) -> Conf:
+    return copy.deepcopy(composed)
 
 
 @pytest.fixture
