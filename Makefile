@@ -13,7 +13,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help install simulate test test-fast nightly check format benchmarks clean
+.PHONY: help install simulate test test-fast nightly mutation check format benchmarks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -29,8 +29,13 @@ test: $(INSTALLED) ## every test that is not marked slow, in parallel
 test-fast: $(INSTALLED) ## stop at the first failure, integration tests left out
 	@$(BIN)/python -m pytest -q -x -m "not slow" --ignore=tests/integration $(ARGS)
 
-nightly: $(INSTALLED) ## the tests marked slow
+nightly: $(INSTALLED) mutation ## the tests marked slow, and ten minutes of mutants
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
+
+# Cosmic Ray lives beside the project's environment, not in it: nothing of Meadow needs it.
+mutation: $(INSTALLED) ## do the tests of the core notice a change? ARGS="--seconds 3600"
+	@test -x $(VENV)-mutation/bin/cosmic-ray || { $(PYTHON) -m venv $(VENV)-mutation && $(VENV)-mutation/bin/python -m pip -qq --disable-pip-version-check install "cosmic-ray==8.7.0"; }
+	@$(VENV)-mutation/bin/python tests/mutation.py --python $(BIN)/python $(ARGS)
 
 check: $(INSTALLED) ## lint, format and types; how densely the code is written, a gate for nothing
 	@$(BIN)/ruff check .
