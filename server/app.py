@@ -21,17 +21,21 @@ from server.scoring.evaluation import central_score
 from server.session import Session, session
 from strategies import build_strategy
 
+SETTLED_SECONDS = 1.0
+"""Without another node, after which all are taken to be there."""
+
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the federation that the run config's `overrides` describe, over whatever nodes Flower connected."""
+    """Run the federation of the run config's `overrides` over the nodes that Flower connected."""
     overrides = str(context.run_config.get("overrides", ""))
     conf = compose(shlex.split(overrides))
     if not conf.federation.silos:
         conf.federation.size = _settled_size(grid, conf.run.start_timeout)
-    members, strategy = silos(conf), build_strategy(conf.strategy)
+    members = silos(conf)
+    strategy = build_strategy(conf.strategy)
     left_for_workers = hand_over(members, context.run_id)
     command = f"flwr run . --run-config 'overrides=\"{overrides}\"'"
     try:
@@ -51,11 +55,17 @@ def federate(run: Session, grid: Grid, strategy: Strategy) -> None:
 
 
 def _settled_size(grid: Grid, timeout: float) -> int:
-    """Return the number of nodes once it has not changed for a second: Flower registers them one by one."""
-    deadline, seen, since = time.monotonic() + timeout, 0, time.monotonic()
-    while time.monotonic() < deadline and (seen == 0 or time.monotonic() - since < 1.0):
+    """Return the number of nodes once it has not changed for a second, or at the timeout."""
+    # Flower registers its nodes one by one, and says nowhere how many there will be.
+    deadline = time.monotonic() + timeout
+    seen = 0
+    since = time.monotonic()
+    while time.monotonic() < deadline:
+        if seen > 0 and time.monotonic() - since >= SETTLED_SECONDS:
+            break
         now = len(list(grid.get_node_ids()))
         if now != seen:
-            seen, since = now, time.monotonic()
+            seen = now
+            since = time.monotonic()
         time.sleep(0.05)
     return max(seen, 1)

@@ -1,8 +1,9 @@
 """How updates become a model: one rule a file.
 
-`strategy=NAME` is the one `Strategy` class defined in `strategies/NAME.py`; the fields of its configuration, beyond
-`name`, are the arguments of its constructor. So a new strategy is its file, its dataclass in `conf/schema.py` (and
-the line there that names it) and its `conf/strategy/NAME.yaml`.
+`strategy=NAME` is the one `Strategy` class defined in `strategies/NAME.py`; the fields of its
+configuration, beyond `name`, are the arguments of its constructor. So a new strategy is its file,
+its dataclass in `conf/schema.py` (and the line there that names it) and its
+`conf/strategy/NAME.yaml`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from conf.schema_keys import nearest
 def build_strategy(conf: StrategyConf) -> Strategy:
     """Return the strategy that a configuration names, with its arguments.
 
-    Raises ConfigError: MDW-150 for an unknown name, those of `strategies.external` for a class from elsewhere.
+    Raises ConfigError: MDW-150 for an unknown name, those of `strategies.external` for a class from
+    elsewhere.
     """
     names = VARIANTS["strategy"]
     if conf.name not in names:

@@ -1,11 +1,12 @@
-"""The weighted mean of updates as they arrive: the same bits in any order of arrival, in bounded memory.
+"""The weighted mean of updates as they arrive: the same bits in any order, in bounded memory.
 
-Floating-point addition depends on its order; integer addition does not. So each product n*w is turned into fixed
-point on its own and added as integers: `high` counts steps of 2^-16, `low` steps of 2^-63 below them, 16 bytes a
-parameter however many updates come. n*w of a float32 or float16 parameter is exact in float64 for n < 2^29, so its
-sum is exact for |w| >= 2^-40 and off by less than 2^-63 an update below that; float64 parameters are rounded once
-an update, to 53 bits. As long as the updates themselves are no larger than those sums would be (four of float32) they
-are held instead, and added up array by array at the end. docs/strategies.md has the measured cost.
+Floating-point addition depends on its order; integer addition does not. So each product n*w is
+turned into fixed point on its own and added as integers: `high` counts steps of 2^-16, `low` steps
+of 2^-63 below them, 16 bytes a parameter however many updates come. n*w of a float32 or float16
+parameter is exact in float64 for n < 2^29, so its sum is exact for |w| >= 2^-40 and off by less
+than 2^-63 an update below that; float64 parameters are rounded once an update, to 53 bits. As long
+as the updates themselves are no larger than those sums would be (four of float32) they are held
+instead, and added up array by array at the end. docs/strategies.md has the measured cost.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LOW_BITS: Final = 47
 LIMIT: Final = 2.0 ** (62 - HIGH_BITS)
 """The largest sum of n*|w| that the counters hold, 7.0e13."""
 CARRY_EVERY: Final = 1 << 15
-"""Updates after which `low` (below 2^47 each) is carried into `high`, before it could overflow 63 bits."""
+"""Updates after which `low` (below 2^47 each) is carried into `high`, before 63 bits overflow."""
 _SUM_BYTES: Final = 16
 """Of one parameter, in fixed point."""
 _FLOATS: Final = "f"
@@ -37,21 +38,23 @@ _COUNTS: Final = "iub"
 
 
 def largest_reach(updates: int) -> float:
-    """Return how large weight * max|w| of an update may be so that so many of them always have a mean.
+    """Return how large weight * max|w| of each of so many updates may be, so that they have a mean.
 
     Whoever lets in no larger ones never meets MDW-662.
     """
-    # A whole number: any sum of k such reaches, rounded as it may be, is then at most k of them, which is a
+    # A whole number: any sum of k such reaches, rounded as it may be, is then at most k of them,
+    # which is a
     # whole number too and exact. A quotient could pass LIMIT by its rounding.
     return float(int(LIMIT) // max(updates, 1))
 
 
 class WeightedMean:
-    """sum(n_k * w_k) / sum(n_k) over updates k of named arrays, independent of their order to the bit.
+    """sum(n_k * w_k) / sum(n_k) over updates k of named arrays: the same bits in any order.
 
-    Integer and boolean arrays are counters (BatchNorm's `num_batches_tracked`): the mean of counts is no count and
-    their sum would grow with the number of silos, so the largest is kept. Arrays of floats, running means and
-    variances among them, are averaged. One update alone comes back as it was, bit for bit.
+    Integer and boolean arrays are counters (BatchNorm's `num_batches_tracked`): the mean of counts
+    is no count and their sum would grow with the number of silos, so the largest is kept. Arrays of
+    floats, running means and variances among them, are averaged. One update alone comes back as it
+    was, bit for bit.
     """
 
     def __init__(self) -> None:
@@ -65,8 +68,9 @@ class WeightedMean:
     def add(self, arrays: Arrays, weight: int) -> None:
         """Fold one update in, weighted by its number of examples; the update itself is not changed.
 
-        Raises WireError, with nothing folded: MDW-660 names, shape or dtype differ from the first update's, MDW-661
-        values are not finite, MDW-662 the sum leaves the range of the counters, MDW-663 the weight is not positive.
+        Raises WireError, with nothing folded: MDW-660 names, shape or dtype differ from the first
+        update's, MDW-661 values are not finite, MDW-662 the sum leaves the range of the counters,
+        MDW-663 the weight is not positive.
         """
         if weight < 1:
             raise WireError(
@@ -97,7 +101,7 @@ class WeightedMean:
             self._held.clear()
 
     def result(self) -> dict[str, NDArray[Any]]:
-        """Return the mean, each array in its own dtype; once, for what is added up is let go on the way.
+        """Return the mean, each array in its own dtype; once, for the sums are let go on the way.
 
         Raises WireError MDW-664 when nothing was added.
         """
@@ -172,7 +176,10 @@ class _Scratch:
     def mean(
         self, high: NDArray[np.int64], low: NDArray[np.int64], weight: int
     ) -> NDArray[np.float64]:
-        """Return the quotient of a chunk's counters and the sum of weights; the counters are used up."""
+        """Return the quotient of a chunk's counters and the sum of weights.
+
+        The counters are used up.
+        """
         total, rest = self._product[: high.size], self._whole[: high.size]
         _carry(high, low)
         np.multiply(high, 2.0**-HIGH_BITS, out=total)
@@ -222,7 +229,10 @@ class _Largest:
 
 
 def _mean_of(updates: list[tuple[NDArray[Any], int]], weight: int) -> NDArray[Any]:
-    """Return the mean of one array of a few updates: the bits of `_Sum`, a chunk of all at a time."""
+    """Return the mean of one array of a few updates.
+
+    The bits of `_Sum`, a chunk of all at a time.
+    """
     first = updates[0][0]
     if not _averaged(first.dtype):
         return np.asarray(np.maximum.reduce([array for array, _ in updates]))
@@ -241,7 +251,7 @@ def _chunks(size: int) -> Iterator[slice]:
 
 
 class MetricMeans:
-    """Example-weighted means of the metrics that every reply has, independent of the order of arrival to the bit."""
+    """Example-weighted means of the metrics that every reply has: the same bits in any order."""
 
     def __init__(self) -> None:
         self.weight = 0

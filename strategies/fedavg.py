@@ -1,4 +1,7 @@
-"""Federated averaging (McMahan et al. 2017, arXiv 1602.05629, algorithm 1): w_{t+1} = sum_k n_k/n * w_k."""
+"""Federated averaging (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
+
+W_{t+1} = sum_k n_k/n * w_k.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,9 @@ R = TypeVar("R")
 class FedAvg(Streaming):
     """Asks every node that the grid shows, and averages their models weighted by their examples.
 
-    Replies are folded in one by one (`strategies.streaming`), so that given an iterator only one of them is in
-    memory at a time; the model does not depend on their order (`strategies.average`). Error replies are passed over.
+    Replies are folded in one by one (`strategies.streaming`), so that given an iterator only one of
+    them is in memory at a time; the model does not depend on their order (`strategies.average`).
+    Error replies are passed over.
     """
 
     def __init__(self) -> None:
@@ -54,9 +58,10 @@ class FedAvg(Streaming):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the mean model and the means of the metrics that all replies have; None and None without replies.
+        """Return the mean model, and the means of the metrics that all replies have.
 
-        Raises WireError (MDW-660 to 665) for a reply that can't be averaged.
+        Both are None without replies. Raises WireError (MDW-660 to 665) for a reply that can't be
+        averaged.
         """
         mean, metrics = WeightedMean(), MetricMeans()
         for reply in replies:
@@ -71,7 +76,10 @@ class FedAvg(Streaming):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Return the example-weighted means of the metrics that all replies have; None without replies."""
+        """Return the example-weighted means of the metrics that all replies have.
+
+        None without replies.
+        """
         metrics = MetricMeans()
         for reply in replies:
             if not reply.has_error():

@@ -1,4 +1,7 @@
-"""FedProx (Li et al. 2020, arXiv 1812.06127, eq. 2): each silo minimises F_k(w) + mu/2 ||w - w_t||^2."""
+"""FedProx (Li et al. 2020, arXiv 1812.06127, eq. 2).
+
+Each silo minimises F_k(w) + mu/2 ||w - w_t||^2.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from strategies.wire import protocol
 
 
 class FedProx(FedAvg):
-    """FedAvg that tells the silos the weight of the proximal term, `mu`; the term itself is the silo's to add."""
+    """FedAvg that tells the silos the weight of the proximal term, `mu`.
+
+    The term itself is the silo's to add.
+    """
 
     def __init__(self, mu: float) -> None:
         super().__init__()

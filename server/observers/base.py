@@ -14,7 +14,10 @@ class Observer:
     """
 
     def run_started(self, result: RunResult, rounds: int) -> None:
-        """`result` holds the run's names and the rounds already done, if it was resumed; `rounds` is the goal."""
+        """`result` holds the run's names and the rounds already done, if it was resumed.
+
+        `rounds` is the goal.
+        """
 
     def round_started(self, round: int, cohort: list[str]) -> None:
         """The cohort has been asked."""

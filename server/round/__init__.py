@@ -1,1 +1,1 @@
-"""One round: who is asked, what is sent and awaited, which replies count, and the loop around it."""
+"""One round: who is asked, what is sent and awaited, which replies count, and the loop."""

@@ -1,14 +1,15 @@
-"""Which replies may become part of the model: the server's check of each update, before anything reads its values.
+"""Which replies may become part of the model: each is checked before anything reads its values.
 
 Pure: no clock, no disk, no Flower runtime. One pass over each array, in chunks that stay in the
 processor's cache. The first fault found is the reason; the silo is named in it, and the round goes
-on without the update. What comes after must not raise for one silo's sake: its limits are checked here.
+on without the update. What comes after must not raise for one silo's sake: its limits are checked
+here.
 
     MDW-342 what it says that it runs
-    MDW-610 record missing or too many    MDW-614 not finite           MDW-618 a second answer
-    MDW-611 names of the arrays           MDW-616 count of examples    MDW-619 not asked in this round
-    MDW-612 shape or dtype                MDW-617 another round        MDW-621 too large for an average
-    MDW-613 size or header of an array    MDW-630 sums of an evaluation
+    MDW-610 record missing or too many   MDW-614 not finite          MDW-618 a second answer
+    MDW-611 names of the arrays          MDW-616 count of examples   MDW-619 not asked in this round
+    MDW-612 shape or dtype               MDW-617 another round       MDW-621 too large to average
+    MDW-613 size or header of an array   MDW-630 sums of an evaluation
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ T = TypeVar("T")
 class Admitted:
     """A reply that may be aggregated.
 
-    `norm` is the L2 norm of (update - global model) over all arrays of floats, None for metrics alone.
+    `norm` is the L2 norm of (update - global model) over all arrays of floats, None for metrics
+    alone.
     """
 
     examples: int
@@ -49,7 +51,7 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A reply that is left out, with a code of docs/errors.md and one sentence that names the silo."""
+    """A reply that is left out: a code of docs/errors.md, a sentence that names the silo."""
 
     code: str
     reason: str
@@ -82,7 +84,7 @@ class Admission:
         self._answered: set[tuple[str, str]] = set()
 
     def open(self, round: int, reference: ArrayRecord, cohort: Collection[str]) -> None:
-        """Begin a round: `reference` is the global model as it was sent (its layout, and what norms are from)."""
+        """Begin a round; `reference` is the global model as it was sent."""
         self._round = round
         self._cohort = frozenset(cohort)
         # An equal share for each silo, not what the others have left: whether an update is admitted
@@ -92,7 +94,7 @@ class Admission:
         self._answered.clear()
 
     def check(self, content: RecordDict, *, silo: str, round: int, phase: str) -> Verdict:
-        """Judge a reply to a message of `phase` (train or evaluate) of `round`; never raises for what is in it.
+        """Judge a reply of `phase` (train or evaluate); never raises for what is in it.
 
         A silo's first answer to a phase counts, whatever became of it.
         """
@@ -154,7 +156,7 @@ class _Layout:
     shape: tuple[int, ...]
 
     def values_of(self, name: str, array: Array) -> np.ndarray:
-        """Return an update's elements without a copy, once what it declares, its header and its size agree."""
+        """Return an update's elements without a copy, once declaration, header and size agree."""
         found = (array.dtype, tuple(array.shape))
         if found != (self.dtype, self.shape):
             raise AdmissionFault(
@@ -171,7 +173,10 @@ class _Layout:
 
 @dataclass(frozen=True)
 class _Reference(_Layout):
-    """One array of the global model: its layout, which an update's must have, and what norms are from."""
+    """One array of the global model.
+
+    Its layout, which an update's must have, and what norms are from.
+    """
 
     values: np.ndarray
 
@@ -219,14 +224,17 @@ def _elements(array: Array) -> np.ndarray:
 
 
 class _Measure(NamedTuple):
-    """Of one array: the sum of squared differences to the global model, and the largest magnitude."""
+    """Of one array: sum of squared differences to the global model, and largest magnitude."""
 
     squares: float
     largest: float
 
 
 def _measure(name: str, dtype: str, new: np.ndarray, old: np.ndarray) -> _Measure:
-    """Measure an array of floats (others are zeros); raises AdmissionFault at a value that is not finite."""
+    """Measure an array of floats (others are zeros).
+
+    Raises AdmissionFault at a value that is not finite.
+    """
     if new.dtype.kind not in "fc" and dtype != BFLOAT16:
         return _Measure(0.0, 0.0)
     squares = 0.0
@@ -238,7 +246,8 @@ def _measure(name: str, dtype: str, new: np.ndarray, old: np.ndarray) -> _Measur
             piece = _numbers(new[start : start + CHUNK], dtype)
             base = _numbers(old[start : start + CHUNK], dtype)
             step = np.subtract(piece, base, out=difference[: piece.size], dtype=wide)
-            # Not np.vdot: BLAS would start its threads for each chunk, beside workers that have every
+            # Not np.vdot: BLAS would start its threads for each chunk, beside workers that have
+            # every
             # core already. A complex number is measured by its parts.
             parts = step.view(np.float64)
             np.multiply(parts, parts, out=parts)
@@ -261,7 +270,10 @@ def _only_record(content: RecordDict, name: str) -> ArrayRecord:
 
 
 def software_of(content: RecordDict) -> Software | None:
-    """Return what a silo says that it runs, None where it says nothing; raises AdmissionFault MDW-342."""
+    """Return what a silo says that it runs, None where it says nothing.
+
+    Raises AdmissionFault MDW-342.
+    """
     record = protocol.records(content, ConfigRecord).get(protocol.SOFTWARE)
     if record is None:
         return None
@@ -278,7 +290,7 @@ def _metrics(content: RecordDict) -> dict[str, Any]:
 
 
 def _only(records: Mapping[str, T], name: str, kind: str) -> T:
-    """Flower's strategies skip a whole round for one reply with two records of a kind, so it is refused here."""
+    # Flower's strategies skip a whole round for one reply with two records of a kind.
     if list(records) != [name]:
         raise AdmissionFault(
             "MDW-610", f"it should hold one {kind} record, {name!r}, and holds {_names(records)}"
@@ -304,7 +316,10 @@ def _examples(values: dict[str, Any], least: int) -> int:
 
 
 def _same_round(values: dict[str, Any], round: int) -> None:
-    """A silo need not repeat the round in its metrics; where it does, it must be the one asked for."""
+    """A silo need not repeat the round in its metrics.
+
+    Where it does, it must be the one asked for.
+    """
     said = values.get(protocol.ROUND, round)
     if said != round:
         raise AdmissionFault(

@@ -14,7 +14,10 @@ from conf.seeds import seed_for
 
 
 def select(silos: list[str], *, cohort: int | None, seed: int, round: int) -> list[str]:
-    """Return the names of a round's cohort, sorted; a seeded draw where the cohort is smaller than the federation."""
+    """Return the names of a round's cohort, sorted.
+
+    A seeded draw where the cohort is smaller than the federation.
+    """
     names = sorted(silos)
     if cohort is None or cohort >= len(names):
         return names

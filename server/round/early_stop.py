@@ -34,7 +34,8 @@ class EarlyStop:
         if self.conf.metric not in aggregate:
             raise ConfigError(
                 "MDW-107",
-                f"run.early_stop.metric={self.conf.metric}: the rounds of this run have no such metric.",
+                f"run.early_stop.metric={self.conf.metric}: the rounds of this run have no such"
+                " metric.",
                 nearest(self.conf.metric, aggregate),
             )
         value = aggregate[self.conf.metric]

@@ -1,4 +1,7 @@
-"""Why a silo failed, in one line: what is left of an error reply's reason without its remote traceback."""
+"""Why a silo failed, in one line.
+
+What is left of an error reply's reason without its remote traceback.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ LONGEST = 400
 
 
 def plain_reason(reason: str | None) -> str:
-    """Return the reason of an error reply as `Type: message`, in one line of at most `LONGEST` characters.
+    """Return an error reply's reason as `Type: message`, in a line of at most `LONGEST` letters.
 
-    Flower's simulation wraps it as `<class '...'>:<'...'>`, and Ray puts a coloured remote traceback
-    inside, whose first part ends with the exception that the client raised.
+    Flower's simulation wraps it as `<class '...'>:<'...'>`, and Ray puts a coloured remote
+    traceback inside, whose first part ends with the exception that the client raised.
     """
     text = COLOUR.sub("", reason or "").strip()
     if wrapped := WRAPPED.match(text):
@@ -24,7 +27,8 @@ def plain_reason(reason: str | None) -> str:
     lines = [line.rstrip() for line in text.split(CAUSE)[0].splitlines() if line.strip()]
     if not lines:
         return "no reason given"
-    # The last one: a traceback ends with what was raised. It stands at the margin, unlike the lines of
+    # The last one: a traceback ends with what was raised. It stands at the margin, unlike the lines
+    # of
     # code above it and the further lines of a message below it.
     raised = [at for at, line in enumerate(lines) if RAISED.match(line)]
     if raised:

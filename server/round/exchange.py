@@ -1,8 +1,9 @@
-"""Send a round's messages over any Grid and yield each answer as it arrives, judged, until the exchange closes.
+"""Send a round's messages over any Grid and yield each answer as it arrives, judged.
 
-An exchange closes when every node has answered or failed; at its timeout, if its quorum was reached; or some seconds
-of grace after the quorum. Without a quorum it stays open for some patience, for silos that come back. Every node that
-was asked has one answer in the end: its reply, or an error that says that it has gone or that it was late.
+An exchange closes when every node has answered or failed; at its timeout, if its quorum was
+reached; or some seconds of grace after the quorum. Without a quorum it stays open for some
+patience, for silos that come back. Every node that was asked has one answer in the end: its reply,
+or an error that says that it has gone or that it was late.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ POLL_SECONDS = 0.01
 TICK_SECONDS = 0.5
 """Between two looks at the clock, and at lost nodes that may be back."""
 NO_REPLY = 4
-"""Flower's error code for a reply that is not there: the node was asked and had not answered at the end."""
+"""Flower's error code for a reply that is not there.
+
+The node was asked and had not answered at the end.
+"""
 NODE_UNAVAILABLE = 5
 """Flower's error code for a node that has gone: it may come back, unlike an app that raised."""
 
@@ -36,7 +40,10 @@ Judge = Callable[[int, Message], Verdict]
 
 
 class Answer(NamedTuple):
-    """What one node answered, and what the judge said of it: whoever reads an answer need not count it."""
+    """What one node answered, and what the judge said of it.
+
+    Whoever reads an answer need not count it.
+    """
 
     node: int
     reply: Message
@@ -47,8 +54,9 @@ class Answer(NamedTuple):
 class Closing:
     """When an exchange closes; times in seconds.
 
-    With `quorum` replies admitted it closes at `timeout`, or `grace` after the quorum where that is earlier. Without
-    them it waits `patience` more. A quorum of 0 means that none is asked for: it closes at `timeout`.
+    With `quorum` replies admitted it closes at `timeout`, or `grace` after the quorum where that is
+    earlier. Without them it waits `patience` more. A quorum of 0 means that none is asked for: it
+    closes at `timeout`.
     """
 
     timeout: float
@@ -65,10 +73,11 @@ def without_error(node: int, reply: Message) -> Verdict:
 
 
 class Step(Protocol):
-    """How the messages of one phase become judged answers: one call, from the first message to the last answer.
+    """How the messages of one phase become judged answers, in one call.
 
-    The round loop knows a phase only as this. A protocol of several messages (secure aggregation) is another step:
-    it may exchange as often as it needs to before it yields the answers that count.
+    The round loop knows a phase only as this. A protocol of several messages (secure aggregation)
+    is another step: it may exchange as often as it needs to before it yields the answers that
+    count.
     """
 
     def __call__(
@@ -86,13 +95,16 @@ def exchange(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Answer]:
-    """Ask each node once, and again where it was lost and comes back: the `Step` of every algorithm so far."""
+    """Ask each node once, and again where it was lost and comes back.
+
+    The `Step` of every algorithm so far.
+    """
     return Exchange(grid, closing, judge, clock, sleep).run(messages)
 
 
 @dataclass
 class Exchange:
-    """The state of one exchange: who has not answered yet, who is lost, how many replies were admitted."""
+    """One exchange: who has not answered yet, who is lost, how many replies were admitted."""
 
     grid: Grid
     closing: Closing
@@ -106,7 +118,7 @@ class Exchange:
     """Not answered because the node has gone, by node id."""
 
     def run(self, messages: Iterable[Message]) -> Iterator[Answer]:
-        """Send the messages, then yield the answers in the order of arrival; at the end those that never came.
+        """Send the messages, then yield the answers as they arrive, at last those that never came.
 
         A node that has gone and comes back while the exchange is open is asked again.
         """
@@ -119,7 +131,8 @@ class Exchange:
                 log.warning("quorum not reached, waiting %.0f s for lost silos", seconds)
                 yield from self._for_the_quorum(self.clock() + seconds)
         finally:
-            # Also where the reader breaks off: a reply that nobody waits for must not stay in the grid.
+            # Also where the reader breaks off: a reply that nobody waits for must not stay in the
+            # grid.
             late = self._forget_late()
         for message in self._lost.values():
             yield self._judged(message, _error(message, NODE_UNAVAILABLE, _GONE))
@@ -127,7 +140,7 @@ class Exchange:
             yield self._judged(message, _error(message, NO_REPLY, _LATE))
 
     def _until(self, deadline: float) -> Iterator[Answer]:
-        """Yield answers until all are there, the deadline has come, or the grace after the quorum is over."""
+        """Yield answers until all are there, the deadline, or the end of the grace."""
         quorum_at: float | None = None
         while self._waiting:
             now = self.clock()
@@ -144,7 +157,7 @@ class Exchange:
             yield from self._look(min(limit - now, TICK_SECONDS))
 
     def _for_the_quorum(self, deadline: float) -> Iterator[Answer]:
-        """Yield answers of late silos, and of lost ones that come back, until the quorum is there."""
+        """Yield answers of late silos, and of lost ones that are back, until the quorum."""
         while self._quorum_is_missing() and (self._waiting or self._lost):
             now = self.clock()
             if now >= deadline:
@@ -154,8 +167,10 @@ class Exchange:
             yield from self._look(min(deadline - now, TICK_SECONDS))
 
     def _last_look(self) -> Iterator[Answer]:
-        # The clock may have jumped past the limit while an update was folded, or while this process stood still.
-        # A reply that is there by now came in time, as far as anybody can know: its silo must not be called late.
+        # The clock may have jumped past the limit while an update was folded, or while this process
+        # stood still.
+        # A reply that is there by now came in time, as far as anybody can know: its silo must not
+        # be called late.
         if self._waiting:
             yield from self._look(0.0)
 
@@ -170,7 +185,10 @@ class Exchange:
                 del answer
 
     def _received(self, reply: Message) -> Answer | None:
-        """Return a reply as the answer to its message; None where it answers nothing that is open."""
+        """Return a reply as the answer to its message.
+
+        None where it answers nothing that is open.
+        """
         message_id = reply.metadata.reply_to_message_id
         message = self._waiting.get(message_id)
         if message is None:
@@ -183,7 +201,8 @@ class Exchange:
             self._lost[message.metadata.dst_node_id] = message
             return None
         if reply.metadata.src_node_id != message.metadata.dst_node_id:
-            # The message stays open: a stranger's answer must not cost the silo that was asked its own.
+            # The message stays open: a stranger's answer must not cost the silo that was asked its
+            # own.
             log.warning("ignored a reply of a node that was not asked, to message %s", message_id)
             return None
         del self._waiting[message_id]
@@ -206,7 +225,8 @@ class Exchange:
             if message_id:
                 self._waiting[message_id] = message
             else:
-                # The grid could not ask this node: lost, not forgotten, so that it is asked again or named.
+                # The grid could not ask this node: lost, not forgotten, so that it is asked again
+                # or named.
                 self._lost[message.metadata.dst_node_id] = message
 
     def _ask_again(self) -> None:
@@ -254,6 +274,7 @@ def _error(message: Message, code: int, reason: str) -> Message:
 
 
 def _copy(message: Message) -> Message:
-    # A message keeps the id and the metadata of its sending, so that the same one can't be sent a second time.
+    # A message keeps the id and the metadata of its sending, so that the same one can't be sent a
+    # second time.
     m = message.metadata
     return Message(message.content, m.dst_node_id, m.message_type, ttl=m.ttl, group_id=m.group_id)

@@ -1,4 +1,7 @@
-"""What every Grid of Meadow offers beside Flower's: names, replies as they arrive, closed rounds forgotten."""
+"""What every Grid of Meadow offers beside Flower's.
+
+Names, replies as they arrive, closed rounds forgotten.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ class SiloGrid(Grid):
 
     @abstractmethod
     def replies(self, message_ids: Iterable[str], timeout: float | None) -> Iterator[Message]:
-        """Yield replies as they arrive, until all are there or `timeout` seconds have passed; None = no limit."""
+        """Yield replies as they arrive, until all are there or `timeout` seconds have passed.
+
+        None = no limit.
+        """
 
     @abstractmethod
     def forget(self, message_ids: Iterable[str]) -> None:

@@ -46,8 +46,8 @@ Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 class Rounds:
     """The rounds of one session over a grid, by one strategy.
 
-    `score` evaluates a model on a central test set, if there is one. `step` is how the messages of a phase become
-    judged answers.
+    `score` evaluates a model on a central test set, if there is one. `step` is how the messages of
+    a phase become judged answers.
     """
 
     session: Session
@@ -66,10 +66,11 @@ class Rounds:
         self.admission = Admission(sums.specs_of(self.task))
 
     def run(self) -> bool:
-        """Continue from the session's state, which is kept up to date; return True if stopped early.
+        """Continue from the session's state and keep it up to date; return True if stopped early.
 
-        Raises RoundError MDW-401 when a round cannot close with its quorum, MDW-402 when too few silos start,
-        MDW-403 and 404 for what a strategy may not do; the state then is that of the last closed round.
+        Raises RoundError MDW-401 when a round cannot close with its quorum, MDW-402 when too few
+        silos start, MDW-403 and 404 for what a strategy may not do; the state then is that of the
+        last closed round.
         """
         conf = self.session.conf
         state = self.session.state
@@ -82,13 +83,17 @@ class Rounds:
             started = self.clock()
             record, arrays = self._round(state.round + 1)
             record.seconds = self.clock() - started
-            # Before the round is closed: a metric that is not there must not count a round that can't be judged.
+            # Before the round is closed: a metric that is not there must not count a round that
+            # can't be judged.
             early_stop.take(record.aggregate)
             self._close(record, arrays, early_stop)
         return early_stop.stopped
 
     def _round(self, number: int) -> tuple[RoundRecord, ArrayRecord]:
-        """Go through one round; return what happened and the next model. The session's state is only read."""
+        """Go through one round; return what happened and the next model.
+
+        The session's state is only read.
+        """
         arrays = self.session.state.arrays
 
         # 1. The cohort: from here on the strategy sees these nodes and no other.
@@ -117,10 +122,15 @@ class Rounds:
         return record, arrays
 
     def _close(self, record: RoundRecord, arrays: ArrayRecord, early_stop: EarlyStop) -> None:
-        """Make a round part of the state: until here, whatever breaks it off leaves the one before."""
+        """Make a round part of the state.
+
+        Until here, whatever breaks it off leaves the one before.
+        """
         session = self.session
-        # The order of docs/results.md: the round's line, the ledger's lines, the checkpoint, and last the pointer to
-        # it, with which the round counts. A crash before that leaves lines that the next start cuts off, or keeps as
+        # The order of docs/results.md: the round's line, the ledger's lines, the checkpoint, and
+        # last the pointer to
+        # it, with which the round counts. A crash before that leaves lines that the next start cuts
+        # off, or keeps as
         # what was tried; nothing that counts ever names what is not on disk.
         history = session.history.append(record)
         anchor = session.ledger.round_closed(
@@ -173,11 +183,15 @@ class Rounds:
     def _aggregate(
         self, number: int, updates: Generator[tuple[str, Message], None, None]
     ) -> Aggregate:
-        """Hand the updates to the strategy: one by one as they arrive, or all in the order of their silos' names."""
+        """Hand the updates to the strategy.
+
+        One by one as they arrive, or all in the order of their silos' names.
+        """
         if not isinstance(self.strategy, Streaming):
             return self.strategy.aggregate_train(number, _in_order(updates))
         aggregate = self.strategy.aggregate_train(number, _ReadOnce(updates, self.strategy))
-        # A strategy may stop reading: the round is over when all have been heard, not before. Otherwise silos that
+        # A strategy may stop reading: the round is over when all have been heard, not before.
+        # Otherwise silos that
         # answered in time would be called late, and the ledger would miss their updates.
         for _ in updates:
             pass
@@ -186,7 +200,7 @@ class Rounds:
     def _updates(
         self, record: RoundRecord, messages: list[Message], closes: Closing
     ) -> Generator[tuple[str, Message], None, None]:
-        """Yield the admitted updates with their silos' names, each noted in the record and in the ledger."""
+        """Yield the admitted updates with their silos' names, each noted in record and ledger."""
         for silo, reply, verdict in self._judged("train", record, messages, closes):
             self.session.ledger.update(record.round, silo, verdict, _update_digest(reply))
             if isinstance(verdict, Admitted):
@@ -224,7 +238,7 @@ class Rounds:
         self.session.ledger.software(record.round, silo, facts)
 
     def _evaluate_phase(self, record: RoundRecord, messages: list[Message]) -> Metrics:
-        """Return the metrics of the union of the silos' held-out examples; none where there are none.
+        """Return the metrics of the union of the silos' held-out examples; empty without any.
 
         Made of the silos' sums by the task's own function, not as means of the silos' metrics. What
         the strategy itself makes of the replies is added under names that the task does not use.
@@ -255,7 +269,10 @@ class Rounds:
     def _judged(
         self, phase: str, record: RoundRecord, messages: list[Message], closes: Closing
     ) -> Iterator[tuple[str, Message, Verdict]]:
-        """Send a phase's messages and yield (silo, reply, verdict) of each; the rejected are noted with a reason."""
+        """Send a phase's messages and yield (silo, reply, verdict) of each.
+
+        The rejected are noted with a reason.
+        """
 
         def judge(node: int, reply: Message) -> Verdict:
             if reply.has_error():
@@ -273,7 +290,10 @@ class Rounds:
             del reply
 
     def _to_cohort(self, messages: Iterable[Message], nodes: dict[str, int]) -> list[Message]:
-        """Return a strategy's messages; raises RoundError MDW-404 where one is for a node outside the cohort."""
+        """Return a strategy's messages.
+
+        Raises RoundError MDW-404 where one is for a node outside the cohort.
+        """
         sent = list(messages)
         strangers = {message.metadata.dst_node_id for message in sent} - set(nodes.values())
         if strangers:
@@ -296,7 +316,10 @@ class Rounds:
         )
 
     def _config(self) -> ConfigRecord:
-        """Return what a round's messages say beside the model: the same when the round is asked again."""
+        """Return what a round's messages say beside the model.
+
+        The same when the round is asked again.
+        """
         text = run_config.pack(self.session.conf)
         return ConfigRecord(
             {
@@ -310,7 +333,10 @@ class Rounds:
 
 
 class _ReadOnce(Iterator[Message]):
-    """The replies as a streaming strategy gets them: a second reading would find nothing, so it is an error."""
+    """The replies as a streaming strategy gets them.
+
+    A second reading would find nothing, so it is an error.
+    """
 
     def __init__(self, updates: Iterator[tuple[str, Message]], strategy: Strategy) -> None:
         self._updates = updates
@@ -321,7 +347,8 @@ class _ReadOnce(Iterator[Message]):
         if self._ended:
             raise RoundError(
                 "MDW-403",
-                f"The strategy {self._reader} reads a round's replies twice, which it declares not to do.",
+                f"The strategy {self._reader} reads a round's replies twice;"
+                " it declares that it reads them once.",
                 "Keep what it needs of each reply, or do not derive it from Streaming.",
             )
         return self
@@ -355,7 +382,10 @@ def _reasons(failed: dict[str, str]) -> str:
 
 
 def _update_digest(reply: Message) -> str:
-    """Return the digest of an update's arrays; empty where there is none, or none that can be read."""
+    """Return the digest of an update's arrays.
+
+    Empty where there is none, or none that can be read.
+    """
     try:
         return arrays_digest(protocol.records(reply.content, ArrayRecord)[protocol.ARRAYS])
     except (ValueError, LookupError):

@@ -18,7 +18,8 @@ from strategies.wire import protocol
 def silo_names(grid: Grid, conf: Conf, expected: int) -> dict[int, str]:
     """Return the silos of a grid by node id, once `run.start_quorum` of them are there.
 
-    A grid of ours knows them; on any other each node is asked. Raises RoundError MDW-402 after `run.start_timeout`.
+    A grid of ours knows them; on any other each node is asked. Raises RoundError MDW-402 after
+    `run.start_timeout`.
     """
     if isinstance(grid, SiloGrid):
         return grid.names()
@@ -44,7 +45,8 @@ def _ask_names(grid: Grid, nodes: list[int], timeout: float) -> dict[int, str]:
     names: dict[int, str] = {}
     for node, reply, _ in exchange(grid, hello, Closing(timeout)):
         if reply.has_error() and reply.error.code == NO_REPLY:
-            # A node that says nothing in time takes no part; the quorum of the start was counted before.
+            # A node that says nothing in time takes no part; the quorum of the start was counted
+            # before.
             continue
         if reply.has_error():
             raise SiloError(

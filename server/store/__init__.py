@@ -1,1 +1,1 @@
-"""What outlives a job: a store with leases, in a folder or a blob container, and the queue of runs in it."""
+"""What outlives a job: a store with leases, in a folder or a container, and a queue of runs."""

@@ -24,7 +24,10 @@ Names = list[str]
 Clock = Callable[[], float]
 
 NAME = re.compile(r"(?!.*\.(/|$))[A-Za-z0-9_][A-Za-z0-9_.=-]*(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*")
-"""What names are made of: parts of letters, digits and `_ . = -`; none begins or ends with a dot."""
+"""What names are made of: parts of letters, digits and `_ . = -`.
+
+None begins or ends with a dot.
+"""
 LONGEST_NAME = 512
 
 
@@ -59,13 +62,13 @@ class Store(Protocol):
         """Return the bytes under a name; raises StoreMissing."""
 
     def put_if_absent(self, name: str, data: Data, *, under: Lease | None = None) -> bool:
-        """Store under a new name and return True; return False, and change nothing, where it is taken.
+        """Store under a new name and return True; where it is taken change nothing: False.
 
         With `under`, raises LeaseLost and writes nothing unless that lease is still held.
         """
 
     def replace(self, name: str, data: Data, *, under: Lease | None = None) -> None:
-        """Store under a name, new or not; a reader sees the old bytes or the new ones, never a mixture.
+        """Store under a name, new or not; a reader sees the old bytes or the new ones, no mixture.
 
         With `under`, raises LeaseLost and writes nothing unless that lease is still held.
         """
@@ -80,10 +83,16 @@ class Store(Protocol):
         """
 
     def renew(self, lease: Lease, seconds: float) -> Lease:
-        """Return the lease with a later expiry and the same epoch; raises LeaseLost where it was taken over."""
+        """Return the lease with a later expiry and the same epoch.
+
+        Raises LeaseLost where it was taken over.
+        """
 
     def release(self, lease: Lease) -> None:
-        """Give the lease up, so that the next `acquire` need not wait; nothing happens where it was lost."""
+        """Give the lease up, so that the next `acquire` need not wait.
+
+        Nothing happens where it was lost.
+        """
 
 
 def checked_name(name: str) -> str:

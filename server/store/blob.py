@@ -1,7 +1,7 @@
-"""The store in a blob container: what is put once by `If-None-Match`, what depends on a version by `If-Match`.
+"""The store in a blob container: `If-None-Match` for what is put once, `If-Match` for a version.
 
-A lease (`server.store.lease`) is a small blob. Azure's own blob leases would need their holder's clock
-to renew them every minute and can't count epochs.
+A lease (`server.store.lease`) is a small blob. Azure's own blob leases would need their holder's
+clock to renew them every minute and can't count epochs.
 
     MDW-510 no such name    MDW-511 not a valid name    MDW-514 may not    MDW-515 not reached
     MDW-516 the lease was lost    MDW-517 not readable    MDW-803 not signed in
@@ -43,16 +43,17 @@ if TYPE_CHECKING:
 
 ROLE: Final = "Storage Blob Data Contributor"
 A_COMMANDS_RETRIES, A_SERVERS_RETRIES = 3, 8
-"""Of a call that fails: some 10 seconds where a person waits, some 4 minutes where a training would be lost.
+"""Of a call that fails: some 10 seconds where a person waits, 4 minutes where a run would be lost.
 
 The first ones come after seconds, not after the client's own 15, so that a lease outlives a hiccup.
 """
 
 
 class BlobStore:
-    """A store below a prefix of a container; raises CheckpointError where storage refuses or can't be reached.
+    """A store below a prefix of a container.
 
-    Where nobody is signed in any more it is AzureError MDW-803.
+    Raises CheckpointError where storage refuses or can't be reached, AzureError MDW-803 where
+    nobody is signed in any more.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class BlobStore:
     def put_if_absent(self, name: str, data: Data, *, under: Lease | None = None) -> bool:
         """See `Store`."""
         if under is not None:
-            # Between this look and the write another may take the lease. A name is put once, so that nothing the
-            # successor wrote is changed; a segment of a log that is put too late is found by the successor as
+            # Between this look and the write another may take the lease. A name is put once, so
+            # that nothing the
+            # successor wrote is changed; a segment of a log that is put too late is found by the
+            # successor as
             # one that is not its own (MDW-521).
             self._leases.check(under)
         try:
@@ -108,10 +111,14 @@ class BlobStore:
         if under is None:
             self._put(name, data, overwrite=True)
             return
-        # The order is the fence: first the version of what is replaced, then the lease, then the write over that
-        # version. Whoever lost the lease after the look at it never overwrites what a successor wrote, since that
-        # has another version. What a successor has not written yet it may still overwrite, as if it had done so
-        # in time; the successor's own write then meets another version, looks at its lease again and wins.
+        # The order is the fence: first the version of what is replaced, then the lease, then the
+        # write over that
+        # version. Whoever lost the lease after the look at it never overwrites what a successor
+        # wrote, since that
+        # has another version. What a successor has not written yet it may still overwrite, as if it
+        # had done so
+        # in time; the successor's own write then meets another version, looks at its lease again
+        # and wins.
         for _ in range(TRIES):
             version = self._version(name)
             self._leases.check(under)
@@ -181,7 +188,10 @@ class BlobStore:
 
     @contextmanager
     def _asking(self, verb: str, name: str) -> Iterator[None]:
-        """Say what a refusal of storage means; what a name's presence or version decides goes up as it is."""
+        """Say what a refusal of storage means.
+
+        What a name's presence or version decides goes up as it is.
+        """
         try:
             yield
         except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):

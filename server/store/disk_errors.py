@@ -1,4 +1,7 @@
-"""What a failed system call on files means to a person: full (MDW-513), forbidden (514), broken (515)."""
+"""What a failed system call on files means to a person.
+
+Full (MDW-513), forbidden (514), broken (515).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store in a folder: each write is a temporary file, fsync, then a link or rename, then fsync of the folder.
+"""The store in a folder: a write is a temporary file, fsync, link or rename, fsync of the folder.
 
 MDW-510 no such name          MDW-513 disk full             MDW-516 the lease was lost
 MDW-511 not a valid name      MDW-514 may not write/read    MDW-517 not readable
@@ -40,8 +40,9 @@ _TEMPORARY = ".tmp-"
 class FolderStore:
     """A store in a folder, for all processes that see it.
 
-    Files that it makes are the owner's alone (0600 in 0700). Dot files are its own or strangers' and never listed.
-    Raises CheckpointError where the disk is full (MDW-513), may not be written (MDW-514) or fails (MDW-515).
+    Files that it makes are the owner's alone (0600 in 0700). Dot files are its own or strangers'
+    and never listed. Raises CheckpointError where the disk is full (MDW-513), may not be written
+    (MDW-514) or fails (MDW-515).
     """
 
     def __init__(self, path: str | Path, clock: Clock = time.time) -> None:
@@ -141,7 +142,10 @@ class FolderStore:
 
     @contextmanager
     def _written(self, name: str, data: Data) -> Iterator[Path]:
-        """Yield a synced temporary file beside the target; it is gone afterwards, and the folder is synced."""
+        """Yield a synced temporary file beside the target.
+
+        It is gone afterwards, and the folder is synced.
+        """
         path = self._file(name)
         temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
         try:
@@ -162,7 +166,10 @@ class FolderStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder's lock, among threads and processes; the system frees it when its holder dies."""
+        """Hold the folder's lock, among threads and processes.
+
+        The system frees it when its holder dies.
+        """
         try:
             _make_folder(self._path)
             lock = os.open(self._path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -183,7 +190,8 @@ class FolderStore:
         if under is None:
             yield
             return
-        # A lease changes under the same lock, so that nobody can take this one between the look and the write.
+        # A lease changes under the same lock, so that nobody can take this one between the look and
+        # the write.
         with self._locked():
             self._leases.check(under)
             yield

@@ -1,4 +1,4 @@
-"""Who may write: the rules of a lease, over any store that writes only over the version that was read.
+"""Who may write: the rules of a lease, over any store that writes over the version it read.
 
 A lease is a small stored record: its owner, its epoch, when it expires. It can be taken where it is
 free, expired, or the same owner's; each taking counts the epoch up. Whoever holds a lease of an
@@ -53,11 +53,13 @@ class Leases:
             now = self._clock()
             if last is not None and last.owner not in ("", owner) and last.expires > now:
                 return None
-            # The next epoch, also where the owner is the same: a server that was started again fences
+            # The next epoch, also where the owner is the same: a server that was started again
+            # fences
             # its former self, which may only have been frozen.
             epoch = 1 if last is None else last.epoch + 1
             lease = Lease(name, owner, epoch, now + seconds)
-            # Over the version that was read: of two that found it free, one writes and one looks again.
+            # Over the version that was read: of two that found it free, one writes and one looks
+            # again.
             if self._write(lease, version):
                 return lease
         # Others were faster each time, so one of them holds it.
@@ -84,8 +86,8 @@ class Leases:
     def check(self, lease: Lease) -> str:
         """Return the version of a lease that is still held; raises LeaseLost.
 
-        It says nothing about the next moment: whoever writes after it needs a lock that the taking of a
-        lease needs too, or a write that depends on a version read before this check.
+        It says nothing about the next moment: whoever writes after it needs a lock that the taking
+        of a lease needs too, or a write that depends on a version read before this check.
         """
         held, version = self._read(lease.name)
         if (
@@ -124,7 +126,10 @@ def lease_record(lease: Lease) -> bytes:
 
 
 def lease_of(data: bytes, name: str, where: str) -> Lease:
-    """Return a stored lease; raises CheckpointError MDW-517 for a damaged one, MDW-505 for another version."""
+    """Return a stored lease.
+
+    Raises CheckpointError MDW-517 for a damaged one, MDW-505 for another version.
+    """
     raw = FORMAT.loads(data, where)
     with FORMAT.reading(where):
         return Lease(name, str(raw["owner"]), int(raw["epoch"]), float(raw["expires"]))

@@ -1,4 +1,4 @@
-"""A pointer: a few bytes of JSON, replaced whole, that name an immutable stored file and its digest."""
+"""A pointer: a few bytes of JSON, replaced whole, that name a stored file and its digest."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def point(
 def follow(store: Store, pointer: str) -> tuple[str, bytes]:
     """Return the name and the bytes that a pointer names.
 
-    Raises StoreMissing where either is absent, CheckpointError (MDW-517) where the bytes are not those
-    pointed at, MDW-505 for a pointer of another version.
+    Raises StoreMissing where either is absent, CheckpointError (MDW-517) where the bytes are not
+    those pointed at, MDW-505 for a pointer of another version.
     """
     target, sha256 = _read(store, pointer)
     data = store.read(target)

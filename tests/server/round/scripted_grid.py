@@ -1,4 +1,7 @@
-"""A grid on a clock of its own: silos answer when a script says so, and time passes only when somebody waits."""
+"""A grid on a clock of its own.
+
+Silos answer when a script says so, and time passes only when somebody waits.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ Script = dict[int, list[tuple[float, int | None]]]
 
 
 def sums_of(examples: int, loss: float, right: int = 0) -> ArrayRecord:
-    """Return the sums of an evaluation of digits: `right` of the zeros are recognised, others not."""
+    """Return the sums of an evaluation of digits.
+
+    `right` of the zeros are recognised, others not.
+    """
     confusion = np.zeros((10, 10), np.int64)
     confusion[0, 0] = right
     confusion[0, 1] = examples - right
@@ -49,7 +55,10 @@ class Clock:
 
 
 class Silos:
-    """Answers a node's n-th message after so many seconds: `script[node] = [(seconds, error code), ...]`."""
+    """Answers a node's n-th message after so many seconds.
+
+    `script[node] = [(seconds, error code), ...]`.
+    """
 
     def __init__(self, clock: Clock, script: Script) -> None:
         self.clock = clock
@@ -59,7 +68,10 @@ class Silos:
         self.online_at: dict[int, float] = {}
 
     def push(self, message: Message) -> str:
-        """Take a message and return its id; an empty one where the script says that it can't be sent."""
+        """Take a message and return its id.
+
+        An empty one where the script says that it can't be sent.
+        """
         seconds, error = self.script[message.metadata.dst_node_id].pop(0)
         if seconds == FAILS:
             return ""
@@ -136,9 +148,10 @@ class ScriptedGrid(SiloGrid):
 
 
 class TrainingGrid(ScriptedGrid):
-    """Silos that add their node's number to each weight; all of it can be changed, by phase and node.
+    """Silos that add their node's number to each weight; by phase and node it can be changed.
 
-    `after`: seconds until the reply. `wrong`: what comes in place of the reply, or is raised. `metrics`: more of them.
+    `after`: seconds until the reply. `wrong`: what comes in place of the reply, or is raised.
+    `metrics`: more of them.
     """
 
     def __init__(self, clock: Clock, names: dict[int, str]) -> None:

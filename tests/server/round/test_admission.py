@@ -1,4 +1,7 @@
-"""A reply that could harm the model is rejected with a code and the silo's name; every other one is admitted."""
+"""A reply that could harm the model is rejected with a code and the silo's name.
+
+Every other one is admitted.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,10 @@ def record(arrays: dict[str, np.ndarray]) -> ArrayRecord:
 
 
 def unpacked(pieces: Pieces) -> ArrayRecord:
-    """A record as the wire unpacks it; the constructor of Flower's record would make an Array of it."""
+    """A record as the wire unpacks it.
+
+    The constructor of Flower's record would make an Array of it.
+    """
     made = ArrayRecord()
     made["w"] = pieces
     return made

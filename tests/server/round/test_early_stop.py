@@ -1,4 +1,7 @@
-"""Early stopping counts rounds without improvement, NaN among them; a metric that is not there is a mistake."""
+"""Early stopping counts rounds without improvement, NaN among them.
+
+A metric that is not there is a mistake.
+"""
 
 from __future__ import annotations
 

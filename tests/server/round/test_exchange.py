@@ -1,4 +1,7 @@
-"""When an exchange closes: all answered, timeout with a quorum, grace, patience; what then becomes of the late."""
+"""When an exchange closes: all answered, timeout with a quorum, grace, patience.
+
+What then becomes of the late.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ def clock() -> Clock:
 def exchanged(
     grid: ScriptedGrid | PolledGrid, closing: Closing, judge: Judge = without_error
 ) -> list[tuple[int, int | None]]:
-    """Run an exchange with all nodes of the script; return (node, error code) in the order of the answers."""
+    """Run an exchange with all nodes of the script.
+
+    Return (node, error code) in the order of the answers.
+    """
     messages = [Message(RecordDict(), node, "train") for node in grid.silos.script]
     clock = grid.clock
     return [

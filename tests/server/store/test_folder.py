@@ -1,4 +1,4 @@
-"""What is stored is whole or absent, names stay in the folder, and one owner at a time holds a lease."""
+"""What is stored is whole or absent, names stay in the folder, one owner at a time holds a lease."""
 
 from __future__ import annotations
 

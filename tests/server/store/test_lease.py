@@ -13,7 +13,10 @@ from server.store.lease import TRIES, Leases
 
 
 class Memory:
-    """A versioned store in a dictionary; `meanwhile` happens between a look and the write that follows it."""
+    """A versioned store in a dictionary.
+
+    `meanwhile` happens between a look and the write that follows it.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
