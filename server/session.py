@@ -135,7 +135,7 @@ def _open(
     )
     observers: list[Observer] = [
         _ResultFile(folder, result, state, history),
-        MetricsFile(folder.path),
+        MetricsFile(folder.path, history.last),
         tracking(conf.tracking, folder.path, registered_name(conf)),
     ]
     if display:

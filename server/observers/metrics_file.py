@@ -15,15 +15,22 @@ from server.run.result import Metrics, RoundRecord, RunResult
 class MetricsFile(Observer):
     """Appends to a run's `metrics.jsonl`; a resumed run first drops the lines of rounds that never closed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, last: RoundRecord | None = None) -> None:
+        """`last` is the last closed round of a run that is resumed."""
         self._path = folder / "metrics.jsonl"
+        self._last = last
 
     def run_started(self, result: RunResult, rounds: int) -> None:
-        """Keep the lines of closed rounds only."""
-        if self._path.exists():
-            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
-            kept = [line for line in lines if 0 < _round_of(line) <= result.rounds]
-            write_atomic(self._path, "".join(line + "\n" for line in kept))
+        """Keep the lines of closed rounds only, and add what a process that was killed could not."""
+        if not self._path.exists():
+            return
+        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if 0 < _round_of(line) <= result.rounds]
+        write_atomic(self._path, "".join(line + "\n" for line in kept))
+        # The aggregate is written after the round counts, so only the last one can be missing.
+        last = self._last
+        if last is not None and not any(_is_aggregate_of(line, last.round) for line in kept[-1:]):
+            self.round_closed(last)
 
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
         """Write a silo's metrics."""
@@ -48,3 +55,8 @@ def _round_of(line: str) -> int:
         return int(json.loads(line)["round"])
     except (ValueError, LookupError, TypeError):
         return 0
+
+
+def _is_aggregate_of(line: str, round: int) -> bool:
+    facts = json.loads(line)
+    return bool(facts["round"] == round and facts.get("phase") == "aggregate")
