@@ -25,7 +25,6 @@ from typing import Final
 
 from rich.console import Console
 
-from azureml_jobs.identity.admitted_keys import AdmittedKeys
 from azureml_jobs.identity.authority import SERVER_DAYS, ServerCredentials, server_credentials
 from conf.code_digest import run_files
 from conf.errors import CheckpointError, Interrupted, MeadowError
@@ -40,6 +39,7 @@ from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator, quiet_flower
 from server.run.result import RoundRecord
 from server.session import session
+from server.store.admitted_keys import AdmittedKeys
 from server.store.base import Lease, LeaseLost, Store
 from server.store.layout import claim
 from server.store.prefix import PrefixStore

@@ -50,7 +50,7 @@ SIGNATURES = {  # types in the signatures of Flower's public classes, which it d
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, and whether it is imported only when a function runs."""
+    """One imported module, and whether it is imported only when a function runs, or for types alone."""
 
     module: str
     line: int
@@ -76,11 +76,17 @@ def imports_of(source: str, module: str, is_package: bool) -> Iterator[Import]:
         for n in ast.walk(tree)
         if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
     ]
-    lazy = {id(inner) for function in functions for inner in ast.walk(function)}
+    never_run = [n for n in ast.walk(tree) if isinstance(n, ast.If) and is_for_types_alone(n.test)]
+    lazy = {id(inner) for part in [*functions, *never_run] for inner in ast.walk(part)}
     package = module if is_package else module.rpartition(".")[0]
     for node in ast.walk(tree):
         for name in names_in(node, package):
             yield Import(name, getattr(node, "lineno", 0), id(node) in lazy)
+
+
+def is_for_types_alone(test: ast.expr) -> bool:
+    """Whether a condition is `TYPE_CHECKING`: what stands below it is read by the type checker and never imported."""
+    return ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
 def names_in(node: ast.AST, package: str) -> list[str]:
@@ -202,7 +208,11 @@ def test_flowers_public_names_pass() -> None:
             "import importlib\nimportlib.import_module('azureml_jobs.jobs.specification')",
         ),
         ("server.app", "from azureml_jobs import launch"),
-        ("azureml_jobs.backends.local_launch", "from server.store.base import Store"),
+        ("azureml_jobs.backends.base", "from server.store.base import Store"),
+        (
+            "azureml_jobs.backends.base",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from server.store.base import Store",
+        ),
         (
             "azureml_jobs.identity.authority",
             "from azureml_jobs.backends.workspace import workspace",
@@ -230,6 +240,10 @@ def test_a_wrong_import_is_found(module: str, source: str) -> None:
         (
             "azureml_jobs.cli.main",
             "def simulate():\n    from server.simulation import simulate_conf",
+        ),
+        (
+            "azureml_jobs.cli.runs",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from server.store.run_queue import RunQueue",
         ),
         ("client.app", "from . import loop\nfrom conf.errors import DataError"),
     ],

@@ -1,9 +1,9 @@
-"""A federation's jobs on Azure ML: started once, found by their tags, watched, brought home and ended.
+"""A federation's jobs on Azure ML: started once, found by their tags, watched and ended.
 
 Nothing here looks at a silo's vault or data: whoever starts a silo's job needs rights in that silo's workspace, and
 whoever starts the orchestrator's in its own.
 
-    MDW-814 the CA's certificate for the silos is missing
+    MDW-810 the federation does not say where something is    MDW-814 the CA's certificate for the silos is missing
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,9 +21,12 @@ from typing import Any, Final
 
 import yaml
 
+from azureml_jobs.backends.azure_log import AzureLog
+from azureml_jobs.backends.base import ALL, ORCHESTRATOR, Job, parts_of, silos_first
 from azureml_jobs.backends.workspace import AzureJob, Workspace
-from azureml_jobs.identity.admitted_keys import KeyEntries
+from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import load_ca
+from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.jobs.snapshot import ROOT, snapshot
 from azureml_jobs.jobs.specification import (
     CA_FILE,
@@ -37,12 +40,19 @@ from azureml_jobs.jobs.specification import (
     server_job,
     silo_job,
 )
+from azureml_jobs.preflight.checks import Sources
+from azureml_jobs.preflight.checks import check as look
+from azureml_jobs.preflight.findings import Table
 from conf.errors import AzureError
 from conf.schema import Conf, WorkspaceConf
 from conf.silos import silo_to_json, silos
 
 OpenWorkspace = Callable[[WorkspaceConf], Workspace]
-POLL_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 2.0
+LOOK_SECONDS: Final = 30.0
+"""Between two looks at silos' jobs while a run is followed: each asks another workspace."""
+STOP_POLL_SECONDS: Final = 1.0
+STOP_SECONDS: Final = 600.0
 
 
 @dataclass
@@ -57,86 +67,161 @@ class Workspaces:
         return self.opened.setdefault(key, Workspace(conf))
 
 
+class LogFromNow:
+    """What a part says from now on, whether its job runs already or is started next."""
+
+    def __init__(self, backend: AzureBackend, part: str) -> None:
+        self._backend = backend
+        self._part = part
+        self._log: AzureLog | None = None
+        before = backend.job(part)
+        self._before = before.name if before is not None else ""
+        if before is not None and before.live:
+            self._log = backend.log(before)
+            self._log.lines()
+
+    @property
+    def over(self) -> bool:
+        """Return whether the job had ended at the last call of `lines`."""
+        return self._log is not None and self._log.over
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return the new lines, as `AzureLog`."""
+        if self._log is None:
+            job = self._backend.job(self._part)
+            if job is None or job.name == self._before:
+                return []
+            self._log = self._backend.log(job)
+        return self._log.lines()
+
+
 @dataclass(frozen=True)
-class AzureFederation:
-    """What may be done with the jobs of one federation; raises AzureError, as `azureml_jobs.backends.workspace`."""
+class AzureBackend:
+    """The jobs of a federation on Azure ML (`azureml_jobs.backends.base.Backend`); raises AzureError.
+
+    `admitted` gives the keys that may connect, for the check of the orchestrator's owner.
+    """
 
     conf: Conf
+    admitted: Callable[[], Iterable[AdmittedKey]] | None = None
     workspace: OpenWorkspace = field(default_factory=Workspaces)
     root: Path = ROOT  # of the code that jobs are sent with
+    name: str = "azure"
+    poll_seconds: float = field(default_factory=lambda: POLL_SECONDS)
+    look_seconds: float = LOOK_SECONDS
+    files_here: bool = False
 
-    # ---- starting
+    # ---- who takes part
 
-    def start_server(self) -> tuple[AzureJob, bool]:
-        """Return the orchestrator's job, and whether it was started now: where one is live, that one is it."""
-        return self._started(SERVER, "", self._server)
+    def members(self) -> list[str]:
+        """Return the silos that the federation's file names."""
+        return sorted(self.conf.federation.silos)
 
-    def start_silo(self, name: str) -> tuple[AzureJob, bool]:
-        """Return a silo's job, and whether it was started now."""
-        return self._started(SILO, name, lambda: self._silo(name))
+    def silos(self) -> list[str]:
+        """Return the same: whose job it is stands in its tags."""
+        return self.members()
 
-    def _started(
-        self, role: str, name: str, made: Callable[[], AbstractContextManager[JobSpec]]
-    ) -> tuple[AzureJob, bool]:
-        """Submit a job unless one is live. Of two that were submitted at the same time the first one stays."""
-        if live := self._live(role, name):
-            return live[0], False
-        with made() as spec:
-            place = self.workspace(spec.workspace)
-            mine = place.submit(spec)
-        first = next(iter(self._live(role, name)), mine)
-        if first.name == mine.name:
-            return mine, True
-        place.cancel(mine.name)
-        return first, False
+    def check_exists(self) -> None:
+        """Do nothing: a federation without a job has rows that say so."""
 
-    def dry_run(self, folder: Path, *, server: bool, names: list[str]) -> list[Path]:
+    def with_store(self) -> Conf:
+        """Return the configuration with the store's address, looked up where the file does not give it."""
+        own = self.conf.federation.orchestrator
+        if own.store is None and (own.workspace is None or own.datastore is None):
+            hint = "Write workspace and datastore, or store, below orchestrator in the federation's file."
+            raise AzureError("MDW-810", "The federation does not say where its store is.", hint)
+        own = dataclasses.replace(own, store=self.store())
+        federation = dataclasses.replace(self.conf.federation, orchestrator=own)
+        return dataclasses.replace(self.conf, federation=federation)
+
+    # ---- before a job starts
+
+    def check(self, role: str) -> Table:
+        """Return what would keep a launch from working, as far as a role may see."""
+        keys = self.admitted if role in (ALL, ORCHESTRATOR) else None
+        return look(self.conf, role, Sources(Workspace, VaultSecrets, keys))
+
+    def prepare(self, role: str) -> None:
+        """Raise AzureError MDW-813 where a launch would fail."""
+        parts_of(self, role)
+        self.check(role).refuse()
+
+    def check_asked(self, conf: Conf, overrides: list[str]) -> None:
+        """Do nothing: what a silo was started with is its owner's to see; the silo itself refuses."""
+
+    def dry_run(self, role: str, folder: Path) -> list[Path]:
         """Write the YAML of the jobs, with their snapshots beside, as `az ml job create` takes them."""
         written = []
-        for name, wanted in [
-            *(((SERVER, self._server),) if server else ()),
-            *((n, None) for n in names),
-        ]:
+        for part in parts_of(self, role):
+            name = SERVER if part == ORCHESTRATOR else part
             place = folder / name
             place.mkdir(parents=True)
-            with wanted(place) if wanted else self._silo(name, place) as spec:
+            with self._made(part, place) as spec:
                 file = folder / f"{name}.yaml"
                 file.write_text(as_yaml(spec))
             written.append(file)
         return written
 
-    # ---- watching and ending
+    # ---- starting, watching and ending
 
-    def jobs(self, names: list[str], *, server: bool) -> list[AzureJob]:
-        """Return the job of each role that the caller may see: the one that is live, else the newest."""
-        found = [self._current(SERVER)] if server else []
-        return [
-            job
-            for job in [*found, *(self._current(SILO, name) for name in names)]
-            if job is not None
-        ]
+    def start(self, part: str) -> tuple[Job, bool]:
+        """Submit a job unless one is live. Of two that were submitted at the same time the first one stays."""
+        live = self._live(part)
+        if live:
+            return _seen(live[0]), False
+        with self._made(part) as spec:
+            place = self.workspace(spec.workspace)
+            mine = place.submit(spec)
+        first = next(iter(self._live(part)), mine)
+        if first.name == mine.name:
+            return _seen(mine), True
+        place.cancel(mine.name)
+        return _seen(first), False
 
-    def stop(self, names: list[str], *, server: bool, seconds: float = 600.0) -> list[AzureJob]:
+    def job(self, part: str) -> Job | None:
+        """Return the job of a part: the oldest that is live, else the newest."""
+        mine = self._of(part)
+        oldest_live = next((job for job in reversed(mine) if job.live), None)
+        found = oldest_live or next(iter(mine), None)
+        return _seen(found) if found is not None else None
+
+    def log(self, job: Job) -> AzureLog:
+        """Return what a job says, from its beginning."""
+        return AzureLog(self.workspace(self._workspace(job.part)), job.name, job.part)
+
+    def log_from_now(self, part: str) -> LogFromNow:
+        """Return what a part's job will say: the one that runs, or the next that is started."""
+        return LogFromNow(self, part)
+
+    def last_words(self, job: Job) -> str:
+        """Return the last line that a job said, or why Azure ML ended it."""
+        lines = self.log(job).lines()
+        return lines[-2][1] if len(lines) > 1 else ""
+
+    def stop(self, parts: Sequence[str], seconds: float = STOP_SECONDS) -> list[Job]:
         """End the silos' jobs, all at once, then the orchestrator's; wait for their ends, and return what was live."""
-        ended = self._stopped([(SILO, name) for name in names], seconds)
-        return ended + (self._stopped([(SERVER, "")], seconds) if server else [])
+        ended = []
+        for group in silos_first(parts):
+            ended += self._stopped(group, seconds)
+        return ended
 
-    def _stopped(self, parts: list[tuple[str, str]], seconds: float) -> list[AzureJob]:
+    def _stopped(self, parts: list[str], seconds: float) -> list[Job]:
         ends = []
         for part in parts:
-            place = self.workspace(self._workspace(*part))
-            for job in self._of(*part):
-                if not job.over:
-                    if job.live:  # and not on its way out already
-                        place.cancel(job.name)
-                    ends.append((place, job.name))
-        return [_waited(place, name, seconds) for place, name in ends]
-
-    def workspace_of(self, job: AzureJob) -> Workspace:
-        """Return the workspace of one of the federation's jobs."""
-        return self.workspace(self._workspace(job.role, job.silo))
+            place = self.workspace(self._workspace(part))
+            for job in self._of(part):
+                if job.over:
+                    continue
+                # one that is neither live nor over is on its way out already
+                if job.live:
+                    place.cancel(job.name)
+                ends.append((place, job.name))
+        return [_seen(_waited(place, name, seconds)) for place, name in ends]
 
     # ---- what a job is made of
+
+    def _made(self, part: str, folder: Path | None = None) -> AbstractContextManager[JobSpec]:
+        return self._server(folder) if part == ORCHESTRATOR else self._silo(part, folder)
 
     @contextmanager
     def _server(self, folder: Path | None = None) -> Iterator[JobSpec]:
@@ -181,38 +266,34 @@ class AzureFederation:
     def store(self) -> str:
         """Return the address of the orchestrator's container, looked up where the file does not give it."""
         own = self.conf.federation.orchestrator
-        return own.store or self.workspace(self._workspace(SERVER)).container(str(own.datastore))
+        return own.store or self.workspace(self._workspace(ORCHESTRATOR)).container(
+            str(own.datastore)
+        )
 
     def _tracking(self) -> str:
         own = self.conf.federation.orchestrator
         if own.address:
             return ""
-        return own.tracking or self.workspace(self._workspace(SERVER)).tracking_uri()
+        return own.tracking or self.workspace(self._workspace(ORCHESTRATOR)).tracking_uri()
 
-    def _workspace(self, role: str, name: str = "") -> WorkspaceConf:
-        silo = self.conf.federation.silos.get(name)
-        own = self.conf.federation.orchestrator if role == SERVER else silo
+    def _workspace(self, part: str) -> WorkspaceConf:
+        silo = self.conf.federation.silos.get(part)
+        own = self.conf.federation.orchestrator if part == ORCHESTRATOR else silo
         found = own.workspace if own is not None else None
         if found is None:
-            raise AzureError(
-                "MDW-810",
-                f"No workspace for {name or role}.",
-                "Write it into the federation's file.",
-            )
+            hint = "Write it into the federation's file."
+            raise AzureError("MDW-810", f"No workspace for {part}.", hint)
         return found
 
-    def _of(self, role: str, name: str = "") -> list[AzureJob]:
+    def _of(self, part: str) -> list[AzureJob]:
         """Return the jobs of one part, the newest first."""
-        mine = self.workspace(self._workspace(role, name)).jobs_of(self.conf.federation.name)
-        return [job for job in mine if (job.role, job.silo) == (role, name)]
+        mine = self.workspace(self._workspace(part)).jobs_of(self.conf.federation.name)
+        tags = (SERVER, "") if part == ORCHESTRATOR else (SILO, part)
+        return [job for job in mine if (job.role, job.silo) == tags]
 
-    def _live(self, role: str, name: str = "") -> list[AzureJob]:
+    def _live(self, part: str) -> list[AzureJob]:
         """Return the jobs of one part that run or will, the oldest first."""
-        return [job for job in reversed(self._of(role, name)) if job.live]
-
-    def _current(self, role: str, name: str = "") -> AzureJob | None:
-        mine = self._of(role, name)
-        return next((job for job in reversed(mine) if job.live), next(iter(mine), None))
+        return [job for job in reversed(self._of(part)) if job.live]
 
 
 @contextmanager
@@ -227,7 +308,7 @@ def _folder(given: Path | None) -> Iterator[Path]:
 def _waited(place: Workspace, name: str, seconds: float) -> AzureJob:
     end = time.monotonic() + seconds
     while not (job := place.job(name)).over and time.monotonic() < end:
-        time.sleep(POLL_SECONDS)
+        time.sleep(STOP_POLL_SECONDS)
     return job
 
 
@@ -235,17 +316,12 @@ def _digest(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def download(store: KeyEntries, run_id: str, folder: Path) -> list[Path]:
-    """Bring a run's files from the orchestrator's store into `folder/<run_id>`; raises AzureError MDW-802."""
-    prefix = f"results/{run_id}/"
-    names = [name for name in store.list(prefix) if ".." not in name]
-    if not names:
-        hint = "A run's files are there when it has ended: meadow wait."
-        raise AzureError("MDW-802", f"The store has no files of the run {run_id}.", hint)
-    written = []
-    for name in names:
-        path = folder / run_id / name.removeprefix(prefix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(store.read(name))
-        written.append(path)
-    return written
+def _seen(job: AzureJob) -> Job:
+    return Job(
+        job.silo or ORCHESTRATOR,
+        job.name,
+        job.status,
+        live=job.live,
+        since=job.created,
+        where=job.studio,
+    )

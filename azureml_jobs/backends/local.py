@@ -1,10 +1,11 @@
-"""What each job of a federation on this machine gets: a silo its own key and the CA's certificate, the server the CA.
+"""A federation on this machine: each part a process, which is given its own key and sees nobody else's.
 
-MDW-194 a silo at work has other settings
+MDW-193 no such silo    MDW-194 a running silo has other settings    MDW-196 no federation there
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from azureml_jobs.backends.base import (
+    ALL,
+    ORCHESTRATOR,
+    Admit,
+    Job,
+    known_silo,
+    parts_of,
+    silos_first,
+)
 from azureml_jobs.backends.local_jobs import LOST, RUNNING, LocalJobs, Tail, environment
-from azureml_jobs.backends.running_settings import asked_for, differing
-from azureml_jobs.identity.admitted_keys import AdmittedKeys
+from azureml_jobs.backends.local_jobs import Job as Process
+from azureml_jobs.backends.running_settings import diff, requested_changes
 from azureml_jobs.identity.authority import CA_CERTIFICATE, load_ca, make_ca
 from azureml_jobs.identity.node_key import load_node_key, make_node_key, node_secret, public_line
 from azureml_jobs.identity.secret_store import FolderSecrets
+from azureml_jobs.preflight.findings import Table
 from azureml_jobs.rendezvous import OVER, FolderRendezvous
 from conf.errors import ConfigError
 from conf.federation_folder import FederationFolder
@@ -27,137 +38,223 @@ from conf.schema import Conf, Silo, SiloConf
 from conf.silos import silo_from_json, silo_to_json, silos
 
 SERVER: Final = "server"
+"""The orchestrator's job; a silo's is `silo-NAME`."""
 MEADOW: Final = [sys.executable, "-m", "azureml_jobs.cli.main"]
 """The command line, by the interpreter and the tree that are in use here."""
+POLL_SECONDS: Final = 0.2
 
 
-def job_of(silo: Silo) -> str:
-    """Return the name of a silo's job."""
-    return f"silo-{silo.name}"
+class LocalLog:
+    """What one job says, from a byte of its file on."""
+
+    def __init__(self, jobs: LocalJobs, part: str, position: int) -> None:
+        self._jobs = jobs
+        self._part = part
+        self._tail = Tail(jobs.log(job_name(part)), position)
+        self._told_end_of = 0.0  # when the process began of which the end was told
+        self.over = False
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return the whole lines since the last call, and how the job ended, where it has."""
+        # asked before the file is read, so that the last look misses nothing
+        process = self._jobs.status(job_name(self._part))
+        found = [(self._part, line) for line in self._tail.lines()]
+        self.over = process.state != RUNNING
+        if self.over and self._told_end_of != process.started:
+            found.append((self._part, _state(process)))
+            self._told_end_of = process.started
+        return found
 
 
 @dataclass(frozen=True)
-class LocalFederation:
-    """The jobs of a federation on this machine and what each of them may see."""
+class LocalBackend:
+    """The jobs of a federation on this machine and what each of them may see (`azureml_jobs.backends.base.Backend`)."""
 
-    folder: FederationFolder
+    conf: Conf
+    admit: Admit
+    name: str = "local"
+    poll_seconds: float = POLL_SECONDS
+    look_seconds: float = 0.0
+    files_here: bool = True
+
+    @property
+    def folder(self) -> FederationFolder:
+        """Return where the federation lies."""
+        return FederationFolder.of(self.conf.federation)
 
     @property
     def jobs(self) -> LocalJobs:
-        """The jobs."""
+        """Return the processes."""
         return LocalJobs(self.folder.path / "jobs")
 
-    def make_ca(self, name: str) -> None:
-        """Make the federation's CA where there is none."""
+    # ---- who takes part
+
+    def members(self) -> list[str]:
+        """Return the silos of the configuration."""
+        return [silo.name for silo in silos(self.conf)]
+
+    def silos(self) -> list[str]:
+        """Return the silos that the configuration names or that were ever started here."""
+        started = [name.removeprefix("silo-") for name in self.jobs.names() if name != SERVER]
+        return sorted({*self.conf.federation.silos, *started})
+
+    def check_exists(self) -> None:
+        """Raise ConfigError MDW-196 where there is no such federation."""
+        if not self.folder.path.is_dir():
+            hint = "Launch it, or name another by federation.name= or federation.folder=."
+            raise ConfigError("MDW-196", f"There is no federation in {self.folder.path}.", hint)
+
+    def with_store(self) -> Conf:
+        """Return the configuration without a container: the store is a folder, whatever a federation's file says."""
+        own = dataclasses.replace(self.conf.federation.orchestrator, store=None)
+        federation = dataclasses.replace(self.conf.federation, orchestrator=own)
+        return dataclasses.replace(self.conf, federation=federation)
+
+    # ---- before a job starts
+
+    def check(self, role: str) -> Table:
+        """Return what would keep a launch on this machine from working."""
+        from azureml_jobs.preflight.local import check
+
+        chosen = [silo for silo in silos(self.conf) if silo.name in parts_of(self, role)]
+        running = {silo.name: self.settings(silo.name) for silo in chosen}
+        return check(self.conf, role in (ALL, ORCHESTRATOR), chosen, running)
+
+    def prepare(self, role: str) -> None:
+        """Make the CA where there is none, and give each silo's job its key, admitted, and its settings."""
+        chosen = parts_of(self, role)
         secrets = FolderSecrets(self.folder.keys)
         if CA_CERTIFICATE not in secrets.list():
-            make_ca(secrets, name, datetime.now(UTC))
+            make_ca(secrets, self.conf.federation.name, datetime.now(UTC))
+        for silo in silos(self.conf):
+            if silo.name in chosen:
+                self._prepare_silo(silo)
 
-    def prepare(self, silo: Silo, keys: AdmittedKeys) -> None:
-        """Give a silo's job its key, made where absent and admitted, the CA's certificate, and its settings.
-
-        Raises ConfigError MDW-194 where the job runs with other settings, IdentityError for a revoked key.
-        """
-        folder, secrets = self.jobs.folder(job_of(silo)), FolderSecrets(self._keys(silo))
+    def _prepare_silo(self, silo: Silo) -> None:
+        """Raise ConfigError MDW-194 where the job runs with other settings, IdentityError for a revoked key."""
+        folder = self.jobs.folder(job_name(silo.name))
+        secrets = FolderSecrets(folder / "keys")
+        secret = node_secret(silo.name)
         with disk(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if node_secret(silo.name) not in secrets.list():
+        if secret not in secrets.list():
             make_node_key(secrets, silo.name)
-        where = secrets.where(node_secret(silo.name))
-        keys.admit(
-            silo.name,
-            public_line(load_node_key(secrets.get(node_secret(silo.name)), where).public_key()),
-        )
+        key = load_node_key(secrets.get(secret), secrets.where(secret))
+        self.admit(silo.name, public_line(key.public_key()))
         authority = FolderSecrets(self.folder.keys).get(CA_CERTIFICATE)
         load_ca(authority, str(self.folder.keys / CA_CERTIFICATE), datetime.now(UTC))
         has = self.settings(silo.name)
         if has is not None and has != silo:
-            raise _other_settings(silo.name, differing(silo, has) or ["federation.size"])
+            raise _other_settings(silo.name, diff(silo, has) or ["federation.size"])
         with disk(folder):
             (folder / "ca.pem").write_bytes(authority)
             (folder / "silo.json").write_text(silo_to_json(silo))
 
     def settings(self, silo: str) -> Silo | None:
-        """Return the settings with which a silo is at work; None where it is not."""
-        job = f"silo-{silo}"
-        return (
-            silo_from_json((self.jobs.folder(job) / "silo.json").read_text())
-            if self.runs(job)
-            else None
-        )
+        """Return the settings with which a silo runs; None where it does not."""
+        job = self.job(silo)
+        if job is None or not job.live:
+            return None
+        return silo_from_json((self.jobs.folder(job_name(silo)) / "silo.json").read_text())
 
     def check_asked(self, conf: Conf, overrides: list[str]) -> None:
-        """Raise ConfigError MDW-194 where a run asks a silo at work for other settings than it was started with."""
+        """Raise ConfigError MDW-194 where a run asks a running silo for other settings than it was started with."""
         for silo in silos(conf):
             has = self.settings(silo.name)
+            if has is None:
+                continue
             own = conf.federation.silos.get(silo.name, SiloConf())
-            keys = [] if has is None else asked_for(differing(silo, has), silo, own, overrides)
+            keys = requested_changes(diff(silo, has), silo, own, overrides)
             if keys:
                 raise _other_settings(silo.name, keys)
 
-    def start_server(self, conf: Conf) -> list[str]:
-        """Start the server's job; return its name, or nothing where it is at work already."""
-        if self.runs(SERVER):
-            return []
-        self._forget_the_end()
-        own = conf.federation.orchestrator
+    # ---- jobs
+
+    def start(self, part: str) -> tuple[Job, bool]:
+        """Start a part's process, unless it runs."""
+        running = self.job(part)
+        if running is not None and running.live:
+            return running, False
+        if part == ORCHESTRATOR:
+            self._forget_the_end()
+            also = ["MLFLOW_"] if self.conf.tracking.mlflow == "environment" else []
+            command = self._serve()
+        else:
+            also = []
+            command = self._join(known_silo(part, self.members()))
+        new = self.jobs.start(job_name(part), command, environment(os.environ, also))
+        return self._seen(part), new
+
+    def dry_run(self, role: str, folder: Path) -> list[Path]:
+        """Refuse it: what runs here is in each job's job.json."""
+        raise ConfigError("MDW-113", "backend=local has no --dry-run.", "Use backend=azure.")
+
+    def job(self, part: str) -> Job | None:
+        """Return a part's process, running or ended; None where it was never started."""
+        return self._seen(part) if job_name(part) in self.jobs.names() else None
+
+    def log(self, job: Job) -> LocalLog:
+        """Return what a job says, over all its starts."""
+        return LocalLog(self.jobs, job.part, 0)
+
+    def log_from_now(self, part: str) -> LocalLog:
+        """Return what a part's job will say: the one that runs, or the next that is started."""
+        path = self.jobs.log(job_name(part))
+        return LocalLog(self.jobs, part, path.stat().st_size if path.exists() else 0)
+
+    def last_words(self, job: Job) -> str:
+        """Return the last line of a job's log that is no hint."""
+        lines = Tail(self.jobs.log(job_name(job.part))).lines()
+        return next((line for line in reversed(lines) if line and not line.startswith(" ")), "")
+
+    def stop(self, parts: Sequence[str]) -> list[Job]:
+        """End processes, the silos' first; return those that ran."""
+        ended = []
+        for group in silos_first(parts):
+            jobs = [self.job(part) for part in group]
+            running = [job.part for job in jobs if job is not None and job.live]
+            self.jobs.stop([job_name(part) for part in running])
+            ended += [self._seen(part) for part in running]
+        return ended
+
+    def _seen(self, part: str) -> Job:
+        process = self.jobs.status(job_name(part))
+        by_signal = process.status is not None and process.status < 0
+        return Job(
+            part,
+            f"pid {process.pid}",
+            _state(process),
+            live=process.state == RUNNING,
+            since=process.ended or process.started,
+            where=str(self.jobs.log(job_name(part))),
+            status=process.status,
+            killed=process.state == LOST or by_signal,
+        )
+
+    def _serve(self) -> list[str]:
+        own = self.conf.federation.orchestrator
         given = {
-            "federation.name": conf.federation.name,
+            "federation.name": self.conf.federation.name,
             "federation.folder": str(self.folder.path),
             "federation.orchestrator.listen": own.listen,
             "federation.orchestrator.host": own.host,
-            "run.output": conf.run.output,
+            "run.output": self.conf.run.output,
         }
         overrides = [f"{key}={quoted(value)}" for key, value in given.items()]
         overrides.append(f"federation.orchestrator.idle_timeout={own.idle_timeout}")
-        also = ["MLFLOW_"] if conf.tracking.mlflow == "environment" else []
-        return self._started(SERVER, [*MEADOW, "serve", *overrides], also)
+        return [*MEADOW, "serve", *overrides]
 
-    def start_silo(self, silo: Silo) -> list[str]:
-        """Start a prepared silo's job; return its name, or nothing where it is at work already."""
-        folder = self.jobs.folder(job_of(silo))
-        places = {
+    def _join(self, silo: str) -> list[str]:
+        folder = self.jobs.folder(job_name(silo))
+        paths = {
             "--silo-file": folder / "silo.json",
             "--rendezvous": self.folder.rendezvous,
             "--ca": folder / "ca.pem",
-            "--key": self._keys(silo) / node_secret(silo.name),
+            "--key": folder / "keys" / node_secret(silo),
             "--state": folder / "state",
         }
-        arguments = [text for flag, path in places.items() for text in (flag, str(path))]
-        return self._started(job_of(silo), [*MEADOW, "join", *arguments], [])
-
-    def stop(self, names: Sequence[str]) -> None:
-        """End jobs, the silos before the server."""
-        self.jobs.stop([name for name in names if name != SERVER])
-        self.jobs.stop([name for name in names if name == SERVER])
-
-    def log(self, name: str) -> Tail:
-        """Return what a job will say from now on."""
-        path = self.jobs.log(name)
-        return Tail(path, path.stat().st_size if path.exists() else 0)
-
-    def runs(self, name: str) -> bool:
-        """Return whether a job is at work."""
-        return name in self.jobs.names() and self.jobs.status(name).state == RUNNING
-
-    def killed(self, name: str) -> bool:
-        """Return whether a job was ended by a signal that it could not answer, or vanished without a word."""
-        job = self.jobs.status(name)
-        return job.state == LOST or (job.status is not None and job.status < 0)
-
-    def epitaph(self, name: str) -> str:
-        """Return in one line how a job ended, with the last thing that it said; hints are indented, and left out."""
-        lines = Tail(self.jobs.log(name)).lines()
-        last = next((line for line in reversed(lines) if line and not line.startswith(" ")), "")
-        job = self.jobs.status(name)
-        how = "is gone" if job.status is None else f"has ended, status {job.status}"
-        return f"{name} {how}: {last}"
-
-    def _started(self, name: str, argv: list[str], also: Sequence[str]) -> list[str]:
-        return [name] if self.jobs.start(name, argv, environment(os.environ, also)) else []
-
-    def _keys(self, silo: Silo) -> Path:
-        return self.jobs.folder(job_of(silo)) / "keys"
+        arguments = [text for flag, path in paths.items() for text in (flag, str(path))]
+        return [*MEADOW, "join", *arguments]
 
     def _forget_the_end(self) -> None:
         """Remove the last server's word that the federation is over, or new silos would believe it."""
@@ -166,10 +263,23 @@ class LocalFederation:
                 path.unlink(missing_ok=True)
 
 
+def job_name(part: str) -> str:
+    """Return the name of a part's job, which is that of its folder."""
+    return SERVER if part == ORCHESTRATOR else f"silo-{part}"
+
+
+def _state(process: Process) -> str:
+    if process.status is None:
+        return process.state
+    return f"{process.state}, status {process.status}"
+
+
 def _other_settings(silo: str, keys: list[str]) -> ConfigError:
-    what = f"{silo} is at work with another {', '.join(keys)} than asked for, and no run changes a silo's own settings."
+    what = f"{silo} is running with another {', '.join(keys)} than asked for"
     return ConfigError(
-        "MDW-194", what, f"Leave it out, or end the silo first: meadow stop silo={silo}."
+        "MDW-194",
+        f"{what}, and no run changes a silo's own settings.",
+        f"Leave it out, or end the silo first: meadow stop silo={silo}.",
     )
 
 
@@ -180,9 +290,8 @@ def disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hint = "Choose another federation.folder, or make it writable for this user."
-        raise ConfigError(
-            "MDW-195", f"Can't write {error.filename or folder}: {error.strerror}.", hint
-        ) from error
+        what = f"Can't write {error.filename or folder}: {error.strerror}."
+        raise ConfigError("MDW-195", what, hint) from error
 
 
 def quoted(value: str) -> str:

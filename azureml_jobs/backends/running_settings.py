@@ -1,4 +1,4 @@
-"""What a run can't ask of a silo at work: its owner's settings, data, device and threads, are those it started with.
+"""What a run can't change at a running silo: its owner's settings, data, device and threads, are those it started with.
 
 They never travel with a run (`strategies.wire.run_config`), so that a run which asks for others would get
 the old ones without a word.
@@ -17,7 +17,7 @@ SEED: Final = "data.seed"
 """Follows `run.seed` in the files under conf/data, so only who names the key itself asks for it."""
 
 
-def differing(asked: Silo, has: Silo) -> list[str]:
+def diff(asked: Silo, has: Silo) -> list[str]:
     """Return the settings in which two silos differ, as the keys by which they are asked for."""
     data = [
         f"data.{f.name}"
@@ -27,7 +27,9 @@ def differing(asked: Silo, has: Silo) -> list[str]:
     return data + [name for name in ("device", "threads") if _differ(asked, has, name)]
 
 
-def asked_for(keys: Iterable[str], silo: Silo, own: SiloConf, overrides: list[str]) -> list[str]:
+def requested_changes(
+    keys: Iterable[str], silo: Silo, own: SiloConf, overrides: list[str]
+) -> list[str]:
     """Return those of the keys that somebody asks for, by name, by a group of files, or as the silo's `own`."""
     given = {override.key_or_group for override in parse(overrides)}
     given |= {"data.partition"} if "data" in given else set()

@@ -46,13 +46,17 @@ PART_BYTES: Final = 4 << 20
 
 @dataclass(frozen=True)
 class AzureJob:
-    """A job of a federation as its workspace shows it; `silo` is empty for the orchestrator's."""
+    """A job of a federation as its workspace shows it; `silo` is empty for the orchestrator's.
+
+    `created` is in seconds since 1970, 0 where the workspace does not tell.
+    """
 
     name: str
     role: str
     silo: str
     status: str
     studio: str
+    created: float = 0.0
 
     @property
     def live(self) -> bool:
@@ -425,9 +429,15 @@ def as_command(spec: JobSpec) -> Command:
 
 def _seen(job: Any) -> AzureJob:
     tags = job.tags or {}
-    status, studio = getattr(job.status, "value", job.status), str(job.studio_url or "")
+    status = getattr(job.status, "value", job.status)
+    created = getattr(job.creation_context, "created_at", None)
     return AzureJob(
-        str(job.name), tags.get(TAG_ROLE, ""), tags.get(TAG_SILO, ""), str(status), studio
+        str(job.name),
+        tags.get(TAG_ROLE, ""),
+        tags.get(TAG_SILO, ""),
+        str(status),
+        str(job.studio_url or ""),
+        created.timestamp() if created is not None else 0.0,
     )
 
 

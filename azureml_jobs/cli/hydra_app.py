@@ -12,7 +12,7 @@ import argparse
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -31,24 +31,27 @@ from conf.errors import ConfigError, Interrupted, MeadowError
 from conf.overrides import parse, ready
 from conf.schema import Conf
 
-Task = Callable[[Conf, str], None]
-"""What a verb does with a configuration; the text is the command that gives this very run."""
+Task = Callable[[Conf, list[str], str], int]
+"""What a verb does with a configuration, its overrides and the command that gives this very run; the exit status."""
 
 REFUSED: Final = ("config_path", "config_name", "experimental_rerun", "shell_completion")
 """Flags of Hydra's that are not offered."""
 
 
-def application(verb: str, args: list[str], task: Task) -> int:
+def application(words: Sequence[str], args: list[str], task: Task) -> int:
     """Run `task` for the configuration that `args` describe, or for each of a sweep; return the exit status.
 
+    `words` are the verb and its own arguments, as they stand in the command that gives the same run.
     Raises ConfigError before anything starts, and what the task raised in a single run. In a sweep a child's
     MeadowError is printed, the next child runs, and the first failure's status is returned.
     """
+    verb = words[0]
     given = _parsed(verb, args)
     _check(given)
     added = ["--config-dir", given.config_dir] if given.config_dir else []
-    jobs = _Jobs(["meadow", verb, *added], task)
-    argv, sys.argv = sys.argv, [f"meadow {verb}", *_flags(given), *ready(given.overrides)]
+    jobs = _Jobs(["meadow", *words, *added], task)
+    argv = sys.argv
+    sys.argv = [f"meadow {verb}", *_flags(given), *ready(given.overrides)]
     try:
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(jobs.run)()
     except _Stop as stop:
@@ -69,9 +72,11 @@ class _Jobs:
     """What Hydra calls for each run; keeps the failures, because Hydra would print and swallow them."""
 
     def __init__(self, command: list[str], task: Task) -> None:
-        self._command, self._task = command, task
+        self._command = command
+        self._task = task
         self.started = False
         self._failures: list[BaseException] = []
+        self._statuses: list[int] = []
         self._sweep = False
 
     def run(self, cfg: DictConfig) -> None:
@@ -88,7 +93,9 @@ class _Jobs:
                     f"--- run {int(app.job.num) + 1} of the sweep: {' '.join(overrides)}",
                     flush=True,
                 )
-            self._task(conf, shlex.join([*self._command, *_written(app)]))
+            written = _written(app)
+            command = shlex.join([*self._command, *written])
+            self._statuses.append(self._task(conf, written, command))
         except (KeyboardInterrupt, Interrupted) as stop:
             raise _Stop(stop) from stop  # Hydra would go on with the next run of a sweep
         except Exception as error:
@@ -96,17 +103,17 @@ class _Jobs:
 
     def _failed(self, error: Exception) -> None:
         self._failures.append(error)
+        self._statuses.append(error.exit_status if isinstance(error, MeadowError) else 1)
         if self._sweep and isinstance(error, MeadowError):
             print(describe(error), file=sys.stderr, flush=True)
         elif self._sweep:
             traceback.print_exception(error)
 
     def status(self) -> int:
-        """Return the exit status of all runs; raises what a single run raised."""
+        """Return the exit status of all runs, the first that is not 0; raises what a single run raised."""
         if self._failures and not self._sweep:
             raise self._failures[0]
-        first = self._failures[0] if self._failures else None
-        return first.exit_status if isinstance(first, MeadowError) else int(first is not None)
+        return next((status for status in self._statuses if status), 0)
 
 
 def _written(app: HydraConf) -> list[str]:

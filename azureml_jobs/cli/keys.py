@@ -1,7 +1,6 @@
 """`meadow keys`: a federation's CA, node keys and list of who may connect, by hand.
 
 Private parts are in a folder or a Key Vault, the list in the orchestrator's store: a folder or a blob container.
-What the verbs are is in `azureml_jobs.cli.key_arguments.HELP`.
 """
 
 from __future__ import annotations
@@ -11,9 +10,12 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from azureml_jobs.cli.key_arguments import HELP, Asked, parse
-from azureml_jobs.identity.admitted_keys import AdmittedKey, AdmittedKeys, KeyEntries
+from azureml_jobs.cli.arguments import Arguments
+from azureml_jobs.cli.key_places import KeyPlaces, places_of
+from azureml_jobs.cli.table import columns
+from azureml_jobs.identity.admitted_key import NODE_KEY_DAYS, AdmittedKey
 from azureml_jobs.identity.authority import CA_CERTIFICATE, load_ca, make_ca
 from azureml_jobs.identity.expiry import expiry_warning
 from azureml_jobs.identity.node_key import (
@@ -26,23 +28,19 @@ from azureml_jobs.identity.node_key import (
     public_line,
 )
 from conf.atomic_files import write_atomic
-from conf.errors import AzureError, ConfigError, IdentityError
-from conf.schema import Conf
+from conf.errors import AzureError, IdentityError
 
-OpenStore = Callable[[Conf, Path | None], KeyEntries]
-"""Gives the orchestrator's store: in that folder, or where the configuration says."""
+if TYPE_CHECKING:
+    from server.store.admitted_keys import AdmittedKeys
+
 Clock = Callable[[], float]
+MOST_DAYS = 36500
 
 
-def main(args: list[str], open_store: OpenStore, clock: Clock = time.time) -> int:
-    """Run one verb and return its exit status; raises MeadowError."""
-    if not args or "--help" in args or "-h" in args:
-        print(HELP)
-        return 0
-    asked = parse(args)
-    lines = list(
-        Keys(asked, open_store, clock).do()
-    )  # all is done before a reader of the lines can go away
+def keys(arguments: Arguments, clock: Clock = time.time) -> int:
+    """Do what one verb of `meadow keys` asks; raises MeadowError."""
+    # all is done before a reader of the lines can go away
+    lines = list(Keys(arguments, places_of(arguments), clock).do())
     print("\n".join(lines))
     return 0
 
@@ -50,29 +48,44 @@ def main(args: list[str], open_store: OpenStore, clock: Clock = time.time) -> in
 class Keys:
     """The verbs; each yields the lines to print."""
 
-    def __init__(self, asked: Asked, open_store: OpenStore, clock: Clock) -> None:
-        self._asked, self._open, self._clock = asked, open_store, clock
-        self._name, self._secrets = asked.name, asked.secrets
+    def __init__(self, arguments: Arguments, places: KeyPlaces, clock: Clock) -> None:
+        self._arguments = arguments
+        self._places = places
+        self._clock = clock
+        self._name = places.name
+        self._secrets = places.secrets
 
     def do(self) -> Iterator[str]:
         """Do what is asked."""
         verbs = {
-            "init": self.init, "silo": self.silo, "admit": self.admit, "rotate": self.rotate, "revoke": self.revoke,
+            "init": self.init,
+            "silo": self.silo,
+            "admit": self.admit,
+            "rotate": self.rotate,
+            "revoke": self.revoke,
             "list": self.table,
-        }  # fmt: skip
-        return verbs[self._asked.verb]()
+        }
+        return verbs[self._verb]()
+
+    @property
+    def _verb(self) -> str:
+        return self._arguments.verb.name.partition(" ")[2]
+
+    @property
+    def _days(self) -> float:
+        return self._arguments.number("days", NODE_KEY_DAYS, MOST_DAYS)
 
     @cached_property
     def _admitted(self) -> AdmittedKeys:
         """The list, opened when it is needed: a silo's owner has no rights to it."""
-        folder = self._asked.given.get("store")
-        return AdmittedKeys(
-            self._open(self._asked.conf, Path(folder) if folder else None), self._clock
-        )
+        from server.store.admitted_keys import AdmittedKeys
+
+        return AdmittedKeys(self._places.open_store(), self._clock)
 
     def init(self) -> Iterator[str]:
         """Make the CA, or hand out again the one that is there; raises IdentityError MDW-707 where nothing is to do."""
-        path, name = self._asked.certificate, self._asked.conf.federation.name
+        path = self._places.certificate
+        name = self._places.conf.federation.name
         kept = self._secrets.get(CA_CERTIFICATE) if CA_CERTIFICATE in self._secrets.list() else None
         shown = _content(path)
         if shown is not None and shown != kept:
@@ -89,30 +102,33 @@ class Keys:
 
     def silo(self) -> Iterator[str]:
         """Make a silo's node key, or hand out again its public half; raises IdentityError MDW-707 as `init`."""
-        secret, path, public = node_secret(self._name), self._asked.public, ""
-        if secret in self._secrets.list() and not self._asked.new:
+        secret = node_secret(self._name)
+        path = self._places.public
+        new = self._arguments.has("--new")
+        public = ""
+        if secret in self._secrets.list() and not new:
             where = self._secrets.where(secret)
             public = public_line(load_node_key(self._secrets.get(secret), where).public_key())
         if not public or _content(path) == self._text(public).encode():
-            public = make_node_key(self._secrets, self._name, new=self._asked.new)
+            public = make_node_key(self._secrets, self._name, new=new)
         yield self._published(public)
-        verb = "rotate" if self._asked.new else "admit"
+        verb = "rotate" if new else "admit"
         yield f"Give that file to the orchestrator's owner: meadow keys {verb} {self._name} {path.name}"
 
     def admit(self) -> Iterator[str]:
         """Admit the public key in a file for a silo."""
-        key = self._admitted.admit(self._name, self._given_key(), self._asked.days)
+        key = self._admitted.admit(self._name, self._given_key(), self._days)
         yield f"{self._name} may connect with {key.fingerprint} until {_day(key.expires)}."
 
     def rotate(self) -> Iterator[str]:
         """Admit a new key of a silo, then revoke its others: at no moment is the silo without a good key."""
-        if self._asked.file is None:
+        if not self._arguments.has("FILE"):
             secret, public = fresh_node_key()
-            new = self._admitted.admit(self._name, public, self._asked.days)
+            new = self._admitted.admit(self._name, public, self._days)
             self._secrets.set(node_secret(self._name), secret)
             yield self._published(public)
         else:
-            new = self._admitted.admit(self._name, self._given_key(), self._asked.days)
+            new = self._admitted.admit(self._name, self._given_key(), self._days)
         yield f"{self._name} may connect with {new.fingerprint} until {_day(new.expires)}."
         good = [
             key.fingerprint
@@ -124,7 +140,9 @@ class Keys:
 
     def revoke(self) -> Iterator[str]:
         """Revoke a silo's keys, or one."""
-        yield from map(_ended, self._admitted.revoke(self._name, self._asked.given.get("key")))
+        yield from map(
+            _ended, self._admitted.revoke(self._name, self._arguments.get("key") or None)
+        )
 
     def table(self) -> Iterator[str]:
         """Return the table of every key, and warnings of what expires."""
@@ -133,11 +151,11 @@ class Keys:
         rows += [
             (k.silo, k.fingerprint, _day(k.since), _day(k.expires), self._state(k)) for k in keys
         ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        yield from ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-        yield from (
-            f"Warning: {warning}" for key in keys if (warning := key.warning(self._clock()))
-        )
+        yield from columns(rows)
+        for key in keys:
+            warning = key.warning(self._clock())
+            if warning:
+                yield f"Warning: {warning}"
         try:
             yield from self._ca_warning()
         except AzureError as error:  # who may see the list need not see the vault
@@ -154,12 +172,11 @@ class Keys:
 
     def _given_key(self) -> str:
         """Return the public key in the given file, or in the one that the federation's file names."""
-        file = self._asked.file or (Path(named) if (named := self._asked.silo.public_key) else None)
-        if file is None:
+        named = self._arguments.get("FILE") or self._places.silo.public_key
+        if not named:
             hint = "Name the .pub file that its owner made."
-            raise ConfigError(
-                "MDW-111", f"meadow keys {self._asked.verb}: which key of {self._name}?", hint
-            )
+            raise self._arguments.wrong(f"no key of {self._name} is named", hint)
+        file = Path(named)
         try:
             return file.read_text()[:4096]
         except (OSError, UnicodeDecodeError) as error:
@@ -172,7 +189,7 @@ class Keys:
         return f"{public} {self._name}\n"
 
     def _published(self, public: str) -> str:
-        path = self._asked.public
+        path = self._places.public
         _hand_out(path, self._text(public))
         return (
             f"Public key of {self._name}: {path}  {fingerprint(load_public_key(public, str(path)))}"

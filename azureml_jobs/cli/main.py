@@ -1,4 +1,4 @@
-"""The command line: `meadow <verb> [Hydra overrides]`.
+"""The command line: `meadow VERB [ARGUMENT ...] [Hydra overrides]`.
 
 Nothing heavy is imported before the verb is known, so that `meadow --help` answers at once. Exit statuses are those
 of `conf.errors`; anything that is no MeadowError is a fault of ours: its traceback is shown and the status is 1.
@@ -12,15 +12,8 @@ import traceback
 from collections.abc import Sequence
 
 from conf import startup_log  # noqa: F401  # first of all: a job's age is counted from here
-from conf.errors import ConfigError, MeadowError
+from conf.errors import MeadowError
 from conf.telemetry import turn_off
-
-USAGE = """meadow <verb> [group=option | key=value ...] [flags]
-
-{verbs}
-
-meadow <verb> --help says more about a verb.
-Documentation: docs/, the codes of errors: docs/errors.md."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     turn_off()
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(args)
+        status = _run(args)
+        # a reader that has gone is noticed here, not after the last line of this program
+        sys.stdout.flush()
+        return status
     except MeadowError as error:
         print(describe(error), file=sys.stderr)
         return error.exit_status
@@ -53,22 +49,21 @@ def describe(error: MeadowError) -> str:
 
 
 def _run(args: list[str]) -> int:
-    from azureml_jobs.cli.verbs import VERBS
+    from azureml_jobs.cli.arguments import HELP_FLAGS, parse
+    from azureml_jobs.cli.help import group_help, overview, verb_help
+    from azureml_jobs.cli.verbs import KEYS, VERBS, find
 
-    if not args or args[0] in ("-h", "--help", "help"):
-        width = max(map(len, VERBS))
-        print(
-            USAGE.format(
-                verbs="\n".join(f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items())
-            )
-        )
+    if not args or args[0] in (*HELP_FLAGS, "help"):
+        print(overview(VERBS))
         return 0
-    name, rest = ("version" if args[0] == "--version" else args[0]), args[1:]
-    if name not in VERBS:
-        from conf.schema_keys import nearest
-
-        raise ConfigError("MDW-110", f"There is no verb '{name}'.", nearest(name, VERBS))
-    return VERBS[name].run(rest)
+    verb, rest = find(["version", *args[1:]] if args[0] == "--version" else args)
+    if isinstance(verb, str):
+        print(group_help(verb, VERBS))
+        return 0
+    if not verb.own_help and any(flag in rest for flag in HELP_FLAGS):
+        print(verb_help(verb))
+        return 0
+    return verb.function()(parse(verb, rest, KEYS))
 
 
 if __name__ == "__main__":

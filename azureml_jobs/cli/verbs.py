@@ -1,191 +1,397 @@
-"""The verbs of the command line, one function each; what a verb needs is imported when it runs."""
+"""The table of verbs: who they are for, what they take, what they do. A verb is one row here and one function."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Final
 
-from azureml_jobs.cli import local_verbs as federation
-from conf.errors import CheckpointError, ConfigError
+from azureml_jobs.cli.arguments import HELP_FLAGS, Argument, Verb
+from azureml_jobs.cli.statuses import ENDS, TIME_IS_OVER
+from conf.errors import ConfigError
 
+SCIENTIST: Final = "Data scientist"
+ORCHESTRATOR: Final = "Orchestrator's owner"
+SILO: Final = "Silo's owner"
+ALL: Final = "Everybody"
+JOBS: Final = "Commands of jobs"
 
-@dataclass(frozen=True)
-class Verb:
-    """A verb: one line that says what it does, and the function that takes its arguments and gives the status."""
+EVERY_KEY: Final = ("",)
+WHICH: Final = ("federation.",)
+"""Overrides that say which federation is meant."""
 
-    summary: str
-    run: Callable[[list[str]], int]
+RUN: Final = Argument("run", "the id of a run; meadow status lists them", "RUN", required=True)
+FINISHED_RUN: Final = Argument(
+    "run", "a folder's name in outputs/, or the path of one", "RUN_ID", required=True
+)
+AS: Final = Argument("as", "as whom you act: orchestrator, silo:NAME or all (all)", "ROLE")
+BACKENDS: Final = ("local", "azure")
+WHERE: Final = Argument(
+    "backend",
+    "local: processes of this machine; azure: jobs of Azure ML",
+    "local|azure",
+    required=True,
+    choices=BACKENDS,
+    code="MDW-192",
+)
+ON: Final = Argument(
+    "backend",
+    "local or azure; left out, azure where the federation's file names a workspace, else local",
+    "local|azure",
+    choices=BACKENDS,
+    code="MDW-192",
+)
+SILO_NAME: Final = Argument("silo", "the silo", "NAME", required=True)
+ONE_SILO: Final = Argument("silo", "one silo alone", "NAME")
+OPEN: Final = Argument("--open", "open the jobs in Azure ML's Studio", backend="azure")
+DRY_RUN: Final = Argument(
+    "--dry-run", "write the jobs' YAML below .meadow/, send nothing", backend="azure"
+)
+VAULT: Final = Argument("key_vault", "private parts are in this Key Vault", "VAULT")
+KEY_FOLDER: Final = Argument("keys", "private parts are in this folder", "FOLDER")
+STORE: Final = Argument("store", "the orchestrator's store is in this folder", "FOLDER")
+NAME: Final = Argument("NAME", "the silo's name", required=True)
+PUBLIC_KEY: Final = Argument("FILE", "the .pub file that its owner made")
+DAYS: Final = Argument("days", "for how many days the key may connect (365)", "DAYS")
 
+WHAT_IS_LEFT: Final = """What runs already is left as it is. Groups and keys are those of meadow simulate --help.
+Jobs, keys and the store of a federation on this machine are in .meadow/<federation.name>/, results in outputs/."""
+WHERE_KEYS_ARE: Final = """Without key_vault= or keys=, everything is where the federation's file says, or in
+.meadow/<federation.name>/ (docs/keys.md)."""
 
-def simulate(args: list[str]) -> int:
-    """Train one model over several silos on this machine, as a Hydra application."""
-    from azureml_jobs.cli.hydra_app import application
-
-    progress = "--no-progress" not in args
-    args = [arg for arg in args if arg != "--no-progress"]
-
-    def train(conf: Any, command: str) -> None:
-        from server.simulation import simulate_conf
-
-        simulate_conf(conf, command=command, progress=progress)
-
-    return application("simulate", args, train)
-
-
-def evaluate(args: list[str]) -> int:
-    """Score a finished run's model on the data of its own configuration."""
-    given = _arguments(
-        "evaluate", args, "Score a finished run's model on the data of its own configuration."
-    )
-    if given is None:
-        return 0
-    from server.scoring.evaluation import evaluate_run
-
-    scores = evaluate_run(given["run"])
-    rows = {"all silos": scores.union, **scores.by_silo}
-    width = max(map(len, rows))
-    for name, metrics in rows.items():
-        print(
-            f"{name:{width}}  "
-            + "  ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
-        )
-    return 0
-
-
-def report(args: list[str]) -> int:
-    """Write a run's report.html anew from what lies in its folder, or verify its ledger."""
-    what = (
-        "Write a run's report.html anew from what lies in its folder.\n"
-        "With --verify, compare its ledger with what others remember of it instead: result.json, and files that\n"
-        "silos kept, anchors=FILE,FILE (anchors.jsonl in a node's state folder). The status is 6 if it is broken."
-    )
-    verify = "--verify" in args
-    known = ("run", "anchors") if verify else ("run",)
-    given = _arguments("report", [arg for arg in args if arg != "--verify"], what, known)
-    if given is None:
-        return 0
-    from conf.resume import folder_of
-
-    folder = folder_of(given["run"])
-    if not verify:
-        from server.report.build import write_report
-
-        print(write_report(folder))
-        return 0
-    from server.run.audit import audit
-
-    verdict = audit(folder, [Path(file) for file in given.get("anchors", "").split(",") if file])
-    print(verdict)
-    return CheckpointError.exit_status if verdict.faults else 0
-
-
-def version(args: list[str]) -> int:
-    """Print the versions of Meadow and of what it stands on, without importing them.
-
-    The last line is the digest of the code that must agree, as a silo's owner lists it in `policy.code`.
-    """
-    from conf.code_digest import release_digest
-
-    for name in ("meadow", "flwr", "torch", "hydra-core"):
-        try:
-            print(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            print(f"{name} (not installed)")
-    print(f"code {release_digest()}")
-    return 0
-
-
-def check(args: list[str]) -> int:
-    """Look at all that would fail in a launch on Azure ML."""
-    from azureml_jobs.cli import azure_verbs
-
-    return azure_verbs.check(args)
-
-
-def download(args: list[str]) -> int:
-    """Bring a run's files from Azure ML."""
-    from azureml_jobs.cli import azure_verbs
-
-    return azure_verbs.run("download", args)
-
-
-def rehearse(args: list[str]) -> int:
-    """Live through a federation's whole life on Azure ML, without Azure."""
-    from azureml_jobs.rehearsal import require
-
-    require()
-    from azureml_jobs.rehearsal.rehearse import main
-    from server.orchestrator.backends import store_of
-    from server.store.run_queue import RunQueue
-
-    return main(args, store_of, RunQueue)
-
-
-def either(verb: str, local: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
-    """Return a verb of federations on this machine that with `backend=azure` is one of those on Azure ML."""
-
-    def run(args: list[str]) -> int:
-        if "backend=azure" not in args:
-            return local(args)
-        from azureml_jobs.cli import azure_verbs
-
-        return azure_verbs.run(verb, args)
-
-    return run
-
-
-VERBS = {
-    "simulate": Verb("train one model over several silos on this machine", simulate),
-    "launch": Verb(
-        "start a federation, or a part of it: all|server|client backend=local|azure",
-        either("launch", federation.launch),
+_ROWS: Final = (
+    # ---- data scientist
+    Verb(
+        "simulate",
+        SCIENTIST,
+        "train one model over several silos on this machine",
+        "programs:simulate",
+        (Argument("--no-progress", "plain lines instead of the live display"),),
+        overrides=EVERY_KEY,
+        hydra=True,
+        own_help=True,
     ),
-    "submit": Verb(
-        "give another run to a federation's orchestrator", either("submit", federation.submit)
+    Verb(
+        "submit",
+        SCIENTIST,
+        "give a run to a federation's orchestrator",
+        "runs:submit",
+        (ON, AS),
+        overrides=EVERY_KEY,
+        hydra=True,
+        about="Runs are done one after another. Running silos keep their own settings (data, device, threads): a run\n"
+        "that asks for others is refused.",
+        examples=(
+            (
+                "meadow submit task=digits run.rounds=20 run.name=second",
+                "then: meadow wait run=second",
+            ),
+        ),
     ),
-    "status": Verb("show a federation's jobs and runs", either("status", federation.status)),
-    "logs": Verb("show what its jobs said: [-f] [silo=NAME]", either("logs", federation.logs)),
-    "wait": Verb("wait for the end of a run: run=RUN_ID", either("wait", federation.wait)),
-    "stop": Verb(
-        "end its jobs, or cancel a run: [silo=NAME | run=RUN_ID]", either("stop", federation.stop)
+    Verb(
+        "status",
+        SCIENTIST,
+        "show a federation's jobs and runs",
+        "watch:status",
+        (ON, AS),
+        overrides=WHICH,
+        about="What is not yours to see costs its own row, and no error.",
     ),
-    "download": Verb("bring a run's files from Azure ML: run=RUN_ID", download),
-    "check": Verb("look at all that would fail in a launch on Azure ML", check),
-    "rehearse": Verb("live through a federation on Azure ML, without Azure", rehearse),
-    "keys": Verb("its CA, node keys and list of who may connect", federation.keys),
-    "evaluate": Verb("score a finished run's model: run=RUN_ID", evaluate),
-    "report": Verb("write a run's report anew, or --verify its ledger: run=RUN_ID", report),
-    "serve": Verb("be a federation's orchestrator: the command of its job", federation.serve),
-    "join": Verb("be a silo's node: the command of its job", federation.join),
-    "version": Verb("print versions, and the digest of the code that must agree", version),
-}
+    Verb(
+        "wait",
+        SCIENTIST,
+        "wait for the end of a run",
+        "runs:wait",
+        (RUN, Argument("timeout", "stop waiting after so many seconds", "SECONDS"), ON, AS),
+        overrides=WHICH,
+        statuses=(*ENDS, TIME_IS_OVER),
+    ),
+    Verb(
+        "evaluate",
+        SCIENTIST,
+        "score a finished run's model, silo by silo",
+        "finished:evaluate",
+        (FINISHED_RUN,),
+    ),
+    Verb(
+        "report",
+        SCIENTIST,
+        "write a run's report anew, or verify its ledger",
+        "finished:report",
+        (
+            FINISHED_RUN,
+            Argument("--verify", "compare its ledger with what others remember of it instead"),
+            Argument(
+                "anchors",
+                "files that silos kept: anchors.jsonl in a node's state folder",
+                "FILE,FILE",
+                needs="--verify",
+            ),
+        ),
+        statuses=(("6", "the ledger does not hold (with --verify)"),),
+    ),
+    Verb(
+        "check",
+        SCIENTIST,
+        "look at all that would fail in a launch, before it",
+        "watch:check",
+        (ON, AS),
+        overrides=EVERY_KEY,
+        about="One line for each thing that is looked at, and below it what to do. You are shown your role's part.",
+        statuses=(("9", "a launch would fail"),),
+    ),
+    # ---- the orchestrator's owner
+    Verb(
+        "launch server",
+        ORCHESTRATOR,
+        "start the orchestrator's job",
+        "launch:launch_server",
+        (WHERE, OPEN, DRY_RUN),
+        overrides=EVERY_KEY,
+        hydra=True,
+        about=WHAT_IS_LEFT,
+        examples=(("meadow launch server backend=local", "runs come by meadow submit"),),
+    ),
+    Verb(
+        "stop",
+        ORCHESTRATOR,
+        "end a federation's jobs, or cancel a run",
+        "watch:stop",
+        (ONE_SILO, Argument("run", "cancel this run, and leave the jobs running", "RUN"), ON, AS),
+        overrides=WHICH,
+        about="Silos end first, then the orchestrator. A run in progress is resumed when its federation is launched\n"
+        "again.",
+    ),
+    Verb(
+        "keys init",
+        ORCHESTRATOR,
+        "make the CA, or hand out its certificate again",
+        "keys:keys",
+        (VAULT, KEY_FOLDER),
+        overrides=WHICH,
+        about=WHERE_KEYS_ARE,
+    ),
+    Verb(
+        "keys admit",
+        ORCHESTRATOR,
+        "let a silo's key connect",
+        "keys:keys",
+        (NAME, PUBLIC_KEY, DAYS, STORE),
+        overrides=WHICH,
+        about=WHERE_KEYS_ARE,
+        examples=(("meadow keys admit north north.pub days=90", "compare its SHA256 first"),),
+    ),
+    Verb(
+        "keys rotate",
+        ORCHESTRATOR,
+        "let a silo's new key connect and revoke its older ones",
+        "keys:keys",
+        (NAME, PUBLIC_KEY, DAYS, VAULT, KEY_FOLDER, STORE),
+        overrides=WHICH,
+        about="Without FILE the new key is made here.",
+    ),
+    Verb(
+        "keys revoke",
+        ORCHESTRATOR,
+        "end a silo's keys; a running federation follows in seconds",
+        "keys:keys",
+        (NAME, Argument("key", "this key alone", "SHA256:..."), STORE),
+        overrides=WHICH,
+    ),
+    Verb(
+        "keys list",
+        ORCHESTRATOR,
+        "show who may connect, since when, until when",
+        "keys:keys",
+        (VAULT, KEY_FOLDER, STORE),
+        overrides=WHICH,
+        about=WHERE_KEYS_ARE,
+    ),
+    # ---- a silo's owner
+    Verb(
+        "launch client",
+        SILO,
+        "start one silo's job",
+        "launch:launch_client",
+        (
+            SILO_NAME,
+            WHERE,
+            Argument("silo.file", "settings of the owner's own, for this job alone", "FILE"),
+            OPEN,
+            DRY_RUN,
+        ),
+        overrides=EVERY_KEY,
+        hydra=True,
+        about=WHAT_IS_LEFT,
+        examples=(("meadow launch client silo=silo-1 backend=local", ""),),
+    ),
+    Verb(
+        "keys silo",
+        SILO,
+        "make a silo's node key, or hand out its public half again",
+        "keys:keys",
+        (
+            NAME,
+            Argument("--new", "make another in the place of the present one"),
+            VAULT,
+            KEY_FOLDER,
+        ),
+        overrides=WHICH,
+        about=WHERE_KEYS_ARE,
+    ),
+    # ---- everybody
+    Verb(
+        "launch all",
+        ALL,
+        "start a whole federation, do one run, end it",
+        "launch:launch_all",
+        (WHERE, Argument("--detach", "return when all jobs have started"), OPEN, DRY_RUN),
+        overrides=EVERY_KEY,
+        hydra=True,
+        about=f"{WHAT_IS_LEFT}\n"
+        "An orchestrator of this machine that is killed while its run is followed is started again.",
+        statuses=ENDS,
+        examples=(
+            ("meadow launch all backend=local task=digits", "one run, its result, the end"),
+            ("meadow launch all backend=local --detach", "then submit, status, logs, wait, stop"),
+            (
+                "meadow launch all backend=local run.resume=RUN",
+                "resume a run that was cancelled or failed",
+            ),
+        ),
+    ),
+    Verb(
+        "logs",
+        ALL,
+        "show what a federation's jobs said",
+        "watch:logs",
+        (Argument("-f", "go on until all jobs have ended", alias="--follow"), ONE_SILO, ON, AS),
+        overrides=WHICH,
+        about="Each line stands behind its part: orchestrator or a silo's name.",
+    ),
+    Verb(
+        "download",
+        ALL,
+        "bring a run's files into run.output",
+        "runs:download",
+        (RUN, ON, AS),
+        overrides=(*WHICH, "run.output"),
+        about="Those of a federation on this machine are copied only where run.output is another folder.",
+    ),
+    Verb(
+        "rehearse",
+        ALL,
+        "live through a federation on Azure ML, without Azure",
+        "rehearse:rehearse",
+        (Argument("--keep", "leave the cloud's folder, jobs' logs included"),),
+        overrides=EVERY_KEY,
+        about="Workspaces, vaults and storage of three silos are a stand-in on 127.0.0.1, which really starts\n"
+        "the jobs; Azure's own clients talk to it, led by environment variables alone. Any other host is\n"
+        "refused. Needs Node, for Azurite.",
+    ),
+    Verb(
+        "version",
+        ALL,
+        "print versions, and the digest of the code that must agree",
+        "finished:version",
+    ),
+    # ---- the commands of jobs
+    Verb(
+        "serve",
+        JOBS,
+        "be a federation's orchestrator",
+        "programs:serve",
+        overrides=EVERY_KEY,
+        hydra=True,
+        about="federation.orchestrator.host is the name or address that silos dial: its certificate is made for it.\n"
+        "Results land in run.output.",
+        statuses=(
+            ("0", "no run for federation.orchestrator.idle_timeout seconds"),
+            ("143", "SIGTERM"),
+        ),
+    ),
+    Verb(
+        "join",
+        JOBS,
+        "be a silo's node",
+        "programs:join",
+        (
+            Argument("--silo", "the silo's settings as JSON", "JSON"),
+            Argument("--silo-file", "a file of them, which no process list shows", "FILE"),
+            Argument("--server", "where the orchestrator is", "HOST:PORT"),
+            Argument("--rendezvous", "a folder in which it says where it is", "FOLDER"),
+            Argument("--tracking", "an MLflow address where it says so", "ADDRESS"),
+            Argument("--experiment", "the experiment there (meadow)", "NAME", needs="--tracking"),
+            Argument(
+                "--federation", "the federation there (federation)", "NAME", needs="--tracking"
+            ),
+            Argument(
+                "--run-id",
+                "the orchestrator's MLflow run; without it the federation's live one",
+                "ID",
+                needs="--tracking",
+            ),
+            Argument("--ca", "PEM of the only CA that is trusted", "FILE", required=True),
+            Argument("--key", "this silo's private key", "FILE"),
+            Argument(
+                "--key-vault", "the Key Vault that holds it, read by this job's identity", "VAULT"
+            ),
+            Argument("--data", "where the silo's data is in this job: its data.root", "FOLDER"),
+            Argument("--app", "the Flower app (client.app:app)", "MODULE:NAME"),
+            Argument("--state", "folder for the last update and the state", "FOLDER"),
+            Argument("--idle-timeout", "end after so long without work (1800)", "SECONDS"),
+            Argument("--foreign-runs", "join a stock Flower server"),
+        ),
+        one_of=(
+            ("--silo", "--silo-file"),
+            ("--server", "--rendezvous", "--tracking"),
+            ("--key", "--key-vault"),
+        ),
+        statuses=(
+            ("0", "the federation is over"),
+            ("20", "no work for --idle-timeout seconds"),
+            ("143", "SIGTERM"),
+        ),
+    ),
+)
+
+VERBS: Final = {verb.name: verb for verb in _ROWS}
 """Every verb, in the order of the help."""
+KEYS: Final = frozenset(
+    argument.name
+    for verb in _ROWS
+    for argument in verb.arguments
+    if not argument.is_flag and not argument.is_word
+)
+"""Every `key=` that some verb takes, so that one that belongs to another verb is told apart from a key of the run."""
 
 
-def _arguments(
-    verb: str, args: list[str], what: str, known: tuple[str, ...] = ("run",)
-) -> dict[str, str] | None:
-    """Return the arguments of a verb that takes `run=RUN_ID` alone, or None when help was asked for and given."""
-    if "--help" in args or "-h" in args:
-        print(
-            f"meadow {verb} run=RUN_ID\n\n{what}\nRUN_ID is the name of a folder in outputs/, or the path of one."
-        )
-        return None
-    given = {}
-    for arg in args:
-        key, _, value = arg.partition("=")
-        if key not in known or not value:
-            raise ConfigError(
-                "MDW-111", f"meadow {verb}: '{arg}' is no argument of it.", "Write run=RUN_ID."
-            )
-        given[key] = value
-    if "run" not in given:
-        raise ConfigError(
-            "MDW-111",
-            f"meadow {verb}: which run?",
-            "Write run=RUN_ID; the ids are the names in outputs/.",
-        )
-    return given
+def find(args: Sequence[str]) -> tuple[Verb | str, list[str]]:
+    """Return the verb that the arguments begin with, and the others; the first word alone where it asks for help.
+
+    Raises ConfigError: MDW-110 for a word that begins no verb, MDW-111 for a second one that does not go with it.
+    """
+    first = args[0]
+    rest = list(args[1:])
+    if first in VERBS:
+        return VERBS[first], rest
+    seconds = [name.partition(" ")[2] for name in VERBS if name.startswith(f"{first} ")]
+    if not seconds:
+        raise ConfigError("MDW-110", f"There is no verb '{first}'.", _nearest(first, _firsts()))
+    word = next((arg for arg in rest if not arg.startswith("-") and "=" not in arg), None)
+    if word in seconds:
+        rest.remove(word)
+        return VERBS[f"{first} {word}"], rest
+    if not rest or any(flag in rest for flag in HELP_FLAGS):
+        return first, rest
+    what = f"meadow {first}: '{word or rest[0]}' does not go with it."
+    raise ConfigError("MDW-111", what, _nearest(word or "", seconds))
+
+
+def _firsts() -> set[str]:
+    return {name.partition(" ")[0] for name in VERBS}
+
+
+def _nearest(word: str, names: Sequence[str] | set[str]) -> str:
+    from conf.schema_keys import nearest
+
+    return nearest(word, names)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from azureml_jobs.backends.workspace import Compute
-from azureml_jobs.identity.admitted_keys import AdmittedKey
+from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import CA_CERTIFICATE, CA_KEY, load_ca
 from azureml_jobs.identity.expiry import expiry_warning
 from azureml_jobs.identity.node_key import fingerprint, load_node_key, load_public_key, node_secret

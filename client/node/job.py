@@ -10,14 +10,14 @@ SIGTERM, and the status of its error otherwise.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -103,80 +103,75 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the reader of the program's arguments."""
-    made = argparse.ArgumentParser(prog="meadow join", description="A silo's node.")
-    who = made.add_mutually_exclusive_group(required=True)
-    who.add_argument("--silo", help="the silo's settings as JSON (conf.silos.silo_to_json)")
-    who.add_argument("--silo-file", type=Path, help="a file of them, which no process list shows")
-    place = made.add_mutually_exclusive_group(required=True)
-    place.add_argument("--server", type=StaticRendezvous, help="host:port of the orchestrator")
-    place.add_argument(
-        "--rendezvous", type=FolderRendezvous, help="folder where the orchestrator says where it is"
-    )
-    place.add_argument(
-        "--tracking",
-        help="MLflow address where it says so, in its --experiment for its --federation",
-    )
-    made.add_argument("--experiment", default="meadow")
-    made.add_argument("--federation", default="federation")
-    made.add_argument("--ca", required=True, type=Path, help="PEM of the only CA that is trusted")
-    secret = made.add_mutually_exclusive_group(required=True)
-    secret.add_argument("--key", type=Path, help="this silo's private key")
-    secret.add_argument(
-        "--key-vault",
-        type=VaultSecrets,
-        help="the Key Vault that holds it, read by this job's identity",
-    )
-    made.add_argument("--data", help="where the silo's data is in this job: its data.root")
-    made.add_argument("--app", default="client.app:app")
-    made.add_argument("--state", type=Path, help="folder for the last update and the state")
-    made.add_argument("--idle-timeout", type=float, default=IDLE_SECONDS)
-    made.add_argument("--foreign-runs", action="store_true", help="join a stock Flower server")
-    made.add_argument(
-        "--run-id", help="the orchestrator's MLflow run; without it the federation's live one"
-    )
-    return made
+@dataclass(frozen=True)
+class NodeSettings:
+    """What a silo's node is started with; of the three groups below exactly one field each is set.
+
+    A silo's settings: `silo` (JSON, as `conf.silos.silo_to_json`) or `silo_file`. Where the server is: `server`
+    (host:port), `rendezvous` (a folder), or `tracking` (an MLflow address, where `experiment`, `federation` and
+    perhaps `run_id` say which). The node's private key: `key` or `key_vault`.
+    """
+
+    ca: Path
+    silo: str = ""
+    silo_file: Path | None = None
+    server: str = ""
+    rendezvous: Path | None = None
+    tracking: str = ""
+    experiment: str = "meadow"
+    federation: str = "federation"
+    run_id: str | None = None
+    key: Path | None = None
+    key_vault: str = ""
+    data: str = ""
+    app: str = "client.app:app"
+    state: Path | None = None
+    idle_timeout: float = IDLE_SECONDS
+    foreign_runs: bool = False
 
 
-def make_node(arguments: Sequence[str] | None = None) -> Node:
-    """Return the node that a command line describes; raises MeadowError."""
-    args = parser().parse_args(arguments)
-    app = load_app(args.app)
+def make_node(settings: NodeSettings) -> Node:
+    """Return the node that the settings describe; raises MeadowError."""
+    app = load_app(settings.app)
     note("import")
     try:
-        silo = silo_from_json(args.silo_file.read_text() if args.silo_file else args.silo)
-        authority = args.ca.read_bytes()
-        journal = UpdateJournal(args.state) if args.state else None
+        text = settings.silo_file.read_text() if settings.silo_file else settings.silo
+        silo = silo_from_json(text)
+        authority = settings.ca.read_bytes()
+        journal = UpdateJournal(settings.state) if settings.state else None
     except OSError as error:
         what = f"{error.filename or 'a file'} can't be used: {error.strerror}."
         raise IdentityError("MDW-756", what, "Look at --silo-file, --ca and --state.") from None
-    certificate = load_ca(authority, str(args.ca), datetime.now(UTC))
+    certificate = load_ca(authority, str(settings.ca), datetime.now(UTC))
     hint = "Ask the orchestrator's owner for the next one."
-    if args.data:
-        silo = dataclasses.replace(silo, data=dataclasses.replace(silo.data, root=args.data))
-    server = args.server or args.rendezvous or _tracked(args)
-    connection = Connection(lambda: address_at(server), authority, _node_key(args, silo.name))
+    if settings.data:
+        silo = dataclasses.replace(silo, data=dataclasses.replace(silo.data, root=settings.data))
+    server = _rendezvous(settings)
+    connection = Connection(lambda: address_at(server), authority, _node_key(settings, silo.name))
     return Node(
         connection,
         app,
         silo,
         journal=journal,
-        idle_timeout=args.idle_timeout,
-        foreign_runs=args.foreign_runs,
-        spans=[span_of(f"The CA in {args.ca}", certificate, hint)],
+        idle_timeout=settings.idle_timeout,
+        foreign_runs=settings.foreign_runs,
+        spans=[span_of(f"The CA in {settings.ca}", certificate, hint)],
         place=server,
     )
 
 
-def _node_key(args: argparse.Namespace, silo: str) -> NodeKey:
-    if args.key is not None:
-        return load_node_key(read_private(args.key), str(args.key))
-    return read_node_key(args.key_vault, silo)
+def _node_key(settings: NodeSettings, silo: str) -> NodeKey:
+    if settings.key is not None:
+        return load_node_key(read_private(settings.key), str(settings.key))
+    return read_node_key(VaultSecrets(settings.key_vault), silo)
 
 
-def _tracked(args: argparse.Namespace) -> Rendezvous:
-    """Return the rendezvous in MLflow, asked as this job's identity: its run's token is for its own workspace alone."""
+def _rendezvous(settings: NodeSettings) -> Rendezvous:
+    if settings.server:
+        return StaticRendezvous(settings.server)
+    if settings.rendezvous is not None:
+        return FolderRendezvous(settings.rendezvous)
+    # Asked as this job's identity: the token of its own MLflow run is for its own workspace alone.
     for name in (
         "MLFLOW_TRACKING_TOKEN",
         "MLFLOW_RUN_ID",
@@ -186,14 +181,16 @@ def _tracked(args: argparse.Namespace) -> Rendezvous:
         os.environ.pop(name, None)
     for name in ("azure", "azureml"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowRendezvous(args.tracking, args.experiment, args.federation, args.run_id)
+    return MlflowRendezvous(
+        settings.tracking, settings.experiment, settings.federation, settings.run_id
+    )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Be the node that a command line describes until it ends, and return the process's exit status."""
+def run(settings: NodeSettings) -> int:
+    """Be the node that the settings describe until it ends, and return the process's exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     flower = logging.getLogger("flwr")
     flower.setLevel(logging.WARNING)
     for handler in list(flower.handlers):
         flower.removeHandler(handler)
-    return work(lambda: make_node(arguments))
+    return work(lambda: make_node(settings))

@@ -19,13 +19,15 @@ from azure.ai.ml import command
 from azure.ai.ml.entities import Environment
 
 from azureml_jobs.backends import azure
-from azureml_jobs.backends.azure import AzureFederation
+from azureml_jobs.backends.azure import AzureBackend
+from azureml_jobs.backends.azure_log import AzureLog
+from azureml_jobs.backends.base import ORCHESTRATOR, Job
 from azureml_jobs.backends.workspace import AzureJob, Workspace
-from azureml_jobs.cli import azure_run, azure_watch
+from azureml_jobs.cli import runs
 from azureml_jobs.cli.main import main
+from azureml_jobs.cli.rehearse import ENGINEER, Rehearsal, owner
 from azureml_jobs.jobs.specification import TAG_FEDERATION, TAG_ROLE, TAG_SILO, JobSpec
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
-from azureml_jobs.rehearsal.rehearse import ENGINEER, Rehearsal, owner
 from conf.code_digest import PACKAGES
 from conf.errors import AzureError, RoundError
 from server.orchestrator.backends import store_of
@@ -96,14 +98,14 @@ def federation(
 ) -> Iterator[Federation]:
     """A federation of two silos; 'all' holds every right, the engineer and the owners their own."""
     monkeypatch.chdir(tmp_path)
-    for module in (azure_run, azure, azure_watch):
-        monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(azure, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(azure, "STOP_POLL_SECONDS", 0.1)
     cloud.executor.stop()
     cloud.executor.jobs.clear()
     for key in [key for key in cloud.resources._kept if "/jobs/" in key]:
         del cloud.resources._kept[key]
     cloud.access.grants.clear()
-    rehearsal = Rehearsal(cloud, tmp_path, store_of, RunQueue, names=SILOS)
+    rehearsal = Rehearsal(cloud, tmp_path, names=SILOS)
     rehearsal.build()
     for name in ("hub", *SILOS):
         rehearsal._grants("all", workspace=name, vault=f"kv-{name}", storage=name, owner=True)
@@ -142,15 +144,19 @@ def test_status_is_one_table_of_which_a_role_sees_its_rows(
     assert federation.meadow("status") == 0
     out = capfd.readouterr().out
     head, *rows = out.partition("\n\n")[0].splitlines()
-    assert [row.split()[:3] for row in rows] == [
-        ["orchestrator", "Running", server], ["north", "Completed", north], ["south", "no", "job"],
-    ]  # fmt: skip
-    assert [row.index(row.split()[2]) for row in rows[:2]] == [head.index("job")] * 2
+    assert [row.split()[:2] for row in rows] == [
+        ["orchestrator", "Running"],
+        ["north", "Completed"],
+        ["south", "no"],
+    ]
+    assert [row.index(job) for row, job in zip(rows, (server, north), strict=False)] == (
+        [head.index("job")] * 2
+    )
     assert rows[0].index("https://ml.azure.com/runs/") == head.index("where")
     assert federation.cloud.request_log.refused() == []
     assert federation.meadow("status", who=ENGINEER) == 0
     seen = capfd.readouterr().out.splitlines()
-    assert seen[1].split()[:3] == rows[0].split()[:3]
+    assert seen[1].split()[:2] == rows[0].split()[:2]
     assert all(line.split()[1:3] == ["not", "seen"] for line in seen[2:4])
     assert "not yours to see: it needs the role 'Reader' there" in seen[2]
     federation.cloud.request_log.forget()
@@ -233,14 +239,17 @@ def test_logs_of_jobs_at_work_show_what_they_said_so_far(
     federation.running(federation.job("north", STAY))
     federation.running(federation.job("orchestrator", STAY))
     assert federation.meadow("logs") == 0
-    assert capfd.readouterr().out.splitlines() == ["orchestrator  at work", "north  at work"]
+    assert capfd.readouterr().out.splitlines() == [
+        "orchestrator  at work",
+        "north         at work",
+    ]
     assert federation.meadow("logs", "silo=north") == 0
     assert capfd.readouterr().out.splitlines() == ["north  at work"]
     assert federation.meadow("logs", who=owner("north")) == AzureError.exit_status
     told = capfd.readouterr()
     assert told.out.splitlines() == [
         "orchestrator  at work",
-        "north  at work",
+        "north         at work",
     ]  # owners read the hub, to find the server
     assert told.err.count("MDW-801") == told.err.count("\n") == 1 and "workspace south" in told.err
     federation.cloud.request_log.forget()
@@ -313,17 +322,17 @@ def test_a_wait_outlives_its_tokens_and_ends_when_no_more_are_given(
 ) -> None:
     ask(federation, "one", None)
     federation.job("orchestrator", STAY)
-    tokens, asked = federation.cloud.tokens, AzureFederation.jobs
+    tokens, asked = federation.cloud.tokens, AzureBackend.job
     monkeypatch.setattr(tokens, "life", 3.0)
     begun = time.monotonic()
     client = tokens.known(ENGINEER)[0].client_id
 
-    def jobs(self: AzureFederation, names: list[str], *, server: bool) -> list[AzureJob]:
+    def job(self: AzureBackend, part: str) -> Job | None:
         if time.monotonic() - begun > 5:  # several lives of a token: the account is closed
             monkeypatch.setitem(tokens._secrets, client, (tokens.known(ENGINEER)[0], "another"))
-        return asked(self, names, server=server)
+        return asked(self, part)
 
-    monkeypatch.setattr(AzureFederation, "jobs", jobs)
+    monkeypatch.setattr(AzureBackend, "job", job)
     assert federation.meadow("wait", "run=one", "timeout=60", who=ENGINEER) == 126
     assert time.monotonic() - begun > 5
     assert "error MDW-803" in capfd.readouterr().err
@@ -338,14 +347,14 @@ def test_a_wait_bears_that_azure_is_not_reached_for_a_while(
         AzureError("MDW-800", "Can't reach it."),
     ]
 
-    def jobs(self: AzureFederation, names: list[str], *, server: bool) -> list[AzureJob]:
+    def job(self: AzureBackend, part: str) -> Job | None:
         if failures:
             raise failures.pop()
-        return []
+        return None
 
-    monkeypatch.setattr(AzureFederation, "jobs", jobs)
+    monkeypatch.setattr(AzureBackend, "job", job)
     assert federation.meadow("wait", "run=one", who=ENGINEER) == 0
-    monkeypatch.setattr(azure_run, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(runs, "PATIENCE_SECONDS", -1.0)
     failures.append(AzureError("MDW-800", "Can't reach the workspace hub."))
     assert federation.meadow("wait", "run=one", who=ENGINEER) == AzureError.exit_status
     assert "MDW-800" in capfd.readouterr().err
@@ -376,7 +385,7 @@ def test_stop_ends_silos_then_the_orchestrator_and_does_nothing_the_second_time(
     ends = {job.name: job.ended or 0 for job in federation.cloud.executor.jobs.values()}
     assert max(ends, key=lambda name: ends[name]) == names[0]
     assert federation.meadow("stop") == 0
-    assert capfd.readouterr().out.splitlines() == ["nothing is at work"]
+    assert capfd.readouterr().out.splitlines() == ["nothing is running"]
 
 
 def test_stop_ends_one_silo_or_one_run_alone(
@@ -388,7 +397,7 @@ def test_stop_ends_one_silo_or_one_run_alone(
     assert federation.meadow("stop", "silo=south") == federation.meadow("stop", "run=one") == 0
     assert capfd.readouterr().out.splitlines() == [
         "south: Canceled",
-        "run one: its end is asked for",
+        "run one: its end is requested",
     ]
     queue = federation.queue()
     with federation.rehearsal.signed_in(ENGINEER):
@@ -441,19 +450,18 @@ def test_of_two_launches_at_the_same_time_the_first_job_stays(
 ) -> None:
     tree = cheap_code(federation.folder / "tree")
     with federation.rehearsal.signed_in(ENGINEER):
-        launch = AzureFederation(federation.rehearsal.conf(), place, tree)
-        job, new = launch.start_server()
+        launch = AzureBackend(federation.rehearsal.conf(), workspace=place, root=tree)
+        job, new = launch.start(ORCHESTRATOR)
         first, second = federation.cloud.executor.jobs.values()
         assert (job.name, new) == (first.name, not place.other_first)
         if place.other_first:
             second.join()
             assert second.status == "Canceled"
-        assert launch.start_server() == (launch.jobs([], server=True)[0], False)
-        assert (
-            launch.jobs([], server=True)[0].name == first.name
-        )  # not the other one, which is newer
+        current = launch.job(ORCHESTRATOR)
+        assert current is not None and launch.start(ORCHESTRATOR) == (current, False)
+        assert current.name == first.name, "not the other one, which is newer"
         assert len(federation.cloud.executor.jobs) == 2
-        launch.stop([], server=True)
+        launch.stop([ORCHESTRATOR])
     assert [job.status for job in (first, second)] == ["Canceled", "Canceled"]
 
 
@@ -463,21 +471,21 @@ def cheap(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> Federation
     federation.cloud.vaults._secrets.clear()
     federation.rehearsal.make_keys()
     tree = cheap_code(federation.folder / "tree")
-    monkeypatch.setattr(azure, "AzureFederation", partial(AzureFederation, root=tree))
+    monkeypatch.setattr(azure, "AzureBackend", partial(AzureBackend, root=tree))
     return federation
 
 
 def test_a_launch_that_fails_in_the_middle_leaves_nothing_at_work(
     cheap: Federation, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    start = AzureFederation.start_silo
+    begin = AzureBackend.start
 
-    def start_silo(self: AzureFederation, name: str) -> tuple[AzureJob, bool]:
-        if name == "south":
+    def start(self: AzureBackend, part: str) -> tuple[Job, bool]:
+        if part == "south":
             raise AzureError("MDW-800", "Can't reach the workspace south.")
-        return start(self, name)
+        return begin(self, part)
 
-    monkeypatch.setattr(AzureFederation, "start_silo", start_silo)
+    monkeypatch.setattr(AzureBackend, "start", start)
     assert cheap.meadow("launch", "all", "run.name=one") == AzureError.exit_status
     assert "MDW-800" in capfd.readouterr().err
     assert [job.status for job in cheap.cloud.executor.jobs.values()] == ["Canceled"] * 2
@@ -490,10 +498,10 @@ def test_ctrl_c_ends_the_run_of_launch_all_and_what_it_started(
     assert cheap.meadow("launch", "server") == 0
     jobs = cheap.cloud.executor.jobs
 
-    def log_lines(self: azure_watch.JobLog) -> list[str]:
+    def log_lines(self: AzureLog) -> list[tuple[str, str]]:
         raise KeyboardInterrupt  # while it is followed
 
-    monkeypatch.setattr(azure_watch.JobLog, "lines", log_lines)
+    monkeypatch.setattr(AzureLog, "lines", log_lines)
     assert cheap.meadow("launch", "all", "run.name=one") == 130
     assert [job.properties["displayName"] for job in jobs.values()][1:] == [
         "hospitals: north",
@@ -508,13 +516,13 @@ def test_ctrl_c_ends_the_run_of_launch_all_and_what_it_started(
 def test_what_azure_does_not_answer_during_launch_all_ends_no_job(
     cheap: Federation, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def log_lines(self: azure_watch.JobLog) -> list[str]:
+    def log_lines(self: AzureLog) -> list[tuple[str, str]]:
         raise AzureError("MDW-800", "Can't reach the workspace hub.")
 
-    monkeypatch.setattr(azure_watch.JobLog, "lines", log_lines)
-    monkeypatch.setattr(azure_run, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(AzureLog, "lines", log_lines)
+    monkeypatch.setattr(runs, "PATIENCE_SECONDS", -1.0)
     assert cheap.meadow("launch", "all", "run.name=one") == AzureError.exit_status
-    assert "The jobs stay at work" in capfd.readouterr().err
+    assert "The jobs go on" in capfd.readouterr().err
     assert (
         not any(job.cancelled for job in cheap.cloud.executor.jobs.values())
         and len(cheap.cloud.executor.jobs) == 3

@@ -16,14 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from azureml_jobs.cli.rehearse import ENGINEER, Rehearsal, owner, vaults
 from azureml_jobs.jobs.snapshot import snapshot
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
-from azureml_jobs.rehearsal.rehearse import ENGINEER, Rehearsal, owner, vaults
 from conf.errors import AzureError
-from server.orchestrator.backends import store_of
 from server.run.history import read_history
 from server.run.result import RunResult
-from server.store.run_queue import RunQueue
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +84,7 @@ def meadow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     with LoopbackCloud(folder / "cloud", ["hub", *SILOS], vaults(SILOS)) as cloud:
         tree = folder / "tree"
         snapshot(tree, {})
-        rehearsal = Rehearsal(cloud, folder, store_of, RunQueue, names=SILOS, root=tree)
+        rehearsal = Rehearsal(cloud, folder, names=SILOS, root=tree)
         rehearsal.build()
         rehearsal.make_keys()
         for name in ("hub", *SILOS):
@@ -120,7 +118,7 @@ def test_each_role_launches_its_own_and_of_two_servers_at_once_one_stays(meadow:
     told = [process.communicate(timeout=SECONDS) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     said = sorted(out.split(",")[0] for out, _ in told)
-    assert said == ["orchestrator: at work already", "orchestrator: started"]
+    assert said == ["orchestrator: running already", "orchestrator: started"]
     names = {out.split(",")[1] for out, _ in told}
     assert len(names) == 1
     for _ in range(100):
@@ -129,14 +127,14 @@ def test_each_role_launches_its_own_and_of_two_servers_at_once_one_stays(meadow:
         time.sleep(0.2)
     assert sum(state != "Canceled" for state in meadow.states()[before:]) == 1
     jobs = len(meadow.states())
-    assert "at work already" in meadow.run("launch", "server", who=ENGINEER)
+    assert "running already" in meadow.run("launch", "server", who=ENGINEER)
     assert len(meadow.states()) == jobs
     server = f"federation.orchestrator.run_id={names.pop().strip()}"  # one finds it by its run, one by its federation
     for name, more in zip(SILOS, ([server], []), strict=True):
         assert f"{name}: started" in meadow.run(
             "launch", "client", f"silo={name}", *more, who=owner(name)
         )
-        assert f"{name}: at work already" in meadow.run(
+        assert f"{name}: running already" in meadow.run(
             "launch", "client", f"silo={name}", who=owner(name)
         )
     assert len(meadow.states()) == jobs + 2
@@ -178,7 +176,7 @@ def test_stop_ends_the_jobs_of_a_role_while_their_logs_are_followed(meadow: Comm
     assert first.split()[0] in ("orchestrator", *SILOS)
     for name in SILOS:
         assert meadow.run("stop", f"as=silo:{name}", who=owner(name)) == f"{name}: Canceled\n"
-        assert meadow.run("stop", f"as=silo:{name}", who=owner(name)) == "nothing is at work\n"
+        assert meadow.run("stop", f"as=silo:{name}", who=owner(name)) == "nothing is running\n"
     assert meadow.run("stop", "as=orchestrator", who=ENGINEER) == "orchestrator: Canceled\n"
     out, err = follower.communicate(timeout=SECONDS)
     lines = [first.rstrip(), *out.splitlines()]

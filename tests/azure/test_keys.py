@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from azureml_jobs.cli.main import main
-from azureml_jobs.identity.admitted_keys import AdmittedKeys
 from azureml_jobs.identity.authority import server_credentials
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.node_key import load_node_key, node_secret, public_line
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from conf.compose import compose
 from server.orchestrator.backends import store_of
+from server.store.admitted_keys import AdmittedKeys
 
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 ENGINEER, OWNER = "engineer", "owner of north"

@@ -18,18 +18,17 @@ import psutil
 import pytest
 from azure.ai.ml import load_job
 
+from azureml_jobs.backends.base import ORCHESTRATOR
 from azureml_jobs.backends.workspace import Workspace
 from azureml_jobs.cli.main import main
+from azureml_jobs.cli.rehearse import ENGINEER, NAMES, Rehearsal, owner, vaults
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.jobs.snapshot import snapshot
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from azureml_jobs.rehearsal.executor import Job
-from azureml_jobs.rehearsal.rehearse import ENGINEER, NAMES, Rehearsal, owner, vaults
 from conf.errors import AzureError
-from server.orchestrator.backends import store_of
 from server.run.history import read_history
 from server.run.result import RoundRecord, RunResult
-from server.store.run_queue import RunQueue
 
 RUN = [
     *("task=digits", "tracking=environment", "tracking.register=true"),
@@ -53,7 +52,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
             folder / "tree"
         )  # all jobs with the same code, whatever is written in this tree meanwhile
         snapshot(tree, {})
-        rehearsal = Rehearsal(cloud, folder, store_of, RunQueue, [*RUN, "run.rounds=3"], root=tree)
+        rehearsal = Rehearsal(cloud, folder, [*RUN, "run.rounds=3"], root=tree)
         rehearsal.build()
         rehearsal.make_keys()
         yield rehearsal
@@ -66,9 +65,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
 def federation(built: Rehearsal) -> Rehearsal:
     """The same with its four jobs submitted."""
     built.check()
-    built.launch_server()
-    for name in NAMES:
-        built.launch_silo(name)
+    for part in (ORCHESTRATOR, *NAMES):
+        built.launch(part)
     return built
 
 
@@ -133,7 +131,7 @@ def test_an_expired_token_is_told_as_such(
     with built.signed_in(ENGINEER), pytest.raises(AzureError, match=r"MDW-803"):
         VaultSecrets("kv-hub").list()
     with built.signed_in(ENGINEER), pytest.raises(AzureError, match=r"MDW-80[03]"):
-        built.federation().jobs([], server=True)
+        built.federation().backend.job(ORCHESTRATOR)
 
 
 def test_a_silo_that_may_not_read_its_key_fails_with_identity_vault_and_role(
@@ -144,7 +142,7 @@ def test_a_silo_that_may_not_read_its_key_fails_with_identity_vault_and_role(
     access.grants[:] = [
         g for g in held if (g.identity, g.resource) != ("west/gpu-west", "vault:kv-west")
     ]
-    built.launch_silo("west")
+    built.launch("west")
     job = job_of(built, "west")
     job.join()
     access.grants[:] = held
@@ -203,7 +201,7 @@ def test_a_run_goes_from_keys_to_a_model(federation: Rehearsal) -> None:
 def test_each_job_says_how_long_it_took_to_start(federation: Rehearsal) -> None:
     server, *silos = federation.start_up()
     seconds = re.fullmatch(
-        r"  orchestrator   import ([\d.]+) s, listening ([\d.]+) s, first run ([\d.]+) s, first round ([\d.]+) s",
+        r"  orchestrator  import ([\d.]+) s, listening ([\d.]+) s, first run ([\d.]+) s, first round ([\d.]+) s",
         server,
     )
     assert seconds is not None, server
@@ -297,9 +295,9 @@ def test_its_model_is_registered_in_the_workspace_with_its_card(
 @pytest.mark.slow
 def test_a_second_launch_starts_nothing(federation: Rehearsal) -> None:
     before = set(federation.cloud.executor.jobs)
-    job, started = federation.launch_server()
-    assert not started and job.role == "server"
-    assert [federation.launch_silo(name)[1] for name in NAMES] == [False, False, False]
+    job, started = federation.launch(ORCHESTRATOR)
+    assert not started and job.part == ORCHESTRATOR
+    assert [federation.launch(name)[1] for name in NAMES] == [False, False, False]
     assert set(federation.cloud.executor.jobs) == before
 
 
@@ -335,12 +333,12 @@ def test_a_silo_that_is_cancelled_in_the_middle_does_not_end_the_run(federation:
     ask(federation, "second", 12)
     until(lambda: "round 2/12" in log_of(server), lambda: log_of(server)[-3000:])
     with federation.signed_in(owner("west")):
-        federation.federation().stop(["west"], server=False)
+        federation.federation().backend.stop(["west"])
     finish(federation, "second")
     rounds = rounds_of(federation, "second")
     assert sorted(rounds[0].replied) == ["north", "south", "west"]
     assert sorted(rounds[-1].replied) == ["north", "south"]
-    assert federation.launch_silo("west")[1]
+    assert federation.launch("west")[1]
 
 
 @pytest.mark.slow
@@ -353,7 +351,7 @@ def test_an_orchestrator_that_is_killed_goes_on_at_another_address(federation: R
             process.kill()
     first.join()
     assert first.status == "Failed"
-    job, started = federation.launch_server()
+    job, started = federation.launch(ORCHESTRATOR)
     assert started and job.name != first.name
     finish(federation, "third")
     rounds = rounds_of(federation, "third")
@@ -366,8 +364,8 @@ def test_stopping_ends_silos_then_server(
     federation: Rehearsal, capfd: pytest.CaptureFixture[str]
 ) -> None:
     federation.stop()
-    assert {(job.silo or "server"): job.status for job in federation.jobs()} == dict.fromkeys(
-        ["server", *NAMES], "Canceled"
+    assert {job.part: job.state for job in federation.jobs()} == dict.fromkeys(
+        [ORCHESTRATOR, *NAMES], "Canceled"
     )
     with federation.signed_in(owner("north")):
         where = ["backend=azure", f"federation.file={federation.folder / 'hospitals.yaml'}"]

@@ -17,7 +17,6 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from azureml_jobs.identity.admitted_keys import AdmittedKeys
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.node_key import fresh_node_key, load_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets
@@ -34,6 +33,7 @@ from server.orchestrator.caretaker import LEASE, read_status
 from server.run.audit import audit
 from server.run.result import RoundRecord, RunResult
 from server.serve import _Display, serve
+from server.store.admitted_keys import AdmittedKeys
 from server.store.base import LeaseLost
 from server.store.folder import FolderStore
 from server.store.run_queue import RunQueue

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.cli.key_arguments import TAKES
-from azureml_jobs.cli.keys import main
-from azureml_jobs.identity.admitted_keys import AdmittedKeys
+from azureml_jobs.cli.arguments import parse
+from azureml_jobs.cli.keys import keys
+from azureml_jobs.cli.verbs import KEYS, VERBS, find
 from azureml_jobs.identity.node_key import fresh_node_key
 from conf.errors import ConfigError, IdentityError, MeadowError
 from conf.federation_folder import FederationFolder
-from conf.schema import Conf, FederationConf
+from conf.schema import FederationConf
+from server.store.admitted_keys import AdmittedKeys
 from server.store.folder import FolderStore
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,8 +23,11 @@ START = 1_700_000_000.0
 DAY = 86400.0
 
 
-def opened(conf: Conf, folder: Path | None) -> FolderStore:
-    return FolderStore(folder or FederationFolder.of(conf.federation).store)
+def type_keys(*argv: str, now: float = START) -> int:
+    """Type `meadow keys ...` at a certain time."""
+    verb, rest = find(["keys", *argv])
+    assert not isinstance(verb, str)
+    return keys(parse(verb, rest, KEYS), lambda: now)
 
 
 class Office:
@@ -35,9 +39,10 @@ class Office:
 
     def do(self, verb: str, *argv: str, store: Path | None = None) -> tuple[int, str, str]:
         where = {"keys": self.keys, "store": store or self.store}
-        taken = [f"{key}={path}" for key, path in where.items() if key in TAKES[verb][1]]
+        takes = {argument.name for argument in VERBS[f"keys {verb}"].arguments}
+        taken = [f"{key}={path}" for key, path in where.items() if key in takes]
         try:
-            status, err = main([verb, *argv, *taken], opened, lambda: self.now), ""
+            status, err = type_keys(verb, *argv, *taken, now=self.now), ""
         except MeadowError as error:
             status, err = error.exit_status, str(error)
         return status, self._capsys.readouterr().out, err
@@ -174,18 +179,19 @@ def test_a_federation_has_its_place_where_its_jobs_look_for_it(
         ["silo", "north"],
         ["admit", "north", str(folder.keys / "node-north.pub")],
     ):
-        assert main([*argv, "federation.name=clinics"], opened) == 0
+        assert type_keys(*argv, "federation.name=clinics") == 0
     assert (folder.keys / "ca-key").is_file() and FolderStore(folder.store).list("keys/admitted/")
     with pytest.raises(IdentityError, match=r"MDW-709"):
-        main(["list", "federation.name=../elsewhere"], opened)
-    assert main(["init"], opened) == 0 and FederationFolder.of(FederationConf()).keys.is_dir()
+        type_keys("list", "federation.name=../elsewhere")
+    assert type_keys("init") == 0 and FederationFolder.of(FederationConf()).keys.is_dir()
 
 
 def test_help_names_every_verb() -> None:
-    for argv in (["--help"], ["silo", "-h"], []):
+    verbs = [name.partition(" ")[2] for name in VERBS if name.startswith("keys ")]
+    for argv in (["--help"], []):
         command = [sys.executable, "-m", "azureml_jobs.cli.main", "keys", *argv]
         shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert shown.returncode == 0 and all(f"  {verb} " in shown.stdout for verb in TAKES)
+        assert shown.returncode == 0 and all(f"  keys {verb} " in shown.stdout for verb in verbs)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +209,7 @@ def test_what_a_verb_does_not_take_is_told_and_nothing_is_made(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.pub").write_text(fresh_node_key()[1])
     with pytest.raises(ConfigError, match=r"MDW-111: meadow keys"):
-        main(argv, opened)
+        type_keys(*argv)
     assert [path.name for path in tmp_path.iterdir()] == ["x.pub"]
 
 
@@ -243,7 +249,7 @@ def test_a_federation_s_file_names_silos_and_their_public_halves(
     ]
     status, _, err = office.do("admit", "west", "federation.file=f.yaml")
     assert status == 2 and err.startswith(
-        "MDW-111: The federation has no silo 'west'. Its silos: north, south."
+        "MDW-111: meadow keys admit: the federation has no silo 'west'. Its silos: north, south."
     )
     assert office.do("revoke", "west", "federation.file=f.yaml")[2].startswith("MDW-712")
 

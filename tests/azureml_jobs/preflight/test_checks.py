@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from azureml_jobs.backends.workspace import Compute
-from azureml_jobs.identity.admitted_keys import AdmittedKey
+from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import make_ca
 from azureml_jobs.identity.node_key import fresh_node_key, make_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets

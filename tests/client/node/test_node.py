@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from azureml_jobs.cli.arguments import parse
+from azureml_jobs.cli.programs import node_settings
+from azureml_jobs.cli.verbs import VERBS
 from azureml_jobs.identity.node_key import make_node_key
 from azureml_jobs.rendezvous import OVER, FolderRendezvous, Record
-from client.node.job import IDLE_STATUS, main, make_node
+from client.node.job import IDLE_STATUS, NodeSettings, make_node, run
 from client.node.journal import InstructionKey, UpdateJournal
 from conf.silos import silo_to_json
 from server.orchestrator.packed_grid import PackedGrid
@@ -29,13 +32,14 @@ def keep_signals() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def command(federation: Federation, *more: str, **changed: str) -> list[str]:
+def settings(federation: Federation, *more: str, **changed: str) -> NodeSettings:
     authority = federation.folder / "ca.pem"
     authority.write_bytes(federation.authority)
     key = federation.secrets.where("node-silo-1")
     options = {"server": "127.0.0.1:1", "ca": str(authority), "key": key, "app": TOY, **changed}
     named = [part for name, value in options.items() if value for part in (f"--{name}", value)]
-    return ["--silo", silo_to_json(federation.silos[0]), *named, *more]
+    arguments = ["--silo", silo_to_json(federation.silos[0]), *named, *more]
+    return node_settings(parse(VERBS["join"], arguments))
 
 
 def test_no_server_in_time_ends_with_its_own_status(
@@ -43,7 +47,7 @@ def test_no_server_in_time_ends_with_its_own_status(
 ) -> None:
     federation = Federation(tmp_path, silos=1)
     assert (
-        main(command(federation, "--idle-timeout", "0.5", server=f"127.0.0.1:{free_port()}"))
+        run(settings(federation, "--idle-timeout", "0.5", server=f"127.0.0.1:{free_port()}"))
         == IDLE_STATUS
     )
     assert capsys.readouterr().err == "ended: no server for 0 s\n"
@@ -57,7 +61,7 @@ def test_an_unregistered_key_ends_with_the_reason(
     with federation.orchestrator() as orchestrator:
         make_node_key(federation.secrets, "stranger")
         key = federation.secrets.where("node-stranger")
-        assert main(command(federation, server=orchestrator.address, key=key)) == 8
+        assert run(settings(federation, server=orchestrator.address, key=key)) == 8
     assert (
         capsys.readouterr()
         .err.splitlines()[-1]
@@ -88,8 +92,8 @@ def test_bad_input_is_one_line_that_says_what(
         "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
     )
     changed, code = BAD[case]
-    status = main(
-        command(
+    status = run(
+        settings(
             federation, **{name: value.format(folder=tmp_path) for name, value in changed.items()}
         )
     )
@@ -103,7 +107,7 @@ def test_the_rendezvous_says_where_and_when_it_is_over(
     federation = Federation(tmp_path, silos=1)
     place = FolderRendezvous(tmp_path / "place")
     place.publish(Record("127.0.0.1:1", epoch=1, heartbeat=time.time(), state=OVER))
-    assert main(command(federation, "--rendezvous", str(tmp_path / "place"), server="")) == 0
+    assert run(settings(federation, "--rendezvous", str(tmp_path / "place"), server="")) == 0
     assert capsys.readouterr().err == "the federation is over\n"
 
 
@@ -230,7 +234,7 @@ def test_a_silo_says_once_a_day_that_its_ca_will_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     federation = Federation(tmp_path, silos=1, made=datetime.now(UTC) - timedelta(days=3650 - 6))
-    node = make_node(command(federation))
+    node = make_node(settings(federation))
     for _ in range(3):
         node._remind()
     (line,) = [

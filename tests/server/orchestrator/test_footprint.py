@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.identity.admitted_keys import AdmittedKeys
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.node_key import make_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets
@@ -20,6 +19,7 @@ from conf.compose import compose
 from conf.federation_folder import FederationFolder
 from conf.schema import Silo
 from conf.silos import silo_to_json
+from server.store.admitted_keys import AdmittedKeys
 from server.store.folder import FolderStore
 from server.store.run_queue import RunQueue
 

@@ -11,83 +11,21 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import cached_property
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import Any, Final
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from azureml_jobs.identity.expiry import Span, expiry_warning
-from azureml_jobs.identity.node_key import fingerprint, load_public_key, public_line
-from azureml_jobs.identity.secret_store import Names, checked_name
+from azureml_jobs.identity.admitted_key import NODE_KEY_DAYS, AdmittedKey
+from azureml_jobs.identity.node_key import load_public_key, public_line
+from azureml_jobs.identity.secret_store import checked_name
 from conf.errors import CheckpointError, IdentityError
 from conf.versions import Format
+from server.store.base import Store
 
 log = logging.getLogger(__name__)
 
-NODE_KEY_DAYS: Final = 365
 FORMAT: Final = Format("entry of the admitted keys", 1)
-
-
-class KeyEntries(Protocol):
-    """What the list needs of the orchestrator's store (`server.store.base.Store` has it)."""
-
-    def list(self, prefix: str = "") -> Names:
-        """Return the names that start with `prefix`."""
-
-    def read(self, name: str) -> bytes:
-        """Return the bytes under a name."""
-
-    def put_if_absent(self, name: str, data: bytes) -> bool:
-        """Store under a new name; False where it is taken."""
-
-
-@dataclass(frozen=True)
-class AdmittedKey:
-    """A key that a silo may connect with.
-
-    Times are in seconds since 1970; `revoked` is None as long as the key is not revoked.
-    """
-
-    silo: str
-    line: str
-    since: float
-    expires: float
-    revoked: float | None = None
-
-    @property
-    def public(self) -> ec.EllipticCurvePublicKey:
-        """Return the key itself."""
-        return load_public_key(self.line, f"the admitted key of {self.silo}")
-
-    @cached_property
-    def pem(self) -> bytes:
-        """Return the key as it stands in the header of Flower's node authentication."""
-        return self.public.public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Return what `ssh-keygen -l` prints."""
-        return fingerprint(self.public)
-
-    @property
-    def span(self) -> Span:
-        """Return how long the key may connect, if it is not revoked before."""
-        begins = datetime.fromtimestamp(self.since, UTC)
-        ends = datetime.fromtimestamp(self.expires, UTC)
-        hint = f"Ask the silo for a new one, then: meadow keys rotate {self.silo} FILE.pub"
-        return Span(f"The key {self.fingerprint} of {self.silo}", begins, ends, hint)
-
-    def warning(self, now: float) -> str | None:
-        """Return a line where the key expires soon, as `expiry_warning`; None for a revoked key."""
-        if self.revoked is not None:
-            return None
-        span = self.span
-        return expiry_warning(span.what, span.begins, span.ends, datetime.fromtimestamp(now, UTC))
 
 
 class AdmittedKeys:
@@ -101,7 +39,7 @@ class AdmittedKeys:
     ADMITTED = "keys/admitted/"
     REVOKED = "keys/revoked/"
 
-    def __init__(self, store: KeyEntries, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
         self._cache: dict[str, AdmittedKey] = {}

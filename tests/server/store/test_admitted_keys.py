@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from azureml_jobs.identity.admitted_keys import AdmittedKeys
 from azureml_jobs.identity.node_key import (
     fresh_node_key,
     load_public_key,
 )
 from conf.errors import CheckpointError, IdentityError
+from server.store.admitted_keys import AdmittedKeys
 from server.store.folder import FolderStore
 
 PEM = serialization.Encoding.PEM

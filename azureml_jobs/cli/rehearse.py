@@ -16,17 +16,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from azureml_jobs.backends.azure import AzureFederation, download
-from azureml_jobs.backends.workspace import AzureJob, Workspace
-from azureml_jobs.cli.azure_watch import JobLog
-from azureml_jobs.identity.admitted_keys import AdmittedKeys, KeyEntries
+from azureml_jobs.backends.azure import AzureBackend
+from azureml_jobs.backends.base import ORCHESTRATOR, Backend, Job
+from azureml_jobs.cli.arguments import Arguments
+from azureml_jobs.cli.federation import Federation, keys_of
+from azureml_jobs.cli.runs import bring_home, wait_for_run
+from azureml_jobs.cli.table import columns
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.node_key import make_node_key
 from azureml_jobs.jobs.snapshot import ROOT
-from azureml_jobs.preflight.checks import Sources, check
 from azureml_jobs.rehearsal.azurite import installed
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from conf.compose import compose
@@ -34,34 +35,24 @@ from conf.errors import AzureError
 from conf.schema import Conf
 from conf.startup_log import MARK
 
+if TYPE_CHECKING:
+    from server.store.run_queue import Outcome
+
 Echo = Callable[[str], None]
 NAMES: Final = ("north", "south", "west")
 ENGINEER: Final = "engineer"
 SUBSCRIPTION: Final = "00000000-0000-0000-0000-000000000001"
 RUN_SECONDS: Final = 300.0
-STOP_SECONDS: Final = 60.0
 NOT_SHOWN: Final = """A rehearsal does not show: how Azure enforces roles (the table of who may is the stand-in's own),
 network isolation, quota, the building of images, mounts (inputs are copied), the sizes and prices of machines."""
 
 
-class Queue(Protocol):
-    """What a rehearsal needs of the orchestrator's queue (`server.store.run_queue.RunQueue` has it)."""
-
-    def submit(self, run_id: str, conf: Conf, command: str = "") -> object:
-        """Add a run."""
-
-    def outcome(self, run_id: str) -> Any:
-        """Return how it ended, None while it has not."""
-
-
 @dataclass
 class Rehearsal:
-    """A federation in a loopback cloud, and the steps of its life; `open_store` gives the orchestrator's store."""
+    """A federation in a loopback cloud, and the steps of its life."""
 
     cloud: LoopbackCloud
     folder: Path
-    open_store: Callable[[Conf], KeyEntries]
-    open_queue: Callable[[Any], Queue]
     overrides: list[str] = field(default_factory=list)
     names: tuple[str, ...] = NAMES
     root: Path = ROOT  # of the code that jobs are sent with
@@ -88,9 +79,10 @@ class Rehearsal:
         """Return the configuration: the federation's file under the overrides."""
         return compose([f"federation.file={self.folder / 'hospitals.yaml'}", *self.overrides])
 
-    def federation(self) -> AzureFederation:
-        """Return the federation's jobs, for whoever is signed in."""
-        return AzureFederation(self.conf(), root=self.root)
+    def federation(self) -> Federation:
+        """Return the federation, for whoever is signed in."""
+        backend: Backend = AzureBackend(self.conf(), lambda: keys_of(backend).all(), root=self.root)
+        return Federation(backend)
 
     def make_keys(self) -> None:
         """Make the CA as the engineer, a node key as each owner, and admit the public halves."""
@@ -103,91 +95,77 @@ class Rehearsal:
             with self.signed_in(owner(name)):
                 publics[name] = make_node_key(VaultSecrets(f"kv-{name}"), name)
         with self.signed_in(ENGINEER):
-            keys = self._keys()
+            keys = keys_of(self.federation().backend)
             for name, public in publics.items():
                 keys.admit(name, public)
 
+    def roles(self) -> list[tuple[str, str, str]]:
+        """Return who is signed in for each part, as which role: the engineer, and the silos' owners."""
+        owners = [(owner(name), f"silo:{name}", name) for name in self.names]
+        return [(ENGINEER, ORCHESTRATOR, ORCHESTRATOR), *owners]
+
     def check(self) -> None:
         """Print each role's table; raises AzureError MDW-813 where something would fail."""
-        for who, role in [
-            (ENGINEER, "orchestrator"),
-            *((owner(name), f"silo:{name}") for name in self.names),
-        ]:
+        for who, role, _ in self.roles():
             with self.signed_in(who):
-                keys = self._keys().all if role == "orchestrator" else None
-                table = check(self.conf(), role, Sources(Workspace, VaultSecrets, keys))
+                table = self.federation().backend.check(role)
                 self.echo(f"meadow check as={role}")
                 for line in table.lines():
                     self.echo(f"  {line}")
                 table.refuse()
 
-    def launch_server(self) -> tuple[AzureJob, bool]:
-        """Start the orchestrator's job as the engineer."""
-        with self.signed_in(ENGINEER):
-            return self.federation().start_server()
-
-    def launch_silo(self, name: str) -> tuple[AzureJob, bool]:
-        """Start a silo's job as its owner."""
-        with self.signed_in(owner(name)):
-            return self.federation().start_silo(name)
+    def launch(self, part: str) -> tuple[Job, bool]:
+        """Start a part's job, as the one whose it is."""
+        with self.signed_in(ENGINEER if part == ORCHESTRATOR else owner(part)):
+            return self.federation().backend.start(part)
 
     def submit(self, run_id: str) -> None:
         """Ask for a run."""
         with self.signed_in(ENGINEER):
-            self._queue().submit(run_id, self.conf(), "meadow rehearse")
+            self.federation().queue.submit(run_id, self.conf(), "meadow rehearse")
 
-    def wait(self, run_id: str, seconds: float = RUN_SECONDS) -> Any:
+    def wait(self, run_id: str, seconds: float = RUN_SECONDS) -> Outcome:
         """Return how a run ended; raises AzureError MDW-874 where the time is over or the orchestrator has ended."""
-        end = time.monotonic() + seconds
         with self.signed_in(ENGINEER):
-            queue, federation = self._queue(), self.federation()
-            while (outcome := queue.outcome(run_id)) is None:
-                jobs = federation.jobs([], server=True)
-                if time.monotonic() > end or not any(job.live for job in jobs):
-                    state = jobs[0].status if jobs else "not there"
-                    hint = f"Look at the jobs' logs below {self.cloud.folder / 'jobs'}."
-                    raise AzureError(
-                        "MDW-874",
-                        f"The run {run_id} has no end; the orchestrator is {state}.",
-                        hint,
-                    )
-                time.sleep(0.5)
+            federation = self.federation()
+            wait_for_run(federation, run_id, seconds, echo=self.echo)
+            outcome = federation.queue.outcome(run_id)
+        if outcome is None:
+            hint = f"Look at the jobs' logs below {self.cloud.folder / 'jobs'}."
+            raise AzureError("MDW-874", f"The run {run_id} has no end.", hint)
         return outcome
 
-    def jobs(self) -> list[AzureJob]:
+    def jobs(self) -> list[Job]:
         """Return the newest job of each part, each asked for by its owner."""
-        with self.signed_in(ENGINEER):
-            found = self.federation().jobs([], server=True)
-        for name in self.names:
-            with self.signed_in(owner(name)):
-                found += self.federation().jobs([name], server=False)
-        return found
+        found = []
+        for who, _, part in self.roles():
+            with self.signed_in(who):
+                found.append(self.federation().backend.job(part))
+        return [job for job in found if job is not None]
 
     def stop(self) -> None:
-        """End the silos' jobs, all at once, then the orchestrator's."""
-        for seconds in (0.0, STOP_SECONDS):  # every owner asks before anybody waits
-            for name in self.names:
-                with self.signed_in(owner(name)):
-                    self.federation().stop([name], server=False, seconds=seconds)
-        with self.signed_in(ENGINEER):
-            self.federation().stop([], server=True, seconds=STOP_SECONDS)
+        """End the silos' jobs, then the orchestrator's, each by its owner."""
+        for who, _, part in reversed(self.roles()):
+            with self.signed_in(who):
+                self.federation().backend.stop([part])
 
-    def download(self, run_id: str, folder: Path) -> list[Path]:
-        """Bring a run's files."""
+    def download(self, run_id: str, output: Path) -> Path:
+        """Bring a run's files into a folder below `output`."""
         with self.signed_in(ENGINEER):
-            return download(self.open_store(self.conf()), run_id, folder)
+            folder, _ = bring_home(self.federation(), run_id, output)
+        return folder
 
     def start_up(self) -> list[str]:
         """Return what each job says of its start: seconds since its process began, in a line of its own."""
-        found = []
-        for who, silo in [(ENGINEER, ""), *((owner(name), name) for name in self.names)]:
+        rows = []
+        for who, _, part in self.roles():
             with self.signed_in(who):
-                federation = self.federation()
-                for job in federation.jobs([silo] if silo else [], server=not silo):
-                    lines = JobLog(federation.workspace_of(job), job.name, silo).lines()
-                    said = [line.partition(MARK)[2].strip() for line in lines if MARK in line]
-                    found.append(f"  {silo or 'orchestrator':14} {', '.join(said) or 'nothing'}")
-        return found
+                backend = self.federation().backend
+                job = backend.job(part)
+                lines = backend.log(job).lines() if job is not None else []
+            said = [line.partition(MARK)[2].strip() for _, line in lines if MARK in line]
+            rows.append((f"  {part}", ", ".join(said) or "nothing"))
+        return columns(rows)
 
     def epilogue(self) -> list[str]:
         """Return what was refused and what nobody knew: empty lists in a good rehearsal; and what it does not show."""
@@ -229,12 +207,6 @@ class Rehearsal:
         self.cloud.access.grant(identity, vault_role, f"vault:{vault}")
         self.cloud.access.grant(identity, storage_role, f"storage:{storage}")
 
-    def _keys(self) -> AdmittedKeys:
-        return AdmittedKeys(self.open_store(self.conf()), time.time)
-
-    def _queue(self) -> Queue:
-        return self.open_queue(self.open_store(self.conf()))
-
     def _file(self) -> None:
         """Write the federation's file, as its people would."""
         lines = [
@@ -269,75 +241,55 @@ def vaults(names: tuple[str, ...] = NAMES) -> list[str]:
     return ["kv-hub", *(f"kv-{name}" for name in names)]
 
 
-def rehearse(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
+def live_through(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
     """Live through a federation's whole life; return the run's exit status, or 9 where anything was refused."""
-    say, begun = rehearsal.echo, time.monotonic()
+    say = rehearsal.echo
+    begun = time.monotonic()
     rehearsal.build()
     rehearsal.make_keys()
     rehearsal.check()
-    jobs = [rehearsal.launch_server(), *(rehearsal.launch_silo(name) for name in rehearsal.names)]
-    for job, _ in jobs:
-        say(f"{job.silo or 'orchestrator':14} {job.name}  {job.studio}")
+    jobs = [rehearsal.launch(part)[0] for _, _, part in rehearsal.roles()]
+    for line in columns([(job.part, job.name, job.where) for job in jobs]):
+        say(line)
     launched = time.monotonic()
     try:
         rehearsal.submit(run_id)
         outcome = rehearsal.wait(run_id)
         ran = time.monotonic() - launched
-        say(f"run {run_id}: {outcome.status} {outcome.reason}".rstrip())
         if not outcome.exit:
-            output = Path(rehearsal.conf().run.output)
-            rehearsal.download(run_id, output)
-            say(f"result: {output / run_id}")
+            say(f"result: {rehearsal.download(run_id, Path(rehearsal.conf().run.output))}")
     finally:
         rehearsal.stop()
-        for one in rehearsal.jobs():
-            say(f"{one.silo or 'orchestrator':14} {one.status}")
+        for line in columns([(job.part, job.state) for job in rehearsal.jobs()]):
+            say(line)
     say("Start-up, in seconds since each job's process began:")
-    for line in rehearsal.start_up():
-        say(line)
-    for line in rehearsal.epilogue():
+    for line in [*rehearsal.start_up(), *rehearsal.epilogue()]:
         say(line)
     cloud = sum(rehearsal.cloud.seconds.values())
-    say(
-        f"Seconds: {cloud:.1f} to start the cloud, {launched - begun:.0f} from keys to four jobs sent,"
-    )
-    say(
-        f"{ran:.0f} for the jobs to start and the run to end, {time.monotonic() - begun:.0f} in all."
-    )
+    keys = launched - begun
+    whole = time.monotonic() - begun
+    say(f"Seconds: {cloud:.1f} to start the cloud, {keys:.0f} from keys to the jobs sent,")
+    say(f"{ran:.0f} for the jobs to start and the run to end, {whole:.0f} in all.")
     request_log = rehearsal.cloud.request_log
     refused = request_log.refused() or request_log.outbound or request_log.unrouted
-    return int(outcome.exit) or (AzureError.exit_status if refused else 0)
+    return outcome.exit or (AzureError.exit_status if refused else 0)
 
 
-HELP: Final = """meadow rehearse [--keep] [group=option | key=value ...]
-
-A federation of three silos on Azure ML, without Azure: workspaces, vaults and storage are a stand-in on 127.0.0.1,
-which really starts the jobs; Azure's own clients talk to it, led by environment variables alone. Any other host is
-refused. Needs Node, for Azurite. The run lands in run.output; --keep leaves the cloud's folder, jobs' logs included.
-Groups and keys are those of `meadow simulate --help`."""
-
-
-def main(
-    args: list[str], open_store: Callable[[Conf], KeyEntries], open_queue: Callable[[Any], Queue]
-) -> int:
+def rehearse(arguments: Arguments) -> int:
     """Rehearse with the given overrides; return the exit status."""
-    if "--help" in args or "-h" in args:
-        print(HELP)
-        return 0
-    keep, overrides = "--keep" in args, [arg for arg in args if arg != "--keep"]
-    overrides = ["tracking=environment", *overrides]
-    compose(overrides)  # a mistake is told before anything starts
+    overrides = ["tracking=environment", *arguments.rest]
+    # a mistake is told before anything starts
+    compose(overrides)
     installed()
-    signal.signal(
-        signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)
-    )  # everything started here is ended
+    # everything that is started here is ended here
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="meadow-rehearsal-"))
     try:
         with LoopbackCloud(folder / "cloud", ["hub", *NAMES], vaults()) as cloud:
-            rehearsal = Rehearsal(cloud, folder, open_store, open_queue, overrides)
-            return rehearse(rehearsal, f"rehearsal-{datetime.now():%Y%m%d-%H%M%S}")
+            rehearsal = Rehearsal(cloud, folder, overrides)
+            return live_through(rehearsal, f"rehearsal-{datetime.now():%Y%m%d-%H%M%S}")
     finally:
-        if keep:
+        if arguments.has("--keep"):
             print(f"kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,44 @@
+"""Paths of a configuration, so that they mean the same in every job of this machine: each works in its own folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from conf.federation_folder import FederationFolder
+from conf.schema import Conf, ExternalStrategyConf
+
+
+def with_absolute_paths(conf: Conf) -> Conf:
+    """Return a configuration whose paths begin at the root."""
+    named = {
+        name: dataclasses.replace(silo, data=_rooted(silo.data))
+        for name, silo in conf.federation.silos.items()
+    }
+    folder = str(FederationFolder.of(conf.federation).path)
+    conf = dataclasses.replace(conf)
+    conf.federation = dataclasses.replace(conf.federation, folder=folder, silos=named)
+    conf.run = dataclasses.replace(conf.run, output=str(Path(conf.run.output).absolute()))
+    conf.data = dataclasses.replace(conf.data, **_rooted({"root": conf.data.root}))
+    if conf.model.init is not None:
+        conf.model = dataclasses.replace(conf.model, init=_found(conf.model.init, conf.run.output))
+    if isinstance(conf.strategy, ExternalStrategyConf) and ".py:" in conf.strategy.target:
+        target = str(Path(conf.strategy.target).absolute())
+        conf.strategy = dataclasses.replace(conf.strategy, target=target)
+    return conf
+
+
+def _found(init: str, output: str) -> str:
+    """Return where a model to start from lies: as it was written, or among the runs; else as it was written."""
+    for path in (Path(init), Path(output) / init):
+        if path.exists():
+            return str(path.absolute())
+    return init
+
+
+def _rooted(data: dict[str, Any]) -> dict[str, Any]:
+    root = data.get("root")
+    if root is None or "://" in root:
+        return data
+    return {**data, "root": str(Path(root).expanduser().absolute())}

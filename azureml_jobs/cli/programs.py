@@ -1,0 +1,62 @@
+"""Verbs that are a program of their own: a simulation, and the commands of the two kinds of job."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from azureml_jobs.cli.arguments import Arguments
+
+if TYPE_CHECKING:
+    from client.node.job import NodeSettings
+    from conf.schema import Conf
+
+PATHS: Final = ("--silo-file", "--rendezvous", "--ca", "--key", "--state")
+IDLE_TIMEOUT: Final = "--idle-timeout"
+
+
+def simulate(arguments: Arguments) -> int:
+    """Train one model over several silos on this machine, as a Hydra application."""
+    from azureml_jobs.cli.hydra_app import application
+
+    def train(conf: Conf, overrides: list[str], command: str) -> int:
+        from server.simulation import simulate_conf
+
+        simulate_conf(conf, command=command, progress=not arguments.has("--no-progress"))
+        return 0
+
+    return application(["simulate"], list(arguments.rest), train)
+
+
+def serve(arguments: Arguments) -> int:
+    """Be the orchestrator of a federation."""
+    from azureml_jobs.cli.hydra_app import application
+
+    def work(conf: Conf, overrides: list[str], command: str) -> int:
+        from server.serve import serve
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+        return serve(conf)
+
+    return application(["serve"], list(arguments.rest), work)
+
+
+def join(arguments: Arguments) -> int:
+    """Be a silo's node."""
+    from client.node.job import run
+
+    return run(node_settings(arguments))
+
+
+def node_settings(arguments: Arguments) -> NodeSettings:
+    """Return what a silo's node is started with."""
+    from client.node.job import NodeSettings
+
+    given: dict[str, Any] = {"foreign_runs": arguments.has("--foreign-runs")}
+    for flag, value in arguments.values.items():
+        name = flag.removeprefix("--").replace("-", "_")
+        given[name] = Path(value) if flag in PATHS else value
+    if arguments.has(IDLE_TIMEOUT):
+        given["idle_timeout"] = arguments.number(IDLE_TIMEOUT, 0.0)
+    return NodeSettings(**given)

@@ -1,0 +1,62 @@
+"""One key that a silo may connect with, as the orchestrator's list of them has it (`server.store.admitted_keys`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Final
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from azureml_jobs.identity.expiry import Span, expiry_warning
+from azureml_jobs.identity.node_key import fingerprint, load_public_key
+
+NODE_KEY_DAYS: Final = 365
+
+
+@dataclass(frozen=True)
+class AdmittedKey:
+    """A key that a silo may connect with.
+
+    Times are in seconds since 1970; `revoked` is None as long as the key is not revoked.
+    """
+
+    silo: str
+    line: str
+    since: float
+    expires: float
+    revoked: float | None = None
+
+    @property
+    def public(self) -> ec.EllipticCurvePublicKey:
+        """Return the key itself."""
+        return load_public_key(self.line, f"the admitted key of {self.silo}")
+
+    @cached_property
+    def pem(self) -> bytes:
+        """Return the key as it stands in the header of Flower's node authentication."""
+        return self.public.public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return what `ssh-keygen -l` prints."""
+        return fingerprint(self.public)
+
+    @property
+    def span(self) -> Span:
+        """Return how long the key may connect, if it is not revoked before."""
+        begins = datetime.fromtimestamp(self.since, UTC)
+        ends = datetime.fromtimestamp(self.expires, UTC)
+        hint = f"Ask the silo for a new one, then: meadow keys rotate {self.silo} FILE.pub"
+        return Span(f"The key {self.fingerprint} of {self.silo}", begins, ends, hint)
+
+    def warning(self, now: float) -> str | None:
+        """Return a line where the key expires soon, as `expiry_warning`; None for a revoked key."""
+        if self.revoked is not None:
+            return None
+        span = self.span
+        return expiry_warning(span.what, span.begins, span.ends, datetime.fromtimestamp(now, UTC))
