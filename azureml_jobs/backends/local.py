@@ -226,7 +226,7 @@ class LocalBackend:
             _state(process),
             live=process.state == RUNNING,
             since=process.ended or process.started,
-            where=str(self.jobs.log(job_name(part))),
+            where=_from_here(self.jobs.log(job_name(part))),
             status=process.status,
             killed=process.state == LOST or by_signal,
         )
@@ -266,6 +266,12 @@ class LocalBackend:
 def job_name(part: str) -> str:
     """Return the name of a part's job, which is that of its folder."""
     return SERVER if part == ORCHESTRATOR else f"silo-{part}"
+
+
+def _from_here(path: Path) -> str:
+    """Return a path as it is named from the folder where the command is run, where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _state(process: Process) -> str:

@@ -277,7 +277,7 @@ class _Reader:
             known = ", ".join(argument.choices)
             close = difflib.get_close_matches(value, argument.choices, n=1)
             hint = f"Did you mean '{close[0]}'?" if close else f"Valid here: {known}."
-            what = f"meadow {self._verb.name}: '{_short(value)}' is not a {argument.value}."
+            what = f"meadow {self._verb.name}: there is no {argument.name}={_short(value)}."
             raise ConfigError(argument.code, what, hint)
         self.values[argument.name] = value
 

@@ -43,7 +43,9 @@ def status(arguments: Arguments) -> int:
         if part in seen:
             rows.append(_job_row(part, seen[part], connected))
         else:
-            rows.append((part, "not asked", "", connected, "", f"as={federation.role}"))
+            rows.append(
+                (part, "not asked", "", connected, "", f"not yours to see, as={federation.role}")
+            )
     print("\n".join(columns(rows)))
     if federation.has_orchestrator:
         print()
