@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from azureml_jobs.backends import azure
+from azureml_jobs.backends.azure import AzureBackend
+from azureml_jobs.cli.rehearse import Rehearsal
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
+from tests.azure.federation import SILOS, Federation, cheap_code
 
 os.environ["AZUREML_RUN_POLLING_INTERVAL_MIN"] = "1"  # read when azure.ai.ml is imported
 
@@ -39,3 +44,43 @@ def cloud(
     yield loopback
     assert loopback.request_log.unrouted == []
     assert loopback.request_log.outbound == []
+
+
+@pytest.fixture
+def federation(
+    cloud: LoopbackCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Federation]:
+    """A federation of two silos; 'all' holds every right, the engineer and the owners their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(azure, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(azure, "STOP_POLL_SECONDS", 0.1)
+    cloud.executor.stop()
+    cloud.executor.jobs.clear()
+    for key in [key for key in cloud.resources._kept if "/jobs/" in key]:
+        del cloud.resources._kept[key]
+    cloud.access.grants.clear()
+    rehearsal = Rehearsal(cloud, tmp_path, names=SILOS)
+    rehearsal.build()
+    for name in ("hub", *SILOS):
+        rehearsal._grants("all", workspace=name, vault=f"kv-{name}", storage=name, owner=True)
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "a.txt").write_text("a")
+    container = cloud.accounts.container("hub", "federation")
+    for blob in container.list_blob_names():
+        container.delete_blob(blob)
+    yield Federation(rehearsal, tmp_path, code)
+    cloud.executor.stop()
+    monkeypatch.undo()
+    cloud.access.grants.clear()
+    shutil.rmtree(tmp_path / ".meadow", ignore_errors=True)
+
+
+@pytest.fixture
+def cheap(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> Federation:
+    """The federation with keys, where `launch` sends code that does next to nothing."""
+    federation.cloud.vaults._secrets.clear()
+    federation.rehearsal.make_keys()
+    tree = cheap_code(federation.folder / "tree")
+    monkeypatch.setattr(azure, "AzureBackend", partial(AzureBackend, root=tree))
+    return federation

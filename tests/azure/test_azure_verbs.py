@@ -3,124 +3,25 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from azure.ai.ml import command
-from azure.ai.ml.entities import Environment
 
-from azureml_jobs.backends import azure
 from azureml_jobs.backends.azure import AzureBackend
 from azureml_jobs.backends.azure_log import AzureLog
 from azureml_jobs.backends.base import ORCHESTRATOR, Job
 from azureml_jobs.backends.workspace import AzureJob, Workspace
 from azureml_jobs.cli import runs
-from azureml_jobs.cli.main import main
-from azureml_jobs.cli.rehearse import ENGINEER, Rehearsal, owner
-from azureml_jobs.jobs.specification import TAG_FEDERATION, TAG_ROLE, TAG_SILO, JobSpec
-from azureml_jobs.rehearsal.cloud import LoopbackCloud
-from conf.code_digest import PACKAGES
+from azureml_jobs.cli.rehearse import ENGINEER, owner
+from azureml_jobs.jobs.specification import JobSpec
 from conf.errors import AzureError, RoundError
-from server.orchestrator.backends import store_of
-from server.store.run_queue import Outcome, RunQueue
-
-SILOS = ("north", "south")
-STAY = "echo at work; sleep 600"
-
-
-@dataclass
-class Federation:
-    """A federation whose jobs are shell lines, and the command line that acts on it."""
-
-    rehearsal: Rehearsal
-    folder: Path
-    code: Path
-
-    @property
-    def cloud(self) -> LoopbackCloud:
-        return self.rehearsal.cloud
-
-    @property
-    def where(self) -> list[str]:
-        return ["backend=azure", f"federation.file={self.folder / 'hospitals.yaml'}"]
-
-    def job(self, part: str, line: str) -> str:
-        """Start a job with a federation's tags, as its owner; return its name."""
-        tags = {TAG_FEDERATION: "hospitals", TAG_ROLE: "silo", TAG_SILO: part}
-        conf, compute = self.rehearsal.conf().federation, f"gpu-{part}"
-        workspace = conf.orchestrator.workspace
-        if part == "orchestrator":
-            tags, compute = {TAG_FEDERATION: "hospitals", TAG_ROLE: "server"}, "cpu"
-        else:
-            workspace = conf.silos[part].workspace
-        environment = Environment(
-            image="mcr.microsoft.com/azureml/base", name="meadow-test", version="1"
-        )
-        made = command(
-            code=self.code, command=line, environment=environment, compute=compute, tags=tags
-        )
-        with self.rehearsal.signed_in(ENGINEER if part == "orchestrator" else owner(part)):
-            place = Workspace(workspace)
-            return str(place._client.jobs.create_or_update(made).name)
-
-    def running(self, name: str) -> None:
-        job = next(job for job in self.cloud.executor.jobs.values() if job.name == name)
-        until(lambda: "at work" in "".join(path.read_text() for path in job.logs().values()))
-
-    def meadow(self, verb: str, *args: str, who: str = "all") -> int:
-        with self.rehearsal.signed_in(who):
-            return main([verb, *args, *self.where])
-
-    def queue(self, who: str = ENGINEER) -> RunQueue:
-        with self.rehearsal.signed_in(who):
-            return RunQueue(store_of(self.rehearsal.conf()))
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
-
-
-@pytest.fixture
-def federation(
-    cloud: LoopbackCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Federation]:
-    """A federation of two silos; 'all' holds every right, the engineer and the owners their own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(azure, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(azure, "STOP_POLL_SECONDS", 0.1)
-    cloud.executor.stop()
-    cloud.executor.jobs.clear()
-    for key in [key for key in cloud.resources._kept if "/jobs/" in key]:
-        del cloud.resources._kept[key]
-    cloud.access.grants.clear()
-    rehearsal = Rehearsal(cloud, tmp_path, names=SILOS)
-    rehearsal.build()
-    for name in ("hub", *SILOS):
-        rehearsal._grants("all", workspace=name, vault=f"kv-{name}", storage=name, owner=True)
-    code = tmp_path / "code"
-    code.mkdir()
-    (code / "a.txt").write_text("a")
-    container = cloud.accounts.container("hub", "federation")
-    for blob in container.list_blob_names():
-        container.delete_blob(blob)
-    yield Federation(rehearsal, tmp_path, code)
-    cloud.executor.stop()
-    monkeypatch.undo()
-    cloud.access.grants.clear()
-    shutil.rmtree(tmp_path / ".meadow", ignore_errors=True)
-
+from server.store.run_queue import Outcome
+from tests.azure.federation import SILOS, STAY, Federation, cheap_code, until
 
 # ---- status
 
@@ -416,16 +317,6 @@ def test_stop_ends_one_silo_or_one_run_alone(
     assert federation.meadow("wait", "run=two") == 130  # nobody is there to end it
 
 
-def cheap_code(tree: Path, line: str = "print('at work', flush=True); time.sleep(600)") -> Path:
-    """Write what jobs are sent with: packages whose command line does next to nothing."""
-    for package in PACKAGES:
-        (tree / package).mkdir(parents=True)
-        (tree / package / "__init__.py").touch()
-    (tree / "client" / "app.py").touch()
-    (tree / "azureml_jobs" / "cli.py").write_text(f"import sys, time\n{line}")
-    return tree
-
-
 class Racing(Workspace):
     """A workspace in which another launch's job comes in between the look and one's own, or right after it."""
 
@@ -463,16 +354,6 @@ def test_of_two_launches_at_the_same_time_the_first_job_stays(
         assert len(federation.cloud.executor.jobs) == 2
         launch.stop([ORCHESTRATOR])
     assert [job.status for job in (first, second)] == ["Canceled", "Canceled"]
-
-
-@pytest.fixture
-def cheap(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> Federation:
-    """The federation with keys, where `launch` sends code that does next to nothing."""
-    federation.cloud.vaults._secrets.clear()
-    federation.rehearsal.make_keys()
-    tree = cheap_code(federation.folder / "tree")
-    monkeypatch.setattr(azure, "AzureBackend", partial(AzureBackend, root=tree))
-    return federation
 
 
 def test_a_launch_that_fails_in_the_middle_leaves_nothing_at_work(
