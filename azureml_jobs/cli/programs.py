@@ -1,4 +1,4 @@
-"""Verbs that are a program of their own: a simulation, and the commands of the two kinds of job."""
+"""Verbs that are a program of their own: simulation and rehearsal, and the commands of the two kinds of job."""
 
 from __future__ import annotations
 
@@ -60,3 +60,13 @@ def node_settings(arguments: Arguments) -> NodeSettings:
     if arguments.has(IDLE_TIMEOUT):
         given["idle_timeout"] = arguments.number(IDLE_TIMEOUT, 0.0)
     return NodeSettings(**given)
+
+
+def rehearse(arguments: Arguments) -> int:
+    """Live through a federation's whole life on Azure ML, without Azure."""
+    from azureml_jobs.rehearsal import require
+
+    require()
+    from azureml_jobs.rehearsal.rehearse import rehearse
+
+    return rehearse(list(arguments.rest), keep=arguments.has("--keep"))

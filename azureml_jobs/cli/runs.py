@@ -16,7 +16,7 @@ from conf.errors import AzureError, CheckpointError, ConfigError, MeadowError
 
 if TYPE_CHECKING:
     from conf.schema import Conf
-    from server.store.run_queue import Outcome
+    from server.store.run_queue import Outcome as Outcome
 
 PATIENCE_SECONDS: Final = 300.0
 """For which a wait bears that Azure is not reached; a training goes on meanwhile."""

@@ -281,7 +281,7 @@ _ROWS: Final = (
         "rehearse",
         ALL,
         "live through a federation on Azure ML, without Azure",
-        "rehearse:rehearse",
+        "programs:rehearse",
         (Argument("--keep", "leave the cloud's folder, jobs' logs included"),),
         overrides=EVERY_KEY,
         about="Workspaces, vaults and storage of three silos are a stand-in on 127.0.0.1, which really starts\n"

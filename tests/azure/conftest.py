@@ -12,8 +12,8 @@ import pytest
 
 from azureml_jobs.backends import azure
 from azureml_jobs.backends.azure import AzureBackend
-from azureml_jobs.cli.rehearse import Rehearsal
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
+from azureml_jobs.rehearsal.rehearse import Rehearsal
 from tests.azure.federation import SILOS, Federation, cheap_code
 
 os.environ["AZUREML_RUN_POLLING_INTERVAL_MIN"] = "1"  # read when azure.ai.ml is imported

@@ -12,9 +12,9 @@ from azure.ai.ml.entities import Environment
 
 from azureml_jobs.backends.workspace import Workspace
 from azureml_jobs.cli.main import main
-from azureml_jobs.cli.rehearse import ENGINEER, Rehearsal, owner
 from azureml_jobs.jobs.specification import TAG_FEDERATION, TAG_ROLE, TAG_SILO
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
+from azureml_jobs.rehearsal.rehearse import ENGINEER, Rehearsal, owner
 from conf.code_digest import PACKAGES
 from server.orchestrator.backends import store_of
 from server.store.run_queue import RunQueue

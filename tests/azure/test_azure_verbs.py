@@ -17,8 +17,8 @@ from azureml_jobs.backends.azure_log import AzureLog
 from azureml_jobs.backends.base import ORCHESTRATOR, Job
 from azureml_jobs.backends.workspace import AzureJob, Workspace
 from azureml_jobs.cli import runs
-from azureml_jobs.cli.rehearse import ENGINEER, owner
 from azureml_jobs.jobs.specification import JobSpec
+from azureml_jobs.rehearsal.rehearse import ENGINEER, owner
 from conf.errors import AzureError, RoundError
 from server.store.run_queue import Outcome
 from tests.azure.federation import SILOS, STAY, Federation, cheap_code, until

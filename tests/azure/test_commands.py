@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.cli.rehearse import ENGINEER, Rehearsal, owner, vaults
 from azureml_jobs.jobs.snapshot import snapshot
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
+from azureml_jobs.rehearsal.rehearse import ENGINEER, Rehearsal, owner, vaults
 from conf.errors import AzureError
 from server.run.history import read_history
 from server.run.result import RunResult

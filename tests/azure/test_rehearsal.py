@@ -21,11 +21,11 @@ from azure.ai.ml import load_job
 from azureml_jobs.backends.base import ORCHESTRATOR
 from azureml_jobs.backends.workspace import Workspace
 from azureml_jobs.cli.main import main
-from azureml_jobs.cli.rehearse import ENGINEER, NAMES, Rehearsal, owner, vaults
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.jobs.snapshot import snapshot
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from azureml_jobs.rehearsal.executor import Job
+from azureml_jobs.rehearsal.rehearse import ENGINEER, NAMES, Rehearsal, owner, vaults
 from conf.errors import AzureError
 from server.run.history import read_history
 from server.run.result import RoundRecord, RunResult

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from azureml_jobs.identity.admitted_keys import AdmittedKeys
 from azureml_jobs.identity.node_key import node_secret
 from client.context_state import state_mod
 from conf.compose import compose
@@ -27,6 +26,7 @@ from server.run.history import History, Mark, read_lines
 from server.run.ledger import FILE as LEDGER
 from server.run.ledger import Ledger, verify_file
 from server.run.result import Baseline, RoundRecord, RunResult, Scores
+from server.store.admitted_keys import AdmittedKeys
 from server.store.base import Lease
 from server.store.folder import FolderStore
 from server.store.layout import MARKER, claim

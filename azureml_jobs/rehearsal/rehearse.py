@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Final
 
 from azureml_jobs.backends.azure import AzureBackend
 from azureml_jobs.backends.base import ORCHESTRATOR, Backend, Job
-from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.cli.federation import Federation, keys_of
 from azureml_jobs.cli.runs import bring_home, wait_for_run
 from azureml_jobs.cli.table import columns
@@ -36,7 +35,7 @@ from conf.schema import Conf
 from conf.startup_log import MARK
 
 if TYPE_CHECKING:
-    from server.store.run_queue import Outcome
+    from azureml_jobs.cli.runs import Outcome
 
 Echo = Callable[[str], None]
 NAMES: Final = ("north", "south", "west")
@@ -275,9 +274,9 @@ def live_through(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
     return outcome.exit or (AzureError.exit_status if refused else 0)
 
 
-def rehearse(arguments: Arguments) -> int:
-    """Rehearse with the given overrides; return the exit status."""
-    overrides = ["tracking=environment", *arguments.rest]
+def rehearse(asked: list[str], *, keep: bool) -> int:
+    """Rehearse with the given overrides; return the exit status. With `keep` the cloud's folder is left."""
+    overrides = ["tracking=environment", *asked]
     # a mistake is told before anything starts
     compose(overrides)
     installed()
@@ -289,7 +288,7 @@ def rehearse(arguments: Arguments) -> int:
             rehearsal = Rehearsal(cloud, folder, overrides)
             return live_through(rehearsal, f"rehearsal-{datetime.now():%Y%m%d-%H%M%S}")
     finally:
-        if arguments.has("--keep"):
+        if keep:
             print(f"kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
