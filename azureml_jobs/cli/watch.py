@@ -20,6 +20,7 @@ from conf.errors import AzureError, MeadowError
 AT_ONCE: Final = 16
 """Workspaces that are asked at the same time."""
 SEE_ROLE: Final = "Reader"
+LABEL_WIDTH: Final = len(ORCHESTRATOR)
 JOB_COLUMNS: Final = ("part", "state", "since", "connected", "job", "where")
 RUN_COLUMNS: Final = ("run", "state", "rounds done", "result")
 CHECKPOINT: Final = re.compile(r"runs/(.+)/checkpoints/round-(\d+)")
@@ -69,13 +70,12 @@ def logs(arguments: Arguments) -> int:
             failed.append(seen)
         elif seen is not None:
             read.append(backend.log(seen))
-    width = max(map(len, parts), default=0)
     shown = follow(read, backend.poll_seconds) if arguments.has("-f") else _once(read)
     for line in shown:
         if isinstance(line, MeadowError):
             failed.append(line)
         else:
-            print(log_line(*line, width), flush=True)
+            print(log_line(*line), flush=True)
     for error in failed:
         print(f"error {error}", file=sys.stderr)
     return failed[0].exit_status if failed else 0
@@ -136,9 +136,9 @@ def unseen(error: MeadowError) -> str:
     return f"{error.code}: {error.message}"
 
 
-def log_line(label: str, line: str, width: int = 0) -> str:
+def log_line(label: str, line: str) -> str:
     """Return a line that a part said, as every verb shows it."""
-    return f"{label:{width}}  {line}"
+    return f"{label:{LABEL_WIDTH}}  {line}"
 
 
 def follow(read: Sequence[JobLog], poll_seconds: float) -> Iterator[Line | MeadowError]:

@@ -20,8 +20,10 @@ from tests.azure.federation import SILOS, Federation, until
 
 PARTS = ("orchestrator", *SILOS)
 STAY = "print('at work', flush=True); import time; time.sleep(600)"
-STATES = {"Running": "LIVE", "running": "LIVE", "Canceled": "OVER", "ended, status -15": "OVER"}
-ROW = re.compile(r"(\S+) +(LIVE|OVER) +(\S+ \S+) +(\S.*)")
+OVER = r"Canceled|ended, status -?\d+"
+ROW = re.compile(rf"^(\S+) +(Running|running|{OVER}) +\d\S+ \d\S+ +\S.*")
+ENDED = re.compile(rf"(: |  )({OVER})$")
+STARTED = re.compile(r": (started|running already), .*")
 
 
 @dataclass
@@ -40,13 +42,14 @@ class Typed:
 
     def _same(self, text: str) -> list[str]:
         """Return lines without what is a backend's own."""
-        for state, word in STATES.items():
-            text = text.replace(state, word)
-        text = text.replace(f"backend={self.backend}", "backend=HERE")
-        lines = [
-            re.sub(r": (started|running already), .*", r": \1", line) for line in text.splitlines()
-        ]
-        return [re.sub(r" {2,}", "  ", ROW.sub(r"\1  \2  SINCE  JOB", line)) for line in lines]
+        lines = []
+        for line in text.splitlines():
+            line = re.sub(rf"backend={self.backend}(?![|])", "backend=HERE", line)
+            line = ROW.sub(r"\1  JOB", line)
+            line = STARTED.sub(r": \1", line)
+            line = ENDED.sub(r"\1OVER", line)
+            lines.append(re.sub(r" {2,}", "  ", line))
+        return lines
 
 
 @pytest.fixture

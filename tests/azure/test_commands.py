@@ -182,11 +182,11 @@ def test_stop_ends_the_jobs_of_a_role_while_their_logs_are_followed(meadow: Comm
     lines = [first.rstrip(), *out.splitlines()]
     assert (follower.returncode, err) == (0, "")
     assert {line for line in lines if line.endswith("  Canceled")} == {
-        f"{part}  Canceled" for part in ("orchestrator", *SILOS)
+        f"{part:12}  Canceled" for part in ("orchestrator", *SILOS)
     }
     assert [line.split()[2] for line in lines if line.startswith("orchestrator  round ")] == [
         "1/2",
         "2/2",
     ]
-    assert any(line.startswith("north  ended by SIGTERM") for line in lines)
+    assert any(line.startswith("north         ended by SIGTERM") for line in lines)
     assert set(meadow.states()) == {"Canceled"}

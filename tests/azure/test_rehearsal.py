@@ -370,6 +370,6 @@ def test_stopping_ends_silos_then_server(
     with federation.signed_in(owner("north")):
         where = ["backend=azure", f"federation.file={federation.folder / 'hospitals.yaml'}"]
         assert main(["logs", *where, "as=silo:north"]) == 0
-    assert "north  ended by SIGTERM" in capfd.readouterr().out
+    assert "north         ended by SIGTERM" in capfd.readouterr().out
     ends = {part: job_of(federation, part).ended or 0 for part in ("orchestrator", *NAMES)}
     assert max(ends, key=lambda part: ends[part]) == "orchestrator"

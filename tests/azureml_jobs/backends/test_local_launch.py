@@ -195,7 +195,7 @@ def test_a_server_that_ends_when_every_silo_has_is_not_started_again(place: Plac
 
 def test_a_silo_that_ends_early_is_named_with_its_last_words(place: Place) -> None:
     place.scripts(join="print('MDW-743: not admitted'); sys.exit(8)")
-    wanted = {f"silo-{i}  ended, status 8: MDW-743: not admitted" for i in (1, 2)}
+    wanted = {f"silo-{i}        ended, status 8: MDW-743: not admitted" for i in (1, 2)}
     assert place.launch(Queue(lambda: wanted <= set(place.said))) == 5
 
 
@@ -418,7 +418,7 @@ def test_status_logs_wait_and_stop_of_a_federation(
     assert main(["status", "as=silo:silo-1"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[1:3] == ["not", "asked"]
     assert main(["logs", "silo=silo-2"]) == 0
-    assert capsys.readouterr().out == "silo-2  hello\n"
+    assert capsys.readouterr().out == "silo-2        hello\n"
     assert main(["logs", "silo=nobody"]) == 2 and "MDW-193" in capsys.readouterr().err
     assert main(["wait", "run=a", "timeout=0.1"]) == 124
     assert main(["wait", "run=b"]) == 2
