@@ -6,6 +6,11 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+# A second environment, laid over the first: the lowest release of Flower that is supported.
+LOWEST := $(VENV)/lowest-flower
+LOWEST_INSTALLED := $(LOWEST)/installed
+FLOWER_SUITES := tests/security tests/strategies tests/faults tests/client/node tests/server/orchestrator
+TWO_RELEASES := tests/faults/test_interoperation.py tests/faults/test_releases.py
 PACKAGES := conf strategies client server azureml_jobs
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
@@ -13,7 +18,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help install simulate test test-fast nightly mutation check format benchmarks clean
+.PHONY: help install simulate test test-fast test-flower nightly mutation check format benchmarks clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -28,6 +33,11 @@ test: $(INSTALLED) ## every test that is not marked slow, in parallel
 
 test-fast: $(INSTALLED) ## stop at the first failure, integration tests left out
 	@$(BIN)/python -m pytest -q -x -m "not slow" --ignore=tests/integration $(ARGS)
+
+test-flower: $(LOWEST_INSTALLED) ## with the lowest release of Flower, and with both releases in one federation
+	@$(LOWEST)/bin/python -m pytest -q -m "not slow" -n auto --dist worksteal $(FLOWER_SUITES) $(ARGS)
+	@MEADOW_OTHER_FLOWER=$(CURDIR)/$(BIN)/python $(LOWEST)/bin/python -m pytest -q $(TWO_RELEASES) $(ARGS)
+	@MEADOW_OTHER_FLOWER=$(CURDIR)/$(LOWEST)/bin/python $(BIN)/python -m pytest -q $(TWO_RELEASES) $(ARGS)
 
 nightly: $(INSTALLED) mutation ## the tests marked slow, and ten minutes of mutants
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
@@ -61,4 +71,13 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@$(PIP) install --upgrade "pip>=25"
 	@echo "Installing Meadow and its dependencies into $(VENV) (minutes the first time)"
 	@$(PIP) install --constraint requirements.lock --editable ".[dev]"
+	@touch $@
+
+# Its own packages come first on the path, and those of the first environment after them: pip of the first installs here.
+$(LOWEST_INSTALLED): $(INSTALLED) requirements-lowest-flower.txt
+	@echo "Installing the lowest supported release of Flower into $(LOWEST)"
+	@$(BIN)/python -m venv --clear --without-pip $(LOWEST)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	    > "$$($(LOWEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first-environment.pth"
+	@$(LOWEST)/bin/python -m pip -qq --disable-pip-version-check --no-input install --requirement requirements-lowest-flower.txt
 	@touch $@

@@ -88,10 +88,19 @@ class Federation:
 
     @contextmanager
     def process_node(
-        self, address: str, silo: Silo, *extra: str, app: str = TOY, root: Path = ROOT
+        self,
+        address: str,
+        silo: Silo,
+        *extra: str,
+        app: str = TOY,
+        root: Path = ROOT,
+        python: str = sys.executable,
     ) -> Iterator[ProcessNode]:
-        """A node as the process that a silo's job runs, of the release in `root`, killed with the block."""
-        node = ProcessNode(self, address, silo, *extra, app=app, root=root)
+        """A node as the process that a silo's job runs, of the release in `root`, killed with the block.
+
+        `python` is the interpreter, and with it the release of Flower.
+        """
+        node = ProcessNode(self, address, silo, *extra, app=app, root=root, python=python)
         try:
             yield node
         finally:
@@ -130,12 +139,13 @@ class ProcessNode:
         *extra: str,
         app: str = TOY,
         root: Path = ROOT,
+        python: str = sys.executable,
     ) -> None:
         self.log = federation.folder / f"{silo.name}-{time.monotonic_ns()}.log"
         (federation.folder / "ca.pem").write_bytes(federation.authority)
         command = [
             *(
-                sys.executable,
+                python,
                 "-m",
                 "azureml_jobs.cli.main",
                 "join",

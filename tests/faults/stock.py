@@ -14,15 +14,12 @@ from typing import Any
 
 import psutil
 from flwr.cli.build import build_fab_from_files
-from flwr.supercore.version import package_version
 
 from conf.telemetry import OFF
 from tests.faults.federation import ROOT, Federation, free_port
 
-BIN = Path(sys.executable).parent
-RELEASE = tuple(int(number) for number in package_version.split(".")[:2])
-NODES_SPEAK_GRPC = RELEASE < (1, 40)
-"""Whether this release's own nodes speak gRPC: later ones speak HTTP only."""
+LAST_WITH_GRPC_NODES = (1, 39)
+"""Later releases' own nodes speak HTTP only."""
 
 PROJECT = """
 [project]
@@ -64,13 +61,18 @@ def bundle(app: Path) -> bytes:
 
 
 class Stock:
-    """Flower's processes with a home, keys and ports of their own; all are ended with `close`."""
+    """Flower's processes with a home, keys and ports of their own; all are ended with `close`.
 
-    def __init__(self, federation: Federation) -> None:
-        self.federation, self.folder = federation, federation.folder
+    They are of the release that a Python has installed: this one's, if no other is named.
+    """
+
+    def __init__(self, federation: Federation, python: str = sys.executable) -> None:
+        self.federation = federation
+        self.folder = federation.folder
+        self.bin = Path(python).parent
         self.home = self.folder / "flwr"
         self.environment = os.environ | {
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
             **OFF,
             "FLWR_HOME": str(self.home),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -84,7 +86,8 @@ class Stock:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.fleet = f"127.0.0.1:{free_port()}"
         self.api = free_port()
-        self.nodes_server = self.fleet if NODES_SPEAK_GRPC else f"127.0.0.1:{self.api}"
+        grpc = nodes_speak_grpc(python)
+        self.nodes_server = self.fleet if grpc else f"127.0.0.1:{self.api}"
 
     def superlink(self) -> None:
         """Start the server, wait until it answers, and register the silos' keys."""
@@ -137,7 +140,7 @@ class Stock:
         log = (self.folder / f"{command[0]}-{len(self.processes)}.log").open("wb")
         with log:
             one = subprocess.Popen(
-                [str(BIN / command[0]), *command[1:]],
+                [str(self.bin / command[0]), *command[1:]],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=log,
@@ -149,7 +152,7 @@ class Stock:
         """Run Flower's command line; repeated while the server is starting."""
         for left in reversed(range(tries)):
             done = subprocess.run(
-                [str(BIN / "flwr"), *arguments],
+                [str(self.bin / "flwr"), *arguments],
                 cwd=self.folder,
                 env=self.environment,
                 capture_output=True,
@@ -210,10 +213,23 @@ class Stock:
         return found
 
 
+def flower_of(python: str) -> tuple[int, int]:
+    """Return the major and minor version of the Flower that a Python has installed."""
+    said = "import importlib.metadata; print(importlib.metadata.version('flwr'))"
+    done = subprocess.run([python, "-c", said], capture_output=True, text=True, check=True)
+    major, minor = done.stdout.split(".")[:2]
+    return int(major), int(minor)
+
+
+def nodes_speak_grpc(python: str = sys.executable) -> bool:
+    """Say whether that Flower's own nodes speak gRPC."""
+    return flower_of(python) <= LAST_WITH_GRPC_NODES
+
+
 @contextmanager
-def stock(federation: Federation) -> Iterator[Stock]:
+def stock(federation: Federation, python: str = sys.executable) -> Iterator[Stock]:
     """Stock Flower for the length of a block."""
-    one = Stock(federation)
+    one = Stock(federation, python)
     try:
         yield one
     finally:

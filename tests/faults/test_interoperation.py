@@ -11,7 +11,7 @@ from server.orchestrator.packed_grid import PackedGrid
 from server.run.history import read_history
 from server.run.result import RunResult
 from tests.faults.federation import ROOT, Federation, ask, model, total, until
-from tests.faults.stock import NODES_SPEAK_GRPC, app_folder, bundle, stock
+from tests.faults.stock import app_folder, bundle, nodes_speak_grpc, stock
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,9 @@ def node_config(silo: object) -> str:
     return f"silo='{silo_to_json(silo)}'"  # TOML's literal string: Flower's reader takes no escaped quotes
 
 
-@pytest.mark.skipif(not NODES_SPEAK_GRPC, reason="Flower's own nodes speak HTTP only from 1.40 on")
+@pytest.mark.skipif(
+    not nodes_speak_grpc(), reason="Flower's own nodes speak HTTP only from 1.40 on"
+)
 def test_a_stock_supernode_joins_our_orchestrator_beside_our_own_node(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
     app = app_folder(tmp_path, CLIENT)

@@ -17,8 +17,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import flwr.simulation
 import grpc
 import numpy as np
 import psutil
@@ -29,6 +30,7 @@ from flwr.serverapp import Grid
 
 from conf.errors import SiloError
 from conf.schema import Silo
+from server.engines import ray_engine
 from server.engines.ray_engine import run_on_ray
 from server.engines.ray_grid import RayGrid
 
@@ -122,6 +124,21 @@ def test_two_rounds_with_names_bits_warm_actors_and_no_noise(
     assert "train call" in (tmp_path / "a-run/logs/workers.log").read_text()
     assert (tmp_path / "a-run/logs/server.log").is_file()
     assert set(psutil.Process().children(recursive=True)) <= set(children)
+
+
+def test_the_engine_is_flowers_own_simulation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FlowersOwn(Exception):
+        pass
+
+    def reached(*arguments: object, **options: object) -> NoReturn:
+        raise FlowersOwn
+
+    assert ray_engine.run_simulation is flwr.simulation.run_simulation  # type: ignore[attr-defined]
+    monkeypatch.setattr(ray_engine, "run_simulation", reached)
+    with pytest.raises(FlowersOwn):
+        on_ray(lambda grid, context: pytest.fail("driven by something else"), 1, tmp_path)
 
 
 def test_what_the_server_app_raises_is_raised_here(tmp_path: Path) -> None:
