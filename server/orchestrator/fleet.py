@@ -196,7 +196,7 @@ class Fleet:
         node = request.node.node_id
         self._check_run(request.run_id, node, context)
         with self.changed:
-            readable = any(one.reads(request.object_id) for one in self.instructions.of(node))
+            readable = self.instructions.may_read(node, request.object_id)
         content = self.instructions.store.get(request.object_id) if readable else None
         return PullObjectResponse(
             object_found=content is not None,
@@ -233,6 +233,9 @@ class Fleet:
         self, request: PushMessagesRequest, context: grpc.ServicerContext
     ) -> PushMessagesResponse:
         """Take the head of a reply: once, from the node that was asked, within its bounds."""
+        # Outside the lock: a large tree takes a while, and no other silo is to wait for it.
+        for tree in request.message_object_trees:
+            self._check_tree(tree, context)
         with self.changed:
             asked = self._checked_reply(request, context)
             metadata = request.messages_list[0].metadata
@@ -363,7 +366,6 @@ class Fleet:
         )
         if not fits:
             _refuse(context, "MDW-644", "The reply's metadata do not fit the instruction.")
-        self._check_tree(tree, context)
         return asked
 
 

@@ -31,7 +31,6 @@ from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
-    iterate_object_tree,
     no_object_id_recompute,
 )
 
@@ -115,10 +114,6 @@ class PendingInstruction:
         """The name by which the reply's objects are held; its own are held by its id."""
         return f"reply to {self.id}"
 
-    def reads(self, object_id: str) -> bool:
-        """Return whether an object is part of it."""
-        return any(node.object_id == object_id for node in iterate_object_tree(self.tree))
-
 
 class Instructions:
     """All pending instructions and their objects. The caller holds the lock that guards them."""
@@ -127,6 +122,7 @@ class Instructions:
         self.store = ObjectStore()
         self.deliveries = Deliveries()
         self._pending: dict[str, PendingInstruction] = {}
+        self._of_node: dict[int, dict[str, PendingInstruction]] = {}
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -137,7 +133,7 @@ class Instructions:
 
     def of(self, node: int) -> list[PendingInstruction]:
         """Return what one node is asked, oldest first."""
-        return [one for one in list(self._pending.values()) if one.node == node]
+        return list(self._of_node.get(node, {}).values())
 
     def of_run(self, run: int) -> list[PendingInstruction]:
         """Return what is asked for one run."""
@@ -151,11 +147,17 @@ class Instructions:
             tree = get_object_tree(message)
         if id in self._pending:
             return self._pending[id]
-        asked = self._pending[id] = PendingInstruction(id, message, tree, silo)
+        asked = PendingInstruction(id, message, tree, silo)
+        self._pending[id] = asked
+        self._of_node.setdefault(asked.node, {})[id] = asked
         self._put_objects(asked)
         if self.deliveries.exhausted(asked.node, asked.content):
             self.fail_instruction(asked)
         return asked
+
+    def may_read(self, node: int, object_id: str) -> bool:
+        """Return whether an object is part of what a node is asked, and has not confirmed."""
+        return any(self.store.is_held_by(one.id, object_id) for one in self.of(node))
 
     def deliver_next(self, node: int) -> PendingInstruction | None:
         """Return the node's oldest instruction that is not delivered, DELIVERED now; None where there is none."""
@@ -245,6 +247,9 @@ class Instructions:
         closed = self._pending.pop(id, None)
         if closed is None:
             return
+        del self._of_node[closed.node][id]
+        if not self._of_node[closed.node]:
+            del self._of_node[closed.node]
         self.store.drop(closed.id)
         self.store.drop(closed.reply_holder)
         if closed.is_over:
