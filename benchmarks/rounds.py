@@ -234,7 +234,7 @@ def stock(megabytes: float, arrays: int, number: int, silos: int) -> Arm:
             app = app_folder(folder, APP, config)
             flower.superlink()
             for silo in federation.silos:
-                flower.supernode(silo.name, flower.fleet)
+                flower.supernode(silo.name, flower.nodes_server)
             flower.flwr("run", str(app), "here")
             memory: dict[str, int] = {}
             deadline = time.monotonic() + 600

@@ -85,7 +85,7 @@ class SignedTooEarly(Refusal):
     def __init__(self, silo: str, early: float) -> None:
         what = f"The call of {silo} was signed {early:.1f} s before this orchestrator started."
         super().__init__(
-            "MDW-741", f"{what} If it goes on, the clock of {silo} is behind by as much: set it."
+            "MDW-741", f"{what} If it continues, the clock of {silo} is behind by as much: set it."
         )
 
     def answer(self) -> tuple[grpc.StatusCode, str]:
@@ -116,7 +116,8 @@ class Keys:
     """
 
     def __init__(self, clock: Clock = time.time) -> None:
-        self._clock, self._started = clock, clock()
+        self._clock = clock
+        self._started = clock()
         self._lock = threading.Lock()
         self._admitted: dict[bytes, tuple[str, ec.EllipticCurvePublicKey]] = {}
         self._revoked: set[bytes] = set()
@@ -146,13 +147,11 @@ class Keys:
         """Return the key that signed a call just now and for the first time; raises Refusal."""
         pem, timestamp, signature = _headers(headers)
         with self._lock:
-            known, revoked = self._admitted.get(pem), pem in self._revoked
+            known = self._admitted.get(pem)
+            revoked = pem in self._revoked
         if known is None:
-            code, why = (
-                ("MDW-744", "was revoked")
-                if revoked
-                else ("MDW-743", "is not admitted to this federation")
-            )
+            code = "MDW-744" if revoked else "MDW-743"
+            why = "was revoked" if revoked else "is not admitted to this federation"
             raise Refusal(code, f"The key {fingerprint(pem)} {why}. Ask the orchestrator's owner.")
         silo, key = known
         signed_at = self._checked_clock(timestamp, silo)
@@ -176,7 +175,7 @@ class Keys:
             signed_at = datetime.datetime.fromisoformat(timestamp)
             behind = self._clock() - signed_at.timestamp()
         except (ValueError, OverflowError, OSError):
-            raise Refusal("MDW-742", f"The timestamp of {silo} is no time.") from None
+            raise Refusal("MDW-742", f"The timestamp of {silo} is not a time.") from None
         if signed_at.tzinfo is None:
             raise Refusal("MDW-742", f"The timestamp of {silo} has no time zone.")
         if not -AHEAD_SECONDS < behind < BEHIND_SECONDS:
@@ -249,7 +248,8 @@ class _SparseLog:
         self._lock = threading.Lock()
 
     def refused(self, refusal: Refusal, peer: str, method: str) -> None:
-        kind, now = (refusal.code, peer.rpartition(":")[0]), time.monotonic()
+        kind = (refusal.code, peer.rpartition(":")[0])
+        now = time.monotonic()
         with self._lock:
             if now - self._last.get(kind, -60.0) < 60.0:
                 return
@@ -262,7 +262,7 @@ class _SparseLog:
 def public_pem(text: bytes) -> bytes:
     """Return a public key in the form in which Flower sends it, from PEM or OpenSSH's one line.
 
-    Raises IdentityError MDW-740 where it is no key of a NIST elliptic curve.
+    Raises IdentityError MDW-740 where it is not a key of a NIST elliptic curve.
     """
     from cryptography.hazmat.primitives.serialization import (
         load_pem_public_key,
@@ -276,7 +276,9 @@ def public_pem(text: bytes) -> bytes:
         key = None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not uses_nist_ec_curve(key):
         hint = "Make one with `meadow keys silo`, or ssh-keygen -t ecdsa -b 384."
-        raise IdentityError("MDW-740", "A silo's public key is no ECDSA key of a NIST curve.", hint)
+        raise IdentityError(
+            "MDW-740", "A silo's public key is not an ECDSA key of a NIST curve.", hint
+        )
     return public_key_to_bytes(key)
 
 
@@ -299,7 +301,7 @@ def _headers(headers: dict[str, bytes | str]) -> tuple[bytes, str, bytes]:
         if len(value) > most:
             raise Refusal("MDW-742", f"The header {name} has {len(value)} bytes, more than {most}.")
     if not values[1].isascii():
-        raise Refusal("MDW-742", f"The header {TIMESTAMP_HEADER} is no ASCII.")
+        raise Refusal("MDW-742", f"The header {TIMESTAMP_HEADER} is not ASCII.")
     return values[0], values[1].decode("ascii"), values[2]
 
 

@@ -213,10 +213,8 @@ def quiet_flower(level: int = logging.WARNING) -> None:
 
 def _options(call_bytes: int) -> list[tuple[str, int]]:
     return [
-        (
-            "grpc.so_reuseport",
-            0,
-        ),  # two orchestrators on one port would share the silos between them
+        # Two orchestrators on one port would share the silos between them.
+        ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", call_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", 16 * 1024),
@@ -232,7 +230,7 @@ def _bind(server: grpc.Server, address: str, given: ServerCredentials) -> int:
     host, _, number = address.rpartition(":")
     if not host or not number.isdigit():
         raise IdentityError(
-            "MDW-750", f"{address!r} is no host:port.", "Write it as in 0.0.0.0:9092."
+            "MDW-750", f"{address!r} is not host:port.", "Write it as in 0.0.0.0:9092."
         )
     try:
         shown = load_pem_x509_certificate(given.certificate).public_key()

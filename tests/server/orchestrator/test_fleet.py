@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from flwr.proto.fleet_pb2 import (
     PullMessagesRequest,
     PushMessagesRequest,
 )
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     ObjectTree,
@@ -405,3 +408,71 @@ def test_stock_code_reads_the_grid_like_flowers(scene: Scene) -> None:
         )
     )
     assert total(scene.grid.pull_messages(ids)) == 0.0
+
+
+def test_a_reply_that_names_another_s_objects_as_its_own_takes_nothing_from_it(
+    scene: Scene,
+) -> None:
+    grid = scene.orchestrator.open_run("run", ["silo-1", "silo-2"])
+    ids = grid.push_messages(ask(grid, 1, model()))
+    liar_head, _ = scene.one.work()
+    head, tree = scene.two.work()
+    request, _ = scene.one.head(update(liar_head))
+    # The liar's reply is called what the other's instruction is called, and is made of its objects.
+    request.message_object_trees[0].CopyFrom(tree)
+    request.messages_list[0].metadata.message_id = tree.object_id
+    taken = scene.one.call("PushMessages", request)
+    assert list(taken.objects_to_push) == [], "they are here, for the other"
+    mine = [id for id in ids if id == liar_head.metadata.message_id]
+    assert [reply.metadata.message_type for reply in grid.replies(mine, 5)] == ["train"]
+    assert all(scene.two.pull(head, node.object_id) for node in iterate_object_tree(tree))
+    assert all(scene.two.answer(update(head)))
+
+
+def test_an_object_that_is_sent_twice_is_taken_once_and_a_false_one_not_at_all(
+    scene: Scene,
+) -> None:
+    ids = scene.ask()
+    head, _ = scene.one.work()
+    reply = update(head)
+    request, objects = scene.one.head(reply)
+    taken = scene.one.call("PushMessages", request)
+    first, *others = taken.objects_to_push
+    assert not scene.one.push(reply, taken.session_id, first, b"something else").stored
+    assert not scene.one.push(reply, taken.session_id, "0" * 64, b"nobody asked").stored
+    assert not scene.one.push(reply, "another session", first, objects[first]).stored
+    held = scene.orchestrator._fleet.instructions
+    assert held.uploaded_by(scene.one.node.node_id) == 0, "what is not stored is not counted"
+    for _ in range(2):
+        assert scene.one.push(reply, taken.session_id, first, objects[first]).stored
+    assert held.uploaded_by(scene.one.node.node_id) == len(objects[first])
+    assert all(scene.one.push(reply, taken.session_id, id, objects[id]).stored for id in others)
+    (got,) = scene.grid.replies(ids, 5)
+    assert not got.has_error() and scene.left() == (0, 0)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300, -5.0, 0.0])
+def test_a_heartbeat_interval_that_would_hide_a_death_is_refused(
+    scene: Scene, seconds: float
+) -> None:
+    beat = SendNodeHeartbeatRequest(node=scene.one.node, heartbeat_interval=seconds)
+    assert "MDW-644" in scene.one.refused("SendNodeHeartbeat", beat)
+    activate = ActivateNodeRequest(public_key=scene.one.pem, heartbeat_interval=seconds)
+    assert "MDW-644" in scene.one.refused("ActivateNode", activate)
+
+
+def test_the_bundle_of_the_open_run_and_no_other_is_handed_out(scene: Scene) -> None:
+    scene.grid = scene.orchestrator.open_run("run", ["silo-1"], bundle=small_bundle())
+    run = scene.grid.run
+    ask_for = GetFabRequest(node=scene.one.node, run_id=run.run_id, hash_str=run.fab_hash)
+    assert scene.one.call("GetFab", ask_for).fab.content == small_bundle()
+    ask_for.hash_str = "0" * 64
+    assert "MDW-645" in scene.one.refused("GetFab", ask_for)
+
+
+def small_bundle() -> bytes:
+    file = io.BytesIO()
+    project = '[project]\nname = "a"\nversion = "1"\n[tool.flwr.app]\npublisher = "p"\n'
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("pyproject.toml"), project)
+    return file.getvalue()
