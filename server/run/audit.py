@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from conf.errors import CheckpointError
+from server.run.chain import line_digest, whole_lines
+from server.run.history import FILE as HISTORY
 from server.run.ledger import FILE, Anchor, Verdict, verify_file
 from server.run.result import RunResult
 
 
 def audit(folder: Path, records: Iterable[Path] = ()) -> Verdict:
-    """Return what the chain of a run's `ledger.jsonl` and its anchors say.
+    """Return what the chain of a run's `ledger.jsonl`, its anchors and the run's history say.
 
     Anchors are that of `result.json`, the tag of the run's MLflow run where there is one, and those in `records`:
     files that silos kept (`client.node.journal`: a JSON line a round). Raises CheckpointError where one can't be read.
@@ -21,7 +24,43 @@ def audit(folder: Path, records: Iterable[Path] = ()) -> Verdict:
     anchors = [Anchor.parse("result.json", result.ledger)] if result.ledger else []
     for path in records:
         anchors += _of_silo(path, result.run_id)
-    return verify_file(folder / FILE, anchors)
+    verdict = verify_file(folder / FILE, anchors)
+    verdict.faults += _history_faults(folder)
+    return verdict
+
+
+def _history_faults(folder: Path) -> list[str]:
+    """Return what is wrong with `history.jsonl` beside the ledger, which holds the digest of each of its lines."""
+    known: dict[int, set[str]] = {}
+    for line in whole_lines((folder / FILE).read_bytes())[0]:
+        # A round that was repeated after a crash is in the ledger twice, and in the history once.
+        facts = _round_closed(line)
+        if facts is not None:
+            known.setdefault(facts["round"], set()).add(facts["history"])
+    history = folder / HISTORY
+    lines = whole_lines(history.read_bytes())[0] if history.is_file() else []
+    digests = {number: line_digest(line) for number, line in enumerate(lines, 1)}
+    # A line behind the ledger's last round never counted.
+    return [
+        f"line {number} of {HISTORY} is not the one of the ledger"
+        if number in digests
+        else f"line {number} of {HISTORY} is missing"
+        for number, heads in sorted(known.items())
+        if digests.get(number) not in heads
+    ]
+
+
+def _round_closed(line: bytes) -> dict[str, Any] | None:
+    """Return a ledger's line if it closes a round and holds the digest of the round's history line."""
+    # Cheap first: most lines are updates.
+    if b'"round closed"' not in line:
+        return None
+    try:
+        facts = json.loads(line)
+        closed = facts["event"] == "round closed" and isinstance(facts["round"], int)
+        return facts if closed and facts.get("history") else None
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _of_silo(path: Path, run_id: str) -> list[Anchor]:

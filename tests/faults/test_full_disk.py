@@ -105,7 +105,7 @@ def test_a_simulation_whose_output_folder_is_full(tmp_path: Path) -> None:
         ]
         with meadow(disk, tmp_path, "simulate", *more, "--no-progress") as process:
             said = process.communicate(timeout=120)[0]
-        assert process.returncode == 0 and f"going on after round {done}" in said, said
+        assert process.returncode == 0 and f"resumed after round {done}" in said, said
         undisturbed = simulate(
             [*SMALL, *POOL, f"run.rounds={done + 2}", f"run.output={tmp_path}/plain", "run.name=a"]
         )
@@ -147,7 +147,7 @@ def federation_on_a_small_disk(folder: Path, disk: SmallDisk) -> None:
     disk.free()
     with meadow(disk, folder, "launch", "all", "backend=local", "run.resume=a") as process:
         said = process.communicate(timeout=120)[0]
-    assert process.returncode == 0 and f"going on after round {done}" in said, said
+    assert process.returncode == 0 and f"resumed after round {done}" in said, said
     simulate([*SMALL, *POOL, "run.rounds=40", f"run.output={folder}/plain", "run.name=a"])
     assert same_bits(folder / "outputs/a", folder / "plain/a")
     assert audit(folder / "outputs/a").status == "verified"

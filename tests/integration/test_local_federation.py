@@ -247,7 +247,7 @@ def test_a_killed_orchestrator_started_again_finishes_with_the_same_bits(
     assert done(folder, "launch", "server", "backend=local")[0] == 0
     status, text = done(folder, "wait", "run=a", "timeout=90")
     assert status == 0, text + jobs.log("server").read_text()
-    assert "going on after round" in jobs.log("server").read_text()
+    assert "resumed after round" in jobs.log("server").read_text()
     assert {jobs.status(name).state for name in jobs.names()} == {RUNNING}, (
         "the silos stayed and came back"
     )
@@ -277,7 +277,7 @@ def test_an_orchestrator_killed_while_its_run_is_followed_is_started_again(
         and "server has ended, status -9" in text
         and "It is started again" in text
     ), text
-    assert "going on after round" in text and "round 30/30" in text
+    assert "resumed after round" in text and "round 30/30" in text
     assert {jobs.status(name).state for name in JOBS} == {ENDED}
     assert same_bits(folder / "outputs/a", simulated(tmp_path, rounds))
 
@@ -328,7 +328,7 @@ def test_ctrl_c_ends_every_job_and_the_run_can_be_gone_on_with(
     assert {jobs.status(name).state for name in JOBS} == {ENDED}
     assert done(folder, "wait", "run=a")[0] == 130
     status, text = done(folder, "launch", "all", "backend=local", "run.resume=a")
-    assert status == 0 and "going on after round" in text, text
+    assert status == 0 and "resumed after round" in text, text
     assert same_bits(folder / "outputs/a", simulated(tmp_path, "run.rounds=12"))
 
 

@@ -12,11 +12,18 @@ import pytest
 
 from conf.compose import compose
 from conf.errors import CheckpointError, ConfigError
+from conf.silos import silos
+from server.app import federate
+from server.engines.pool import PoolGrid
 from server.observers.base import Observer
 from server.run.finished import FinishedRun
 from server.run.history import read_history
 from server.run.result import RoundRecord, RunResult
+from server.session import session
 from server.simulation import simulate, simulate_conf
+from server.store.folder import FolderStore
+from server.store.prefix import PrefixStore
+from strategies import build_strategy
 
 POOL = ["task=digits", "data.examples=200", "federation.size=2", "model.hidden=[8]"]
 POOL += ["simulation=pool", "simulation.workers=0", "tracking=off", "run.seed=5"]
@@ -177,18 +184,35 @@ class Syncs(Observer):
         self.at.append(self.now)
 
 
-@pytest.mark.parametrize("silos", [3, 100])
+@pytest.mark.parametrize("count", [3, 100])
 def test_a_round_s_syncs_do_not_depend_on_the_silos(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silos: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     syncs = Syncs(monkeypatch)
     monkeypatch.setattr("server.simulation.progress_display", lambda live: syncs)
     # result.json is written by the clock, not by the round.
     monkeypatch.setattr("server.session.RESULT_SECONDS", float("inf"))
-    words = [*POOL, f"federation.size={silos}", "data.examples=1500", "run.rounds=4"]
+    words = [*POOL, f"federation.size={count}", "data.examples=1500", "run.rounds=4"]
     simulate_conf(compose([*words, f"run.output={tmp_path}"]))
     # The first two rounds differ: a folder's first file, and no checkpoint that is old enough to go.
     assert [after - before for before, after in itertools.pairwise(syncs.at[1:])] == [7, 7]
+
+
+def test_an_orchestrator_s_syncs_are_those_of_the_documents_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs = Syncs(monkeypatch)
+    monkeypatch.setattr("server.session.RESULT_SECONDS", float("inf"))
+    conf = compose([*POOL, "run.name=a", "run.rounds=4", f"run.output={tmp_path}"])
+    members = silos(conf)
+    store = PrefixStore(FolderStore(tmp_path / "store"), "runs/a/")
+    with (
+        session(conf, members, mode="local", display=syncs, store=store) as opened,
+        PoolGrid(members, 0) as grid,
+    ):
+        federate(opened, grid, build_strategy(conf.strategy))
+    assert [after - before for before, after in itertools.pairwise(syncs.at[1:])] == [11, 11]
+    assert len(store.list("history/")) == 4
 
 
 def test_the_rounds_of_a_finished_run_are_its_history(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ from azureml_jobs.cli.main import main
 from client.node.journal import ANCHORS, UpdateJournal
 from conf.errors import CheckpointError
 from server.run.audit import audit
+from server.run.history import FILE as HISTORY
+from server.run.history import History, Mark
 from server.run.ledger import Ledger
 from server.run.result import RunResult
+from tests.server.sample_results import sample
 
 
 @pytest.fixture
@@ -80,3 +83,31 @@ def test_without_an_anchor_it_says_so(folder: Path, capsys: pytest.CaptureFixtur
 def test_a_file_that_holds_no_anchors_is_named(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"MDW-523.*nothing\.jsonl"):
         audit(folder, [folder / "nothing.jsonl"])
+
+
+def with_a_history(folder: Path) -> None:
+    """Write the history of three rounds, the second done twice, and a ledger that holds their digests."""
+    (folder / "ledger.jsonl").unlink()
+    records = sample(2, 3).records
+    history = History(folder / HISTORY, Mark())
+    with Ledger(folder / "ledger.jsonl", "run-1") as ledger:
+        ledger.round_closed(1, "m1", ["a"], history=history.append(records[0]).head)
+        ledger.round_closed(2, "m2", ["a"], history="ab" * 32)
+        ledger.round_closed(2, "m2", ["a"], history=history.append(records[1]).head)
+        last = ledger.round_closed(3, "m3", ["a"], history=history.append(records[2]).head)
+    result = RunResult.read(folder)
+    result.ledger = str(last)
+    (folder / "result.json").write_text(result.to_json())
+
+
+def test_the_history_is_compared_with_the_ledger(folder: Path) -> None:
+    with_a_history(folder)
+    assert audit(folder).status == "verified"
+    path = folder / HISTORY
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:1]) + lines[1].replace("0.", "1.", 1) + lines[2])
+    assert audit(folder).faults == [f"line 2 of {HISTORY} is not the one of the ledger"]
+    path.write_text("".join(lines[:2]))
+    assert audit(folder).faults == [f"line 3 of {HISTORY} is missing"]
+    path.write_text("".join(lines) + "a line that never counted\n")
+    assert audit(folder).status == "verified"
