@@ -100,6 +100,7 @@ def session(
         _close(opened, failed=True)
         raise
     finally:
+        observer.close()
         opened.ledger.close()
 
 
@@ -121,7 +122,8 @@ def _open(
         before = _stored(folder)
     result = _first_result(conf, members, mode, folder, before)
     result.command = _commands(before, command)
-    result.mlflow_run_id = state.mlflow_run_id
+    # MLflow may have answered after the first checkpoint, or after the last.
+    result.mlflow_run_id = state.mlflow_run_id or (before.mlflow_run_id if before else None)
     folder.write_config(conf, result.command)
     history = History(folder.path / HISTORY, state.history, store)
     ledger = Ledger(folder.path / FILE, folder.run_id, store)
@@ -247,8 +249,9 @@ def _close(opened: Session, *, failed: bool = False) -> None:
             result.run_id,
             result.run_id,
         )
+    written = result.mlflow_run_id
     opened.observer.run_finished(result)
-    if result.registered_model:
+    if result.registered_model or result.mlflow_run_id != written:
         opened.folder.write_result(result)
 
 
@@ -262,6 +265,8 @@ def _take_state(result: RunResult, state: RunState, history: History) -> None:
     result.history = state.history.to_json()
     result.failed = dict(history.failed)
     result.seconds = state.seconds
+    # It comes from a process of its own, and when MLflow answers.
+    state.mlflow_run_id = result.mlflow_run_id
     if state.anchor:
         result.ledger = state.anchor
 

@@ -34,6 +34,9 @@ class Observer:
     def run_finished(self, result: RunResult) -> None:
         """The run ended, well or not; `result.status` says how."""
 
+    def close(self) -> None:
+        """The run is left, however it ended: let go of processes and files. May come twice."""
+
 
 class Observers(Observer):
     """Tells several observers one after another."""
@@ -70,3 +73,8 @@ class Observers(Observer):
         """See `Observer`."""
         for observer in self._all:
             observer.run_finished(result)
+
+    def close(self) -> None:
+        """See `Observer`."""
+        for observer in self._all:
+            observer.close()

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from server.run.result import RunResult
 
+Json = dict[str, Any]
+
 FOLDER: Final = "model"
 MLMODEL: Final = f"{FOLDER}/MLmodel"
 LONGEST: Final = 5000
@@ -21,38 +23,42 @@ REGISTERED: Final = ("finished", "stopped_early")
 """Statuses of runs whose model is registered; that of one that broke off is logged, and no version."""
 
 
-def mlmodel(result: RunResult) -> str:
-    """Return the file by which MLflow knows the folder as a model: JSON, which YAML takes too."""
+def facts(result: RunResult) -> Json:
+    """Return what the file `MLmodel` says of a run's model, beside the MLflow run that it belongs to."""
     flavour = {
         "data": "model.safetensors",
         "code": result.environment.get("code", ""),
         "task": result.task,
     }
-    about = {
-        "artifact_path": FOLDER,
-        "run_id": result.mlflow_run_id,
-        "flavors": {"safetensors": flavour},
-    }
-    return json.dumps(about | {"utc_time_created": result.started}, indent=1)
+    return {"flavors": {"safetensors": flavour}, "utc_time_created": result.started}
 
 
-def register(client: Any, result: RunResult, name: str, card: str) -> str:
-    """Make the run's logged model the next version of a registered model; return `name:version`.
+def mlmodel(mlflow_run_id: str, facts: Json) -> str:
+    """Return the file by which MLflow knows the folder as a model: JSON, which YAML takes too."""
+    return json.dumps({"artifact_path": FOLDER, "run_id": mlflow_run_id} | facts, indent=1)
 
-    Raises whatever MLflow's client does.
-    """
-    _known(client, name)
-    source = f"{client.get_run(result.mlflow_run_id).info.artifact_uri}/{FOLDER}"
-    tags = {
+
+def tags(result: RunResult) -> dict[str, str]:
+    """Return the tags of a registered version: which run, configuration, code and bytes it is of."""
+    return {
         "meadow.run_id": result.run_id,
         "meadow.config": result.config_digest,
         "meadow.code": str(result.environment.get("code", "")),
         "meadow.sha256": str(result.model.get("sha256", "")),
     }
+
+
+def register(client: Any, mlflow_run_id: str, name: str, card: str, tags: dict[str, str]) -> str:
+    """Make the run's logged model the next version of a registered model; return `name:version`.
+
+    Raises whatever MLflow's client does.
+    """
+    _known(client, name)
+    source = f"{client.get_run(mlflow_run_id).info.artifact_uri}/{FOLDER}"
     made = client.create_model_version(
         name,
         source,
-        result.mlflow_run_id,
+        mlflow_run_id,
         tags=tags,
         description=_shortened(card),
         await_creation_for=WAIT_SECONDS,

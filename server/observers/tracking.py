@@ -1,41 +1,43 @@
 """A run's metrics in MLflow: `silo/<name>/<metric>` and `federated/<metric>`, step = round; its model and card.
 
-MLflow being away never costs a round: what could not be logged is kept and sent later, at the latest at the end.
+A process of its own writes them (`server.observers.mlflow_writer`), so that nothing of MLflow is loaded where silos
+are listened to, and so that MLflow being away, slow or broken never costs a round: it is said once.
 Inside a job that has an MLflow run of its own, as every job of Azure ML has, ours is a child of it: an orchestrator's
 job does many runs, and each has its own steps, parameters and model.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import math
 import os
 import re
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from conf.errors import ConfigError
 from conf.schema import Conf, TrackingConf
-from conf.telemetry import OFF
 from server.observers import model_registry
 from server.observers.base import Observer
+from server.observers.mlflow_process import MlflowProcess
 from server.run.result import Metrics, RoundRecord, RunResult, Scores
 
 log = logging.getLogger(__name__)
 
-BATCH: Final = 1000
-"""Metrics that MLflow takes in one call."""
+Json = dict[str, Any]
+
 LONGEST: Final = 500
 """Characters of a parameter: MLflow's limit before 2.10, and all that a service behind its interface need take."""
-PARENT: Final = "mlflow.parentRunId"
-"""MLflow's own tag of a nested run."""
-PAUSE: Final = 60.0
-"""Seconds for which a store that failed is left alone: rounds must not wait for its time limits again and again."""
+START_SECONDS: Final = 10.0
+"""For the MLflow run's id, which the first checkpoint keeps; after that the run begins without it."""
+SILENCE_SECONDS: Final = 60.0
+"""For a sign of life from the process at the run's end, beside the time that its files may take."""
+SLOWEST_BYTES: Final = 1_000_000
+"""Bytes a second at which files are given time to be stored."""
 MODEL: Final = "model/model.safetensors"
 CARD: Final = "model/card.md"
 ARTIFACTS: Final = (
@@ -48,15 +50,6 @@ ARTIFACTS: Final = (
     "metrics.jsonl",
     "ledger.jsonl",
 )
-ENDED: Final = {"finished": "FINISHED", "stopped_early": "FINISHED", "interrupted": "KILLED"}
-"""MLflow's word for a run's status; any other is FAILED."""
-ENVIRONMENT: Final = {
-    **OFF,
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would go through the live display
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # seven by default, with pauses that double: two minutes a call
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-}
-"""What MLflow reads from the environment, unless the user has set it."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +98,29 @@ def tracking_uri(conf: TrackingConf) -> str:
     return uri
 
 
+class Channel(Protocol):
+    """What carries lines to the one that writes to MLflow; see `MlflowProcess`."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still answer."""
+
+    def send(self, line: Json) -> bool:
+        """Take a line; False where it is dropped."""
+
+    def resend(self, lines: list[bytes]) -> None:
+        """Take lines that another one never got."""
+
+    def close(self) -> list[bytes]:
+        """End it; return the lines that it never got."""
+
+
 class MlflowTracker(Observer):
-    """Logs one run to one MLflow run, which a resumed run continues; registers its model as `model`, if named."""
+    """Has one run logged to one MLflow run, which a resumed run continues; registers its model as `model`, if named.
+
+    `channel` starts what does it, by default a process of its own. Nothing that it or MLflow does ends the run or
+    raises here.
+    """
 
     def __init__(
         self,
@@ -114,22 +128,45 @@ class MlflowTracker(Observer):
         folder: Path,
         model: str | None = None,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        channel: Callable[[Callable[[Json], None]], Channel] | None = None,
     ) -> None:
-        self._place, self._folder, self._model = place, folder, model
-        self._clock, self._left_alone_until = clock, -math.inf
-        self._client: Any = None
+        self._place = place
+        self._folder = folder
+        self._model = model
+        self._start_channel = channel or MlflowProcess
+        self._channel: Channel | None = None
         self._result: RunResult | None = None
-        self._rounds = 0
-        self._tracked = False  # this process has found or made the MLflow run
-        self._waiting: list[
-            tuple[str, float, int, int]
-        ] = []  # name, value, milliseconds since 1970, step
+        self._start: Json = {}
+        # Metrics of the round in progress: name, value, milliseconds since 1970, step.
+        self._metrics: list[list[Any]] = []
+        self._dropped = 0
+        self._not_logged = 0
+        self._said = False
+        self._finished = False
+        # What the process has answered, by the thread that listens to it.
+        self._heard_of = threading.Condition()
+        self._answered = False
+        self._gone = False
+        self._ended = False
+        self._signs = 0
 
     def run_started(self, result: RunResult, rounds: int) -> None:
-        """Create the MLflow run, or find the one that is gone on with; note its id in the result."""
-        self._result, self._rounds = result, rounds
-        self._try("start", self._send)
+        """Start the process, and wait some seconds for the id of the MLflow run, which goes into the result."""
+        self._result = result
+        place = self._place
+        self._start = {
+            "do": "start",
+            "uri": place.uri,
+            "experiment": place.experiment,
+            "artifacts": place.artifacts.as_uri() if place.artifacts else None,
+            "parent": place.parent,
+            "run_id": result.run_id,
+            "mode": result.mode,
+            "params": _params(result, rounds),
+        }
+        self._start_process()
+        with self._heard_of:
+            self._heard_of.wait_for(lambda: self._answered or self._gone, START_SECONDS)
 
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
         """Keep a silo's metrics for the end of the round; training ones are prefixed `train_`."""
@@ -137,7 +174,7 @@ class MlflowTracker(Observer):
         self._keep(f"silo/{silo}/{prefix}", metrics, round)
 
     def round_closed(self, record: RoundRecord) -> None:
-        """Log the round."""
+        """Have the round logged."""
         cost = {"seconds": record.seconds, "seconds_waiting": record.seconds_waiting}
         traffic = {
             "bytes_up": sum(record.bytes_up.values()),
@@ -145,123 +182,157 @@ class MlflowTracker(Observer):
         }
         counts = {"replied": len(record.replied), "failed": len(record.failed)}
         self._keep("federated/", record.aggregate | cost | traffic | counts, record.round)
-        self._try(f"log round {record.round}", self._send)
+        self._send({"do": "round", "round": record.round} | self._taken())
 
     def run_finished(self, result: RunResult) -> None:
-        """Log what is left, the baselines, the artefacts and how the run ended."""
-        last = result.rounds
+        """Have the rest logged: baselines, files, the model, how the run ended; wait for it, with a bound.
+
+        Ctrl-C ends this waiting alone: the run itself is over.
+        """
+        if self._finished:
+            return
+        self._finished = True
         for name, scores in _baselines(result).items():
-            self._keep(f"baseline/{name}/", scores.union, last)
-        self._left_alone_until = -math.inf
-        self._try("finish", lambda: self._finish(result))
-        if self._model and result.status in model_registry.REGISTERED:
-            self._register(result, self._model)
-        if self._waiting:
-            log.warning(
-                "MLflow: %d metrics were not logged; metrics.jsonl holds them", len(self._waiting)
-            )
+            self._keep(f"baseline/{name}/", scores.union, result.rounds)
+        if self._channel is not None and not self._channel.alive:
+            self._start_again()
+        self._send(self._last_line(result))
+        if self._channel is not None:
+            try:
+                self._wait_for_the_end()
+            except KeyboardInterrupt:
+                log.warning("MLflow: no longer waited for; its run may lack the last rounds")
+        self.close()
+        self._say_what_is_missing(result)
 
-    def _finish(self, result: RunResult) -> None:
-        self._send()
-        for name in ARTIFACTS:
-            if (self._folder / name).is_file():
-                into = name.rpartition("/")[0] or None
-                self._client.log_artifact(result.mlflow_run_id, str(self._folder / name), into)
-        if (self._folder / MODEL).is_file():
-            self._client.log_text(
-                result.mlflow_run_id, model_registry.mlmodel(result), model_registry.MLMODEL
-            )
-        self._client.set_terminated(result.mlflow_run_id, ENDED.get(result.status, "FAILED"))
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        channel = self._channel
+        self._channel = None
+        if channel is not None:
+            channel.close()
 
-    def _register(self, result: RunResult, name: str) -> None:
-        def version() -> None:
-            card = (self._folder / CARD).read_text()
-            result.registered_model = model_registry.register(self._client, result, name, card)
+    # ---- the process ----
 
-        self._try(f"register the model as {name}", version)
-        if result.registered_model is None:
-            log.warning(
-                "The model is not registered as %s; it lies in %s, with its card.",
-                name,
-                self._folder / "model",
-            )
+    def _start_process(self) -> None:
+        assert self._result is not None
+        self._gone = False
+        # A resumed run, or a second process, finds the MLflow run that is there.
+        known = {"id": self._result.mlflow_run_id, "begun": self._result.rounds > 0}
+        try:
+            self._channel = self._start_channel(self._heard)
+        except OSError as error:
+            self._say_once(f"its process could not be started: {error}", "MDW-316")
+            return
+        self._channel.send(self._start | known)
 
-    def _open(self, result: RunResult) -> None:
-        self._client = self._client or _client(self._place.uri)
-        experiment = self._experiment()
-        if (
-            not result.mlflow_run_id and result.rounds
-        ):  # MLflow was away when the run began, or for all of it
-            result.mlflow_run_id = self._lost(experiment, result.run_id)
-        if result.mlflow_run_id:
-            self._client.update_run(result.mlflow_run_id, "RUNNING")
-        else:
-            tags = {"meadow.run_id": result.run_id, "meadow.mode": result.mode}
-            tags |= {PARENT: self._place.parent} if self._place.parent else {}
-            result.mlflow_run_id = self._client.create_run(
-                experiment, run_name=result.run_id, tags=tags
-            ).info.run_id
-        there = self._client.get_run(
-            result.mlflow_run_id
-        ).data.params  # a parameter can't be changed
-        missing = [param for param in _params(result, self._rounds) if param.key not in there]
-        if missing:
-            self._client.log_batch(result.mlflow_run_id, params=missing)
-        self._tracked = True
+    def _start_again(self) -> None:
+        """Give what a process that is gone never read to another one, once: the run is over, and this the last try."""
+        assert self._channel is not None
+        unread = self._channel.close()
+        # The first of them, where nothing was read, is the line that every process gets.
+        unread = [line for line in unread if not line.startswith(b'{"do": "start"')]
+        self._start_process()
+        if self._channel is not None:
+            self._channel.resend(unread)
 
-    def _experiment(self) -> Any:
-        """Return the experiment's id: a child's is its parent's."""
-        place = self._place
-        if place.parent:
-            return self._client.get_run(place.parent).info.experiment_id
-        found = self._client.get_experiment_by_name(place.experiment)
-        if found:
-            return found.experiment_id
-        files = place.artifacts.as_uri() if place.artifacts else None
-        return self._client.create_experiment(place.experiment, artifact_location=files)
+    def _heard(self, answer: Json) -> None:
+        """Note an answer of the process; in the thread that listens to it."""
+        assert self._result is not None
+        with self._heard_of:
+            self._signs += 1
+            if "id" in answer:
+                self._result.mlflow_run_id = answer["id"]
+            if "registered" in answer:
+                self._result.registered_model = answer["registered"]
+            if "problem" in answer:
+                self._problem(answer["problem"], answer["error"])
+            if "gone" in answer:
+                self._gone = True
+                if not self._ended and self._channel is not None:
+                    self._say_once(f"its process ended ({answer['gone']})", "MDW-316")
+            self._ended = self._ended or "ended" in answer
+            self._not_logged = answer.get("not_logged", self._not_logged)
+            self._answered = self._answered or "ready" in answer or "problem" in answer
+            self._heard_of.notify_all()
 
-    def _lost(self, experiment: str, run_id: str) -> str | None:
-        if not re.fullmatch(r"[\w.-]+", run_id):  # it goes into a query
-            return None
-        runs = self._client.search_runs(
-            [experiment], f"tags.`meadow.run_id` = '{run_id}'", max_results=1
-        )
-        return runs[0].info.run_id if runs else None
+    def _wait_for_the_end(self) -> None:
+        patience = SILENCE_SECONDS + self._bytes_of_files() / SLOWEST_BYTES
+        with self._heard_of:
+            while not self._ended and not self._gone:
+                before = self._signs
+                self._heard_of.wait(patience)
+                if self._signs == before and not self._gone:
+                    self._say_once(f"no sign of it for {patience:.0f} s", "MDW-316")
+                    return
+
+    def _bytes_of_files(self) -> int:
+        return sum((self._folder / name).stat().st_size for name in self._files())
+
+    def _files(self) -> list[str]:
+        return [name for name in ARTIFACTS if (self._folder / name).is_file()]
+
+    # ---- lines ----
 
     def _keep(self, prefix: str, metrics: Metrics, step: int) -> None:
         now = int(time.time() * 1000)
-        finite = {
-            name: v
-            for name, v in metrics.items()
-            if isinstance(v, int | float) and math.isfinite(v)
-        }
-        self._waiting += [
-            (_key(prefix + name), float(value), now, step) for name, value in finite.items()
-        ]
+        for name, value in metrics.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self._metrics.append([_key(prefix + name), float(value), now, step])
 
-    def _send(self) -> None:
+    def _taken(self) -> Json:
+        """Return what every line brings: the metrics since the last one, and the ledger's head."""
         assert self._result is not None
-        if not self._tracked:
-            self._open(self._result)
-        from mlflow.entities import Metric, RunTag
+        metrics = self._metrics
+        self._metrics = []
+        return {"metrics": metrics, "ledger": self._result.ledger}
 
-        tags = [RunTag("meadow.ledger", self._result.ledger)] if self._result.ledger else []  # type: ignore[no-untyped-call]  # MLflow's
-        while self._waiting or tags:
-            metrics = [Metric(*one) for one in self._waiting[:BATCH]]
-            self._client.log_batch(self._result.mlflow_run_id, metrics=metrics, tags=tags)
-            del self._waiting[:BATCH]
-            tags = []
+    def _send(self, line: Json) -> None:
+        if self._channel is None or not self._channel.send(line):
+            self._dropped += len(line["metrics"])
 
-    def _try(self, what: str, action: Callable[[], None]) -> None:
-        """Do something with MLflow; whatever it or its server does, the run goes on."""
-        if self._result is None or self._clock() < self._left_alone_until:
-            return
-        try:
-            with _quiet():
-                action()
-        except Exception as error:
-            self._left_alone_until = self._clock() + PAUSE
-            log.warning("MLflow: could not %s: %s", what, _without_secrets(f"{error}"))
+    def _last_line(self, result: RunResult) -> Json:
+        files = self._files()
+        register = self._model if result.status in model_registry.REGISTERED else None
+        card = ""
+        if register and CARD in files:
+            card = (self._folder / CARD).read_text(encoding="utf-8")
+        return {
+            "do": "finish",
+            "status": result.status,
+            "folder": str(self._folder.absolute()),
+            "files": files,
+            "model": model_registry.facts(result) if MODEL in files else None,
+            "register": register,
+            "card": card,
+            "tags": model_registry.tags(result),
+        } | self._taken()
+
+    # ---- what is said ----
+
+    def _problem(self, what: str, error: str) -> None:
+        if what.startswith("register"):
+            log.warning("MLflow: could not %s: %s", what, error)
+        else:
+            self._say_once(f"could not {what}: {error}", "MDW-315")
+
+    def _say_once(self, what: str, code: str) -> None:
+        """Say what is wrong with MLflow, the first time; a store that is away all night fills no log."""
+        level = logging.DEBUG if self._said else logging.WARNING
+        self._said = True
+        log.log(level, "MLflow: %s. The run goes on; metrics.jsonl holds all (%s)", what, code)
+
+    def _say_what_is_missing(self, result: RunResult) -> None:
+        missing = self._dropped + self._not_logged
+        if missing:
+            log.warning("MLflow: %d metrics were not logged; metrics.jsonl holds them", missing)
+        wanted = self._model and result.status in model_registry.REGISTERED
+        if wanted and result.registered_model is None:
+            log.warning(
+                "The model is not registered as %s; it lies in %s, with its card.",
+                self._model,
+                self._folder / "model",
+            )
 
 
 def _baselines(result: RunResult) -> dict[str, Scores]:
@@ -272,23 +343,19 @@ def _baselines(result: RunResult) -> dict[str, Scores]:
     return rows | ({"pooled": result.baseline.centralised} if result.baseline.centralised else {})
 
 
-def _params(result: RunResult, rounds: int) -> list[Any]:
-    from mlflow.entities import Param
-
+def _params(result: RunResult, rounds: int) -> dict[str, str]:
     facts: dict[str, object] = {
         "task": result.task,
         "strategy": result.strategy,
         "silos": len(result.silos),
-    }
-    facts |= {"silo_names": _names(result.silos)}
-    facts |= {
+        "silo_names": _names(result.silos),
         "seed": result.seed,
         "rounds": rounds,
         "engine": result.engine,
         "config_digest": result.config_digest,
+        "code": result.environment.get("code", ""),
     }
-    facts |= {"code": result.environment.get("code", "")}
-    return [Param(name, str(value)) for name, value in facts.items()]  # type: ignore[no-untyped-call]  # MLflow's
+    return {name: str(value) for name, value in facts.items()}
 
 
 def _names(silos: list[str]) -> str:
@@ -300,29 +367,6 @@ def _names(silos: list[str]) -> str:
     return text[: LONGEST - len(last)].rpartition(",")[0] + last
 
 
-def _client(uri: str) -> Any:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    client = MlflowClient(uri)
-    client.search_experiments(max_results=1)
-    return client
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the announcements of MLflow and of its store's migrations off the terminal; stdout is the display's."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
 def _key(name: str) -> str:
     """Return a metric's name with what MLflow does not take replaced."""
     return re.sub(r"[^\w\-./ ]", "_", name)
-
-
-def _without_secrets(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)

@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conf.errors import ConfigError
 from conf.schema import TrackingConf
+from server.observers.mlflow_writer import MlflowWriter
 from server.observers.tracking import LONGEST, MlflowTracker, Place, tracking
 from server.run.result import RoundRecord, RunResult
 from tests.server.sample_results import Made, sample, with_failures
+
+
+class Inside:
+    """Writes to MLflow in this process, where a test can put itself in MLflow's place."""
+
+    alive = True
+
+    def __init__(
+        self, heard: Callable[[dict[str, Any]], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._writer = MlflowWriter(heard, clock)
+
+    def send(self, line: dict[str, Any]) -> bool:
+        self._writer.take(json.loads(json.dumps(line, allow_nan=False)))
+        return True
+
+    def resend(self, lines: list[bytes]) -> None:
+        assert not lines
+
+    def close(self) -> list[bytes]:
+        return []
+
+
+@pytest.fixture(autouse=True)
+def inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare each test the start of a process; tests/server/observers/test_mlflow_process.py has those."""
+    monkeypatch.setattr("server.observers.tracking.MlflowProcess", Inside)
 
 
 def result(mlflow_run_id: str | None = None) -> RunResult:
@@ -107,9 +139,9 @@ def test_what_could_not_be_logged_is_logged_when_mlflow_is_back(
             raise ConnectionError("https://user:secret@there is away")
         return MlflowClient(asked_for)
 
-    monkeypatch.setattr("server.observers.tracking._client", client)
+    monkeypatch.setattr("server.observers.mlflow_writer.connect", client)
     tracker, made = (
-        MlflowTracker(Place(uri, "meadow"), tmp_path, clock=clock),
+        MlflowTracker(Place(uri, "meadow"), tmp_path, channel=lambda heard: Inside(heard, clock)),
         with_failures(sample(3, 4)),
     )
     made.rounds = 0
@@ -267,7 +299,9 @@ def test_parameters_that_were_not_taken_at_first_come_with_the_next_try(
     made.rounds = 0
     (record,) = made.records
     tracker = MlflowTracker(
-        Place(f"sqlite:///{tmp_path}/mlflow.db", "meadow"), tmp_path, clock=clock
+        Place(f"sqlite:///{tmp_path}/mlflow.db", "meadow"),
+        tmp_path,
+        channel=lambda heard: Inside(heard, clock),
     )
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, "log_batch", away)
