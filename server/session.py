@@ -160,7 +160,7 @@ def _first_result(
         folder=str(folder.path),
         seed=conf.run.seed,
         engine=conf.simulation.engine if mode == "simulate" else "",
-        environment=environment(conf.trainer),
+        environment=environment(conf),
         config_digest=run_config.digest(run_config.pack(conf)),
         started=before.started if before else datetime.now(UTC).isoformat(timespec="seconds"),
     )

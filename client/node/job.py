@@ -40,9 +40,12 @@ from client.malloc import keep_activations_mapped
 from client.node.connection import Connection, FederationOver
 from client.node.journal import UpdateJournal
 from client.node.node import IDLE_SECONDS, IdleTimeout, Node
+from conf.code_digest import release_digest
 from conf.errors import IdentityError, MeadowError, SiloError
 from conf.silos import silo_from_json
 from conf.startup_log import note
+
+log = logging.getLogger(__name__)
 
 IDLE_STATUS: Final = 20
 TERMINATED_STATUS: Final = 143
@@ -134,6 +137,8 @@ def make_node(settings: NodeSettings) -> Node:
     """Return the node that the settings describe; raises MeadowError."""
     app = load_app(settings.app)
     note("import")
+    # Now, so that the digest is of the code that was imported, not of files changed later.
+    log.info("code %s", release_digest())
     try:
         text = settings.silo_file.read_text() if settings.silo_file else settings.silo
         silo = silo_from_json(text)

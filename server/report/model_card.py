@@ -128,6 +128,7 @@ def _provenance(result: RunResult) -> list[str]:
         ("configuration SHA-256", result.config_digest),
         ("code that must agree SHA-256", result.environment.get("code", "")),
         ("server's tree SHA-256", result.environment.get("tree", "")),
+        ("strategy's file SHA-256", result.environment.get("strategy_file", "")),
         ("started", result.started),
         (
             "versions",

@@ -174,7 +174,7 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <dt>run</dt><dd><code>{{ result.run_id }}</code>, mode {{ result.mode }}{% if result.engine %}, engine {{ result.engine }}{% endif %}, seed {{ result.seed }}</dd>
 <dt>model</dt><dd>{% if result.model %}<code>{{ result.model.get("path", "") }}</code>, {{ "{:,}".format(result.model.get("parameters", 0)) }} parameters, digest of its tensors <code>{{ result.model.get("digest", "") }}</code>, SHA-256 of the file <code>{{ result.model.get("sha256", "") }}</code>{% else %}none was written{% endif %}</dd>
 <dt>configuration</dt><dd>config.yaml{% if result.config_digest %}; SHA-256 of what travelled <code>{{ result.config_digest }}</code>{% endif %}</dd>
-{% if result.environment.get("code") %}<dt>code</dt><dd>digest of what must agree <code>{{ result.environment.code }}</code>{% if result.environment.get("tree") %}, of all that is installed at the server <code>{{ result.environment.tree }}</code>{% endif %}</dd>{% endif %}
+{% if result.environment.get("code") %}<dt>code</dt><dd>digest of what must agree <code>{{ result.environment.code }}</code>{% if result.environment.get("tree") %}, of all that is installed at the server <code>{{ result.environment.tree }}</code>{% endif %}{% if result.environment.get("strategy_file") %}, of the strategy's file <code>{{ result.environment.strategy_file }}</code>{% endif %}</dd>{% endif %}
 
 {% if result.ledger %}<dt>ledger</dt><dd>ledger.jsonl, anchor <code>{{ result.ledger }}</code></dd>{% endif %}
 

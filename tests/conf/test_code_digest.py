@@ -70,8 +70,8 @@ def add(file: Path, text: str) -> None:
 @pytest.mark.parametrize("name", [*REFUSED, *ACCEPTED])
 def test_a_one_line_change_is_accepted_or_not_as_the_page_says(tree: Path, name: str) -> None:
     add(tree / name, LINE)
-    assert (run_digest(RUN, tree) == run_digest(RUN, ROOT)) == (name in ACCEPTED)
-    assert name.startswith(NOT_TREE) == (tree_digest(tree) == tree_digest(ROOT))
+    assert (run_digest(RUN, tree) == run_digest(RUN)) == (name in ACCEPTED)
+    assert name.startswith(NOT_TREE) == (tree_digest(tree) == tree_digest())
 
 
 def test_the_page_s_table_names_only_files_that_are_tried_here() -> None:
@@ -92,16 +92,16 @@ def test_a_comment_a_docstring_and_line_ends_change_no_digest_but_that_of_the_tr
         add(tree / name, '\n# a comment\n"""and a text alone"""\n')
         text = (tree / name).read_bytes()
         (tree / name).write_bytes(text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
-    assert run_digest(RUN, tree) == run_digest(RUN, ROOT)
-    assert release_digest(tree) == release_digest(ROOT)
-    assert tree_digest(tree) != tree_digest(ROOT)
+    assert run_digest(RUN, tree) == run_digest(RUN)
+    assert release_digest(tree) == release_digest()
+    assert tree_digest(tree) != tree_digest()
 
 
 def test_line_ends_alone_change_not_even_the_tree_s_digest(tree: Path) -> None:
     for name in covered_files(RUN, tree):
         text = (tree / name).read_bytes()
         (tree / name).write_bytes(text.replace(b"\n", b"\r\n"))
-    assert tree_digest(tree) == tree_digest(ROOT)
+    assert tree_digest(tree) == tree_digest()
 
 
 def test_a_new_task_a_backup_and_compiled_files_change_no_run_that_does_not_name_them(
@@ -114,14 +114,14 @@ def test_a_new_task_a_backup_and_compiled_files_change_no_run_that_does_not_name
     (tree / "strategies" / "a folder.py").mkdir()
     before = release_digest(tree)
     (tree / "client" / "tasks" / "private.py").write_text("task = 1\n")
-    assert run_digest(RUN, tree) == run_digest(RUN, ROOT)
-    assert before == release_digest(ROOT) != release_digest(tree)
+    assert run_digest(RUN, tree) == run_digest(RUN)
+    assert before == release_digest() != release_digest(tree)
 
 
 def test_what_the_run_s_strategy_builds_on_counts_as_well(tree: Path) -> None:
     fedprox = run_files("digits", "mlp", "fedprox")
     add(tree / "strategies" / "fedavg.py", LINE)
-    assert run_digest(fedprox, tree) != run_digest(fedprox, ROOT)
+    assert run_digest(fedprox, tree) != run_digest(fedprox)
 
 
 def test_a_default_of_the_schema_counts(tree: Path) -> None:
@@ -129,14 +129,14 @@ def test_a_default_of_the_schema_counts(tree: Path) -> None:
     text = schema.read_text()
     assert "rounds: int = number(5, at_least=1)" in text
     schema.write_text(text.replace("rounds: int = number(5,", "rounds: int = number(6,", 1))
-    assert run_digest(RUN, tree) != run_digest(RUN, ROOT)
+    assert run_digest(RUN, tree) != run_digest(RUN)
 
 
 def test_a_link_counts_as_the_file_that_it_leads_to(tree: Path, tmp_path: Path) -> None:
     loop = tree / "client" / "loop.py"
     elsewhere = loop.rename(tmp_path / "elsewhere.py")
     loop.symlink_to(elsewhere)
-    assert run_digest(RUN, tree) == run_digest(RUN, ROOT)
+    assert run_digest(RUN, tree) == run_digest(RUN)
 
 
 def test_a_run_s_file_that_is_not_there_is_named(tree: Path) -> None:
@@ -177,3 +177,44 @@ def test_no_covered_module_reads_the_docstrings_that_the_digest_leaves_out() -> 
     for name in covered_files(everything):
         text = (ROOT / name).read_text()
         assert "__doc__" not in text and "getsource" not in text, name
+
+
+def test_the_locale_the_folder_and_the_hash_seed_change_no_digest(tmp_path: Path) -> None:
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from conf.code_digest import release_digest, tree_digest\n"
+        "print(release_digest(), tree_digest())"
+    )
+    odd = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONHASHSEED": "7"}
+    told = subprocess.run(
+        [sys.executable, "-OO", "-c", script],
+        cwd=tmp_path,
+        env=odd,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == [release_digest(), tree_digest()]
+
+
+def test_an_archive_is_refused_in_words(tree: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "meadow"), "zip", tree)
+    script = (
+        f"import sys; sys.path.insert(0, {archive!r})\n"
+        "from conf.code_digest import release_digest\n"
+        "release_digest()"
+    )
+    told = subprocess.run(
+        [sys.executable, "-I", "-c", script], cwd="/", capture_output=True, text=True
+    )
+    assert "MDW-335" in told.stderr and "neither compiled files alone nor" in told.stderr
+
+
+def test_a_tree_that_can_only_be_read_is_enough(tree: Path) -> None:
+    for path in [tree, *tree.rglob("*")]:
+        path.chmod(0o555)
+    try:
+        assert release_digest(tree) == release_digest()
+    finally:
+        for path in [tree, *tree.rglob("*")]:
+            path.chmod(0o755)
