@@ -30,7 +30,6 @@ from flwr.serverapp import Grid
 
 from conf.errors import SiloError
 from conf.schema import Silo
-from server.engines import ray_engine
 from server.engines.ray_engine import run_on_ray
 from server.engines.ray_grid import RayGrid
 
@@ -118,7 +117,7 @@ def test_two_rounds_with_names_bits_warm_actors_and_no_noise(
     assert (
         seen["rounds"] == {2} and seen["calls"] >= 5
     )  # each process counts on: its module stays loaded
-    assert seen["error"] == ("silo-1", 2, "ValueError: no such")
+    assert seen["error"] == ("silo-1", 2, "ValueError: no such label")
     out, err = capfd.readouterr()
     assert out == "" and err == ""
     assert "train call" in (tmp_path / "a-run/logs/workers.log").read_text()
@@ -129,14 +128,16 @@ def test_two_rounds_with_names_bits_warm_actors_and_no_noise(
 def test_the_engine_is_flowers_own_simulation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from server.engines import ray_simulation
+
     class FlowersOwn(Exception):
         pass
 
     def reached(*arguments: object, **options: object) -> NoReturn:
         raise FlowersOwn
 
-    assert ray_engine.run_simulation is flwr.simulation.run_simulation  # type: ignore[attr-defined]
-    monkeypatch.setattr(ray_engine, "run_simulation", reached)
+    assert vars(ray_simulation)["run_simulation"] is flwr.simulation.run_simulation
+    monkeypatch.setattr(ray_simulation, "run_simulation", reached)
     with pytest.raises(FlowersOwn):
         on_ray(lambda grid, context: pytest.fail("driven by something else"), 1, tmp_path)
 
