@@ -189,12 +189,17 @@ def test_of_many_silos_the_failed_ones_stay_in_sight() -> None:
 
 def test_a_silo_that_nobody_announced_is_shown_and_ends_nothing() -> None:
     made = sample(2, 1)
+    shown = console()
     observer = LiveProgress(console(terminal=True))
     observer.run_started(made, 2)
     observer.round_started(1, ["silo-1"])
-    observer.reply(1, "train", "silo-2", {"loss": 1.0})
+    observer.reply(1, "train", "silo-2", {"loss": 1.25})
     observer.round_closed(RoundRecord(1, ["silo-1"], failed={"silo-9": "gone"}))
+    shown.print(observer._render())
     observer.run_finished(made)
+    rows = {line.split()[0]: line for line in text_of(shown).splitlines() if line.strip()}
+    assert "1.2500" in rows["silo-2"]
+    assert rows["silo-9"].strip().endswith("failed: gone")
 
 
 def test_a_run_that_was_stopped_says_how_to_go_on() -> None:

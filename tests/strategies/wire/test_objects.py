@@ -1,0 +1,118 @@
+"""Objects of Flower's wire from a party that lies: refused before memory is taken, whatever is damaged."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conf.errors import WireError
+from strategies.wire.objects import deflate, inflate, tree_size
+from strategies.wire.packing import pack_content
+
+
+def record(**arrays: np.ndarray) -> ArrayRecord:
+    made = ArrayRecord()
+    for name, array in arrays.items():
+        made[name] = Array(array)
+    return made
+
+
+def contents(message: Message) -> tuple[str, dict[str, bytes]]:
+    root, _, contents = deflate(message)
+    return root, contents
+
+
+def lying(
+    header: bytes, shape: tuple[int, ...], dtype: str = "float32", chunks: int = 1
+) -> Message:
+    """A message whose array says one thing in its header and holds another."""
+    made = ArrayRecord()
+    made["a"] = Array(dtype, shape, "numpy.ndarray", header * chunks)
+    return Message(RecordDict({"arrays": made}), 7, "train")
+
+
+def npy(text: str, body: bytes = b"") -> bytes:
+    raw = text.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(raw).to_bytes(2, "little") + raw + body
+
+
+HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (2000000000,)}"
+ONE_FLOAT = "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}"
+ONE_DOUBLE = "{'descr': '<f8', 'fortran_order': False, 'shape': (1,)}"
+ONE_OBJECT = "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"
+LIES = {
+    "128 bytes that ask for 8 GB": (npy(HUGE), (2_000_000_000,), "float32"),
+    "another shape than declared": (npy(ONE_FLOAT, b"1234"), (2,), "float32"),
+    "another type than declared": (npy(ONE_DOUBLE, b"12345678"), (1,), "float32"),
+    "objects": (npy(ONE_OBJECT, b"12345678"), (1,), "object"),
+    "code in the header": (
+        npy("{'descr': __import__('os').system('false'), 'shape': (1,)}"),
+        (1,),
+        "float32",
+    ),
+    "no header": (b"nothing of the kind", (1,), "float32"),
+    "an empty array of bytes": (b"", (0,), "float32"),
+    "a header without end": (b"\x93NUMPY\x01\x00\xff\xff" + b"{" * 65535, (1,), "float32"),
+}
+
+
+@pytest.mark.usefixtures("task_identity")
+@pytest.mark.parametrize("case", LIES)
+def test_an_array_that_is_not_what_it_says_is_refused_before_memory_is_taken(case: str) -> None:
+    header, shape, dtype = LIES[case]
+    root, objects = contents(lying(header, shape, dtype))
+    tracemalloc.start()
+    with pytest.raises(WireError, match=r"MDW-64[01]"):
+        inflate(root, objects, 2**40)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+@pytest.mark.usefixtures("task_identity")
+def test_arrays_beyond_the_limit_are_refused_however_few_bytes_they_travel_as() -> None:
+    zeros = record(
+        a=np.zeros(20 * 2**20 // 4, np.float32)
+    )  # chunks of zeros are one and the same object
+    root, objects = contents(Message(RecordDict({"arrays": zeros}), 7, "train"))
+    assert sum(map(len, objects.values())) < 16 * 2**20
+    with pytest.raises(WireError, match="MDW-642"):
+        inflate(root, dict(objects), 19 * 2**20)
+    assert not isinstance(inflate(root, objects, 21 * 2**20), WireError)
+
+
+@pytest.mark.usefixtures("task_identity")
+@given(st.integers(0, 100), st.integers(0, 10_000), st.integers(0, 255))
+def test_damaged_objects_end_in_a_wire_error_or_a_message(
+    which: int, where: int, value: int
+) -> None:
+    content = RecordDict({"arrays": record(a=np.ones(3)), "c": ConfigRecord({"x": 1})})
+    root, objects = contents(Message(pack_content(content), 7, "train"))
+    id = list(objects)[which % len(objects)]
+    damaged = bytearray(objects[id])
+    damaged[where % len(damaged)] = value
+    objects[id] = bytes(damaged)
+    try:
+        inflate(root, objects, 2**20)
+    except WireError as error:
+        assert error.code in ("MDW-640", "MDW-641", "MDW-642")
+
+
+@pytest.mark.usefixtures("task_identity")
+def test_a_tree_of_too_many_objects_or_too_deep_is_refused() -> None:
+    from flwr.proto.message_pb2 import ObjectTree
+
+    _, tree, objects = deflate(Message(RecordDict({"arrays": record(a=np.ones(3))}), 7, "train"))
+    assert tree_size(tree, 5) == len(objects) == 5
+    with pytest.raises(WireError, match="MDW-642"):
+        tree_size(tree, 4)
+    deep = ObjectTree(object_id="x")
+    for _ in range(6):
+        deep = ObjectTree(object_id="x", children=[deep])
+    with pytest.raises(WireError, match="MDW-642"):
+        tree_size(deep, 100)

@@ -1,0 +1,171 @@
+"""Who changes a module finds its tests: at the same place under tests/, or where this page says."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("conf", "strategies", "client", "server", "azureml_jobs")
+TESTED_ELSEWHERE = {
+    "conf/errors.py": "tests/test_errors_page.py",
+    "conf/flower_version.py": "tests/faults/test_flower_version.py",
+    "conf/hydra_errors.py": "tests/conf/test_compose.py",
+    "conf/overrides.py": "tests/conf/test_compose.py",
+    "conf/schema.py": "tests/conf/test_validate.py",
+    "strategies/__init__.py": "tests/strategies/test_build.py",
+    "strategies/fedprox.py": "tests/strategies/test_fedavg.py",
+    "strategies/streaming.py": "tests/server/round/test_loop.py",
+    "strategies/wire/fleet_calls.py": "tests/faults/test_flower_version.py",
+    "strategies/wire/headers.py": "tests/server/orchestrator/test_fleet.py",
+    "client/models/": "tests/client/models/test_models.py",
+    "client/tasks/": "tests/client/tasks/test_tasks.py",
+    "client/node/channel.py": "tests/security/test_identity.py",
+    "client/node/connection.py": "tests/security/test_identity.py",
+    "client/node/job.py": "tests/client/node/test_node.py",
+    "client/node/journal.py": "tests/client/node/test_node.py",
+    "client/node/transfers.py": "tests/client/node/test_node.py",
+    "server/app.py": "tests/integration/test_simulate.py",
+    "server/simulation.py": "tests/integration/test_simulate.py",
+    "server/engines/pipe.py": "tests/server/engines/test_pool.py",
+    "server/engines/worker.py": "tests/server/engines/test_pool.py",
+    "server/engines/quiet.py": "tests/server/engines/test_ray_engine.py",
+    "server/engines/ray_access.py": "tests/server/engines/test_ray_engine.py",
+    "server/engines/ray_grid.py": "tests/server/engines/test_ray_engine.py",
+    "server/engines/ray_simulation.py": "tests/server/engines/test_ray_engine.py",
+    "server/observers/base.py": "tests/server/test_session.py",
+    "server/observers/model_registry.py": "tests/server/observers/test_tracking.py",
+    "server/observers/summary.py": "tests/server/observers/test_progress.py",
+    "server/orchestrator/backends.py": "tests/server/test_serve.py",
+    "server/orchestrator/caretaker.py": "tests/server/orchestrator/test_caretaker_expiry.py",
+    "server/orchestrator/deliveries.py": "tests/server/orchestrator/test_instructions.py",
+    "server/orchestrator/grid.py": "tests/server/orchestrator/test_fleet.py",
+    "server/orchestrator/identity.py": "tests/security/test_identity.py",
+    "server/orchestrator/packed_grid.py": "tests/server/orchestrator/test_service.py",
+    "server/report/page.py": "tests/server/report/test_build.py",
+    "server/report/plots.py": "tests/server/report/test_build.py",
+    "server/report/tables.py": "tests/server/report/test_overview.py",
+    "server/round/grid.py": "tests/server/round/test_exchange.py",
+    "server/round/roster.py": "tests/server/round/test_loop.py",
+    "server/run/chain.py": "tests/server/run/test_ledger.py",
+    "server/run/files.py": "tests/conf/test_atomic_files.py",
+    "server/run/finished.py": "tests/integration/test_simulate.py",
+    "server/run/folder.py": "tests/integration/test_simulate.py",
+    "server/scoring/": "tests/integration/test_simulate.py",
+    "server/store/base.py": "tests/server/store/test_folder.py",
+    "server/store/blob.py": "tests/azure/test_blob_store.py",
+    "server/store/disk_errors.py": "tests/server/store/test_folder.py",
+    "server/store/layout.py": "tests/golden/test_golden.py",
+    "azureml_jobs/backends/azure.py": "tests/azure/test_azure_verbs.py",
+    "azureml_jobs/backends/local.py": "tests/azureml_jobs/backends/test_local_launch.py",
+    "azureml_jobs/backends/running_settings.py": "tests/azureml_jobs/backends/test_local_launch.py",
+    "azureml_jobs/backends/workspace.py": "tests/azure/test_workspace.py",
+    "azureml_jobs/cli/": "tests/azureml_jobs/cli/test_main.py",
+    "azureml_jobs/identity/key_vault.py": "tests/azure/test_vault.py",
+    "azureml_jobs/jobs/snapshot.py": "tests/azureml_jobs/jobs/test_specification.py",
+    "azureml_jobs/preflight/data.py": "tests/azure/test_workspace.py",
+    "server/observers/mlflow_writer.py": "tests/server/observers/test_tracking.py",
+    "azureml_jobs/backends/azure_log.py": "tests/azure/test_azure_verbs.py",
+    "azureml_jobs/backends/base.py": "tests/azureml_jobs/backends/test_local_launch.py",
+    "azureml_jobs/backends/paths.py": "tests/azureml_jobs/backends/test_local_launch.py",
+    "azureml_jobs/identity/admitted_key.py": "tests/server/store/test_admitted_keys.py",
+    "azureml_jobs/preflight/local.py": "tests/azureml_jobs/preflight/test_checks.py",
+    "azureml_jobs/rehearsal/rehearse.py": "tests/azure/test_rehearsal.py",
+    "azureml_jobs/rehearsal/": "tests/azure/test_cloud.py",
+}
+"""A module, or a folder of them that are tested together, and the file with its tests."""
+LOADED_BY_NAME = (
+    "client/models/__init__.py",
+    "client/tasks/__init__.py",
+    "azureml_jobs/cli/verbs.py",
+)
+"""Registries: who imports one reaches every module beside it."""
+
+
+def modules() -> list[str]:
+    """Return the modules of the five packages that define anything, as paths from the root."""
+    found = []
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            if path.name != "__init__.py" or defines_something(path):
+                found.append(path.relative_to(ROOT).as_posix())
+    return found
+
+
+def defines_something(path: Path) -> bool:
+    body = ast.parse(path.read_text()).body
+    return any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in body)
+
+
+def mirror(module: str) -> Path:
+    """Return where the tests of a module belong: server/round/loop.py, tests/server/round/test_loop.py."""
+    path = Path(module)
+    name = path.parent.name if path.name == "__init__.py" else path.stem
+    return ROOT / "tests" / path.parent / f"test_{name}.py"
+
+
+def elsewhere(module: str) -> str | None:
+    """Return the test file that the table names for a module, or for its folder."""
+    return TESTED_ELSEWHERE.get(module) or TESTED_ELSEWHERE.get(f"{Path(module).parent}/")
+
+
+@cache
+def imported_by(file: str) -> frozenset[str]:
+    """Return the files of the five packages that a file imports, lazily too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        for name in names_in(node):
+            for path in (f"{name.replace('.', '/')}.py", f"{name.replace('.', '/')}/__init__.py"):
+                if name.split(".")[0] in ROOMS and (ROOT / path).is_file():
+                    found.add(path)
+    for registry in found & set(LOADED_BY_NAME):
+        beside = (ROOT / registry).parent.glob("*.py")
+        found |= {path.relative_to(ROOT).as_posix() for path in beside}
+    return frozenset(found)
+
+
+def names_in(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        # A module that is imported by its name, or run: `python -m server.serve`.
+        return [node.value]
+    return []
+
+
+def reaches(test: str, module: str) -> bool:
+    """Whether a test imports a module: itself, or one step away, or through the module's own folder."""
+    folder = Path(module).parent
+    direct = imported_by(test)
+    seen = set(direct)
+    waiting = list(direct)
+    while waiting:
+        current = waiting.pop()
+        if current in direct or Path(current).parent == folder:
+            new = imported_by(current) - seen
+            seen |= new
+            waiting += new
+    return module in seen
+
+
+@pytest.mark.parametrize("module", modules())
+def test_each_module_has_tests_of_its_name_or_the_table_says_where(module: str) -> None:
+    test = elsewhere(module)
+    if mirror(module).is_file():
+        assert module not in TESTED_ELSEWHERE, f"{module} has tests of its name: strike the entry"
+        return
+    assert test is not None, (
+        f"write {mirror(module).relative_to(ROOT)}, or name the tests of {module}"
+    )
+    assert reaches(test, module), f"{test} does not import {module}"
+
+
+@pytest.mark.parametrize("entry", sorted(TESTED_ELSEWHERE))
+def test_the_table_names_what_is_there(entry: str) -> None:
+    assert (ROOT / entry).exists()
+    assert (ROOT / TESTED_ELSEWHERE[entry]).is_file()
