@@ -22,7 +22,7 @@ from typing import Any, Final
 import yaml
 
 from azureml_jobs.backends.azure_log import AzureLog
-from azureml_jobs.backends.base import ALL, ORCHESTRATOR, Job, parts_of, silos_first
+from azureml_jobs.backends.base import ALL, ORCHESTRATOR, Backend, Job, parts_of, silos_first
 from azureml_jobs.backends.workspace import AzureJob, Workspace
 from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import load_ca
@@ -49,8 +49,6 @@ from conf.silos import silo_to_json, silos
 
 OpenWorkspace = Callable[[WorkspaceConf], Workspace]
 POLL_SECONDS: Final = 2.0
-LOOK_SECONDS: Final = 30.0
-"""Between two looks at silos' jobs while a run is followed: each asks another workspace."""
 STOP_POLL_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 600.0
 
@@ -96,33 +94,29 @@ class LogFromNow:
 
 
 @dataclass(frozen=True)
-class AzureBackend:
-    """The jobs of a federation on Azure ML (`azureml_jobs.backends.base.Backend`); raises AzureError.
+class AzureBackend(Backend):
+    """The jobs of a federation on Azure ML; raises AzureError.
 
     `admitted` gives the keys that may connect, for the check of the orchestrator's owner.
     """
 
+    name = "azure"
+    look_seconds = 30.0  # each silo's job is in another workspace
     conf: Conf
     admitted: Callable[[], Iterable[AdmittedKey]] | None = None
     workspace: OpenWorkspace = field(default_factory=Workspaces)
     root: Path = ROOT  # of the code that jobs are sent with
-    name: str = "azure"
-    poll_seconds: float = field(default_factory=lambda: POLL_SECONDS)
-    look_seconds: float = LOOK_SECONDS
-    files_here: bool = False
+
+    @property
+    def poll_seconds(self) -> float:
+        """Return the seconds between two looks at a job."""
+        return POLL_SECONDS
 
     # ---- who takes part
 
     def members(self) -> list[str]:
         """Return the silos that the federation's file names."""
         return sorted(self.conf.federation.silos)
-
-    def silos(self) -> list[str]:
-        """Return the same: whose job it is stands in its tags."""
-        return self.members()
-
-    def check_exists(self) -> None:
-        """Do nothing: a federation without a job has rows that say so."""
 
     def with_store(self) -> Conf:
         """Return the configuration with the store's address, looked up where the file does not give it."""
@@ -145,9 +139,6 @@ class AzureBackend:
         """Raise AzureError MDW-813 where a launch would fail."""
         parts_of(self, role)
         self.check(role).refuse()
-
-    def check_asked(self, conf: Conf, overrides: list[str]) -> None:
-        """Do nothing: what a silo was started with is its owner's to see; the silo itself refuses."""
 
     def dry_run(self, role: str, folder: Path) -> list[Path]:
         """Write the YAML of the jobs, with their snapshots beside, as `az ml job create` takes them."""

@@ -5,10 +5,11 @@ A *part* of a federation is its orchestrator or one of its silos, by name; each 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from azureml_jobs.preflight.findings import Table
 from conf.errors import ConfigError
@@ -49,70 +50,80 @@ class JobLog(Protocol):
         """Return the whole lines since the last call, each behind its label; then how the job ended, where it has."""
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """The jobs of one federation; every method raises MeadowError."""
 
-    @property
-    def name(self) -> str:
-        """What `backend=` calls it."""
+    name: ClassVar[str]
+    """What `backend=` calls it."""
+    look_seconds: ClassVar[float] = 0.0
+    """Between two looks at silos' jobs while a run is followed."""
+    files_here: ClassVar[bool] = False
+    """Whether a run's files are on this machine."""
+    conf: Conf
 
     @property
-    def conf(self) -> Conf:
-        """The configuration that describes the federation."""
-
-    @property
+    @abstractmethod
     def poll_seconds(self) -> float:
-        """Between two looks at a run or a log."""
+        """Return the seconds between two looks at a run or a log."""
 
-    @property
-    def look_seconds(self) -> float:
-        """Between two looks at silos' jobs while a run is followed."""
-
-    @property
-    def files_here(self) -> bool:
-        """Whether a run's files are on this machine."""
-
+    @abstractmethod
     def members(self) -> list[str]:
         """Return the silos that a launch starts."""
 
     def silos(self) -> list[str]:
         """Return the silos whose jobs may be looked at."""
+        return self.members()
 
     def check_exists(self) -> None:
-        """Raise ConfigError MDW-196 where there is no such federation yet."""
+        """Raise ConfigError MDW-196 where the backend knows that there is no such federation yet."""
+        return
 
+    @abstractmethod
+    def with_store(self) -> Conf:
+        """Return the configuration with the address of the orchestrator's store."""
+
+    @abstractmethod
     def check(self, role: str) -> Table:
         """Return what would keep a launch from working, as far as a role may see."""
 
+    @abstractmethod
     def prepare(self, role: str) -> None:
         """Make, or check, what must be there before the first job of a role's parts starts."""
 
+    def check_asked(self, conf: Conf, overrides: list[str]) -> None:
+        """Raise ConfigError MDW-194 where a run asks a running silo for other settings than it was started with.
+
+        Where those are its owner's alone to see, nothing is checked: the silo itself refuses the run.
+        """
+        return
+
+    @abstractmethod
     def start(self, part: str) -> tuple[Job, bool]:
         """Return a part's job, and whether it was started now: one that runs is left as it is."""
 
     def dry_run(self, role: str, folder: Path) -> list[Path]:
-        """Write into a folder what would be sent for a role's parts; send nothing."""
+        """Write into a folder what would be sent for a role's parts; raises ConfigError MDW-113 where nothing is."""
+        raise ConfigError("MDW-113", f"backend={self.name} has no --dry-run.", "Leave it out.")
 
+    @abstractmethod
     def job(self, part: str) -> Job | None:
         """Return a part's job: the one that is live, else the newest; None where there never was one."""
 
+    @abstractmethod
     def log(self, job: Job) -> JobLog:
         """Return what a job says, from its beginning."""
 
+    @abstractmethod
     def log_from_now(self, part: str) -> JobLog:
         """Return what a part's job will say: the one that runs, or the next that is started."""
 
+    @abstractmethod
     def last_words(self, job: Job) -> str:
         """Return the last thing that a job said, on one line."""
 
+    @abstractmethod
     def stop(self, parts: Sequence[str]) -> list[Job]:
         """End the silos' jobs, all at once, then the orchestrator's; return those that were live, as they ended."""
-
-    def check_asked(self, conf: Conf, overrides: list[str]) -> None:
-        """Raise ConfigError MDW-194 where a run asks a running silo for other settings than it was started with."""
-
-    def with_store(self) -> Conf:
-        """Return the configuration with the address of the orchestrator's store."""
 
 
 def parts_of(backend: Backend, role: str) -> list[str]:

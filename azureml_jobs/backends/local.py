@@ -19,6 +19,7 @@ from azureml_jobs.backends.base import (
     ALL,
     ORCHESTRATOR,
     Admit,
+    Backend,
     Job,
     known_silo,
     parts_of,
@@ -67,15 +68,18 @@ class LocalLog:
 
 
 @dataclass(frozen=True)
-class LocalBackend:
-    """The jobs of a federation on this machine and what each of them may see (`azureml_jobs.backends.base.Backend`)."""
+class LocalBackend(Backend):
+    """The jobs of a federation on this machine and what each of them may see."""
 
+    name = "local"
+    files_here = True
     conf: Conf
     admit: Admit
-    name: str = "local"
-    poll_seconds: float = POLL_SECONDS
-    look_seconds: float = 0.0
-    files_here: bool = True
+
+    @property
+    def poll_seconds(self) -> float:
+        """Return the seconds between two looks at a process."""
+        return POLL_SECONDS
 
     @property
     def folder(self) -> FederationFolder:
@@ -184,10 +188,6 @@ class LocalBackend:
             command = self._join(known_silo(part, self.members()))
         new = self.jobs.start(job_name(part), command, environment(os.environ, also))
         return self._seen(part), new
-
-    def dry_run(self, role: str, folder: Path) -> list[Path]:
-        """Refuse it: what runs here is in each job's job.json."""
-        raise ConfigError("MDW-113", "backend=local has no --dry-run.", "Use backend=azure.")
 
     def job(self, part: str) -> Job | None:
         """Return a part's process, running or ended; None where it was never started."""

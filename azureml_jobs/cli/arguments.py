@@ -238,7 +238,8 @@ class _Reader:
             if not (self._verb.hydra and key in HYDRA_FLAGS):
                 raise self._unknown(arg, key)
             self.rest.append(arg)
-        elif has_value and self._verb.overrides:
+        elif self._verb.overrides and (has_value or arg.startswith("~")):
+            # `~key` alone is Hydra's way to leave a key out
             self._override(arg, key)
         elif not has_value and self._words:
             self._give(self._words.pop(0), arg)
