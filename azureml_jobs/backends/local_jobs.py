@@ -134,11 +134,15 @@ class LocalJobs:
             raise ConfigError(
                 "MDW-191", f"There is no job {name} in {self._folder}.", f"Jobs: {there}."
             )
-        known = name, what.get("pid", 0), what["started"]
-        if end is not None:
-            return Job(known[0], ENDED, known[1], known[2], end["status"], end["ended"])
-        alive = any(_process(what.get(one)) for one in ("process", "supervisor"))
-        return Job(known[0], RUNNING if alive else LOST, known[1], known[2])
+        try:
+            pid = int(what.get("pid", 0))
+            started = float(what["started"])
+            if end is not None:
+                return Job(name, ENDED, pid, started, int(end["status"]), float(end["ended"]))
+            alive = any(_process(what.get(one)) for one in ("process", "supervisor"))
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise _damaged(folder / "job.json") from None
+        return Job(name, RUNNING if alive else LOST, pid, started)
 
     def wait(self, name: str, seconds: float | None = None) -> Job:
         """Return the job once it has ended, or as it is after `seconds`."""
@@ -222,8 +226,13 @@ class Tail:
 
 def _not_started(name: str, why: str) -> ConfigError:
     return ConfigError(
-        "MDW-190", f"The job {name} can't be started: {why}.", "Mend that, then start it again."
+        "MDW-190", f"The job {name} can't be started: {why}.", "Fix that, then start it again."
     )
+
+
+def _damaged(path: Path) -> ConfigError:
+    hint = f"End its process by hand if it runs, then delete {path.parent / '*.json'}."
+    return ConfigError("MDW-198", f"{path} is damaged.", hint)
 
 
 @contextmanager
@@ -234,11 +243,16 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """Return what a job's file holds, None where there is none; raises ConfigError MDW-198 for a damaged one."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        return content
+        content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError:
+        raise _damaged(path) from None
+    if not isinstance(content, dict):
+        raise _damaged(path)
+    return content
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

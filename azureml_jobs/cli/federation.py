@@ -2,7 +2,8 @@
 
 A verb acts on what its caller's role owns: `as=orchestrator`, `as=silo:NAME` or, by default, `as=all`.
 
-    MDW-111 a role that there is not    MDW-113 what this backend does not have    MDW-193 no such silo
+    MDW-111 a role that there is not          MDW-193 no such silo
+    MDW-113 what this backend does not have   MDW-197 a silo with the orchestrator's name
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Federation:
     """A federation and as whom it is looked at; raises MeadowError."""
 
     backend: Backend
-    role: str = "all"
+    role: str = ALL
 
     @property
     def conf(self) -> Conf:
@@ -91,7 +92,7 @@ def federation_of(arguments: Arguments, conf: Conf | None = None) -> Federation:
         if argument.backend not in ("", name) and arguments.has(argument.name):
             what = f"meadow {arguments.verb.name}: backend={name} has no {argument.name}."
             raise ConfigError("MDW-113", what, f"It belongs to backend={argument.backend}.")
-    role = arguments.get("as", "all")
+    role = arguments.get("as", ALL)
     backend = backend_of(name, conf)
     _check_role(arguments, role, sorted({*backend.members(), *backend.silos()}))
     return Federation(backend, role)
@@ -129,6 +130,9 @@ def keys_of(backend: Backend) -> AdmittedKeys:
 
 
 def _check_role(arguments: Arguments, role: str, silos: Sequence[str]) -> None:
-    roles = ["all", "orchestrator", *(f"silo:{name}" for name in silos)]
+    if ORCHESTRATOR in silos:
+        what = f"A silo can't be named {ORCHESTRATOR}: that is the name of another part."
+        raise ConfigError("MDW-197", what, "Name it otherwise in the federation's file.")
+    roles = [ALL, ORCHESTRATOR, *(f"silo:{name}" for name in silos)]
     if role not in roles:
         raise arguments.wrong(f"there is no role '{role}'", f"Roles: {', '.join(roles)}.")

@@ -76,9 +76,7 @@ def logs(arguments: Arguments) -> int:
             failed.append(line)
         else:
             print(log_line(*line), flush=True)
-    for error in failed:
-        print(f"error {error}", file=sys.stderr)
-    return failed[0].exit_status if failed else 0
+    return _told_of(failed)
 
 
 def stop(arguments: Arguments) -> int:
@@ -92,12 +90,15 @@ def stop(arguments: Arguments) -> int:
         live = cancel_run(federation, run_id)
         print(f"run {run_id}: {'its end is requested' if live else 'cancelled'}")
         return 0
-    ended = federation.backend.stop(federation.chosen(arguments.get("silo")))
+    # what can't be seen keeps nothing else from being ended
+    seen = look(federation.backend, federation.chosen(arguments.get("silo")))
+    failed = [one for one in seen.values() if isinstance(one, MeadowError)]
+    ended = federation.backend.stop([one.part for one in seen.values() if isinstance(one, Job)])
     for job in ended:
         print(f"{job.part}: {job.state}")
-    if not ended:
+    if not ended and not failed:
         print("nothing is running")
-    return 0
+    return _told_of(failed)
 
 
 def check(arguments: Arguments) -> int:
@@ -173,6 +174,13 @@ def follow(read: Sequence[JobLog], poll_seconds: float) -> Iterator[Line | Meado
                 yield line
     finally:
         closed.set()
+
+
+def _told_of(failed: Sequence[MeadowError]) -> int:
+    """Say what could not be seen; return the exit status of the first."""
+    for error in failed:
+        print(f"error {error}", file=sys.stderr)
+    return failed[0].exit_status if failed else 0
 
 
 def _once(read: Sequence[JobLog]) -> Iterator[Line | MeadowError]:

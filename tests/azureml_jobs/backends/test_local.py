@@ -450,3 +450,50 @@ def test_launched_jobs_get_no_token_of_the_callers(
     said = place.jobs.log("silo-silo-1")
     assert place.launch(Queue(lambda: said.exists() and said.read_text() != "")) == 5
     assert "PYTHONPATH" in said.read_text() and "AZURE" not in said.read_text()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", '{"argv": []}', '{"started": "x"}', '{"started": 1, "process": [1]}']
+)
+def test_a_damaged_file_of_one_job_costs_its_own_row_and_keeps_no_other_from_ending(
+    place: Place, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    place.launch(Queue(), detach=True)
+    file = place.jobs.folder("silo-silo-1") / "job.json"
+    whole = file.read_text()
+    file.write_text(text)
+    capsys.readouterr()
+    assert main(["status"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[2].split()[:3] == ["silo-1", "not", "seen"] and "MDW-198" in rows[2]
+    assert rows[3].split()[:2] == ["silo-2", RUNNING]
+    assert main(["stop"]) == 2
+    told = capsys.readouterr()
+    assert "MDW-198" in told.err and "orchestrator: ended" in told.out
+    file.write_text(whole)
+    assert place.states() == {"server": ENDED, "silo-silo-1": RUNNING, "silo-silo-2": ENDED}
+
+
+def test_a_silo_is_not_named_like_the_orchestrator(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["launch", "all", "backend=local", "federation.silos.orchestrator.threads=1"]
+    assert main(argv) == 2 and "MDW-197" in capsys.readouterr().err
+
+
+def test_download_says_where_the_files_are_and_copies_them_elsewhere(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queue = RunQueue(FolderStore(place.folder.store))
+    assert main(["check"]) == 0
+    request = queue.submit("a", compose(TWO))
+    assert main(["download", "run=a"]) == 9 and "MDW-802" in capsys.readouterr().err
+    folder = Path("outputs/a").absolute()
+    (folder / "model").mkdir(parents=True)
+    (folder / "model/weights").write_text("w")
+    queue.ended(request, Outcome("finished", folder=str(folder)))
+    assert main(["download", "run=a"]) == 0
+    assert "1 files: " in capsys.readouterr().out
+    assert main(["download", "run=a", "run.output=elsewhere"]) == 0
+    assert Path("elsewhere/a/model/weights").read_text() == "w"
+    assert main(["download", "run=b"]) == 2 and "MDW-183" in capsys.readouterr().err
