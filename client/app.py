@@ -46,7 +46,7 @@ def train(message: Message, context: Context) -> Message:
         {
             protocol.ARRAYS: protocol.to_record(loaded.model.state_dict()),
             protocol.METRICS: MetricRecord({**metrics}),
-            protocol.SOFTWARE: software().to_record(),
+            protocol.SOFTWARE: software(scope).to_record(),
         }
     )
     return Message(content, reply_to=message)

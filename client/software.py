@@ -11,7 +11,9 @@ from typing import Final
 
 import torch
 
-from conf.code_digest import release_digest
+from conf.code_digest import release_digest, run_digest, run_files
+from conf.errors import SiloError
+from conf.schema import RunScope
 from strategies.wire.software import LONGEST, Software
 
 DRIVER_FILE: Final = Path("/proc/driver/nvidia/version")
@@ -20,9 +22,14 @@ DRIVER_FILE: Final = Path("/proc/driver/nvidia/version")
 _DRIVER: Final = re.compile(r"Kernel Module\b.*?\s(\d+(?:\.\d+)+)")
 
 
+def software(scope: RunScope) -> Software:
+    """Return what this process runs, and the digest of the code that it executes for a run."""
+    files = run_files(scope.task.name, scope.model.name, scope.strategy.name)
+    return _software(files)
+
+
 @cache
-def software() -> Software:
-    """Return what this process runs, looked up once."""
+def _software(files: tuple[str, ...]) -> Software:
     facts = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -33,6 +40,7 @@ def software() -> Software:
         "meadow": _version("meadow"),
         "flwr": _version("flwr"),
         "code": release_digest(),
+        "run_code": _run_code(files),
     }
     return Software(**{name: _plain(value) for name, value in facts.items()})
 
@@ -45,6 +53,15 @@ def driver(file: Path) -> str:
         return ""
     found = _DRIVER.search(text)
     return found[1] if found else ""
+
+
+def _run_code(files: tuple[str, ...]) -> str:
+    try:
+        return run_digest(files)
+    except SiloError:
+        # A run of a release that the owner accepts may name a strategy that is not in this tree: only
+        # the server executes it.
+        return ""
 
 
 def _version(package: str) -> str:

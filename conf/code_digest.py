@@ -7,7 +7,7 @@ loop, the folding of updates, the schema and what parses it. It is counted by wh
 
 Not counted are the server, the verbs, the report, and `client/node`, the silo's process around the
 app, with its calls: no run computes with them, and how the two processes speak has a version of its
-own (`strategies.wire.protocol.PROTOCOL`). Nor does any YAML file: the values of a run travel resolved.
+own (`strategies.wire.protocol.PROTOCOL`). Nor is any YAML file: the values of a run travel resolved.
 
 The digest is no defence. The server states its own, and one that lies could state the expected one;
 a silo runs its own code in any case. It keeps two releases from computing one model by accident.

@@ -19,6 +19,7 @@ COLUMNS: Final = {
     "meadow": "Meadow",
     "flwr": "Flower",
     "code": "code",
+    "run_code": "code of the run",
 }
 """Titles by the names of `strategies.wire.software.Software`."""
 MOST_NAMES: Final = 5
@@ -57,7 +58,7 @@ def _cells(facts: Mapping[str, str]) -> list[str]:
 def _shown(name: str, value: str) -> str:
     if not value:
         return "–"
-    return value[:DIGEST_SHOWN] if name == "code" else value
+    return value[:DIGEST_SHOWN] if name in ("code", "run_code") else value
 
 
 def _named(names: Sequence[str]) -> str:

@@ -37,6 +37,8 @@ class Software:
     flwr: str = ""
     code: str = ""
     """The digest of the release (`conf.code_digest.release_digest`)."""
+    run_code: str = ""
+    """That of the run's part of it (`run_digest`): the same where two trees differ in what the run does not use."""
 
     def to_record(self) -> ConfigRecord:
         """Return it as it travels."""
@@ -66,7 +68,7 @@ def _plain(value: str) -> bool:
     return value.isascii() and value.isprintable()
 
 
-FOR_THE_BITS: Final = ("torch", "cuda", "cpu", "machine", "code")
+FOR_THE_BITS: Final = ("torch", "cuda", "cpu", "machine", "run_code")
 """What must be the same at all silos for the same bits; versions of Python, Flower and the driver need not."""
 
 

@@ -10,7 +10,7 @@ from server.report.software import COLUMNS, MOST_NAMES, mixed_software, software
 from server.report.tables import MOST_ROWS
 from tests.server.sample_results import Made, page_of, sample
 
-OURS = {"python": "3.11.7", "torch": "2.9.0", "cpu": "AVX2", "code": "a" * 64}
+OURS = {"python": "3.11.7", "torch": "2.9.0", "cpu": "AVX2", "code": "a" * 64, "run_code": "b" * 64}
 
 
 def ran(**others: dict[str, str]) -> Made:
@@ -43,8 +43,12 @@ def test_what_differs_is_named_with_its_silos() -> None:
         assert said in page and "3.13.0" in page
 
 
-def test_other_versions_of_python_alone_take_no_promise_back() -> None:
-    assert mixed_software(ran(silo_2={"python": "3.13.0"})) == ""
+def test_what_the_run_does_not_use_takes_no_promise_back() -> None:
+    assert mixed_software(ran(silo_2={"python": "3.13.0", "code": "c" * 64})) == ""
+    said = mixed_software(ran(silo_2={"run_code": "d" * 64}))
+    assert (
+        "differ in code of the run (bbbbbbbbbbbb at silo-1, silo-3, dddddddddddd at silo-2)" in said
+    )
 
 
 def test_a_run_whose_silos_say_nothing_has_no_such_table() -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from strategies.wire.software import LONGEST, MOST, Software, differences
 
-OURS = Software("3.11.7", "2.9.0", "12.8", "570.1", "AVX2", "x86_64", "0.1.0", "1.42.0", "a" * 64)
+OURS = Software(
+    "3.11.7", "2.9.0", "12.8", "570.1", "AVX2", "x86_64", "0.1.0", "1.42.0", "a" * 64, "b" * 64
+)
 
 
 def test_what_is_sent_is_read_and_what_is_not_known_is_left_out() -> None:
