@@ -101,12 +101,21 @@ class Fleet:
     # What the grid calls
 
     def enqueue(self, message: Message) -> str | None:
-        """Ask a node and wake it; returns the instruction's id, None where the node's key is not admitted."""
+        """Ask a node and wake it; returns the instruction's id, None where it can't be asked.
+
+        That is where its key is not admitted any more, and where the message's run is not the open one.
+        """
+        node = self.nodes.get(message.metadata.dst_node_id)
+        if node is None:
+            return None
+        prepared = self.instructions.prepare(message, node.silo)
         with self.changed:
-            node = self.nodes.get(message.metadata.dst_node_id)
-            if node is None:
+            # Asked only here: the run may have been closed, or the key revoked, while the objects were stored.
+            is_open = self.access is not None and self.access.run.run_id == prepared.run
+            if not is_open or self.nodes.get(node.id) is None:
+                self.instructions.discard(prepared)
                 return None
-            asked = self.instructions.enqueue(message, node.silo)
+            asked = self.instructions.enqueue(prepared)
             self.changed.notify_all()
             return asked.id
 

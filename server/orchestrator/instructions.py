@@ -116,7 +116,7 @@ class PendingInstruction:
 
 
 class Instructions:
-    """All pending instructions and their objects. The caller holds the lock that guards them."""
+    """All pending instructions and their objects. The caller holds the lock that guards them, but for `prepare`."""
 
     def __init__(self) -> None:
         self.store = ObjectStore()
@@ -139,21 +139,36 @@ class Instructions:
         """Return what is asked for one run."""
         return [one for one in self._pending.values() if one.run == run]
 
-    def enqueue(self, message: Message, silo: str) -> PendingInstruction:
-        """Add an instruction with its objects; it has FAILED at once where the silo was given it too often before."""
+    def prepare(self, message: Message, silo: str) -> PendingInstruction:
+        """Return an instruction whose objects are in the store; nobody hears of it before it is enqueued.
+
+        This takes as long as the model is large, and needs no lock: every other silo goes on meanwhile.
+        """
         with no_object_id_recompute():
             id = message.object_id
             message.metadata.__dict__["_message_id"] = id
             tree = get_object_tree(message)
-        if id in self._pending:
-            return self._pending[id]
         asked = PendingInstruction(id, message, tree, silo)
-        self._pending[id] = asked
-        self._of_node.setdefault(asked.node, {})[id] = asked
         self._put_objects(asked)
+        return asked
+
+    def enqueue(self, asked: PendingInstruction) -> PendingInstruction:
+        """Add a prepared instruction; it has FAILED at once where the silo was given it too often before.
+
+        The same message once more is the same instruction: the one that is pending is returned.
+        """
+        if asked.id in self._pending:
+            return self._pending[asked.id]
+        self._pending[asked.id] = asked
+        self._of_node.setdefault(asked.node, {})[asked.id] = asked
         if self.deliveries.exhausted(asked.node, asked.content):
             self.fail_instruction(asked)
         return asked
+
+    def discard(self, asked: PendingInstruction) -> None:
+        """Let go of a prepared instruction that is not enqueued after all."""
+        if asked.id not in self._pending:
+            self.store.drop(asked.id)
 
     def may_read(self, node: int, object_id: str) -> bool:
         """Return whether an object is part of what a node is asked, and has not confirmed."""

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import flwr.simulation
 import grpc
@@ -123,23 +123,6 @@ def test_two_rounds_with_names_bits_warm_actors_and_no_noise(
     assert "train call" in (tmp_path / "a-run/logs/workers.log").read_text()
     assert (tmp_path / "a-run/logs/server.log").is_file()
     assert set(psutil.Process().children(recursive=True)) <= set(children)
-
-
-def test_the_engine_is_flowers_own_simulation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from server.engines import ray_simulation
-
-    class FlowersOwn(Exception):
-        pass
-
-    def reached(*arguments: object, **options: object) -> NoReturn:
-        raise FlowersOwn
-
-    assert vars(ray_simulation)["run_simulation"] is flwr.simulation.run_simulation
-    monkeypatch.setattr(ray_simulation, "run_simulation", reached)
-    with pytest.raises(FlowersOwn):
-        on_ray(lambda grid, context: pytest.fail("driven by something else"), 1, tmp_path)
 
 
 def test_what_the_server_app_raises_is_raised_here(tmp_path: Path) -> None:
@@ -396,7 +379,6 @@ def test_each_port_of_ray_refuses_a_call_without_a_token(
 def test_simulation_ray_is_flower_s_own_run_simulation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import flwr.simulation
 
     from server.engines import ray_simulation
 

@@ -476,3 +476,12 @@ def small_bundle() -> bytes:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(zipfile.ZipInfo("pyproject.toml"), project)
     return file.getvalue()
+
+
+def test_a_grid_of_a_closed_run_asks_nobody_and_leaves_nothing(scene: Scene) -> None:
+    old, messages = scene.grid, ask(scene.grid, 1, model(10))
+    scene.orchestrator.close_run()
+    assert old.push_messages(messages) == [""]
+    scene.orchestrator.open_run("another", ["silo-1"])
+    assert old.push_messages(messages) == [""]
+    assert scene.left() == (0, 0)

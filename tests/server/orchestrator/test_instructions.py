@@ -26,6 +26,10 @@ def is_in(asked: PendingInstruction, state: State) -> bool:
     return asked.state is state
 
 
+def enqueued(instructions: Instructions, message: Message, silo: str) -> PendingInstruction:
+    return instructions.enqueue(instructions.prepare(message, silo))
+
+
 @dataclass
 class Reply:
     """A reply as it travels."""
@@ -56,7 +60,7 @@ def upload(instructions: Instructions, asked: PendingInstruction, reply: Reply) 
 
 
 def test_asked_delivered_arrived_uploading_answered(instructions: Instructions) -> None:
-    asked = instructions.enqueue(message(), "a")
+    asked = enqueued(instructions, message(), "a")
     assert is_in(asked, State.ASKED) and len(instructions.store) > 0
     assert instructions.deliver_next(NODE) is asked and is_in(asked, State.DELIVERED)
     assert instructions.deliver_next(NODE) is None, "it is delivered once"
@@ -76,19 +80,19 @@ def test_asked_delivered_arrived_uploading_answered(instructions: Instructions) 
 def test_instructions_are_delivered_in_the_order_in_which_they_were_asked(
     instructions: Instructions,
 ) -> None:
-    asked = [instructions.enqueue(message(float(i)), "a") for i in range(3)]
-    instructions.enqueue(message(9.0, node=NODE + 1), "b")
+    asked = [enqueued(instructions, message(float(i)), "a") for i in range(3)]
+    enqueued(instructions, message(9.0, node=NODE + 1), "b")
     assert [instructions.deliver_next(NODE) for _ in range(4)] == [*asked, None]
 
 
 def test_the_same_message_twice_is_one_instruction(instructions: Instructions) -> None:
     one = message()
-    assert instructions.enqueue(one, "a") is instructions.enqueue(one, "a")
+    assert enqueued(instructions, one, "a") is enqueued(instructions, one, "a")
     assert len(instructions) == 1
 
 
 def test_what_its_node_has_lost_is_asked_again_with_its_objects(instructions: Instructions) -> None:
-    asked = instructions.enqueue(message(), "a")
+    asked = enqueued(instructions, message(), "a")
     whole = instructions.store.held_by(asked.id)
     for lose_in in (State.DELIVERED, State.ARRIVED):
         instructions.deliver_next(NODE)
@@ -104,7 +108,7 @@ def test_what_its_node_has_lost_is_asked_again_with_its_objects(instructions: In
 def test_what_was_half_uploaded_is_let_go_when_it_is_asked_again(
     instructions: Instructions,
 ) -> None:
-    asked = instructions.enqueue(message(), "a")
+    asked = enqueued(instructions, message(), "a")
     whole = len(instructions.store)
     instructions.deliver_next(NODE)
     reply = reply_to(asked)
@@ -118,7 +122,7 @@ def test_what_was_half_uploaded_is_let_go_when_it_is_asked_again(
 
 
 def test_an_upload_that_is_begun_anew_keeps_count_of_the_bytes(instructions: Instructions) -> None:
-    asked = instructions.enqueue(message(), "a")
+    asked = enqueued(instructions, message(), "a")
     instructions.deliver_next(NODE)
     first, second = reply_to(asked, 2.0), reply_to(asked, 3.0)
     begun = instructions.begin_reply(asked, first.metadata, first.tree)
@@ -133,7 +137,7 @@ def test_an_upload_that_is_begun_anew_keeps_count_of_the_bytes(instructions: Ins
 def test_a_reply_that_was_on_its_way_when_it_was_asked_again_counts(
     instructions: Instructions,
 ) -> None:
-    asked = instructions.enqueue(message(), "a")
+    asked = enqueued(instructions, message(), "a")
     instructions.deliver_next(NODE)
     instructions.deliver_again(NODE)
     upload(instructions, asked, reply_to(asked))
@@ -144,7 +148,7 @@ def test_a_reply_that_was_on_its_way_when_it_was_asked_again_counts(
 def test_given_as_often_as_it_may_be_it_has_failed_and_so_has_a_copy(
     instructions: Instructions,
 ) -> None:
-    asked = instructions.enqueue(message(), "hospital-a")
+    asked = enqueued(instructions, message(), "hospital-a")
     for _ in range(MOST):
         assert instructions.deliver_next(NODE) is asked
         instructions.deliver_again(NODE)
@@ -152,13 +156,13 @@ def test_given_as_often_as_it_may_be_it_has_failed_and_so_has_a_copy(
     assert asked.error is not None and "hospital-a" in asked.error.reason
     assert len(instructions.store) == 0, "nobody will read it"
     copied = message()
-    assert is_in(instructions.enqueue(copied, "hospital-a"), State.FAILED)
+    assert is_in(enqueued(instructions, copied, "hospital-a"), State.FAILED)
     instructions.close(asked.id)
-    assert is_in(instructions.enqueue(message(), "hospital-a"), State.ASKED), "it was answered"
+    assert is_in(enqueued(instructions, message(), "hospital-a"), State.ASKED), "it was answered"
 
 
 def test_what_is_handed_back_counts_as_never_given(instructions: Instructions) -> None:
-    asked = instructions.enqueue(message(), "a")
+    asked = enqueued(instructions, message(), "a")
     for _ in range(MOST + 2):
         assert instructions.deliver_next(NODE) is asked
         instructions.confirm(asked)
@@ -170,6 +174,21 @@ def test_what_is_handed_back_counts_as_never_given(instructions: Instructions) -
 def test_what_is_confirmed_before_it_is_delivered_keeps_its_objects(
     instructions: Instructions,
 ) -> None:
-    asked = instructions.enqueue(message(), "a")
+    asked = enqueued(instructions, message(), "a")
     instructions.confirm(asked)
     assert is_in(asked, State.ASKED) and instructions.store.held_by(asked.id)
+
+
+def test_a_prepared_instruction_is_heard_of_when_it_is_enqueued_and_leaves_nothing_when_not(
+    instructions: Instructions,
+) -> None:
+    prepared = instructions.prepare(message(), "a")
+    assert instructions.store.held_by(prepared.id), "its objects are there before it is"
+    assert instructions.deliver_next(NODE) is None
+    instructions.discard(prepared)
+    assert len(instructions.store) == len(instructions) == 0
+    asked = enqueued(instructions, message(), "a")
+    instructions.discard(instructions.prepare(asked.message, "a"))
+    assert instructions.store.held_by(asked.id), (
+        "the same message is pending, and keeps its objects"
+    )
