@@ -116,25 +116,32 @@ def _open(
     tracking_uri(conf.tracking)
     if conf.run.resume:
         folder, state = _resumed_run(conf, store)
-        before = _stored(folder)
     else:
         folder, state = _new_run(conf, command, store)
-        before = _stored(folder)
+    before = _stored(folder)
     result = _first_result(conf, members, mode, folder, before)
     result.command = _commands(before, command)
     # MLflow may have answered after the first checkpoint, or after the last.
     result.mlflow_run_id = state.mlflow_run_id or (before.mlflow_run_id if before else None)
-    folder.write_config(conf, result.command)
-    history = History(folder.path / HISTORY, state.history, store)
+    # The ledger first: it is open in one process alone, and only that one may cut back the history.
     ledger = Ledger(folder.path / FILE, folder.run_id, store)
-    ledger.run_started(
-        federation=conf.federation.name,
-        code=result.environment["code"],
-        tree=result.environment["tree"],
-        config=result.config_digest,
-        silos=result.silos,
-        resumed=state.round > 0 or before is not None,
-    )
+    try:
+        history = History(folder.path / HISTORY, state.history, store)
+        # A silo says again what it runs only where that has changed.
+        result.software = dict(history.software)
+        # After all that may refuse to continue the run: what is refused is not changed.
+        folder.write_config(conf, result.command)
+        ledger.run_started(
+            federation=conf.federation.name,
+            code=result.environment["code"],
+            tree=result.environment["tree"],
+            config=result.config_digest,
+            silos=result.silos,
+            resumed=state.round > 0 or before is not None,
+        )
+    except BaseException:
+        ledger.close()
+        raise
     observers: list[Observer] = [
         _ResultFile(folder, result, state, history),
         MetricsFile(folder.path, history.last),

@@ -28,8 +28,8 @@ from server.report.tables import (
     silo_rows,
 )
 from server.run.files import write_atomic
-from server.run.history import Mark, read_history
-from server.run.result import FORMAT, RunResult
+from server.run.history import rounds_of
+from server.run.result import RunResult
 
 STATUS = {"stopped_early": "stopped early, as configured", "running": "still running"}
 
@@ -41,9 +41,7 @@ def write_report(folder: Path, rounds: Overview | None = None) -> Path:
     """
     result = RunResult.read(folder)
     if rounds is None:
-        with FORMAT.reading(folder / "result.json"):
-            mark = Mark.from_json(result.history) if result.history else None
-        rounds = overview(read_history(folder, mark), result.silos)
+        rounds = overview(rounds_of(folder, result), result.silos)
     path = folder / "report.html"
     write_atomic(path, html(result, rounds))
     return path

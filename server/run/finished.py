@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from server.run.history import read_history
+from server.run.history import rounds_of
 from server.run.result import RoundRecord, RunResult
 from server.scoring.evaluation import load_model
 
@@ -24,7 +24,7 @@ class FinishedRun:
     @cached_property
     def rounds(self) -> list[RoundRecord]:
         """The records of `history.jsonl`, one a closed round; raises CheckpointError where it was changed."""
-        return list(read_history(self.folder))
+        return list(rounds_of(self.folder, self.result))
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row per round and silo, aggregate rows with silo None: `pandas.DataFrame(run.rows())`."""

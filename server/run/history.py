@@ -23,7 +23,8 @@ from conf.errors import CheckpointError
 from conf.versions import Format
 from server.run.chain import NOTHING, line_digest, whole_lines
 from server.run.files import append_durably
-from server.run.result import RoundRecord, finite
+from server.run.result import FORMAT as RESULT_FORMAT
+from server.run.result import RoundRecord, RunResult, finite
 from server.store.base import Store
 from server.store.disk_errors import disk
 
@@ -69,7 +70,7 @@ class History:
 
     What lies behind the mark belongs to a round that never counted, and is cut off. With a `store`, each line is
     also an object there, from which the file is made again on another machine. `failed` counts, by silo, the rounds
-    in which it failed. Raises CheckpointError MDW-507 where
+    in which it failed; `software` is what each silo said last that it runs. Raises CheckpointError MDW-507 where
     the lines up to the mark are not there, MDW-508 for a broken chain, MDW-505 for another version.
     """
 
@@ -79,6 +80,7 @@ class History:
         self._mark = mark
         self._last: RoundRecord | None = None
         self.failed: Counter[str] = Counter()
+        self.software: dict[str, dict[str, str]] = {}
         lines = self._restored()
         for record in read_lines(lines, path):
             self._note(record)
@@ -111,6 +113,7 @@ class History:
     def _note(self, record: RoundRecord) -> None:
         self._last = record
         self.failed.update(record.failed.keys())
+        self.software.update(record.software)
 
     def _restored(self) -> Sequence[bytes]:
         """Return the lines up to the mark, and leave the file with exactly those."""
@@ -195,6 +198,17 @@ def read_history(
             raise not_the_marked(path, mark, data)
         lines = lines if beyond else marked
     yield from read_lines(lines, path)
+
+
+def rounds_of(folder: Path, result: RunResult) -> Iterator[RoundRecord]:
+    """Yield the rounds that a run's result counts; of a run that is running, those that have closed since too.
+
+    Raises CheckpointError as `read_history` does, MDW-504 for a result whose mark can't be read.
+    """
+    with RESULT_FORMAT.reading(folder / "result.json"):
+        mark = Mark.from_json(result.history) if result.history else None
+    # Of a run that ended, a line behind the mark is that of a round that never counted.
+    yield from read_history(folder, mark, beyond=result.status == "running")
 
 
 def not_the_marked(path: Path, mark: Mark, data: bytes) -> CheckpointError:

@@ -16,6 +16,7 @@ from conf.silos import silos
 from server.app import federate
 from server.engines.pool import PoolGrid
 from server.observers.base import Observer
+from server.report.build import write_report
 from server.run.finished import FinishedRun
 from server.run.history import read_history
 from server.run.result import RoundRecord, RunResult
@@ -39,6 +40,10 @@ def run(folder: Path, *words: str) -> FinishedRun:
 
 def resumed(folder: Path, rounds: int) -> FinishedRun:
     return simulate([f"run.output={folder}", "run.resume=a", f"run.rounds={rounds}"])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def digest(done: FinishedRun) -> str:
@@ -103,10 +108,10 @@ def test_killed_anywhere_while_a_round_closes_it_ends_with_the_same_bits(
 def test_a_history_that_was_deleted_is_not_continued(tmp_path: Path) -> None:
     run(tmp_path, "run.name=a", "run.rounds=2")
     (tmp_path / "a/history.jsonl").unlink()
-    before = sorted(path.name for path in (tmp_path / "a").rglob("*"))
+    before = contents(tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"MDW-507.*0 of its 2 lines"):
         resumed(tmp_path, 3)
-    assert sorted(path.name for path in (tmp_path / "a").rglob("*")) == before
+    assert contents(tmp_path / "a") == before, "what is refused is not changed"
 
 
 @pytest.mark.parametrize("name", ["result.json", "history.jsonl", "ledger.jsonl"])
@@ -117,9 +122,38 @@ def test_a_run_of_another_version_is_not_continued(tmp_path: Path, name: str) ->
     for stamp in ('"version":1', '"schema_version": 2'):
         text = text.replace(stamp, stamp[:-1] + "99")
     path.write_text(text)
+    before = contents(tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"MDW-505.*version 99; .*|MDW-507"):
         resumed(tmp_path, 3)
-    assert path.read_text() == text
+    assert contents(tmp_path / "a") == before
+
+
+def test_a_second_process_does_not_cut_the_history_of_the_first(tmp_path: Path) -> None:
+    run(tmp_path, "run.name=a", "run.rounds=2")
+    conf = compose([f"run.output={tmp_path}", "run.resume=a", "run.rounds=4"])
+    with session(conf, silos(conf), mode="simulate") as first:
+        # As when the first has written its line and not its checkpoint.
+        first.history.append(RoundRecord(3, ["silo-1"]))
+        with pytest.raises(CheckpointError, match="MDW-521"):
+            resumed(tmp_path, 5)
+        assert len(list(read_history(tmp_path / "a"))) == 3
+
+
+def test_a_round_that_never_counted_is_not_in_the_report_of_a_run_that_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        killed_before_round_two_counts(
+            patched, "server.run.checkpoint.Checkpoints.save", 3, before=True
+        )
+        with pytest.raises(Killed):
+            run(tmp_path, "run.name=a", "run.rounds=3")
+    result = RunResult.read(tmp_path / "a")
+    assert (result.status, result.rounds) == ("failed", 1)
+    assert len(list(read_history(tmp_path / "a"))) == 2
+    assert len(FinishedRun(result, tmp_path / "a").rounds) == 1
+    page = write_report(tmp_path / "a").read_text()
+    assert "The run failed after 1 round<" in page
 
 
 def test_a_damaged_result_is_written_anew(tmp_path: Path) -> None:

@@ -201,3 +201,15 @@ def test_an_orchestrator_that_was_replaced_changes_no_line_in_the_store(tmp_path
     with pytest.raises(LeaseLost):
         deposed.append(other)
     assert {name: store.read(name) for name in store.list("runs/")} == before
+
+
+def test_what_the_silos_said_and_how_often_they_failed_is_known_after_a_resume(
+    tmp_path: Path,
+) -> None:
+    history = History(tmp_path / FILE, Mark())
+    history.append(RoundRecord(1, ["a", "b"], software={"a": {"torch": "1"}, "b": {"torch": "1"}}))
+    history.append(RoundRecord(2, ["a", "b"], failed={"b": "gone"}, software={"a": {"torch": "2"}}))
+    again = History(tmp_path / FILE, history.mark)
+    for opened in (history, again):
+        assert opened.software == {"a": {"torch": "2"}, "b": {"torch": "1"}}
+        assert opened.failed == {"b": 1}
