@@ -87,3 +87,20 @@ def test_the_lock_holds_exact_versions_and_nothing_else() -> None:
 
 def test_the_lock_holds_every_dependency() -> None:
     assert dependencies() - {normal(line) for line in LOCK} == set()
+
+
+CHANGES = (ROOT / "docs" / "architecture.md").read_text().split("## Where to change what")[1]
+ROWS = [line for line in CHANGES.split("\n## ")[0].splitlines() if line.startswith("| ")][1:]
+
+
+def test_the_table_of_changes_answers_for_thirty() -> None:
+    assert len({row.split("|")[1] for row in ROWS}) == len(ROWS) >= 30
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_each_change_leads_to_files_that_are_there(row: str) -> None:
+    paths = re.findall(r"`([a-z][\w<>./]*/[\w<>./]*)`", row)
+    assert paths or "metrics" in row
+    for path in paths:
+        # `<name>` stands for whatever is there already.
+        assert list(ROOT.glob(path.replace("<name>", "[a-z]*").rstrip("/"))), path
