@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -295,7 +295,8 @@ class _ResultFile(Observer):
     result: RunResult
     state: RunState
     history: History
-    written: float = field(default_factory=time.monotonic)
+    # The first round's is written at once: it holds the first anchor of the ledger.
+    written: float = float("-inf")
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         _take_state(result, self.state, self.history)

@@ -175,9 +175,12 @@ def launch_and_run(
             hint = f"Resume it: meadow launch all backend={backend.name} run.resume={run_id}."
             raise Interrupted("MDW-902", f"Stopped; the run {run_id} is cancelled.", hint) from None
         raise
-    if status == NOBODY_STATUS:
-        status = _without_orchestrator(federation, run_id, echo)
-    backend.stop(started)
+    try:
+        if status == NOBODY_STATUS:
+            status = _without_orchestrator(federation, run_id, echo)
+    finally:
+        # Also where the store can't be written: an orchestrator may have ended of a full disk.
+        backend.stop(started)
     return status
 
 
