@@ -479,7 +479,8 @@ def small_bundle() -> bytes:
 
 
 def test_a_grid_of_a_closed_run_asks_nobody_and_leaves_nothing(scene: Scene) -> None:
-    old, messages = scene.grid, ask(scene.grid, 1, model(10))
+    old = scene.grid
+    messages = ask(old, 1, model(10))
     scene.orchestrator.close_run()
     assert old.push_messages(messages) == [""]
     scene.orchestrator.open_run("another", ["silo-1"])
