@@ -107,11 +107,12 @@ def test_the_readmes_commands_as_they_are_written(tmp_path: Path) -> None:
     check(tmp_path, read_on(tmp_path, typed))
 
 
-def test_the_two_commands_are_at_the_top() -> None:
+def test_the_first_commands_are_at_the_top() -> None:
     first = re.search(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert first is not None
     assert [line.split("#")[0].strip() for line in first[1].splitlines()] == [
         "make simulate",
+        "make simulate ARGS=simulation=ray",
         "make test",
     ]
     assert {"simulate:", "test:"} <= set(

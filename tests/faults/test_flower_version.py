@@ -39,7 +39,7 @@ sys.exit(main(sys.argv[1:]))
 """
 VERBS = {
     "the orchestrator": ["serve"],
-    "a silo's node": ["join", "--help"],
+    "a silo's node": ["join", "--silo={}", "--server=127.0.0.1:1", "--ca=none", "--key=none"],
     "engine ray": ["simulate", "task=digits", "simulation=ray"],
     "engine pool": ["simulate", "task=digits", "simulation=pool"],
 }
