@@ -1,6 +1,7 @@
-"""The declared table of who may touch what: built-in roles of Azure, held to by the stand-in itself.
+"""The access table: which identity has which of Azure's built-in roles on which resource.
 
-It says whether Meadow's jobs ask only for what is theirs. It says nothing about Azure's own role assignments.
+The stand-in itself enforces it. It shows whether Meadow's jobs ask only for what is theirs, and
+nothing about Azure's own role assignments.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from azureml_jobs.rehearsal.request_log import RequestLog, Touch
+from azureml_jobs.rehearsal.request_log import AccessCheck, RequestLog
 
 ROLES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "Storage Blob Data Reader": ("storage", ("read",)),
@@ -32,31 +33,38 @@ class Grant:
 
 @dataclass
 class Access:
-    """The table, and the log in which every question is noted."""
+    """The table, and the log to which every question goes."""
 
     request_log: RequestLog
     grants: list[Grant] = field(default_factory=list)
 
     def grant(self, identity: str, role: str, resource: str) -> None:
-        """Declare a role; raises KeyError for an unknown one and ValueError where it is for another kind."""
-        if resource.partition(":")[0] != ROLES[role][0]:
-            raise ValueError(f"{role} is a role for {ROLES[role][0]}, not for {resource}")
+        """Add a role to the table.
+
+        Raises KeyError for an unknown role and ValueError where it is for another kind of resource.
+        """
+        kind, _ = ROLES[role]
+        if resource.partition(":")[0] != kind:
+            raise ValueError(f"{role} is a role for {kind}, not for {resource}")
         self.grants.append(Grant(identity, role, resource))
 
-    def allows(self, identity: str, action: str, resource: str) -> Touch:
-        """Return whether an identity may `read` or `write` a resource, and note the question."""
-        held = [
-            grant.role
-            for grant in self.grants
-            if (grant.identity, grant.resource) == (identity, resource)
-        ]
-        allowed = any(action in ROLES[role][1] for role in held)
-        touch = Touch(identity, action, resource, allowed, role_for(action, resource))
-        self.request_log.touched(touch)
-        return touch
+    def allows(self, identity: str, action: str, resource: str) -> AccessCheck:
+        """Return whether an identity may `read` or `write` a resource, and log the question."""
+        allowed = False
+        for grant in self.grants:
+            if grant.identity == identity and grant.resource == resource:
+                _, actions = ROLES[grant.role]
+                allowed = allowed or action in actions
+        access = AccessCheck(identity, action, resource, allowed, role_for(action, resource))
+        self.request_log.add_access(access)
+        return access
 
 
 def role_for(action: str, resource: str) -> str:
-    """Return the least role that allows an action at a resource."""
-    kind = resource.partition(":")[0]
-    return next(role for role, (of, actions) in ROLES.items() if of == kind and action in actions)
+    """Return the least role that allows an action on a resource."""
+    wanted_kind = resource.partition(":")[0]
+    # A kind's roles are listed with the least one first.
+    for role, (kind, actions) in ROLES.items():
+        if kind == wanted_kind and action in actions:
+            return role
+    raise KeyError(f"no role allows {action} on {resource}")

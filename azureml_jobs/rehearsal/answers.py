@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from starlette.responses import JSONResponse, Response
 
-from azureml_jobs.rehearsal.request_log import Touch
+from azureml_jobs.rehearsal.request_log import AccessCheck
 from azureml_jobs.rehearsal.tokens import TENANT, Identity
 
 Json = dict[str, Any]
@@ -26,17 +26,19 @@ def not_found(what: str) -> JSONResponse:
 
 def not_signed_in(reason: str) -> JSONResponse:
     """Return that the token is missing, expired or for another audience."""
-    challenge = f'Bearer authorization_uri="https://login.microsoftonline.com/{TENANT}", error="invalid_token"'
     answer = failure(401, "InvalidAuthenticationToken", reason)
+    authority = f"https://login.microsoftonline.com/{TENANT}"
+    challenge = f'Bearer authorization_uri="{authority}", error="invalid_token"'
     answer.headers["WWW-Authenticate"] = challenge
     return answer
 
 
-def forbidden(identity: Identity, touch: Touch, action: str, scope: str) -> JSONResponse:
-    """Return that an identity lacks a role, with the identity, the action and the scope as ARM names them."""
+def forbidden(identity: Identity, access: AccessCheck, action: str, scope: str) -> JSONResponse:
+    """Return that an identity lacks a role: identity, action and scope as ARM names them."""
     message = (
-        f"The client '{identity.name}' with object id '{identity.object_id}' does not have authorization to perform"
-        f" action '{action}' over scope '{scope}' or the scope is invalid. Missing role: '{touch.role}'."
+        f"The client '{identity.name}' with object id '{identity.object_id}' does not have"
+        f" authorization to perform action '{action}' over scope '{scope}' or the scope is invalid."
+        f" Missing role: '{access.role}'."
     )
     return failure(403, "AuthorizationFailed", message)
 

@@ -1,6 +1,7 @@
-"""management.azure.com: the part of Azure Resource Manager that Azure ML's client uses for jobs and what they need.
+"""management.azure.com: the part of Azure Resource Manager that Azure ML's client uses for jobs.
 
-What it answers is what the client accepts, observed with azure-ai-ml 1.35; it is not taken from Azure itself.
+The answers are what the client accepts, observed with azure-ai-ml 1.35; they are not taken from
+Azure itself.
 """
 
 from __future__ import annotations
@@ -29,14 +30,24 @@ AUDIENCES: Final = (
     "https://ml.azure.com",
 )
 KINDS: Final = {
-    "workspaces", "workspaces/computes", "workspaces/datastores", "workspaces/jobs", "workspaces/data",
-    "workspaces/data/versions", "workspaces/environments", "workspaces/environments/versions",
-    "workspaces/codes/versions", "workspaces/models", "workspaces/models/versions",
-}  # fmt: skip
-MADE_BY_CLIENTS: Final = {
-    "workspaces/environments/versions", "workspaces/codes/versions", "workspaces/data/versions",
+    "workspaces",
+    "workspaces/computes",
+    "workspaces/datastores",
+    "workspaces/jobs",
+    "workspaces/data",
+    "workspaces/data/versions",
+    "workspaces/environments",
+    "workspaces/environments/versions",
+    "workspaces/codes/versions",
+    "workspaces/models",
     "workspaces/models/versions",
-}  # fmt: skip
+}
+MADE_BY_CLIENTS: Final = {
+    "workspaces/environments/versions",
+    "workspaces/codes/versions",
+    "workspaces/data/versions",
+    "workspaces/models/versions",
+}
 COLLECTIONS: Final = {
     "computes",
     "datastores",
@@ -68,136 +79,149 @@ _LOCATION: Final = re.compile(
 
 @dataclass
 class Arm:
-    """Answers for resources; `usages` and `sizes` are what a subscription may use and which machines there are."""
+    """Answers for resources; `usages` are a subscription's quotas, `sizes` the kinds of machine.
+
+    `host` is that of the workspaces' services, for addresses in answers.
+    """
 
     resources: Resources
     accounts: Accounts
     tokens: Tokens
     access: Access
     executor: Executor
-    host: str  # of the workspaces' services, for addresses in answers
+    host: str
     usages: list[Json]
     sizes: list[Json]
 
     async def answer(self, request: Request) -> Response | None:
         """Return the answer, or None for a request that the stand-in does not know."""
         if request.url.path == "/metadata/endpoints":
-            return JSONResponse([CLOUD])  # asked before anybody signs in
+            # Clients read this before they sign in.
+            return JSONResponse([CLOUD])
         try:
             identity = self.tokens.read(request.headers.get("authorization"), *AUDIENCES)
         except NotSignedIn as reason:
             return not_signed_in(str(reason))
-        if match := _LOCATION.fullmatch(request.url.path):
-            return JSONResponse(
-                {"value": self.usages if match[3].lower() == "usages" else self.sizes}
-            )
+        location = _LOCATION.fullmatch(request.url.path)
+        if location:
+            is_usages = location[3].lower() == "usages"
+            return JSONResponse({"value": self.usages if is_usages else self.sizes})
         address = Address(request.url.path.rstrip("/"))
         if not address.kind.startswith("workspaces"):
             return None
-        workspace = self.resources.get(address.workspace.id)
-        if workspace is None:
+        if self.resources.get(address.workspace.id) is None:
             return not_found(address.workspace.id)
-        if (refusal := self._refusal(identity, request.method, address)) is not None:
+        refusal = self._refusal(identity, request.method, address)
+        if refusal is not None:
             return refusal
         body = json.loads(await request.body() or b"{}")
         if request.method == "GET":
             return self._get(address, dict(request.query_params))
         if request.method == "PUT" and not address.trailing:
             return self._put(address, body, identity)
-        return self._act(address) if request.method == "POST" else None
+        if request.method == "POST":
+            return self._act(address)
+        return None
 
     def _refusal(self, identity: Identity, method: str, address: Address) -> Response | None:
         action = "read" if method == "GET" else "write"
-        touch = self.access.allows(identity.name, action, f"workspace:{address.workspace.name}")
-        if touch.allowed:
+        access = self.access.allows(identity.name, action, f"workspace:{address.workspace.name}")
+        if access.allowed:
             return None
-        return forbidden(identity, touch, f"{ML}/{address.kind}/{action}", address.id)
+        return forbidden(identity, access, f"{ML}/{address.kind}/{action}", address.id)
 
     def _get(self, address: Address, query: dict[str, str]) -> Response | None:
         if address.kind.endswith("/operationresults"):
             return JSONResponse({})
-        if address.trailing:
-            return self._list(address, query) if address.trailing in COLLECTIONS else None
-        if address.kind not in KINDS:
+        if address.trailing in COLLECTIONS:
+            return self._list(address, query)
+        if address.trailing or address.kind not in KINDS:
             return None
-        found = self.resources.get(address.id)
-        return JSONResponse(found) if found else not_found(address.id)
+        resource = self.resources.get(address.id)
+        if resource is None:
+            return not_found(address.id)
+        return JSONResponse(resource)
 
     def _list(self, address: Address, query: dict[str, str]) -> Response:
-        if "hash" in query:  # code is looked for by its content, whatever it is called
+        if "hash" in query:
+            # The client searches code by its content, under any name.
             codes = self.resources.below(f"{address.workspace.id}/codes", deep=True)
-            found = [
-                c
-                for c in codes
-                if (c["properties"].get("properties") or {}).get("hash_sha256") == query["hash"]
-            ]
+            resources = [code for code in codes if _code_hash(code) == query["hash"]]
         else:
-            found = self.resources.below(address.id)
+            resources = self.resources.below(address.id)
         if query.get("isDefault") == "true":
-            found = [one for one in found if one["properties"].get("isDefault")]
-        return JSONResponse({"value": found})
+            resources = [item for item in resources if item["properties"].get("isDefault")]
+        return JSONResponse({"value": resources})
 
     def _put(self, address: Address, body: Json, identity: Identity) -> Response | None:
         if address.kind == "workspaces/jobs":
             return self._submit(address, body, identity)
         if address.kind not in MADE_BY_CLIENTS:
             return None
-        old = self.resources.get(address.id)
-        made = self.resources.put(address.id, body)
+        is_new = self.resources.get(address.id) is None
+        resource = self.resources.put(address.id, body)
         if address.kind == "workspaces/models/versions":
-            made["properties"].setdefault("flavors", {})
-        return JSONResponse(made, 200 if old else 201)
+            resource["properties"].setdefault("flavors", {})
+        return JSONResponse(resource, 201 if is_new else 200)
 
     def _act(self, address: Address) -> Response | None:
         owner = address.owner
-        if (owner.kind, address.trailing) == ("workspaces/codes/versions", "startpendingupload"):
+        action = f"{owner.kind}/{address.trailing}"
+        if action == "workspaces/codes/versions/startpendingupload":
             return self._pending_upload(owner)
-        found = self.resources.get(owner.id)
-        if (owner.kind, address.trailing) == ("workspaces/datastores", "listsecrets"):
-            return JSONResponse(self._secret(found)) if found else not_found(owner.id)
-        if (owner.kind, address.trailing) == ("workspaces/jobs", "cancel"):
+        if action == "workspaces/datastores/listsecrets":
+            datastore = self.resources.get(owner.id)
+            return JSONResponse(self._secret(datastore)) if datastore else not_found(owner.id)
+        if action == "workspaces/jobs/cancel":
             return self._cancel(owner)
         return None
 
     def _pending_upload(self, code: Address) -> Response:
+        """Return a new container to which the client uploads a job's code."""
         store = self.resources.get(f"{code.workspace.id}/datastores/workspaceblobstore") or {}
-        account, container = store["properties"]["accountName"], f"code-{uuid.uuid4().hex}"
+        account = store["properties"]["accountName"]
+        container = f"code-{uuid.uuid4().hex}"
         self.accounts.container(account, container)
-        signed = self.accounts.signed(account, container)
-        place = {
-            "blobUri": signed.partition("?")[0],
+        signed_url = self.accounts.signed_url(account, container)
+        blob_reference = {
+            "blobUri": signed_url.partition("?")[0],
             "storageAccountArmId": f"{code.workspace.id}/storageAccounts/{account}",
-            "credential": {"credentialType": "SAS", "sasUri": signed},
+            "credential": {"credentialType": "SAS", "sasUri": signed_url},
         }
-        about = {"pendingUploadId": uuid.uuid4().hex, "pendingUploadType": "TemporaryBlobReference"}
-        return JSONResponse({**about, "blobReferenceForConsumption": place})
+        return JSONResponse(
+            {
+                "pendingUploadId": uuid.uuid4().hex,
+                "pendingUploadType": "TemporaryBlobReference",
+                "blobReferenceForConsumption": blob_reference,
+            }
+        )
 
     def _secret(self, datastore: Json) -> dict[str, Any]:
-        return {
-            "secretsType": "AccountKey",
-            "key": self.accounts.keys[datastore["properties"]["accountName"]],
-        }
+        account = datastore["properties"]["accountName"]
+        return {"secretsType": "AccountKey", "key": self.accounts.keys[account]}
 
     def _cancel(self, address: Address) -> Response:
         job = self.executor.get(address.id)
         if job is None:
             return not_found(address.id)
         job.cancel()
-        where = f"https://{HOST}{address.workspace.id}/operationResults/{uuid.uuid4()}?api-version=2023-04-01"
-        return Response(status_code=202, headers={"Location": where, "Retry-After": "0"})
+        operation = f"{address.workspace.id}/operationResults/{uuid.uuid4()}"
+        location = f"https://{HOST}{operation}?api-version=2023-04-01"
+        return Response(status_code=202, headers={"Location": location, "Retry-After": "0"})
 
     def _submit(self, address: Address, body: Json, identity: Identity) -> Response:
+        # Under the lock, so that a client that sends its request twice starts one job.
         with self.resources.lock:
-            if (old := self.resources.get(address.id)) is not None:
-                return JSONResponse(old)
-            if (wrong := self._wrong(address.workspace, body["properties"])) is not None:
-                return failure(400, "UserError", wrong)
+            existing = self.resources.get(address.id)
+            if existing is not None:
+                return JSONResponse(existing)
+            mistake = self._mistake(address.workspace, body["properties"])
+            if mistake is not None:
+                return failure(400, "UserError", mistake)
             job = self.resources.put(address.id, body)
             properties = job["properties"]
-            properties |= {
-                "status": "NotStarted",
-                "displayName": properties.get("displayName") or job["name"],
-            }
+            properties["status"] = "NotStarted"
+            properties["displayName"] = properties.get("displayName") or job["name"]
             properties["experimentName"] = properties.get("experimentName") or "Default"
             workspace = address.workspace.id
             properties["services"] = {
@@ -209,40 +233,41 @@ class Arm:
         self.executor.submit(job, identity)
         return JSONResponse(job, 201)
 
-    def _wrong(self, workspace: Address, properties: Json) -> str | None:
-        """Return what the service would refuse at once, and the client does not look at."""
+    def _mistake(self, workspace: Address, properties: Json) -> str | None:
+        """Return what the service would refuse at once, and the client does not check."""
         if properties.get("jobType") != "Command":
             return f"The stand-in runs command jobs, not {properties.get('jobType')}."
-        compute = self.resources.get(str(properties.get("computeId")))
+        compute_id = str(properties.get("computeId"))
+        compute = self.resources.get(compute_id)
         if compute is None:
-            return (
-                f"Unknown compute target '{str(properties.get('computeId')).rpartition('/')[2]}'."
-            )
-        wanted = (properties.get("resources") or {}).get("instanceType")
-        known = (compute["properties"].get("properties") or {}).get("instanceTypes") or {}
-        if wanted and wanted not in known:
-            return f"The compute {compute['name']} has no instance type '{wanted}'."
+            return f"Unknown compute target '{compute_id.rpartition('/')[2]}'."
+        instance_type = (properties.get("resources") or {}).get("instanceType")
+        instance_types = (compute["properties"].get("properties") or {}).get("instanceTypes") or {}
+        if instance_type and instance_type not in instance_types:
+            return f"The compute {compute['name']} has no instance type '{instance_type}'."
         if self.resources.get(str(properties.get("environmentId"))) is None:
             return f"Unknown environment {properties.get('environmentId')}."
-        ends = {f"inputs.{name}" for name in properties.get("inputs") or {}}
-        ends |= {f"outputs.{name}" for name in properties.get("outputs") or {}}
-        if missing := sorted(bindings(str(properties["command"])) - ends):
-            return f"The command binds {missing[0]}, which the job does not have."
-        return self._missing_place(workspace, properties)
+        inputs = properties.get("inputs") or {}
+        outputs = properties.get("outputs") or {}
+        bound = bindings(str(properties["command"]))
+        missing = bound - {f"inputs.{name}" for name in inputs}
+        missing -= {f"outputs.{name}" for name in outputs}
+        if missing:
+            return f"The command binds {min(missing)}, which the job does not have."
+        uris = [item.get("uri") for item in (*inputs.values(), *outputs.values())]
+        return self._missing_data(workspace, [uri for uri in uris if uri])
 
-    def _missing_place(self, workspace: Address, properties: Json) -> str | None:
-        places = [
-            *(properties.get("inputs") or {}).values(),
-            *(properties.get("outputs") or {}).values(),
-        ]
-        for uri in (place.get("uri") for place in places):
-            if not uri:
-                continue
+    def _missing_data(self, workspace: Address, uris: list[str]) -> str | None:
+        for uri in uris:
             try:
-                self.executor.services.mounts.place(workspace.id, uri)
+                self.executor.services.mounts.location(workspace.id, uri)
             except MountFailed as reason:
                 return f"Not found: {reason}."
         return None
+
+
+def _code_hash(code: Json) -> Any:
+    return (code["properties"].get("properties") or {}).get("hash_sha256")
 
 
 def _service(kind: str, endpoint: str) -> dict[str, str]:

@@ -25,16 +25,16 @@ STOP_SECONDS: Final = 5.0
 
 
 def installed() -> Path:
-    """Return Azurite's program, installed into the cache folder at the first call; raises AzureError."""
+    """Return Azurite's program, installed into the cache folder at first use; raises AzureError."""
     folder = _cache() / f"azurite-{VERSION}"
     program = folder / "node_modules" / ".bin" / "azurite-blob"
     if not (shutil.which("node") and (program.exists() or shutil.which("npm"))):
-        hint = "Install Node 20 or later with npm (nodejs.org, or your system's package), then run this again."
-        raise AzureError(
-            "MDW-870",
-            "A rehearsal needs Node, for Azurite, and there is none on this machine.",
-            hint,
+        message = "A rehearsal needs Node, for Azurite, and there is none on this machine."
+        hint = (
+            "Install Node 20 or later with npm (nodejs.org, or your system's package), then run this"
+            " again."
         )
+        raise AzureError("MDW-870", message, hint)
     if not program.exists():
         _install(folder)
     return program
@@ -46,41 +46,38 @@ def _cache() -> Path:
 
 def _install(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(
-        f"{folder.name}.{os.getpid()}"
-    )  # whole or not at all, also with two at once
+    # Installed beside and then renamed: whole or not at all, also where two processes install it.
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
     flags = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-    command = ["npm", "install", "--prefix", str(aside), *flags, f"azurite@{VERSION}"]
-    aside.mkdir(exist_ok=True)
+    command = ["npm", "install", "--prefix", str(temporary), *flags, f"azurite@{VERSION}"]
+    temporary.mkdir(exist_ok=True)
     try:
-        done = subprocess.run(
-            command, cwd=aside, capture_output=True, text=True, timeout=INSTALL_SECONDS
+        npm = subprocess.run(
+            command, cwd=temporary, capture_output=True, text=True, timeout=INSTALL_SECONDS
         )
-        if done.returncode:
-            why = " ".join(done.stderr.split())[-300:]
-            raise AzureError(
-                "MDW-871",
-                f"npm could not install Azurite {VERSION}: {why}",
-                "Check npm's registry.",
-            )
-        aside.replace(folder)
+        if npm.returncode:
+            reason = " ".join(npm.stderr.split())[-300:]
+            message = f"npm could not install Azurite {VERSION}: {reason}"
+            raise AzureError("MDW-871", message, "Check npm's registry.")
+        temporary.replace(folder)
     except subprocess.TimeoutExpired:
+        message = f"npm took longer than {INSTALL_SECONDS:.0f} s for Azurite."
         hint = "Check the network and npm's registry."
-        raise AzureError(
-            "MDW-871", f"npm took longer than {INSTALL_SECONDS:.0f} s for Azurite.", hint
-        ) from None
+        raise AzureError("MDW-871", message, hint) from None
     except OSError:
+        # Another process may have renamed its copy first: that one serves as well.
         if not (folder / "node_modules" / ".bin" / "azurite-blob").exists():
             raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class Azurite:
-    """A running Azurite with the given accounts and their keys, on a free port of 127.0.0.1 without TLS."""
+    """An Azurite process with these accounts and keys, on a free port of 127.0.0.1 without TLS."""
 
     def __init__(self, folder: Path, accounts: Mapping[str, str]) -> None:
-        self._folder, self._accounts = folder, accounts
+        self._folder = folder
+        self._accounts = accounts
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -91,14 +88,15 @@ class Azurite:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        command = [
-            str(program), "--silent", "--disableTelemetry", "--skipApiVersionCheck",
-            "--location", str(self._folder), "--blobHost", "127.0.0.1", "--blobPort", str(self.port),
-        ]  # fmt: skip
-        accounts = ";".join(f"{name}:{key}" for name, key in self._accounts.items())
-        environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {
-            "AZURITE_ACCOUNTS": accounts
+        command = [str(program), "--silent", "--disableTelemetry", "--skipApiVersionCheck"]
+        command += ["--location", str(self._folder)]
+        command += ["--blobHost", "127.0.0.1", "--blobPort", str(self.port)]
+        environment = {
+            name: value for name, value in os.environ.items() if "proxy" not in name.lower()
         }
+        # Through the environment: other users can read a process's arguments.
+        accounts = [f"{name}:{key}" for name, key in self._accounts.items()]
+        environment["AZURITE_ACCOUNTS"] = ";".join(accounts)
         with (self._folder / "azurite.log").open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -110,7 +108,7 @@ class Azurite:
         self._wait()
 
     def stop(self) -> None:
-        """End it with its children."""
+        """End the process with its children: asked first, killed where it does not end in time."""
         if self._process is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -132,9 +130,6 @@ class Azurite:
             except OSError:
                 time.sleep(0.05)
         self.stop()
-        said = (self._folder / "azurite.log").read_text(errors="replace")[-500:]
-        raise AzureError(
-            "MDW-872",
-            f"Azurite did not start: {said or 'it said nothing'}",
-            "Try `node --version`.",
-        )
+        output = (self._folder / "azurite.log").read_text(errors="replace")[-500:]
+        message = f"Azurite did not start: {output or 'it wrote nothing'}"
+        raise AzureError("MDW-872", message, "Try `node --version`.")

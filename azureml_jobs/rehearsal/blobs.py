@@ -1,7 +1,8 @@
-"""Blob storage: Azurite, behind the table of which identity may touch which account.
+"""Blob storage: Azurite, behind the access table.
 
-A request that is signed with an account's key or a shared access signature goes to Azurite as it is. One with a
-bearer token is held to the table first and then signed for Azurite, which takes any token.
+A request that is signed with an account's key or a shared access signature goes to Azurite as it
+is. One with a bearer token is first checked against the table and then signed for Azurite, which
+by itself would accept any token.
 """
 
 from __future__ import annotations
@@ -48,32 +49,33 @@ class Accounts:
     keys: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.keys = {
-            name: base64.b64encode(secrets.token_bytes(64)).decode() for name in self.names
-        }
+        for name in self.names:
+            self.keys[name] = base64.b64encode(secrets.token_bytes(64)).decode()
 
     def container(self, account: str, name: str) -> ContainerClient:
-        """Return a container, made where it was missing, for the stand-in's own use: past proxy and table."""
+        """Return a container, made where it was missing, without proxy and access table.
+
+        It is for the stand-in's own use.
+        """
         url = f"http://127.0.0.1:{self.port}/{account}"
-        service = BlobServiceClient(
-            url, credential={"account_name": account, "account_key": self.keys[account]}
-        )
+        credential = {"account_name": account, "account_key": self.keys[account]}
+        service = BlobServiceClient(url, credential=credential)
         container = service.get_container_client(name)
         with suppress(ResourceExistsError):
             container.create_container()
         return container
 
-    def signed(self, account: str, container: str) -> str:
-        """Return a container's address with a signature to read, list and write, as clients are handed it."""
-        may = ContainerSasPermissions(read=True, list=True, write=True, create=True, add=True)
-        query = generate_container_sas(
-            account, container, self.keys[account], permission=may, **_validity()
+    def signed_url(self, account: str, container: str) -> str:
+        """Return a container's address with a signature to read, list and write, for clients."""
+        allowed = ContainerSasPermissions(read=True, list=True, write=True, create=True, add=True)
+        signature = generate_container_sas(
+            account, container, self.keys[account], permission=allowed, **_validity()
         )
-        return f"https://{account}.{SUFFIX}/{container}?{query}"
+        return f"https://{account}.{SUFFIX}/{container}?{signature}"
 
     def account_signature(self, account: str) -> str:
         """Return a signature for everything in an account, which never leaves the stand-in."""
-        may = AccountSasPermissions(
+        allowed = AccountSasPermissions(
             read=True,
             write=True,
             delete=True,
@@ -85,14 +87,16 @@ class Accounts:
             tag=True,
         )
         types = ResourceTypes(service=True, container=True, object=True)
-        return generate_account_sas(account, self.keys[account], types, may, **_validity())
+        return generate_account_sas(account, self.keys[account], types, allowed, **_validity())
 
 
 class BlobGate:
     """Passes requests for `<account>.blob.core.windows.net` on to Azurite."""
 
     def __init__(self, accounts: Accounts, tokens: Tokens, access: Access) -> None:
-        self._accounts, self._tokens, self._access = accounts, tokens, access
+        self._accounts = accounts
+        self._tokens = tokens
+        self._access = access
         self._client: httpx.AsyncClient
 
     @asynccontextmanager
@@ -105,18 +109,18 @@ class BlobGate:
         """Return Azurite's answer, or a refusal."""
         account = request.headers["host"].partition(".")[0]
         if account not in self._accounts.keys:
-            return storage_failure(
-                404, "ResourceNotFound", f"There is no storage account {account}."
-            )
-        query, headers = request.scope["query_string"], dict(request.headers)
+            message = f"There is no storage account {account}."
+            return storage_failure(404, "ResourceNotFound", message)
+        query: bytes = request.scope["query_string"]
+        headers = dict(request.headers)
         if headers.get("authorization", "").startswith("Bearer"):
-            if (refusal := self._refusal(request, account)) is not None:
+            refusal = self._refusal(request, account)
+            if refusal is not None:
                 return refusal
             del headers["authorization"]
-            query = b"&".join(
-                filter(None, [query, self._accounts.account_signature(account).encode()])
-            )
-        return await self._passed_on(request, headers, query)
+            signature = self._accounts.account_signature(account).encode()
+            query = query + b"&" + signature if query else signature
+        return await self._forward(request, headers, query)
 
     def _refusal(self, request: Request, account: str) -> Response | None:
         try:
@@ -126,24 +130,28 @@ class BlobGate:
         except NotSignedIn as reason:
             return storage_failure(401, "InvalidAuthenticationInfo", str(reason))
         action = "read" if request.method in ("GET", "HEAD") else "write"
-        touch = self._access.allows(identity.name, action, f"storage:{account}")
-        if touch.allowed:
+        access = self._access.allows(identity.name, action, f"storage:{account}")
+        if access.allowed:
             return None
-        why = f"{identity.name} may not {action} the storage account {account}; it lacks the role '{touch.role}'."
-        return storage_failure(
-            403, "AuthorizationPermissionMismatch", f"This request is not authorized: {why}"
+        message = (
+            f"This request is not authorized: {identity.name} may not {action} the storage account"
+            f" {account}; it lacks the role '{access.role}'."
         )
+        return storage_failure(403, "AuthorizationPermissionMismatch", message)
 
-    async def _passed_on(self, request: Request, headers: dict[str, str], query: bytes) -> Response:
-        path = request.scope["raw_path"].partition(b"?")[0] + (b"?" + query if query else b"")
+    async def _forward(self, request: Request, headers: dict[str, str], query: bytes) -> Response:
+        # The raw path: its percent-encoding is part of what a client signed.
+        path = request.scope["raw_path"].partition(b"?")[0]
+        if query:
+            path += b"?" + query
         url = httpx.URL(scheme="http", host="127.0.0.1", port=self._accounts.port, raw_path=path)
-        sent = self._client.build_request(
+        forwarded = self._client.build_request(
             request.method, url, headers=headers, content=await request.body()
         )
-        got = await self._client.send(sent, stream=True)
-        kept = {name: value for name, value in got.headers.items() if name not in _HOP}
+        answer = await self._client.send(forwarded, stream=True)
+        kept_headers = {name: value for name, value in answer.headers.items() if name not in _HOP}
         return StreamingResponse(
-            _raw(got), got.status_code, kept, background=BackgroundTask(got.aclose)
+            _raw(answer), answer.status_code, kept_headers, background=BackgroundTask(answer.aclose)
         )
 
 

@@ -1,4 +1,4 @@
-"""A certificate authority for one rehearsal, and one certificate for every host name that it answers for."""
+"""A certificate authority for one rehearsal, and one certificate for all host names it serves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIFE: Final = timedelta(days=2)
 
 @dataclass(frozen=True)
 class Certificates:
-    """Paths of three PEM files: the CA's certificate that clients trust, and the server's certificate and key."""
+    """Paths of three PEM files: the CA's certificate, which clients trust; server's one and key."""
 
     ca: Path
     certificate: Path
@@ -35,43 +35,46 @@ class Certificates:
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """Write a CA and a certificate signed by it; the CA's key is forgotten when this returns."""
+    """Write a CA and a certificate signed by it; the CA's key is not kept."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     now = datetime.now(UTC)
-    authority, own = (
-        ec.generate_private_key(ec.SECP256R1()),
-        ec.generate_private_key(ec.SECP256R1()),
-    )
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    server_key = ec.generate_private_key(ec.SECP256R1())
     issuer = _name("Meadow rehearsal, throw-away CA")
     ca = (
-        _builder(issuer, issuer, authority.public_key(), now)
+        _builder(issuer, issuer, ca_key.public_key(), now)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_signs_certificates(), critical=True)
         .add_extension(
-            x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False
+            x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False
         )
-        .sign(authority, hashes.SHA256())
+        .sign(ca_key, hashes.SHA256())
     )
-    leaf = (
-        _builder(_name("Meadow rehearsal"), issuer, own.public_key(), now)
+    server = (
+        _builder(_name("Meadow rehearsal"), issuer, server_key.public_key(), now)
         .add_extension(
             x509.SubjectAlternativeName([x509.DNSName(host) for host in HOSTS]), critical=False
         )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()),
             critical=False,
         )
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(authority, hashes.SHA256())
+        .sign(ca_key, hashes.SHA256())
     )
-    made = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
-    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    made.ca.write_bytes(ca.public_bytes(pem))
-    made.certificate.write_bytes(leaf.public_bytes(pem))
-    with open(os.open(made.key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(own.private_bytes(pem, form, serialization.NoEncryption()))
-    return made
+    paths = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
+    paths.ca.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    paths.certificate.write_bytes(server.public_bytes(serialization.Encoding.PEM))
+    key = server_key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    # The file has its mode before it has any content.
+    with open(os.open(paths.key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(key)
+    return paths
 
 
 def _name(common: str) -> x509.Name:
@@ -94,6 +97,13 @@ def _builder(
 
 def _signs_certificates() -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=False, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
-        data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,4 +1,4 @@
-"""The loopback cloud as a whole: starts every part, says which environment variables lead to it, and stops it.
+"""The loopback cloud as a whole: starts and stops its parts, and gives its environment variables.
 
 with LoopbackCloud(folder, accounts=["hub", "north"]) as cloud:
     hub = cloud.workspace("hub", account="hub")
@@ -13,9 +13,9 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -23,11 +23,12 @@ from typing import Any, Final
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from azureml_jobs.rehearsal import arm, data_plane, sign_in, vaults
 from azureml_jobs.rehearsal.access import Access
+from azureml_jobs.rehearsal.answers import failure
 from azureml_jobs.rehearsal.arm import Arm
 from azureml_jobs.rehearsal.azurite import Azurite
 from azureml_jobs.rehearsal.blobs import SUFFIX, Accounts, BlobGate
@@ -75,17 +76,23 @@ SIZES: Final[list[Json]] = [
 
 
 class LoopbackCloud:
-    """A cloud on 127.0.0.1 with the given storage accounts and vaults; its state is gone when it stops."""
+    """A cloud on 127.0.0.1 with these storage accounts and vaults; it loses its state at the end.
+
+    `seconds` holds how long each part took to start.
+    """
 
     def __init__(
         self, folder: Path, accounts: Sequence[str], vault_names: Sequence[str] = ()
     ) -> None:
-        self.folder, self.request_log = folder, RequestLog()
-        self.tokens, self.access, self.resources = Tokens(), Access(self.request_log), Resources()
+        self.folder = folder
+        self.request_log = RequestLog()
+        self.tokens = Tokens()
+        self.access = Access(self.request_log)
+        self.resources = Resources()
         self.accounts = Accounts(accounts)
         self.vaults = Vaults(set(vault_names), self.tokens, self.access)
         self.usages: list[Json] = []
-        self.seconds: dict[str, float] = {}  # that each part took to start
+        self.seconds: dict[str, float] = {}
         self._azurite = Azurite(folder / "blobs", self.accounts.keys)
         self._servers: list[tuple[uvicorn.Server, threading.Thread]] = []
         self._proxy: Proxy | None = None
@@ -94,14 +101,19 @@ class LoopbackCloud:
     def __enter__(self) -> LoopbackCloud:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._certificates = make_certificates(self.folder / "tls")
-        with ExitStack() as begun, ThreadPoolExecutor(1) as beside:
-            begun.callback(self._stop)
-            tracking = beside.submit(MlflowTracking, self.folder, data_plane.HOST)
-            self._timed("azurite", self._azurite.start)
+        with ExitStack() as on_error, ThreadPoolExecutor(1) as background:
+            # A part that fails to start stops those before it; nothing is left running.
+            on_error.callback(self._stop)
+            # MLflow and Azurite take seconds each, so they start at the same time.
+            tracking = background.submit(MlflowTracking, self.folder, data_plane.HOST)
+            with self._timed("azurite"):
+                self._azurite.start()
             self.accounts.port = self._azurite.port
-            self._timed("mlflow", lambda: setattr(self, "tracking", tracking.result()))
-            self._timed("services", self._start_services)
-            begun.pop_all()
+            with self._timed("mlflow"):
+                self.tracking = tracking.result()
+            with self._timed("services"):
+                self._start_services()
+            on_error.pop_all()
         return self
 
     def __exit__(
@@ -125,12 +137,14 @@ class LoopbackCloud:
     # ---- what a client needs
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that lead the Azure clients here, and nowhere else.
+        """Return the variables that send the Azure clients here, and nowhere else.
 
-        Upper case only: gRPC obeys the lower-case ones alone, so that the federation's own traffic goes direct.
+        Upper case only: gRPC reads only the lower-case ones, so that the federation's own traffic
+        does not use the proxy.
         """
         assert self._proxy is not None, "the cloud is not started"
-        proxy, ca = f"http://127.0.0.1:{self._proxy.port}", str(self._certificates.ca)
+        proxy = f"http://127.0.0.1:{self._proxy.port}"
+        ca = str(self._certificates.ca)
         return {
             "HTTPS_PROXY": proxy,
             "HTTP_PROXY": proxy,
@@ -144,7 +158,7 @@ class LoopbackCloud:
 
     def signed_in_as(self, name: str) -> dict[str, str]:
         """Return the variables with which azure-identity signs in as that service principal."""
-        identity, secret = self.tokens.known(name)
+        identity, secret = self.tokens.register(name)
         return {
             "AZURE_TENANT_ID": TENANT,
             "AZURE_CLIENT_ID": identity.client_id,
@@ -162,27 +176,16 @@ class LoopbackCloud:
     ) -> str:
         """Make a workspace with its two own datastores in an account, and return its id."""
         id = workspace_id(subscription, group, name)
-        about = {
+        properties = {
             "workspaceId": f"ws-{name}",
             "discoveryUrl": f"https://{data_plane.HOST}/discovery",
             "mlFlowTrackingUri": f"azureml://{data_plane.HOST}/mlflow/v1.0{id}",
             "tenantId": TENANT,
         }
-        self.resources.put(
-            id, {"location": data_plane.REGION, "kind": "Default", "properties": about}
-        )
-        for store, container in (
-            ("workspaceblobstore", BLOBS),
-            ("workspaceartifactstore", ARTIFACTS),
-        ):
-            self.datastore(
-                id,
-                store,
-                account,
-                container,
-                by_identity=False,
-                default=store == "workspaceblobstore",
-            )
+        body = {"location": data_plane.REGION, "kind": "Default", "properties": properties}
+        self.resources.put(id, body)
+        self.datastore(id, "workspaceblobstore", account, BLOBS, by_identity=False, default=True)
+        self.datastore(id, "workspaceartifactstore", account, ARTIFACTS, by_identity=False)
         return id
 
     def datastore(
@@ -195,9 +198,12 @@ class LoopbackCloud:
         by_identity: bool = True,
         default: bool = False,
     ) -> str:
-        """Make a datastore on a container, and return its id; `by_identity` means that it holds no key."""
+        """Make a datastore on a container, and return its id.
+
+        With `by_identity` it holds no key: who reads it needs a role on the storage account.
+        """
         self.accounts.container(account, container)
-        about = {
+        properties = {
             "datastoreType": "AzureBlob",
             "accountName": account,
             "containerName": container,
@@ -209,7 +215,7 @@ class LoopbackCloud:
             "properties": {},
         }
         id = f"{workspace}/datastores/{name}"
-        self.resources.put(id, {"properties": about})
+        self.resources.put(id, {"properties": properties})
         return id
 
     def compute(
@@ -219,31 +225,33 @@ class LoopbackCloud:
         size: str = "Standard_DS3_v2",
         instance_types: Sequence[str] = (),
     ) -> str:
-        """Make a cluster (or, with instance types, an attached Kubernetes) and return the name of its identity."""
+        """Make a cluster, or with instance types an attached Kubernetes.
+
+        Returns the name of its managed identity.
+        """
         identity = f"{workspace.rpartition('/')[2]}/{name}"
-        principal, _ = self.tokens.known(identity)
-        inner: dict[str, Any] = {
-            "vmSize": size,
-            "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 4},
-        }
+        principal, _ = self.tokens.register(identity)
+        details: dict[str, Any]
         if instance_types:
-            inner = {
-                "instanceTypes": {one: {"resources": {}} for one in instance_types},
-                "namespace": "default",
-            }
-        kind = "Kubernetes" if instance_types else "AmlCompute"
+            kind = "Kubernetes"
+            types: Json = {type_name: {"resources": {}} for type_name in instance_types}
+            details = {"instanceTypes": types, "namespace": "default"}
+        else:
+            kind = "AmlCompute"
+            scale = {"minNodeCount": 0, "maxNodeCount": 4}
+            details = {"vmSize": size, "scaleSettings": scale}
         body = {
             "location": data_plane.REGION,
             "identity": {
                 "type": "SystemAssigned",
                 "principalId": principal.object_id,
                 "tenantId": TENANT,
-            }
-            | {"name": identity},
+                "name": identity,
+            },
             "properties": {
                 "computeType": kind,
                 "computeLocation": data_plane.REGION,
-                "properties": inner,
+                "properties": details,
             },
         }
         self.resources.put(f"{workspace}/computes/{name}", body)
@@ -266,23 +274,26 @@ class LoopbackCloud:
             SIZES,
         )
         self._data = DataPlane(
-            self.resources, self.accounts, self.tokens, self.access, self.executor, self.tracking,
+            self.resources,
+            self.accounts,
+            self.tokens,
+            self.access,
+            self.executor,
+            self.tracking,
             ModelRegistry(self.resources, self.accounts),
-        )  # fmt: skip
-        self._sign_in, self._blobs = (
-            SignIn(self.tokens),
-            BlobGate(self.accounts, self.tokens, self.access),
         )
-        names = Starlette(
-            routes=[Route("/{path:path}", self._answer, methods=METHODS)], lifespan=self._blobs.open
+        self._sign_in = SignIn(self.tokens)
+        self._blobs = BlobGate(self.accounts, self.tokens, self.access)
+        all_hosts = Route("/{path:path}", self._answer, methods=METHODS)
+        azure_port = self._listen(
+            Starlette(routes=[all_hosts], lifespan=self._blobs.open), self._certificates
         )
-        azure = self._listen(names, self._certificates)
-        inside = self._listen(
-            Starlette(routes=[Route("/identity", self._sign_in.managed, methods=["GET"])])
-        )
-        self._proxy = Proxy(HOSTS, azure, self.request_log)
+        # A job asks for its identity's token on a port of its own, without TLS, as on Azure.
+        identity = Route("/identity", self._sign_in.managed, methods=["GET"])
+        identity_port = self._listen(Starlette(routes=[identity]))
+        self._proxy = Proxy(HOSTS, azure_port, self.request_log)
         self._proxy.start()
-        services.identity_endpoint = f"http://127.0.0.1:{inside}/identity"
+        services.identity_endpoint = f"http://127.0.0.1:{identity_port}/identity"
         services.client_environment = self.environment()
 
     def _listen(self, app: Starlette, tls: Certificates | None = None) -> int:
@@ -306,11 +317,8 @@ class LoopbackCloud:
         thread.start()
         while not server.started:
             if not thread.is_alive():
-                raise AzureError(
-                    "MDW-873",
-                    "The stand-in could not listen on 127.0.0.1.",
-                    "Look at the lines above.",
-                )
+                message = "The stand-in could not listen on 127.0.0.1."
+                raise AzureError("MDW-873", message, "Look at the lines above.")
             time.sleep(0.02)
         return int(listening.getsockname()[1])
 
@@ -327,16 +335,15 @@ class LoopbackCloud:
             answer = await self.vaults.answer(request)
         elif host.endswith(f".{SUFFIX}"):
             answer = await self._blobs.answer(request)
-        what = f"{request.method} {host}{request.url.path}"
+        line = f"{request.method} {host}{request.url.path}"
         if answer is None:
-            self.request_log.unrouted.append(what)
-            answer = JSONResponse(
-                {"error": {"code": "NotInTheStandIn", "message": f"No answer for {what}"}}, 501
-            )
-        self.request_log.requests.append(f"{what} {answer.status_code}")
+            self.request_log.unrouted.append(line)
+            answer = failure(501, "NotInTheStandIn", f"No answer for {line}")
+        self.request_log.requests.append(f"{line} {answer.status_code}")
         return answer
 
-    def _timed(self, part: str, start: Any) -> None:
-        begun = time.monotonic()
-        start()
-        self.seconds[part] = time.monotonic() - begun
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[part] = time.monotonic() - started

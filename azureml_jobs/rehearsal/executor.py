@@ -16,14 +16,14 @@ from typing import Any, Final
 
 from azureml_jobs.rehearsal.job_environment import JobFacts, machine_variables, ranks, run_variables
 from azureml_jobs.rehearsal.mlflow_tracking import MlflowTracking
-from azureml_jobs.rehearsal.mounts import ARTIFACTS, MountFailed, Mounts, Place
+from azureml_jobs.rehearsal.mounts import ARTIFACTS, BlobLocation, MountFailed, Mounts
 from azureml_jobs.rehearsal.resources import Address, Json, Resources
 from azureml_jobs.rehearsal.tokens import Identity, Tokens
 
-OVER: Final = ("Completed", "Failed", "Canceled")
+ENDED: Final = ("Completed", "Failed", "Canceled")
 POLL_SECONDS: Final = 0.1
 GRACE_SECONDS: Final = 20.0
-"""Between SIGTERM and SIGKILL."""
+"""The time between SIGTERM and SIGKILL."""
 _MLFLOW_STATUS: Final = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
 _BINDING: Final = re.compile(r"\$\{\{\s*([\w.]+)\s*\}\}")
 _OPTIONAL: Final = re.compile(r"\$\[\[(.*?)\]\]")
@@ -44,7 +44,7 @@ class Services:
 
 @dataclass
 class Job:
-    """One submitted command job; `resource` is what ARM shows, and its status changes while it runs."""
+    """One submitted command job; `resource` is what ARM shows, with a status that changes."""
 
     resource: Json
     folder: Path
@@ -74,11 +74,11 @@ class Job:
 
     @property
     def status(self) -> str:
-        """Return where it is between NotStarted and Completed, Failed or Canceled."""
+        """Return its status, from NotStarted to Completed, Failed or Canceled."""
         return str(self.properties["status"])
 
     def identity(self) -> Identity:
-        """Return as whom it signs in: the submitter, or its compute's managed identity."""
+        """Return the identity that it signs in with: its submitter's, or its compute's."""
         if (self.properties.get("identity") or {}).get("identityType") == "UserIdentity":
             return self.submitter
         compute = self.services.resources.get(str(self.properties["computeId"])) or {}
@@ -86,163 +86,187 @@ class Job:
 
     def logs(self) -> dict[str, Path]:
         """Return the logs by the names that the service gives them."""
-        return {
-            f"user_logs/{path.name}": path for path in sorted(self.folder.glob("user_logs/*.txt"))
-        }
+        paths = sorted(self.folder.glob("user_logs/*.txt"))
+        return {f"user_logs/{path.name}": path for path in paths}
 
     def start(self) -> None:
-        """Begin, in a thread."""
-        self._thread = threading.Thread(target=self._guarded, name=f"job {self.name}", daemon=True)
+        """Start it, in a thread."""
+        self._thread = threading.Thread(
+            target=self._run_and_report, name=f"job {self.name}", daemon=True
+        )
         self._thread.start()
 
     def cancel(self) -> None:
-        """Ask for its end; the thread sees to it."""
-        if self.status not in OVER:
+        """Request its cancellation, which the job's thread carries out."""
+        if self.status not in ENDED:
             self.properties["status"] = "CancelRequested"
         self.cancelled = True
 
     def join(self) -> None:
-        """Wait until it is over."""
+        """Wait until it has ended."""
         if self._thread is not None:
             self._thread.join()
 
-    def _guarded(self) -> None:
+    def _run_and_report(self) -> None:
         self.started = time.time()
-        tracking, status = self.services.tracking, "Failed"
+        tracking = self.services.tracking
+        status = "Failed"
         experiment = str(self.properties["experimentName"])
-        tags = {str(key): str(value) for key, value in (self.properties.get("tags") or {}).items()}
+        title = self.properties["displayName"]
+        tags = _texts(self.properties.get("tags"))
         try:
-            number = tracking.start_run(
-                self.workspace, experiment, self.name, self.properties["displayName"], tags
-            )
-            status = self._run(number)
+            experiment_id = tracking.start_run(self.workspace, experiment, self.name, title, tags)
+            status = self._run(experiment_id)
         except MountFailed as reason:
             self.error = str(reason)
         except Exception as error:
             self.error = f"the stand-in failed: {type(error).__name__}: {error}"
         finally:
             self.ended = time.time()
-            with suppress(KeyError):  # the run was never begun
+            # KeyError: its MLflow run was never started.
+            with suppress(KeyError):
                 tracking.end_run(self.name, _MLFLOW_STATUS[status])
+            # Last: a client that sees the job ended may read everything else of it.
             self.properties["status"] = status
 
     def _run(self, experiment_id: str) -> str:
         self.properties["status"] = "Preparing"
-        work, logs = self.folder / "work", self.folder / "user_logs"
-        for path in (work / "outputs", logs):
-            path.mkdir(parents=True, exist_ok=True)
+        work = self.folder / "work"
+        logs = self.folder / "user_logs"
+        (work / "outputs").mkdir(parents=True, exist_ok=True)
+        logs.mkdir(parents=True, exist_ok=True)
         if self.properties.get("codeId"):
             self.services.mounts.snapshot(str(self.properties["codeId"]), work)
-        values, variables = self._inputs()
+        bound, variables = self._inputs()
         outputs = self._outputs()
-        values |= {f"outputs.{name}": str(folder) for name, (folder, _) in outputs.items()}
-        variables |= {
-            f"AZURE_ML_OUTPUT_{name}": str(folder) for name, (folder, _) in outputs.items()
-        }
+        for name, (folder, _) in outputs.items():
+            bound[f"outputs.{name}"] = str(folder)
+            variables[f"AZURE_ML_OUTPUT_{name}"] = str(folder)
         if self.cancelled:
             return "Canceled"
         self.properties["status"] = "Running"
-        status = self._processes(
-            command(str(self.properties["command"]), values), variables, work, experiment_id
-        )
+        line = command(str(self.properties["command"]), bound)
+        environment = {
+            **self._environment(work, experiment_id),
+            **variables,
+            **_texts(self.properties.get("environmentVariables")),
+        }
+        status = self._wait_for(self._processes(line, work, environment))
         self.properties["status"] = "Finalizing"
         self._upload(work / "outputs", "outputs")
         self._upload(logs, "user_logs")
         for folder, uri in outputs.values():
-            self.services.mounts.keep(self.identity().name, self.workspace, uri, folder)
+            self.services.mounts.upload(self.identity().name, self.workspace, uri, folder)
         return status
 
     def _inputs(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return each input's value for the command, and the variables that name it."""
-        values, variables = dict[str, str](), dict[str, str]()
-        for name, given in (self.properties.get("inputs") or {}).items():
-            if given["jobInputType"] == "literal":
-                values[f"inputs.{name}"] = variables[f"AZUREML_PARAMETER_{name}"] = str(
-                    given["value"]
-                )
-                continue
-            folder = self.folder / "inputs" / name
-            self.services.mounts.bring(self.identity().name, self.workspace, given["uri"], folder)
-            path = next(folder.iterdir()) if given["jobInputType"] == "uri_file" else folder
-            values[f"inputs.{name}"] = variables[f"AZURE_ML_INPUT_{name}"] = str(path)
-        return values, variables
+        """Return each input's value for the command, and the variables that hold it too."""
+        bound: dict[str, str] = {}
+        variables: dict[str, str] = {}
+        for name, job_input in (self.properties.get("inputs") or {}).items():
+            if job_input["jobInputType"] == "literal":
+                value = str(job_input["value"])
+                variables[f"AZUREML_PARAMETER_{name}"] = value
+            else:
+                value = str(self._downloaded(name, job_input))
+                variables[f"AZURE_ML_INPUT_{name}"] = value
+            bound[f"inputs.{name}"] = value
+        return bound, variables
+
+    def _downloaded(self, name: str, job_input: Json) -> Path:
+        folder = self.folder / "inputs" / name
+        uri = job_input["uri"]
+        self.services.mounts.download(self.identity().name, self.workspace, uri, folder)
+        if job_input["jobInputType"] == "uri_file":
+            return next(folder.iterdir())
+        return folder
 
     def _outputs(self) -> dict[str, tuple[Path, str]]:
-        made = {}
-        for name, wanted in (self.properties.get("outputs") or {}).items():
+        """Return each output's folder, created, and the address to which it is uploaded."""
+        outputs = {}
+        for name, output in (self.properties.get("outputs") or {}).items():
             default = f"azureml://datastores/workspaceblobstore/paths/azureml/{self.name}/{name}/"
-            wanted["uri"] = str(wanted.get("uri") or default).replace("${{name}}", self.name)
-            made[name] = (self.folder / "outputs" / name, wanted["uri"])
-            made[name][0].mkdir(parents=True, exist_ok=True)
-        return made
+            output["uri"] = str(output.get("uri") or default).replace("${{name}}", self.name)
+            folder = self.folder / "outputs" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            outputs[name] = (folder, output["uri"])
+        return outputs
 
-    def _variables(self, work: Path, experiment_id: str) -> dict[str, str]:
-        services, identity = self.services, self.identity()
-        about = services.resources.get(self.workspace) or {}
-        token = services.tokens.issue(identity, run_audience(self.workspace))
+    def _environment(self, work: Path, experiment_id: str) -> dict[str, str]:
+        services = self.services
+        identity = self.identity()
+        workspace = services.resources.get(self.workspace) or {}
         facts = JobFacts(
-            self.name, self.workspace, about["properties"]["workspaceId"], self.properties["experimentName"],
-            experiment_id, services.host, token, work,
-        )  # fmt: skip
-        _, secret = services.tokens.known(identity.name)
-        own = {"MSI_ENDPOINT": services.identity_endpoint, "MSI_SECRET": secret}
-        return {**machine_variables(services.client_environment), **run_variables(facts), **own}
-
-    def _processes(self, line: str, own: dict[str, str], work: Path, experiment_id: str) -> str:
-        environment = {**self._variables(work, experiment_id), **own}
-        environment |= {
-            str(k): str(v) for k, v in (self.properties.get("environmentVariables") or {}).items()
-        }
-        nodes = int((self.properties.get("resources") or {}).get("instanceCount") or 1)
-        places = ranks(self.properties.get("distribution"), nodes, _free_port())
-        names = (
-            ["std_log.txt"]
-            if len(places) == 1
-            else [f"std_log_process_{i}.txt" for i in range(len(places))]
+            name=self.name,
+            workspace=self.workspace,
+            workspace_uuid=workspace["properties"]["workspaceId"],
+            experiment=self.properties["experimentName"],
+            experiment_id=experiment_id,
+            host=services.host,
+            token=services.tokens.issue(identity, run_audience(self.workspace)),
+            folder=work,
         )
-        processes = []
-        for name, place in zip(names, places, strict=True):
-            with (self.folder / "user_logs" / name).open("wb") as log:
-                processes.append(
-                    subprocess.Popen(
-                        ["bash", "-c", line], cwd=work, env={**environment, **place}, stdout=log,
-                        stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-                    )
-                )  # fmt: skip
-        return self._watched(processes)
+        _, secret = services.tokens.register(identity.name)
+        return {
+            **machine_variables(services.client_environment),
+            **run_variables(facts),
+            "MSI_ENDPOINT": services.identity_endpoint,
+            "MSI_SECRET": secret,
+        }
 
-    def _watched(self, processes: list[subprocess.Popen[bytes]]) -> str:
+    def _processes(
+        self, line: str, work: Path, environment: dict[str, str]
+    ) -> list[subprocess.Popen[bytes]]:
+        nodes = int((self.properties.get("resources") or {}).get("instanceCount") or 1)
+        rank_variables = ranks(self.properties.get("distribution"), nodes, _free_port())
+        processes = []
+        for rank, variables in enumerate(rank_variables):
+            alone = len(rank_variables) == 1
+            name = "std_log.txt" if alone else f"std_log_process_{rank}.txt"
+            with (self.folder / "user_logs" / name).open("wb") as log:
+                process = subprocess.Popen(
+                    ["bash", "-c", line],
+                    cwd=work,
+                    env={**environment, **variables},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            processes.append(process)
+        return processes
+
+    def _wait_for(self, processes: list[subprocess.Popen[bytes]]) -> str:
+        """Wait until all processes have ended, and end them where need be; return the status."""
         limit = seconds_of((self.properties.get("limits") or {}).get("timeout"))
-        end = time.monotonic() + limit if limit else None
+        deadline = time.monotonic() + limit if limit else None
         late = False
         while any(process.poll() is None for process in processes):
-            late = end is not None and time.monotonic() > end
+            late = deadline is not None and time.monotonic() > deadline
             if self.cancelled or late:
                 _end(processes)
             time.sleep(POLL_SECONDS)
-        _signal(
-            processes, signal.SIGKILL
-        )  # what a command left running in its group ends with its container
+        # What a command left running in its group ends with the container on Azure.
+        _signal(processes, signal.SIGKILL)
         worst = max((process.returncode for process in processes), key=abs)
         if self.cancelled:
             return "Canceled"
         if late:
             self.error = f"The job exceeded its time limit of {limit:.0f} seconds."
-        elif worst:
+            return "Failed"
+        if worst:
             self.error = f"Execution failed. User process 'bash' exited with status code {worst}."
-        return "Failed" if worst or late else "Completed"
+            return "Failed"
+        return "Completed"
 
-    def _upload(self, folder: Path, below: str) -> None:
-        store = (
-            self.services.resources.get(f"{self.workspace}/datastores/workspaceartifactstore") or {}
-        )
-        place = Place(
-            store["properties"]["accountName"],
-            ARTIFACTS,
-            f"ExperimentRun/dcid.{self.name}/{below}",
-            False,
-        )
-        self.services.mounts.store(place, folder)
+    def _upload(self, folder: Path, name: str) -> None:
+        """Upload a folder as one of the run's artefacts."""
+        id = f"{self.workspace}/datastores/workspaceartifactstore"
+        store = self.services.resources.get(id) or {}
+        account = store["properties"]["accountName"]
+        path = f"ExperimentRun/dcid.{self.name}/{name}"
+        target = BlobLocation(account, ARTIFACTS, path, by_identity=False)
+        self.services.mounts.store(target, folder)
 
 
 @dataclass
@@ -254,7 +278,7 @@ class Executor:
     jobs: dict[str, Job] = field(default_factory=dict)
 
     def submit(self, resource: Json, submitter: Identity) -> None:
-        """Take a job up."""
+        """Start a job."""
         job = Job(resource, self.folder / str(resource["name"]), submitter, self.services)
         self.jobs[str(resource["id"]).lower()] = job
         job.start()
@@ -272,10 +296,17 @@ class Executor:
 
 
 def command(text: str, values: dict[str, str]) -> str:
-    """Return a command with its `${{...}}` resolved and the optional `$[[...]]` parts without a value left out."""
-    text = _OPTIONAL.sub(
-        lambda part: part[1] if all(b in values for b in _BINDING.findall(part[1])) else "", text
-    )
+    """Return a command with its `${{...}}` replaced by their values.
+
+    Optional `$[[...]]` parts that bind something without a value are left out.
+    """
+
+    def optional_part(match: re.Match[str]) -> str:
+        part = match[1]
+        complete = set(_BINDING.findall(part)) <= values.keys()
+        return part if complete else ""
+
+    text = _OPTIONAL.sub(optional_part, text)
     return _BINDING.sub(lambda binding: values[binding[1]], text)
 
 
@@ -285,21 +316,22 @@ def bindings(text: str) -> set[str]:
 
 
 def run_audience(workspace: str) -> str:
-    """Return the audience of a run's token: good for its own workspace alone."""
+    """Return the audience of a run's token: it is valid only for the run's own workspace."""
     return f"azureml-run:{workspace.lower()}"
 
 
 def seconds_of(duration: Any) -> float | None:
     """Return an ISO 8601 duration such as PT10M in seconds; None where there is none."""
-    match = re.fullmatch(
-        r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?", str(duration or "")
-    )
+    pattern = r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?"
+    match = re.fullmatch(pattern, str(duration or ""))
     if not match:
         return None
-    return sum(
-        float(part or 0) * each
-        for part, each in zip(match.groups(), (86400, 3600, 60, 1), strict=True)
-    )
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _texts(values: Any) -> dict[str, str]:
+    return {str(name): str(value) for name, value in (values or {}).items()}
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -1,7 +1,7 @@
 """The environment variables that Azure ML sets in a job, as far as its clients read them.
 
-Microsoft publishes no complete list; these are the ones that azure-identity, azureml-mlflow and jobs seen in the open
-depend on.
+Microsoft publishes no complete list; azure-identity, azureml-mlflow and published jobs depend on
+these.
 """
 
 from __future__ import annotations
@@ -28,27 +28,35 @@ INHERITED: Final = (
 
 @dataclass(frozen=True)
 class JobFacts:
-    """What the variables tell a job about itself."""
+    """What the variables tell a job about itself.
+
+    `workspace` is its ARM id, `host` that of its services; `token` is the run's, for its own
+    workspace only.
+    """
 
     name: str
-    workspace: str  # the ARM id
+    workspace: str
     workspace_uuid: str
     experiment: str
     experiment_id: str
-    host: str  # of the workspace's services
-    token: str  # of the run, for its own workspace
+    host: str
+    token: str
     folder: Path
 
 
 def run_variables(facts: JobFacts) -> dict[str, str]:
-    """Return who and where a job is, and how it reaches its workspace."""
+    """Return a job's name, folder and workspace, and how it reaches the workspace's services."""
     _, _, subscription, _, group, _, _, _, workspace = facts.workspace.split("/")
     service = f"https://{facts.host}"
-    context: dict[str, Any] = {
-        "subscription_id": subscription, "resource_group": group, "workspace_name": workspace,
-        "workspace_id": facts.workspace_uuid, "experiment_name": facts.experiment, "run_id": facts.name,
+    context = {
+        "subscription_id": subscription,
+        "resource_group": group,
+        "workspace_name": workspace,
+        "workspace_id": facts.workspace_uuid,
+        "experiment_name": facts.experiment,
+        "run_id": facts.name,
         "root_run_id": facts.name,
-    }  # fmt: skip
+    }
     return {
         "AZUREML_RUN_ID": facts.name,
         "AZUREML_ROOT_RUN_ID": facts.name,
@@ -76,25 +84,30 @@ def run_variables(facts: JobFacts) -> dict[str, str]:
 
 
 def machine_variables(client: dict[str, str]) -> dict[str, str]:
-    """Return what the container's image would set: this interpreter first on the path, and `client` for the cloud."""
-    kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    """Return what the container's image would set, with this interpreter first on the path.
+
+    `client` holds the variables that send the Azure clients to the loopback cloud.
+    """
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**kept, "PATH": path, **OFF, "PYTHONUNBUFFERED": "1", **client}
+    return {**inherited, "PATH": path, **OFF, "PYTHONUNBUFFERED": "1", **client}
 
 
 def ranks(distribution: dict[str, Any] | None, nodes: int, port: int) -> list[dict[str, str]]:
-    """Return the variables of each process of a job: one without a distribution, one a rank with PyTorch's."""
+    """Return the variables of each process of a job: one per rank with PyTorch, else one process."""
     if not distribution or str(distribution.get("distributionType", "")).lower() != "pytorch":
         return [{}]
-    each = int(distribution.get("processCountPerInstance") or 1)
-    return [
-        {
+    per_node = int(distribution.get("processCountPerInstance") or 1)
+    world_size = per_node * nodes
+    variables = []
+    for rank in range(world_size):
+        of_rank = {
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(each * nodes),
+            "WORLD_SIZE": str(world_size),
             "RANK": str(rank),
-            "LOCAL_RANK": str(rank % each),
-            "NODE_RANK": str(rank // each),
+            "LOCAL_RANK": str(rank % per_node),
+            "NODE_RANK": str(rank // per_node),
         }
-        for rank in range(each * nodes)
-    ]
+        variables.append(of_rank)
+    return variables

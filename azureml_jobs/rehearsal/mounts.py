@@ -1,4 +1,4 @@
-"""What a job finds in its folder and what it leaves behind: copies stand in for Azure ML's mounts."""
+"""A job's code, inputs and outputs: copies, where Azure ML mounts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _DATASTORE: Final = re.compile(
 
 
 class MountFailed(Exception):
-    """An input is missing or not the job's to read, or an output not its to write."""
+    """An input is missing or the job may not read it, or the job may not write an output."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A path in a container of an account; `by_identity` where the datastore holds no key of its own."""
+class BlobLocation:
+    """A path in a container of an account; `by_identity` where the datastore holds no key."""
 
     account: str
     container: str
@@ -35,14 +35,17 @@ class Place:
 
 @dataclass
 class Mounts:
-    """Copies between storage accounts and the folders of jobs, held to the table where a datastore has no key."""
+    """Copies between storage accounts and jobs' folders; asks the access table without a key."""
 
     resources: Resources
     accounts: Accounts
     access: Access
 
-    def place(self, workspace: str, uri: str) -> Place:
-        """Return where an `azureml://datastores/...` address or a registered asset's id lies; raises MountFailed."""
+    def location(self, workspace: str, uri: str) -> BlobLocation:
+        """Return the location of an `azureml://datastores/...` address or a data asset's id.
+
+        Raises MountFailed.
+        """
         if uri.startswith("/subscriptions"):
             asset = self.resources.get(uri)
             if asset is None:
@@ -51,68 +54,73 @@ class Mounts:
         match = _DATASTORE.fullmatch(uri)
         store = self.resources.get(f"{workspace}/datastores/{match[1]}") if match else None
         if match is None or store is None:
-            raise MountFailed(
-                f"{uri} names no datastore of the workspace {workspace.rpartition('/')[2]}"
-            )
-        about = store["properties"]
-        by_identity = (about.get("credentials") or {}).get("credentialsType") == "None"
-        return Place(about["accountName"], about["containerName"], match[2].strip("/"), by_identity)
+            name = workspace.rpartition("/")[2]
+            raise MountFailed(f"{uri} names no datastore of the workspace {name}")
+        properties = store["properties"]
+        by_identity = (properties.get("credentials") or {}).get("credentialsType") == "None"
+        path = match[2].strip("/")
+        return BlobLocation(
+            properties["accountName"], properties["containerName"], path, by_identity
+        )
 
     def snapshot(self, code: str, folder: Path) -> None:
-        """Bring a job's code."""
+        """Download a job's code."""
         version = self.resources.get(code)
         if version is None:
             raise MountFailed(f"there is no code {code}")
         address = urlparse(version["properties"]["codeUri"])
         container, _, path = address.path.lstrip("/").partition("/")
         account = (address.hostname or "").removesuffix(f".{SUFFIX}")
-        self._bring(Place(account, container, path, False), folder)
+        self._download(BlobLocation(account, container, path, by_identity=False), folder)
 
-    def bring(self, identity: str, workspace: str, uri: str, folder: Path) -> None:
-        """Bring an input; raises MountFailed where it is empty or the identity may not read it."""
-        place = self.place(workspace, uri)
-        self._allowed(identity, "read", place)
-        if not self._bring(place, folder):
+    def download(self, identity: str, workspace: str, uri: str, folder: Path) -> None:
+        """Download an input; raises MountFailed where it is empty or may not be read."""
+        location = self.location(workspace, uri)
+        self._check_access(identity, "read", location)
+        if not self._download(location, folder):
             raise MountFailed(f"there is nothing at {uri}")
 
-    def keep(self, identity: str, workspace: str, uri: str, folder: Path) -> None:
-        """Store an output; raises MountFailed where the identity may not write there."""
-        place = self.place(workspace, uri)
-        self._allowed(identity, "write", place)
-        self.store(place, folder)
+    def upload(self, identity: str, workspace: str, uri: str, folder: Path) -> None:
+        """Upload an output; raises MountFailed where the identity may not write there."""
+        location = self.location(workspace, uri)
+        self._check_access(identity, "write", location)
+        self.store(location, folder)
 
-    def store(self, place: Place, folder: Path) -> None:
-        """Store every file of a folder below a place."""
-        container = self.accounts.container(place.account, place.container)
+    def store(self, location: BlobLocation, folder: Path) -> None:
+        """Upload every file of a folder to a location, without asking the access table."""
+        container = self.accounts.container(location.account, location.container)
         for path in folder.rglob("*"):
             if path.is_file():
-                name = PurePosixPath(place.path, path.relative_to(folder).as_posix())
+                name = PurePosixPath(location.path, path.relative_to(folder).as_posix())
                 container.upload_blob(str(name), path.read_bytes(), overwrite=True)
 
-    def _allowed(self, identity: str, action: str, place: Place) -> None:
-        if not place.by_identity:
+    def _check_access(self, identity: str, action: str, location: BlobLocation) -> None:
+        if not location.by_identity:
             return
-        touch = self.access.allows(identity, action, f"storage:{place.account}")
-        if not touch.allowed:
-            why = f"it lacks the role '{touch.role}'"
+        access = self.access.allows(identity, action, f"storage:{location.account}")
+        if not access.allowed:
             raise MountFailed(
-                f"{identity} may not {action} the storage account {place.account}: {why}"
+                f"{identity} may not {action} the storage account {location.account}:"
+                f" it lacks the role '{access.role}'"
             )
 
-    def _bring(self, place: Place, folder: Path) -> int:
-        container = self.accounts.container(place.account, place.container)
+    def _download(self, location: BlobLocation, folder: Path) -> int:
+        """Download what is at a location, a file or everything below it; return the file count."""
+        container = self.accounts.container(location.account, location.container)
         folder.mkdir(parents=True, exist_ok=True)
-        found = 0
-        for name in container.list_blob_names(name_starts_with=place.path):
-            below = PurePosixPath(
-                name.removeprefix(place.path).lstrip("/") or PurePosixPath(name).name
-            )
-            if name != place.path and place.path and not name.startswith(f"{place.path}/"):
+        files = 0
+        for name in container.list_blob_names(name_starts_with=location.path):
+            # The prefix `data` also lists `data-2/...`, which is another folder.
+            inside = not location.path or name.startswith(f"{location.path}/")
+            if not inside and name != location.path:
                 continue
-            target = folder / below
-            if ".." in below.parts:
+            relative = name.removeprefix(location.path).lstrip("/")
+            path = PurePosixPath(relative or PurePosixPath(name).name)
+            # A blob's name is what somebody uploaded: it must not lead out of the folder.
+            if ".." in path.parts:
                 continue
+            target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(container.download_blob(name).readall())
-            found += 1
-        return found
+            files += 1
+        return files

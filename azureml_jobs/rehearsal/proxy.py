@@ -1,4 +1,4 @@
-"""A proxy that answers CONNECT for a fixed list of host names and refuses the rest, so that nothing leaves."""
+"""A proxy that connects a fixed list of host names and refuses the rest: nothing goes out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ CHUNK = 1 << 16
 
 
 class Proxy:
-    """Leads `CONNECT host:443` to a local port where `host` matches one of the patterns."""
+    """Connects `CONNECT host:443` to a local port where `host` matches one of the patterns."""
 
     def __init__(self, patterns: Sequence[str], port: int, request_log: RequestLog) -> None:
-        self._patterns, self._target, self._request_log = patterns, port, request_log
+        self._patterns = patterns
+        self._target_port = port
+        self._request_log = request_log
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -40,26 +42,29 @@ class Proxy:
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         self._loop.run_forever()
+        # `stop` ended the loop; it runs once more, so that open connections are closed properly.
         server.close()
-        left = asyncio.all_tasks(self._loop)
-        for task in left:
+        connections = asyncio.all_tasks(self._loop)
+        for task in connections:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.run_until_complete(asyncio.gather(*connections, return_exceptions=True))
         self._loop.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             method, target, *_ = head.split(b"\r\n")[0].decode("latin-1").split()
-            if method != "CONNECT" or not self._leads(target.rpartition(":")[0]):
+            if method != "CONNECT" or not self._is_listed(target.rpartition(":")[0]):
                 self._request_log.outbound.append(f"{method} {target}")
                 writer.write(
                     b"HTTP/1.1 403 Forbidden: outside the rehearsal\r\nContent-Length: 0\r\n\r\n"
                 )
                 return
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            target_reader, target_writer = await asyncio.open_connection(
+                "127.0.0.1", self._target_port
+            )
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+            await asyncio.gather(_copy(reader, target_writer), _copy(target_reader, writer))
         except (
             OSError,
             asyncio.IncompleteReadError,
@@ -71,7 +76,7 @@ class Proxy:
         finally:
             writer.close()
 
-    def _leads(self, host: str) -> bool:
+    def _is_listed(self, host: str) -> bool:
         return any(fnmatch.fnmatchcase(host.lower(), pattern) for pattern in self._patterns)
 
 

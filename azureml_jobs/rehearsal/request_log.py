@@ -1,4 +1,4 @@
-"""What a rehearsal notes beside its answers: who touched what, what was refused, and what nobody knew."""
+"""What a rehearsal records: who used which resource, what was refused, and unknown requests."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Touch:
-    """One identity at one resource (`vault:kv-north`, `storage:north`, `workspace:north`); `role` would allow it."""
+class AccessCheck:
+    """Whether an identity may do something with a resource; `role` is the least that allows it.
+
+    A resource is written `vault:kv-north`, `storage:north` or `workspace:north`.
+    """
 
     identity: str
     action: str  # read | write
@@ -19,36 +22,38 @@ class Touch:
 
 @dataclass
 class RequestLog:
-    """Everything that a test or the table at the end of a rehearsal asks about; safe to use from several threads."""
+    """What tests and the end of a rehearsal report on; safe to use from several threads.
 
-    touches: set[Touch] = field(default_factory=set)
-    requests: list[str] = field(default_factory=list)  # method, host, path, status
-    unrouted: list[str] = field(
-        default_factory=list
-    )  # requests that the stand-in has no answer for
-    outbound: list[str] = field(
-        default_factory=list
-    )  # hosts outside the list, refused by the proxy
+    `requests` holds method, host, path and status of each; `unrouted` the requests that the
+    stand-in has no answer for; `outbound` the hosts outside the list, which the proxy refused.
+    """
+
+    accesses: set[AccessCheck] = field(default_factory=set)
+    requests: list[str] = field(default_factory=list)
+    unrouted: list[str] = field(default_factory=list)
+    outbound: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def touched(self, touch: Touch) -> None:
-        """Note that an identity asked for a resource."""
+    def add_access(self, access: AccessCheck) -> None:
+        """Record that an identity asked for a resource."""
         with self._lock:
-            self.touches.add(touch)
+            self.accesses.add(access)
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Delete every record."""
         with self._lock:
-            for kept in (self.touches, self.requests, self.unrouted, self.outbound):
-                kept.clear()
+            self.accesses.clear()
+            self.requests.clear()
+            self.unrouted.clear()
+            self.outbound.clear()
 
-    def refused(self) -> list[Touch]:
+    def refused(self) -> list[AccessCheck]:
         """Return what was refused, sorted by identity and resource."""
         with self._lock:
-            found = [touch for touch in self.touches if not touch.allowed]
-        return sorted(found, key=lambda touch: (touch.identity, touch.resource, touch.action))
+            refused = [access for access in self.accesses if not access.allowed]
+        return sorted(refused, key=lambda access: (access.identity, access.resource, access.action))
 
     def resources_of(self, identity: str) -> set[str]:
         """Return every resource that an identity asked for, allowed or not."""
         with self._lock:
-            return {touch.resource for touch in self.touches if touch.identity == identity}
+            return {access.resource for access in self.accesses if access.identity == identity}

@@ -1,4 +1,4 @@
-"""The resources that Azure Resource Manager would hold: plain JSON by id, whatever its upper and lower case."""
+"""The resources that Azure Resource Manager would hold: plain JSON by id, in any letter case."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ ML: Final = "Microsoft.MachineLearningServices"
 
 @dataclass(frozen=True)
 class Address:
-    """A resource's id in its parts: `/subscriptions/S/resourceGroups/G/providers/P/type/name/type/name[/trailing]`."""
+    """A resource's id and its parts.
+
+    Its form is `/subscriptions/S/resourceGroups/G/providers/P/type/name/type/name[/trailing]`.
+    """
 
     id: str
 
@@ -24,13 +27,17 @@ class Address:
 
     @property
     def _tail(self) -> list[str]:
+        """Return the types and names in turn, and what trails."""
         parts = self.id.strip("/").split("/")
-        return parts[6:] if len(parts) > 6 and parts[4].lower() == "providers" else []
+        if len(parts) > 6 and parts[4].lower() == "providers":
+            return parts[6:]
+        return []
 
     @property
     def kind(self) -> str:
-        """Return the types in order, such as `workspaces/jobs`; a trailing collection or action is left out."""
-        return "/".join(self._tail[0 : 2 * (len(self._tail) // 2) : 2]).lower()
+        """Return the types in order, such as `workspaces/jobs`, without what trails."""
+        pairs = len(self._tail) // 2
+        return "/".join(self._tail[0 : 2 * pairs : 2]).lower()
 
     @property
     def name(self) -> str:
@@ -39,17 +46,19 @@ class Address:
 
     @property
     def trailing(self) -> str:
-        """Return the part after the last name: a collection (GET) or an action (POST); empty where there is none."""
+        """Return the part after the last name: a collection (GET), an action (POST) or nothing."""
         return self._tail[-1].lower() if len(self._tail) % 2 else ""
 
     @property
     def owner(self) -> Address:
-        """Return the resource that a collection or action belongs to; the resource itself where none trails."""
-        return Address(self.id.rstrip("/").rpartition("/")[0]) if self.trailing else self
+        """Return the resource that has the trailing collection or action; itself without one."""
+        if not self.trailing:
+            return self
+        return Address(self.id.rstrip("/").rpartition("/")[0])
 
     @property
     def workspace(self) -> Address:
-        """Return the workspace in which the resource lies."""
+        """Return the workspace of the resource."""
         return Address("/" + "/".join(self.id.strip("/").split("/")[:8]))
 
 
@@ -58,40 +67,43 @@ class Resources:
     """All resources of one rehearsal; hold `lock` while a resource is changed."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
-    _kept: dict[str, Json] = field(default_factory=dict)
+    _by_key: dict[str, Json] = field(default_factory=dict)
 
     def get(self, id: str) -> Json | None:
         """Return a resource, or None."""
         with self.lock:
-            return self._kept.get(id.rstrip("/").lower())
+            return self._by_key.get(id.rstrip("/").lower())
 
     def put(self, id: str, body: Json) -> Json:
-        """Keep a resource under its id with what ARM adds to every one, and return it."""
+        """Store a resource under its id, with the fields that ARM adds to each, and return it."""
         address = Address(id.rstrip("/"))
         with self.lock:
-            old = self._kept.get(address.key)
-            made = {"createdAt": stamp(), "createdBy": "rehearsal", "createdByType": "User"}
-            kept = {
+            system = {"createdAt": stamp(), "createdBy": "rehearsal", "createdByType": "User"}
+            old = self._by_key.get(address.key)
+            if old is not None:
+                system = old["systemData"]
+            resource = {
                 **body,
                 "id": address.id,
                 "name": address.name,
                 "type": f"{ML}/{address.kind}",
-                "systemData": old["systemData"] if old else made,
+                "systemData": system,
                 "properties": {**(body.get("properties") or {})},
             }
-            kept["properties"].setdefault("provisioningState", "Succeeded")
-            self._kept[address.key] = kept
-            return kept
+            resource["properties"].setdefault("provisioningState", "Succeeded")
+            self._by_key[address.key] = resource
+            return resource
 
     def below(self, id: str, *, deep: bool = False) -> list[Json]:
         """Return the resources directly below an id (`deep`: at any depth)."""
-        start = id.rstrip("/").lower() + "/"
+        prefix = id.rstrip("/").lower() + "/"
+        resources = []
         with self.lock:
-            return [
-                kept
-                for key, kept in self._kept.items()
-                if key.startswith(start) and (deep or "/" not in key.removeprefix(start))
-            ]
+            for key, resource in self._by_key.items():
+                direct = "/" not in key.removeprefix(prefix)
+                if key.startswith(prefix) and (deep or direct):
+                    resources.append(resource)
+        return resources
 
 
 def stamp(seconds: float | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Where tokens come from: login.microsoftonline.com for people and services, the identity endpoint for jobs."""
+"""Issues tokens: login.microsoftonline.com for people and services, an endpoint for jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIGN_IN: Final = f"https://{HOST}/{TENANT}"
 
 
 class SignIn:
-    """Answers the sign-in of azure-identity: MSAL's discovery, client secrets, and managed identities in jobs."""
+    """Answers azure-identity: MSAL's discovery, client secrets, and managed identities in jobs."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
@@ -60,7 +60,7 @@ class SignIn:
         )
 
     async def managed(self, request: Request) -> Response:
-        """Return a token to a job's own identity, known by the secret that only its environment holds."""
+        """Return a token for a job's identity, by the secret that only its environment holds."""
         query = request.query_params
         secret = request.headers.get("secret") or request.headers.get("x-identity-header") or ""
         try:
@@ -68,19 +68,18 @@ class SignIn:
         except NotSignedIn as reason:
             return failure(401, "Unauthorized", str(reason))
         if query.get("clientid") not in (None, identity.client_id):
-            return failure(
-                400,
-                "IdentityNotFound",
-                "No User Assigned identity with that client id is attached.",
-            )
+            message = "No User Assigned identity with that client id is attached."
+            return failure(400, "IdentityNotFound", message)
         return self._issued(identity, query.get("resource", ""))
 
     def _issued(self, identity: Identity, resource: str) -> Response:
         expires = int(time.time() + self._tokens.life)
-        token = self._tokens.issue(identity, resource)
         return JSONResponse(
             {
-                "access_token": token, "expires_on": str(expires), "resource": resource, "token_type": "Bearer",
+                "access_token": self._tokens.issue(identity, resource),
+                "expires_on": str(expires),
+                "resource": resource,
+                "token_type": "Bearer",
                 "client_id": identity.client_id,
             }
-        )  # fmt: skip
+        )

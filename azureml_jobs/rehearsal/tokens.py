@@ -1,4 +1,4 @@
-"""Tokens as the clients expect them: JWTs with audience, tenant and identity, really signed, really expiring."""
+"""Tokens as the clients expect them: signed JWTs with audience, tenant, identity and expiry."""
 
 from __future__ import annotations
 
@@ -37,52 +37,65 @@ class Identity:
 
 @dataclass
 class Tokens:
-    """Signs in the identities that were made known, each with its own secret, and reads the tokens it signed."""
+    """Signs in the registered identities, each with its own secret, and reads its own tokens.
 
-    life: float = HOUR  # seconds that a token is good for
+    `life` is how long a token is valid, in seconds.
+    """
+
+    life: float = HOUR
     _secrets: dict[str, tuple[Identity, str]] = field(default_factory=dict)
     _key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
-    def known(self, name: str) -> tuple[Identity, str]:
+    def register(self, name: str) -> tuple[Identity, str]:
         """Return an identity and the secret with which it signs in, made at the first call."""
         identity = Identity(name)
         return self._secrets.setdefault(identity.client_id, (identity, secrets.token_urlsafe(24)))
 
     def sign_in(self, client_id: str, secret: str) -> Identity:
-        """Return who signs in; raises NotSignedIn for a wrong secret."""
-        identity, right = self._secrets.get(client_id, (None, ""))
-        if identity is None or not secrets.compare_digest(secret.encode(), right.encode()):
-            raise NotSignedIn(
-                f"AADSTS7000215: Invalid client secret provided for app '{client_id}'."
-            )
+        """Return the identity that signs in; raises NotSignedIn for a wrong secret."""
+        identity, expected = self._secrets.get(client_id, (None, ""))
+        if identity is None or not secrets.compare_digest(secret.encode(), expected.encode()):
+            message = f"AADSTS7000215: Invalid client secret provided for app '{client_id}'."
+            raise NotSignedIn(message)
         return identity
 
     def with_secret(self, secret: str) -> Identity:
         """Return whose secret that is, for a job's identity endpoint; raises NotSignedIn."""
-        for identity, right in self._secrets.values():
-            if secrets.compare_digest(secret.encode(), right.encode()):
+        for identity, expected in self._secrets.values():
+            if secrets.compare_digest(secret.encode(), expected.encode()):
                 return identity
         raise NotSignedIn("No identity with that secret.")
 
     def issue(self, identity: Identity, audience: str, life: float | None = None) -> str:
         """Return a signed token for one audience."""
+        if life is None:
+            life = self.life
         now = int(time.time())
         claims = {
-            "aud": audience.rstrip("/"), "iss": f"https://sts.windows.net/{TENANT}/", "tid": TENANT, "ver": "1.0",
-            "oid": identity.object_id, "appid": identity.client_id, "name": identity.name,
-            "iat": now, "nbf": now - 60, "exp": now + int(self.life if life is None else life),
-        }  # fmt: skip
+            "aud": audience.rstrip("/"),
+            "iss": f"https://sts.windows.net/{TENANT}/",
+            "tid": TENANT,
+            "ver": "1.0",
+            "oid": identity.object_id,
+            "appid": identity.client_id,
+            "name": identity.name,
+            "iat": now,
+            "nbf": now - 60,
+            "exp": now + int(life),
+        }
         return jwt.encode(claims, self._key, algorithm="HS256")
 
     def read(self, authorization: str | None, *audiences: str) -> Identity:
-        """Return who signed a request's `Authorization` header; raises NotSignedIn with the reason."""
-        kind, _, token = (authorization or "").partition(" ")
-        if kind != "Bearer" or not token:
+        """Return the identity of a request's `Authorization` header.
+
+        Raises NotSignedIn with the reason.
+        """
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme != "Bearer" or not token:
             raise NotSignedIn("The request has no bearer token.")
+        accepted = [audience.rstrip("/") for audience in audiences]
         try:
-            claims = jwt.decode(
-                token, self._key, algorithms=["HS256"], audience=[a.rstrip("/") for a in audiences]
-            )
+            claims = jwt.decode(token, self._key, algorithms=["HS256"], audience=accepted)
         except jwt.ExpiredSignatureError:
             raise NotSignedIn("The access token has expired.") from None
         except jwt.InvalidTokenError as error:

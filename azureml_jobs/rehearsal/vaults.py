@@ -1,4 +1,4 @@
-"""Key Vault secrets, each vault open to whom the table names."""
+"""Key Vault secrets; the access table says who may use each vault."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ class Vaults:
     """Answers `https://<vault>.vault.azure.net/secrets...`."""
 
     def __init__(self, names: set[str], tokens: Tokens, access: Access) -> None:
-        self.names, self._tokens, self._access = names, tokens, access
+        self.names = names
+        self._tokens = tokens
+        self._access = access
         self._secrets: dict[tuple[str, str], list[Version]] = {}
         self._lock = threading.Lock()
 
@@ -37,9 +39,9 @@ class Vaults:
         except NotSignedIn as reason:
             return _challenge(str(reason))
         action = "read" if request.method == "GET" else "write"
-        touch = self._access.allows(identity.name, action, f"vault:{vault}")
-        if not touch.allowed:
-            return _forbidden(identity, vault, touch.role)
+        access = self._access.allows(identity.name, action, f"vault:{vault}")
+        if not access.allowed:
+            return _forbidden(identity, vault, access.role)
         parts = request.url.path.strip("/").split("/")
         body = await request.json() if request.method in ("PUT", "PATCH") else {}
         with self._lock:
@@ -50,43 +52,50 @@ class Vaults:
             return None
         name = parts[1].lower() if len(parts) > 1 else ""
         if method == "GET" and not name:
-            mine = [n for v, n in self._secrets if v == vault]
-            return JSONResponse(
-                {"value": [self._shown(vault, n, value=False) for n in mine], "nextLink": None}
-            )
+            return self._list(vault)
         if method == "PUT":
-            now = int(time.time())
-            kept = {
-                "version": uuid.uuid4().hex,
-                "value": body["value"],
-                "made": now,
-                "type": body.get("contentType"),
-            }
-            self._secrets.setdefault((vault, name), []).append(kept)
-            return JSONResponse(self._shown(vault, name))
+            return self._set(vault, name, body)
         if (vault, name) not in self._secrets:
-            return failure(
-                404,
-                "SecretNotFound",
-                f"A secret with (name/id) {name} was not found in this key vault.",
-            )
+            message = f"A secret with (name/id) {name} was not found in this key vault."
+            return failure(404, "SecretNotFound", message)
         if method == "DELETE":
-            shown = self._shown(vault, name, value=False)
+            answer = self._metadata(vault, name)
+            answer["recoveryId"] = f"https://{vault}.{SUFFIX}/deletedsecrets/{name}"
             del self._secrets[vault, name]
-            return JSONResponse(
-                {**shown, "recoveryId": f"https://{vault}.{SUFFIX}/deletedsecrets/{name}"}
-            )
-        return JSONResponse(self._shown(vault, name)) if method == "GET" else None
+            return JSONResponse(answer)
+        if method == "GET":
+            return JSONResponse(self._with_value(vault, name))
+        return None
 
-    def _shown(self, vault: str, name: str, *, value: bool = True) -> Version:
-        last = self._secrets[vault, name][-1]
-        place = f"https://{vault}.{SUFFIX}/secrets/{name}"
-        return {
-            "id": f"{place}/{last['version']}" if value else place,
-            "contentType": last["type"],
-            "attributes": {"enabled": True, "created": last["made"], "updated": last["made"]},
-            **({"value": last["value"]} if value else {}),
+    def _list(self, vault: str) -> Response:
+        answers = [self._metadata(owner, name) for owner, name in self._secrets if owner == vault]
+        return JSONResponse({"value": answers, "nextLink": None})
+
+    def _set(self, vault: str, name: str, body: Version) -> Response:
+        version = {
+            "version": uuid.uuid4().hex,
+            "value": body["value"],
+            "created": int(time.time()),
+            "type": body.get("contentType"),
         }
+        self._secrets.setdefault((vault, name), []).append(version)
+        return JSONResponse(self._with_value(vault, name))
+
+    def _metadata(self, vault: str, name: str) -> Version:
+        latest = self._secrets[vault, name][-1]
+        created = latest["created"]
+        return {
+            "id": f"https://{vault}.{SUFFIX}/secrets/{name}",
+            "contentType": latest["type"],
+            "attributes": {"enabled": True, "created": created, "updated": created},
+        }
+
+    def _with_value(self, vault: str, name: str) -> Version:
+        latest = self._secrets[vault, name][-1]
+        answer = self._metadata(vault, name)
+        answer["id"] = f"{answer['id']}/{latest['version']}"
+        answer["value"] = latest["value"]
+        return answer
 
 
 def _challenge(reason: str) -> Response:
@@ -97,9 +106,10 @@ def _challenge(reason: str) -> Response:
 
 
 def _forbidden(identity: Identity, vault: str, role: str) -> Response:
+    caller = f"name={identity.name};appid={identity.client_id};oid={identity.object_id}"
     message = (
-        "Caller is not authorized to perform action on resource. If role assignments were changed recently, please"
-        f" observe propagation time. Caller: name={identity.name};appid={identity.client_id};oid={identity.object_id}"
-        f" Vault: {vault} Missing role: '{role}'"
+        "Caller is not authorized to perform action on resource. If role assignments were changed"
+        f" recently, please observe propagation time. Caller: {caller} Vault: {vault}"
+        f" Missing role: '{role}'"
     )
     return failure(403, "Forbidden", message)

@@ -228,11 +228,11 @@ def test_a_wait_outlives_its_tokens_and_ends_when_no_more_are_given(
     tokens, asked = federation.cloud.tokens, AzureBackend.job
     monkeypatch.setattr(tokens, "life", 3.0)
     begun = time.monotonic()
-    client = tokens.known(ENGINEER)[0].client_id
+    client = tokens.register(ENGINEER)[0].client_id
 
     def job(self: AzureBackend, part: str) -> Job | None:
         if time.monotonic() - begun > 5:  # several lives of a token: the account is closed
-            monkeypatch.setitem(tokens._secrets, client, (tokens.known(ENGINEER)[0], "another"))
+            monkeypatch.setitem(tokens._secrets, client, (tokens.register(ENGINEER)[0], "another"))
         return asked(self, part)
 
     monkeypatch.setattr(AzureBackend, "job", job)
