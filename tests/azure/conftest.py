@@ -56,8 +56,8 @@ def federation(
     monkeypatch.setattr(azure, "STOP_POLL_SECONDS", 0.1)
     cloud.executor.stop()
     cloud.executor.jobs.clear()
-    for key in [key for key in cloud.resources._kept if "/jobs/" in key]:
-        del cloud.resources._kept[key]
+    for key in [key for key in cloud.resources._by_key if "/jobs/" in key]:
+        del cloud.resources._by_key[key]
     cloud.access.grants.clear()
     rehearsal = Rehearsal(cloud, tmp_path, names=SILOS)
     rehearsal.build()
