@@ -25,7 +25,7 @@ from server.engines.quiet import logs_to
 from server.engines.ray_engine import run_on_ray
 from server.observers.progress import progress as progress_display
 from server.run.finished import FinishedRun
-from server.scoring.baseline import check, compare, jobs
+from server.scoring.baseline import baseline_jobs, check_baseline, compare
 from server.session import Session, session
 from strategies import build_strategy
 
@@ -49,7 +49,7 @@ def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> Fi
     strategy = build_strategy(conf.strategy)
     choose(conf.trainer.device)
     partition = class_counts(task, members)
-    check(conf, members)
+    check_baseline(conf, members)
     display = progress_display(live=progress)
     with (
         sigterm_is_ctrl_c(),
@@ -61,7 +61,7 @@ def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> Fi
         _train(run, strategy)
         if conf.run.baseline != "none":
             done = run.state.round
-            run.observer.baselines_started([job.name for job in jobs(conf, members, done)])
+            run.observer.baselines_started([job.name for job in baseline_jobs(conf, members, done)])
             run.result.baseline = compare(
                 conf, members, run.state.arrays, done, conf.simulation.workers
             )

@@ -1,4 +1,4 @@
-"""Azurite, Microsoft's own emulator of blob storage: installed once through npm, started without telemetry.
+"""Azurite, Microsoft's own emulator of blob storage: installed through npm, without telemetry.
 
 MDW-870 no Node on this machine    MDW-871 npm could not install it    MDW-872 it did not start
 """
@@ -31,8 +31,8 @@ def installed() -> Path:
     if not (shutil.which("node") and (program.exists() or shutil.which("npm"))):
         message = "A rehearsal needs Node, for Azurite, and there is none on this machine."
         hint = (
-            "Install Node 20 or later with npm (nodejs.org, or your system's package), then run this"
-            " again."
+            "Install Node 20 or later with npm (nodejs.org, or your system's package), then run"
+            " this again."
         )
         raise AzureError("MDW-870", message, hint)
     if not program.exists():

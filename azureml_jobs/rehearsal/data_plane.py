@@ -1,4 +1,4 @@
-"""`<region>.api.azureml.ms`: run history, logs, outputs and artefacts of a workspace's jobs, and its MLflow."""
+"""`<region>.api.azureml.ms`: run history, logs, outputs and artefacts of jobs, and MLflow."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def machine_variables(client: dict[str, str]) -> dict[str, str]:
 
 
 def ranks(distribution: dict[str, Any] | None, nodes: int, port: int) -> list[dict[str, str]]:
-    """Return the variables of each process of a job: one per rank with PyTorch, else one process."""
+    """Return the variables of each process of a job: one per rank with PyTorch, else one."""
     if not distribution or str(distribution.get("distributionType", "")).lower() != "pytorch":
         return [{}]
     per_node = int(distribution.get("processCountPerInstance") or 1)

@@ -1,7 +1,7 @@
 """MLflow's tracking API as an Azure ML workspace offers it, on MLflow's own store.
 
-A job's name is its run id, experiments belong to a workspace, and what is not in the list below is answered 404: the
-real service offers a part of MLflow too.
+A job's name is its run id, and an experiment belongs to a workspace. Like the real service, this
+one offers only a part of MLflow's verbs.
 """
 
 from __future__ import annotations
@@ -19,46 +19,53 @@ from mlflow.store.tracking import sqlalchemy_store
 from mlflow.utils import proto_json_utils
 from starlette.responses import Response
 
-Message = Any  # protobuf's generated classes
-mlflow: Any = entities  # MLflow leaves the functions of these three modules unannotated
+Message = Any
+"""One of protobuf's generated classes."""
+# MLflow's functions in these three modules have no annotations.
+mlflow: Any = entities
 stores: Any = sqlalchemy_store
-forms: Any = proto_json_utils
-_BETWEEN: Final = " in "
+json_utils: Any = proto_json_utils
+_SEPARATOR: Final = " in "
+_RESOURCE_DOES_NOT_EXIST: Final = 5
 
 
 class MlflowTracking:
-    """The runs of all workspaces in one sqlite file; raises MlflowException for what MLflow refuses."""
+    """The runs of all workspaces in one sqlite file; raises MlflowException as MLflow does.
+
+    `_own_ids` holds MLflow's own id of a run by its name outside, and `_names` the reverse.
+    """
 
     def __init__(self, folder: Path, host: str) -> None:
-        self._host, self._lock = host, threading.Lock()
+        self._host = host
+        self._lock = threading.Lock()
         self._store: Any = stores.SqlAlchemyStore(
             f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artefacts")
         )
-        self._runs: dict[str, str] = {}  # a run's id as clients know it -> MLflow's own
-        self._names: dict[str, str] = {}  # and back
+        self._own_ids: dict[str, str] = {}
+        self._names: dict[str, str] = {}
 
     def start_run(
         self, workspace: str, experiment: str, name: str, title: str, tags: dict[str, str]
     ) -> str:
-        """Begin the run of a job, under the job's name, and return its experiment's id."""
+        """Start the run of a job, under the job's name, and return its experiment's id."""
         with self._lock:
             experiment_id: str = self._experiment(workspace, experiment)
             entries = [mlflow.RunTag(key, value) for key, value in tags.items()]
             run = self._store.create_run(experiment_id, "", _milliseconds(), entries, title)
-            self._known(run.info.run_id, name)
+            self._rename(run.info.run_id, name)
         return experiment_id
 
     def end_run(self, name: str, status: str) -> None:
         """Set a run's status: FINISHED, FAILED or KILLED."""
-        number = mlflow.RunStatus.from_string(status)
-        self._store.update_run_info(self._runs[name], number, _milliseconds(), None)
+        code = mlflow.RunStatus.from_string(status)
+        self._store.update_run_info(self._own_ids[name], code, _milliseconds(), None)
 
     def answer(self, workspace: str, verb: str, body: dict[str, Any]) -> Response | None:
         """Return the answer to one call, such as `runs/get`; None where the verb is not offered."""
         if verb not in _VERBS:
             return None
-        kind, act = _VERBS[verb]
-        return responded(kind(), body, lambda request: act(self, workspace, request))
+        make_request, act = _VERBS[verb]
+        return respond(make_request(), body, lambda request: act(self, workspace, request))
 
     # ---- the verbs
 
@@ -70,27 +77,26 @@ class MlflowTracking:
 
     def get_experiment(self, workspace: str, request: Message) -> Message:
         """`experiments/get`."""
-        found = self._store.get_experiment(request.experiment_id)
-        return api.GetExperiment.Response(experiment=self._shown_experiment(found))
+        experiment = self._store.get_experiment(request.experiment_id)
+        return api.GetExperiment.Response(experiment=_experiment_message(experiment))
 
     def get_experiment_by_name(self, workspace: str, request: Message) -> Message:
         """`experiments/get-by-name`."""
-        found = self._store.get_experiment_by_name(_inner(workspace, request.experiment_name))
-        if found is None:
-            why = f"Could not find experiment with name '{request.experiment_name}'"
-            raise MlflowException(why, error_code=5)  # RESOURCE_DOES_NOT_EXIST
-        return api.GetExperimentByName.Response(experiment=self._shown_experiment(found))
+        name = _stored_name(workspace, request.experiment_name)
+        experiment = self._store.get_experiment_by_name(name)
+        if experiment is None:
+            message = f"Could not find experiment with name '{request.experiment_name}'"
+            raise MlflowException(message, error_code=_RESOURCE_DOES_NOT_EXIST)
+        return api.GetExperimentByName.Response(experiment=_experiment_message(experiment))
 
     def search_experiments(self, workspace: str, request: Message) -> Message:
         """`experiments/search`: those of this workspace, whatever the filter."""
-        mine = [
-            one
-            for one in self._store.search_experiments()
-            if one.name.endswith(_inner(workspace, ""))
-        ]
-        return api.SearchExperiments.Response(
-            experiments=[self._shown_experiment(one) for one in mine]
-        )
+        suffix = _stored_name(workspace, "")
+        messages = []
+        for experiment in self._store.search_experiments():
+            if experiment.name.endswith(suffix):
+                messages.append(_experiment_message(experiment))
+        return api.SearchExperiments.Response(experiments=messages)
 
     def create_run(self, workspace: str, request: Message) -> Message:
         """`runs/create`."""
@@ -99,98 +105,101 @@ class MlflowTracking:
         run = self._store.create_run(
             request.experiment_id, request.user_id, when, tags, request.run_name
         )
-        self._known(run.info.run_id, run.info.run_id)
-        return api.CreateRun.Response(run=self._shown(workspace, run))
+        # Without a job there is no other name: outside the run has MLflow's own id.
+        self._rename(run.info.run_id, run.info.run_id)
+        return api.CreateRun.Response(run=self._run_message(workspace, run))
 
     def get_run(self, workspace: str, request: Message) -> Message:
         """`runs/get`."""
-        run = self._store.get_run(self._own(request))
-        return api.GetRun.Response(run=self._shown(workspace, run))
+        run = self._store.get_run(self._own_id(request))
+        return api.GetRun.Response(run=self._run_message(workspace, run))
 
     def update_run(self, workspace: str, request: Message) -> Message:
         """`runs/update`."""
         status = request.status if request.HasField("status") else None
         end = request.end_time if request.HasField("end_time") else None
         info = self._store.update_run_info(
-            self._own(request), status, end, request.run_name or None
+            self._own_id(request), status, end, request.run_name or None
         )
         run = self._store.get_run(info.run_id)
-        return api.UpdateRun.Response(run_info=self._shown(workspace, run).info)
+        return api.UpdateRun.Response(run_info=self._run_message(workspace, run).info)
 
     def search_runs(self, workspace: str, request: Message) -> Message:
-        """`runs/search`, in the experiments of this workspace alone."""
-        mine = [
-            e
-            for e in request.experiment_ids
-            if self._store.get_experiment(e).name.endswith(_inner(workspace, ""))
-        ]
-        page = self._store.search_runs(
-            mine,
+        """`runs/search`, only in the experiments of this workspace."""
+        suffix = _stored_name(workspace, "")
+        experiments = []
+        for experiment_id in request.experiment_ids:
+            if self._store.get_experiment(experiment_id).name.endswith(suffix):
+                experiments.append(experiment_id)
+        runs = self._store.search_runs(
+            experiments,
             request.filter,
             mlflow.ViewType.ACTIVE_ONLY,
             request.max_results or 100,
             list(request.order_by),
             None,
         )
-        return api.SearchRuns.Response(runs=[self._shown(workspace, run) for run in page])
+        messages = [self._run_message(workspace, run) for run in runs]
+        return api.SearchRuns.Response(runs=messages)
 
     def log_batch(self, workspace: str, request: Message) -> Message:
         """`runs/log-batch`."""
         metrics = [mlflow.Metric.from_proto(metric) for metric in request.metrics]
         params = [mlflow.Param.from_proto(param) for param in request.params]
         tags = [mlflow.RunTag.from_proto(tag) for tag in request.tags]
-        self._store.log_batch(self._own(request), metrics, params, tags)
+        self._store.log_batch(self._own_id(request), metrics, params, tags)
         return api.LogBatch.Response()
 
     def log_metric(self, workspace: str, request: Message) -> Message:
         """`runs/log-metric`."""
         metric = mlflow.Metric(request.key, request.value, request.timestamp, request.step)
-        self._store.log_metric(self._own(request), metric)
+        self._store.log_metric(self._own_id(request), metric)
         return api.LogMetric.Response()
 
     def log_param(self, workspace: str, request: Message) -> Message:
         """`runs/log-parameter`."""
-        self._store.log_param(self._own(request), mlflow.Param(request.key, request.value))
+        self._store.log_param(self._own_id(request), mlflow.Param(request.key, request.value))
         return api.LogParam.Response()
 
     def set_tag(self, workspace: str, request: Message) -> Message:
         """`runs/set-tag`."""
-        self._store.set_tag(self._own(request), mlflow.RunTag(request.key, request.value))
+        self._store.set_tag(self._own_id(request), mlflow.RunTag(request.key, request.value))
         return api.SetTag.Response()
 
     def metric_history(self, workspace: str, request: Message) -> Message:
         """`metrics/get-history`."""
-        found = self._store.get_metric_history(self._own(request), request.metric_key)
-        return api.GetMetricHistory.Response(metrics=[metric.to_proto() for metric in found])
+        history = self._store.get_metric_history(self._own_id(request), request.metric_key)
+        return api.GetMetricHistory.Response(metrics=[metric.to_proto() for metric in history])
 
     # ---- names inside and outside
 
     def _experiment(self, workspace: str, name: str) -> str:
-        inner = _inner(workspace, name)
-        found = self._store.get_experiment_by_name(inner)
-        return str(found.experiment_id if found else self._store.create_experiment(inner))
+        """Return an experiment's id, created where it was missing."""
+        stored_name = _stored_name(workspace, name)
+        experiment = self._store.get_experiment_by_name(stored_name)
+        if experiment is None:
+            return str(self._store.create_experiment(stored_name))
+        return str(experiment.experiment_id)
 
-    def _known(self, own: str, name: str) -> None:
-        self._runs[name], self._names[own] = own, name
+    def _rename(self, own_id: str, name: str) -> None:
+        self._own_ids[name] = own_id
+        self._names[own_id] = name
 
-    def _own(self, request: Message) -> str:
+    def _own_id(self, request: Message) -> str:
         name: str = request.run_id or request.run_uuid
-        return self._runs.get(name, name)
+        return self._own_ids.get(name, name)
 
-    def _shown_experiment(self, experiment: Any) -> Message:
-        shown = experiment.to_proto()
-        shown.name = shown.name.partition(_BETWEEN)[0]
-        return shown
-
-    def _shown(self, workspace: str, run: Any) -> Message:
-        """Return a run as the service shows it: the job's name as id, artefacts at the workspace."""
-        shown: Any = run.to_proto()
+    def _run_message(self, workspace: str, run: Any) -> Message:
+        """Return a run as the service shows it: job's name as id, artefacts at the workspace."""
+        message: Any = run.to_proto()
         name = self._names.get(run.info.run_id, run.info.run_id)
-        shown.info.run_id = shown.info.run_uuid = name
-        experiment = shown.info.experiment_id
-        place = f"azureml://{self._host}/mlflow/v2.0{workspace}/experiments/{experiment}/runs/{name}/artifacts"
-        shown.info.artifact_uri = place
-        return shown
+        message.info.run_id = name
+        message.info.run_uuid = name
+        message.info.artifact_uri = (
+            f"azureml://{self._host}/mlflow/v2.0{workspace}"
+            f"/experiments/{message.info.experiment_id}/runs/{name}/artifacts"
+        )
+        return message
 
 
 Verb = Callable[[MlflowTracking, str, Message], Message]
@@ -211,23 +220,28 @@ _VERBS: Final[dict[str, tuple[Callable[[], Message], Verb]]] = {
 }
 
 
-def responded(
-    request: Message, body: dict[str, Any], act: Callable[[Message], Message]
-) -> Response:
-    """Return the answer to a request of MLflow's: what `act` makes of it, or what is wrong in MLflow's own words."""
-    forms.parse_dict(body, request)
+def respond(request: Message, body: dict[str, Any], act: Callable[[Message], Message]) -> Response:
+    """Return the answer of `act` to a request of MLflow's client, or MLflow's own error."""
+    json_utils.parse_dict(body, request)
     try:
         answer = act(request)
     except MlflowException as error:
-        wrong: Any = error
-        return Response(
-            wrong.serialize_as_json(), wrong.get_http_status_code(), media_type="application/json"
-        )
-    return Response(forms.message_to_json(answer), media_type="application/json")
+        # MLflow leaves these two methods without annotations.
+        failed: Any = error
+        content = failed.serialize_as_json()
+        return Response(content, failed.get_http_status_code(), media_type="application/json")
+    return Response(json_utils.message_to_json(answer), media_type="application/json")
 
 
-def _inner(workspace: str, experiment: str) -> str:
-    return f"{experiment}{_BETWEEN}{workspace.lower()}"
+def _stored_name(workspace: str, experiment: str) -> str:
+    """Return the name of a workspace's experiment in the one store of all workspaces."""
+    return f"{experiment}{_SEPARATOR}{workspace.lower()}"
+
+
+def _experiment_message(experiment: Any) -> Message:
+    message = experiment.to_proto()
+    message.name = message.name.partition(_SEPARATOR)[0]
+    return message
 
 
 def _milliseconds() -> int:

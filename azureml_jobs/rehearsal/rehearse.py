@@ -1,7 +1,7 @@
-"""`meadow rehearse`: a federation of three silos on Azure ML, without Azure: real clients, real jobs, a loopback cloud.
+"""`meadow rehearse`: a federation on Azure ML without Azure: real clients and jobs, loopback cloud.
 
-Each step is done by the role that does it on Azure, signed in as that role: the orchestrator's engineer, and each
-silo's owner. The code that launches is the code that launches on Azure; only environment variables differ.
+Each step is done by the role that does it on Azure, signed in as that role: the orchestrator's
+engineer, and each silo's owner. The same code launches on Azure; only environment variables differ.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ NAMES: Final = ("north", "south", "west")
 ENGINEER: Final = "engineer"
 SUBSCRIPTION: Final = "00000000-0000-0000-0000-000000000001"
 RUN_SECONDS: Final = 300.0
-NOT_SHOWN: Final = """A rehearsal does not show: how Azure enforces roles (the table of who may is the stand-in's own),
-network isolation, quota, the building of images, mounts (inputs are copied), the sizes and prices of machines."""
+NOT_SHOWN: Final = """\
+A rehearsal does not show: how Azure enforces roles (the access table is the stand-in's own),
+network isolation, quota, the building of images, mounts (inputs are copied), the sizes and prices
+of machines."""
 
 
 @dataclass
@@ -58,7 +60,10 @@ class Rehearsal:
     echo: Echo = print
 
     def build(self) -> None:
-        """Make workspaces, computes, accounts and vaults, one of each per silo, and declare who may touch what."""
+        """Make workspaces, computes, accounts and vaults, and the access table.
+
+        Each silo has one of each.
+        """
         hub = self.cloud.workspace("hub", account="hub")
         server = self.cloud.compute(hub, "cpu")
         self.cloud.datastore(hub, "federation", "hub", "federation")
@@ -99,14 +104,14 @@ class Rehearsal:
                 keys.admit(name, public)
 
     def roles(self) -> list[tuple[str, str, str]]:
-        """Return who is signed in for each part, as which role: the engineer, and the silos' owners."""
+        """Return the identity, the role and the part of the engineer and of each silo's owner."""
         owners = [(owner(name), f"silo:{name}", name) for name in self.names]
         return [(ENGINEER, ORCHESTRATOR, ORCHESTRATOR), *owners]
 
     def check(self) -> None:
         """Print each role's table; raises AzureError MDW-813 where something would fail."""
-        for who, role, _ in self.roles():
-            with self.signed_in(who):
+        for identity, role, _ in self.roles():
+            with self.signed_in(identity):
                 table = self.federation().backend.check(role)
                 self.echo(f"meadow check as={role}")
                 for line in table.lines():
@@ -114,7 +119,7 @@ class Rehearsal:
                 table.refuse()
 
     def launch(self, part: str) -> tuple[Job, bool]:
-        """Start a part's job, as the one whose it is."""
+        """Start a part's job, signed in as its owner."""
         with self.signed_in(ENGINEER if part == ORCHESTRATOR else owner(part)):
             return self.federation().backend.start(part)
 
@@ -124,7 +129,10 @@ class Rehearsal:
             self.federation().queue.submit(run_id, self.conf(), "meadow rehearse")
 
     def wait(self, run_id: str, seconds: float = RUN_SECONDS) -> Outcome:
-        """Return how a run ended; raises AzureError MDW-874 where the time is over or the orchestrator has ended."""
+        """Return how a run ended.
+
+        Raises AzureError MDW-874 where the time is over or the orchestrator has ended.
+        """
         with self.signed_in(ENGINEER):
             federation = self.federation()
             wait_for_run(federation, run_id, seconds, echo=self.echo)
@@ -136,16 +144,18 @@ class Rehearsal:
 
     def jobs(self) -> list[Job]:
         """Return the newest job of each part, each asked for by its owner."""
-        found = []
-        for who, _, part in self.roles():
-            with self.signed_in(who):
-                found.append(self.federation().backend.job(part))
-        return [job for job in found if job is not None]
+        jobs = []
+        for identity, _, part in self.roles():
+            with self.signed_in(identity):
+                job = self.federation().backend.job(part)
+            if job is not None:
+                jobs.append(job)
+        return jobs
 
     def stop(self) -> None:
         """End the silos' jobs, then the orchestrator's, each by its owner."""
-        for who, _, part in reversed(self.roles()):
-            with self.signed_in(who):
+        for identity, _, part in reversed(self.roles()):
+            with self.signed_in(identity):
                 self.federation().backend.stop([part])
 
     def download(self, run_id: str, output: Path) -> Path:
@@ -155,39 +165,40 @@ class Rehearsal:
         return folder
 
     def start_up(self) -> list[str]:
-        """Return what each job says of its start: seconds since its process began, in a line of its own."""
+        """Return what each job logged of its start, in seconds since its process began."""
         rows = []
-        for who, _, part in self.roles():
-            with self.signed_in(who):
+        for identity, _, part in self.roles():
+            with self.signed_in(identity):
                 backend = self.federation().backend
                 job = backend.job(part)
                 lines = backend.log(job).lines() if job is not None else []
-            said = [line.partition(MARK)[2].strip() for _, line in lines if MARK in line]
-            rows.append((f"  {part}", ", ".join(said) or "nothing"))
+            times = [line.partition(MARK)[2].strip() for _, line in lines if MARK in line]
+            rows.append((f"  {part}", ", ".join(times) or "nothing"))
         return columns(rows)
 
     def epilogue(self) -> list[str]:
-        """Return what was refused and what nobody knew: empty lists in a good rehearsal; and what it does not show."""
+        """Return what was refused and what the stand-in did not know, and what it does not show.
+
+        In a good rehearsal the three lists are empty.
+        """
         request_log = self.cloud.request_log
-        refused = [
-            f"  {t.identity} may not {t.action} {t.resource}: needs '{t.role}'"
-            for t in request_log.refused()
-        ]
+        refused = []
+        for access in request_log.refused():
+            action = f"{access.identity} may not {access.action} {access.resource}"
+            refused.append(f"  {action}: needs '{access.role}'")
         outside = [f"  {host}" for host in sorted(set(request_log.outbound))]
         unknown = [f"  {request}" for request in sorted(set(request_log.unrouted))]
-        return [
-            f"Refused by the table of who may touch what: {len(refused)}", *refused,
-            f"Hosts outside the rehearsal, refused: {len(outside)}", *outside,
-            f"Requests that the stand-in does not know: {len(unknown)}", *unknown,
-            NOT_SHOWN,
-        ]  # fmt: skip
+        lines = [f"Refused by the access table: {len(refused)}", *refused]
+        lines += [f"Hosts outside the rehearsal, refused: {len(outside)}", *outside]
+        lines += [f"Requests that the stand-in does not know: {len(unknown)}", *unknown]
+        return [*lines, NOT_SHOWN]
 
     @contextmanager
     def signed_in(self, name: str) -> Iterator[None]:
-        """Be somebody for a while, led to the loopback cloud: nothing but environment variables."""
-        wanted = {**self.cloud.environment(), **self.cloud.signed_in_as(name)}
-        before = {key: os.environ.get(key) for key in wanted}
-        os.environ.update(wanted)
+        """Sign in to the loopback cloud for a while: only environment variables change."""
+        variables = {**self.cloud.environment(), **self.cloud.signed_in_as(name)}
+        before = {key: os.environ.get(key) for key in variables}
+        os.environ.update(variables)
         try:
             yield
         finally:
@@ -208,22 +219,24 @@ class Rehearsal:
 
     def _file(self) -> None:
         """Write the federation's file, as its people would."""
+        resource_group = f"subscription_id: {SUBSCRIPTION}, resource_group: meadow"
         lines = [
             "name: hospitals",
             "orchestrator:",
-            f"  workspace: {{subscription_id: {SUBSCRIPTION}, resource_group: meadow, name: hub}}",
+            f"  workspace: {{{resource_group}, name: hub}}",
             "  compute: cpu",
             "  datastore: federation",
             "  key_vault: kv-hub",
             "  store: https://hub.blob.core.windows.net/federation",
             f"  ca: {self.folder / 'ca.pem'}",
-            "  listen: localhost:0",  # a rehearsal's jobs all run here, and nobody else is to reach them
+            # A rehearsal's jobs all run on this machine, and no other may reach them.
+            "  listen: localhost:0",
             "silos:",
         ]
         for name in self.names:
             lines += [
                 f"  {name}:",
-                f"    workspace: {{subscription_id: {SUBSCRIPTION}, resource_group: meadow, name: {name}}}",
+                f"    workspace: {{{resource_group}, name: {name}}}",
                 f"    compute: gpu-{name}",
                 f"    key_vault: kv-{name}",
             ]
@@ -241,9 +254,9 @@ def vaults(names: tuple[str, ...] = NAMES) -> list[str]:
 
 
 def live_through(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
-    """Live through a federation's whole life; return the run's exit status, or 9 where anything was refused."""
+    """Run a federation's whole life; return the run's exit status, or 9 after a refusal."""
     say = rehearsal.echo
-    begun = time.monotonic()
+    started = time.monotonic()
     rehearsal.build()
     rehearsal.make_keys()
     rehearsal.check()
@@ -265,8 +278,8 @@ def live_through(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
     for line in [*rehearsal.start_up(), *rehearsal.epilogue()]:
         say(line)
     cloud = sum(rehearsal.cloud.seconds.values())
-    keys = launched - begun
-    whole = time.monotonic() - begun
+    keys = launched - started
+    whole = time.monotonic() - started
     say(f"Seconds: {cloud:.1f} to start the cloud, {keys:.0f} from keys to the jobs sent,")
     say(f"{ran:.0f} for the jobs to start and the run to end, {whole:.0f} in all.")
     request_log = rehearsal.cloud.request_log
@@ -274,13 +287,13 @@ def live_through(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
     return outcome.exit or (AzureError.exit_status if refused else 0)
 
 
-def rehearse(asked: list[str], *, keep: bool) -> int:
-    """Rehearse with the given overrides; return the exit status. With `keep` the cloud's folder is left."""
-    overrides = ["tracking=environment", *asked]
-    # a mistake is told before anything starts
+def rehearse(overrides: list[str], *, keep: bool) -> int:
+    """Rehearse with these overrides; return the exit status. `keep` leaves the cloud's folder."""
+    overrides = ["tracking=environment", *overrides]
+    # A mistake in them is reported before anything starts.
     compose(overrides)
     installed()
-    # everything that is started here is ended here
+    # SIGTERM raises KeyboardInterrupt too, so that everything started here is also ended here.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="meadow-rehearsal-"))
     try:

@@ -23,7 +23,7 @@ class SignIn:
         self._tokens = tokens
 
     async def answer(self, request: Request) -> Response | None:
-        """Return the answer of login.microsoftonline.com, or None for a request that it does not know."""
+        """Return the answer of login.microsoftonline.com; None for an unknown request."""
         path = request.url.path
         if request.method == "GET" and path.endswith("/v2.0/.well-known/openid-configuration"):
             return JSONResponse(

@@ -1,4 +1,4 @@
-"""What the federation was worth: each silo alone and all data pooled, trained with the same budget of epochs."""
+"""What the federation was worth: models of each silo alone and of all data, with as many epochs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from conf.schema import Conf, Silo
 from conf.seeds import seed_for
 from server.engines.worker import main_hidden, start_fork_server
 from server.run.result import Baseline
-from server.scoring.evaluation import Judge, first_weights, held_out
+from server.scoring.evaluation import Scorer, first_weights, held_out
 from strategies.wire import protocol
 
 POOLED = "all data pooled"
 
 
 @dataclass(frozen=True)
-class Job:
-    """One model to train without a federation: on the training splits of `silos` together, for `rounds` rounds."""
+class BaselineJob:
+    """One model to train without a federation, on the training splits of `silos` together."""
 
     name: str
     conf: Conf
@@ -38,26 +38,31 @@ class Job:
     rounds: int
 
 
-def check(conf: Conf, members: list[Silo]) -> None:
-    """Raise ConfigError MDW-105 where baselines are asked for and there is nothing to compare models on."""
+def check_baseline(conf: Conf, members: list[Silo]) -> None:
+    """Raise ConfigError MDW-105 where baselines are wanted and no data is left to compare on."""
     if conf.run.baseline == "none" or any(silo.data.held_out > 0 for silo in members):
         return
     if task_named(conf.task.name).test(conf.data) is None:
-        raise ConfigError(
-            "MDW-105",
-            f"run.baseline={conf.run.baseline}: data.held_out=0 and the task has no test set to compare models on.",
-            "Hold some examples out, or set run.baseline=none.",
+        message = (
+            f"run.baseline={conf.run.baseline}: data.held_out=0 and the task has no test set to"
+            " compare models on."
         )
+        raise ConfigError("MDW-105", message, "Hold some examples out, or set run.baseline=none.")
 
 
-def jobs(conf: Conf, members: list[Silo], rounds: int) -> list[Job]:
-    """Return what `run.baseline` asks for; pooled first, since it takes longest."""
+def baseline_jobs(conf: Conf, members: list[Silo], rounds: int) -> list[BaselineJob]:
+    """Return the models that `run.baseline` wants; pooled first, since it takes longest."""
     wanted = conf.run.baseline
-    pooled = [Job(POOLED, conf, tuple(members), rounds)] if wanted in ("pooled", "all") else []
-    return pooled + [Job(s.name, conf, (s,), rounds) for s in members if wanted in ("silos", "all")]
+    jobs = []
+    if wanted in ("pooled", "all"):
+        jobs.append(BaselineJob(POOLED, conf, tuple(members), rounds))
+    if wanted in ("silos", "all"):
+        for silo in members:
+            jobs.append(BaselineJob(silo.name, conf, (silo,), rounds))
+    return jobs
 
 
-def train(job: Job) -> tuple[str, ArrayRecord]:
+def train(job: BaselineJob) -> tuple[str, ArrayRecord]:
     """Train one model as a federation of one silo with these examples would."""
     conf = job.conf
     torch.set_num_threads(conf.trainer.threads)
@@ -81,10 +86,10 @@ def compare(
     `workers` processes train at once; 0 trains in this one, None takes one a core.
     """
     started = time.monotonic()
-    judge = Judge.of(conf, held_out(conf, members))
-    baseline = Baseline(federated=judge.scores(federated))
-    for name, arrays in _trained(jobs(conf, members, rounds), workers):
-        scores = judge.scores(arrays)
+    scorer = Scorer.of(conf, held_out(conf, members))
+    baseline = Baseline(federated=scorer.scores(federated))
+    for name, arrays in _trained(baseline_jobs(conf, members, rounds), workers):
+        scores = scorer.scores(arrays)
         if name == POOLED:
             baseline.centralised = scores
         else:
@@ -94,18 +99,23 @@ def compare(
     return baseline
 
 
-def _trained(todo: list[Job], workers: int | None) -> Iterator[tuple[str, ArrayRecord]]:
-    count = min(len(todo), (os.cpu_count() or 1) if workers is None else workers)
+def _trained(jobs: list[BaselineJob], workers: int | None) -> Iterator[tuple[str, ArrayRecord]]:
+    if workers is None:
+        workers = os.cpu_count() or 1
+    count = min(len(jobs), workers)
     if count <= 1:
-        yield from map(train, todo)
+        for job in jobs:
+            yield train(job)
         return
     start_fork_server(__name__)
     with main_hidden():
         pool = multiprocessing.get_context("forkserver").Pool(count, _start_worker)
-    with pool:  # leaving it ends the workers, also in the middle of a training
-        yield from pool.imap_unordered(train, todo)
+    # Leaving `with` ends the workers, also in the middle of a training.
+    with pool:
+        yield from pool.imap_unordered(train, jobs)
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    # Ctrl-C reaches every process of the terminal; the parent ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_activations_mapped()

@@ -30,7 +30,7 @@ Examples = Dataset[Any]
 
 
 @dataclass
-class Judge:
+class Scorer:
     """Scores models of one configuration on held-out data that this machine can see."""
 
     conf: Conf
@@ -39,11 +39,11 @@ class Judge:
     held_out: dict[str, Examples]
 
     @staticmethod
-    def of(conf: Conf, held_out: dict[str, Examples]) -> Judge:
-        """Make a judge for a configuration and the silos' held-out splits."""
+    def of(conf: Conf, held_out: dict[str, Examples]) -> Scorer:
+        """Make a scorer for a configuration and the silos' held-out splits."""
         task = task_named(conf.task.name)
         model = loop.prepare(build_model(conf.model, task.contract, conf.run.seed), conf.trainer)
-        return Judge(conf, task, model, held_out)
+        return Scorer(conf, task, model, held_out)
 
     def scores(self, arrays: ArrayRecord) -> Scores:
         """Return a model's metrics on each silo's held-out split and on their union."""
@@ -55,7 +55,7 @@ class Judge:
             by_silo={name: sums.metrics_of(self.task, part) for name, part in by_silo.items()},
         )
 
-    def on(self, arrays: ArrayRecord, examples: Examples) -> Metrics:
+    def score_on(self, arrays: ArrayRecord, examples: Examples) -> Metrics:
         """Return a model's metrics on other examples."""
         self.model.load_state_dict(protocol.to_state(arrays))
         return sums.metrics_of(self.task, self._sums(examples))
@@ -70,20 +70,25 @@ def central_score(conf: Conf) -> Callable[[ArrayRecord], Metrics] | None:
     test = task_named(conf.task.name).test(conf.data)
     if test is None:
         return None
-    judge = Judge.of(conf, {})
-    return lambda arrays: judge.on(arrays, test)
+    scorer = Scorer.of(conf, {})
+    return lambda arrays: scorer.score_on(arrays, test)
 
 
 def held_out(conf: Conf, members: list[Silo]) -> dict[str, Examples]:
-    """Return the silos' held-out splits, for a machine that can see them all; empty ones are left out.
+    """Return the silos' held-out splits that are not empty, on a machine that sees them all.
 
-    Where nothing is held out, the task's test set stands in for them, as that of one silo.
+    Where nothing is held out, the task's test set replaces them, as that of one silo.
     """
     task = task_named(conf.task.name)
-    splits = {silo.name: task.load(silo).held_out for silo in members}
-    some = {name: data for name, data in splits.items() if len(data) > 0}  # type: ignore[arg-type]
-    test = None if some else task.test(conf.data)
-    return some if test is None else {"test set": test}
+    splits: dict[str, Examples] = {}
+    for silo in members:
+        split: Any = task.load(silo).held_out
+        if len(split) > 0:
+            splits[silo.name] = split
+    if splits:
+        return splits
+    test = task.test(conf.data)
+    return {} if test is None else {"test set": test}
 
 
 def first_weights(conf: Conf) -> ArrayRecord:
@@ -98,7 +103,10 @@ def first_weights(conf: Conf) -> ArrayRecord:
 
 
 def load_model(run: str | Path) -> nn.Module:
-    """Return the finished model of a run (its folder, or its id in `outputs`), in evaluation mode."""
+    """Return the finished model of a run, in evaluation mode.
+
+    `run` is its folder, or its id in `outputs`.
+    """
     folder = find(str(run))
     conf = stored(folder.path)
     model = build_model(conf.model, task_named(conf.task.name).contract, conf.run.seed)
@@ -107,12 +115,12 @@ def load_model(run: str | Path) -> nn.Module:
 
 
 def evaluate_run(run: str) -> Scores:
-    """Score a finished run's model on the held-out data of its own configuration; the test set where it has one."""
+    """Score a finished run's model on its configuration's held-out data, and on a test set."""
     folder = find(run)
     conf = stored(folder.path)
     arrays = protocol.to_record(load_model(folder.path).state_dict())
     splits = held_out(conf, silos(conf))
-    scores = Judge.of(conf, splits).scores(arrays) if splits else Scores({}, {})
+    scores = Scorer.of(conf, splits).scores(arrays) if splits else Scores({}, {})
     central = central_score(conf)
     if central:
         scores.by_silo["test set"] = central(arrays)
@@ -126,19 +134,16 @@ def _weights_of(conf: ModelConf, output: str) -> Path:
     return find(conf.init, output).path / "model/model.safetensors"
 
 
-def _load(model: nn.Module, path: Path, what: str) -> None:
+def _load(model: nn.Module, path: Path, source: str) -> None:
     if not path.is_file():
-        raise ConfigError(
-            "MDW-184",
-            f"{what}: there is no file {path}.",
-            "Give a .safetensors file or a finished run.",
-        )
+        message = f"{source}: there is no file {path}."
+        raise ConfigError("MDW-184", message, "Give a .safetensors file or a finished run.")
     try:
         model.load_state_dict(load_file(path))
     except (RuntimeError, OSError, SafetensorError) as error:
-        first = str(error).splitlines()
-        reason = first[1].strip() if len(first) > 1 else first[0]
-        message = f"{what}: {path} does not fit this model: {reason}"
-        raise ConfigError(
-            "MDW-184", message, "Choose the model group that it was trained with."
-        ) from error
+        lines = str(error).splitlines()
+        # PyTorch's first line only names the class; the second one is the first mismatch.
+        reason = lines[1].strip() if len(lines) > 1 else lines[0]
+        message = f"{source}: {path} does not fit this model: {reason}"
+        hint = "Choose the model group that it was trained with."
+        raise ConfigError("MDW-184", message, hint) from error
