@@ -1,4 +1,4 @@
-"""How good a model is: on a central test set, on each silo's held-out split, and on the union of them."""
+"""How good a model is: on a test set, on each silo's held-out split, and on the union of these."""
 
 from __future__ import annotations
 
