@@ -274,7 +274,7 @@ def test_an_orchestrator_killed_while_its_run_is_followed_is_started_again(
     text = process.communicate(timeout=150)[0]
     assert (
         process.returncode == 0
-        and "server has ended, status -9" in text
+        and "orchestrator  ended, status -9" in text
         and "It is started again" in text
     ), text
     assert "resumed after round" in text and "round 30/30" in text
