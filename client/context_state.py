@@ -1,4 +1,6 @@
-"""A silo's own state, kept per run and round, so that a round asked again starts where it started before."""
+"""A silo's own state, kept per run and round, so that a round asked again starts where it started
+before.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,19 @@ from strategies.wire import protocol
 FORMAT: Final = Format("state of a silo", 1, fix="Delete the silo's state, or use another run.")
 """The version stands first in each record's name: `1|<run id>|<round>|<the app's own name>`."""
 KEPT_ROUNDS = 2
-"""Rounds whose resulting state is kept: the last one, and the one before it in case the last is asked again."""
+"""Rounds whose resulting state is kept: the last one, and the one before it in case the last is
+asked again.
+"""
 
 
 def state_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Give what is inside the state after the last earlier round of this run, and keep what it leaves.
+    """Give what is inside the state after the last earlier round of this run, and keep what it
+    leaves.
 
-    The app and the other mods use `context.state` as if rounds were never repeated. Evaluation sees the same
-    state and cannot change it. Raises CheckpointError: MDW-505 for a state of another version, MDW-506 for one that
-    is damaged; a training that began without its state would be another training.
+    The app and the other mods use `context.state` as if rounds were never repeated. Evaluation sees
+    the same state and cannot change it. Raises CheckpointError: MDW-505 for a state of another
+    version, MDW-506 for one that is damaged; a training that began without its state would be
+    another training.
     """
     config = protocol.records(message.content, ConfigRecord).get(protocol.CONFIG, ConfigRecord())
     run_id, round = config.get(protocol.RUN_ID), config.get(protocol.ROUND)
@@ -43,7 +49,10 @@ def _key(run_id: str, round: int, name: str) -> str:
 
 
 def _split(key: str) -> tuple[str, int, str]:
-    """Return the run, the round and the app's own name in a key; raises CheckpointError MDW-505 or MDW-506."""
+    """Return the run, the round and the app's own name in a key.
+
+    Raises CheckpointError MDW-505 or MDW-506.
+    """
     where = f"the record {key[:80]!r} of this silo's state"
     with FORMAT.reading(where):
         version, run_id, round, name = key.split("|", 3)
@@ -64,7 +73,9 @@ def _before(archive: RecordDict, run_id: str, round: int) -> RecordDict:
 
 
 def _archived(archive: RecordDict, run_id: str, round: int, state: RecordDict) -> RecordDict:
-    """Return the archive with a round's state in it, without those of the run that nobody will ask for again."""
+    """Return the archive with a round's state in it, without those of the run that nobody will ask
+    for again.
+    """
     kept = {}
     for key, record in archive.items():
         run, when, _ = _split(key)

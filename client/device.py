@@ -67,7 +67,8 @@ def scaler(device: torch.device, conf: TrainerConf) -> torch.amp.GradScaler:
 def reproducible(device: torch.device, seed: int, conf: TrainerConf) -> Iterator[None]:
     """Draw everything (dropout, augmentation) from `seed`; torch's random state is left as it was.
 
-    With `trainer.deterministic` torch raises RuntimeError for an operation that has no deterministic form.
+    With `trainer.deterministic` torch raises RuntimeError for an operation that has no
+    deterministic form.
     """
     cuda = device.type == "cuda"
     if cuda and conf.deterministic:

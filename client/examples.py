@@ -10,7 +10,9 @@ from torch.utils.data import ConcatDataset, Dataset, TensorDataset
 
 
 def union(parts: Sequence[Dataset[Any]]) -> Dataset[Any]:
-    """Return several sets as one; in memory if all of them are, so that the loop's fast path still fits."""
+    """Return several sets as one; in memory if all of them are, so that the loop's fast path still
+    fits.
+    """
     if all(isinstance(part, TensorDataset) for part in parts):
         columns = zip(
             *(part.tensors for part in parts if isinstance(part, TensorDataset)), strict=True

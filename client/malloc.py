@@ -39,8 +39,9 @@ def keep_activations_mapped() -> bool:
 def share_one_heap() -> bool:
     """Let all threads of this process allocate from one heap, once; return whether they do.
 
-    glibc gives each thread its own, and what one thread freed no other can use: an orchestrator that moves updates
-    in many threads peaked a quarter higher, and was no faster. Call it before the threads are made.
+    glibc gives each thread its own, and what one thread freed no other can use: an orchestrator
+    that moves updates in many threads peaked a quarter higher, and was no faster. Call it before
+    the threads are made.
     """
     if os.environ.get(VARIABLE) == "0" or not _glibc():
         return False
@@ -48,7 +49,9 @@ def share_one_heap() -> bool:
 
 
 def give_back() -> None:
-    """Give the heap's free pages back to the kernel: a large message and its answer need not be in memory both."""
+    """Give the heap's free pages back to the kernel: a large message and its answer need not be in
+    memory both.
+    """
     if _glibc():
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -13,7 +13,8 @@ from conf.schema import TrainerConf
 def optimizer_of(model: nn.Module, conf: TrainerConf) -> Optimizer:
     """Return a fresh optimizer of the trainable parameters; it lives for one round.
 
-    On the CPU in its `foreach` form, which torch takes by itself on GPUs only: the same bits in two thirds of the time.
+    On the CPU in its `foreach` form, which torch takes by itself on GPUs only: the same bits in two
+    thirds of the time.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     foreach = True if all(p.is_cpu for p in parameters) else None
@@ -32,8 +33,8 @@ def optimizer_of(model: nn.Module, conf: TrainerConf) -> Optimizer:
 def learning_rate(conf: TrainerConf, progress: float) -> float:
     """Return the learning rate when a share `progress` (0 to 1) of the run is done.
 
-    Cosine goes from `lr` to 0 (Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5, without restarts); step multiplies
-    by `schedule_gamma` after each of `schedule_steps` equal parts.
+    Cosine goes from `lr` to 0 (Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5, without
+    restarts); step multiplies by `schedule_gamma` after each of `schedule_steps` equal parts.
     """
     if conf.schedule == "cosine":
         return conf.lr * (1 + math.cos(math.pi * progress)) / 2

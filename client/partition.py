@@ -1,8 +1,8 @@
 """How a public set is partitioned among silos, for simulation, teaching and benchmarks.
 
-The four kinds are those of NIID-Bench (Li et al. 2022, arXiv 2102.02079, section IV). Each draw comes from
-`data.seed` alone, so that every silo finds its own part without asking the others. A process that has several silos
-draws once.
+The four kinds are those of NIID-Bench (Li et al. 2022, arXiv 2102.02079, section IV). Each draw
+comes from `data.seed` alone, so that every silo finds its own part without asking the others. A
+process that has several silos draws once.
 """
 
 from __future__ import annotations
@@ -20,23 +20,29 @@ from conf.seeds import seed_for
 Indices = NDArray[np.int64]
 
 DRAWS = 20
-"""How often a skewed partition is drawn again while it leaves a silo empty (NIID-Bench draws without end)."""
+"""How often a skewed partition is drawn again while it leaves a silo empty (NIID-Bench draws
+without end).
+"""
 
 
 KEPT = 4
-"""Partitions that a process keeps: a run has one, or a few where silos have settings of their own."""
+"""Partitions that a process keeps: a run has one, or a few where silos have settings of their own.
+"""
 
 _Key = tuple[str, int, str, int, float, int]
 _drawn: dict[_Key, list[Indices]] = {}
 
 
 def parts(labels: Indices, of: int, conf: DataConf) -> list[Indices]:
-    """Return each silo's examples as sorted indices that can't be written to: disjoint, complete, none empty.
+    """Return each silo's examples as sorted indices that can't be written to: disjoint, complete,
+    none empty.
 
-    `labels` holds the class of each example, `of` counts the silos. Drawn once for the same labels and settings.
-    Raises DataError: MDW-203 where a silo is left without examples, MDW-204 where `labels` can't be met.
+    `labels` holds the class of each example, `of` counts the silos. Drawn once for the same labels
+    and settings. Raises DataError: MDW-203 where a silo is left without examples, MDW-204 where
+    `labels` can't be met.
     """
-    # By content, not by identity: a task may return new arrays at each call, or change one in place.
+    # By content, not by identity: a task may return new arrays at each call, or change one in
+    # place.
     content = hashlib.sha256(np.ascontiguousarray(labels).data).hexdigest()
     key = (content, of, conf.partition, conf.seed, conf.alpha, conf.labels_per_silo)
     known = _drawn.get(key)
@@ -79,7 +85,9 @@ def quantity(labels: Indices, of: int, conf: DataConf, rng: np.random.Generator)
 
 
 def dirichlet(labels: Indices, of: int, conf: DataConf, rng: np.random.Generator) -> list[Indices]:
-    """Each class shared out in proportions from Dirichlet(alpha); a silo with its even share gets no more."""
+    """Each class shared out in proportions from Dirichlet(alpha); a silo with its even share gets
+    no more.
+    """
     held: list[list[Indices]] = [[] for _ in range(of)]
     for label in np.unique(labels):
         wanting = np.array([sum(map(len, silo)) < len(labels) / of for silo in held])
@@ -132,9 +140,11 @@ KINDS: dict[str, Kind] = {
 
 
 def _choose(classes: int, of: int, k: int, rng: np.random.Generator) -> list[set[int]]:
-    """NIID-Bench's choice, its classes shuffled first: silo i holds class i modulo their number and k - 1 others.
+    """NIID-Bench's choice, its classes shuffled first: silo i holds class i modulo their number and
+    k - 1 others.
 
-    With fewer silos than classes the others are first those that nobody holds yet, so that none is left over.
+    With fewer silos than classes the others are first those that nobody holds yet, so that none is
+    left over.
     """
     order = rng.permutation(classes).tolist()
     unheld = order[of:]

@@ -1,4 +1,5 @@
-"""Whether a run may use a silo's data and machine: its owner's limits, checked in the silo's process.
+"""Whether a run may use a silo's data and machine: its owner's limits, checked in the silo's
+process.
 
 The limits come with the silo's settings, never in a message, so no server can relax them. A run
 that they do not allow is refused as a whole: what it asked for is never changed silently.

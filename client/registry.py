@@ -18,7 +18,8 @@ def registered(package: ModuleType) -> list[str]:
 
 
 def module_named(package: ModuleType, name: str, kind: str) -> ModuleType:
-    """Return the module of `package` called `name`; only names that `registered` lists are ever imported.
+    """Return the module of `package` called `name`; only names that `registered` lists are ever
+    imported.
 
     Raises ConfigError MDW-102 for any other, with the nearest one.
     """

@@ -14,7 +14,9 @@ from conf.schema import Silo
 from conf.silos import silo_from_json, silo_to_json
 
 SILOS_VARIABLE = "MEADOW_SILOS"
-"""Environment of a simulation's workers: a JSON list of silos, in the order of Flower's partition ids."""
+"""Environment of a simulation's workers: a JSON list of silos, in the order of Flower's partition
+ids.
+"""
 
 NODE_KEY = "silo"
 """Key of the node configuration that holds the silo as JSON, set by our own node and pool."""
@@ -23,8 +25,8 @@ NODE_KEY = "silo"
 def silo_of(context: Context) -> Silo:
     """Return the silo that this context belongs to.
 
-    Looked for in the node's own configuration, then in what a simulation on this machine left for its
-    workers; a bare Flower simulation gets generated silos with the defaults of this tree.
+    Looked for in the node's own configuration, then in what a simulation on this machine left for
+    its workers; a bare Flower simulation gets generated silos with the defaults of this tree.
     Raises SiloError MDW-301 for a node that has neither a name nor a partition.
     """
     node = context.node_config
@@ -42,7 +44,8 @@ def silo_of(context: Context) -> Silo:
 
 
 def hand_over(silos: list[Silo], run_id: int) -> Path:
-    """Leave the silos' settings where this machine's client processes of Flower's run `run_id` find them.
+    """Leave the silos' settings where this machine's client processes of Flower's run `run_id` find
+    them.
 
     Used where Flower itself starts those processes and gives them nothing but a partition number.
     Readable by this user only; returns the file, to be removed when the run ends.

@@ -17,7 +17,9 @@ from conf.schema import RunScope
 from strategies.wire.software import LONGEST, Software
 
 DRIVER_FILE: Final = Path("/proc/driver/nvidia/version")
-"""Where NVIDIA's driver says its version on Linux, in containers as well; asking its library would load it."""
+"""Where NVIDIA's driver says its version on Linux, in containers as well; asking its library would
+load it.
+"""
 
 _DRIVER: Final = re.compile(r"Kernel Module\b.*?\s(\d+(?:\.\d+)+)")
 
@@ -59,7 +61,8 @@ def _run_code(files: tuple[str, ...]) -> str:
     try:
         return run_digest(files)
     except SiloError:
-        # A run of a release that the owner accepts may name a strategy that is not in this tree: only
+        # A run of a release that the owner accepts may name a strategy that is not in this tree:
+        # only
         # the server executes it.
         return ""
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 TEMPORARY: Final = ".tmp-"
-"""How the name of an unfinished file begins; one that is there when nobody writes was left by a crash."""
+"""How the name of an unfinished file begins; one that is there when nobody writes was left by a
+crash.
+"""
 
 
 def write_atomic(path: Path, content: bytes | str | Iterable[bytes], mode: int = 0o666) -> None:
@@ -42,7 +44,10 @@ def write_atomic(path: Path, content: bytes | str | Iterable[bytes], mode: int =
 
 
 def append_line(path: Path, line: str, mode: int = 0o666) -> None:
-    """Add a line to a file, made where absent; raises OSError, and no part of the line is left then."""
+    """Add a line to a file, made where absent.
+
+    Raises OSError, and no part of the line is left then.
+    """
     rest = memoryview(f"{line}\n".encode())
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
     try:

@@ -1,4 +1,5 @@
-"""The digests of the program: of what must agree before a silo takes part in a run, and of the whole tree.
+"""The digests of the program: of what must agree before a silo takes part in a run, and of the
+whole tree.
 
 What must agree is what the silo executes for a run: `client/app.py`, the wire, the run's own task,
 model and strategy, and every module of this tree that one of them imports. That is the training
@@ -7,7 +8,8 @@ loop, the folding of updates, the schema and what parses it. It is counted by wh
 
 Not counted are the server, the verbs, the report, and `client/node`, the silo's process around the
 app, with its calls: no run computes with them, and how the two processes speak has a version of its
-own (`strategies.wire.protocol.PROTOCOL`). Nor is any YAML file: the values of a run travel resolved.
+own (`strategies.wire.protocol.PROTOCOL`). Nor is any YAML file: the values of a run travel
+resolved.
 
 The digest is no defence. The server states its own, and one that lies could state the expected one;
 a silo runs its own code in any case. It keeps two releases from computing one model by accident.
@@ -31,13 +33,16 @@ from conf.errors import SiloError
 APP: Final = "client/app.py"
 """The silo's ClientApp; what it imports is what every run executes."""
 PACKING: Final = "strategies/wire/packing.py"
-"""How what travels is packed: done by the silo's process around the app, and undone at the server."""
+"""How what travels is packed: done by the silo's process around the app, and undone at the server.
+"""
 OWN_FOLDERS: Final = {"task": "client/tasks", "model": "client/models", "strategy": "strategies"}
 """Where the files are that a run names, by the group that names one."""
 PACKAGES: Final = ("azureml_jobs", "client", "conf", "server", "strategies")
 """The packages of the whole tree: their Python files, and the YAML files of conf."""
 NOT_TREE: Final = ("azureml_jobs/rehearsal/", "conf/federation/", "conf/experiment/")
-"""Not part of the tree that a job is sent with: a stand-in for Azure, and what differs between users."""
+"""Not part of the tree that a job is sent with: a stand-in for Azure, and what differs between
+users.
+"""
 
 
 def run_files(task: str, model: str, strategy: str) -> tuple[str, ...]:
@@ -65,7 +70,8 @@ def run_digest(files: Iterable[str], root: Path | None = None) -> str:
 
 
 def release_digest(root: Path | None = None) -> str:
-    """Return the SHA-256, in hex, of what must agree for any run of this tree: every own file counts.
+    """Return the SHA-256, in hex, of what must agree for any run of this tree: every own file
+    counts.
 
     It is what `meadow version` prints and an owner lists. Raises SiloError MDW-335.
     """
@@ -80,7 +86,9 @@ def covered_files(files: Iterable[str] = (), root: Path | None = None) -> list[s
 
 
 def tree_digest(root: Path | None = None) -> str:
-    """Return the SHA-256, in hex, of `tree_listing`: what is installed, to the letter, for information."""
+    """Return the SHA-256, in hex, of `tree_listing`: what is installed, to the letter, for
+    information.
+    """
     return hashlib.sha256(tree_listing(root)).hexdigest()
 
 
@@ -121,7 +129,9 @@ class _Source:
 
 
 class _Tree:
-    """The Python files below a root, each read once: a run must not see a tree that changes under it."""
+    """The Python files below a root, each read once: a run must not see a tree that changes under
+    it.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -156,7 +166,9 @@ class _Tree:
         return _Source(digest, frozenset(_imports(syntax, name)))
 
     def files_of(self, module: str) -> Iterator[str]:
-        """Yield the files that importing a dotted name executes: its packages from the top, then its own."""
+        """Yield the files that importing a dotted name executes: its packages from the top, then
+        its own.
+        """
         parts = module.split(".")
         if parts[0] not in PACKAGES:
             return
@@ -174,7 +186,9 @@ def _digest_of(tree: _Tree, own: Iterable[str]) -> str:
 
 
 def _closure(tree: _Tree, own: Iterable[str]) -> set[str]:
-    """Return the app, the packing, a run's own files, and all that one of them imports, at once or later."""
+    """Return the app, the packing, a run's own files, and all that one of them imports, at once or
+    later.
+    """
     found: set[str] = set()
     # The app is read even where it is missing, for an error that names it.
     todo = [APP]
@@ -191,7 +205,8 @@ def _closure(tree: _Tree, own: Iterable[str]) -> set[str]:
 
 
 def _imports(syntax: ast.AST, name: str) -> Iterator[str]:
-    """Yield the dotted names that a file imports, inside functions as well; `from a import b` is a and a.b.
+    """Yield the dotted names that a file imports, inside functions as well; `from a import b` is a
+    and a.b.
 
     A module that is imported by a name that is put together when it runs is not seen: the run's own
     files are the only such ones at a silo (`client.registry`, `strategies.build_strategy`).

@@ -1,10 +1,10 @@
 """What a Python file means, as one line of JSON: the same for two files that do the same.
 
-Left out are comments, the layout, line ends, docstrings and every other string that stands alone as a
-statement, and `pass`. What remains is the syntax tree in a form of Meadow's own, because Python's own
-(`ast.dump`, `ast.unparse`, tokens) differs from one version to the next: fields are sorted and the
-empty ones left out, numbers are written in hexadecimal, and an f-string's pieces of text are merged.
-The order of statements counts, so a moved function is a change.
+Left out are comments, the layout, line ends, docstrings and every other string that stands alone as
+a statement, and `pass`. What remains is the syntax tree in a form of Meadow's own, because Python's
+own (`ast.dump`, `ast.unparse`, tokens) differs from one version to the next: fields are sorted and
+the empty ones left out, numbers are written in hexadecimal, and an f-string's pieces of text are
+merged. The order of statements counts, so a moved function is a change.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 
 
 def meaning(source: bytes) -> str:
-    """Return the meaning of a file's text as JSON in ASCII; raises SyntaxError or ValueError for none."""
+    """Return the meaning of a file's text as JSON in ASCII; raises SyntaxError or ValueError for
+    none.
+    """
     return meaning_of(ast.parse(source.replace(b"\r\n", b"\n")))
 
 
@@ -76,7 +78,9 @@ def _constant(value: Any) -> list[str]:
 
 
 def _joined(node: ast.JoinedStr) -> Any:
-    """Return an f-string as its pieces, neighbouring texts merged; one without a value is a plain text."""
+    """Return an f-string as its pieces, neighbouring texts merged; one without a value is a plain
+    text.
+    """
     pieces: list[Any] = []
     for value in node.values:
         piece = _piece(value)
@@ -92,7 +96,9 @@ def _joined(node: ast.JoinedStr) -> Any:
 
 
 def _piece(value: ast.expr) -> Any:
-    """Return a text of an f-string, or a value in it: expression, conversion, format where there is one."""
+    """Return a text of an f-string, or a value in it: expression, conversion, format where there is
+    one.
+    """
     if isinstance(value, ast.Constant):
         return str(value.value)
     if not isinstance(value, ast.FormattedValue):

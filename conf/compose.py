@@ -1,6 +1,7 @@
 """From overrides to a configuration: Hydra composes the YAML files, the dataclasses check them.
 
-Composed once, by whoever starts the run; what travels from there is plain (`strategies.wire.run_config`).
+Composed once, by whoever starts the run; what travels from there is plain
+(`strategies.wire.run_config`).
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def compose(overrides: list[str]) -> Conf:
 def finish(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Conf:
     """Return what Hydra composed as dataclasses, with the federation's file read in, and validated.
 
-    `choices` is Hydra's own record of which file was taken from each group; it says where a wrong value stands.
+    `choices` is Hydra's own record of which file was taken from each group; it says where a wrong
+    value stands.
     """
     origins = Origins(overrides, choices)
     try:

@@ -1,4 +1,6 @@
-"""Who takes part: the federation group, a file from outside the tree over it, the command line over both."""
+"""Who takes part: the federation group, a file from outside the tree over it, the command line over
+both.
+"""
 
 from __future__ import annotations
 

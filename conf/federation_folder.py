@@ -26,7 +26,9 @@ class FederationFolder:
 
     @property
     def store(self) -> Path:
-        """What must outlive the orchestrator's process: runs, checkpoints, ledger segments, admitted keys."""
+        """What must outlive the orchestrator's process: runs, checkpoints, ledger segments,
+        admitted keys.
+        """
         return self.path / "store"
 
     @property
@@ -35,5 +37,7 @@ class FederationFolder:
         return self.path / "rendezvous"
 
     def job(self, name: str) -> Path:
-        """The folder of one job, its own secrets included: `server` or a silo's name behind `silo-`."""
+        """The folder of one job, its own secrets included: `server` or a silo's name behind
+        `silo-`.
+        """
         return self.path / "jobs" / name

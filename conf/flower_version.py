@@ -1,4 +1,5 @@
-"""Which releases of Flower this tree supports: checked once, before a module that reaches into Flower is imported.
+"""Which releases of Flower this tree supports: checked once, before a module that reaches into
+Flower is imported.
 
 MDW-752 another version of Flower
 """
@@ -14,11 +15,14 @@ from conf.errors import IdentityError
 LOWEST: Final = (1, 39)
 """Major and minor version of the first release that is supported."""
 BELOW: Final = (1, 43)
-"""Major and minor version of the first release that is not supported any more: nobody has tested it yet."""
+"""Major and minor version of the first release that is not supported any more: nobody has tested it
+yet.
+"""
 REQUIREMENT: Final = f"flwr>={LOWEST[0]}.{LOWEST[1]},<{BELOW[0]}.{BELOW[1]}"
 """The range in pip's words; pyproject.toml asks for the same."""
 
-# Four digits are more than Flower will need, and few enough that a stranger's version costs nothing to read.
+# Four digits are more than Flower will need, and few enough that a stranger's version costs nothing
+# to read.
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})(\.[\w.+]{1,100})?", re.ASCII)
 
 
@@ -33,8 +37,8 @@ def supports(version: str) -> bool:
 def require() -> None:
     """Raise IdentityError MDW-752 unless the installed Flower is in the range.
 
-    `server` and `client` call it when they are imported: both engines, the orchestrator and the node build on
-    internals that an untested release may have moved or changed without a word.
+    `server` and `client` call it when they are imported: both engines, the orchestrator and the
+    node build on internals that an untested release may have moved or changed without a word.
     """
     try:
         installed = metadata.version("flwr")

@@ -1,4 +1,5 @@
-"""From plain values to the dataclasses, strictly: what a message, a file or a silo's settings may say.
+"""From plain values to the dataclasses, strictly: what a message, a file or a silo's settings may
+say.
 
 Nothing is interpolated, imported or guessed: a value has the annotated type or is refused.
 """

@@ -1,4 +1,6 @@
-"""Going on with a stored run: its own configuration, of which only rounds, tracking and the engine may change."""
+"""Going on with a stored run: its own configuration, of which only rounds, tracking and the engine
+may change.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ MAY_CHANGE: Final = ("run.resume", "run.rounds", "run.output", "tracking", "simu
 
 
 def folder_of(run: str, output: str = "outputs") -> Path:
-    """Return the folder of a run given by id or path; raises ConfigError MDW-183 where there is none."""
+    """Return the folder of a run given by id or path.
+
+    Raises ConfigError MDW-183 where there is none.
+    """
     for path in (Path(run), Path(output) / run):
         if (path / "config.yaml").is_file():
             return path
@@ -31,7 +36,10 @@ def folder_of(run: str, output: str = "outputs") -> Path:
 
 
 def stored(folder: Path) -> Conf:
-    """Return the configuration that a run was started with; raises ConfigError where it can't be read."""
+    """Return the configuration that a run was started with.
+
+    Raises ConfigError where it can't be read.
+    """
     path = folder / "config.yaml"
     try:
         raw = yaml.safe_load(path.read_text())
@@ -43,9 +51,11 @@ def stored(folder: Path) -> Conf:
 
 
 def resumed(asked: Conf, overrides: list[str]) -> Conf:
-    """Return the stored configuration of `asked.run.resume`, changed where `overrides` may change it.
+    """Return the stored configuration of `asked.run.resume`, changed where `overrides` may change
+    it.
 
-    Raises ConfigError: MDW-183 where there is no such run, MDW-185 where an override may not change anything.
+    Raises ConfigError: MDW-183 where there is no such run, MDW-185 where an override may not change
+    anything.
     """
     assert asked.run.resume is not None
     for override in parse(overrides):

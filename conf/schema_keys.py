@@ -1,4 +1,6 @@
-"""The valid keys of a configuration, read off the dataclasses, and the nearest one to a misspelt word."""
+"""The valid keys of a configuration, read off the dataclasses, and the nearest one to a misspelt
+word.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from conf.errors import ConfigError
 from conf.schema import VARIANTS, Conf, RunScope
 
 RENAMED: dict[str, str] = {}
-"""Keys that had another name in an earlier release, with their successors, both dotted: {"run.old": "run.new"}.
+"""Keys that had another name in an earlier release, with their successors, both dotted: {"run.old":
+"run.new"}.
 
 A stored configuration or a command that has one is refused, and the successor is named.
 """
@@ -71,7 +74,8 @@ def check_key(key: str, where: str) -> bool:
     `strategy.args.eta` does, `run.rounds` does not. Raises ConfigError (MDW-101) for a key that no
     class of the schema has, naming the nearest.
     """
-    # Where the key passes a group of variants (`model`, `strategy`), any of their classes may have it.
+    # Where the key passes a group of variants (`model`, `strategy`), any of their classes may have
+    # it.
     classes: list[Any] = [Conf]
     path = key.split(".")
     for depth, name in enumerate(path):
@@ -116,7 +120,9 @@ def _check_below(cls: Any, rest: list[str], at: str, where: str) -> None:
 
 
 def owners(key: str) -> Iterator[str]:
-    """Yield the group choices that have `key` where the chosen one has not (`strategy.mu`: fedprox)."""
+    """Yield the group choices that have `key` where the chosen one has not (`strategy.mu`:
+    fedprox).
+    """
     group, _, name = key.partition(".")
     for choice, cls in VARIANTS.get(group, {}).items():
         if name.split(".")[0] in hints(cls):

@@ -1,4 +1,6 @@
-"""Who takes part: each silo's name, its place among the others, and its owner's settings over the run's `data`."""
+"""Who takes part: each silo's name, its place among the others, and its owner's settings over the
+run's `data`.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ from conf.validate import Where, check_limits
 
 
 def silos(conf: Conf) -> list[Silo]:
-    """Return the silos of a federation: the named ones in the order of their names, or silo-1 to silo-N.
+    """Return the silos of a federation: the named ones in the order of their names, or silo-1 to
+    silo-N.
 
-    The order decides each silo's part of a public set, so it must not depend on how a file was written.
-    Raises ConfigError where a silo's own settings are wrong.
+    The order decides each silo's part of a public set, so it must not depend on how a file was
+    written. Raises ConfigError where a silo's own settings are wrong.
     """
     named = conf.federation.silos
     names = sorted(named) if named else [f"silo-{i}" for i in range(1, conf.federation.size + 1)]
@@ -29,7 +32,8 @@ def _silo(conf: Conf, name: str, index: int, of: int) -> Silo:
 
 
 def data_of(data: DataConf, own: SiloConf, key: str, where: Where) -> DataConf:
-    """Return the run's `data` with a silo's own keys laid over it; `key` and `where` are for the error.
+    """Return the run's `data` with a silo's own keys laid over it; `key` and `where` are for the
+    error.
 
     Raises ConfigError: MDW-101 an unknown key, MDW-103 a wrong type, MDW-104 outside the limits.
     """

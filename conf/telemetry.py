@@ -1,7 +1,7 @@
 """No dependency phones home: the variables that turn telemetry off, and where they are set.
 
-`client`, `server` and the command line set them before they import a library that reads them; each job's own
-variables hold them too.
+`client`, `server` and the command line set them before they import a library that reads them; each
+job's own variables hold them too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ OFF: Final = {
 
 
 def turn_off() -> None:
-    """Turn off the telemetry of Flower, Ray and MLflow where the user has not chosen; before they are imported."""
+    """Turn off the telemetry of Flower, Ray and MLflow where the user has not chosen; before they
+    are imported.
+    """
     for name, value in OFF.items():
         os.environ.setdefault(name, value)

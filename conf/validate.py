@@ -1,4 +1,6 @@
-"""Whether a composed configuration makes sense: each field's own limits, then the rules between fields."""
+"""Whether a composed configuration makes sense: each field's own limits, then the rules between
+fields.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What is written to last carries its version; this is the one place where a version is read and judged.
+"""What is written to last carries its version; this is the one place where a version is read and
+judged.
 
 MDW-505 written by another version     MDW-506 damaged: not JSON, or a value is missing or of another kind
 """
@@ -23,8 +24,8 @@ VERSION_KEY: Final = "version"
 class Format:
     """One kind of file or record: its name in messages and the version that this Meadow writes.
 
-    `migrations` turn what was written by version n into what version n + 1 holds. `damaged` is the code for what
-    can't be read, `fix` what to do about it, `key` where the version stands.
+    `migrations` turn what was written by version n into what version n + 1 holds. `damaged` is the
+    code for what can't be read, `fix` what to do about it, `key` where the version stands.
     """
 
     name: str
@@ -42,14 +43,18 @@ class Format:
     def loads(self, text: bytes | str, where: object) -> Raw:
         """Return the JSON object in a text, as this version writes it.
 
-        Raises CheckpointError: MDW-505 for another version, `damaged` for what is not JSON or has no version.
+        Raises CheckpointError: MDW-505 for another version, `damaged` for what is not JSON or has
+        no version.
         """
         with self.reading(where):
             raw = json.loads(text)
         return self.checked(raw, where)
 
     def checked(self, raw: object, where: object) -> Raw:
-        """Return an object that was read from JSON, as this version writes it; raises as `loads` does."""
+        """Return an object that was read from JSON, as this version writes it.
+
+        Raises as `loads` does.
+        """
         if not isinstance(raw, dict):
             raise self.fault(where, f"it holds a {type(raw).__name__}, not an object")
         version = raw.get(self.key)
@@ -67,7 +72,9 @@ class Format:
 
     @contextlib.contextmanager
     def reading(self, where: object) -> Iterator[None]:
-        """Turn what a missing key, a value of another kind or a broken text raises into one error, `damaged`."""
+        """Turn what a missing key, a value of another kind or a broken text raises into one error,
+        `damaged`.
+        """
         try:
             yield
         except CheckpointError:

@@ -32,7 +32,9 @@ from strategies.wire import run_config
 log = logging.getLogger(__name__)
 
 RESULT_SECONDS: Final = 5.0
-"""Between two writes of result.json while rounds close: for those who look at a run, not for what must last."""
+"""Between two writes of result.json while rounds close: for those who look at a run, not for what
+must last.
+"""
 
 
 @dataclass
@@ -50,7 +52,9 @@ class Session:
     observer: Observer
 
     def finish(self, *, stopped_early: bool) -> None:
-        """Note that the last round is done; the model is written when the session closes, baselines and all."""
+        """Note that the last round is done; the model is written when the session closes, baselines
+        and all.
+        """
         self.result.status = "stopped_early" if stopped_early else "finished"
         last = self.history.last
         self.result.final = dict(last.aggregate) if last else {}
@@ -66,7 +70,8 @@ def session(
     display: Observer | None = None,
     store: Store | None = None,
 ) -> Iterator[Session]:
-    """Open a run, and leave its folder whole however it ends, with result, model and report as far as the disk lets.
+    """Open a run, and leave its folder whole however it ends, with result, model and report as far
+    as the disk lets.
 
     Checkpoints lie in the folder, or in a `store` that outlives it: what is found there is resumed.
     KeyboardInterrupt becomes Interrupted (MDW-900), which says how to resume.
@@ -112,7 +117,8 @@ def _open(
     display: Observer | None,
     store: Store | None,
 ) -> Session:
-    # What can be wrong with the tracking, the first weights or the checkpoint is found before there is a folder.
+    # What can be wrong with the tracking, the first weights or the checkpoint is found before there
+    # is a folder.
     tracking_uri(conf.tracking)
     if conf.run.resume:
         folder, state = _resumed_run(conf, store)
@@ -198,7 +204,8 @@ def _resumed_run(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
         if next(read_history(folder.path), None) is not None:
             hint = "Restore its checkpoints, or start it anew without run.resume."
             raise CheckpointError("MDW-503", f"The run {folder.run_id} has no checkpoint.", hint)
-        # It ended before its first weights were stored: its configuration is all there is, and enough.
+        # It ended before its first weights were stored: its configuration is all there is, and
+        # enough.
         return folder, RunState(0, first_weights(conf))
     ended = before is not None and before.status in ("finished", "stopped_early")
     stopped = before is not None and before.status == "stopped_early"
@@ -214,8 +221,8 @@ def _resumed_run(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
 def _stored(folder: RunFolder) -> RunResult | None:
     """Return what result.json says; None where there is none, or one that is damaged.
 
-    It is derived, and written anew: the checkpoint is the truth. Raises CheckpointError MDW-505 for one of another
-    version, which belongs to a run that this Meadow can't continue.
+    It is derived, and written anew: the checkpoint is the truth. Raises CheckpointError MDW-505 for
+    one of another version, which belongs to a run that this Meadow can't continue.
     """
     try:
         return RunResult.read(folder.path)
@@ -289,7 +296,9 @@ def _said(what: str) -> Iterator[None]:
 
 @dataclass
 class _ResultFile(Observer):
-    """Keeps result.json up to date to some seconds, so that a run can be looked at while it is running."""
+    """Keeps result.json up to date to some seconds, so that a run can be looked at while it is
+    running.
+    """
 
     folder: RunFolder
     result: RunResult

@@ -1,4 +1,5 @@
-"""The whole federation on this machine: the same apps on our pool, or on `flwr.simulation` itself (engine ray).
+"""The whole federation on this machine: the same apps on our pool, or on `flwr.simulation` itself
+(engine ray).
 
 from server.simulation import simulate
 run = simulate(["task=mnist", "run.rounds=3"])

@@ -54,7 +54,8 @@ UNFIT: Final = {
 
 
 class External(Strategy):
-    """Hosts a strategy written for Flower: it sees arrays of floats, in the model's order and dtypes.
+    """Hosts a strategy written for Flower: it sees arrays of floats, in the model's order and
+    dtypes.
 
     Counters (integer arrays, when there are floats beside them) do not pass through it: the largest
     of the replies is kept, as in `strategies.average`. What it returns is cast back to the model's

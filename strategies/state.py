@@ -115,7 +115,8 @@ def _encode(value: Any, arrays: dict[str, Array], path: str) -> Node:
         case None | bool() | str():
             return ["plain", value]
         case np.generic():
-            # Before int and float: np.float64 is a float, and not the same in arithmetic with arrays.
+            # Before int and float: np.float64 is a float, and not the same in arithmetic with
+            # arrays.
             return ["scalar", _store(np.asarray(value), arrays, path)]
         case int() | float():
             return ["plain", value]

@@ -1,7 +1,7 @@
 """A federation's jobs on Azure ML: started once, found by their tags, watched and ended.
 
-Nothing here looks at a silo's vault or data: whoever starts a silo's job needs rights in that silo's workspace, and
-whoever starts the orchestrator's in its own.
+Nothing here looks at a silo's vault or data: whoever starts a silo's job needs rights in that
+silo's workspace, and whoever starts the orchestrator's in its own.
 
     MDW-810 the federation does not say where something is    MDW-814 the CA's certificate for the silos is missing
 """
@@ -119,7 +119,9 @@ class AzureBackend(Backend):
         return sorted(self.conf.federation.silos)
 
     def with_store(self) -> Conf:
-        """Return the configuration with the store's address, looked up where the file does not give it."""
+        """Return the configuration with the store's address, looked up where the file does not give
+        it.
+        """
         own = self.conf.federation.orchestrator
         if own.store is None and (own.workspace is None or own.datastore is None):
             hint = "Write workspace and datastore, or store, below orchestrator in the federation's file."
@@ -141,7 +143,9 @@ class AzureBackend(Backend):
         self.check(role).refuse()
 
     def dry_run(self, role: str, folder: Path) -> list[Path]:
-        """Write the YAML of the jobs, with their snapshots beside, as `az ml job create` takes them."""
+        """Write the YAML of the jobs, with their snapshots beside, as `az ml job create` takes
+        them.
+        """
         written = []
         for part in parts_of(self, role):
             name = SERVER if part == ORCHESTRATOR else part
@@ -156,7 +160,10 @@ class AzureBackend(Backend):
     # ---- starting, watching and ending
 
     def start(self, part: str) -> tuple[Job, bool]:
-        """Submit a job unless one is live. Of two that were submitted at the same time the first one stays."""
+        """Submit a job unless one is live.
+
+        Of two that were submitted at the same time the first one stays.
+        """
         live = self._live(part)
         if live:
             return _seen(live[0]), False
@@ -190,7 +197,9 @@ class AzureBackend(Backend):
         return lines[-2][1] if len(lines) > 1 else ""
 
     def stop(self, parts: Sequence[str], seconds: float = STOP_SECONDS) -> list[Job]:
-        """End the silos' jobs, all at once, then the orchestrator's; wait for their ends, and return what was live."""
+        """End the silos' jobs, all at once, then the orchestrator's; wait for their ends, and
+        return what was live.
+        """
         ended = []
         for group in silos_first(parts):
             ended += self._stopped(group, seconds)
@@ -235,7 +244,9 @@ class AzureBackend(Backend):
             yield silo_job(self.conf, name, Code(place, digest, _digest(text)), self._tracking())
 
     def _public(self) -> bytes:
-        """Return the federation's file as the orchestrator's job gets it: public, and without anybody's paths."""
+        """Return the federation's file as the orchestrator's job gets it: public, and without
+        anybody's paths.
+        """
         plain: dict[str, Any] = dataclasses.asdict(self.conf.federation)
         plain["file"] = plain["folder"] = None
         for silo in plain["silos"].values():
@@ -255,7 +266,9 @@ class AzureBackend(Backend):
         return certificate
 
     def store(self) -> str:
-        """Return the address of the orchestrator's container, looked up where the file does not give it."""
+        """Return the address of the orchestrator's container, looked up where the file does not
+        give it.
+        """
         own = self.conf.federation.orchestrator
         return own.store or self.workspace(self._workspace(ORCHESTRATOR)).container(
             str(own.datastore)

@@ -18,7 +18,9 @@ class LogSource(Protocol):
 
 
 class AzureLog:
-    """The lines of one job, each once, behind `part`: `north`, or `north[1]` where several processes speak."""
+    """The lines of one job, each once, behind `part`: `north`, or `north[1]` where several
+    processes speak.
+    """
 
     def __init__(self, source: LogSource, job: str, part: str) -> None:
         self._source = source
@@ -34,7 +36,9 @@ class AzureLog:
         return self._told.over
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return the whole lines since the last call; all that is left, and how it ended, where the job is over."""
+        """Return the whole lines since the last call; all that is left, and how it ended, where the
+        job is over.
+        """
         # asked before the logs are read, so that the last look misses nothing
         self._told = self._source.told(self._job)
         found = []
@@ -49,7 +53,9 @@ class AzureLog:
         return found
 
     def _new(self, name: str, url: str) -> list[bytes]:
-        """Return the lines of one log that were finished since the last call; a job that is over finishes its last."""
+        """Return the lines of one log that were finished since the last call; a job that is over
+        finishes its last.
+        """
         start = self._read.get(name, 0)
         new = self._source.log(url, start)
         self._read[name] = start + len(new)

@@ -1,4 +1,5 @@
-"""What a verb needs of the place where a federation's jobs run: processes of this machine, or Azure ML.
+"""What a verb needs of the place where a federation's jobs run: processes of this machine, or Azure
+ML.
 
 A *part* of a federation is its orchestrator or one of its silos, by name; each part is one job.
 """
@@ -25,8 +26,8 @@ Admit = Callable[[str, str], object]
 class Job:
     """The job of one part as its backend shows it.
 
-    `since` is in seconds since 1970; `status` is the exit status where the backend tells it, negative where a signal
-    ended the job; `killed` says that it did not end by itself.
+    `since` is in seconds since 1970; `status` is the exit status where the backend tells it,
+    negative where a signal ended the job; `killed` says that it did not end by itself.
     """
 
     part: str
@@ -47,7 +48,9 @@ class JobLog(Protocol):
         """Whether the job had ended at the last call of `lines`."""
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return the whole lines since the last call, each behind its label; then how the job ended, where it has."""
+        """Return the whole lines since the last call, each behind its label; then how the job
+        ended, where it has.
+        """
 
 
 class Backend(ABC):
@@ -91,9 +94,11 @@ class Backend(ABC):
         """Make, or check, what must be there before the first job of a role's parts starts."""
 
     def check_asked(self, conf: Conf, overrides: list[str]) -> None:
-        """Raise ConfigError MDW-194 where a run asks a running silo for other settings than it was started with.
+        """Raise ConfigError MDW-194 where a run asks a running silo for other settings than it was
+        started with.
 
-        Where those are its owner's alone to see, nothing is checked: the silo itself refuses the run.
+        Where those are its owner's alone to see, nothing is checked: the silo itself refuses the
+        run.
         """
         return
 
@@ -102,12 +107,17 @@ class Backend(ABC):
         """Return a part's job, and whether it was started now: one that runs is left as it is."""
 
     def dry_run(self, role: str, folder: Path) -> list[Path]:
-        """Write into a folder what would be sent for a role's parts; raises ConfigError MDW-113 where nothing is."""
+        """Write into a folder what would be sent for a role's parts.
+
+        Raises ConfigError MDW-113 where nothing is.
+        """
         raise ConfigError("MDW-113", f"backend={self.name} has no --dry-run.", "Leave it out.")
 
     @abstractmethod
     def job(self, part: str) -> Job | None:
-        """Return a part's job: the one that is live, else the newest; None where there never was one."""
+        """Return a part's job: the one that is live, else the newest; None where there never was
+        one.
+        """
 
     @abstractmethod
     def log(self, job: Job) -> JobLog:
@@ -123,7 +133,9 @@ class Backend(ABC):
 
     @abstractmethod
     def stop(self, parts: Sequence[str]) -> list[Job]:
-        """End the silos' jobs, all at once, then the orchestrator's; return those that were live, as they ended."""
+        """End the silos' jobs, all at once, then the orchestrator's; return those that were live,
+        as they ended.
+        """
 
 
 def parts_of(backend: Backend, role: str) -> list[str]:
@@ -146,6 +158,8 @@ def known_silo(silo: str, silos: Sequence[str]) -> str:
 
 
 def silos_first(parts: Sequence[str]) -> list[list[str]]:
-    """Return parts in the order in which they end: the silos, then the orchestrator that they report to."""
+    """Return parts in the order in which they end: the silos, then the orchestrator that they
+    report to.
+    """
     silos = [part for part in parts if part != ORCHESTRATOR]
     return [silos, [ORCHESTRATOR] if ORCHESTRATOR in parts else []]

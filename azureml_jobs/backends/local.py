@@ -1,4 +1,5 @@
-"""A federation on this machine: each part a process, which is given its own key and sees nobody else's.
+"""A federation on this machine: each part a process, which is given its own key and sees nobody
+else's.
 
 MDW-193 no such silo    MDW-194 a running silo has other settings    MDW-196 no federation there
 """
@@ -109,7 +110,9 @@ class LocalBackend(Backend):
             raise ConfigError("MDW-196", f"There is no federation in {self.folder.path}.", hint)
 
     def with_store(self) -> Conf:
-        """Return the configuration without a container: the store is a folder, whatever a federation's file says."""
+        """Return the configuration without a container: the store is a folder, whatever a
+        federation's file says.
+        """
         own = dataclasses.replace(self.conf.federation.orchestrator, store=None)
         federation = dataclasses.replace(self.conf.federation, orchestrator=own)
         return dataclasses.replace(self.conf, federation=federation)
@@ -125,7 +128,9 @@ class LocalBackend(Backend):
         return check(self.conf, role in (ALL, ORCHESTRATOR), chosen, running)
 
     def prepare(self, role: str) -> None:
-        """Make the CA where there is none, and give each silo's job its key, admitted, and its settings."""
+        """Make the CA where there is none, and give each silo's job its key, admitted, and its
+        settings.
+        """
         chosen = parts_of(self, role)
         secrets = FolderSecrets(self.folder.keys)
         if CA_CERTIFICATE not in secrets.list():
@@ -135,7 +140,9 @@ class LocalBackend(Backend):
                 self._prepare_silo(silo)
 
     def _prepare_silo(self, silo: Silo) -> None:
-        """Raise ConfigError MDW-194 where the job runs with other settings, IdentityError for a revoked key."""
+        """Raise ConfigError MDW-194 where the job runs with other settings, IdentityError for a
+        revoked key.
+        """
         folder = self.jobs.folder(job_name(silo.name))
         secrets = FolderSecrets(folder / "keys")
         secret = node_secret(silo.name)
@@ -162,7 +169,9 @@ class LocalBackend(Backend):
         return silo_from_json((self.jobs.folder(job_name(silo)) / "silo.json").read_text())
 
     def check_asked(self, conf: Conf, overrides: list[str]) -> None:
-        """Raise ConfigError MDW-194 where a run asks a running silo for other settings than it was started with."""
+        """Raise ConfigError MDW-194 where a run asks a running silo for other settings than it was
+        started with.
+        """
         for silo in silos(conf):
             has = self.settings(silo.name)
             if has is None:
@@ -269,7 +278,9 @@ def job_name(part: str) -> str:
 
 
 def _from_here(path: Path) -> str:
-    """Return a path as it is named from the folder where the command is run, where it lies below it."""
+    """Return a path as it is named from the folder where the command is run, where it lies below
+    it.
+    """
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 

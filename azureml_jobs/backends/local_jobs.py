@@ -1,12 +1,12 @@
-"""Jobs as processes of this machine, each with a folder and an environment of its own, as a cloud would run them.
+"""Jobs as processes of this machine, each with a folder and an environment of its own, as a cloud
+would run them.
 
-jobs = LocalJobs(Path(".meadow/federation/jobs"))
-jobs.start("server", [sys.executable, "-m", "azureml_jobs.cli.main", "serve"], environment(os.environ))
-jobs.wait("server")
+jobs = LocalJobs(Path(".meadow/federation/jobs")) jobs.start("server", [sys.executable, "-m",
+"azureml_jobs.cli.main", "serve"], environment(os.environ)) jobs.wait("server")
 
-`jobs/<name>/` holds job.json (what runs), log.txt (what it says) and exit.json (how it ended). A small supervisor
-(`python -m azureml_jobs.backends.local_jobs FOLDER`) starts the command and outlives
-whoever asked for it, so that the exit status is found later by anybody.
+`jobs/<name>/` holds job.json (what runs), log.txt (what it says) and exit.json (how it ended). A
+small supervisor (`python -m azureml_jobs.backends.local_jobs FOLDER`) starts the command and
+outlives whoever asked for it, so that the exit status is found later by anybody.
 
     MDW-190 the job can't be started    MDW-191 there is no such job
 """
@@ -33,7 +33,9 @@ from conf.atomic_files import write_atomic
 from conf.errors import ConfigError
 
 STOP_SECONDS: Final = 20.0
-"""Between SIGTERM and SIGKILL: a silo hands its message back and an orchestrator closes its files in far less."""
+"""Between SIGTERM and SIGKILL: a silo hands its message back and an orchestrator closes its files
+in far less.
+"""
 POLL_SECONDS: Final = 0.1
 START_SECONDS: Final = 60.0
 """For the supervisor to start the command, on a machine under load."""
@@ -57,7 +59,8 @@ RUNNING, ENDED, LOST = "running", "ended", "lost"
 
 @dataclass(frozen=True)
 class Job:
-    """A job as its folder tells it; times in seconds since 1970, `status` negative where a signal ended it.
+    """A job as its folder tells it; times in seconds since 1970, `status` negative where a signal
+    ended it.
 
     `state` is running, ended, or lost: gone without a word, as after a power cut.
     """
@@ -71,7 +74,8 @@ class Job:
 
 
 def environment(of: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, str]:
-    """Return the few variables that a job gets of the caller's: the rest may be anything, tokens included.
+    """Return the few variables that a job gets of the caller's: the rest may be anything, tokens
+    included.
 
     `also` are prefixes of further names.
     """
@@ -105,9 +109,11 @@ class LocalJobs:
     def start(
         self, name: str, argv: list[str], env: Mapping[str, str], cwd: Path | None = None
     ) -> bool:
-        """Start a job, by default in its own folder; return False, and start nothing, where it runs already.
+        """Start a job, by default in its own folder; return False, and start nothing, where it runs
+        already.
 
-        Raises ConfigError MDW-190 where the folder can't be written or the command can't be started.
+        Raises ConfigError MDW-190 where the folder can't be written or the command can't be
+        started.
         """
         folder = self.folder(name)
         try:
@@ -154,7 +160,9 @@ class LocalJobs:
         return job
 
     def stop(self, names: Iterable[str], seconds: float = STOP_SECONDS) -> list[Job]:
-        """Ask jobs to end with SIGTERM, all at once; end with SIGKILL those that still run after `seconds`."""
+        """Ask jobs to end with SIGTERM, all at once; end with SIGKILL those that still run after
+        `seconds`.
+        """
         chosen, deadline = list(names), time.monotonic() + seconds
         for name in chosen:
             self.signal(name, signal.SIGTERM)
@@ -166,7 +174,9 @@ class LocalJobs:
         return ended
 
     def signal(self, name: str, number: int) -> None:
-        """Send a signal to a job, SIGKILL to all that it started; nothing happens where it has ended."""
+        """Send a signal to a job, SIGKILL to all that it started; nothing happens where it has
+        ended.
+        """
         process = _process((_read(self.folder(name) / "job.json") or {}).get("process"))
         if process is None:
             return
@@ -177,7 +187,9 @@ class LocalJobs:
                     one.send_signal(number)
 
     def logs(self, names: Iterable[str], follow: bool = False) -> Iterator[str]:
-        """Yield the jobs' lines as `[name] line`; with `follow`, as they come until all jobs have ended."""
+        """Yield the jobs' lines as `[name] line`; with `follow`, as they come until all jobs have
+        ended.
+        """
         tails = {name: Tail(self.log(name)) for name in names}
         while True:
             going = follow and any(
@@ -243,7 +255,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return what a job's file holds, None where there is none; raises ConfigError MDW-198 for a damaged one."""
+    """Return what a job's file holds, None where there is none.
+
+    Raises ConfigError MDW-198 for a damaged one.
+    """
     try:
         content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -279,7 +294,9 @@ def _process(identity: list[float] | None) -> psutil.Process | None:
 
 
 def supervise(folder: Path) -> int:
-    """Start the command of `folder`/job.json, return, and in a process of its own session note how it ends."""
+    """Start the command of `folder`/job.json, return, and in a process of its own session note how
+    it ends.
+    """
     answer, started = os.pipe()
     if os.fork():
         os.close(started)

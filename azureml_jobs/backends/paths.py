@@ -1,4 +1,6 @@
-"""Paths of a configuration, so that they mean the same in every job of this machine: each works in its own folder."""
+"""Paths of a configuration, so that they mean the same in every job of this machine: each works in
+its own folder.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def with_absolute_paths(conf: Conf) -> Conf:
 
 
 def _found(init: str, output: str) -> str:
-    """Return where a model to start from lies: as it was written, or among the runs; else as it was written."""
+    """Return where a model to start from lies: as it was written, or among the runs; else as it was
+    written.
+    """
     for path in (Path(init), Path(output) / init):
         if path.exists():
             return str(path.absolute())

@@ -1,7 +1,8 @@
-"""What a run can't change at a running silo: its owner's settings, data, device and threads, are those it started with.
+"""What a run can't change at a running silo: its owner's settings, data, device and threads, are
+those it started with.
 
-They never travel with a run (`strategies.wire.run_config`), so that a run which asks for others would get
-the old ones without a word.
+They never travel with a run (`strategies.wire.run_config`), so that a run which asks for others
+would get the old ones without a word.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def diff(asked: Silo, has: Silo) -> list[str]:
 def requested_changes(
     keys: Iterable[str], silo: Silo, own: SiloConf, overrides: list[str]
 ) -> list[str]:
-    """Return those of the keys that somebody asks for, by name, by a group of files, or as the silo's `own`."""
+    """Return those of the keys that somebody asks for, by name, by a group of files, or as the
+    silo's `own`.
+    """
     given = {override.key_or_group for override in parse(overrides)}
     given |= {"data.partition"} if "data" in given else set()
     return [key for key in keys if key in given or _in_own(key, own) or _in_a_group(key, silo.data)]

@@ -71,7 +71,10 @@ class AzureJob:
 
 @dataclass(frozen=True)
 class JobTold:
-    """What run history tells of a job. The addresses of its logs carry a signature each: they are never shown."""
+    """What run history tells of a job.
+
+    The addresses of its logs carry a signature each: they are never shown.
+    """
 
     status: str
     error: str
@@ -154,8 +157,9 @@ class Workspace:
     def told(self, name: str) -> JobTold:
         """Return what run history tells of a job, while it runs and after its end.
 
-        The SDK's public `stream` shows one process of one job, on stdout, and nothing of a job that has ended; this is
-        the call that it makes itself. The SDK's version is bounded because of it.
+        The SDK's public `stream` shows one process of one job, on stdout, and nothing of a job that
+        has ended; this is the call that it makes itself. The SDK's version is bounded because of
+        it.
         """
         found = self._asked(
             f"the job {name}", lambda ml: ml.jobs._runs_operations.get_run_details(name)
@@ -223,7 +227,9 @@ class Workspace:
         )
 
     def content(self, datastore: str, path: str, *, file: bool) -> str:
-        """Return the address of a datastore's file or folder in which something lies, as far as the caller may see."""
+        """Return the address of a datastore's file or folder in which something lies, as far as the
+        caller may see.
+        """
         found: Any = self._asked(
             f"the datastore {datastore}", lambda ml: ml.datastores.get(datastore)
         )
@@ -280,7 +286,9 @@ class Workspace:
         )
 
     def cores_left(self, size: str, location: str) -> int | None:
-        """Return how many cores of a size's family the subscription has left, None where it does not tell."""
+        """Return how many cores of a size's family the subscription has left, None where it does
+        not tell.
+        """
         sizes = self._asked(
             "the sizes of machines", lambda ml: list(ml.compute.list_sizes(location=location))
         )
@@ -303,10 +311,11 @@ class Workspace:
 
 @contextmanager
 def _outside_git() -> Iterator[None]:
-    """Keep the SDK from adding the address, branch and commit of whatever repository the caller stands in.
+    """Keep the SDK from adding the address, branch and commit of whatever repository the caller
+    stands in.
 
-    It asks `git` in the working directory and reads AZUREML_GIT_*; an address may hold a password, of which it knows
-    only some kinds. Meadow's own code is told by its digest, a tag of the job.
+    It asks `git` in the working directory and reads AZUREML_GIT_*; an address may hold a password,
+    of which it knows only some kinds. Meadow's own code is told by its digest, a tag of the job.
     """
     before = dict(os.environ)
     for name in [name for name in before if name.startswith("AZUREML_GIT_")]:
@@ -326,7 +335,9 @@ def _kind(datastore: Any) -> str:
 
 
 def _holds(container: str, prefix: str, where: str, credential: TokenCredential | None) -> bool:
-    """Return whether a container has a blob that begins so; an account that is not reached is given up soon."""
+    """Return whether a container has a blob that begins so; an account that is not reached is given
+    up soon.
+    """
     from azure.core.exceptions import AzureError as ClientError
     from azure.core.exceptions import ResourceNotFoundError
     from azure.storage.blob import ContainerClient
@@ -442,7 +453,9 @@ def _seen(job: Any) -> AzureJob:
 
 
 def _usage(usage: Any) -> tuple[str, int]:
-    """Return a usage's family and what is left of it; 1.35 of the SDK leaves the service's own keys in the object."""
+    """Return a usage's family and what is left of it; 1.35 of the SDK leaves the service's own keys
+    in the object.
+    """
     told = vars(usage)
     name, used = told["name"], told.get("currentValue", told.get("current_value"))
     family = name.get("value", "") if isinstance(name, dict) else getattr(name, "value", name)

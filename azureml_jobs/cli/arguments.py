@@ -39,7 +39,8 @@ HYDRA_FLAGS: Final = (
     *("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--info", "-i"),
     *("--hydra-help", "--version", "--experimental-rerun", "--shell-completion", "-sc"),
 )
-"""What Hydra reads itself, where a verb is a Hydra application; `hydra_app` refuses some of them."""
+"""What Hydra reads itself, where a verb is a Hydra application; `hydra_app` refuses some of them.
+"""
 HELP_FLAGS: Final = ("--help", "-h")
 LONGEST: Final = 100
 """Characters of a wrong argument that a message repeats."""
@@ -47,7 +48,9 @@ LONGEST: Final = 100
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a verb; `value` is what stands for its value in the help, empty for a bare flag."""
+    """One argument of a verb; `value` is what stands for its value in the help, empty for a bare
+    flag.
+    """
 
     name: str
     help: str
@@ -79,10 +82,12 @@ class Argument:
 
 @dataclass(frozen=True)
 class Verb:
-    """A row of the table of verbs; `run` is `module:function` below azureml_jobs.cli, imported when it is called.
+    """A row of the table of verbs; `run` is `module:function` below azureml_jobs.cli, imported when
+    it is called.
 
-    `overrides` are the prefixes of the configuration's keys that it takes: none, ("",) for all. A `hydra` verb hands
-    its flags on to Hydra (`--cfg`, `--multirun`). Exactly one argument of each tuple in `one_of` has to be given.
+    `overrides` are the prefixes of the configuration's keys that it takes: none, ("",) for all. A
+    `hydra` verb hands its flags on to Hydra (`--cfg`, `--multirun`). Exactly one argument of each
+    tuple in `one_of` has to be given.
     """
 
     name: str
@@ -109,7 +114,9 @@ class Verb:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What one call of a verb asks for; `rest` are overrides, and Hydra's flags, in the order given."""
+    """What one call of a verb asks for; `rest` are overrides, and Hydra's flags, in the order
+    given.
+    """
 
     verb: Verb
     values: dict[str, str] = field(default_factory=dict)
@@ -125,7 +132,10 @@ class Arguments:
         return name in self.flags or name in self.values
 
     def number(self, name: str, default: float, most: float = math.inf) -> float:
-        """Return an argument as a number above 0 and not above `most`; raises ConfigError MDW-111."""
+        """Return an argument as a number above 0 and not above `most`.
+
+        Raises ConfigError MDW-111.
+        """
         if name not in self.values:
             return default
         try:
@@ -145,7 +155,9 @@ class Arguments:
 
     @property
     def written(self) -> list[str]:
-        """Return the words, keys and flags of the verb's own as a person writes them after `meadow`."""
+        """Return the words, keys and flags of the verb's own as a person writes them after
+        `meadow`.
+        """
         own = self.verb.name.split()
         for argument in self.verb.arguments:
             if argument.name in self.flags:
@@ -169,7 +181,8 @@ def see(verb: Verb) -> str:
 def parse(verb: Verb, args: Iterable[str], others: Iterable[str] = ()) -> Arguments:
     """Return what `args` ask of a verb; raises ConfigError.
 
-    `others` are the keys that other verbs take: they are told apart from a key of the configuration.
+    `others` are the keys that other verbs take: they are told apart from a key of the
+    configuration.
     """
     reader = _Reader(verb, frozenset(others))
     waiting = list(args)
@@ -193,7 +206,9 @@ class _Reader:
         self.rest: list[str] = []
 
     def take(self, arg: str, following: list[str]) -> list[str]:
-        """Take one argument, and of those that follow what belongs to it; return what is left of them."""
+        """Take one argument, and of those that follow what belongs to it; return what is left of
+        them.
+        """
         key, equals, value = arg.partition("=")
         argument = self._named.get(key)
         if argument is None:
@@ -258,7 +273,9 @@ class _Reader:
         self.rest.append(arg)
 
     def _is_misspelt(self, key: str) -> bool:
-        """Return whether a key is nearer to one of the verb's own than to any of the configuration's."""
+        """Return whether a key is nearer to one of the verb's own than to any of the
+        configuration's.
+        """
         from dataclasses import fields
 
         from conf.schema import Conf

@@ -1,6 +1,8 @@
-"""One federation as the caller of a verb acts on it: its jobs, its store, and what of both is the caller's.
+"""One federation as the caller of a verb acts on it: its jobs, its store, and what of both is the
+caller's.
 
-A verb acts on what its caller's role owns: `as=orchestrator`, `as=silo:NAME` or, by default, `as=all`.
+A verb acts on what its caller's role owns: `as=orchestrator`, `as=silo:NAME` or, by default,
+`as=all`.
 
     MDW-111 a role that there is not          MDW-193 no such silo
     MDW-113 what this backend does not have   MDW-197 a silo with the orchestrator's name
@@ -80,7 +82,8 @@ class Federation:
 def federation_of(arguments: Arguments, conf: Conf | None = None) -> Federation:
     """Return the federation that a verb's arguments mean; raises ConfigError.
 
-    Without `backend=` it is on Azure ML where the configuration names the orchestrator's workspace, else here.
+    Without `backend=` it is on Azure ML where the configuration names the orchestrator's workspace,
+    else here.
     """
     if conf is None:
         from conf.compose import compose

@@ -1,4 +1,6 @@
-"""Verbs about a finished run of this machine: evaluate, report; and the versions of what Meadow stands on."""
+"""Verbs about a finished run of this machine: evaluate, report; and the versions of what Meadow
+stands on.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ def report(arguments: Arguments) -> int:
 def version(arguments: Arguments) -> int:
     """Print the versions of Meadow and of what it stands on, without importing them.
 
-    The last line is the digest of the code that must agree, as a silo's owner lists it in `policy.code`.
+    The last line is the digest of the code that must agree, as a silo's owner lists it in
+    `policy.code`.
     """
     from conf.code_digest import release_digest
 

@@ -1,9 +1,10 @@
 """A verb as a Hydra application: `--help`, `--cfg`, `--multirun` and the rest are Hydra's own.
 
-Before Hydra runs anything, every configuration that the arguments describe (each child of a sweep too) is composed
-and validated, so that a mistake in the last child stops before the first one starts, in our words and with our exit
-status. `--config-path`, `--config-name`, `--experimental-rerun` and `--shell-completion` are refused: the first two
-would replace the schema, the third unpickles a file, and completion knows of no verbs. `conf/config.yaml` has the help.
+Before Hydra runs anything, every configuration that the arguments describe (each child of a sweep
+too) is composed and validated, so that a mistake in the last child stops before the first one
+starts, in our words and with our exit status. `--config-path`, `--config-name`,
+`--experimental-rerun` and `--shell-completion` are refused: the first two would replace the schema,
+the third unpickles a file, and completion knows of no verbs. `conf/config.yaml` has the help.
 """
 
 from __future__ import annotations
@@ -32,18 +33,22 @@ from conf.overrides import parse, ready
 from conf.schema import Conf
 
 Task = Callable[[Conf, list[str], str], int]
-"""What a verb does with a configuration, its overrides and the command that gives this very run; the exit status."""
+"""What a verb does with a configuration, its overrides and the command that gives this very run;
+the exit status.
+"""
 
 REFUSED: Final = ("config_path", "config_name", "experimental_rerun", "shell_completion")
 """Flags of Hydra's that are not offered."""
 
 
 def application(words: Sequence[str], args: list[str], task: Task) -> int:
-    """Run `task` for the configuration that `args` describe, or for each of a sweep; return the exit status.
+    """Run `task` for the configuration that `args` describe, or for each of a sweep; return the
+    exit status.
 
-    `words` are the verb and its own arguments, as they stand in the command that gives the same run.
-    Raises ConfigError before anything starts, and what the task raised in a single run. In a sweep a child's
-    MeadowError is printed, the next child runs, and the first failure's status is returned.
+    `words` are the verb and its own arguments, as they stand in the command that gives the same
+    run. Raises ConfigError before anything starts, and what the task raised in a single run. In a
+    sweep a child's MeadowError is printed, the next child runs, and the first failure's status is
+    returned.
     """
     verb = words[0]
     given = _parsed(verb, args)
@@ -69,7 +74,9 @@ def application(words: Sequence[str], args: list[str], task: Task) -> int:
 
 
 class _Jobs:
-    """What Hydra calls for each run; keeps the failures, because Hydra would print and swallow them."""
+    """What Hydra calls for each run; keeps the failures, because Hydra would print and swallow
+    them.
+    """
 
     def __init__(self, command: list[str], task: Task) -> None:
         self._command = command
@@ -110,14 +117,19 @@ class _Jobs:
             traceback.print_exception(error)
 
     def status(self) -> int:
-        """Return the exit status of all runs, the first that is not 0; raises what a single run raised."""
+        """Return the exit status of all runs, the first that is not 0.
+
+        Raises what a single run raised.
+        """
         if self._failures and not self._sweep:
             raise self._failures[0]
         return next((status for status in self._statuses if status), 0)
 
 
 def _written(app: HydraConf) -> list[str]:
-    """Return a run's overrides as a person writes them: without our `++`, without what Hydra adds itself."""
+    """Return a run's overrides as a person writes them: without our `++`, without what Hydra adds
+    itself.
+    """
     own = [text for text in app.overrides.hydra if not text.startswith("hydra.mode=")]
     return [*(text.removeprefix("++") for text in app.overrides.task), *own]
 
@@ -161,7 +173,10 @@ def _flags(given: argparse.Namespace) -> list[str]:
 
 
 def _check(given: argparse.Namespace) -> None:
-    """Compose and validate all that the arguments describe; raises ConfigError for the first mistake."""
+    """Compose and validate all that the arguments describe.
+
+    Raises ConfigError for the first mistake.
+    """
     if given.hydra_help or given.info:
         return
     extra = []
@@ -179,7 +194,9 @@ def _check(given: argparse.Namespace) -> None:
 
 
 def _own_name(conf: Conf, names: set[str]) -> None:
-    """Add a run's name to those of the sweep so far; runs that go on with a stored one keep its name."""
+    """Add a run's name to those of the sweep so far; runs that go on with a stored one keep its
+    name.
+    """
     name = None if conf.run.resume else conf.run.name
     if name in names:
         raise ConfigError(
@@ -196,7 +213,9 @@ def _shows(given: argparse.Namespace) -> bool:
 
 
 def _children(given: argparse.Namespace) -> list[list[str]]:
-    """Return the overrides of each run: those of a sweep as Hydra's basic sweeper parts them, otherwise one."""
+    """Return the overrides of each run: those of a sweep as Hydra's basic sweeper parts them,
+    otherwise one.
+    """
     overrides = list(given.overrides)
     other_sweeper = any(text.startswith("hydra/sweeper=") for text in overrides)
     if not (given.multirun or "hydra.mode=MULTIRUN" in overrides) or other_sweeper:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KeyPlaces:
-    """Where one call of `meadow keys` finds things: as its arguments say, else as the federation's file says."""
+    """Where one call of `meadow keys` finds things: as its arguments say, else as the federation's
+    file says.
+    """
 
     arguments: Arguments
     conf: Conf
@@ -38,7 +40,9 @@ class KeyPlaces:
 
     @property
     def vault(self) -> str | None:
-        """Return the Key Vault of the private parts: a silo's own for its key, else the orchestrator's."""
+        """Return the Key Vault of the private parts: a silo's own for its key, else the
+        orchestrator's.
+        """
         if self.arguments.has("keys"):
             return None
         named = self.silo.key_vault if self.name else self.conf.federation.orchestrator.key_vault
@@ -81,7 +85,10 @@ class KeyPlaces:
 
 
 def places_of(arguments: Arguments) -> KeyPlaces:
-    """Return where the arguments' things are; raises ConfigError MDW-111, and what a wrong configuration raises."""
+    """Return where the arguments' things are.
+
+    Raises ConfigError MDW-111, and what a wrong configuration raises.
+    """
     if arguments.has("keys") and arguments.has("key_vault"):
         raise arguments.wrong("keys= and key_vault= exclude each other")
     conf = compose(list(arguments.rest))

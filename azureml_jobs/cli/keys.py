@@ -1,6 +1,7 @@
 """`meadow keys`: a federation's CA, node keys and list of who may connect, by hand.
 
-Private parts are in a folder or a Key Vault, the list in the orchestrator's store: a folder or a blob container.
+Private parts are in a folder or a Key Vault, the list in the orchestrator's store: a folder or a
+blob container.
 """
 
 from __future__ import annotations
@@ -83,7 +84,10 @@ class Keys:
         return AdmittedKeys(self._places.open_store(), self._clock)
 
     def init(self) -> Iterator[str]:
-        """Make the CA, or hand out again the one that is there; raises IdentityError MDW-707 where nothing is to do."""
+        """Make the CA, or hand out again the one that is there.
+
+        Raises IdentityError MDW-707 where nothing is to do.
+        """
         path = self._places.certificate
         name = self._places.conf.federation.name
         kept = self._secrets.get(CA_CERTIFICATE) if CA_CERTIFICATE in self._secrets.list() else None
@@ -101,7 +105,10 @@ class Keys:
         yield "Give that file to every silo: it is how they know the orchestrator."
 
     def silo(self) -> Iterator[str]:
-        """Make a silo's node key, or hand out again its public half; raises IdentityError MDW-707 as `init`."""
+        """Make a silo's node key, or hand out again its public half.
+
+        Raises IdentityError MDW-707 as `init`.
+        """
         secret = node_secret(self._name)
         path = self._places.public
         new = self._arguments.has("--new")
@@ -121,7 +128,9 @@ class Keys:
         yield f"{self._name} may connect with {key.fingerprint} until {_day(key.expires)}."
 
     def rotate(self) -> Iterator[str]:
-        """Admit a new key of a silo, then revoke its others: at no moment is the silo without a good key."""
+        """Admit a new key of a silo, then revoke its others: at no moment is the silo without a
+        good key.
+        """
         if not self._arguments.has("FILE"):
             secret, public = fresh_node_key()
             new = self._admitted.admit(self._name, public, self._days)

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from conf.schema import Conf
 
 MOST_RESTARTS: Final = 3
-"""Of an orchestrator that was killed while its run is followed; after that, whatever kills it has to be looked at."""
+"""Of an orchestrator that was killed while its run is followed; after that, whatever kills it has
+to be looked at.
+"""
 Work = Callable[[Federation, str], int]
 """What a launch does with a federation; the text is the command that gives this very launch."""
 
@@ -112,7 +114,9 @@ def _start_only(federation: Federation, arguments: Arguments) -> int:
 def start_parts(
     federation: Federation, started: list[str], echo: Echo = print_now, *, show: bool = False
 ) -> None:
-    """Start the role's parts that are not running; name in `started` those that were not, as they start."""
+    """Start the role's parts that are not running; name in `started` those that were not, as they
+    start.
+    """
     for part in parts_of(federation.backend, federation.role):
         job, new = federation.backend.start(part)
         if new:
@@ -165,7 +169,8 @@ def launch_and_run(
             return SIGNED_OUT_STATUS
         raise reason.error from None
     except BaseException as error:
-        # nothing half-started stays, and the next launch does not begin with this run: it is cancelled when
+        # nothing half-started stays, and the next launch does not begin with this run: it is
+        # cancelled when
         # the orchestrator has ended, which might else end before it has seen the request
         try:
             backend.stop(started)
@@ -185,10 +190,11 @@ def launch_and_run(
 
 
 class Follower:
-    """Shows a run that is followed: the orchestrator's lines, and which silos have ended with which last words.
+    """Shows a run that is followed: the orchestrator's lines, and which silos have ended with which
+    last words.
 
-    An orchestrator that was killed (out of memory, say) is started again, and goes on after the last closed round;
-    one that ended by itself is not.
+    An orchestrator that was killed (out of memory, say) is started again, and goes on after the
+    last closed round; one that ended by itself is not.
     """
 
     def __init__(self, federation: Federation, started: list[str], echo: Echo) -> None:
@@ -228,7 +234,8 @@ class Follower:
                 return
             words = self._backend.last_words(job)
         except AzureError:
-            # another workspace, which may refuse or not be reached: the run itself does not depend on this look
+            # another workspace, which may refuse or not be reached: the run itself does not depend
+            # on this look
             return
         self._running.remove(part)
         self._echo(log_line(part, f"{job.state}: {words}"))
@@ -252,7 +259,9 @@ def _follow(federation: Federation, run_id: str, follower: Follower, echo: Echo)
 
 
 def _without_orchestrator(federation: Federation, run_id: str, echo: Echo) -> int:
-    """Cancel a run whose orchestrator has gone; return that one's exit status, where it has one that says so."""
+    """Cancel a run whose orchestrator has gone; return that one's exit status, where it has one
+    that says so.
+    """
     federation.queue.cancel(run_id, live=False)
     echo(f"run {run_id}: cancelled; if a round was closed, resume it: run.resume={run_id}")
     job = federation.backend.job(ORCHESTRATOR)

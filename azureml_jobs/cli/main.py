@@ -1,7 +1,8 @@
 """The command line: `meadow VERB [ARGUMENT ...] [Hydra overrides]`.
 
-Nothing heavy is imported before the verb is known, so that `meadow --help` answers at once. Exit statuses are those
-of `conf.errors`; anything that is no MeadowError is a fault of ours: its traceback is shown and the status is 1.
+Nothing heavy is imported before the verb is known, so that `meadow --help` answers at once. Exit
+statuses are those of `conf.errors`; anything that is no MeadowError is a fault of ours: its
+traceback is shown and the status is 1.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from conf.telemetry import turn_off
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the verb that `argv` names (the process's arguments by default) and return the exit status."""
+    """Run the verb that `argv` names (the process's arguments by default) and return the exit
+    status.
+    """
     turn_off()
     args = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -1,4 +1,6 @@
-"""Verbs that are a program of their own: simulation and rehearsal, and the commands of the two kinds of job."""
+"""Verbs that are a program of their own: simulation and rehearsal, and the commands of the two
+kinds of job.
+"""
 
 from __future__ import annotations
 

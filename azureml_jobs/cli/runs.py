@@ -78,7 +78,10 @@ def download(arguments: Arguments) -> int:
 
 
 def submit_run(federation: Federation, command: str) -> str:
-    """Put a run into the queue and return its id; raises ConfigError MDW-181 or MDW-187 for a name that is taken."""
+    """Put a run into the queue and return its id.
+
+    Raises ConfigError MDW-181 or MDW-187 for a name that is taken.
+    """
     from datetime import datetime
 
     conf = federation.conf
@@ -100,7 +103,8 @@ def wait_for_run(
     watcher: Watcher | None = None,
     echo: Echo = print,
 ) -> int:
-    """Return a run's exit status once it has ended, or the status that says why it is waited for no longer.
+    """Return a run's exit status once it has ended, or the status that says why it is waited for no
+    longer.
 
     Azure that is not reached is borne for a while. Raises MeadowError.
     """
@@ -108,7 +112,8 @@ def wait_for_run(
     answered = time.monotonic()
     while True:
         try:
-            # asked before the last look at the run: one that ended in between is seen in the next round
+            # asked before the last look at the run: one that ended in between is seen in the next
+            # round
             live = federation.is_live()
             outcome = federation.queue.outcome(run_id)
             if watcher is not None:
@@ -148,8 +153,8 @@ def cancel_run(federation: Federation, run_id: str) -> bool:
 def bring_home(federation: Federation, run_id: str, output: Path) -> tuple[Path, int]:
     """Return the folder with a run's files, below `output`, and how many they are.
 
-    On this machine they are where the run wrote them; they are copied where `output` is another folder. Raises
-    AzureError MDW-802 where there are none.
+    On this machine they are where the run wrote them; they are copied where `output` is another
+    folder. Raises AzureError MDW-802 where there are none.
     """
     target = output / run_id
     if not federation.backend.files_here:

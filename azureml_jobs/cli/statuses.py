@@ -1,4 +1,6 @@
-"""The exit statuses of a run that is waited for, on every backend; those of errors are in `conf.errors`."""
+"""The exit statuses of a run that is waited for, on every backend; those of errors are in
+`conf.errors`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The table of verbs: who they are for, what they take, what they do. A verb is one row here and one function."""
+"""The table of verbs: who they are for, what they take, what they do.
+
+A verb is one row here and one function.
+"""
 
 from __future__ import annotations
 
@@ -362,13 +365,17 @@ KEYS: Final = frozenset(
     for argument in verb.arguments
     if not argument.is_flag and not argument.is_word
 )
-"""Every `key=` that some verb takes, so that one that belongs to another verb is told apart from a key of the run."""
+"""Every `key=` that some verb takes, so that one that belongs to another verb is told apart from a
+key of the run.
+"""
 
 
 def find(args: Sequence[str]) -> tuple[Verb | str, list[str]]:
-    """Return the verb that the arguments begin with, and the others; the first word alone where it asks for help.
+    """Return the verb that the arguments begin with, and the others; the first word alone where it
+    asks for help.
 
-    Raises ConfigError: MDW-110 for a word that begins no verb, MDW-111 for a second one that does not go with it.
+    Raises ConfigError: MDW-110 for a word that begins no verb, MDW-111 for a second one that does
+    not go with it.
     """
     first = args[0]
     rest = list(args[1:])

@@ -32,7 +32,9 @@ Line = tuple[str, str]
 
 
 def status(arguments: Arguments) -> int:
-    """Show the jobs of all parts that the caller may see, and the runs; an error where nothing can be seen."""
+    """Show the jobs of all parts that the caller may see, and the runs; an error where nothing can
+    be seen.
+    """
     federation = federation_of(arguments)
     federation.backend.check_exists()
     seen = look(federation.backend, federation.parts)
@@ -80,7 +82,9 @@ def logs(arguments: Arguments) -> int:
 
 
 def stop(arguments: Arguments) -> int:
-    """End the caller's jobs, silos before the orchestrator; or one silo's; or a run, and leave the jobs running."""
+    """End the caller's jobs, silos before the orchestrator; or one silo's; or a run, and leave the
+    jobs running.
+    """
     federation = federation_of(arguments)
     federation.backend.check_exists()
     run_id = arguments.get("run")
@@ -102,7 +106,9 @@ def stop(arguments: Arguments) -> int:
 
 
 def check(arguments: Arguments) -> int:
-    """Print what would keep a launch from working, with what to do; the exit status says whether anything would."""
+    """Print what would keep a launch from working, with what to do; the exit status says whether
+    anything would.
+    """
     federation = federation_of(arguments)
     table = federation.backend.check(federation.role)
     print("\n".join(table.lines()))
@@ -143,9 +149,11 @@ def log_line(label: str, line: str) -> str:
 
 
 def follow(read: Sequence[JobLog], poll_seconds: float) -> Iterator[Line | MeadowError]:
-    """Yield the lines of several jobs as they come until all have ended; an error ends the lines of its job alone.
+    """Yield the lines of several jobs as they come until all have ended; an error ends the lines of
+    its job alone.
 
-    Each job has a thread, so that one slow workspace holds no other up; closing the iterator ends them.
+    Each job has a thread, so that one slow workspace holds no other up; closing the iterator ends
+    them.
     """
     said: queue.SimpleQueue[Line | MeadowError | None] = queue.SimpleQueue()
     closed = threading.Event()
@@ -193,7 +201,9 @@ def _once(read: Sequence[JobLog]) -> Iterator[Line | MeadowError]:
 
 
 def _told(federation: Federation) -> tuple[dict[str, Any], MeadowError | None]:
-    """Return what the orchestrator last told of itself, where it is the caller's; or why that can't be read."""
+    """Return what the orchestrator last told of itself, where it is the caller's; or why that can't
+    be read.
+    """
     from server.orchestrator.caretaker import read_status
 
     if not federation.has_orchestrator:

@@ -1,4 +1,6 @@
-"""One key that a silo may connect with, as the orchestrator's list of them has it (`server.store.admitted_keys`)."""
+"""One key that a silo may connect with, as the orchestrator's list of them has it
+(`server.store.admitted_keys`).
+"""
 
 from __future__ import annotations
 

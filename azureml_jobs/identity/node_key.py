@@ -35,8 +35,8 @@ def node_secret(silo: str) -> str:
 def read_node_key(secrets: SecretStore, silo: str) -> NodeKey:
     """Return a silo's node key from a SecretStore.
 
-    Raises IdentityError MDW-700 where there is none, 702 or 703 for another thing; CheckpointError MDW-505 where
-    the silo's key is there under a name of another version of Meadow.
+    Raises IdentityError MDW-700 where there is none, 702 or 703 for another thing; CheckpointError
+    MDW-505 where the silo's key is there under a name of another version of Meadow.
     """
     name = node_secret(silo)
     try:
@@ -50,7 +50,8 @@ def read_node_key(secrets: SecretStore, silo: str) -> NodeKey:
 
 def _check_names(secrets: SecretStore, silo: str) -> None:
     """Raise CheckpointError MDW-505 where a silo has a key under a name of another version."""
-    # A silo may be permitted to read its own secret and not to list: then there is nothing more to say.
+    # A silo may be permitted to read its own secret and not to list: then there is nothing more to
+    # say.
     with suppress(IdentityError):
         for name in secrets.list():
             match = _OF_A_LATER_VERSION.fullmatch(name)

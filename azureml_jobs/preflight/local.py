@@ -1,4 +1,6 @@
-"""`meadow check` for a federation on this machine: what would keep its jobs from starting or training."""
+"""`meadow check` for a federation on this machine: what would keep its jobs from starting or
+training.
+"""
 
 from __future__ import annotations
 

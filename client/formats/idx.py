@@ -1,4 +1,6 @@
-"""idx files, the format of MNIST: a magic number, the sizes as big-endian 32-bit integers, then the bytes."""
+"""idx files, the format of MNIST: a magic number, the sizes as big-endian 32-bit integers, then the
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ UNSIGNED_BYTE = 0x08
 
 
 def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
-    """Return an idx file of `dims` dimensions; a plain one stays on disk and is mapped, a .gz one is unpacked.
+    """Return an idx file of `dims` dimensions; a plain one stays on disk and is mapped, a .gz one
+    is unpacked.
 
     Raises DataError MDW-201 where the bytes are not what the file's own header says.
     """
@@ -44,7 +47,9 @@ def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
 
 
 def _unpack(path: Path, file: gzip.GzipFile, size: int) -> bytes:
-    """A gzip file unpacks to at most 1,032 times its size: a header that claims more is not believed."""
+    """A gzip file unpacks to at most 1,032 times its size: a header that claims more is not
+    believed.
+    """
     if size > 1032 * path.stat().st_size:
         raise _broken(path, f"its header claims {size} bytes")
     body = file.read(size + 1)

@@ -31,7 +31,9 @@ def read_npz(path: Path, names: Sequence[str]) -> list[NDArray[np.generic]]:
 
 
 def _check(path: Path, archive: zipfile.ZipFile, name: str) -> None:
-    """Numpy takes memory for the shape that a header claims: the claim must be what the archive holds."""
+    """Numpy takes memory for the shape that a header claims: the claim must be what the archive
+    holds.
+    """
     member = f"{name}.npy"
     if member not in archive.namelist():
         raise _broken(path, f"it has no array '{name}'")

@@ -1,4 +1,6 @@
-"""The CNN of NIID-Bench (Li et al. 2022, arXiv 2102.02079, section V): LeNet-5's layout with ReLU and max-pooling."""
+"""The CNN of NIID-Bench (Li et al. 2022, arXiv 2102.02079, section V): LeNet-5's layout with ReLU
+and max-pooling.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,12 @@ from conf.schema import ModelConf
 
 
 def build(conf: ModelConf, contract: Contract) -> nn.Module:
-    """Return two 5 x 5 convolutions (6, 16 channels), each max-pooled by 2, then 120, 84 and one unit a class.
+    """Return two 5 x 5 convolutions (6, 16 channels), each max-pooled by 2, then 120, 84 and one
+    unit a class.
 
-    Exactly as published from 16 x 16 pixels on (44,426 parameters for MNIST); smaller images are padded, since two
-    5 x 5 convolutions would leave nothing of them. Raises DataError MDW-207 below 4 x 4.
+    Exactly as published from 16 x 16 pixels on (44,426 parameters for MNIST); smaller images are
+    padded, since two 5 x 5 convolutions would leave nothing of them. Raises DataError MDW-207 below
+    4 x 4.
     """
     channels, height, width = contract.shape
     if min(height, width) < 4:

@@ -12,7 +12,9 @@ from conf.schema import MlpConf, ModelConf
 
 
 def build(conf: ModelConf, contract: Contract) -> nn.Module:
-    """Return `hidden` layers of the given units, then one unit a class; no hidden layer is logistic regression."""
+    """Return `hidden` layers of the given units, then one unit a class; no hidden layer is logistic
+    regression.
+    """
     hidden = conf.hidden if isinstance(conf, MlpConf) else MlpConf().hidden
     layers: list[nn.Module] = [nn.Flatten()]
     for units, following in itertools.pairwise([math.prod(contract.shape), *hidden]):

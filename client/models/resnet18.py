@@ -1,4 +1,6 @@
-"""ResNet-18 (He et al. 2016, arXiv 1512.03385) as torchvision builds it, with batch or group normalisation."""
+"""ResNet-18 (He et al. 2016, arXiv 1512.03385) as torchvision builds it, with batch or group
+normalisation.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def build(conf: ModelConf, contract: Contract) -> nn.Module:
     """Return ResNet-18 for the task's channels and classes.
 
     Small images get the first layer of the paper's section 4.2 (3 x 3, stride 1, no pooling).
-    `norm=group` (32 groups, Wu & He 2018, arXiv 1803.08494) has no running statistics: nothing but weights travels.
+    `norm=group` (32 groups, Wu & He 2018, arXiv 1803.08494) has no running statistics: nothing but
+    weights travels.
     """
     from torchvision.models import resnet18  # seconds to import: only where it is used
 

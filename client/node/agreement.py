@@ -1,4 +1,5 @@
-"""Whether a silo takes part in a run of a server: the same wire, then the same code, or one that its owner accepts.
+"""Whether a silo takes part in a run of a server: the same wire, then the same code, or one that
+its owner accepts.
 
 MDW-331 a run of other code    MDW-338 another version of the wire
 """

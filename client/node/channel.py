@@ -1,4 +1,6 @@
-"""The gRPC channel of a silo's node: TLS to one CA, kept alive, and every call signed with the node's key."""
+"""The gRPC channel of a silo's node: TLS to one CA, kept alive, and every call signed with the
+node's key.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ def now() -> datetime:
 class Signer(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpc ships no types
     """Adds to each call who makes it: the key, the time, and the key's signature of the time.
 
-    The three headers are those of Flower's own nodes: `flwr-public-key-bin` (PEM), `flwr-timestamp` (ISO 8601),
-    `flwr-signature-bin` (ECDSA with SHA-256 over the timestamp).
+    The three headers are those of Flower's own nodes: `flwr-public-key-bin` (PEM), `flwr-timestamp`
+    (ISO 8601), `flwr-signature-bin` (ECDSA with SHA-256 over the timestamp).
     """
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
@@ -54,7 +56,8 @@ def signed_channel(
     key: ec.EllipticCurvePrivateKey,
     extra: Mapping[str, str | int],
 ) -> grpc.Channel:
-    """Return a channel to `address` (host:port) whose calls are signed; nothing is sent before the first.
+    """Return a channel to `address` (host:port) whose calls are signed; nothing is sent before the
+    first.
 
     `authority` is the PEM of the only CA that is trusted; `extra` are further gRPC channel options.
     """

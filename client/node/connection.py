@@ -1,8 +1,10 @@
-"""The silo's gRPC connection, from Flower's public pieces: it finds the server, keeps asking, and never ends a process.
+"""The silo's gRPC connection, from Flower's public pieces: it finds the server, keeps asking, and
+never ends a process.
 
-Every call has a deadline and is signed; a call that fails because the server or the way to it is gone is made again,
-with the address asked for anew, until it succeeds or the connection is closed. All calls may be made twice: the
-orchestrator takes the second for the first. A beating thread says that the silo is alive while it trains.
+Every call has a deadline and is signed; a call that fails because the server or the way to it is
+gone is made again, with the address asked for anew, until it succeeds or the connection is closed.
+All calls may be made twice: the orchestrator takes the second for the first. A beating thread says
+that the silo is alive while it trains.
 
     MDW-753 another version of Flower     MDW-754 the server does not admit this silo
     MDW-755 the server can't be trusted
@@ -53,10 +55,15 @@ from strategies.wire.release import release_headers, why_refused
 log = logging.getLogger(__name__)
 
 Rendezvous = Callable[[], str | None]
-"""Says where the server is: host:port, or None while nobody knows. Raises FederationOver when it never will be."""
+"""Says where the server is: host:port, or None while nobody knows.
+
+Raises FederationOver when it never will be.
+"""
 
 HEARTBEAT_SECONDS: Final = 10.0
-"""The interval that the silo declares, the least that Flower takes: after twice that without a beat it is lost."""
+"""The interval that the silo declares, the least that Flower takes: after twice that without a beat
+it is lost.
+"""
 BEAT_SECONDS: Final = 3.0
 """Between two beats, so that one may be lost or late."""
 BEAT_DEADLINE: Final = 5.0
@@ -89,7 +96,9 @@ class FederationOver(Exception):
 
 
 class CallRefused(Exception):
-    """The server does not want this call: the round it belongs to has closed, or the run is another."""
+    """The server does not want this call: the round it belongs to has closed, or the run is
+    another.
+    """
 
 
 class NodeUnknown(Exception):
@@ -111,7 +120,9 @@ class Connection:
         *,
         options: Mapping[str, str | int] | None = None,
     ) -> None:
-        """`authority` is the PEM of the only CA that is trusted; `options` are further gRPC channel options."""
+        """`authority` is the PEM of the only CA that is trusted; `options` are further gRPC channel
+        options.
+        """
         self._rendezvous = rendezvous
         self._authority = authority
         self._key = key
@@ -130,10 +141,11 @@ class Connection:
         self.key_ends: datetime | None = None  # as the server last said; it does when that is near
 
     def open(self, give_up_at: float | None = None) -> int:
-        """Find the server, say that the silo is there, start the heartbeat, and return the node's id.
+        """Find the server, say that the silo is there, start the heartbeat, and return the node's
+        id.
 
-        Waits as long as it takes, or until `give_up_at` (monotonic seconds) and raises TimeoutError.
-        Raises IdentityError MDW-754 or MDW-755, or FederationOver.
+        Waits as long as it takes, or until `give_up_at` (monotonic seconds) and raises
+        TimeoutError. Raises IdentityError MDW-754 or MDW-755, or FederationOver.
         """
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
         # A stock server lets a node that has crashed in only after a minute.
@@ -158,7 +170,8 @@ class Connection:
         return int(response.node_id)
 
     def receive(self) -> tuple[Message, ObjectTree] | None:
-        """Return the next instruction, without its content, and the tree of its objects; None when there is none yet.
+        """Return the next instruction, without its content, and the tree of its objects; None when
+        there is none yet.
 
         Raises FederationOver, and the heartbeat's failure where it had one.
         """
@@ -176,7 +189,9 @@ class Connection:
         return message_from_proto(response.messages_list[0]), response.message_object_trees[0]
 
     def run(self, run_id: int) -> tuple[Run, Headers]:
-        """Return Flower's description of a run, and the headers beside it (`strategies.wire.run_code`)."""
+        """Return Flower's description of a run, and the headers beside it
+        (`strategies.wire.run_code`).
+        """
         request = GetRunRequest(node=self._node, run_id=run_id)
         response, trailing = self._call_traced("GetRun", request, CALL_DEADLINE)
         return run_from_proto(response.run), trailing
@@ -205,7 +220,8 @@ class Connection:
     def answer(
         self, head: Message, tree: ObjectTree, contents: Mapping[str, bytes], seconds: float
     ) -> None:
-        """Send a reply: its head (a message without content), then the objects that the server does not have.
+        """Send a reply: its head (a message without content), then the objects that the server does
+        not have.
 
         Raises CallRefused where nobody waits for it any more.
         """
@@ -380,7 +396,9 @@ class Connection:
 
 
 def _other_version(said: str) -> IdentityError:
-    """Return what Flower's refusal of another release means, from an orchestrator of Meadow's or a stock server."""
+    """Return what Flower's refusal of another release means, from an orchestrator of Meadow's or a
+    stock server.
+    """
     if known := _CODED.search(said):
         return IdentityError(known[1], f"The server refuses this silo: {known[2]}")
     what = f"The server refuses this silo's version of Flower: {' '.join(said.split())[:300]}"

@@ -2,8 +2,8 @@
 
     meadow join --silo-file silo.json --server host:9092 --ca ca.pem --key hospital-a.key
 
-It ends with status 0 when the federation is over, `IDLE_STATUS` when there was no work for `--idle-timeout`, 143 on
-SIGTERM, and the status of its error otherwise.
+It ends with status 0 when the federation is over, `IDLE_STATUS` when there was no work for
+`--idle-timeout`, 143 on SIGTERM, and the status of its error otherwise.
 
     MDW-333 no such app     MDW-756 a file or folder that can't be used
 """
@@ -74,7 +74,10 @@ def load_app(path: str) -> ClientApp:
 
 
 def address_at(place: Rendezvous) -> str | None:
-    """Return where the server is now, None where nobody knows; raises FederationOver where the place says so."""
+    """Return where the server is now, None where nobody knows.
+
+    Raises FederationOver where the place says so.
+    """
     record = place.find()
     if record is not None and record.state == OVER:
         raise FederationOver("the rendezvous says so")
@@ -110,9 +113,10 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 class NodeSettings:
     """What a silo's node is started with; of the three groups below exactly one field each is set.
 
-    A silo's settings: `silo` (JSON, as `conf.silos.silo_to_json`) or `silo_file`. Where the server is: `server`
-    (host:port), `rendezvous` (a folder), or `tracking` (an MLflow address, where `experiment`, `federation` and
-    perhaps `run_id` say which). The node's private key: `key` or `key_vault`.
+    A silo's settings: `silo` (JSON, as `conf.silos.silo_to_json`) or `silo_file`. Where the server
+    is: `server` (host:port), `rendezvous` (a folder), or `tracking` (an MLflow address, where
+    `experiment`, `federation` and perhaps `run_id` say which). The node's private key: `key` or
+    `key_vault`.
     """
 
     ca: Path

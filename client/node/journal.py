@@ -1,8 +1,9 @@
-"""What a silo keeps on its own disk: its last finished update and its state, so that no crash costs a training twice.
+"""What a silo keeps on its own disk: its last finished update and its state, so that no crash costs
+a training twice.
 
-A file is a line of JSON (what it is, which objects follow) and the objects of Flower's wire as they travel, each
-named by its SHA-256, so a torn or damaged file is recognised and not used. Files are the owner's alone and replaced
-whole (`conf.atomic_files`).
+A file is a line of JSON (what it is, which objects follow) and the objects of Flower's wire as they
+travel, each named by its SHA-256, so a torn or damaged file is recognised and not used. Files are
+the owner's alone and replaced whole (`conf.atomic_files`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ ANCHORS: Final = "anchors.jsonl"
 
 @dataclass(frozen=True)
 class InstructionKey:
-    """Which instruction an update answers: Meadow's run id, the round, and the id of the instruction's content."""
+    """Which instruction an update answers: Meadow's run id, the round, and the id of the
+    instruction's content.
+    """
 
     run: str
     round: int
@@ -54,11 +57,15 @@ class UpdateJournal:
         self._write("update", {"instruction": asdict(key)}, root, contents)
 
     def update(self, key: InstructionKey) -> RecordDict | None:
-        """Return the kept answer to this very instruction; None where there is none, or it is damaged."""
+        """Return the kept answer to this very instruction; None where there is none, or it is
+        damaged.
+        """
         return self._read("update", {"instruction": asdict(key)})
 
     def keep_anchor(self, run: str, round: int, anchor: str) -> None:
-        """Append what the server says its ledger was after a round: a JSON line, for who audits the run."""
+        """Append what the server says its ledger was after a round: a JSON line, for who audits the
+        run.
+        """
         line = json.dumps({"run": run, "round": round, "anchor": anchor[:200]})
         append_line(self._folder / ANCHORS, line, mode=0o600)
 

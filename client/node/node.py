@@ -1,7 +1,8 @@
-"""A silo's node: it answers one server's instructions with one ClientApp, in this process, one at a time.
+"""A silo's node: it answers one server's instructions with one ClientApp, in this process, one at a
+time.
 
-It runs the code that its own job was sent with, never code it received, and refuses a run of other code. Model, data
-and device stay in memory between rounds.
+It runs the code that its own job was sent with, never code it received, and refuses a run of other
+code. Model, data and device stay in memory between rounds.
 """
 
 from __future__ import annotations
@@ -59,10 +60,11 @@ class Node:
         spans: Sequence[Span] = (),
         place: Rendezvous | None = None,
     ) -> None:
-        """With `foreign_runs` it also takes part in runs of a server that names no code (stock Flower's).
+        """With `foreign_runs` it also takes part in runs of a server that names no code (stock
+        Flower's).
 
-        Of the end of `spans` it warns in its log; `place`, where the connection looks, is for the error of finding
-        nobody there.
+        Of the end of `spans` it warns in its log; `place`, where the connection looks, is for the
+        error of finding nobody there.
         """
         self._spans = spans
         self._reminder = Reminder(log)
@@ -79,7 +81,9 @@ class Node:
         self._stateful: str | None = None  # Meadow's id of the run whose state the context holds
 
     def run(self) -> NoReturn:
-        """Work until the federation is over (FederationOver), idle (IdleTimeout), or refuses this silo."""
+        """Work until the federation is over (FederationOver), idle (IdleTimeout), or refuses this
+        silo.
+        """
         last_work = time.monotonic()
         try:
             self._node_id = self._connection.open(last_work + self._idle_timeout)
@@ -199,7 +203,9 @@ class Node:
         self._connection.answer(head, tree, contents, seconds)
 
     def _context_of(self, head: Message) -> Context:
-        """Return the run's context, made at its first message, when the run's code is compared with this tree's."""
+        """Return the run's context, made at its first message, when the run's code is compared with
+        this tree's.
+        """
         run_id = head.metadata.run_id
         if self._context is None or self._context.run_id != run_id:
             run, headers = self._connection.run(run_id)
@@ -232,7 +238,9 @@ def _call(app: ClientApp, message: Message, context: Context) -> Message:
 
 
 def _as_it_travels(reply: Message) -> tuple[Message, ObjectTree, dict[str, bytes]]:
-    """Return a reply's head, tree and objects; what can't travel is a failure of the app's and not of the node."""
+    """Return a reply's head, tree and objects; what can't travel is a failure of the app's and not
+    of the node.
+    """
     try:
         id, tree, contents = deflate(reply)
     except Exception as error:  # whatever the app has put into its records
@@ -243,7 +251,9 @@ def _as_it_travels(reply: Message) -> tuple[Message, ObjectTree, dict[str, bytes
 
 
 def _failure(error: Exception, message: Message) -> Message:
-    """Return what an app raised as an error that names it, in answer to a message or in a reply's place."""
+    """Return what an app raised as an error that names it, in answer to a message or in a reply's
+    place.
+    """
     if isinstance(error, MeadowError):
         log.error("%s", error)
         reason = str(error)

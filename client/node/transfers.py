@@ -25,5 +25,6 @@ def side_by_side(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
                 yield from (one.result() for one in done)
         yield from (one.result() for one in running)
     finally:
-        # Without waiting: a call that is being made again would hold up a process that was told to end.
+        # Without waiting: a call that is being made again would hold up a process that was told to
+        # end.
         pool.shutdown(wait=False, cancel_futures=True)

@@ -14,7 +14,10 @@ from conf.schema import Silo
 
 
 def task_named(name: str) -> Task:
-    """Return the task of `client/tasks/<name>.py`; raises ConfigError MDW-102 for a name that is not there."""
+    """Return the task of `client/tasks/<name>.py`.
+
+    Raises ConfigError MDW-102 for a name that is not there.
+    """
     task: Task = module_named(sys.modules[__name__], name, "task").task
     return task
 

@@ -48,7 +48,9 @@ class SumSpec:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a model may expect: the `shape` of one example (C, H, W) and the names of the `classes` in order."""
+    """What a model may expect: the `shape` of one example (C, H, W) and the names of the `classes`
+    in order.
+    """
 
     shape: tuple[int, ...]
     classes: tuple[str, ...]
@@ -75,7 +77,9 @@ class Contract:
 
 @dataclass
 class SiloData:
-    """A silo's examples: the split it trains on, the one it evaluates on, and the class of each of the first."""
+    """A silo's examples: the split it trains on, the one it evaluates on, and the class of each of
+    the first.
+    """
 
     train: Dataset[Any]
     held_out: Dataset[Any]
@@ -97,7 +101,8 @@ class Task(ABC):
 
     @abstractmethod
     def load(self, silo: Silo) -> SiloData:
-        """Return a silo's examples: its part of a public set, or what its owner keeps in `silo.data.root`.
+        """Return a silo's examples: its part of a public set, or what its owner keeps in
+        `silo.data.root`.
 
         Raises DataError where there are none or they break the contract.
         """
@@ -105,8 +110,8 @@ class Task(ABC):
     def train_labels(self, silo: Silo) -> Indices | None:
         """Return the class of each example that a silo trains on, or None where examples have none.
 
-        A task that knows them without loading the examples overrides it: a simulation asks for every silo before
-        its first round. Raises DataError as `load` does.
+        A task that knows them without loading the examples overrides it: a simulation asks for
+        every silo before its first round. Raises DataError as `load` does.
         """
         return self.load(silo).labels
 
@@ -158,7 +163,9 @@ class Classification(Task):
 
     @abstractmethod
     def scaled(self, images: Tensor) -> Tensor:
-        """Return images as stored (n, H, W), already of type float32, in the scale that models train on."""
+        """Return images as stored (n, H, W), already of type float32, in the scale that models
+        train on.
+        """
 
     def load(self, silo: Silo) -> SiloData:
         """Return a silo's part of the public set, or its own examples; see `Task.load`."""
@@ -179,7 +186,9 @@ class Classification(Task):
     def dataset(
         self, images: NDArray[np.generic], labels: Indices, which: Indices | slice
     ) -> TensorDataset:
-        """Return some of the examples as tensors: images (n, 1, H, W) of float32, labels (n) of int64."""
+        """Return some of the examples as tensors: images (n, 1, H, W) of float32, labels (n) of
+        int64.
+        """
         chosen = torch.from_numpy(np.array(images[which], dtype=np.float32))
         return TensorDataset(
             self.scaled(chosen).unsqueeze(1), torch.from_numpy(np.array(labels[which], np.int64))
@@ -202,7 +211,8 @@ class Classification(Task):
         return {"confusion": SumSpec((classes, classes))}
 
     def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
-        """Return accuracy, and the mean over the classes that occur of F1 = 2 TP / (2 TP + FP + FN).
+        """Return accuracy, and the mean over the classes that occur of F1 = 2 TP / (2 TP + FP +
+        FN).
 
         A class occurs where it is true or guessed (scikit-learn's `f1_score`, average="macro").
         """
@@ -227,7 +237,9 @@ class Classification(Task):
         return self._checked(examples, data)
 
     def _checked(self, examples: Examples, data: DataConf) -> Examples:
-        """Return the first `data.examples` of some examples that keep the contract, checked once for all silos."""
+        """Return the first `data.examples` of some examples that keep the contract, checked once
+        for all silos.
+        """
         images, labels = examples
         last = self._last
         # The very same arrays, which a task gives where it keeps a public set in memory.
@@ -250,7 +262,10 @@ class _LastChecked:
 
 
 def _splits(labels: Indices, silo: Silo) -> tuple[Indices, Indices]:
-    """Return a silo's training and held-out indices; raises DataError MDW-205 where it has no examples."""
+    """Return a silo's training and held-out indices.
+
+    Raises DataError MDW-205 where it has no examples.
+    """
     mine = np.arange(len(labels))
     if silo.data.partition != OWN:
         mine = parts(labels, silo.of, silo.data)[silo.index]
@@ -262,7 +277,9 @@ def _splits(labels: Indices, silo: Silo) -> tuple[Indices, Indices]:
 
 
 def split(mine: Indices, silo: Silo) -> tuple[Indices, Indices]:
-    """Return which of a silo's examples it trains on and which it holds out, both sorted, the first never empty."""
+    """Return which of a silo's examples it trains on and which it holds out, both sorted, the first
+    never empty.
+    """
     rng = np.random.default_rng(seed_for(silo.data.seed, silo.name, 0, "held-out"))
     count = min(math.floor(silo.data.held_out * len(mine) + 0.5), len(mine) - 1)
     order = rng.permutation(mine)

@@ -1,6 +1,8 @@
-"""Handwritten digits: 1,797 real images of 8 x 8 pixels that ship with scikit-learn (UCI, Alpaydin & Kaynak 1998).
+"""Handwritten digits: 1,797 real images of 8 x 8 pixels that ship with scikit-learn (UCI, Alpaydin
+& Kaynak 1998).
 
-A silo's own examples: an .npz file, or a folder with `digits.npz`, of `x` (n, 8, 8) with values 0 to 16 and `y` (n).
+A silo's own examples: an .npz file, or a folder with `digits.npz`, of `x` (n, 8, 8) with values 0
+to 16 and `y` (n).
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ class Digits(Classification):
 
 @cache
 def _public() -> Examples:
-    # As scikit-learn's own load_digits reads it, without the second that importing scikit-learn takes.
+    # As scikit-learn's own load_digits reads it, without the second that importing scikit-learn
+    # takes.
     package = importlib.util.find_spec("sklearn")
     assert package is not None and package.submodule_search_locations is not None
     file = Path(package.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"

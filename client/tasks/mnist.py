@@ -1,7 +1,8 @@
-"""MNIST: handwritten digits of 28 x 28 pixels, 60,000 to train on and 10,000 to test (LeCun et al. 1998).
+"""MNIST: handwritten digits of 28 x 28 pixels, 60,000 to train on and 10,000 to test (LeCun et al.
+1998).
 
-Read from idx files, plain or .gz, in `data.root` or its `MNIST/raw`, where torchvision puts them when it downloads.
-A silo's own examples are idx files of the same names.
+Read from idx files, plain or .gz, in `data.root` or its `MNIST/raw`, where torchvision puts them
+when it downloads. A silo's own examples are idx files of the same names.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Mnist(Classification):
         return _read(root, "train")
 
     def test(self, data: DataConf) -> Dataset[Any] | None:
-        """Return the 10,000 test examples; none where the data is a silo's own, or has no test files."""
+        """Return the 10,000 test examples; none where the data is a silo's own, or has no test
+        files.
+        """
         root = home(data)
         if data.partition == OWN:
             return None
@@ -97,7 +100,8 @@ def _read_files(images: Path, labels: Path, changed: int) -> Examples:
 def _download(root: Path) -> None:
     """Fetch the set with torchvision into a folder beside it, and move the files in whole.
 
-    So two processes that fetch at once do no harm, and an interrupted download leaves nothing half there.
+    So two processes that fetch at once do no harm, and an interrupted download leaves nothing half
+    there.
     """
     from torchvision.datasets import MNIST  # seconds to import: only where it is used
 

@@ -1,4 +1,6 @@
-"""Which worker a silo is assigned to: its data stays in that worker's memory, so a silo moves at most once."""
+"""Which worker a silo is assigned to: its data stays in that worker's memory, so a silo moves at
+most once.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,14 @@ from collections.abc import Sequence
 BALANCED_AFTER = 2
 """Trainings of a silo before its cost is believed: the first one also loads its data."""
 UNEVEN = 0.05
-"""Share of the longer of two workers' seconds by which they may differ without a silo being moved."""
+"""Share of the longer of two workers' seconds by which they may differ without a silo being moved.
+"""
 
 
 class WorkerAssignment:
-    """The worker of each silo (by index): assigned in turn, and balanced once by what each silo's training took."""
+    """The worker of each silo (by index): assigned in turn, and balanced once by what each silo's
+    training took.
+    """
 
     def __init__(self, silos: int, workers: int) -> None:
         self._workers = workers
@@ -30,7 +35,9 @@ class WorkerAssignment:
             self._seconds[silo].append(seconds)
 
     def rebalance_once(self) -> None:
-        """Move silos, once, as soon as every one has trained often enough; to be called while none is training."""
+        """Move silos, once, as soon as every one has trained often enough; to be called while none
+        is training.
+        """
         if self._balanced or any(len(seen) < BALANCED_AFTER for seen in self._seconds):
             return
         costs = [min(seen) for seen in self._seconds]
@@ -39,9 +46,11 @@ class WorkerAssignment:
 
 
 def balanced(costs: Sequence[float], assigned: Sequence[int], workers: int) -> list[int]:
-    """Return an assignment under which the workers' sums of costs differ least, with few moves from the present one.
+    """Return an assignment under which the workers' sums of costs differ least, with few moves from
+    the present one.
 
-    Greedy: while it helps, one silo moves, or two change places, between the most and the least busy worker.
+    Greedy: while it helps, one silo moves, or two change places, between the most and the least
+    busy worker.
     """
     result = list(assigned)
     for _ in range(len(result)):
@@ -64,7 +73,9 @@ def balanced(costs: Sequence[float], assigned: Sequence[int], workers: int) -> l
 def _best_swap(
     costs: Sequence[float], assigned: Sequence[int], most: int, least: int, gap: float
 ) -> tuple[int, ...]:
-    """Return the silos to move between two workers so that they differ least; none where no move helps."""
+    """Return the silos to move between two workers so that they differ least; none where no move
+    helps.
+    """
     ours = [silo for silo, worker in enumerate(assigned) if worker == most]
     theirs = [silo for silo, worker in enumerate(assigned) if worker == least]
     swaps: list[tuple[float, tuple[int, ...]]] = [(costs[silo], (silo,)) for silo in ours]

@@ -1,8 +1,8 @@
 """What passes between the pool and one of its workers: messages, and a silo's state beside them.
 
-Both ends are this program, joined by a pipe that nobody else can open. Large arrays travel after the message as
-bare bytes, and those that the message before had already brought, as when one model goes to many silos, do not
-travel again.
+Both ends are this program, joined by a pipe that nobody else can open. Large arrays travel after
+the message as bare bytes, and those that the message before had already brought, as when one model
+goes to many silos, do not travel again.
 """
 
 from __future__ import annotations
@@ -13,17 +13,25 @@ from multiprocessing.connection import Connection
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 
 LARGE = 1 << 17
-"""Bytes from which an array travels beside the message; below, one more write costs more than a copy."""
+"""Bytes from which an array travels beside the message; below, one more write costs more than a
+copy.
+"""
 
 NEW = -1
-"""Place of an array that follows in the pipe; any other number is its place among those of the message before."""
+"""Place of an array that follows in the pipe; any other number is its place among those of the
+message before.
+"""
 
 Hole = tuple[int, str, str]
-"""Where a large array was taken out: 0 for the content or 1 for the state, its record's name and its own."""
+"""Where a large array was taken out: 0 for the content or 1 for the state, its record's name and
+its own.
+"""
 
 
 class PipeEnd:
-    """One end of the pipe; the side that sends the same model again and again sets `remember` at both ends."""
+    """One end of the pipe; the side that sends the same model again and again sets `remember` at
+    both ends.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -31,7 +39,10 @@ class PipeEnd:
         self._received: list[bytes] = []
 
     def send(self, message: Message, context: Context, *, remember: bool = False) -> None:
-        """Send a message and the context that goes with it; raises OSError when the other end is gone."""
+        """Send a message and the context that goes with it.
+
+        Raises OSError when the other end is gone.
+        """
         holes: list[Hole] = []
         large: list[bytes] = []
         message, context = copy.copy(message), copy.copy(context)
@@ -47,7 +58,10 @@ class PipeEnd:
         self._sent = large if remember else []
 
     def receive(self) -> tuple[Message, Context]:
-        """Return the next message and its context; raises EOFError or OSError when the other end is gone."""
+        """Return the next message and its context.
+
+        Raises EOFError or OSError when the other end is gone.
+        """
         message, context, holes, places, remember = self._connection.recv()
         large = [
             self._connection.recv_bytes() if place == NEW else self._received[place]

@@ -1,4 +1,5 @@
-"""Engine pool: a Flower `Grid` that calls the ClientApp here (`workers=0`) or in warm worker processes.
+"""Engine pool: a Flower `Grid` that calls the ClientApp here (`workers=0`) or in warm worker
+processes.
 
 with PoolGrid(silos, workers=2) as grid:
     federate(run, grid)
@@ -40,17 +41,20 @@ CLOSE_SECONDS = 2.0
 
 
 def node_id(silo: str) -> int:
-    """Return a silo's node id: a positive 63-bit number made from its name, so that it never changes."""
+    """Return a silo's node id: a positive 63-bit number made from its name, so that it never
+    changes.
+    """
     return int.from_bytes(hashlib.sha256(silo.encode()).digest()[:8], "big") >> 1
 
 
 class PoolGrid(SiloGrid):
     """The silos of one machine behind Flower's `Grid`, without Ray and without polling.
 
-    `workers=0` runs one client after another in the thread that waits for replies, so that a debugger stops inside
-    the training loop. `workers=N` keeps N processes; a silo always goes to the same one. `app` is the ClientApp as
-    `module:attribute`; `malloc` keeps activations mapped there; `log` is the file that workers write to.
-    Raises SiloError MDW-310 where the app can't be imported, MDW-311 where workers do not start.
+    `workers=0` runs one client after another in the thread that waits for replies, so that a
+    debugger stops inside the training loop. `workers=N` keeps N processes; a silo always goes to
+    the same one. `app` is the ClientApp as `module:attribute`; `malloc` keeps activations mapped
+    there; `log` is the file that workers write to. Raises SiloError MDW-310 where the app can't be
+    imported, MDW-311 where workers do not start.
     """
 
     def __init__(
@@ -102,7 +106,9 @@ class PoolGrid(SiloGrid):
         return list(self._silos)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Queue the messages, each for its silo's worker; the id of one to an unknown node is empty."""
+        """Queue the messages, each for its silo's worker; the id of one to an unknown node is
+        empty.
+        """
         ids = []
         with self._change:
             if not self._open and not any(worker.busy for worker in self._workers):
@@ -134,7 +140,8 @@ class PoolGrid(SiloGrid):
         return self._late
 
     def replies(self, message_ids: Iterable[str], timeout: float | None) -> Iterator[Message]:
-        """Yield replies as they arrive, until all are there or `timeout` seconds have passed; None = no limit.
+        """Yield replies as they arrive, until all are there or `timeout` seconds have passed; None
+        = no limit.
 
         Raises SiloError where the workers can't go on.
         """
@@ -157,7 +164,9 @@ class PoolGrid(SiloGrid):
             self._change.notify_all()
 
     def close(self) -> None:
-        """End the workers, those in the middle of a training too, and give Flower's task identity back."""
+        """End the workers, those in the middle of a training too, and give Flower's task identity
+        back.
+        """
         with self._change:
             if self._closed:
                 return
@@ -188,7 +197,9 @@ class PoolGrid(SiloGrid):
     # ---- waiting ----
 
     def _next(self, wanted: set[str], deadline: float | None) -> Message | None:
-        """Return one wanted reply as soon as it is there; None when there is none to come or the time is up."""
+        """Return one wanted reply as soon as it is there; None when there is none to come or the
+        time is up.
+        """
         while True:
             with self._change:
                 self._raise_failure()
@@ -223,7 +234,9 @@ class PoolGrid(SiloGrid):
         return id
 
     def _run_here(self, wanted: set[str]) -> None:
-        """Run the first waiting client in this thread, on copies of what it is given, as a worker would."""
+        """Run the first waiting client in this thread, on copies of what it is given, as a worker
+        would.
+        """
         queue = self._queues[0]
         message = next((m for m in queue if m.metadata.message_id in wanted), None)
         if message is None:
@@ -316,7 +329,9 @@ Identity = tuple[int | None, int | None, int | None]
 
 
 def _take_identity(run_id: int) -> Identity:
-    """Make this process the server of a run, as Flower's `Message` expects; return who it was before."""
+    """Make this process the server of a run, as Flower's `Message` expects; return who it was
+    before.
+    """
     before = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, SUPERLINK_NODE_ID
     return before

@@ -27,11 +27,12 @@ JUST_MADE_SECONDS: Final = 60.0
 
 
 def make_private_folder(below: int) -> Path:
-    """Make a folder of mode 0700, so short that a socket whose path is `below` characters longer fits below it.
+    """Make a folder of mode 0700, so short that a socket whose path is `below` characters longer
+    fits below it.
 
-    It is locked as long as this process lives; one that a killed process left is removed here. Where the temporary
-    folder's path is too long, or its file system has no modes, another place is taken.
-    Raises SiloError MDW-312 where there is none.
+    It is locked as long as this process lives; one that a killed process left is removed here.
+    Where the temporary folder's path is too long, or its file system has no modes, another place is
+    taken. Raises SiloError MDW-312 where there is none.
     """
     refused = []
     for parent in _parents():
@@ -92,13 +93,16 @@ def _parents() -> list[str]:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether the folder has the mode that it was made with: a file system without modes forgets it."""
+    """Whether the folder has the mode that it was made with: a file system without modes forgets
+    it.
+    """
     found = folder.stat()
     return found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
 
 
 def _lock(folder: Path) -> None:
-    # The kernel lets go of the lock when the process ends, however it ends; and a child does not inherit it,
+    # The kernel lets go of the lock when the process ends, however it ends; and a child does not
+    # inherit it,
     # since Python's descriptors are closed when another program is started.
     descriptor = os.open(folder, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)

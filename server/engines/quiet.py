@@ -14,7 +14,9 @@ LOGGERS = ("flwr", "ray", "py.warnings", "server", "client", "strategies", "conf
 
 
 def quiet_environment() -> None:
-    """Silence the libraries where the user has not chosen, their telemetry included; before they are imported."""
+    """Silence the libraries where the user has not chosen, their telemetry included; before they
+    are imported.
+    """
     turn_off()
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
@@ -23,7 +25,9 @@ def quiet_environment() -> None:
 
 @contextlib.contextmanager
 def logs_to(folder: Path) -> Iterator[None]:
-    """Send what Flower, Ray, Meadow and Python's warnings have to say to `folder/server.log`, not to the screen."""
+    """Send what Flower, Ray, Meadow and Python's warnings have to say to `folder/server.log`, not
+    to the screen.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     to_file = logging.FileHandler(folder / "server.log", delay=True)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

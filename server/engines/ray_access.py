@@ -1,7 +1,9 @@
-"""Who may talk to Ray: its ports are open to every machine around, so each call has to bring a token.
+"""Who may talk to Ray: its ports are open to every machine around, so each call has to bring a
+token.
 
-Ray listens on all interfaces, and whoever may call it can run code as the user who started it. Ray that Meadow starts
-takes no call without a token of that run's own; a cluster that answers without one is refused.
+Ray listens on all interfaces, and whoever may call it can run code as the user who started it. Ray
+that Meadow starts takes no call without a token of that run's own; a cluster that answers without
+one is refused.
 
 This module does not import Ray until the environment that Ray reads at import is set.
 """
@@ -28,12 +30,15 @@ ADDRESS: Final = "RAY_ADDRESS"
 CONNECT_SECONDS: Final = 5.0
 """For an existing cluster to answer; Ray itself would wait for minutes, deaf to signals."""
 QUESTION: Final = "/ray.rpc.InternalKVGcsService/InternalKVKeys"
-"""A call that Ray's head node takes from anybody who is let in: the door through which code gets in."""
+"""A call that Ray's head node takes from anybody who is let in: the door through which code gets
+in.
+"""
 
 
 @contextlib.contextmanager
 def own_token(folder: Path) -> Iterator[None]:
-    """Let the Ray started inside ask for a token that only this user can read, in a file of a private folder.
+    """Let the Ray started inside ask for a token that only this user can read, in a file of a
+    private folder.
 
     A token that the user has for a cluster of their own is neither read nor sent.
     """
@@ -47,10 +52,11 @@ def own_token(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cluster_access(address: str, insecure: bool) -> Iterator[None]:
-    """Let the Ray used inside reach the cluster at HOST:PORT with the user's own token, wherever they keep it.
+    """Let the Ray used inside reach the cluster at HOST:PORT with the user's own token, wherever
+    they keep it.
 
-    Raises SiloError MDW-322 where nothing answers, and MDW-313 where it answers without a token unless `insecure`
-    is set; then no token is sent.
+    Raises SiloError MDW-322 where nothing answers, and MDW-313 where it answers without a token
+    unless `insecure` is set; then no token is sent.
     """
     open_to_all = _answers_anybody(address)
     if open_to_all and not insecure:
@@ -67,7 +73,9 @@ def cluster_access(address: str, insecure: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str], without: tuple[str, ...]) -> Iterator[None]:
-    """Set what Ray reads, and give back what was there; a Ray that is imported already reads it anew."""
+    """Set what Ray reads, and give back what was there; a Ray that is imported already reads it
+    anew.
+    """
     with mock.patch.dict(os.environ, values):
         for name in without:
             os.environ.pop(name, None)
@@ -88,7 +96,9 @@ def _read_anew() -> None:
 
 
 def _check_mode(wanted: str) -> None:
-    """Raise SiloError MDW-314 where Ray does not do as the environment says: another Ray, or one built without it."""
+    """Raise SiloError MDW-314 where Ray does not do as the environment says: another Ray, or one
+    built without it.
+    """
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
     if is_token_auth_enabled() != (wanted == "token"):
@@ -100,7 +110,10 @@ def _check_mode(wanted: str) -> None:
 
 
 def _answers_anybody(address: str) -> bool:
-    """Whether the head node at HOST:PORT takes a call that brings no token; raises SiloError MDW-322 on silence."""
+    """Whether the head node at HOST:PORT takes a call that brings no token.
+
+    Raises SiloError MDW-322 on silence.
+    """
     try:
         with grpc.insecure_channel(address) as channel:
             channel.unary_unary(QUESTION)(b"", timeout=CONNECT_SECONDS)
@@ -108,7 +121,8 @@ def _answers_anybody(address: str) -> bool:
         status = error.code()
         if status is grpc.StatusCode.UNAUTHENTICATED:
             return False
-        # Any other answer of a server, such as a complaint about the question, came without asking who we are.
+        # Any other answer of a server, such as a complaint about the question, came without asking
+        # who we are.
         if status not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return True
         raise SiloError(

@@ -1,4 +1,7 @@
-"""Engine ray: Flower's own simulation, behind a token. Ray itself is imported only when a run needs it."""
+"""Engine ray: Flower's own simulation, behind a token.
+
+Ray itself is imported only when a run needs it.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,9 @@ SOCKET_BELOW: Final = len("/ray/session_2026-12-31_23-59-59_123456_4194304/socke
 class RayRun:
     """What a run on Ray is made of.
 
-    `workers` actors at once (None: one a core), in the private `folder` of this run, or on the cluster at `address`.
-    `malloc` keeps activations mapped in the actors; `log_dir` is the run's own; `app` is the ClientApp.
+    `workers` actors at once (None: one a core), in the private `folder` of this run, or on the
+    cluster at `address`. `malloc` keeps activations mapped in the actors; `log_dir` is the run's
+    own; `app` is the ClientApp.
     """
 
     silos: list[Silo]
@@ -55,12 +59,13 @@ def run_on_ray(
     app: str = "client.app:app",
     insecure: bool = False,
 ) -> None:
-    """Run `server_main(grid, context)` over Flower's simulation of these silos; one CPU and one thread a client.
+    """Run `server_main(grid, context)` over Flower's simulation of these silos; one CPU and one
+    thread a client.
 
-    `workers` actors at once (None: one a core), on this machine or on the Ray cluster at `ray_address`, which has to
-    ask for a token unless `insecure` is set. What `server_main` raises is raised here. Raises SiloError MDW-320 when
-    an actor died, MDW-312 to 314 and MDW-322 to 324 where Ray can't be used, and Interrupted on Ctrl-C or SIGTERM; a
-    second Ctrl-C no longer waits.
+    `workers` actors at once (None: one a core), on this machine or on the Ray cluster at
+    `ray_address`, which has to ask for a token unless `insecure` is set. What `server_main` raises
+    is raised here. Raises SiloError MDW-320 when an actor died, MDW-312 to 314 and MDW-322 to 324
+    where Ray can't be used, and Interrupted on Ctrl-C or SIGTERM; a second Ctrl-C no longer waits.
     """
     with _access(ray_address, insecure) as folder:
         # Ray reads at import whether it asks for a token, so it is imported here and not before.

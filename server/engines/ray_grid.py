@@ -1,4 +1,6 @@
-"""The Grid that Flower's simulation gives to a ServerApp, with names, replies as they arrive, and a way to end."""
+"""The Grid that Flower's simulation gives to a ServerApp, with names, replies as they arrive, and a
+way to end.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,10 @@ class Watch:
 
 
 class RayGrid(SiloGrid):
-    """Flower's `InMemoryGrid` for these silos. Raises SiloError MDW-320 when an actor died, Interrupted on Ctrl-C."""
+    """Flower's `InMemoryGrid` for these silos.
+
+    Raises SiloError MDW-320 when an actor died, Interrupted on Ctrl-C.
+    """
 
     def __init__(self, grid: Grid, silos: list[Silo], watch: Watch) -> None:
         assert isinstance(grid, InMemoryGrid)
@@ -56,7 +61,9 @@ class RayGrid(SiloGrid):
         return self._grid.run
 
     def names(self) -> dict[int, str]:
-        """Return the silos' names by node id; Flower registers the nodes in the order of the partitions."""
+        """Return the silos' names by node id; Flower registers the nodes in the order of the
+        partitions.
+        """
         ids = [node.node_id for node in self.get_nodes()]
         return {id: silo.name for id, silo in zip(ids, self._silos, strict=True)}
 
@@ -98,7 +105,9 @@ class RayGrid(SiloGrid):
         return replies
 
     def replies(self, message_ids: Iterable[str], timeout: float | None) -> Iterator[Message]:
-        """Yield replies as they arrive, until all are there or `timeout` seconds have passed; None = no limit."""
+        """Yield replies as they arrive, until all are there or `timeout` seconds have passed; None
+        = no limit.
+        """
         wanted = self._open.intersection(message_ids)
         deadline = None if timeout is None else time.monotonic() + timeout
         while wanted:

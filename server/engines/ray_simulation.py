@@ -1,7 +1,7 @@
 """Flower's own simulation on Ray, with its known faults kept from the user.
 
-Ctrl-C ends the run, a dead actor ends it too and is named, and a client's exception is one line. Imported by
-`server.engines.ray_engine` once what Ray reads at import is set.
+Ctrl-C ends the run, a dead actor ends it too and is named, and a client's exception is one line.
+Imported by `server.engines.ray_engine` once what Ray reads at import is set.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ LONGEST_VARIABLE = 100_000
 
 
 def simulate_on_ray(server_main: ServerMain, run: RayRun) -> None:
-    """Run `server_main(grid, context)` on `flwr.simulation`; see `server.engines.ray_engine.run_on_ray`."""
+    """Run `server_main(grid, context)` on `flwr.simulation`; see
+    `server.engines.ray_engine.run_on_ray`.
+    """
     client = load_app(run.app)
     watch = Watch()
     errors: list[BaseException] = []
@@ -92,7 +94,9 @@ def simulate_on_ray(server_main: ServerMain, run: RayRun) -> None:
 
 
 class WatchedBackend(raybackend.RayBackend):
-    """Flower's Ray backend, which notices dead actors, skips messages of closed rounds and can be ended at once."""
+    """Flower's Ray backend, which notices dead actors, skips messages of closed rounds and can be
+    ended at once.
+    """
 
     def __init__(self, config: dict[str, Any], run: RayRun, watch: Watch) -> None:
         super().__init__(config)
@@ -101,7 +105,9 @@ class WatchedBackend(raybackend.RayBackend):
         self._actors: list[Any] = []
 
     def build(self, app_fn: Callable[[], ClientApp]) -> None:
-        """Start the actors. They import the app by name: one that is sent along would lose its caches each time."""
+        """Start the actors. They import the app by name: one that is sent along would lose its
+        caches each time.
+        """
         self.pool = BasicActorPool(ClientAppActor, self.client_resources, self.actor_kwargs)
         silos = len(self._run.silos)
         wanted = min(self._run.workers or silos, silos)
@@ -112,7 +118,9 @@ class WatchedBackend(raybackend.RayBackend):
             self.kill()
 
     def process_message(self, message: Message, context: Context) -> tuple[Message, Context]:
-        """See `Backend`; a dead actor ends the run, since Flower would give it to client after client."""
+        """See `Backend`; a dead actor ends the run, since Flower would give it to client after
+        client.
+        """
         if self._watch.ending or message.metadata.message_id in self._watch.forgotten:
             raise RuntimeError("not run: its round is closed")
         try:
@@ -149,8 +157,8 @@ class WatchedBackend(raybackend.RayBackend):
 class OwnPath(JobConfig):
     """A job whose actors import from the driver's own path alone.
 
-    Ray puts the driver's current folder before everything else, where a stray `client.py` or `server.py` would be
-    taken for ours; what they need is in PYTHONPATH, in the driver's order.
+    Ray puts the driver's current folder before everything else, where a stray `client.py` or
+    `server.py` would be taken for ours; what they need is in PYTHONPATH, in the driver's order.
     """
 
     def _serialize(self) -> str:
@@ -160,7 +168,9 @@ class OwnPath(JobConfig):
 
 @contextlib.contextmanager
 def _ray(run: RayRun) -> Iterator[None]:
-    """Start a private Ray on this machine, or connect to the cluster at an address; end it or leave it."""
+    """Start a private Ray on this machine, or connect to the cluster at an address; end it or leave
+    it.
+    """
     if ray.is_initialized():
         raise SiloError(
             "MDW-323", "Ray already runs in this process.", "Call ray.shutdown() first."
@@ -199,12 +209,16 @@ def _ray(run: RayRun) -> Iterator[None]:
 
 
 def _cores() -> int:
-    """Return the cores that this process may use, which a container may have limited; macOS does not say."""
+    """Return the cores that this process may use, which a container may have limited; macOS does
+    not say.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shut_down() -> None:
-    """End a private Ray to its last process; Ray itself leaves it, and open files, to the garbage collector."""
+    """End a private Ray to its last process; Ray itself leaves it, and open files, to the garbage
+    collector.
+    """
     ours = [child for child in psutil.Process().children(recursive=True) if _is_ray(child)]
     ray.shutdown()
     gc.collect()
@@ -219,7 +233,9 @@ def _is_ray(process: psutil.Process) -> bool:
 
 
 def _raylet_to_log() -> contextlib.AbstractContextManager[Any]:
-    """Send what the raylet tells the driver to the log: Ray prints it even with `log_to_driver=False`."""
+    """Send what the raylet tells the driver to the log: Ray prints it even with
+    `log_to_driver=False`.
+    """
 
     def to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
         logging.getLogger("ray").warning("%s: %s", data.get("pid"), " ".join(data["lines"]))

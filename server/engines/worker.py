@@ -1,4 +1,6 @@
-"""A warm worker of the pool: a process of the standard library's fork server that calls the ClientApp."""
+"""A warm worker of the pool: a process of the standard library's fork server that calls the
+ClientApp.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,10 @@ _starting = threading.Lock()
 
 
 def load_app(reference: str) -> ClientApp:
-    """Return the ClientApp at `package.module:attribute`; raises SiloError MDW-310 where there is none."""
+    """Return the ClientApp at `package.module:attribute`.
+
+    Raises SiloError MDW-310 where there is none.
+    """
     module, _, attribute = reference.partition(":")
     try:
         app = getattr(importlib.import_module(module), attribute)
@@ -94,7 +99,10 @@ class Worker:
         self.waiting = False  # for the fork server, which may still be importing
 
     def start(self) -> None:
-        """Start the process and wait until it has imported the app; raises SiloError MDW-311 where it can't."""
+        """Start the process and wait until it has imported the app.
+
+        Raises SiloError MDW-311 where it can't.
+        """
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
         environment = (
@@ -127,7 +135,10 @@ class Worker:
             )
 
     def ask(self, message: Message, context: Context) -> tuple[Message, Context]:
-        """Return the reply and the silo's context after it; raises WorkerDied, which says how it ended."""
+        """Return the reply and the silo's context after it.
+
+        Raises WorkerDied, which says how it ended.
+        """
         assert self._pipe is not None
         try:
             self._pipe.send(message, context, remember=True)
@@ -170,7 +181,9 @@ class Worker:
 
 
 def start_fork_server(app_module: str) -> None:
-    """Start the fork server where it does not run yet, with the parent's import path and deaf to Ctrl-C."""
+    """Start the fork server where it does not run yet, with the parent's import path and deaf to
+    Ctrl-C.
+    """
     multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, app_module])
     path = os.pathsep.join(p or os.getcwd() for p in sys.path)
     before = {
@@ -179,7 +192,8 @@ def start_fork_server(app_module: str) -> None:
     mask = signal.pthread_sigmask(
         signal.SIG_BLOCK, [signal.SIGINT]
     )  # inherited: it is deaf while it imports, too
-    # Python 3.11 does not hand sys.path to what it preloads; a stray `client` in this folder must not be taken.
+    # Python 3.11 does not hand sys.path to what it preloads; a stray `client` in this folder must
+    # not be taken.
     os.environ.update({"PYTHONPATH": path, "PYTHONSAFEPATH": "1", malloc.VARIABLE: "0"})
     try:
         with _temporary_files_in(folder_of_this_process(SOCKET_BELOW)):
@@ -192,9 +206,11 @@ def start_fork_server(app_module: str) -> None:
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Let `multiprocessing` put sockets into a folder that is short enough for one and closed to others.
+    """Let `multiprocessing` put sockets into a folder that is short enough for one and closed to
+    others.
 
-    Whoever reaches the fork server's socket can run code here, and a long TMPDIR leaves no room for its path.
+    Whoever reaches the fork server's socket can run code here, and a long TMPDIR leaves no room for
+    its path.
     """
     settings = multiprocessing.current_process()._config  # type: ignore[attr-defined]  # the only place of its folder
     before = settings.get("tempdir")

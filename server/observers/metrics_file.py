@@ -1,4 +1,6 @@
-"""`metrics.jsonl`: a line per silo, round and phase, and one per round for the aggregate (docs/results.md)."""
+"""`metrics.jsonl`: a line per silo, round and phase, and one per round for the aggregate
+(docs/results.md).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from server.run.result import Metrics, RoundRecord, RunResult
 
 
 class MetricsFile(Observer):
-    """Appends to a run's `metrics.jsonl`; a resumed run first drops the lines of rounds that never closed."""
+    """Appends to a run's `metrics.jsonl`; a resumed run first drops the lines of rounds that never
+    closed.
+    """
 
     def __init__(self, folder: Path, last: RoundRecord | None = None) -> None:
         """`last` is the last closed round of a run that is resumed."""

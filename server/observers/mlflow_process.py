@@ -1,4 +1,6 @@
-"""The parent's hold of the process that writes to MLflow: lines go in from a bounded queue, answers come back."""
+"""The parent's hold of the process that writes to MLflow: lines go in from a bounded queue, answers
+come back.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Json = dict[str, Any]
 
 MODULE: Final = "server.observers.mlflow_writer"
 MOST_BYTES: Final = 64 << 20
-"""Of lines that wait for a process which does not read: what comes after is dropped, the run goes on."""
+"""Of lines that wait for a process which does not read: what comes after is dropped, the run goes
+on.
+"""
 CLOSE_SECONDS: Final = 2.0
 """For the process to end when nothing more is asked of it."""
 
@@ -24,8 +28,9 @@ CLOSE_SECONDS: Final = 2.0
 class MlflowProcess:
     """One process and two threads, which carry lines to it and its answers to `heard`.
 
-    `heard` is called with each answer, and with `{"gone": how}` once the process has ended; in a thread of its own.
-    The process gets this one's environment: tokens are never arguments. Ctrl-C does not reach it.
+    `heard` is called with each answer, and with `{"gone": how}` once the process has ended; in a
+    thread of its own. The process gets this one's environment: tokens are never arguments. Ctrl-C
+    does not reach it.
     """
 
     def __init__(self, heard: Callable[[Json], None]) -> None:
@@ -34,7 +39,8 @@ class MlflowProcess:
         self._bytes = 0
         self._closed = False
         self._change = threading.Condition()
-        # As the fork server of the pool: with our import path, so that no stray file is taken for a module.
+        # As the fork server of the pool: with our import path, so that no stray file is taken for a
+        # module.
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._process = subprocess.Popen(
             [sys.executable, "-m", MODULE],
@@ -68,7 +74,9 @@ class MlflowProcess:
         return True
 
     def close(self) -> list[bytes]:
-        """End the process, if it does not end by itself within seconds; return the lines that it never got."""
+        """End the process, if it does not end by itself within seconds; return the lines that it
+        never got.
+        """
         with self._change:
             self._closed = True
             self._change.notify_all()

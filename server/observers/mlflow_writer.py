@@ -1,17 +1,20 @@
-"""The process that writes one run to MLflow: it reads JSON lines from its parent, and answers with JSON lines.
+"""The process that writes one run to MLflow: it reads JSON lines from its parent, and answers with
+JSON lines.
 
 python -m server.observers.mlflow_writer
 
-MLflow and what it stands on (SQLAlchemy, HTTP clients, Azure's plugin) are imported here and not in the process that
-listens to silos. MLflow being away never costs a round: what could not be logged is kept and sent later, at the
-latest at the end. It takes three kinds of lines (`do`), from `server.observers.tracking`:
+MLflow and what it stands on (SQLAlchemy, HTTP clients, Azure's plugin) are imported here and not in
+the process that listens to silos. MLflow being away never costs a round: what could not be logged
+is kept and sent later, at the latest at the end. It takes three kinds of lines (`do`), from
+`server.observers.tracking`:
 
     start     where, which run, its parameters, and its MLflow run if it has one already
     round     metrics as [name, value, milliseconds since 1970, step], and the ledger's head
     finish    the run's status, what is left to log, the files, the name to register the model under
 
-and gives these answers: the `id` of the MLflow run, `ready` once it is open, a `sign` after each step of the end, a
-`problem` with its `error`, the version that was `registered` and, last, `ended` with how many metrics are `not_logged`.
+and gives these answers: the `id` of the MLflow run, `ready` once it is open, a `sign` after each
+step of the end, a `problem` with its `error`, the version that was `registered` and, last, `ended`
+with how many metrics are `not_logged`.
 """
 
 from __future__ import annotations
@@ -35,9 +38,13 @@ Json = dict[str, Any]
 BATCH: Final = 1000
 """Metrics that MLflow takes in one call."""
 PAUSE: Final = 60.0
-"""Seconds for which a store that failed is left alone, instead of waiting for its time limits again and again."""
+"""Seconds for which a store that failed is left alone, instead of waiting for its time limits again
+and again.
+"""
 MOST_WAITING: Final = 1_000_000
-"""Metrics that are kept for a store that is away: about 200 MB. The oldest go first; metrics.jsonl holds them all."""
+"""Metrics that are kept for a store that is away: about 200 MB. The oldest go first; metrics.jsonl
+holds them all.
+"""
 PARENT: Final = "mlflow.parentRunId"
 """MLflow's own tag of a nested run."""
 ENDED: Final = {"finished": "FINISHED", "stopped_early": "FINISHED", "interrupted": "KILLED"}
@@ -72,7 +79,10 @@ class MlflowWriter:
         self._ledger = ""
 
     def take(self, line: Json) -> None:
-        """Do what a line of the parent asks for; raises KeyError for a line that it would not write."""
+        """Do what a line of the parent asks for.
+
+        Raises KeyError for a line that it would not write.
+        """
         match line["do"]:
             case "start":
                 self._run = line
@@ -89,7 +99,9 @@ class MlflowWriter:
                 self._finish(line)
 
     def orphaned(self) -> None:
-        """Log what is left of a run whose process ended without a word; it stays RUNNING, to be resumed."""
+        """Log what is left of a run whose process ended without a word; it stays RUNNING, to be
+        resumed.
+        """
         if self._run:
             self._try("log the last rounds", self._send)
 

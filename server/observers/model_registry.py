@@ -1,7 +1,7 @@
 """A run's model in MLflow's registry: one version a finished run, its card as the description.
 
-On Azure ML that registry is the workspace's own list of models. MLflow knows a model by a file `MLmodel`; ours names
-safetensors as its only flavour, so that nothing in it is ever unpickled.
+On Azure ML that registry is the workspace's own list of models. MLflow knows a model by a file
+`MLmodel`; ours names safetensors as its only flavour, so that nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ LONGEST: Final = 5000
 WAIT_SECONDS: Final = 60
 """For a new version to be ready; the registry goes on without us."""
 REGISTERED: Final = ("finished", "stopped_early")
-"""Statuses of runs whose model is registered; that of one that broke off is logged, and no version."""
+"""Statuses of runs whose model is registered; that of one that broke off is logged, and no version.
+"""
 
 
 def facts(result: RunResult) -> Json:
-    """Return what the file `MLmodel` says of a run's model, beside the MLflow run that it belongs to."""
+    """Return what the file `MLmodel` says of a run's model, beside the MLflow run that it belongs
+    to.
+    """
     flavour = {
         "data": "model.safetensors",
         "code": result.environment.get("code", ""),

@@ -1,4 +1,6 @@
-"""What a person sees while a run goes on: a live table on a terminal, one plain line a round anywhere else."""
+"""What a person sees while a run goes on: a live table on a terminal, one plain line a round
+anywhere else.
+"""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ def summary(result: RunResult, console: Console) -> None:
 
 
 def comparison(baseline: Baseline, most: int = 20, *, matrix: bool = True) -> Table:
-    """Return the models beside each other: on all silos' held-out examples, and in the matrix on each silo's own."""
+    """Return the models beside each other: on all silos' held-out examples, and in the matrix on
+    each silo's own.
+    """
     columns = list(baseline.federated.by_silo) if matrix else []
     metric = "accuracy" if "accuracy" in baseline.federated.union else "loss"
     table = Table(title=f"{metric} on held-out examples", title_justify="left", title_style="bold")

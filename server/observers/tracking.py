@@ -1,9 +1,11 @@
-"""A run's metrics in MLflow: `silo/<name>/<metric>` and `federated/<metric>`, step = round; its model and card.
+"""A run's metrics in MLflow: `silo/<name>/<metric>` and `federated/<metric>`, step = round; its
+model and card.
 
-A process of its own writes them (`server.observers.mlflow_writer`), so that nothing of MLflow is loaded where silos
-are listened to, and so that MLflow being away, slow or broken never costs a round: it is said once.
-Inside a job that has an MLflow run of its own, as every job of Azure ML has, ours is a child of it: an orchestrator's
-job does many runs, and each has its own steps, parameters and model.
+A process of its own writes them (`server.observers.mlflow_writer`), so that nothing of MLflow is
+loaded where silos are listened to, and so that MLflow being away, slow or broken never costs a
+round: it is said once. Inside a job that has an MLflow run of its own, as every job of Azure ML
+has, ours is a child of it: an orchestrator's job does many runs, and each has its own steps,
+parameters and model.
 """
 
 from __future__ import annotations
@@ -31,9 +33,12 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 LONGEST: Final = 500
-"""Characters of a parameter: MLflow's limit before 2.10, and all that a service behind its interface need take."""
+"""Characters of a parameter: MLflow's limit before 2.10, and all that a service behind its
+interface need take.
+"""
 START_SECONDS: Final = 10.0
-"""For the MLflow run's id, which the first checkpoint keeps; after that the run begins without it."""
+"""For the MLflow run's id, which the first checkpoint keeps; after that the run begins without it.
+"""
 SILENCE_SECONDS: Final = 60.0
 """For a sign of life from the process at the run's end, beside the time that its files may take."""
 SLOWEST_BYTES: Final = 1_000_000
@@ -54,7 +59,9 @@ ARTIFACTS: Final = (
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run is logged: the address; the experiment, and a place for a new one's files; or the run above it."""
+    """Where a run is logged: the address; the experiment, and a place for a new one's files; or the
+    run above it.
+    """
 
     uri: str
     experiment: str
@@ -63,10 +70,11 @@ class Place:
 
 
 def tracking(conf: TrackingConf, folder: Path, model: str | None = None) -> Observer:
-    """Return the tracker that a configuration asks for: none, a sqlite store beside the runs, or the environment's.
+    """Return the tracker that a configuration asks for: none, a sqlite store beside the runs, or
+    the environment's.
 
-    `model` is the name under which the model is registered. Raises ConfigError MDW-159 where MLFLOW_TRACKING_URI is
-    asked for and not set.
+    `model` is the name under which the model is registered. Raises ConfigError MDW-159 where
+    MLFLOW_TRACKING_URI is asked for and not set.
     """
     if conf.mlflow == "off":
         return Observer()
@@ -87,7 +95,10 @@ def registered_name(conf: Conf) -> str | None:
 
 
 def tracking_uri(conf: TrackingConf) -> str:
-    """Return what the environment names as MLflow's address where it is asked for; raises ConfigError MDW-159."""
+    """Return what the environment names as MLflow's address where it is asked for.
+
+    Raises ConfigError MDW-159.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if conf.mlflow == "environment" and not uri:
         raise ConfigError(
@@ -116,10 +127,11 @@ class Channel(Protocol):
 
 
 class MlflowTracker(Observer):
-    """Has one run logged to one MLflow run, which a resumed run continues; registers its model as `model`, if named.
+    """Has one run logged to one MLflow run, which a resumed run continues; registers its model as
+    `model`, if named.
 
-    `channel` starts what does it, by default a process of its own. Nothing that it or MLflow does ends the run or
-    raises here.
+    `channel` starts what does it, by default a process of its own. Nothing that it or MLflow does
+    ends the run or raises here.
     """
 
     def __init__(
@@ -151,7 +163,9 @@ class MlflowTracker(Observer):
         self._signs = 0
 
     def run_started(self, result: RunResult, rounds: int) -> None:
-        """Start the process, and wait some seconds for the id of the MLflow run, which goes into the result."""
+        """Start the process, and wait some seconds for the id of the MLflow run, which goes into
+        the result.
+        """
         self._result = result
         place = self._place
         self._start = {
@@ -185,7 +199,8 @@ class MlflowTracker(Observer):
         self._send({"do": "round", "round": record.round} | self._taken())
 
     def run_finished(self, result: RunResult) -> None:
-        """Have the rest logged: baselines, files, the model, how the run ended; wait for it, with a bound.
+        """Have the rest logged: baselines, files, the model, how the run ended; wait for it, with a
+        bound.
 
         Ctrl-C ends this waiting alone: the run itself is over.
         """
@@ -227,7 +242,9 @@ class MlflowTracker(Observer):
         self._channel.send(self._start | known)
 
     def _start_again(self) -> None:
-        """Give what a process that is gone never read to another one, once: the run is over, and this the last try."""
+        """Give what a process that is gone never read to another one, once: the run is over, and
+        this the last try.
+        """
         assert self._channel is not None
         unread = self._channel.close()
         # The first of them, where nothing was read, is the line that every process gets.
@@ -317,7 +334,9 @@ class MlflowTracker(Observer):
             self._say_once(f"could not {what}: {error}", "MDW-315")
 
     def _say_once(self, what: str, code: str) -> None:
-        """Say what is wrong with MLflow, the first time; a store that is away all night fills no log."""
+        """Say what is wrong with MLflow, the first time; a store that is away all night fills no
+        log.
+        """
         level = logging.DEBUG if self._said else logging.WARNING
         self._said = True
         log.log(level, "MLflow: %s. The run goes on; metrics.jsonl holds all (%s)", what, code)

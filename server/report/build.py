@@ -1,8 +1,9 @@
-"""`report.html`: one self-contained page that says what a run was worth, for someone who did not make it.
+"""`report.html`: one self-contained page that says what a run was worth, for someone who did not
+make it.
 
-Everything comes from `result.json` and one pass over `history.jsonl`. Names and reasons in them are others' text:
-the template escapes them. The page's size is bounded: of many rounds, bars and curves show means of several, and
-tables say what they leave out.
+Everything comes from `result.json` and one pass over `history.jsonl`. Names and reasons in them are
+others' text: the template escapes them. The page's size is bounded: of many rounds, bars and curves
+show means of several, and tables say what they leave out.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ STATUS = {"stopped_early": "stopped early, as configured", "running": "still run
 def write_report(folder: Path, rounds: Overview | None = None) -> Path:
     """Write a run's report and return its path; `rounds` spares reading the history again.
 
-    Raises CheckpointError where `result.json` or `history.jsonl` can't be read, or do not belong together.
+    Raises CheckpointError where `result.json` or `history.jsonl` can't be read, or do not belong
+    together.
     """
     result = RunResult.read(folder)
     if rounds is None:
@@ -121,7 +123,9 @@ def headline(result: RunResult, points: Sequence[Point]) -> str:
 
 
 def verdict(result: RunResult) -> str:
-    """Return what the comparison means, where there is one: the share of pooling's gain that federating kept."""
+    """Return what the comparison means, where there is one: the share of pooling's gain that
+    federating kept.
+    """
     baseline = result.baseline
     if baseline is None or baseline.centralised is None:
         return ""

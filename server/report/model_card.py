@@ -1,4 +1,6 @@
-"""The card that goes with a model: what it is, what it learned from, how good it is, where it comes from."""
+"""The card that goes with a model: what it is, what it learned from, how good it is, where it comes
+from.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What pages and cards show of a run's rounds, gathered in one pass over its history.
 
-What is kept does not grow with rounds x silos: per round a few numbers, per silo a few numbers, and each silo's own
-curve only where there are few enough silos to draw them.
+What is kept does not grow with rounds x silos: per round a few numbers, per silo a few numbers, and
+each silo's own curve only where there are few enough silos to draw them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ Span = tuple[float, float]
 class Point:
     """One round, or the mean of several that follow each other: `first` to `round`.
 
-    `seconds` and `training` (the slowest silo's) in seconds, `up` and `down` in bytes; `spans` holds the worst and
-    the best silo's value of a metric, `silos` each silo's own metrics where few are drawn.
+    `seconds` and `training` (the slowest silo's) in seconds, `up` and `down` in bytes; `spans`
+    holds the worst and the best silo's value of a metric, `silos` each silo's own metrics where few
+    are drawn.
     """
 
     first: int
@@ -61,7 +62,9 @@ class SiloOverview:
 
 @dataclass
 class Overview:
-    """A run's rounds for people: the rounds as points, what each silo did, and in which rounds it failed, and why."""
+    """A run's rounds for people: the rounds as points, what each silo did, and in which rounds it
+    failed, and why.
+    """
 
     points: list[Point] = field(default_factory=list)
     silos: dict[str, SiloOverview] = field(default_factory=dict)
@@ -112,7 +115,9 @@ def known(metrics: Iterable[Metrics], name: str) -> list[float]:
 
 
 def binned(points: Sequence[Point], most: int) -> list[Point]:
-    """Return at most `most` points: each the mean of as many rounds that follow each other; spans are joined."""
+    """Return at most `most` points: each the mean of as many rounds that follow each other; spans
+    are joined.
+    """
     width = -(-len(points) // most) if points else 1
     if width == 1:
         return list(points)

@@ -1,4 +1,6 @@
-"""The page of `server.report.build` as a Jinja2 template; in a module, since a Flower app bundle takes no other text."""
+"""The page of `server.report.build` as a Jinja2 template; in a module, since a Flower app bundle
+takes no other text.
+"""
 
 PAGE = r"""
 <!doctype html>

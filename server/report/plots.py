@@ -1,4 +1,5 @@
-"""The report's curves and bars, each a function from a result to SVG text that takes the page's own colours.
+"""The report's curves and bars, each a function from a result to SVG text that takes the page's own
+colours.
 
 They hold numbers and our own words only; silos' names stand in the page's legend, as text.
 """
@@ -64,7 +65,9 @@ STYLE: dict[Any, Any] = {
 
 @matplotlib.rc_context(STYLE)
 def learning_curve(result: RunResult, points: Sequence[Point], name: str) -> str:
-    """Return one metric on held-out examples over the rounds: the aggregate, the silos, the baselines."""
+    """Return one metric on held-out examples over the rounds: the aggregate, the silos, the
+    baselines.
+    """
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
     drawn = binned(points, MOST_POINTS)
@@ -84,7 +87,9 @@ def learning_curve(result: RunResult, points: Sequence[Point], name: str) -> str
 
 @matplotlib.rc_context(STYLE)
 def seconds(points: Sequence[Point]) -> str:
-    """Return where the seconds of each round went: the slowest silo's training, and everything else."""
+    """Return where the seconds of each round went: the slowest silo's training, and everything
+    else.
+    """
     drawn = binned(points, MOST_BARS)
     training = [point.training for point in drawn]
     rest = [max(point.seconds - point.training, 0.0) for point in drawn]
@@ -114,7 +119,9 @@ def line_style(place: int) -> tuple[str, Any]:
 
 
 def reference_levels(result: RunResult, name: str) -> list[tuple[float, Any]]:
-    """Return the level of the pooled model (dashed) and of the best silo alone (dotted), as far as known."""
+    """Return the level of the pooled model (dashed) and of the best silo alone (dotted), as far as
+    known.
+    """
     if result.baseline is None:
         return []
     pooled = [result.baseline.centralised.union] if result.baseline.centralised else []
@@ -167,7 +174,9 @@ def _bars(
 
 
 def _cut_outlier(axes: Axes, places: list[float], width: float, totals: list[float]) -> None:
-    """Let one bar end at the edge, its number beside it, where it would flatten all others: often a cold start."""
+    """Let one bar end at the edge, its number beside it, where it would flatten all others: often a
+    cold start.
+    """
     most, second = [*sorted(totals, reverse=True), 0.0, 0.0][:2]
     if len(totals) > 2 and most > 3 * second > 0:
         axes.set_ylim(0, 1.5 * second)
@@ -188,7 +197,9 @@ def _finish(axes: Axes, title: str, points: Sequence[Point]) -> None:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return a figure as an SVG element that scales with the page; the same figure gives the same text."""
+    """Return a figure as an SVG element that scales with the page; the same figure gives the same
+    text.
+    """
     text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(

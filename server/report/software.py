@@ -1,4 +1,6 @@
-"""What the silos ran, for the report and the card: a row for all silos that say the same, and what differs."""
+"""What the silos ran, for the report and the card: a row for all silos that say the same, and what
+differs.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ DIGEST_SHOWN: Final = 12
 
 
 def software_rows(result: RunResult) -> list[list[str]]:
-    """Return a row for each set of facts: the silos that said it, then a cell for each of `COLUMNS`."""
+    """Return a row for each set of facts: the silos that said it, then a cell for each of
+    `COLUMNS`.
+    """
     silos: dict[tuple[str, ...], list[str]] = {}
     for silo, facts in sorted(result.software.items()):
         silos.setdefault(tuple(_cells(facts)), []).append(silo)
@@ -37,7 +41,9 @@ def software_rows(result: RunResult) -> list[list[str]]:
 
 
 def mixed_software(result: RunResult) -> str:
-    """Return a sentence that names what differs of what the same bits depend on, empty where nothing does."""
+    """Return a sentence that names what differs of what the same bits depend on, empty where
+    nothing does.
+    """
     parts = []
     for name, silos in differences(result.software).items():
         values = [f"{_shown(name, value)} at {_named(names)}" for value, names in silos.items()]

@@ -1,4 +1,6 @@
-"""The report's tables as plain rows of text: models beside each other, who has what, who did what, what failed."""
+"""The report's tables as plain rows of text: models beside each other, who has what, who did what,
+what failed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from server.report.overview import SiloOverview
 from server.run.result import Metrics, RunResult, Scores
 
 MOST_COLUMNS = 12
-"""Silos that get a column or a row in sight; of more, the page shows a few and folds the rest away."""
+"""Silos that get a column or a row in sight; of more, the page shows a few and folds the rest away.
+"""
 MOST_ROWS = 100
 """Rows of any table of the page; what is left out is said below it."""
 LONGEST_REASON = 300
@@ -21,7 +24,9 @@ MOST_SPANS = 12
 
 @dataclass
 class Model:
-    """One model's row: its metric on all silos (text, and a share for the bar), its loss, and each silo's own."""
+    """One model's row: its metric on all silos (text, and a share for the bar), its loss, and each
+    silo's own.
+    """
 
     name: str
     score: str
@@ -42,7 +47,9 @@ class Comparison:
 
 
 def comparison(result: RunResult) -> Comparison | None:
-    """Return the models beside each other; of many silos, the best, the median and the worst alone are in sight."""
+    """Return the models beside each other; of many silos, the best, the median and the worst alone
+    are in sight.
+    """
     baseline = result.baseline
     if baseline is None:
         return None
@@ -61,7 +68,9 @@ def comparison(result: RunResult) -> Comparison | None:
 
 
 def partition(result: RunResult) -> list[tuple[str, list[tuple[int, float]], int]]:
-    """Return a row per silo: its name, each class's count with its share of the largest count, and the sum."""
+    """Return a row per silo: its name, each class's count with its share of the largest count, and
+    the sum.
+    """
     most = max((max(row, default=0) for row in result.partition.values()), default=0) or 1
     return [
         (silo, [(n, round(n / most, 3)) for n in row], sum(row))
@@ -70,9 +79,11 @@ def partition(result: RunResult) -> list[tuple[str, list[tuple[int, float]], int
 
 
 def silo_rows(silos: Mapping[str, SiloOverview]) -> list[list[str]]:
-    """Return a row per silo: name, rounds answered of those asked, examples, training seconds, bytes up, last score.
+    """Return a row per silo: name, rounds answered of those asked, examples, training seconds,
+    bytes up, last score.
 
-    Of more than `MOST_ROWS` silos those that answered least come first, and the others are left out.
+    Of more than `MOST_ROWS` silos those that answered least come first, and the others are left
+    out.
     """
     chosen = list(silos.items())
     if len(chosen) > MOST_ROWS:
@@ -93,7 +104,8 @@ def silo_rows(silos: Mapping[str, SiloOverview]) -> list[list[str]]:
 
 
 def failures(failed: Mapping[tuple[str, str], Sequence[int]]) -> list[dict[str, str]]:
-    """Return each silo's reasons once, with the rounds in which it failed for it, the most frequent first.
+    """Return each silo's reasons once, with the rounds in which it failed for it, the most frequent
+    first.
 
     At most `MOST_ROWS` of them: `Overview.failed` has the others.
     """
@@ -105,7 +117,9 @@ def failures(failed: Mapping[tuple[str, str], Sequence[int]]) -> list[dict[str, 
 
 
 def in_words(rounds: Sequence[int]) -> str:
-    """Return ascending round numbers as text: 1, 4 to 9, 12; of many, the first and how many there are."""
+    """Return ascending round numbers as text: 1, 4 to 9, 12; of many, the first and how many there
+    are.
+    """
     spans: list[list[int]] = []
     for number in rounds:
         if spans and number == spans[-1][1] + 1:
@@ -125,7 +139,9 @@ def known_metric(metrics: Metrics, names: Sequence[str]) -> str | None:
 
 
 def score(metrics: Metrics, name: str | None) -> str:
-    """Return a metric for people: a share in percent, a loss as a number, a dash where it is not known."""
+    """Return a metric for people: a share in percent, a loss as a number, a dash where it is not
+    known.
+    """
     value = metrics.get(name) if name else None
     if value is None or not _finite(value):
         return "–"

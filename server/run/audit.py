@@ -17,8 +17,9 @@ from server.run.result import RunResult
 def audit(folder: Path, records: Iterable[Path] = ()) -> Verdict:
     """Return what the chain of a run's `ledger.jsonl`, its anchors and the run's history say.
 
-    Anchors are that of `result.json`, the tag of the run's MLflow run where there is one, and those in `records`:
-    files that silos kept (`client.node.journal`: a JSON line a round). Raises CheckpointError where one can't be read.
+    Anchors are that of `result.json`, the tag of the run's MLflow run where there is one, and those
+    in `records`: files that silos kept (`client.node.journal`: a JSON line a round). Raises
+    CheckpointError where one can't be read.
     """
     result = RunResult.read(folder)
     anchors = [Anchor.parse("result.json", result.ledger)] if result.ledger else []
@@ -30,7 +31,9 @@ def audit(folder: Path, records: Iterable[Path] = ()) -> Verdict:
 
 
 def _history_faults(folder: Path) -> list[str]:
-    """Return what is wrong with `history.jsonl` beside the ledger, which holds the digest of each of its lines."""
+    """Return what is wrong with `history.jsonl` beside the ledger, which holds the digest of each
+    of its lines.
+    """
     known: dict[int, set[str]] = {}
     for line in whole_lines((folder / FILE).read_bytes())[0]:
         # A round that was repeated after a crash is in the ledger twice, and in the history once.

@@ -1,4 +1,6 @@
-"""What the two chained logs share, the ledger and the history: lines that hold the digest of the line before."""
+"""What the two chained logs share, the ledger and the history: lines that hold the digest of the
+line before.
+"""
 
 from __future__ import annotations
 

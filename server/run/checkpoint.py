@@ -1,9 +1,10 @@
-"""Everything that decides the next round, written after each one: immutable files and a pointer in a store.
+"""Everything that decides the next round, written after each one: immutable files and a pointer in
+a store.
 
-A checkpoint is one safetensors file: the model's arrays under `model/`, the strategy's under `strategy/`, and
-in its metadata the rest as JSON. The last `KEPT` are kept, so that a damaged one costs a round, not the run.
-The rounds themselves are in the history (`server.run.history`); a checkpoint marks how much of it counts, so its
-size does not grow with the rounds.
+A checkpoint is one safetensors file: the model's arrays under `model/`, the strategy's under
+`strategy/`, and in its metadata the rest as JSON. The last `KEPT` are kept, so that a damaged one
+costs a round, not the run. The rounds themselves are in the history (`server.run.history`); a
+checkpoint marks how much of it counts, so its size does not grow with the rounds.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ _NAME = re.compile(r"checkpoints/round-(\d+)\.([0-9a-f]{16})\.safetensors")
 
 @dataclass
 class RunState:
-    """What a run knows between two rounds; `round` is the last one that closed (0: only the first weights)."""
+    """What a run knows between two rounds; `round` is the last one that closed (0: only the first
+    weights).
+    """
 
     round: int
     arrays: ArrayRecord
@@ -63,7 +66,8 @@ class Checkpoints:
     def save(self, state: RunState) -> None:
         """Write a state and make it the latest; the older ones beyond `KEPT` go.
 
-        Raises CheckpointError (MDW-513 to 517) when the disk is full or fails; the earlier ones stay usable.
+        Raises CheckpointError (MDW-513 to 517) when the disk is full or fails; the earlier ones
+        stay usable.
         """
         data = encode(state)
         sha256 = digest(data)
@@ -77,8 +81,8 @@ class Checkpoints:
     def load(self) -> RunState | None:
         """Return the latest usable state, or None if none was ever written.
 
-        A torn or damaged file is logged and the one before it is used; raises CheckpointError MDW-501 when
-        files exist and none can be used.
+        A torn or damaged file is logged and the one before it is used; raises CheckpointError
+        MDW-501 when files exist and none can be used.
         """
         try:
             name, data = follow(self._store, POINTER)
@@ -105,7 +109,9 @@ class Checkpoints:
         )
 
     def _outlived(self, latest: str, round: int) -> list[str]:
-        """Return the files that nobody will need: old ones, and those of a round that never counted."""
+        """Return the files that nobody will need: old ones, and those of a round that never
+        counted.
+        """
         earlier = [name for name in self._files() if name != latest and _round_of(name) < round]
         kept = {latest, *earlier[-(KEPT - 1) :]}
         return [name for name in self._files() if name not in kept]
@@ -154,7 +160,8 @@ def encode(state: RunState) -> bytes:
 def decode(data: bytes, where: str = "It") -> RunState:
     """Return the state in the bytes of a checkpoint; `where` names them in errors.
 
-    Raises CheckpointError: MDW-505 for another version, MDW-502 for anything that is not a checkpoint of Meadow.
+    Raises CheckpointError: MDW-505 for another version, MDW-502 for anything that is not a
+    checkpoint of Meadow.
     """
     with _reading(where):
         length = int.from_bytes(data[:8], "little")

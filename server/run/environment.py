@@ -18,7 +18,9 @@ PACKAGES = ("meadow", "flwr", "torch", "torchvision", "numpy", "ray", "hydra-cor
 
 
 def environment(conf: Conf) -> dict[str, Any]:
-    """Return versions by package and what this machine offers; nothing that names the machine or its user."""
+    """Return versions by package and what this machine offers; nothing that names the machine or
+    its user.
+    """
     return {
         "versions": {
             "python": platform.python_version(),
@@ -38,7 +40,9 @@ def environment(conf: Conf) -> dict[str, Any]:
 
 
 def _strategy_file(target: str) -> str:
-    """Return the SHA-256 of the user's own file that a strategy comes from, empty where it comes from no file."""
+    """Return the SHA-256 of the user's own file that a strategy comes from, empty where it comes
+    from no file.
+    """
     path, separator, _ = target.rpartition(":")
     if not separator or not path.endswith(".py"):
         return ""

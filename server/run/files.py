@@ -1,4 +1,5 @@
-"""The writes of `conf.atomic_files`, told by the path and what to do where the disk is full or fails.
+"""The writes of `conf.atomic_files`, told by the path and what to do where the disk is full or
+fails.
 
 All raise CheckpointError MDW-513 to 515, and nothing is left of the new content then.
 """
@@ -25,7 +26,9 @@ def append_line(path: Path, line: str) -> None:
 
 
 def append_durably(path: Path, data: bytes) -> None:
-    """Add whole lines to a file, made where absent and on disk when this returns: all of them or nothing."""
+    """Add whole lines to a file, made where absent and on disk when this returns: all of them or
+    nothing.
+    """
     with disk("write", path):
         new = not path.exists()
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -38,7 +41,10 @@ def append_durably(path: Path, data: bytes) -> None:
 
 
 def write_all(handle: int, data: bytes) -> None:
-    """Write bytes at the end of an open file and sync it; raises OSError, and the file then is as it was."""
+    """Write bytes at the end of an open file and sync it.
+
+    Raises OSError, and the file then is as it was.
+    """
     size = os.fstat(handle).st_size
     try:
         rest = memoryview(data)

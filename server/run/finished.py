@@ -23,11 +23,16 @@ class FinishedRun:
 
     @cached_property
     def rounds(self) -> list[RoundRecord]:
-        """The records of `history.jsonl`, one a closed round; raises CheckpointError where it was changed."""
+        """The records of `history.jsonl`, one a closed round.
+
+        Raises CheckpointError where it was changed.
+        """
         return list(rounds_of(self.folder, self.result))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row per round and silo, aggregate rows with silo None: `pandas.DataFrame(run.rows())`."""
+        """Return a row per round and silo, aggregate rows with silo None:
+        `pandas.DataFrame(run.rows())`.
+        """
         rows: list[dict[str, Any]] = []
         for record in self.rounds:
             rows.append({"round": record.round, "silo": None, **record.aggregate})

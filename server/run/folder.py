@@ -36,9 +36,9 @@ class RunFolder:
     def create(conf: Conf, command: str = "", *, anew: bool = True) -> RunFolder:
         """Make the folder of a run, with its configuration in it from the first moment.
 
-        It is made beside its place and renamed: a process that is killed leaves no folder that is taken and can't be
-        resumed. Raises ConfigError: MDW-181 where the name is taken and the run is `anew`, MDW-182 where the place
-        can't be written.
+        It is made beside its place and renamed: a process that is killed leaves no folder that is
+        taken and can't be resumed. Raises ConfigError: MDW-181 where the name is taken and the run
+        is `anew`, MDW-182 where the place can't be written.
         """
         name = (
             conf.run.name
@@ -105,7 +105,8 @@ class RunFolder:
     ) -> None:
         """Write the model as safetensors with its card, and note both in the result.
 
-        `digest` is the tensors' own (`server.run.ledger.arrays_digest`): the file's also covers the run's name.
+        `digest` is the tensors' own (`server.run.ledger.arrays_digest`): the file's also covers the
+        run's name.
         """
         tensors = protocol.to_numpy(arrays)
         data = save(
@@ -124,7 +125,10 @@ class RunFolder:
 
 
 def _put(made: Path, path: Path) -> None:
-    """Rename a folder to its place; raises FileExistsError where something is there, other than an empty folder."""
+    """Rename a folder to its place.
+
+    Raises FileExistsError where something is there, other than an empty folder.
+    """
     try:
         made.rename(path)
     except OSError as error:
@@ -135,5 +139,8 @@ def _put(made: Path, path: Path) -> None:
 
 
 def find(run: str, output: str = "outputs") -> RunFolder:
-    """Return the folder of a run given by id or path; raises ConfigError MDW-183 where there is none."""
+    """Return the folder of a run given by id or path.
+
+    Raises ConfigError MDW-183 where there is none.
+    """
     return RunFolder(folder_of(run, output))

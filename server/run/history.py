@@ -1,8 +1,9 @@
-"""A run's history: one JSON line a closed round, appended once, each with the SHA-256 of the line before it.
+"""A run's history: one JSON line a closed round, appended once, each with the SHA-256 of the line
+before it.
 
-It is the only place where rounds are written. A checkpoint holds a `Mark`: how long the history was when its round
-closed, and the digest of its last line. So the file may be longer than the checkpoint knows (a crash between the
-two), never shorter.
+It is the only place where rounds are written. A checkpoint holds a `Mark`: how long the history was
+when its round closed, and the digest of its last line. So the file may be longer than the
+checkpoint knows (a crash between the two), never shorter.
 
     MDW-507 the history is not the one that the checkpoint or the result marks     MDW-508 its chain is broken
 """
@@ -32,7 +33,9 @@ log = logging.getLogger(__name__)
 
 FILE: Final = "history.jsonl"
 SEGMENTS: Final = "history/"
-"""Prefix of the lines in a store that outlives the folder: one object a round, named by its line's number."""
+"""Prefix of the lines in a store that outlives the folder: one object a round, named by its line's
+number.
+"""
 FORMAT: Final = Format(
     "history",
     1,
@@ -55,7 +58,10 @@ class Mark:
 
     @staticmethod
     def from_json(raw: dict[str, Any]) -> Mark:
-        """Return the mark that `to_json` wrote; raises KeyError, TypeError or ValueError for anything else."""
+        """Return the mark that `to_json` wrote.
+
+        Raises KeyError, TypeError or ValueError for anything else.
+        """
         mark = Mark(raw["lines"], raw["bytes"], raw["head"])
         numbers = (mark.lines, mark.bytes)
         if any(type(number) is not int or number < 0 for number in numbers):
@@ -68,10 +74,11 @@ class Mark:
 class History:
     """The history of one run, open for appending after `mark`.
 
-    What lies behind the mark belongs to a round that never counted, and is cut off. With a `store`, each line is
-    also an object there, from which the file is made again on another machine. `failed` counts, by silo, the rounds
-    in which it failed; `software` is what each silo said last that it runs. Raises CheckpointError MDW-507 where
-    the lines up to the mark are not there, MDW-508 for a broken chain, MDW-505 for another version.
+    What lies behind the mark belongs to a round that never counted, and is cut off. With a `store`,
+    each line is also an object there, from which the file is made again on another machine.
+    `failed` counts, by silo, the rounds in which it failed; `software` is what each silo said last
+    that it runs. Raises CheckpointError MDW-507 where the lines up to the mark are not there,
+    MDW-508 for a broken chain, MDW-505 for another version.
     """
 
     def __init__(self, path: Path, mark: Mark, store: Store | None = None) -> None:
@@ -103,7 +110,8 @@ class History:
         line = encode(record, self._mark.head)
         append_durably(self._path, line + b"\n")
         if self._store is not None:
-            # Replaced, not put: a round that is repeated after a crash overwrites the line that never counted.
+            # Replaced, not put: a round that is repeated after a crash overwrites the line that
+            # never counted.
             # A store under a lease refuses this to an orchestrator that has been replaced.
             self._store.replace(_segment(self._mark.lines + 1), line + b"\n")
         self._mark = Mark(self._mark.lines + 1, self._mark.bytes + len(line) + 1, line_digest(line))
@@ -161,8 +169,8 @@ def encode(record: RoundRecord, previous: str) -> bytes:
 def read_lines(lines: Sequence[bytes], where: object) -> Iterator[RoundRecord]:
     """Yield the records in a history's lines, each checked against the one before it.
 
-    Raises CheckpointError: MDW-508 for a line that was changed, removed, added or moved, MDW-505 for a version that
-    this Meadow does not read.
+    Raises CheckpointError: MDW-508 for a line that was changed, removed, added or moved, MDW-505
+    for a version that this Meadow does not read.
     """
     previous = NOTHING
     for number, line in enumerate(lines, 1):
@@ -183,10 +191,11 @@ def read_lines(lines: Sequence[bytes], where: object) -> Iterator[RoundRecord]:
 def read_history(
     folder: Path, mark: Mark | None = None, *, beyond: bool = True
 ) -> Iterator[RoundRecord]:
-    """Yield the rounds of a run's folder, one at a time; a last line that is unfinished is left out.
+    """Yield the rounds of a run's folder, one at a time; a last line that is unfinished is left
+    out.
 
-    A `mark` says what the history must at least hold; not `beyond`, lines after it are left out too. Raises
-    CheckpointError as `History` does.
+    A `mark` says what the history must at least hold; not `beyond`, lines after it are left out
+    too. Raises CheckpointError as `History` does.
     """
     path = folder / FILE
     with disk("read", path):
@@ -201,7 +210,8 @@ def read_history(
 
 
 def rounds_of(folder: Path, result: RunResult) -> Iterator[RoundRecord]:
-    """Yield the rounds that a run's result counts; of a run that is running, those that have closed since too.
+    """Yield the rounds that a run's result counts; of a run that is running, those that have closed
+    since too.
 
     Raises CheckpointError as `read_history` does, MDW-504 for a result whose mark can't be read.
     """

@@ -1,7 +1,9 @@
-"""The append-only record of a run: JSON lines, each of which holds the SHA-256 of the line before it.
+"""The append-only record of a run: JSON lines, each of which holds the SHA-256 of the line before
+it.
 
-A chain alone proves nothing against who can rewrite all of it, so its head is anchored elsewhere each round, as the
-text `lines:head`: in result.json, in an MLflow tag, in every silo's own record. `verify` compares (docs/ledger.md).
+A chain alone proves nothing against who can rewrite all of it, so its head is anchored elsewhere
+each round, as the text `lines:head`: in result.json, in an MLflow tag, in every silo's own record.
+`verify` compares (docs/ledger.md).
 
     MDW-520 the chain is broken    MDW-521 two writers or two histories    MDW-522 an anchor is not readable
 """
@@ -47,7 +49,9 @@ _ANCHOR = re.compile(r"(?:.*\s)?(\d{1,12}):([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Anchor:
-    """What someone outside remembers of a ledger: how many lines it had and the digest of the last one."""
+    """What someone outside remembers of a ledger: how many lines it had and the digest of the last
+    one.
+    """
 
     where: str
     lines: int
@@ -93,14 +97,16 @@ class Verdict:
 
 
 class Ledger:
-    """The ledger of one run, in a file and, with a store, in immutable segments put there by `seal`.
+    """The ledger of one run, in a file and, with a store, in immutable segments put there by
+    `seal`.
 
-    Lines are gathered and written with one sync by `seal`, so that a round costs the same for any number of silos.
-    No anchor of a line is handed out before.
+    Lines are gathered and written with one sync by `seal`, so that a round costs the same for any
+    number of silos. No anchor of a line is handed out before.
 
-    Opening continues what is there: the longer of file and segments, checked. A last line that a killed process left
-    unfinished is dropped. Raises CheckpointError MDW-520 for a broken chain, MDW-521 where another process has the
-    file open or file and segments disagree, MDW-505 where another version has written to it.
+    Opening continues what is there: the longer of file and segments, checked. A last line that a
+    killed process left unfinished is dropped. Raises CheckpointError MDW-520 for a broken chain,
+    MDW-521 where another process has the file open or file and segments disagree, MDW-505 where
+    another version has written to it.
     """
 
     def __init__(
@@ -137,10 +143,12 @@ class Ledger:
         return self.head
 
     def seal(self) -> Anchor:
-        """Write the lines since the last seal, to the disk and into the store, and return the anchor to hand out.
+        """Write the lines since the last seal, to the disk and into the store, and return the
+        anchor to hand out.
 
-        Raises CheckpointError: MDW-513 to 515 where the disk fails, which leaves the file as it was and the lines for
-        the next seal; MDW-521 where another orchestrator has put different lines there.
+        Raises CheckpointError: MDW-513 to 515 where the disk fails, which leaves the file as it was
+        and the lines for the next seal; MDW-521 where another orchestrator has put different lines
+        there.
         """
         if self._unwritten:
             self._write(b"".join(line + b"\n" for line in self._unwritten))
@@ -165,8 +173,8 @@ class Ledger:
     ) -> None:
         """Note that a run begins or is resumed.
 
-        `code` is the digest of what must agree (`release_digest`), `tree` that of all that is installed at the
-        server (`tree_digest`), `config` that of the run-scoped configuration.
+        `code` is the digest of what must agree (`release_digest`), `tree` that of all that is
+        installed at the server (`tree_digest`), `config` that of the run-scoped configuration.
         """
         event = "run resumed" if resumed else "run started"
         facts = {"federation": federation, "code": code, "tree": tree, "config": config}
@@ -190,7 +198,9 @@ class Ledger:
         )
 
     def software(self, round: int, silo: str, facts: Mapping[str, str]) -> None:
-        """Note what a silo says that it runs (`strategies.wire.software`): at first, and where it has changed."""
+        """Note what a silo says that it runs (`strategies.wire.software`): at first, and where it
+        has changed.
+        """
         self.append("software", round=round, silo=silo, runs=dict(facts))
 
     def round_closed(
@@ -202,7 +212,8 @@ class Ledger:
         history: str = "",
         privacy: Facts | None = None,
     ) -> Anchor:
-        """Note the round's model (its `arrays_digest`), its line's digest in the history and the privacy spent.
+        """Note the round's model (its `arrays_digest`), its line's digest in the history and the
+        privacy spent.
 
         Seals, and returns the anchor.
         """
@@ -222,7 +233,10 @@ class Ledger:
         return self.seal()
 
     def close(self) -> None:
-        """Let go of the file; another process may then continue it. Lines that were not sealed are lost."""
+        """Let go of the file; another process may then continue it.
+
+        Lines that were not sealed are lost.
+        """
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -285,15 +299,19 @@ class Ledger:
 
 
 def canonical(facts: Facts) -> bytes:
-    """Return facts as the one JSON text that digests are taken of; raises ValueError for NaN and infinities."""
+    """Return facts as the one JSON text that digests are taken of.
+
+    Raises ValueError for NaN and infinities.
+    """
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def arrays_digest(arrays: ArrayRecord) -> str:
-    """Return the SHA-256 of a model or update: of each array, by name, its name, dtype, shape and values.
+    """Return the SHA-256 of a model or update: of each array, by name, its name, dtype, shape and
+    values.
 
-    The same however the arrays were packed for the wire, and in whatever order. Raises ValueError for one that
-    can't be read.
+    The same however the arrays were packed for the wire, and in whatever order. Raises ValueError
+    for one that can't be read.
     """
     digest = hashlib.sha256()
     for name in sorted(arrays):
@@ -318,8 +336,8 @@ def stored_lines(store: Store, run_id: str) -> list[bytes]:
 def verify(lines: Sequence[bytes], anchors: Sequence[Anchor] = ()) -> Verdict:
     """Re-compute a chain and compare it with what others remember of it.
 
-    Finds a line changed, removed, added or moved, and an end cut off before an anchor. What comes after the last
-    anchor can have been rewritten: `Verdict.anchored` says how far the proof goes.
+    Finds a line changed, removed, added or moved, and an end cut off before an anchor. What comes
+    after the last anchor can have been rewritten: `Verdict.anchored` says how far the proof goes.
     """
     digests = [line_digest(line) for line in lines]
     verdict = Verdict(len(lines), digests[-1] if digests else NOTHING)

@@ -1,4 +1,6 @@
-"""What a run found out: the documented, versioned schema of `result.json` and of a round (docs/results.md)."""
+"""What a run found out: the documented, versioned schema of `result.json` and of a round
+(docs/results.md).
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,10 @@ Metrics = dict[str, float]
 class RoundRecord:
     """One round: who was asked, who answered, who failed and why, what it cost and what it gave.
 
-    `seconds*` in seconds, `bytes_*` in bytes of arrays; `train` and `metrics` hold a silo's training and
-    evaluation metrics, `software` what a silo says that it runs, where that is new; `aggregate` their weighted
-    means (training ones prefixed `train_`) and, prefixed `central_`, those of the central test set.
+    `seconds*` in seconds, `bytes_*` in bytes of arrays; `train` and `metrics` hold a silo's
+    training and evaluation metrics, `software` what a silo says that it runs, where that is new;
+    `aggregate` their weighted means (training ones prefixed `train_`) and, prefixed `central_`,
+    those of the central test set.
     """
 
     round: int
@@ -49,7 +52,9 @@ class RoundRecord:
 
 @dataclass
 class Scores:
-    """A model's metrics on the union of the silos' held-out splits (the headline) and on each one's own."""
+    """A model's metrics on the union of the silos' held-out splits (the headline) and on each one's
+    own.
+    """
 
     union: Metrics
     by_silo: dict[str, Metrics]
@@ -57,7 +62,9 @@ class Scores:
 
 @dataclass
 class Baseline:
-    """The federated model beside what could be had without a federation, with the same budget of epochs."""
+    """The federated model beside what could be had without a federation, with the same budget of
+    epochs.
+    """
 
     federated: Scores
     silo_alone: dict[str, Scores] = field(default_factory=dict)
@@ -67,9 +74,11 @@ class Baseline:
 
 @dataclass
 class RunResult:
-    """The summary in `result.json`; `status` is running, finished, stopped_early, interrupted or failed.
+    """The summary in `result.json`; `status` is running, finished, stopped_early, interrupted or
+    failed.
 
-    Its size does not grow with the rounds: those are in `history.jsonl` (`server.run.history.read_history`).
+    Its size does not grow with the rounds: those are in `history.jsonl`
+    (`server.run.history.read_history`).
     """
 
     run_id: str

@@ -158,7 +158,10 @@ class AdmittedKeys:
         return entry
 
     def _json(self, name: str) -> dict[str, Any]:
-        """Return an entry; raises IdentityError MDW-714 for a damaged one, MDW-505 for one of another version."""
+        """Return an entry.
+
+        Raises IdentityError MDW-714 for a damaged one, MDW-505 for one of another version.
+        """
         data = self._store.read(name)
         try:
             return FORMAT.loads(data, name)

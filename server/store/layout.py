@@ -1,4 +1,5 @@
-"""Which version of names and records an orchestrator's store holds: a marker that its first user leaves there.
+"""Which version of names and records an orchestrator's store holds: a marker that its first user
+leaves there.
 
 Records have versions of their own; this one is for how they are named and what belongs together.
 """
@@ -17,12 +18,17 @@ FORMAT: Final = Format("store", 1, damaged="MDW-517")
 
 
 def claim(store: Store) -> None:
-    """Mark a new store; raises CheckpointError MDW-505 for one that another version of Meadow uses."""
+    """Mark a new store.
+
+    Raises CheckpointError MDW-505 for one that another version of Meadow uses.
+    """
     if not store.put_if_absent(MARKER, json.dumps(FORMAT.stamp).encode()):
         check(store)
 
 
 def check(store: Store) -> None:
-    """Raise CheckpointError MDW-505 for a store that another version of Meadow uses; a new one is any version's."""
+    """Raise CheckpointError MDW-505 for a store that another version of Meadow uses; a new one is
+    any version's.
+    """
     with suppress(StoreMissing):
         FORMAT.loads(store.read(MARKER), f"{store!r}")

@@ -1,4 +1,6 @@
-"""The runs that an orchestrator has been asked for, in its store: one immutable request each, and how it ended."""
+"""The runs that an orchestrator has been asked for, in its store: one immutable request each, and
+how it ended.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ RUN_ID: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._=-]{0,98}[A-Za-z0-9_=-])?"
 
 @dataclass(frozen=True)
 class Request:
-    """One run asked for: its id, its resolved configuration as plain values, and the command that asked."""
+    """One run asked for: its id, its resolved configuration as plain values, and the command that
+    asked.
+    """
 
     name: str
     run_id: str
@@ -38,7 +42,10 @@ class Request:
     command: str = ""
 
     def checked(self) -> Conf:
-        """Return the configuration, held to this tree's own schema; raises ConfigError for anything else."""
+        """Return the configuration, held to this tree's own schema.
+
+        Raises ConfigError for anything else.
+        """
         where = f"the request for {self.run_id}"
         conf = from_plain(Conf, self.conf, where=where)
         conf.run.name, conf.run.resume = self.run_id, None
@@ -48,7 +55,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `RunResult.status` or cancelled, why, the exit status it stands for, where its files are."""
+    """How a run ended: `RunResult.status` or cancelled, why, the exit status it stands for, where
+    its files are.
+    """
 
     status: str
     reason: str = ""
@@ -67,9 +76,11 @@ class RunQueue:
     clock: Callable[[], float] = time.time
 
     def submit(self, run_id: str, conf: Conf, command: str = "") -> Request:
-        """Add a run; one that has ended once more, to go on from its last checkpoint (`run.resume`), if it has any.
+        """Add a run; one that has ended once more, to go on from its last checkpoint
+        (`run.resume`), if it has any.
 
-        Raises ConfigError MDW-187 where the id is malformed, is not done yet, or was used before by another run.
+        Raises ConfigError MDW-187 where the id is malformed, is not done yet, or was used before by
+        another run.
         """
         if not RUN_ID.fullmatch(run_id):
             raise ConfigError(
@@ -106,7 +117,8 @@ class RunQueue:
     def next(self) -> Request | None:
         """Return the oldest request that has not ended, or None.
 
-        One that can't be read, or is of another version, has ended by that: the others must not wait for it.
+        One that can't be read, or is of another version, has ended by that: the others must not
+        wait for it.
         """
         ended = {name.removeprefix(ENDED) for name in self.store.list(ENDED)}
         for name in self.store.list(REQUESTS):
@@ -125,7 +137,10 @@ class RunQueue:
         self._end(request.name, outcome)
 
     def outcome(self, run_id: str) -> Outcome | None:
-        """Return how a run ended, None while it has not; raises ConfigError MDW-183 where it was never asked for."""
+        """Return how a run ended, None while it has not.
+
+        Raises ConfigError MDW-183 where it was never asked for.
+        """
         request = self._latest(run_id)
         if request is None:
             known = ", ".join(one.run_id for one in self.all()) or "none"
@@ -153,7 +168,10 @@ class RunQueue:
         self.store.replace(ENDED + name, json.dumps(record).encode())
 
     def _request(self, name: str) -> Request:
-        """Read a request; raises CheckpointError MDW-506 for a damaged one, MDW-505 for one of another version."""
+        """Read a request.
+
+        Raises CheckpointError MDW-506 for a damaged one, MDW-505 for one of another version.
+        """
         raw = REQUEST_FORMAT.loads(self.store.read(name), name)
         with REQUEST_FORMAT.reading(name):
             return Request(
@@ -164,7 +182,9 @@ class RunQueue:
             )
 
     def _latest(self, run_id: str) -> Request | None:
-        """Return the last request for a run, found by its name: one that can't be read is an error only here."""
+        """Return the last request for a run, found by its name: one that can't be read is an error
+        only here.
+        """
         names = [name for name in self.store.list(REQUESTS) if _run_of(name) == run_id]
         return self._request(names[-1]) if names else None
 

@@ -1,1 +1,3 @@
-"""What travels between server and silos: keys and layouts, the run's values, objects and packed arrays."""
+"""What travels between server and silos: keys and layouts, the run's values, objects and packed
+arrays.
+"""

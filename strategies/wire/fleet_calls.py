@@ -1,7 +1,9 @@
-"""The calls of Flower's Fleet service, by which a silo's node speaks to a server: names, messages and paths.
+"""The calls of Flower's Fleet service, by which a silo's node speaks to a server: names, messages
+and paths.
 
-Flower keeps these messages and lets go of the gRPC service that carried them (its own nodes speak HTTP from 1.40 on),
-so the service is bound here: `FleetStub` is the node's half, `add_fleet` the server's.
+Flower keeps these messages and lets go of the gRPC service that carried them (its own nodes speak
+HTTP from 1.40 on), so the service is bound here: `FleetStub` is the node's half, `add_fleet` the
+server's.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ SERVICE: Final = "flwr.proto.Fleet"
 
 @dataclass(frozen=True)
 class FleetCall:
-    """What one call takes and returns, and its name in the paths of HTTP: `/v1/fleet/pull-messages`."""
+    """What one call takes and returns, and its name in the paths of HTTP:
+    `/v1/fleet/pull-messages`.
+    """
 
     request: type[Message]
     response: type[Message]
@@ -88,7 +92,9 @@ class FleetStub:
 
 
 def add_fleet(servicer: object, server: grpc.Server) -> None:
-    """Let a server answer the calls by a servicer's methods of the same names, each of (request, context)."""
+    """Let a server answer the calls by a servicer's methods of the same names, each of (request,
+    context).
+    """
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
             getattr(servicer, name),

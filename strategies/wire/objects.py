@@ -1,9 +1,11 @@
-"""Messages as the content-addressed objects of Flower's wire: made with one copy, read with every size checked.
+"""Messages as the content-addressed objects of Flower's wire: made with one copy, read with every
+size checked.
 
-Flower cuts a message into objects (message, records, arrays, chunks of 5 MiB), each named by the SHA-256 of its bytes.
-Its own code copies an array four times on either side and believes what an array says about itself. Here an array's
-bytes stay where they are until they are cut into chunks, and a received array's header is compared with the bytes
-that are there before memory is taken for it.
+Flower cuts a message into objects (message, records, arrays, chunks of 5 MiB), each named by the
+SHA-256 of its bytes. Its own code copies an array four times on either side and believes what an
+array says about itself. Here an array's bytes stay where they are until they are cut into chunks,
+and a received array's header is compared with the bytes that are there before memory is taken for
+it.
 
     MDW-640 an object that can't be read     MDW-641 an array that is not what it says     MDW-642 too large
 """
@@ -45,18 +47,21 @@ DTYPES: Final = {
         *("float16", "float32", "float64", "complex64", "complex128"),
     )
 } | {BFLOAT16: np.dtype("<u2")}
-"""The element types that may travel, as numpy reads them; objects and strings are not among them."""
+"""The element types that may travel, as numpy reads them; objects and strings are not among them.
+"""
 MAX_DEPTH: Final = 5
 """Message, record dict, array record, array, chunk."""
 _HEADER_BYTES = 10_128
 
 
 class Pieces(Array):
-    """An array whose bytes lie in one or more buffers, as they came or will go, until somebody looks at its elements.
+    """An array whose bytes lie in one or more buffers, as they came or will go, until somebody
+    looks at its elements.
 
-    To Flower it is an `Array` like any other. `numpy()` is a view of its one buffer, so whoever changes it in place
-    changes the record; several buffers, or one that does not lie where its elements could be read, become one at
-    the first look, and the old ones are let go. bfloat16 is seen as uint16.
+    To Flower it is an `Array` like any other. `numpy()` is a view of its one buffer, so whoever
+    changes it in place changes the record; several buffers, or one that does not lie where its
+    elements could be read, become one at the first look, and the old ones are let go. bfloat16 is
+    seen as uint16.
     """
 
     __qualname__ = "Array"  # the type's name on the wire
@@ -123,9 +128,11 @@ class _Chunk(ArrayChunk):
 
 
 def view(array: Array) -> memoryview:
-    """Return the elements of an array as bytes, in C order and little-endian, without a copy where they lie so.
+    """Return the elements of an array as bytes, in C order and little-endian, without a copy where
+    they lie so.
 
-    Raises WireError MDW-641 where its header does not fit its bytes or its element type may not travel.
+    Raises WireError MDW-641 where its header does not fit its bytes or its element type may not
+    travel.
     """
     if isinstance(array, Pieces):
         return array.buffer()
@@ -145,7 +152,8 @@ def view(array: Array) -> memoryview:
 
 
 def read_header(data: memoryview, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Return shape, Fortran order, dtype and length of a .npy header; reads no element and takes no memory for any.
+    """Return shape, Fortran order, dtype and length of a .npy header; reads no element and takes no
+    memory for any.
 
     Raises WireError MDW-641 where it is malformed or says another element type than `name`.
     """
@@ -165,7 +173,10 @@ def read_header(data: memoryview, name: str) -> tuple[tuple[int, ...], bool, np.
 
 
 def tree_size(tree: ObjectTree, limit: int) -> int:
-    """Return the number of objects in a tree; raises WireError MDW-642 beyond `limit` or deeper than a message is."""
+    """Return the number of objects in a tree.
+
+    Raises WireError MDW-642 beyond `limit` or deeper than a message is.
+    """
     count, level = 0, [tree]
     for _ in range(MAX_DEPTH):
         count += len(level)
@@ -182,7 +193,9 @@ def tree_size(tree: ObjectTree, limit: int) -> int:
 
 
 def deflate(root: Message | RecordDict) -> tuple[str, ObjectTree, dict[str, bytes]]:
-    """Return an object's id, its tree, and what travels of it and all below it by id, children first."""
+    """Return an object's id, its tree, and what travels of it and all below it by id, children
+    first.
+    """
     with no_object_id_recompute():
         tree = get_object_tree(root)
         return (
@@ -193,10 +206,11 @@ def deflate(root: Message | RecordDict) -> tuple[str, ObjectTree, dict[str, byte
 
 
 def inflate(root: str, contents: dict[str, bytes], limit: int) -> RecordDict | Error:
-    """Return the content, or the error, of the message `root`; its arrays stay in the chunks of `contents`.
+    """Return the content, or the error, of the message `root`; its arrays stay in the chunks of
+    `contents`.
 
-    Every array is compared with its header and with `limit` (bytes of all arrays); no memory is taken for it.
-    Raises WireError MDW-640, MDW-641 or MDW-642.
+    Every array is compared with its header and with `limit` (bytes of all arrays); no memory is
+    taken for it. Raises WireError MDW-640, MDW-641 or MDW-642.
     """
     message = _inflate(root, contents, limit)
     if not isinstance(message, Message):

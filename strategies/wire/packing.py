@@ -1,9 +1,11 @@
-"""The wire packs: all tensors of one element type travel as one flat array, with a declared layout beside it.
+"""The wire packs: all tensors of one element type travel as one flat array, with a declared layout
+beside it.
 
-A round's cost grows with the number of arrays as well as with their bytes: each array is two objects or more, each
-object a signed call. `pack` and `unpack` change only the form: names, order, shapes, element types and bits stay.
-`packing_mod` is the outermost mod of a silo's ClientApp and `server.orchestrator.packed_grid.PackedGrid` its
-counterpart; nothing between the two sees a packed record.
+A round's cost grows with the number of arrays as well as with their bytes: each array is two
+objects or more, each object a signed call. `pack` and `unpack` change only the form: names, order,
+shapes, element types and bits stay. `packing_mod` is the outermost mod of a silo's ClientApp and
+`server.orchestrator.packed_grid.PackedGrid` its counterpart; nothing between the two sees a packed
+record.
 
     MDW-643 a layout that does not fit its arrays
 """
@@ -24,7 +26,9 @@ from strategies.wire.objects import DTYPES, Pieces, view
 from strategies.wire.protocol import records
 
 PACKED: Final = "meadow-packed"
-"""The config record that holds the layouts: name of an array record -> JSON list of [name, dtype, shape]."""
+"""The config record that holds the layouts: name of an array record -> JSON list of [name, dtype,
+shape].
+"""
 
 
 def packing_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -41,7 +45,8 @@ def packing_mod(message: Message, context: Context, call_next: ClientAppCallable
 def pack_content(
     content: RecordDict, known: dict[int, tuple[ArrayRecord, str]] | None = None
 ) -> RecordDict:
-    """Return a message's content with every array record packed and the layouts in `PACKED`; nothing is copied.
+    """Return a message's content with every array record packed and the layouts in `PACKED`;
+    nothing is copied.
 
     `known` (by `id` of the record) lets messages that share a record share its packed form too.
     """
@@ -59,7 +64,8 @@ def pack_content(
 
 
 def unpack_content(content: RecordDict) -> RecordDict:
-    """Return a message's content as it was before `pack_content`; the arrays lie in the buffers of the packed ones.
+    """Return a message's content as it was before `pack_content`; the arrays lie in the buffers of
+    the packed ones.
 
     Raises WireError MDW-643.
     """
@@ -78,7 +84,8 @@ def unpack_content(content: RecordDict) -> RecordDict:
 def pack(record: ArrayRecord) -> tuple[ArrayRecord, str]:
     """Return one flat array per element type, named by it, and the layout as JSON.
 
-    The flat arrays refer to the bytes of the named ones. Raises WireError MDW-641 for an array that can't travel.
+    The flat arrays refer to the bytes of the named ones. Raises WireError MDW-641 for an array that
+    can't travel.
     """
     parts: dict[str, list[memoryview]] = {}
     for array in record.values():
@@ -93,7 +100,10 @@ def pack(record: ArrayRecord) -> tuple[ArrayRecord, str]:
 
 
 def unpack(flat: ArrayRecord, layout: object) -> ArrayRecord:
-    """Return the named arrays of a packed record as views of it; raises WireError MDW-643 where the two do not fit."""
+    """Return the named arrays of a packed record as views of it.
+
+    Raises WireError MDW-643 where the two do not fit.
+    """
     declared = _layout(layout)
     if any(array.dtype != dtype for dtype, array in flat.items()):
         raise _unfit("a flat array has another element type than its name says")

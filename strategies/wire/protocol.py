@@ -48,7 +48,9 @@ RUN_DIGEST: Final = "meadow-digest"
 RUN_ID: Final = "meadow-run-id"
 """Meadow's run id: the same when a run is resumed, unlike Flower's."""
 LEDGER: Final = "meadow-ledger"
-"""The anchor of the server's ledger after the last round (`server.run.ledger.Anchor`), for the silo to keep."""
+"""The anchor of the server's ledger after the last round (`server.run.ledger.Anchor`), for the silo
+to keep.
+"""
 SILO: Final = "meadow-silo"
 """The silo's name, in the reply to `query.hello`."""
 
@@ -87,8 +89,9 @@ def to_state(record: ArrayRecord) -> dict[str, torch.Tensor]:
 def records(content: RecordDict, kind: type[R]) -> dict[str, R]:
     """Return the records of one kind by name.
 
-    Flower's `content.array_records` and its siblings return a view that refers to itself and to the content, so
-    that a reply read through them is freed by the garbage collector, much later, and not when it is dropped.
+    Flower's `content.array_records` and its siblings return a view that refers to itself and to the
+    content, so that a reply read through them is freed by the garbage collector, much later, and
+    not when it is dropped.
     """
     return {name: record for name, record in content.items() if isinstance(record, kind)}
 

@@ -1,7 +1,8 @@
-"""Which release of Flower a caller runs: how a call says it, and how a server that takes no such release says so.
+"""Which release of Flower a caller runs: how a call says it, and how a server that takes no such
+release says so.
 
-The headers and the refusal are Flower's own (`flwr.supercore.runtime_version_compatibility`), written down here because
-the modules that hold them bring a web framework along.
+The headers and the refusal are Flower's own (`flwr.supercore.runtime_version_compatibility`),
+written down here because the modules that hold them bring a web framework along.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from flwr.supercore.constant import (
 from flwr.supercore.version import package_name, package_version
 
 INCOMPATIBLE: Final = 1001
-"""The number of such a refusal among Flower's errors (`ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE`)."""
+"""The number of such a refusal among Flower's errors (`ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE`).
+"""
 UNKNOWN: Final = "unknown"
 """Stands for the version of a caller whose headers can't be read."""
 _PACKAGES = ("flwr", "flwr-nightly")
@@ -35,12 +37,16 @@ def our_version() -> str:
 
 
 def release_headers(component: str) -> tuple[tuple[str, str], ...]:
-    """Return the headers by which a call says its Flower; `component` is Flower's name of the caller's part."""
+    """Return the headers by which a call says its Flower; `component` is Flower's name of the
+    caller's part.
+    """
     return tuple(zip(_HEADERS, (package_name, our_version(), component), strict=True))
 
 
 def release_of(headers: Iterable[tuple[str, Any]]) -> str | None:
-    """Return the version that a call says, None where it says none, `UNKNOWN` where what it says is malformed."""
+    """Return the version that a call says, None where it says none, `UNKNOWN` where what it says is
+    malformed.
+    """
     said = [(name, value) for name, value in headers if name in _HEADERS]
     if not said:
         return None
@@ -61,7 +67,9 @@ def refusal(why: str) -> str:
 
 
 def why_refused(details: str) -> str | None:
-    """Return why a server refuses this release, from the details of its answer; None where it says something else."""
+    """Return why a server refuses this release, from the details of its answer; None where it says
+    something else.
+    """
     try:
         said = json.loads(details)
     except (ValueError, RecursionError):

@@ -48,7 +48,10 @@ class RunCode:
 
     @staticmethod
     def from_headers(headers: Iterable[tuple[str, str]]) -> RunCode | None:
-        """Return what the headers of an answer say, None where they say nothing; raises SiloError MDW-337."""
+        """Return what the headers of an answer say, None where they say nothing.
+
+        Raises SiloError MDW-337.
+        """
         said = dict(headers)
         if WIRE_VERSION not in said:
             return None

@@ -1,4 +1,5 @@
-"""What travels to a silo, and what a silo accepts: plain values of the run-scoped groups, as canonical JSON.
+"""What travels to a silo, and what a silo accepts: plain values of the run-scoped groups, as
+canonical JSON.
 
 A message is another party's text. It is measured before it is parsed, and its values are checked
 one by one against the dataclasses; nothing in it is interpolated, imported or instantiated.

@@ -1,7 +1,9 @@
-"""What a silo says that it runs: versions and the processor's instructions, in each reply to `train`.
+"""What a silo says that it runs: versions and the processor's instructions, in each reply to
+`train`.
 
-It explains a difference between two models, and it is what the same bits depend on. What a silo says is
-not proven, and is another party's text: names, number and lengths are checked before it is used.
+It explains a difference between two models, and it is what the same bits depend on. What a silo
+says is not proven, and is another party's text: names, number and lengths are checked before it is
+used.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class Software:
     code: str = ""
     """The digest of the release (`conf.code_digest.release_digest`)."""
     run_code: str = ""
-    """That of the run's part of it (`run_digest`): the same where two trees differ in what the run does not use."""
+    """That of the run's part of it (`run_digest`): the same where two trees differ in what the run
+    does not use.
+    """
 
     def to_record(self) -> ConfigRecord:
         """Return it as it travels."""
@@ -48,8 +52,8 @@ class Software:
     def from_record(record: Mapping[str, Any]) -> Software:
         """Return what a record says, without what this release does not know.
 
-        Raises ValueError, in words that hold nothing of the record, for too many values, or one that is
-        no short line of plain text.
+        Raises ValueError, in words that hold nothing of the record, for too many values, or one
+        that is no short line of plain text.
         """
         if len(record) > MOST:
             raise ValueError(f"it holds {len(record)} values, and may hold {MOST}")
@@ -69,11 +73,15 @@ def _plain(value: str) -> bool:
 
 
 FOR_THE_BITS: Final = ("torch", "cuda", "cpu", "machine", "run_code")
-"""What must be the same at all silos for the same bits; versions of Python, Flower and the driver need not."""
+"""What must be the same at all silos for the same bits; versions of Python, Flower and the driver
+need not.
+"""
 
 
 def differences(software: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, list[str]]]:
-    """Return what differs of what the bits depend on: by its name, the silos by the value that they have."""
+    """Return what differs of what the bits depend on: by its name, the silos by the value that they
+    have.
+    """
     found: dict[str, dict[str, list[str]]] = {}
     for name in FOR_THE_BITS:
         silos: dict[str, list[str]] = {}
