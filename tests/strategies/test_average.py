@@ -183,6 +183,16 @@ def test_the_low_counter_is_carried_before_it_could_overflow() -> None:
     assert added.high[0] > 0
 
 
+def test_what_is_added_between_two_carries_fits_into_the_counter() -> None:
+    # Each update adds less than 2^LOW_BITS, to a rest that is below it too.
+    assert (average.CARRY_EVERY + 1) << average.LOW_BITS <= 2**63 - 1
+
+
+def test_an_array_without_elements_is_averaged_to_one() -> None:
+    updates: Updates = [({"none": np.zeros((0, 3), np.float32)}, weight) for weight in (1, 2)]
+    assert mean_of(updates)["none"].shape == (0, 3)
+
+
 @pytest.mark.parametrize("silos", [1, 2, 3, 7, 1000])
 def test_updates_that_each_keep_to_their_share_always_have_a_mean(silos: int) -> None:
     mean = WeightedMean()
