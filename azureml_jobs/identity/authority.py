@@ -95,7 +95,7 @@ def make_ca(secrets: SecretStore, name: str, now: datetime) -> x509.Certificate:
     subject = x509.Name(
         [x509.NameAttribute(NameOID.COMMON_NAME, f"Meadow CA {checked_name(name)}"[:64])]
     )
-    usage = _usage(certificates=True)
+    usage = key_usage(certificates=True)
     builder = _builder(subject, subject, key.public_key(), now, CA_DAYS)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     certificate = builder.add_extension(usage, critical=True).sign(key, hashes.SHA384())
@@ -124,7 +124,7 @@ def server_credentials(
     builder = builder.add_extension(
         x509.BasicConstraints(ca=False, path_length=None), critical=True
     )
-    builder = builder.add_extension(_usage(certificates=False), critical=True)
+    builder = builder.add_extension(key_usage(certificates=False), critical=True)
     builder = builder.add_extension(
         x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
     )
@@ -185,7 +185,7 @@ def _builder(
     )
 
 
-def _usage(certificates: bool) -> x509.KeyUsage:
+def key_usage(certificates: bool) -> x509.KeyUsage:
     """Return what a key may be used for: to sign `certificates`, or else the handshakes of TLS."""
     return x509.KeyUsage(
         digital_signature=not certificates,

@@ -81,8 +81,7 @@ def train(job: BaselineJob) -> tuple[str, ArrayRecord]:
 def compare(
     conf: Conf, members: list[Silo], federated: ArrayRecord, rounds: int, workers: int | None
 ) -> Baseline:
-    """Return the scores of the federated model and of the baselines, on every silo's held-out
-    split.
+    """Return the scores of the federated model and of the baselines, on each held-out split.
 
     `workers` processes train at once; 0 trains in this one, None takes one a core.
     """
