@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -53,6 +53,9 @@ def status(arguments: Arguments) -> int:
     if federation.has_orchestrator:
         print()
         print("\n".join(_runs(federation, told.get("run") if live else None, unreadable)))
+        software = software_lines(told.get("software", {}))
+        if software:
+            print("\n".join(["", *software]))
     errors = [one for one in seen.values() if isinstance(one, MeadowError)]
     if errors and len(errors) == len(seen):
         raise errors[0]
@@ -218,6 +221,19 @@ def _connected(part: str, told: dict[str, Any]) -> str:
     if part == ORCHESTRATOR or "connected" not in told:
         return ""
     return "yes" if part in told["connected"] else "no"
+
+
+def software_lines(software: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return what silos said that they run as a table, and a sentence where they differ."""
+    if not software:
+        return []
+    from server.report.software import COLUMNS, mixed_software, software_rows
+
+    lines = columns([("silos", *COLUMNS.values()), *software_rows(software)])
+    promise = mixed_software(software)
+    if promise:
+        lines.append(promise)
+    return lines
 
 
 def _job_row(part: str, seen: Job | MeadowError | None, connected: str) -> tuple[str, ...]:

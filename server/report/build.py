@@ -76,9 +76,9 @@ def html(result: RunResult, rounds: Overview) -> str:
         legend=_legend(result),
         spread=len(result.silos) > MOST_LINES,
         resume=_resume(result),
-        software=software_rows(result),
+        software=software_rows(result.software),
         software_titles=list(COLUMNS.values()),
-        mixed_software=mixed_software(result),
+        mixed_software=mixed_software(result.software),
     )
 
 

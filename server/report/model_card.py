@@ -142,12 +142,12 @@ def _provenance(result: RunResult) -> list[str]:
 
 def _software(result: RunResult) -> list[str]:
     """Return what the silos said that they ran, and whether it is the same where bits depend on it."""
-    rows = software_rows(result)
+    rows = software_rows(result.software)
     if not rows:
         return []
     lines = ["", "What the silos said that they ran:", ""]
     lines += _table(("silos", *COLUMNS.values()), [[plain(cell) for cell in row] for row in rows])
-    mixed = mixed_software(result)
+    mixed = mixed_software(result.software)
     return [*lines, "", plain(mixed)] if mixed else lines
 
 

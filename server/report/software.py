@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from server.report.tables import MOST_ROWS
-from server.run.result import RunResult
 from strategies.wire.software import differences
+
+AllSoftware = Mapping[str, Mapping[str, str]]
+"""By silo, what it said that it runs (`Software.to_json`)."""
 
 COLUMNS: Final = {
     "python": "Python",
@@ -30,22 +32,22 @@ DIGEST_SHOWN: Final = 12
 """Characters of a digest, as in messages."""
 
 
-def software_rows(result: RunResult) -> list[list[str]]:
+def software_rows(software: AllSoftware) -> list[list[str]]:
     """Return a row for each set of facts: the silos that said it, then a cell for each of
     `COLUMNS`.
     """
     silos: dict[tuple[str, ...], list[str]] = {}
-    for silo, facts in sorted(result.software.items()):
+    for silo, facts in sorted(software.items()):
         silos.setdefault(tuple(_cells(facts)), []).append(silo)
     return [[_named(names), *cells] for cells, names in silos.items()][:MOST_ROWS]
 
 
-def mixed_software(result: RunResult) -> str:
+def mixed_software(software: AllSoftware) -> str:
     """Return a sentence that names what differs of what the same bits depend on, empty where
     nothing does.
     """
     parts = []
-    for name, silos in differences(result.software).items():
+    for name, silos in differences(software).items():
         values = [f"{_shown(name, value)} at {_named(names)}" for value, names in silos.items()]
         # Each silo may say something else: of many values, a few are told.
         told = values[:MOST_NAMES]

@@ -27,8 +27,8 @@ def pages(made: Made) -> list[str]:
 
 def test_silos_that_ran_the_same_share_a_row_and_nothing_is_taken_back() -> None:
     made = ran()
-    assert mixed_software(made) == ""
-    (row,) = software_rows(made)
+    assert mixed_software(made.software) == ""
+    (row,) = software_rows(made.software)
     assert row[0] == "silo-1, silo-2, silo-3" and len(row) == 1 + len(COLUMNS)
     for page in pages(made):
         assert "2.9.0" in page and "a" * 12 in page and "not promised" not in page
@@ -37,15 +37,15 @@ def test_silos_that_ran_the_same_share_a_row_and_nothing_is_taken_back() -> None
 def test_what_differs_is_named_with_its_silos() -> None:
     made = ran(silo_2={"cpu": "AVX512", "python": "3.13.0"})
     said = "the silos differ in instructions (AVX2 at silo-1, silo-3, AVX512 at silo-2)."
-    assert mixed_software(made) == f"The same bits are not promised: {said}"
-    assert len(software_rows(made)) == 2
+    assert mixed_software(made.software) == f"The same bits are not promised: {said}"
+    assert len(software_rows(made.software)) == 2
     for page in pages(made):
         assert said in page and "3.13.0" in page
 
 
 def test_what_the_run_does_not_use_takes_no_promise_back() -> None:
-    assert mixed_software(ran(silo_2={"python": "3.13.0", "code": "c" * 64})) == ""
-    said = mixed_software(ran(silo_2={"run_code": "d" * 64}))
+    assert mixed_software(ran(silo_2={"python": "3.13.0", "code": "c" * 64}).software) == ""
+    said = mixed_software(ran(silo_2={"run_code": "d" * 64}).software)
     assert (
         "differ in code of the run (bbbbbbbbbbbb at silo-1, silo-3, dddddddddddd at silo-2)" in said
     )
@@ -67,6 +67,6 @@ def test_what_a_silo_says_is_text_and_no_markup() -> None:
 def test_the_table_and_the_sentence_are_bounded(silos: int) -> None:
     made = sample()
     made.software = {f"silo-{i:04d}": OURS | {"torch": f"2.{i}"} for i in range(silos)}
-    assert len(software_rows(made)) == min(silos, MOST_ROWS)
-    assert len(mixed_software(made)) < 400
-    assert f"{silos - MOST_NAMES} more" in mixed_software(made)
+    assert len(software_rows(made.software)) == min(silos, MOST_ROWS)
+    assert len(mixed_software(made.software)) < 400
+    assert f"{silos - MOST_NAMES} more" in mixed_software(made.software)
