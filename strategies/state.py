@@ -110,7 +110,7 @@ def _attributes(strategy: Strategy, arrays: dict[str, Array], path: str) -> dict
     }
 
 
-def _encode(value: Any, arrays: dict[str, Array], path: str) -> Node:
+def _encode(value: Any, arrays: dict[str, Array], path: str) -> Node:  # noqa: C901  # a case a kind
     match value:
         case None | bool() | str():
             return ["plain", value]
@@ -179,7 +179,7 @@ def _apply(strategy: Strategy, layout: dict[str, Node], arrays: ArrayRecord) -> 
             setattr(strategy, name, _decode([kind, content], arrays))
 
 
-def _decode(node: Node, arrays: ArrayRecord) -> Any:
+def _decode(node: Node, arrays: ArrayRecord) -> Any:  # noqa: C901  # a case a kind
     kind, content = node
     match kind:
         case "plain":

@@ -129,14 +129,20 @@ def wait_for_run(
         else:
             if outcome is not None:
                 return _ended(federation, run_id, outcome, echo)
-            if not live and watcher is None:
-                return _nobody(federation)
-            if not live and watcher is not None and not watcher.orchestrator_ended():
-                return NOBODY_STATUS
+            status = None if live else _without_orchestrator(federation, watcher)
+            if status is not None:
+                return status
         if time.monotonic() >= end:
             print(f"The run {run_id} has not ended in {seconds:g} s.", file=sys.stderr)
             return TIMEOUT_STATUS
         time.sleep(min(federation.backend.poll_seconds, max(0.0, end - time.monotonic())))
+
+
+def _without_orchestrator(federation: Federation, watcher: Watcher | None) -> int | None:
+    """Return the status of a run that no orchestrator does; None where one was started again."""
+    if watcher is None:
+        return _nobody(federation)
+    return None if watcher.orchestrator_ended() else NOBODY_STATUS
 
 
 def cancel_run(federation: Federation, run_id: str) -> bool:
