@@ -37,15 +37,15 @@ from conf.silos import silos
 from server.app import federate
 from server.observers.base import Observer
 from server.round.admission import Admitted
-from server.round.grid import SiloGrid
-from server.round.loop import Rounds
+from server.round.rounds import Rounds
+from server.round.silo_grid import SiloGrid
 from server.run.checkpoint import Checkpoints
 from server.run.history import FILE, History
 from server.run.ledger import Ledger, arrays_digest
 from server.run.result import RoundRecord
 from server.session import session
 from server.simulation import simulate_conf
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from strategies import build_strategy
 from strategies.wire import protocol
 

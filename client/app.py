@@ -11,9 +11,9 @@ from client.batches import length
 from client.cache import Loaded, load_cached
 from client.context_state import state_mod
 from client.malloc import keep_activations_mapped
+from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation
 from client.silo_settings import silo_of
-from client.software import software
 from conf.errors import WireError
 from conf.schema import RunScope, Silo
 from conf.seeds import seed_for

@@ -16,7 +16,7 @@ from client.silo_settings import hand_over
 from conf.compose import compose
 from conf.silos import silos
 from server.observers.progress import progress
-from server.round.loop import Rounds
+from server.round.rounds import Rounds
 from server.scoring.evaluation import central_score
 from server.session import Session, session
 from strategies import build_strategy

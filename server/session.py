@@ -19,14 +19,14 @@ from server.observers.tracking import registered_name, tracking, tracking_uri
 from server.report.overview import Overview, overview
 from server.run.checkpoint import Checkpoints, RunState
 from server.run.environment import environment
-from server.run.folder import RunFolder, find
 from server.run.history import FILE as HISTORY
 from server.run.history import History, read_history
 from server.run.ledger import FILE, Ledger, arrays_digest
 from server.run.result import RoundRecord, RunResult
+from server.run.run_folder import RunFolder, find
 from server.scoring.evaluation import first_weights
 from server.store.base import Store
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from strategies.wire import run_config
 
 log = logging.getLogger(__name__)

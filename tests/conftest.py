@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import shutil
 import tempfile
@@ -43,6 +44,18 @@ def task_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give this process the three ids that Flower's `Message` reads when one is made."""
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+@pytest.fixture
+def one_ray_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the workers of a parallel session start Ray one after another.
+
+    Ray gives its raylet 30 seconds, which no setting changes and two starts on two cores may need.
+    """
+    with open(tmp_path_factory.getbasetemp().parent / "ray.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # The kernel lets go of it with the file. Not inheritable: no process of Ray holds it.
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -30,7 +30,7 @@ from cosmic_ray.work_item import TestOutcome, WorkItem
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 TARGETS: Final = {
-    "server/round/loop.py": "tests/server/round/test_loop.py",
+    "server/round/rounds.py": "tests/server/round/test_rounds.py",
     "server/round/exchange.py": "tests/server/round/test_exchange.py",
     "server/round/admission.py": "tests/server/round/test_admission.py",
     "strategies/average.py": "tests/strategies/test_average.py",

@@ -198,10 +198,10 @@ def test_flowers_public_names_pass() -> None:
     [
         ("conf.schema", "import server"),
         ("strategies.average", "from client import loop"),
-        ("client.app", "def f():\n    from server.round.loop import Rounds"),
+        ("client.app", "def f():\n    from server.round.rounds import Rounds"),
         (
             "client.app",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import server.round.loop",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import server.round.rounds",
         ),
         (
             "client.app",

@@ -18,7 +18,7 @@ TESTED_ELSEWHERE = {
     "conf/schema.py": "tests/conf/test_validate.py",
     "strategies/__init__.py": "tests/strategies/test_build.py",
     "strategies/fedprox.py": "tests/strategies/test_fedavg.py",
-    "strategies/streaming.py": "tests/server/round/test_loop.py",
+    "strategies/streaming.py": "tests/server/round/test_rounds.py",
     "strategies/wire/fleet_calls.py": "tests/faults/test_flower_version.py",
     "strategies/wire/headers.py": "tests/server/orchestrator/test_fleet.py",
     "client/models/": "tests/client/models/test_models.py",
@@ -42,22 +42,22 @@ TESTED_ELSEWHERE = {
     "server/orchestrator/backends.py": "tests/server/test_serve.py",
     "server/orchestrator/caretaker.py": "tests/server/orchestrator/test_caretaker_expiry.py",
     "server/orchestrator/deliveries.py": "tests/server/orchestrator/test_instructions.py",
-    "server/orchestrator/grid.py": "tests/server/orchestrator/test_fleet.py",
+    "server/orchestrator/orchestrator_grid.py": "tests/server/orchestrator/test_fleet.py",
     "server/orchestrator/identity.py": "tests/security/test_identity.py",
     "server/orchestrator/packed_grid.py": "tests/server/orchestrator/test_service.py",
     "server/report/page.py": "tests/server/report/test_build.py",
     "server/report/plots.py": "tests/server/report/test_build.py",
     "server/report/tables.py": "tests/server/report/test_overview.py",
-    "server/round/grid.py": "tests/server/round/test_exchange.py",
-    "server/round/roster.py": "tests/server/round/test_loop.py",
+    "server/round/silo_grid.py": "tests/server/round/test_exchange.py",
+    "server/round/roster.py": "tests/server/round/test_rounds.py",
     "server/run/chain.py": "tests/server/run/test_ledger.py",
     "server/run/files.py": "tests/conf/test_atomic_files.py",
     "server/run/finished.py": "tests/integration/test_simulate.py",
-    "server/run/folder.py": "tests/integration/test_simulate.py",
+    "server/run/run_folder.py": "tests/integration/test_simulate.py",
     "server/scoring/": "tests/integration/test_simulate.py",
-    "server/store/base.py": "tests/server/store/test_folder.py",
-    "server/store/blob.py": "tests/azure/test_blob_store.py",
-    "server/store/disk_errors.py": "tests/server/store/test_folder.py",
+    "server/store/base.py": "tests/server/store/test_folder_store.py",
+    "server/store/blob_store.py": "tests/azure/test_blob_store.py",
+    "server/store/disk_errors.py": "tests/server/store/test_folder_store.py",
     "server/store/layout.py": "tests/golden/test_golden.py",
     "azureml_jobs/backends/azure.py": "tests/azure/test_azure_verbs.py",
     "azureml_jobs/backends/running_settings.py": "tests/azureml_jobs/backends/test_local.py",
@@ -99,7 +99,7 @@ def defines_something(path: Path) -> bool:
 
 
 def mirror(module: str) -> Path:
-    """Return where the tests of a module belong: server/round/loop.py, tests/server/round/test_loop.py."""
+    """Return where the tests of a module belong: server/round/rounds.py, tests/server/round/test_rounds.py."""
     path = Path(module)
     name = path.parent.name if path.name == "__init__.py" else path.stem
     return ROOT / "tests" / path.parent / f"test_{name}.py"
@@ -167,3 +167,16 @@ def test_each_module_has_tests_of_its_name_or_the_table_says_where(module: str) 
 def test_the_table_names_what_is_there(entry: str) -> None:
     assert (ROOT / entry).exists()
     assert (ROOT / TESTED_ELSEWHERE[entry]).is_file()
+
+
+SHARED_NAMES = {"__init__.py", "app.py", "base.py", "federation.py"}
+"""`app.py` is Flower's word, `base.py` a room's contract; a federation is configured in `conf` and
+acted on in `azureml_jobs/cli`."""
+
+
+def test_no_two_modules_of_one_name_hold_different_things() -> None:
+    files: dict[str, list[str]] = {}
+    for module in modules():
+        files.setdefault(Path(module).name, []).append(module)
+    shared = {name: where for name, where in files.items() if len(where) > 1}
+    assert not {name: where for name, where in shared.items() if name not in SHARED_NAMES}

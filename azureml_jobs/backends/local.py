@@ -121,7 +121,7 @@ class LocalBackend(Backend):
 
     def check(self, role: str) -> Table:
         """Return what would keep a launch on this machine from working."""
-        from azureml_jobs.preflight.local import check
+        from azureml_jobs.preflight.this_machine import check
 
         chosen = [silo for silo in silos(self.conf) if silo.name in parts_of(self, role)]
         running = {silo.name: self.settings(silo.name) for silo in chosen}

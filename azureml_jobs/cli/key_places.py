@@ -75,7 +75,7 @@ class KeyPlaces:
     def open_store(self) -> Store:
         """Return the store with the list: a folder, or a container where the federation names one."""
         from azureml_jobs.cli.federation import backend_of, store_of
-        from server.store.folder import FolderStore
+        from server.store.folder_store import FolderStore
 
         if self.arguments.has("store"):
             return FolderStore(Path(self.arguments.get("store")))

@@ -112,14 +112,14 @@ _ROWS: Final = (
         "evaluate",
         SCIENTIST,
         "score a finished run's model, silo by silo",
-        "finished:evaluate",
+        "finished_runs:evaluate",
         (FINISHED_RUN,),
     ),
     Verb(
         "report",
         SCIENTIST,
         "write a run's report anew, or verify its ledger",
-        "finished:report",
+        "finished_runs:report",
         (
             FINISHED_RUN,
             Argument("--verify", "compare its ledger with what others remember of it instead"),
@@ -295,7 +295,7 @@ _ROWS: Final = (
         "version",
         ALL,
         "print versions, and the digest of the code that must agree",
-        "finished:version",
+        "finished_runs:version",
     ),
     # ---- the commands of jobs
     Verb(

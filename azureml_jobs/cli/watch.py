@@ -227,7 +227,7 @@ def software_lines(software: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Return what silos said that they run as a table, and a sentence where they differ."""
     if not software:
         return []
-    from server.report.software import COLUMNS, mixed_software, software_rows
+    from server.report.software_table import COLUMNS, mixed_software, software_rows
 
     lines = columns([("silos", *COLUMNS.values()), *software_rows(software)])
     promise = mixed_software(software)

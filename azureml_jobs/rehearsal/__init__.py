@@ -14,7 +14,7 @@ and refuses every other host.
     arm, resources   Azure Resource Manager: workspaces, computes, datastores, jobs
     data_plane       run history, logs, outputs and artefacts
     mlflow_tracking  the tracking API, on MLflow's own store
-    model_registry   the models of a workspace, through MLflow's API
+    registered_models  the models of a workspace, through MLflow's API
     vaults           Key Vault secrets
     blobs, azurite   blob storage: Azurite behind the access table
     executor         runs each job's command as a process

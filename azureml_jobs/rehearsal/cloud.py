@@ -36,9 +36,9 @@ from azureml_jobs.rehearsal.certificates import HOSTS, Certificates, make_certif
 from azureml_jobs.rehearsal.data_plane import DataPlane
 from azureml_jobs.rehearsal.executor import Executor, Services
 from azureml_jobs.rehearsal.mlflow_tracking import MlflowTracking
-from azureml_jobs.rehearsal.model_registry import ModelRegistry
 from azureml_jobs.rehearsal.mounts import ARTIFACTS, Mounts
 from azureml_jobs.rehearsal.proxy import Proxy
+from azureml_jobs.rehearsal.registered_models import ModelRegistry
 from azureml_jobs.rehearsal.request_log import RequestLog
 from azureml_jobs.rehearsal.resources import Json, Resources, workspace_id
 from azureml_jobs.rehearsal.sign_in import SignIn

@@ -19,8 +19,8 @@ from azureml_jobs.rehearsal.arm import AUDIENCES
 from azureml_jobs.rehearsal.blobs import Accounts
 from azureml_jobs.rehearsal.executor import Executor, Job, run_audience
 from azureml_jobs.rehearsal.mlflow_tracking import MlflowTracking
-from azureml_jobs.rehearsal.model_registry import ModelRegistry
 from azureml_jobs.rehearsal.mounts import ARTIFACTS
+from azureml_jobs.rehearsal.registered_models import ModelRegistry
 from azureml_jobs.rehearsal.resources import Address, Json, Resources, stamp
 from azureml_jobs.rehearsal.tokens import NotSignedIn, Tokens
 

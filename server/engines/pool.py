@@ -30,7 +30,7 @@ from conf.schema import Silo
 from conf.silos import silo_to_json
 from server.engines.assignment import WorkerAssignment
 from server.engines.worker import Worker, WorkerDied, answer, end_fork_server, load_app
-from server.round.grid import SiloGrid
+from server.round.silo_grid import SiloGrid
 
 log = logging.getLogger(__name__)
 

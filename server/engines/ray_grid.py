@@ -18,7 +18,7 @@ from flwr.superlink.grid import InMemoryGrid
 from conf.errors import Interrupted, SiloError
 from conf.schema import Silo
 from server.round.error_text import plain_reason
-from server.round.grid import SiloGrid
+from server.round.silo_grid import SiloGrid
 
 POLL_SECONDS = 0.005
 """Between two looks for replies: a look costs 0.03 to 0.6 ms."""

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -189,9 +189,11 @@ def start_fork_server(app_module: str) -> None:
     before = {
         name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH", malloc.VARIABLE)
     }
-    mask = signal.pthread_sigmask(
-        signal.SIG_BLOCK, [signal.SIGINT]
-    )  # inherited: it is deaf while it imports, too
+    # Before SIGINT is blocked: in Python 3.11 it unblocks SIGINT once it has started, and the fork
+    # server, which starts it otherwise, would hear Ctrl-C.
+    resource_tracker.ensure_running()
+    # The mask is inherited: the fork server is deaf while it imports, too.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     # Python 3.11 does not hand sys.path to what it preloads; a stray `client` in this folder must
     # not be taken.
     os.environ.update({"PYTHONPATH": path, "PYTHONSAFEPATH": "1", malloc.VARIABLE: "0"})

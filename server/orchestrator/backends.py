@@ -15,7 +15,7 @@ from azureml_jobs.rendezvous import FolderRendezvous, MlflowRendezvous, Rendezvo
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf
 from server.store.base import NAME, Store
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 
 AUTO: Final = "auto"
 RESULTS: Final = "results/"
@@ -74,7 +74,7 @@ def store_of(conf: Conf, *, server: bool = False) -> Store:
     own = conf.federation.orchestrator
     if not own.store:
         return FolderStore(FederationFolder.of(conf.federation).store)
-    from server.store.blob import A_COMMANDS_RETRIES, A_SERVERS_RETRIES, BlobStore
+    from server.store.blob_store import A_COMMANDS_RETRIES, A_SERVERS_RETRIES, BlobStore
 
     retries = A_SERVERS_RETRIES if server else A_COMMANDS_RETRIES
     return BlobStore.at(f"{own.store}/{conf.federation.name}/store", sign_in(), retries)

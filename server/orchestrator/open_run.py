@@ -19,7 +19,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from conf.code_digest import tree_listing
 from server.orchestrator.fleet import Fleet, RunAccess
-from server.orchestrator.grid import OrchestratorGrid
+from server.orchestrator.orchestrator_grid import OrchestratorGrid
 from strategies.wire.run_code import RunCode
 
 RUN_ID_BITS: Final = 62

@@ -12,7 +12,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.run import Run
 
 from conf.errors import WireError
-from server.round.grid import SiloGrid
+from server.round.silo_grid import SiloGrid
 from strategies.wire import protocol
 from strategies.wire.packing import PACKED, pack_content, unpack_content
 

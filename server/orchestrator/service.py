@@ -33,10 +33,10 @@ from client.malloc import keep_activations_mapped, share_one_heap
 from conf.code_digest import release_digest, run_digest
 from conf.errors import IdentityError, SiloError
 from server.orchestrator.fleet import Fleet, Limits
-from server.orchestrator.grid import OrchestratorGrid
 from server.orchestrator.identity import IdentityInterceptor, Keys, public_pem
 from server.orchestrator.nodes import node_id_of
 from server.orchestrator.open_run import OpenRun
+from server.orchestrator.orchestrator_grid import OrchestratorGrid
 from strategies.wire import protocol
 from strategies.wire.fleet_calls import add_fleet
 from strategies.wire.run_code import RunCode

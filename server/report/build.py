@@ -18,7 +18,7 @@ from server.observers.progress import duration, size
 from server.report import plots
 from server.report.overview import CURVES, MOST_LINES, Overview, Point, known, overview
 from server.report.page import PAGE
-from server.report.software import COLUMNS, mixed_software, software_rows
+from server.report.software_table import COLUMNS, mixed_software, software_rows
 from server.report.tables import (
     MOST_ROWS,
     comparison,

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from server.report.overview import Overview, SiloOverview
-from server.report.software import COLUMNS, mixed_software, software_rows
+from server.report.software_table import COLUMNS, mixed_software, software_rows
 from server.run.result import Metrics, RunResult
 
 MOST_ROWS = 20

@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 
 from server.round.admission import Admitted, Rejected, Verdict
 from server.round.error_text import plain_reason
-from server.round.grid import SiloGrid
+from server.round.silo_grid import SiloGrid
 
 log = logging.getLogger(__name__)
 

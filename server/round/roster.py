@@ -11,7 +11,7 @@ from conf.errors import RoundError, SiloError
 from conf.schema import Conf
 from server.round.error_text import plain_reason
 from server.round.exchange import NO_REPLY, Closing, exchange
-from server.round.grid import SiloGrid
+from server.round.silo_grid import SiloGrid
 from strategies.wire import protocol
 
 

@@ -22,8 +22,8 @@ from conf.errors import ConfigError
 from conf.resume import stored
 from conf.schema import Conf, ModelConf, Silo
 from conf.silos import silos
-from server.run.folder import find
 from server.run.result import Metrics, Scores
+from server.run.run_folder import find
 from strategies.wire import protocol
 
 Examples = Dataset[Any]

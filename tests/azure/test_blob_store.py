@@ -14,8 +14,8 @@ from azure.storage.blob import ContainerClient
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from conf.errors import AzureError, CheckpointError
 from server.store.base import Lease, LeaseLost, Store, StoreMissing
-from server.store.blob import BlobStore
-from server.store.folder import FolderStore
+from server.store.blob_store import BlobStore
+from server.store.folder_store import FolderStore
 from server.store.lease import Leases
 from server.store.pointer import digest, follow, point
 from server.store.prefix import PrefixStore

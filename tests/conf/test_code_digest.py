@@ -46,7 +46,7 @@ ACCEPTED = (
     "server/report/page.py",
     "azureml_jobs/cli/verbs.py",
     "azureml_jobs/rehearsal/cloud.py",
-    "server/round/loop.py",
+    "server/round/rounds.py",
     "client/node/node.py",
     "strategies/fedprox.py",
     "client/tasks/mnist.py",

@@ -19,7 +19,7 @@ from conf.errors import CheckpointError
 from server.run.audit import audit
 from server.scoring.evaluation import load_model
 from server.simulation import simulate
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.run_queue import RunQueue
 from tests.faults.federation import ROOT, until
 

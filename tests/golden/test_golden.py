@@ -28,7 +28,7 @@ from server.run.ledger import Ledger, verify_file
 from server.run.result import Baseline, RoundRecord, RunResult, Scores
 from server.store.admitted_keys import AdmittedKeys
 from server.store.base import Lease
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.layout import MARKER, claim
 from server.store.lease import lease_of, lease_record
 from server.store.pointer import follow, point

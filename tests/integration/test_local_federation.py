@@ -26,7 +26,7 @@ from server.run.finished import FinishedRun
 from server.run.history import read_history
 from server.scoring.evaluation import load_model
 from server.simulation import simulate
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.run_queue import RunQueue
 
 ROOT = Path(__file__).parents[2]

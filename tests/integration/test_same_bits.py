@@ -52,6 +52,7 @@ def test_two_workers_give_the_bits_of_none(run: FinishedRun, tmp_path: Path) -> 
     assert same_bits(run, simulated(tmp_path, "simulation=pool", "simulation.workers=2"))
 
 
+@pytest.mark.usefixtures("one_ray_at_a_time")
 def test_ray_gives_the_bits_of_the_pool(run: FinishedRun, tmp_path: Path) -> None:
     assert same_bits(run, simulated(tmp_path, "simulation=ray"))
 
@@ -84,7 +85,7 @@ def test_a_resumed_run_gives_the_unbroken_runs_model(
         return select(silos, cohort=cohort, seed=seed, round=round)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match=r"run\.resume=.*broken"):
-        patch.setattr("server.round.loop.select", interrupted_in_round_3)
+        patch.setattr("server.round.rounds.select", interrupted_in_round_3)
         simulated(tmp_path, *pool, *decides, "run.name=broken")
     resumed = simulate([f"run.output={tmp_path}", "run.resume=broken"])
 

@@ -35,7 +35,7 @@ from server.run.result import RoundRecord, RunResult
 from server.serve import _Display, serve
 from server.store.admitted_keys import AdmittedKeys
 from server.store.base import LeaseLost
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.run_queue import RunQueue
 
 

@@ -22,7 +22,7 @@ from server.run.history import read_history
 from server.run.result import RoundRecord, RunResult
 from server.session import session
 from server.simulation import simulate, simulate_conf
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.prefix import PrefixStore
 from strategies import build_strategy
 
@@ -169,7 +169,7 @@ def test_what_fails_while_the_folder_is_made_leaves_none(
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr("server.run.folder.write_atomic", full)
+        patched.setattr("server.run.run_folder.write_atomic", full)
         with pytest.raises(Killed):
             run(tmp_path, "run.name=a")
     assert list(tmp_path.iterdir()) == []

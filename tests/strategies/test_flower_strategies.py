@@ -50,7 +50,7 @@ def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
 def round_of(
     strategy: External, grid: Any, arrays: ArrayRecord, number: int
 ) -> tuple[ArrayRecord, MetricRecord]:
-    """Do one round as `server.round.loop` does: seeded, and the replies in a fixed order."""
+    """Do one round as `server.round.rounds` does: seeded, and the replies in a fixed order."""
     random.seed(number)
     np.random.seed(number)
     messages = strategy.configure_train(number, arrays, ConfigRecord(), grid)

@@ -29,7 +29,7 @@ from conf.errors import ConfigError, IdentityError, Interrupted
 from conf.schema import Conf
 from conf.silos import silo_from_json, silos
 from server.store.admitted_keys import AdmittedKeys
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.run_queue import Outcome, RunQueue
 
 STAY = "import time; time.sleep(600)"

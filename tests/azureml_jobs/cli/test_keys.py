@@ -16,7 +16,7 @@ from conf.errors import ConfigError, IdentityError, MeadowError
 from conf.federation_folder import FederationFolder
 from conf.schema import FederationConf
 from server.store.admitted_keys import AdmittedKeys
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 
 ROOT = Path(__file__).resolve().parents[3]
 START = 1_700_000_000.0

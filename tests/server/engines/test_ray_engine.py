@@ -36,6 +36,8 @@ from server.engines.ray_grid import RayGrid
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 
+pytestmark = pytest.mark.usefixtures("one_ray_at_a_time")
+
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from server.orchestrator import caretaker, fleet
 from server.orchestrator.caretaker import LEASE, Caretaker
 from server.orchestrator.service import Orchestrator
 from server.store.admitted_keys import AdmittedKeys
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.run_queue import RunQueue
 from tests.faults.federation import TOY, Federation, ThreadNode, until
 

@@ -32,7 +32,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
 from server.orchestrator.deliveries import MOST
 from server.orchestrator.fleet import Limits
-from server.orchestrator.grid import OrchestratorGrid
+from server.orchestrator.orchestrator_grid import OrchestratorGrid
 from server.orchestrator.service import Orchestrator
 from server.round.exchange import NODE_UNAVAILABLE
 from strategies.wire.headers import NODE_HEADER

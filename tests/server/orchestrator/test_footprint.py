@@ -20,7 +20,7 @@ from conf.federation_folder import FederationFolder
 from conf.schema import Silo
 from conf.silos import silo_to_json
 from server.store.admitted_keys import AdmittedKeys
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.run_queue import RunQueue
 
 ROOT = Path(__file__).parents[3]

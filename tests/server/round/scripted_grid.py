@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from server.round.exchange import Answer
-from server.round.grid import SiloGrid
+from server.round.silo_grid import SiloGrid
 from strategies.wire import protocol
 
 FAILS = -1.0

@@ -10,12 +10,12 @@ from flwr.app import Array, ArrayRecord
 from conf.schema import Conf
 from server.observers.base import Observer
 from server.run.checkpoint import Checkpoints, RunState
-from server.run.folder import RunFolder
 from server.run.history import FILE, History, Mark
 from server.run.ledger import Ledger
 from server.run.result import RunResult
+from server.run.run_folder import RunFolder
 from server.session import Session
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 
 
 def session_in(folder: Path, conf: Conf, observer: Observer | None = None) -> Session:

@@ -16,7 +16,7 @@ from conf.errors import CheckpointError
 from server.run.checkpoint import KEPT, Checkpoints, RunState, decode, encode
 from server.run.history import Mark
 from server.store.base import LeaseLost
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.prefix import PrefixStore
 
 

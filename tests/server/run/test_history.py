@@ -16,7 +16,7 @@ from conf.errors import CheckpointError
 from server.run.history import FILE, SEGMENTS, History, Mark, read_history
 from server.run.result import RoundRecord
 from server.store.base import LeaseLost
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.prefix import PrefixStore
 from tests.server.sample_results import sample
 

@@ -26,7 +26,7 @@ from server.run.ledger import (
     verify,
     verify_file,
 )
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 
 
 def clock() -> float:

@@ -15,7 +15,7 @@ from azureml_jobs.identity.node_key import (
 )
 from conf.errors import CheckpointError, IdentityError
 from server.store.admitted_keys import AdmittedKeys
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 
 PEM = serialization.Encoding.PEM
 

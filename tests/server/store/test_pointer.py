@@ -8,7 +8,7 @@ import pytest
 
 from conf.errors import CheckpointError
 from server.store.base import StoreMissing
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.pointer import digest, follow, point
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.store.base import LeaseLost, Store
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.prefix import PrefixStore
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from conf.compose import compose
 from conf.errors import ConfigError
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from server.store.run_queue import Outcome, RunQueue
 
 FINISHED = Outcome("finished", folder="/outputs/a")

@@ -12,7 +12,7 @@ from azureml_jobs.cli.main import main
 from azureml_jobs.identity.authority import CA_KEY, make_ca
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.preflight.findings import Finding
-from azureml_jobs.preflight.local import check
+from azureml_jobs.preflight.this_machine import check
 from conf.compose import compose
 from conf.schema import Silo
 from conf.silos import silos

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from client.software import driver, software
+from client.own_software import driver, software
 from conf.code_digest import release_digest, run_digest, run_files
 from conf.compose import compose
 from conf.schema import RunScope

@@ -6,7 +6,7 @@ import pytest
 
 from server.report.model_card import card
 from server.report.overview import overview
-from server.report.software import COLUMNS, MOST_NAMES, mixed_software, software_rows
+from server.report.software_table import COLUMNS, MOST_NAMES, mixed_software, software_rows
 from server.report.tables import MOST_ROWS
 from tests.server.sample_results import Made, page_of, sample
 

@@ -22,12 +22,12 @@ from conf.errors import ConfigError, RoundError
 from conf.schema import Conf
 from server.observers.base import Observer
 from server.round.exchange import Answer, Closing, Judge, exchange
-from server.round.loop import Rounds
+from server.round.rounds import Rounds
 from server.run.checkpoint import Checkpoints
 from server.run.history import Mark, read_history
 from server.run.ledger import verify_file
 from server.run.result import Metrics, RoundRecord
-from server.store.folder import FolderStore
+from server.store.folder_store import FolderStore
 from strategies.fedavg import FedAvg
 from strategies.wire import protocol
 from tests.server.round.scripted_grid import Clock, TrainingGrid, sums_of, weights

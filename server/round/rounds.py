@@ -27,8 +27,8 @@ from server.round.admission import Admission, Admitted, Rejected, Verdict, softw
 from server.round.cohort import CohortGrid, select
 from server.round.early_stop import EarlyStop
 from server.round.exchange import Closing, Step, exchange, without_error
-from server.round.grid import SiloGrid
 from server.round.roster import silo_names
+from server.round.silo_grid import SiloGrid
 from server.run.ledger import arrays_digest
 from server.run.result import Metrics, RoundRecord
 from server.session import Session
