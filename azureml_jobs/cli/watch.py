@@ -227,9 +227,10 @@ def software_lines(software: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Return what silos said that they run as a table, and a sentence where they differ."""
     if not software:
         return []
-    from server.report.software_table import COLUMNS, mixed_software, software_rows
+    from server.report.software_table import mixed_software, software_table
 
-    lines = columns([("silos", *COLUMNS.values()), *software_rows(software)])
+    titles, rows = software_table(software)
+    lines = columns([("silos", *titles), *rows])
     promise = mixed_software(software)
     if promise:
         lines.append(promise)

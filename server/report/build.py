@@ -18,7 +18,7 @@ from server.observers.progress import duration, size
 from server.report import plots
 from server.report.overview import CURVES, MOST_LINES, Overview, Point, known, overview
 from server.report.page import PAGE
-from server.report.software_table import COLUMNS, mixed_software, software_rows
+from server.report.software_table import mixed_software, software_table
 from server.report.tables import (
     MOST_ROWS,
     comparison,
@@ -76,8 +76,7 @@ def html(result: RunResult, rounds: Overview) -> str:
         legend=_legend(result),
         spread=len(result.silos) > MOST_LINES,
         resume=_resume(result),
-        software=software_rows(result.software),
-        software_titles=list(COLUMNS.values()),
+        software=software_table(result.software),
         mixed_software=mixed_software(result.software),
     )
 
@@ -186,7 +185,7 @@ def _costs(points: Sequence[Point]) -> list[tuple[str, str]]:
 
 def _legend(result: RunResult) -> list[dict[str, str]]:
     """Return the legend of the curves: a name, and the colour and dashes of its sample line."""
-    items = [{"name": "mean over silos", "colour": "var(--ink)", "dash": "", "width": "3"}]
+    items = [{"name": "all silos", "colour": "var(--ink)", "dash": "", "width": "3"}]
     if len(result.silos) <= MOST_LINES:
         for place, silo in enumerate(result.silos):
             dash = ("", "6 2", "2 2")[place // len(plots.COLOURS) % 3]

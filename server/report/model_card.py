@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from server.report.overview import Overview, SiloOverview
-from server.report.software_table import COLUMNS, mixed_software, software_rows
+from server.report.software_table import mixed_software, software_table
 from server.run.result import Metrics, RunResult
 
 MOST_ROWS = 20
@@ -142,11 +142,11 @@ def _provenance(result: RunResult) -> list[str]:
 
 def _software(result: RunResult) -> list[str]:
     """Return what the silos said that they ran, and whether it is the same where bits depend on it."""
-    rows = software_rows(result.software)
+    titles, rows = software_table(result.software)
     if not rows:
         return []
     lines = ["", "What the silos said that they ran:", ""]
-    lines += _table(("silos", *COLUMNS.values()), [[plain(cell) for cell in row] for row in rows])
+    lines += _table(("silos", *titles), [[plain(cell) for cell in row] for row in rows])
     mixed = mixed_software(result.software)
     return [*lines, "", plain(mixed)] if mixed else lines
 

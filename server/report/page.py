@@ -44,6 +44,7 @@ tr.ours > * { font-weight: 680; }
 td.bar { width: 30%; min-width: 8rem; }
 td.bar span { display: block; height: 0.75rem; border-radius: 0 3px 3px 0; background: var(--soft); opacity: 0.6; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 tr.ours td.bar span { background: var(--accent); opacity: 1; }
+td.fact, th.fact { text-align: left; }
 td.text, th.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
 table.heat td { text-align: center; padding: 0.35rem 0.3rem; border: 2px solid var(--paper); min-width: 2.3rem; print-color-adjust: exact; -webkit-print-color-adjust: exact; background: color-mix(in srgb, var(--accent) calc(var(--share) * 62%), var(--panel)); }
 table.heat td.none { color: var(--soft); }
@@ -110,10 +111,10 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 {% if curves %}
 <section aria-labelledby="learned">
 <h2 id="learned">How it learned</h2>
-<figure aria-label="Metrics on held-out examples, round by round, of the mean over silos and of each silo">
+<figure aria-label="Metrics on held-out examples, round by round, of all silos' examples and of each silo's">
 <div class="panels">{% for curve, alt in curves %}<div><div role="img" aria-label="{{ alt }}">{{ curve | safe }}</div></div>{% endfor %}</div>
 <ul class="legend" aria-label="Lines">{% for item in legend %}<li><svg width="26" height="10" aria-hidden="true"><line x1="0" x2="26" y1="5" y2="5" stroke-width="{{ item.width }}" stroke-dasharray="{{ item.dash }}" style="stroke: {{ item.colour }}"{% if item.width == "9" %} opacity="0.3"{% endif %}/></svg>{{ item.name }}</li>{% endfor %}</ul>
-<figcaption>Each silo's curve is the federated model's metric on that silo's own held-out examples; the mean is weighted by their number.{% if spread %} Of so many silos only the range is drawn.{% endif %}{% if curve_step > 1 %} Each point is the mean of {{ curve_step }} rounds{% if spread %}, and the range is that of all of them{% endif %}.{% endif %}</figcaption></figure>
+<figcaption>Each silo's curve is the federated model's metric on that silo's own held-out examples, the black one on all of them together.{% if spread %} Of so many silos only the range is drawn.{% endif %}{% if curve_step > 1 %} Each point is the mean of {{ curve_step }} rounds{% if spread %}, and the range is that of all of them{% endif %}.{% endif %}</figcaption></figure>
 </section>
 {% endif %}
 
@@ -156,13 +157,13 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 </section>
 {% endif %}
 
-{% if software %}
+{% if result.software %}
 <section aria-labelledby="software">
 <h2 id="software">What the silos ran</h2>
 {% if mixed_software %}<p class="note">{{ mixed_software }}</p>{% endif %}
 
-<div class="wide" tabindex="0" role="region" aria-label="What the silos ran"><table><thead><tr><th scope="col">silos</th>{% for title in software_titles %}<th scope="col" class="text">{{ title }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in software %}<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td class="text">{{ cell }}</td>{% endfor %}</tr>
+<div class="wide" tabindex="0" role="region" aria-label="What the silos ran"><table><thead><tr><th scope="col">silos</th>{% for title in software[0] %}<th scope="col" class="fact">{{ title }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in software[1] %}<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td class="fact">{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 <p class="note">As each silo said last; nothing of it is proven.</p>
 </section>

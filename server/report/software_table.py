@@ -28,6 +28,7 @@ COLUMNS: Final = {
 """Titles by the names of `strategies.wire.software.Software`."""
 MOST_NAMES: Final = 5
 """Silos that are named in a row or a sentence; of more, their number is said."""
+NOT_SAID: Final = "–"
 DIGEST_SHOWN: Final = 12
 """Characters of a digest, as in messages."""
 
@@ -40,6 +41,15 @@ def software_rows(software: AllSoftware) -> list[list[str]]:
     for silo, facts in sorted(software.items()):
         silos.setdefault(tuple(_cells(facts)), []).append(silo)
     return [[_named(names), *cells] for cells, names in silos.items()][:MOST_ROWS]
+
+
+def software_table(software: AllSoftware) -> tuple[list[str], list[list[str]]]:
+    """Return titles and rows without the columns that no silo fills (those of a GPU, often)."""
+    rows = software_rows(software)
+    titles = list(COLUMNS.values())
+    filled = [n for n in range(len(titles)) if any(row[n + 1] != NOT_SAID for row in rows)]
+    kept = [[row[0], *(row[n + 1] for n in filled)] for row in rows]
+    return [titles[n] for n in filled], kept
 
 
 def mixed_software(software: AllSoftware) -> str:
@@ -65,7 +75,7 @@ def _cells(facts: Mapping[str, str]) -> list[str]:
 
 def _shown(name: str, value: str) -> str:
     if not value:
-        return "–"
+        return NOT_SAID
     return value[:DIGEST_SHOWN] if name in ("code", "run_code") else value
 
 

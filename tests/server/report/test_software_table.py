@@ -6,7 +6,13 @@ import pytest
 
 from server.report.model_card import card
 from server.report.overview import overview
-from server.report.software_table import COLUMNS, MOST_NAMES, mixed_software, software_rows
+from server.report.software_table import (
+    COLUMNS,
+    MOST_NAMES,
+    mixed_software,
+    software_rows,
+    software_table,
+)
 from server.report.tables import MOST_ROWS
 from tests.server.sample_results import Made, page_of, sample
 
@@ -70,3 +76,9 @@ def test_the_table_and_the_sentence_are_bounded(silos: int) -> None:
     assert len(software_rows(made.software)) == min(silos, MOST_ROWS)
     assert len(mixed_software(made.software)) < 400
     assert f"{silos - MOST_NAMES} more" in mixed_software(made.software)
+
+
+def test_columns_that_no_silo_fills_are_left_out() -> None:
+    titles, rows = software_table({"north": {"python": "3.11.7"}, "south": {"flwr": "1.42.0"}})
+    assert titles == ["Python", "Flower"]
+    assert rows == [["north", "3.11.7", "–"], ["south", "–", "1.42.0"]]
