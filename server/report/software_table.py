@@ -23,7 +23,7 @@ COLUMNS: Final = {
     "meadow": "Meadow",
     "flwr": "Flower",
     "code": "code",
-    "run_code": "code of the run",
+    "run_code": "run's code",
 }
 """Titles by the names of `strategies.wire.software.Software`."""
 MOST_NAMES: Final = 5
