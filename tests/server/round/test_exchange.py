@@ -60,13 +60,25 @@ def test_it_closes_as_soon_as_all_have_answered_or_failed(clock: Clock) -> None:
 
 
 def test_it_closes_at_the_timeout_with_a_quorum_and_names_and_forgets_the_late(
-    clock: Clock,
+    clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     grid = ScriptedGrid(clock, {1: [(1, None)], 2: [(2, None)], 3: [(50, None)]})
     got = exchanged(grid, Closing(timeout=10, quorum=2, patience=100))
     assert got == [(1, None), (2, None), (3, NO_REPLY)]
     assert clock.now == pytest.approx(10)
     assert grid.forgotten == {"m3"}
+    assert "quorum not reached" not in caplog.text
+
+
+def test_what_never_came_says_why(clock: Clock) -> None:
+    grid = ScriptedGrid(clock, {1: [(1, NODE_UNAVAILABLE)], 2: [(50, None)]})
+    grid.silos.online_at[1] = 1000
+    messages = [Message(RecordDict(), node, "train") for node in (1, 2)]
+    answers = exchange(grid, messages, Closing(timeout=10), clock=clock, sleep=clock.sleep)
+    assert [answer.verdict for answer in answers] == [
+        Rejected("MDW-304", "the silo has gone and did not come back"),
+        Rejected("MDW-304", "no reply before the round closed"),
+    ]
 
 
 def test_without_a_quorum_asked_for_it_closes_at_the_timeout_whatever_came(clock: Clock) -> None:
@@ -126,11 +138,14 @@ def test_without_a_quorum_it_waits_beyond_the_timeout_until_the_quorum_is_there(
     assert 15 <= clock.now <= 15 + TICK_SECONDS
 
 
-def test_patience_runs_out(clock: Clock) -> None:
+def test_patience_runs_out_and_a_log_line_says_what_was_waited_for(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     grid = ScriptedGrid(clock, {1: [(1, None)], 2: [(500, None)]})
     got = exchanged(grid, Closing(timeout=10, quorum=2, patience=20))
     assert got == [(1, None), (2, NO_REPLY)]
     assert clock.now == pytest.approx(30)
+    assert "quorum not reached, waiting 20 s" in caplog.text
 
 
 def test_a_silo_that_comes_back_is_asked_again_while_the_exchange_is_open(clock: Clock) -> None:
@@ -316,6 +331,16 @@ def test_a_grid_that_must_be_polled_is_asked_until_something_is_there(clock: Clo
     assert got == [(1, None), (2, None), (3, NO_REPLY)]
     assert clock.now == pytest.approx(1, abs=2 * POLL_SECONDS)
     assert 90 <= grid.looks <= 110, "every hundredth of a second"
+
+
+def test_the_last_look_at_a_grid_that_must_be_polled_does_not_wait(clock: Clock) -> None:
+    grid = PolledGrid(clock, {1: [(0, None)], 2: [(50, None)]})
+    messages = [Message(RecordDict(), node, "train") for node in (1, 2)]
+    answers = exchange(grid, messages, Closing(timeout=1), clock=clock, sleep=clock.sleep)
+    assert outcome(next(answers)) == (1, None)
+    clock.now = 20.0
+    assert outcome(next(answers)) == (2, NO_REPLY)
+    assert clock.now == 20.0
 
 
 def test_a_polled_grid_whose_silo_comes_back_is_asked_again(clock: Clock) -> None:
