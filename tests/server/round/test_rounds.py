@@ -20,7 +20,9 @@ from flwr.serverapp.strategy import Strategy
 from conf.compose import compose
 from conf.errors import ConfigError, RoundError
 from conf.schema import Conf
+from conf.seeds import seed_for
 from server.observers.base import Observer
+from server.round.cohort import select
 from server.round.exchange import Answer, Closing, Judge, exchange
 from server.round.rounds import Rounds
 from server.run.checkpoint import Checkpoints
@@ -86,14 +88,23 @@ def test_two_rounds_give_the_mean_twice(grid: TrainingGrid, conf: Conf, tmp_path
     assert (state.round, weight(state)) == (2, 4.0)
     assert [record.replied for record in history_of(tmp_path)] == [["a", "b", "c"]] * 2
     assert verify_file(tmp_path / "ledger.jsonl").faults == []
+    closed = [
+        json.loads(line)
+        for line in (tmp_path / "ledger.jsonl").read_text().splitlines()
+        if '"round closed"' in line
+    ]
+    assert closed[-1]["history"] == state.history.head
+    assert state.history == rounds.session.history.mark
 
 
 def test_what_a_round_cost_is_in_its_record(grid: TrainingGrid, conf: Conf, tmp_path: Path) -> None:
     grid.after = {("train", 1): 9.0, ("train", 2): 5.0, ("evaluate", 3): 4.0}
     grid.metrics = {("train", 1): {protocol.SECONDS: 6.0}, ("train", 2): {protocol.SECONDS: 2.0}}
-    rounds_over(grid, conf, tmp_path).run()
+    rounds = rounds_over(grid, conf, tmp_path)
+    rounds.run()
     record = history_of(tmp_path)[0]
     assert record.seconds == pytest.approx(13)
+    assert rounds.session.state.seconds == pytest.approx(26), "of two such rounds"
     assert record.seconds_training == {"a": 6.0, "b": 2.0, "c": 0.0}
     assert record.seconds_waiting == pytest.approx(9 - 6), "beyond the slowest silo's own training"
     assert record.bytes_down == record.bytes_up == {"a": 12, "b": 12, "c": 12}
@@ -195,8 +206,10 @@ class TestTheStrategy:
         def __init__(self, reads: Any) -> None:
             super().__init__()
             self.reads = reads
+            self.rounds: list[int] = []
 
         def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
+            self.rounds.append(server_round)
             self.reads(replies)
             return None, None
 
@@ -216,21 +229,25 @@ class TestTheStrategy:
         self, grid: TrainingGrid, conf: Conf, tmp_path: Path
     ) -> None:
         given: list[Any] = []
+        rounds: list[int] = []
 
         class Listing(FlowerFedAvg):
             def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
                 given.append(replies)
+                rounds.append(server_round)
                 return super().aggregate_train(server_round, replies)
 
             def aggregate_evaluate(
                 self, server_round: int, replies: Iterable[Message]
             ) -> MetricRecord | None:
                 given.append(replies)
+                rounds.append(server_round)
                 return super().aggregate_evaluate(server_round, replies)
 
         grid.after |= {("evaluate", 1): 3.0, ("evaluate", 2): 2.0, ("evaluate", 3): 1.0}
         conf.run.rounds = 1
         rounds_over(grid, conf, tmp_path, Listing()).run()
+        assert rounds == [1, 1]
         assert [type(replies) for replies in given] == [list, list]
         assert [[m.metadata.src_node_id for m in replies] for replies in given] == [[1, 2, 3]] * 2
 
@@ -246,8 +263,10 @@ class TestTheStrategy:
     def test_that_reads_nothing_at_all_does_no_harm_either(
         self, grid: TrainingGrid, conf: Conf, tmp_path: Path
     ) -> None:
-        rounds = rounds_over(grid, conf, tmp_path, self.Reading(lambda replies: None))
+        strategy = self.Reading(lambda replies: None)
+        rounds = rounds_over(grid, conf, tmp_path, strategy)
         rounds.run()
+        assert strategy.rounds == [1, 2]
         assert rounds.session.state.round == 2
         assert weight(rounds.session.state) == 0.0, "no mean leaves the model as it is"
 
@@ -295,19 +314,32 @@ class TestTheStrategy:
                 inside = super().configure_train(server_round, arrays, config, grid)
                 return [*inside, Message(RecordDict(), 77, "train")]
 
-        with pytest.raises(RoundError, match=r"MDW-404: The strategy Straying .*\[77\]"):
+        with pytest.raises(RoundError, match=r"MDW-404: The strategy Straying .*\[77\]") as raised:
             rounds_over(grid, conf, tmp_path, Straying()).run()
+        assert "get_node_ids" in raised.value.hint
         assert grid.asked == []
 
     def test_sees_the_cohort_and_no_other_silo(
         self, grid: TrainingGrid, conf: Conf, tmp_path: Path
     ) -> None:
+        seen: list[list[int]] = []
+
+        class Looking(FedAvg):
+            def configure_train(
+                self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+            ) -> Iterable[Message]:
+                seen.append([node.node_id for node in grid.get_nodes()])
+                return super().configure_train(server_round, arrays, config, grid)
+
         conf.run.cohort = 2
-        rounds_over(grid, conf, tmp_path).run()
-        for record in history_of(tmp_path):
-            assert len(record.cohort) == 2
-            assert record.replied == record.cohort
-        assert len([kind for kind, _ in grid.asked if kind == "train"]) == 4
+        conf.run.rounds = 6
+        rounds_over(grid, conf, tmp_path, Looking()).run()
+        drawn = [select(["a", "b", "c"], cohort=2, seed=0, round=n) for n in range(1, 7)]
+        assert [record.cohort for record in history_of(tmp_path)] == drawn
+        assert [[grid.known[node] for node in nodes] for nodes in seen] == drawn
+        assert [record.replied for record in history_of(tmp_path)] == drawn
+        assert len({tuple(cohort) for cohort in drawn}) > 1, "another draw each round"
+        assert len([kind for kind, _ in grid.asked if kind == "train"]) == 12
 
     def test_draws_the_same_from_the_global_generators_when_a_round_is_done_again(
         self, grid: TrainingGrid, conf: Conf, tmp_path: Path
@@ -325,6 +357,8 @@ class TestTheStrategy:
         rounds_over(grid, conf, tmp_path / "two", Drawing()).run()
         assert drawn[:2] == drawn[2:]
         assert drawn[0] != drawn[1]
+        first = random.Random(seed_for(0, "server", 1, "strategy")).random()
+        assert drawn[0][0] == first, "another seed would be another run"
 
 
 class TestASilo:
@@ -461,6 +495,13 @@ class TestTheQuorum:
         assert f"run.resume={tmp_path / 'two'}" in raised.value.hint
         assert rounds.session.state.round == 0
 
+    def test_that_the_cohort_can_not_reach_ends_the_run_though_nobody_failed(
+        self, grid: TrainingGrid, conf: Conf, tmp_path: Path
+    ) -> None:
+        conf.run.quorum = 4
+        with pytest.raises(RoundError, match=r"3 of the 4 updates it needs \(none failed\)"):
+            rounds_over(grid, conf, tmp_path).run()
+
     def test_closes_a_round_as_the_run_s_times_say(
         self, grid: TrainingGrid, conf: Conf, tmp_path: Path
     ) -> None:
@@ -519,12 +560,14 @@ class Told(Observer):
 
     def __init__(self) -> None:
         self.words: list[str] = []
+        self.metrics: dict[tuple[str, str], Metrics] = {}
 
     def round_started(self, round: int, cohort: list[str]) -> None:
         self.words.append(f"started {round} {'+'.join(cohort)}")
 
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
         self.words.append(f"reply {phase} {silo}")
+        self.metrics[phase, silo] = metrics
 
     def round_closed(self, record: RoundRecord) -> None:
         self.words.append(f"closed {record.round}")
@@ -546,6 +589,10 @@ def test_observers_are_told_of_a_round_in_the_order_in_which_it_happens(
         "reply evaluate c",
         "closed 1",
     ]
+    (record,) = history_of(tmp_path)
+    assert told.metrics["evaluate", "c"] == record.metrics["c"]
+    norm = {"update-norm": record.train["c"]["update-norm"]}
+    assert told.metrics["train", "c"] | norm == record.train["c"]
 
 
 def test_a_thousand_silos_take_part_in_one_round(clock: Clock, conf: Conf, tmp_path: Path) -> None:
