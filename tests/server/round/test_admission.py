@@ -365,7 +365,7 @@ def test_a_missing_or_second_record_is_rejected() -> None:
 
 
 def test_another_round_is_refused_whoever_says_so() -> None:
-    rejected(judge(reply(model()), round=2), "MDW-617", "round 2")
+    rejected(judge(reply(model()), round=2), "MDW-617", "answers round 2, the open one is 3")
     rejected(judge(reply(model(), server_round=2)), "MDW-617", "round 2")
     assert isinstance(judge(reply(model(), server_round=3)), Admitted)
 
@@ -398,12 +398,29 @@ def test_a_refused_answer_can_not_be_tried_again() -> None:
 
 
 def test_a_silo_that_was_not_asked_is_rejected() -> None:
-    rejected(judge(reply(model()), silo="west"), "MDW-619")
+    rejected(judge(reply(model()), silo="west"), "MDW-619", "the silo was not asked in")
 
 
 def test_a_reason_stays_short_whatever_a_silo_sends() -> None:
     verdict = judge(reply({f"x{'y' * 5000}{i}": np.zeros(1) for i in range(50)}))
     assert isinstance(verdict, Rejected) and len(verdict.reason) < 800
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (0, "with 'x0'."),
+        (2, "with 'x0', 'x1', 'x2'."),
+        (3, "with 'x0', 'x1', 'x2' and 1 more."),
+    ],
+)
+def test_a_reason_names_three_and_counts_the_rest(more: int, words: str) -> None:
+    extra = {f"x{i}": np.zeros(1) for i in range(more + 1)}
+    rejected(judge(reply(model() | extra)), "MDW-611", words)
+
+
+def test_a_reply_without_any_record_holds_none() -> None:
+    rejected(judge(RecordDict()), "MDW-610", "and holds none")
 
 
 @settings(deadline=None)

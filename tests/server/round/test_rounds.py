@@ -174,6 +174,27 @@ def test_a_resumed_run_continues_after_its_last_round_and_ends_at_the_goal(
     assert (config[protocol.ROUND], config[protocol.LEDGER]) == (3, anchor)
 
 
+def test_a_resumed_run_gives_its_strategy_back_what_it_remembered(
+    grid: TrainingGrid, conf: Conf, tmp_path: Path
+) -> None:
+    class Counting(FedAvg):
+        def __init__(self) -> None:
+            super().__init__()
+            self.replies = 0
+
+        def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
+            given = list(replies)
+            self.replies += len(given)
+            return super().aggregate_train(server_round, given)
+
+    rounds = rounds_over(grid, conf, tmp_path, Counting())
+    rounds.run()
+    conf.run.rounds = 3
+    anew = Counting()
+    Rounds(rounds.session, grid, anew, step=rounds.step, clock=grid.clock).run()
+    assert anew.replies == 9
+
+
 def test_a_metric_that_is_not_there_stops_before_the_round_counts(
     grid: TrainingGrid, conf: Conf, tmp_path: Path
 ) -> None:
