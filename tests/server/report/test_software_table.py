@@ -52,9 +52,7 @@ def test_what_differs_is_named_with_its_silos() -> None:
 def test_what_the_run_does_not_use_takes_no_promise_back() -> None:
     assert mixed_software(ran(silo_2={"python": "3.13.0", "code": "c" * 64}).software) == ""
     said = mixed_software(ran(silo_2={"run_code": "d" * 64}).software)
-    assert (
-        "differ in run's code (bbbbbbbbbbbb at silo-1, silo-3, dddddddddddd at silo-2)" in said
-    )
+    assert "differ in run's code (bbbbbbbbbbbb at silo-1, silo-3, dddddddddddd at silo-2)" in said
 
 
 def test_a_run_whose_silos_say_nothing_has_no_such_table() -> None:

@@ -10,6 +10,7 @@ import weakref
 
 import pytest
 from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
 
 from server.round.admission import Admitted, Rejected, Verdict
 from server.round.exchange import (
@@ -68,6 +69,11 @@ def test_it_closes_at_the_timeout_with_a_quorum_and_names_and_forgets_the_late(
     assert clock.now == pytest.approx(10)
     assert grid.forgotten == {"m3"}
     assert "quorum not reached" not in caplog.text
+
+
+def test_the_error_codes_are_flower_s_own() -> None:
+    assert NO_REPLY == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+    assert NODE_UNAVAILABLE == ErrorCode.NODE_UNAVAILABLE
 
 
 def test_what_never_came_says_why(clock: Clock) -> None:

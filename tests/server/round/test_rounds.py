@@ -94,6 +94,9 @@ def test_two_rounds_give_the_mean_twice(grid: TrainingGrid, conf: Conf, tmp_path
         if '"round closed"' in line
     ]
     assert closed[-1]["history"] == state.history.head
+    stored = Checkpoints(FolderStore(tmp_path)).load()
+    assert stored is not None
+    assert (stored.round, weight(stored), stored.history) == (2, 4.0, state.history)
     assert state.history == rounds.session.history.mark
 
 
