@@ -301,6 +301,8 @@ class OrchestratorConf:
 
     # host:port; port 0 = any free one
     listen: str = "127.0.0.1:0"
+    # host:port of a second port, HTTPS, for Flower's own nodes (flower-supernode 1.40+); None = closed
+    stock_listen: str | None = None
     # IP address or DNS name that silos dial; the certificate is made for it; auto = the job's own
     host: str = "127.0.0.1"
     # seconds without a run before it ends; 0 = with its queue

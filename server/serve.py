@@ -33,6 +33,7 @@ from conf.silos import silos
 from conf.startup_log import note
 from server.app import federate
 from server.observers.progress import PlainProgress
+from server.orchestrator.app_bundle import app_bundle
 from server.orchestrator.backends import OrchestratorBackends
 from server.orchestrator.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
 from server.orchestrator.packed_grid import PackedGrid
@@ -88,7 +89,8 @@ def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
         )
         with care:
             note("listening")
-            _Work(conf, orchestrator, queue, here, care).until_idle()
+            bundle = app_bundle() if conf.federation.orchestrator.stock_listen else None
+            _Work(conf, orchestrator, queue, here, care, bundle).until_idle()
             care.announce_end()
             orchestrator.stop(over=True)
 
@@ -121,7 +123,8 @@ def _orchestrator(
     conf: Conf, credentials: ServerCredentials, keys: Mapping[bytes, str]
 ) -> Iterator[Orchestrator]:
     """Listen; `keys` are the silos by admitted key."""
-    orchestrator = Orchestrator(conf.federation.orchestrator.listen, credentials, {})
+    where = conf.federation.orchestrator
+    orchestrator = Orchestrator(where.listen, credentials, {}, stock_address=where.stock_listen)
     for pem, silo in keys.items():  # a silo may have two while its key is changed
         orchestrator.admit_key(silo, pem)
     orchestrator.start()
@@ -140,6 +143,8 @@ class _Work:
     queue: RunQueue
     here: OrchestratorBackends
     care: Caretaker
+    bundle: bytes | None = None
+    """Flower's app bundle of this tree, where Flower's own nodes may join."""
 
     def until_idle(self) -> None:
         """Do what is asked until nothing has been for `idle_timeout`; raises Interrupted, and what the care met."""
@@ -209,7 +214,9 @@ class _Work:
                 names, conf.run.start_quorum or len(names), conf.run.start_timeout
             )
             files = run_files(conf.task.name, conf.model.name, conf.strategy.name)
-            opened = self.orchestrator.open_run(request.run_id, names, files=files)
+            opened = self.orchestrator.open_run(
+                request.run_id, names, files=files, bundle=self.bundle
+            )
             grid = PackedGrid(opened)
             federate(run, grid, strategy)
         return Outcome(run.result.status, folder=self._left(request))

@@ -208,7 +208,7 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self._log = _SparseLog()
+        self._log = SparseLog()
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
@@ -226,8 +226,8 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
             try:
                 _single(details.invocation_metadata)
                 pem = self._keys.check(headers)
-                _check_node(request, pem)
-                _check_version(details.invocation_metadata, self._keys.silo(pem) or "a silo")
+                check_node(request, pem)
+                check_version(details.invocation_metadata, self._keys.silo(pem) or "a silo")
             except Refusal as refusal:
                 self._log.refused(refusal, context.peer(), details.method)
                 context.abort(*refusal.answer())
@@ -240,7 +240,7 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
         )
 
 
-class _SparseLog:
+class SparseLog:
     """Logs the first refusal of a kind and peer a minute, so that a flood of calls is not a flood of lines."""
 
     def __init__(self) -> None:
@@ -248,6 +248,7 @@ class _SparseLog:
         self._lock = threading.Lock()
 
     def refused(self, refusal: Refusal, peer: str, method: str) -> None:
+        """Log a refused call of a peer (host:port), unless its like was logged within the minute."""
         kind = (refusal.code, peer.rpartition(":")[0])
         now = time.monotonic()
         with self._lock:
@@ -309,7 +310,7 @@ def _as_bytes(value: bytes | str) -> bytes:
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
 
 
-def _check_node(request: Any, pem: bytes) -> None:
+def check_node(request: Any, pem: bytes) -> None:
     """Raise Refusal unless the request speaks for the node whose key signed it."""
     if isinstance(request, RegisterNodeFleetRequest | UnregisterNodeFleetRequest):
         raise Refusal(
@@ -327,7 +328,7 @@ def _check_node(request: Any, pem: bytes) -> None:
         )
 
 
-def _check_version(metadata: Sequence[tuple[str, Any]], silo: str) -> None:
+def check_version(metadata: Sequence[tuple[str, Any]], silo: str) -> None:
     """Raise Refusal where the caller's Flower is out of range; who does not say its own is let in.
 
     The two sides may differ within the range: the messages between them are the same in every release of it.

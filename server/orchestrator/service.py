@@ -37,6 +37,7 @@ from server.orchestrator.identity import IdentityInterceptor, Keys, public_pem
 from server.orchestrator.nodes import node_id_of
 from server.orchestrator.open_run import OpenRun
 from server.orchestrator.orchestrator_grid import OrchestratorGrid
+from server.orchestrator.stock_port import PortLimits, StockPort
 from strategies.wire import protocol
 from strategies.wire.fleet_calls import add_fleet
 from strategies.wire.run_code import RunCode
@@ -62,8 +63,11 @@ class Orchestrator:
         credentials: ServerCredentials,
         keys: Mapping[str, bytes],
         limits: Limits | None = None,
+        stock_address: str | None = None,
     ) -> None:
         """`address` is host:port (port 0: any free one); `keys` are public keys by silo, PEM or OpenSSH.
+
+        At `stock_address` Flower's own nodes of 1.40 and later are served over HTTPS; None: not at all.
 
         Raises IdentityError MDW-740 for a key that can't be used.
         """
@@ -75,12 +79,17 @@ class Orchestrator:
         self._credentials = credentials
         self._server: grpc.Server | None = None
         self._run: OpenRun | None = None
+        self._stock: StockPort | None = None
         self.address = address
+        self.stock_address = stock_address
         for silo, key in keys.items():
             self.admit_key(silo, key)
 
     def start(self) -> None:
-        """Listen; afterwards `address` has the port. Raises IdentityError MDW-750 or MDW-751."""
+        """Listen; afterwards `address` and `stock_address` have their ports.
+
+        Raises IdentityError MDW-750, MDW-751 or MDW-757.
+        """
         share_one_heap()
         keep_activations_mapped()  # chunks of updates are freed and needed again each round
         threads = SPARE_THREADS + THREADS_PER_KEY * max(8, 2 * len(self._fleet.nodes))
@@ -92,10 +101,21 @@ class Orchestrator:
         )
         add_fleet(self._fleet, server)
         port = _bind(server, self._address, self._credentials)
+        self._open_stock_port()
         server.start()
         self._server = server
         self.address = f"{self._address.rpartition(':')[0]}:{port}"
         log.info("listening on %s", self.address)
+
+    def _open_stock_port(self) -> None:
+        if self.stock_address is None:
+            return
+        self._stock = StockPort(
+            self.stock_address, self._credentials, self._fleet, self._keys, PortLimits()
+        )
+        self._stock.start()
+        self.stock_address = self._stock.address
+        log.info("listening for Flower's own nodes on %s", self.stock_address)
 
     def admit_key(self, silo: str, public_key: bytes) -> None:
         """Let a key in as that silo's, at once; a silo may have two while its key is changed."""
@@ -183,6 +203,9 @@ class Orchestrator:
             return
         if over:
             self._say_over(drain)
+        if self._stock is not None:
+            self._stock.stop()
+            self._stock = None
         self._server.stop(grace=1.0).wait()
         self._server = None
 

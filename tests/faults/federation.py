@@ -62,9 +62,13 @@ class Federation:
         return server_credentials(self.secrets, [host], datetime.now(UTC))
 
     @contextmanager
-    def orchestrator(self, port: int = 0, limits: Limits | None = None) -> Iterator[Orchestrator]:
-        """An orchestrator that listens and admits all silos."""
-        orchestrator = Orchestrator(f"127.0.0.1:{port}", self.credentials(), self.public, limits)
+    def orchestrator(
+        self, port: int = 0, limits: Limits | None = None, stock: str | None = None
+    ) -> Iterator[Orchestrator]:
+        """An orchestrator that listens and admits all silos; Flower's own nodes too, at `stock`."""
+        orchestrator = Orchestrator(
+            f"127.0.0.1:{port}", self.credentials(), self.public, limits, stock
+        )
         orchestrator.start()
         try:
             yield orchestrator
