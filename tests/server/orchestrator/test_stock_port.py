@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import socket
 import ssl
-import tempfile
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -24,12 +23,10 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 from azureml_jobs.identity.node_key import load_node_key
 from conf.errors import IdentityError
 from server.orchestrator import service
-from server.orchestrator.http_call import HttpError, parse_head
 from server.orchestrator.nodes import node_id_of
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator
 from server.orchestrator.stock_port import PortLimits
-from server.orchestrator.tls import server_context
 from strategies.wire.release import our_version, release_headers
 from tests.faults.federation import Federation, ask, model, total, until
 
@@ -165,15 +162,6 @@ def test_a_length_that_is_missing_ambiguous_or_too_large_is_refused(
     assert answer.startswith(b"HTTP/1.1 " + status)
 
 
-def test_only_parts_of_an_update_may_be_large() -> None:
-    line = b"POST /v1/fleet/%s HTTP/1.1\r\ncontent-length: 1000000"
-    assert parse_head(line % b"push-object", 2_000_000).size == 1_000_000
-    with pytest.raises(HttpError, match="More than 65536 bytes"):
-        parse_head(line % b"get-run", 2_000_000)
-    with pytest.raises(HttpError, match="More than 1000 bytes"):
-        parse_head(line % b"push-object", 1000)
-
-
 def test_an_unsigned_call_is_401_and_its_large_body_is_not_read(caller: Caller) -> None:
     status, body = caller.call(ACTIVATE, caller.activate, {})
     assert (status, b"MDW-742" in body) == (HTTPStatus.UNAUTHORIZED, True)
@@ -306,12 +294,3 @@ def test_an_address_that_can_not_be_used_is_one_line(
     with pytest.raises(IdentityError, match="MDW-757"):
         second.start()
     second.stop()
-
-
-def test_no_private_key_is_left_in_a_file(
-    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = set(tmp_path.iterdir())
-    server_context(federation.credentials())
-    assert set(tmp_path.iterdir()) == before
