@@ -1,7 +1,7 @@
 """What a run is: the dataclasses that every YAML file, override and message is checked against.
 
-Groups in `RUN_SCOPE` travel to the silos as plain values; everything else stays where it was written.
-A field's limits stand beside it (`number`, `one_of`); `conf.validate` enforces them.
+Groups in `RUN_SCOPE` travel to the silos as plain values; everything else stays where it was
+written. A field's limits stand beside it (`number`, `one_of`); `conf.validate` enforces them.
 """
 
 from __future__ import annotations
@@ -301,7 +301,8 @@ class OrchestratorConf:
 
     # host:port; port 0 = any free one
     listen: str = "127.0.0.1:0"
-    # host:port of a second port, HTTPS, for Flower's own nodes (flower-supernode 1.40+); None = closed
+    # host:port of a second port, HTTPS, for Flower's own nodes (flower-supernode 1.40+); None =
+    # closed
     stock_listen: str | None = None
     # IP address or DNS name that silos dial; the certificate is made for it; auto = the job's own
     host: str = "127.0.0.1"
@@ -351,7 +352,8 @@ class SimulationConf:
     workers: int | None = number(None, at_least=0)
     # an existing Ray cluster; None = a private one
     ray_address: str | None = None
-    # use such a cluster also where it asks nobody for a token: whoever reaches it can run code there
+    # use such a cluster also where it asks nobody for a token: whoever reaches it can run code
+    # there
     ray_insecure: bool = False
     # glibc thresholds that keep activations mapped (docs/benchmarks.md)
     malloc: bool = True

@@ -1,10 +1,11 @@
-"""The orchestrator job: one process, one open port, the runs of its queue one after another, for days.
+"""The orchestrator job: one process, one open port, the runs of its queue one after another, for
+days.
 
     meadow serve federation.folder=/store federation.orchestrator.listen=0.0.0.0:9092
 
-It ends with status 0 when there was nothing to do for `idle_timeout`, with 143 on SIGTERM, and with the status of
-its error otherwise. Started again on the same store it goes on with the run that was in progress, from the last
-round that closed; the nodes reconnect by themselves.
+It ends with status 0 when there was nothing to do for `idle_timeout`, with 143 on SIGTERM, and with
+the status of its error otherwise. Started again on the same store it goes on with the run that was
+in progress, from the last round that closed; the nodes reconnect by themselves.
 """
 
 from __future__ import annotations
@@ -55,10 +56,11 @@ TERMINATED_STATUS: Final = 143
 
 
 def serve(conf: Conf) -> int:
-    """Be the live orchestrator of a federation until it is idle or told to stop; return the process's exit status.
+    """Be the live orchestrator of a federation until it is idle or told to stop; return the
+    process's exit status.
 
-    Raises CheckpointError MDW-516/518 where another orchestrator is live, MDW-505 for a store of another version,
-    IdentityError for keys and addresses.
+    Raises CheckpointError MDW-516/518 where another orchestrator is live, MDW-505 for a store of
+    another version, IdentityError for keys and addresses.
     """
     note("import")
     quiet_flower()
@@ -147,7 +149,10 @@ class _Work:
     """Flower's app bundle of this tree, where Flower's own nodes may join."""
 
     def until_idle(self) -> None:
-        """Do what is asked until nothing has been for `idle_timeout`; raises Interrupted, and what the care met."""
+        """Do what is asked until nothing has been for `idle_timeout`.
+
+        Raises Interrupted, and what the care met.
+        """
         idle_since = time.monotonic()
         while True:
             self.care.check()
@@ -161,7 +166,9 @@ class _Work:
                 time.sleep(POLL_SECONDS)
 
     def _run(self, request: Request) -> None:
-        """Do one run. What is wrong with the run ends the run; what is wrong with this orchestrator goes up."""
+        """Do one run. What is wrong with the run ends the run; what is wrong with this orchestrator
+        goes up.
+        """
         note("first run")
         try:
             with self.care.running(request):
@@ -191,7 +198,9 @@ class _Work:
         self.queue.ended(request, outcome)
 
     def _left(self, request: Request) -> str:
-        """Return the folder of a run's files, kept beyond this disk where results are; empty where it has none."""
+        """Return the folder of a run's files, kept beyond this disk where results are; empty where
+        it has none.
+        """
         folder = (Path(self.conf.run.output) / request.run_id).absolute()
         if not folder.is_dir():
             return ""
@@ -223,7 +232,9 @@ class _Work:
 
 
 class _Display(PlainProgress):
-    """A run's lines, and once how old the process was at its first round; the caretaker hears what silos run."""
+    """A run's lines, and once how old the process was at its first round; the caretaker hears what
+    silos run.
+    """
 
     care: Caretaker | None = None
 

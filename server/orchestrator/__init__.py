@@ -1,1 +1,3 @@
-"""The long-lived server: one port, nodes by their keys, messages, and what is kept up to date beside its runs."""
+"""The long-lived server: one port, nodes by their keys, messages, and what is kept up to date
+beside its runs.
+"""

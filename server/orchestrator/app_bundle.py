@@ -1,6 +1,7 @@
 """This tree as Flower's app bundle, for Flower's own nodes; built by a process of its own.
 
-Flower's builder belongs to its command line and stands on much that the process that listens has no use for.
+Flower's builder belongs to its command line and stands on much that the process that listens has no
+use for.
 
     MDW-758 the bundle can't be built
 """
@@ -20,7 +21,10 @@ FOLDERS: Final = ("azureml_jobs", "client", "conf", "server", "strategies")
 
 
 def app_bundle(root: Path = ROOT) -> bytes:
-    """Return the bundle of the tree at `root`; raises IdentityError MDW-758, as for a tree without pyproject.toml."""
+    """Return the bundle of the tree at `root`.
+
+    Raises IdentityError MDW-758, as for a tree without pyproject.toml.
+    """
     command = [sys.executable, "-m", "server.orchestrator.app_bundle", str(root)]
     try:
         done = subprocess.run(

@@ -1,4 +1,6 @@
-"""Where an orchestrator keeps what lasts, finds its CA and says where it is: folders here, Azure in its job there."""
+"""Where an orchestrator keeps what lasts, finds its CA and says where it is: folders here, Azure in
+its job there.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ class OrchestratorBackends:
 
 
 def _rendezvous(conf: Conf, folder: FederationFolder) -> Rendezvous:
-    """Return the MLflow of an Azure ML job's own workspace, where this is one with a store; else a folder."""
+    """Return the MLflow of an Azure ML job's own workspace, where this is one with a store; else a
+    folder.
+    """
     if not conf.federation.orchestrator.store or "AZUREML_RUN_ID" not in os.environ:
         return FolderRendezvous(folder.rendezvous)
     for name in ("azure", "azureml"):
@@ -70,7 +74,9 @@ def _rendezvous(conf: Conf, folder: FederationFolder) -> Rendezvous:
 
 
 def store_of(conf: Conf, *, server: bool = False) -> Store:
-    """Return the orchestrator's store alone, which its owner's commands use too; a `server` is patient with it."""
+    """Return the orchestrator's store alone, which its owner's commands use too; a `server` is
+    patient with it.
+    """
     own = conf.federation.orchestrator
     if not own.store:
         return FolderStore(FederationFolder.of(conf.federation).store)

@@ -1,7 +1,9 @@
-"""What an orchestrator keeps up to date beside its runs: lease, rendezvous, admitted keys, and what it says of itself.
+"""What an orchestrator keeps up to date beside its runs: lease, rendezvous, admitted keys, and what
+it says of itself.
 
-A thread looks every `CARE_SECONDS`. It stops a run that somebody cancelled by SIGUSR1 to this process, and ends the
-orchestrator by SIGTERM when the lease is lost: another one is live, and this one must not write another round.
+A thread looks every `CARE_SECONDS`. It stops a run that somebody cancelled by SIGUSR1 to this
+process, and ends the orchestrator by SIGTERM when the lease is lost: another one is live, and this
+one must not write another round.
 """
 
 from __future__ import annotations
@@ -31,9 +33,14 @@ log = logging.getLogger(__name__)
 
 LEASE: Final = "orchestrator"
 LEASE_SECONDS: Final = 20.0
-"""For a successor to know that this orchestrator is dead: ten looks missed. A longer pause only lets it take over."""
+"""For a successor to know that this orchestrator is dead: ten looks missed.
+
+A longer pause only lets it take over.
+"""
 CARE_SECONDS: Final = 2.0
-"""Between two looks at the list of keys, the lease and the queue, and two heartbeats of the rendezvous."""
+"""Between two looks at the list of keys, the lease and the queue, and two heartbeats of the
+rendezvous.
+"""
 WARN_SECONDS: Final = 3600.0
 """Between two looks at what will end."""
 STATUS_FILE: Final = "orchestrator.json"
@@ -85,7 +92,9 @@ class Caretaker:
             raise self._lost
 
     def announce_end(self) -> None:
-        """Say to silos that look for the orchestrator that the federation has ended; the last thing to do."""
+        """Say to silos that look for the orchestrator that the federation has ended; the last thing
+        to do.
+        """
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
@@ -148,7 +157,9 @@ class Caretaker:
             self._status = now
 
     def _warn(self) -> None:
-        """Say in the log what will end, and tell each silo of its key; once a day, however often this is called."""
+        """Say in the log what will end, and tell each silo of its key; once a day, however often
+        this is called.
+        """
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + WARN_SECONDS
@@ -167,7 +178,8 @@ class Caretaker:
 def read_status(store: Store) -> dict[str, Any]:
     """Return what the last orchestrator said of itself, empty where none ever did.
 
-    `connected`: silos; `run`: its id or null; `epoch`; `software`: by silo, what it said last that it runs.
+    `connected`: silos; `run`: its id or null; `epoch`; `software`: by silo, what it said last that
+    it runs.
     """
     try:
         content: dict[str, Any] = json.loads(store.read(STATUS_FILE))

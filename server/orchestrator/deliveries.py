@@ -6,11 +6,14 @@ from collections import Counter
 from typing import Final
 
 MOST: Final = 3
-"""Processes of one silo that may end one after another over the same instruction; as with the pool's workers."""
+"""Processes of one silo that may end one after another over the same instruction; as with the
+pool's workers.
+"""
 
 
 class Deliveries:
-    """Counts by node and content (the object id of an instruction's records), so that a copy counts as the same.
+    """Counts by node and content (the object id of an instruction's records), so that a copy counts
+    as the same.
 
     What was handed back (a process that was told to end) or never arrived counts as not given.
     """

@@ -1,9 +1,10 @@
 """The Fleet service that silos call: what a node may see, send and hold in memory is bounded.
 
-A node reads the objects of its own pending instructions, answers those once, and holds no more bytes and objects than
-`Limits` allow. A node that comes back is let in at once and gets again what it had been given, though not for ever; a
-node that waits for work is answered the moment there is some. Who calls is checked before (`identity`); what an
-instruction goes through is drawn in `instructions`.
+A node reads the objects of its own pending instructions, answers those once, and holds no more
+bytes and objects than `Limits` allow. A node that comes back is let in at once and gets again what
+it had been given, though not for ever; a node that waits for work is answered the moment there is
+some. Who calls is checked before (`identity`); what an instruction goes through is drawn in
+`instructions`.
 
     MDW-642 too large             MDW-644 a malformed call
     MDW-645 nobody waits for this MDW-646 a second answer
@@ -62,13 +63,15 @@ from strategies.wire.run_code import RunCode
 log = logging.getLogger(__name__)
 
 LONG_POLL_SECONDS: Final = 15.0
-"""How long a node's question for work waits for an answer: less than any proxy's idle limit, and than the heartbeat
-patience of a stock node."""
+"""How long a node's question for work waits for an answer: less than any proxy's idle limit, and
+than the heartbeat patience of a stock node."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one key may have in flight: bytes of one call, and objects and bytes of all its open answers."""
+    """What one key may have in flight: bytes of one call, and objects and bytes of all its open
+    answers.
+    """
 
     call_bytes: int = 8 * 2**20  # a chunk is 5 MiB; other records are one object each
     objects: int = 50_000
@@ -87,7 +90,10 @@ class RunAccess:
 
 
 class Fleet:
-    """The service's calls, and what the grid needs of them. `changed` guards and signals all of its state."""
+    """The service's calls, and what the grid needs of them.
+
+    `changed` guards and signals all of its state.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -103,14 +109,16 @@ class Fleet:
     def enqueue(self, message: Message) -> str | None:
         """Ask a node and wake it; returns the instruction's id, None where it can't be asked.
 
-        That is where its key is not admitted any more, and where the message's run is not the open one.
+        That is where its key is not admitted any more, and where the message's run is not the open
+        one.
         """
         node = self.nodes.get(message.metadata.dst_node_id)
         if node is None:
             return None
         prepared = self.instructions.prepare(message, node.silo)
         with self.changed:
-            # Asked only here: the run may have been closed, or the key revoked, while the objects were stored.
+            # Asked only here: the run may have been closed, or the key revoked, while the objects
+            # were stored.
             is_open = self.access is not None and self.access.run.run_id == prepared.run
             if not is_open or self.nodes.get(node.id) is None:
                 self.instructions.discard(prepared)
@@ -179,8 +187,8 @@ class Fleet:
     ) -> PullMessagesResponse:
         """Wait until there is work for the node, or `LONG_POLL_SECONDS`.
 
-        A node of Meadow's own works on one instruction at a time, so when it asks for work it holds none: whatever it
-        had been given and has not answered is lost, and delivered again.
+        A node of Meadow's own works on one instruction at a time, so when it asks for work it holds
+        none: whatever it had been given and has not answered is lost, and delivered again.
         """
         entry, question = self._question(request.node.node_id, context)
         end = time.monotonic() + LONG_POLL_SECONDS
@@ -271,7 +279,8 @@ class Fleet:
             if asked is None or upload is None:
                 return PushObjectResponse(stored=False)
             if id not in upload.missing:
-                # It is here: the answer to its first sending was lost on its way, or another silo's reply has it too.
+                # It is here: the answer to its first sending was lost on its way, or another silo's
+                # reply has it too.
                 here = self.instructions.store.is_held_by(asked.reply_holder, id)
                 return PushObjectResponse(stored=here)
             if self.instructions.uploaded_by(node) + size > self.limits.update_bytes:
@@ -311,7 +320,9 @@ class Fleet:
             return entry, entry.question
 
     def _is_asking(self, entry: NodeEntry, question: int, context: grpc.ServicerContext) -> bool:
-        """Say whether somebody still waits for the answer: a message in an answer to nobody would be lost."""
+        """Say whether somebody still waits for the answer: a message in an answer to nobody would
+        be lost.
+        """
         return (
             not self.over
             and context.is_active()
@@ -379,7 +390,9 @@ class Fleet:
 
 
 def _work(asked: PendingInstruction) -> PullMessagesResponse:
-    """Return the answer that hands an instruction to its node: its head, and the tree of its objects."""
+    """Return the answer that hands an instruction to its node: its head, and the tree of its
+    objects.
+    """
     head = message_to_proto(remove_content_from_message(asked.message))
     return PullMessagesResponse(messages_list=[head], message_object_trees=[asked.tree])
 
@@ -394,7 +407,9 @@ def _check_interval(seconds: float, context: grpc.ServicerContext) -> None:
 
 
 def _refuse(context: grpc.ServicerContext, code: str, why: str) -> NoReturn:
-    """End a call that breaks the rules: PERMISSION_DENIED, which a stock node takes for a run that is over."""
+    """End a call that breaks the rules: PERMISSION_DENIED, which a stock node takes for a run that
+    is over.
+    """
     log.warning("%s: refused a call of %s: %s", code, context.peer(), why)
     context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{code}: {why}")
     raise AssertionError("abort raises")

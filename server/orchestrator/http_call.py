@@ -1,4 +1,5 @@
-"""One call of the Fleet service as HTTP writes it: its head is parsed here and its answer written; nothing is read.
+"""One call of the Fleet service as HTTP writes it: its head is parsed here and its answer written;
+nothing is read.
 
 A call is `POST /v1/fleet/NAME` of HTTP/1.1 with a protobuf message as its body.
 """
@@ -28,7 +29,9 @@ _BY_PATH: Final = {call.path: name for name, call in FLEET_CALLS.items()}
 
 
 class HttpError(Exception):
-    """A call that is answered by a status and a reason; what follows it on the connection is not read."""
+    """A call that is answered by a status and a reason; what follows it on the connection is not
+    read.
+    """
 
     def __init__(self, status: HTTPStatus, why: str) -> None:
         super().__init__(why)
@@ -44,7 +47,9 @@ class Head:
     headers: Mapping[str, str]
 
     def signed(self) -> dict[str, bytes | str]:
-        """Return the headers that say who calls, as they are over gRPC; what is not Base64 is left out."""
+        """Return the headers that say who calls, as they are over gRPC; what is not Base64 is left
+        out.
+        """
         found: dict[str, bytes | str] = {}
         for name, over_grpc in SIGNED.items():
             with contextlib.suppress(binascii.Error, ValueError):
@@ -54,7 +59,8 @@ class Head:
 
 
 def parse_head(raw: bytes, most: int) -> Head:
-    """Return what a call's head says, without its empty line; `most` bytes has a part of an update at most.
+    """Return what a call's head says, without its empty line; `most` bytes has a part of an update
+    at most.
 
     Raises HttpError for whatever is not a call of the service.
     """
@@ -78,7 +84,8 @@ def _parse_headers(lines: list[str]) -> dict[str, str]:
     for line in lines:
         name, colon, value = line.partition(":")
         name = name.lower()
-        # Neither a folded line nor a space before the colon: two readers would read them in two ways.
+        # Neither a folded line nor a space before the colon: two readers would read them in two
+        # ways.
         if not colon or not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
             raise HttpError(HTTPStatus.BAD_REQUEST, "A header is malformed.")
         if name in headers:

@@ -1,9 +1,11 @@
-"""Who may call: every call is checked here before anything else is done, and refused with a reason that has a code.
+"""Who may call: every call is checked here before anything else is done, and refused with a reason
+that has a code.
 
-Flower's nodes sign a timestamp only, and its server remembers no signature. Here a header is
-parsed only for a key that was admitted; a signature counts once, and not at all where it is older than this process,
-which can't know whether its predecessor saw it; a clock that is wrong is called so. A call carries:
-`flwr-public-key-bin` (PEM), `flwr-timestamp` (ISO 8601), `flwr-signature-bin` (ECDSA over the timestamp).
+Flower's nodes sign a timestamp only, and its server remembers no signature. Here a header is parsed
+only for a key that was admitted; a signature counts once, and not at all where it is older than
+this process, which can't know whether its predecessor saw it; a clock that is wrong is called so. A
+call carries: `flwr-public-key-bin` (PEM), `flwr-timestamp` (ISO 8601), `flwr-signature-bin` (ECDSA
+over the timestamp).
 
     MDW-741 signed before this server started
     MDW-742 headers missing or malformed      MDW-743 a key that is not admitted     MDW-744 a key that was revoked
@@ -78,8 +80,9 @@ class Refusal(Exception):
 class SignedTooEarly(Refusal):
     """A call signed before this server started, perhaps a replay of one to its predecessor.
 
-    It is answered as a server that is not there yet would: every node, stock ones too, signs another call and tries
-    again, so that one whose clock is behind is let in as soon as its clock has passed the start.
+    It is answered as a server that is not there yet would: every node, stock ones too, signs
+    another call and tries again, so that one whose clock is behind is let in as soon as its clock
+    has passed the start.
     """
 
     def __init__(self, silo: str, early: float) -> None:
@@ -109,10 +112,12 @@ class OtherVersion(Refusal):
 
 
 class Keys:
-    """The admitted public keys and the signatures that each has used; changes take effect at the next call.
+    """The admitted public keys and the signatures that each has used; changes take effect at the
+    next call.
 
-    Signatures are remembered in memory: after a restart, one from before it is refused by its age. A silo whose clock
-    is ahead can leave a window as long as that, `AHEAD_SECONDS` at most; the wait for a dead server's lease is longer.
+    Signatures are remembered in memory: after a restart, one from before it is refused by its age.
+    A silo whose clock is ahead can leave a window as long as that, `AHEAD_SECONDS` at most; the
+    wait for a dead server's lease is longer.
     """
 
     def __init__(self, clock: Clock = time.time) -> None:
@@ -124,7 +129,9 @@ class Keys:
         self._used: dict[bytes, OrderedDict[bytes, float]] = {}
 
     def admit(self, pem: bytes, silo: str) -> None:
-        """Let a silo's key in. Raises IdentityError MDW-740 for anything but a NIST elliptic-curve key in PEM."""
+        """Let a silo's key in. Raises IdentityError MDW-740 for anything but a NIST elliptic-curve
+        key in PEM.
+        """
         key = bytes_to_public_key(public_pem(pem))
         with self._lock:
             self._admitted[pem] = silo, key
@@ -188,7 +195,9 @@ class Keys:
         return signed_at.timestamp()
 
     def _once(self, pem: bytes, number: bytes, silo: str) -> None:
-        """Remember a signature by its first number: the second can be changed by anyone without the key."""
+        """Remember a signature by its first number: the second can be changed by anyone without the
+        key.
+        """
         now = self._clock()
         with self._lock:
             used = self._used.setdefault(pem, OrderedDict())
@@ -241,7 +250,9 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
 
 
 class SparseLog:
-    """Logs the first refusal of a kind and peer a minute, so that a flood of calls is not a flood of lines."""
+    """Logs the first refusal of a kind and peer a minute, so that a flood of calls is not a flood
+    of lines.
+    """
 
     def __init__(self) -> None:
         self._last: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -331,7 +342,8 @@ def check_node(request: Any, pem: bytes) -> None:
 def check_version(metadata: Sequence[tuple[str, Any]], silo: str) -> None:
     """Raise Refusal where the caller's Flower is out of range; who does not say its own is let in.
 
-    The two sides may differ within the range: the messages between them are the same in every release of it.
+    The two sides may differ within the range: the messages between them are the same in every
+    release of it.
     """
     theirs = release_of(metadata)
     if theirs is not None and not supports(theirs):

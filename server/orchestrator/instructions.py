@@ -1,4 +1,5 @@
-"""The instructions that wait for their replies: what is known of each, and what may happen to it next.
+"""The instructions that wait for their replies: what is known of each, and what may happen to it
+next.
 
 An instruction goes through these states; whatever is not drawn can't happen:
 
@@ -13,8 +14,9 @@ An instruction goes through these states; whatever is not drawn can't happen:
     DELIVERED, ARRIVED, UPLOADING  the same, when the node was given it MOST times     FAILED
     ASKED                          a copy of it was given MOST times                   FAILED
 
-ANSWERED and FAILED are ends. An instruction that is closed is gone, in whichever state it was. A reply whose head
-comes in ASKED was made before its node was thought to have lost the instruction; it counts all the same.
+ANSWERED and FAILED are ends. An instruction that is closed is gone, in whichever state it was. A
+reply whose head comes in ASKED was made before its node was thought to have lost the instruction;
+it counts all the same.
 """
 
 from __future__ import annotations
@@ -72,7 +74,9 @@ class Upload:
     """What its node names the upload by: nobody else can guess it."""
     missing: set[str]
     bytes: int = 0
-    """Of the objects that its node has sent for this instruction, those of an upload begun anew included."""
+    """Of the objects that its node has sent for this instruction, those of an upload begun anew
+    included.
+    """
 
 
 @dataclass
@@ -116,7 +120,10 @@ class PendingInstruction:
 
 
 class Instructions:
-    """All pending instructions and their objects. The caller holds the lock that guards them, but for `prepare`."""
+    """All pending instructions and their objects.
+
+    The caller holds the lock that guards them, but for `prepare`.
+    """
 
     def __init__(self) -> None:
         self.store = ObjectStore()
@@ -140,9 +147,11 @@ class Instructions:
         return [one for one in self._pending.values() if one.run == run]
 
     def prepare(self, message: Message, silo: str) -> PendingInstruction:
-        """Return an instruction whose objects are in the store; nobody hears of it before it is enqueued.
+        """Return an instruction whose objects are in the store; nobody hears of it before it is
+        enqueued.
 
-        This takes as long as the model is large, and needs no lock: every other silo goes on meanwhile.
+        This takes as long as the model is large, and needs no lock: every other silo goes on
+        meanwhile.
         """
         with no_object_id_recompute():
             id = message.object_id
@@ -153,7 +162,8 @@ class Instructions:
         return asked
 
     def enqueue(self, asked: PendingInstruction) -> PendingInstruction:
-        """Add a prepared instruction; it has FAILED at once where the silo was given it too often before.
+        """Add a prepared instruction; it has FAILED at once where the silo was given it too often
+        before.
 
         The same message once more is the same instruction: the one that is pending is returned.
         """
@@ -175,7 +185,9 @@ class Instructions:
         return any(self.store.is_held_by(one.id, object_id) for one in self.of(node))
 
     def deliver_next(self, node: int) -> PendingInstruction | None:
-        """Return the node's oldest instruction that is not delivered, DELIVERED now; None where there is none."""
+        """Return the node's oldest instruction that is not delivered, DELIVERED now; None where
+        there is none.
+        """
         for asked in self.of(node):
             if asked.state is State.ASKED:
                 asked.state = State.DELIVERED
@@ -193,7 +205,8 @@ class Instructions:
     def begin_reply(
         self, asked: PendingInstruction, metadata: Metadata, tree: ObjectTree
     ) -> Upload:
-        """Expect the objects of a reply whose head has come, in place of an upload before, and return the upload.
+        """Expect the objects of a reply whose head has come, in place of an upload before, and
+        return the upload.
 
         The same head may come again: a node asks in this way which objects are missing.
         """
@@ -211,7 +224,9 @@ class Instructions:
         return None
 
     def object_came(self, asked: PendingInstruction, upload: Upload, id: str) -> None:
-        """Note that an object of an upload is in the store; nothing where the upload was begun anew meanwhile."""
+        """Note that an object of an upload is in the store; nothing where the upload was begun anew
+        meanwhile.
+        """
         if asked.upload is upload and asked.state is State.UPLOADING:
             upload.missing.discard(id)
             if not upload.missing:
@@ -237,7 +252,9 @@ class Instructions:
                 self.deliveries.taken_back(node, asked.content)
 
     def deliver_again(self, node: int) -> None:
-        """Make what a node was given and has lost deliverable again, or fail what it was given too often."""
+        """Make what a node was given and has lost deliverable again, or fail what it was given too
+        often.
+        """
         for asked in self.unanswered(node):
             self.store.drop(asked.reply_holder)
             asked.upload = None
@@ -250,7 +267,9 @@ class Instructions:
             release(asked.message)
 
     def fail_instruction(self, asked: PendingInstruction) -> None:
-        """Answer an instruction in its node's place, with the reason for which it is not given again."""
+        """Answer an instruction in its node's place, with the reason for which it is not given
+        again.
+        """
         why = reason(asked.silo)
         log.error("%s", why)
         asked.error = Error(ErrorCode.CLIENT_APP_CRASHED, why)
@@ -273,7 +292,8 @@ class Instructions:
     def _put_objects(self, asked: PendingInstruction) -> None:
         """Put an instruction's objects into the store, those that it lacks.
 
-        They are there before its node can hear of the instruction: a node that finds an object missing waits a second.
+        They are there before its node can hear of the instruction: a node that finds an object
+        missing waits a second.
         """
         missing = self.store.hold(asked.id, asked.tree)
         with no_object_id_recompute():

@@ -1,6 +1,7 @@
 """The silos' nodes: whose they are, and until when each counts as being there.
 
-A node's id is derived from its key, so that a restarted orchestrator knows every node by the same id.
+A node's id is derived from its key, so that a restarted orchestrator knows every node by the same
+id.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from flwr.common.constant import (
 )
 
 DEFAULT_INTERVAL: Final = float(HEARTBEAT_DEFAULT_INTERVAL)
-"""Seconds between two heartbeats of a node that has not said its own interval (Flower's default)."""
+"""Seconds between two heartbeats of a node that has not said its own interval (Flower's default).
+"""
 PATIENCE: Final = float(HEARTBEAT_PATIENCE)
 """Intervals without a sign of life after which a node counts as gone (Flower's)."""
 
 
 def node_id_of(public_key: bytes) -> int:
-    """Return the node id of a key (PEM): the same in every orchestrator; 62 bits, since records hold signed integers.
+    """Return the node id of a key (PEM): the same in every orchestrator; 62 bits, since records
+    hold signed integers.
 
     0 is nobody and 1 is Flower's name for the server, so ids start above them.
     """
@@ -34,7 +37,9 @@ def node_id_of(public_key: bytes) -> int:
 
 
 def is_interval(seconds: float) -> bool:
-    """Return whether a node may declare such a heartbeat interval: Flower's bounds, which nan is not within."""
+    """Return whether a node may declare such a heartbeat interval: Flower's bounds, which nan is
+    not within.
+    """
     return HEARTBEAT_MIN_INTERVAL <= seconds <= HEARTBEAT_MAX_INTERVAL
 
 
@@ -87,7 +92,9 @@ class NodeTable:
             return list(self._nodes.values())
 
     def heard_from(self, node: int, interval: float | None = None, own: bool | None = None) -> bool:
-        """Note that a node is alive, with the interval and the kind that it said; False where it is not admitted."""
+        """Note that a node is alive, with the interval and the kind that it said; False where it is
+        not admitted.
+        """
         with self._lock:
             entry = self._nodes.get(node)
             if entry is None:

@@ -1,8 +1,9 @@
-"""The objects of the messages on their way, by their SHA-256: each is kept once, and as long as a message needs it.
+"""The objects of the messages on their way, by their SHA-256: each is kept once, and as long as a
+message needs it.
 
-The model that goes to a hundred silos is one set of objects that a hundred instructions hold. Who holds what is named
-by the orchestrator itself (`holder`), never by an id that a silo has chosen: so a silo can't let go of what another
-holds.
+The model that goes to a hundred silos is one set of objects that a hundred instructions hold. Who
+holds what is named by the orchestrator itself (`holder`), never by an id that a silo has chosen: so
+a silo can't let go of what another holds.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ class ObjectStore:
         return len(self._holds)
 
     def hold(self, holder: str, tree: ObjectTree) -> set[str]:
-        """Keep the objects of a tree until `drop(holder)`, and return the ids of those that are not here yet.
+        """Keep the objects of a tree until `drop(holder)`, and return the ids of those that are not
+        here yet.
 
-        What the holder held before is dropped, but not before the objects that both trees have are held again.
+        What the holder held before is dropped, but not before the objects that both trees have are
+        held again.
         """
         ids = frozenset(node.object_id for node in iterate_object_tree(tree))
         with self._lock:
@@ -50,7 +53,9 @@ class ObjectStore:
             self._release(self._trees.pop(holder, NOTHING))
 
     def put(self, id: str, content: bytes) -> bool:
-        """Take an object that somebody sent; False where nobody holds it or its bytes are not what its id says."""
+        """Take an object that somebody sent; False where nobody holds it or its bytes are not what
+        its id says.
+        """
         if self._has(id):
             return True
         if hashlib.sha256(content).hexdigest() != id:
@@ -58,7 +63,9 @@ class ObjectStore:
         return self.put_own(id, content)
 
     def put_own(self, id: str, content: bytes) -> bool:
-        """Take an object that this process made itself, without hashing it again; False where nobody holds it."""
+        """Take an object that this process made itself, without hashing it again; False where
+        nobody holds it.
+        """
         with self._lock:
             # The hashing was done outside the lock, and its holder may have let go meanwhile.
             if id not in self._holds:

@@ -1,4 +1,6 @@
-"""One run of an orchestrator: what Flower calls a run, the nodes that take part, and the grid that asks them."""
+"""One run of an orchestrator: what Flower calls a run, the nodes that take part, and the grid that
+asks them.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,16 @@ TASK_ID: Final = 1
 
 
 class OpenRun:
-    """A run from the moment in which its nodes may ask for it until it is closed; one at a time in a process."""
+    """A run from the moment in which its nodes may ask for it until it is closed; one at a time in
+    a process.
+    """
 
     def __init__(
         self, fleet: Fleet, nodes: Mapping[int, str], code: RunCode, bundle: bytes | None
     ) -> None:
-        """`nodes` are those that take part, with their silos; without `bundle` it is the listing of this tree."""
+        """`nodes` are those that take part, with their silos; without `bundle` it is the listing of
+        this tree.
+        """
         self._fleet = fleet
         self._nodes = dict(nodes)
         self._code = code
@@ -77,7 +83,9 @@ class OpenRun:
 
 
 def describe(bundle: bytes, name: str, version: str) -> Run:
-    """Return a new run as Flower describes one to its nodes: its id is drawn, everything else is for show."""
+    """Return a new run as Flower describes one to its nodes: its id is drawn, everything else is
+    for show.
+    """
     started = datetime.now(UTC).isoformat()
     empty = Run.create_empty(secrets.randbits(RUN_ID_BITS) + 1)
     return replace(
@@ -95,7 +103,9 @@ def describe(bundle: bytes, name: str, version: str) -> Run:
 
 
 def name_and_version(bundle: bytes | None) -> tuple[str, str]:
-    """Return the app's id and version out of the pyproject.toml in a Flower app bundle (a zip file)."""
+    """Return the app's id and version out of the pyproject.toml in a Flower app bundle (a zip
+    file).
+    """
     if bundle is None:
         return "meadow/meadow", "0"
     with zipfile.ZipFile(io.BytesIO(bundle)) as archive:

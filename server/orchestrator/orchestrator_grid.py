@@ -1,4 +1,6 @@
-"""Flower's `Grid` over the instructions in this process: each reply is yielded at the moment when it is complete."""
+"""Flower's `Grid` over the instructions in this process: each reply is yielded at the moment when
+it is complete.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ TICK_SECONDS: Final = 0.5
 
 
 class OrchestratorGrid(PackingGrid):
-    """The silos of one open run. `silos` maps node ids to names, of every silo that the run names."""
+    """The silos of one open run.
+
+    `silos` maps node ids to names, of every silo that the run names.
+    """
 
     def __init__(self, fleet: Fleet, run: Run, silos: Mapping[int, str]) -> None:
         self._fleet = fleet
@@ -42,7 +47,9 @@ class OrchestratorGrid(PackingGrid):
         self._silos[node] = silo
 
     def names(self) -> dict[int, str]:
-        """Return the run's silos with an admitted key by node id; of one with two keys, the node last heard of."""
+        """Return the run's silos with an admitted key by node id; of one with two keys, the node
+        last heard of.
+        """
         entries = [one for one in self._fleet.nodes.entries() if one.id in self._silos]
         latest: dict[str, int] = {}
         for entry in sorted(entries, key=lambda one: (one.online_until, one.id)):
@@ -97,7 +104,9 @@ class OrchestratorGrid(PackingGrid):
         return list(self.replies(message_ids, timeout=0))
 
     def _ready(self, waiting: set[str], deadline: float | None) -> list[str]:
-        """Wait until replies are complete or their nodes are gone, and return the messages they answer."""
+        """Wait until replies are complete or their nodes are gone, and return the messages they
+        answer.
+        """
         with self._fleet.changed:
             while True:
                 ready = [id for id in waiting if self._is_ready(id)]
@@ -113,7 +122,9 @@ class OrchestratorGrid(PackingGrid):
         return asked is None or asked.is_over or not self._fleet.nodes.is_online(asked.node)
 
     def _take(self, asked: PendingInstruction) -> Message:
-        """Return the reply to an instruction, or the error that stands for it; the instruction is closed."""
+        """Return the reply to an instruction, or the error that stands for it; the instruction is
+        closed.
+        """
         with self._fleet.changed:
             state = asked.state
             contents = self._fleet.instructions.store.held_by(asked.reply_holder)

@@ -1,4 +1,6 @@
-"""The wire packs, on the server: what passes this grid outwards is packed, what comes back is named again."""
+"""The wire packs, on the server: what passes this grid outwards is packed, what comes back is named
+again.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class PackingGrid(SiloGrid):
 
 
 class PackedGrid(SiloGrid):
-    """A grid that packs for the nodes that read packed records; strategies and the round loop see named arrays."""
+    """A grid that packs for the nodes that read packed records; strategies and the round loop see
+    named arrays.
+    """
 
     def __init__(self, grid: PackingGrid) -> None:
         self._grid = grid
@@ -49,14 +53,18 @@ class PackedGrid(SiloGrid):
         return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send messages, each in the form that its node reads; a record that several share is packed once."""
+        """Send messages, each in the form that its node reads; a record that several share is
+        packed once.
+        """
         sent, known = list(messages), dict[int, tuple[ArrayRecord, str]]()
         return self._grid.push_messages([self._packed(message, known) for message in sent])
 
     def replies(
         self, message_ids: Iterable[str], timeout: float | None = None
     ) -> Iterator[Message]:
-        """Yield replies as they arrive, with named arrays; one that does not fit its layout is an error reply."""
+        """Yield replies as they arrive, with named arrays; one that does not fit its layout is an
+        error reply.
+        """
         return map(
             _unpacked, self._grid.replies(message_ids, timeout)
         )  # a loop would hold on to the last reply

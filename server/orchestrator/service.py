@@ -1,4 +1,5 @@
-"""The orchestrator: one process, one open port, the Fleet service on it, and the runs driven from inside.
+"""The orchestrator: one process, one open port, the Fleet service on it, and the runs driven from
+inside.
 
 How it is used:
 
@@ -45,7 +46,9 @@ from strategies.wire.run_code import RunCode
 log = logging.getLogger(__name__)
 
 KEEPALIVE_SECONDS: Final = 20.0
-"""Between two pings of a silent connection, from either side: below the idle limit of any load balancer."""
+"""Between two pings of a silent connection, from either side: below the idle limit of any load
+balancer.
+"""
 DRAIN_SECONDS: Final = 10.0
 """How long a stopping orchestrator waits for its silos to hear that the federation is over."""
 SPARE_THREADS: Final = 16
@@ -55,7 +58,9 @@ THREADS_PER_KEY: Final = 6
 
 
 class Orchestrator:
-    """Flower's Fleet service for the silos whose public `keys` are admitted, and a grid for one run at a time."""
+    """Flower's Fleet service for the silos whose public `keys` are admitted, and a grid for one run
+    at a time.
+    """
 
     def __init__(
         self,
@@ -65,9 +70,11 @@ class Orchestrator:
         limits: Limits | None = None,
         stock_address: str | None = None,
     ) -> None:
-        """`address` is host:port (port 0: any free one); `keys` are public keys by silo, PEM or OpenSSH.
+        """`address` is host:port (port 0: any free one); `keys` are public keys by silo, PEM or
+        OpenSSH.
 
-        At `stock_address` Flower's own nodes of 1.40 and later are served over HTTPS; None: not at all.
+        At `stock_address` Flower's own nodes of 1.40 and later are served over HTTPS; None: not at
+        all.
 
         Raises IdentityError MDW-740 for a key that can't be used.
         """
@@ -126,7 +133,9 @@ class Orchestrator:
             self._run.add(node, silo)
 
     def revoke_key(self, public_key: bytes) -> None:
-        """Shut a key out, at once, also in the middle of a round: what its node was asked ends as 'gone'."""
+        """Shut a key out, at once, also in the middle of a round: what its node was asked ends as
+        'gone'.
+        """
         pem = public_pem(public_key)
         self._keys.revoke(pem)
         with self._fleet.changed:
@@ -137,7 +146,9 @@ class Orchestrator:
             self._fleet.changed.notify_all()
 
     def tell_end(self, public_key: bytes, ends: float) -> None:
-        """Tell the node with this key when it ends (seconds since 1970), with each answer to its question for work."""
+        """Tell the node with this key when it ends (seconds since 1970), with each answer to its
+        question for work.
+        """
         with self._fleet.changed:
             self._fleet.key_ends[node_id_of(public_pem(public_key))] = ends
 
@@ -147,7 +158,10 @@ class Orchestrator:
         return sorted({entry.silo for entry in nodes.entries() if nodes.is_online(entry.id)})
 
     def wait_for(self, silos: Iterable[str], quorum: int, timeout: float) -> list[str]:
-        """Return the named silos that are there once `quorum` of them are; raises SiloError MDW-330."""
+        """Return the named silos that are there once `quorum` of them are.
+
+        Raises SiloError MDW-330.
+        """
         wanted, deadline = set(silos), time.monotonic() + timeout
         with self._fleet.changed:
             while len(here := wanted.intersection(self.connected())) < quorum:
@@ -173,8 +187,8 @@ class Orchestrator:
     ) -> OrchestratorGrid:
         """Open a run for the named silos and return its grid; a run that was open is closed.
 
-        `files` are the run's own (`conf.code_digest.run_files`): Meadow's nodes run the code that they have, if
-        it is that of the run. `bundle` is the Flower app bundle for stock nodes.
+        `files` are the run's own (`conf.code_digest.run_files`): Meadow's nodes run the code that
+        they have, if it is that of the run. `bundle` is the Flower app bundle for stock nodes.
         Raises SiloError MDW-332 where a silo has no admitted key, and those of `run_digest`.
         """
         self.close_run()
@@ -197,7 +211,10 @@ class Orchestrator:
             self._run = None
 
     def stop(self, *, over: bool = True, drain: float = DRAIN_SECONDS) -> None:
-        """Close the run and the port. With `over`, Meadow's nodes are told first that they may end."""
+        """Close the run and the port.
+
+        With `over`, Meadow's nodes are told first that they may end.
+        """
         self.close_run()
         if self._server is None:
             return
@@ -227,7 +244,9 @@ class Orchestrator:
 
 
 def quiet_flower(level: int = logging.WARNING) -> None:
-    """Take over Flower's logger, which prints a line per call to its own handler and again to everybody else's."""
+    """Take over Flower's logger, which prints a line per call to its own handler and again to
+    everybody else's.
+    """
     logger = logging.getLogger("flwr")
     logger.setLevel(level)
     for handler in list(logger.handlers):

@@ -1,9 +1,11 @@
-"""The second port: the Fleet service over HTTPS, for Flower's own nodes of 1.40 and later; closed unless asked for.
+"""The second port: the Fleet service over HTTPS, for Flower's own nodes of 1.40 and later; closed
+unless asked for.
 
-A call is `POST /v1/fleet/NAME` with a protobuf message as its body; who signed it, and when, stands in three headers.
-The servicer and the checks are those of the gRPC port. What a stranger can take is bounded: connections, and with
-them threads; the seconds and bytes of a head; and no body is read beyond `SMALL_CALL_BYTES` for a key that is not
-admitted. Threads and connections are this port's own, so that the silos of the gRPC port lose nothing to it.
+A call is `POST /v1/fleet/NAME` with a protobuf message as its body; who signed it, and when, stands
+in three headers. The servicer and the checks are those of the gRPC port. What a stranger can take
+is bounded: connections, and with them threads; the seconds and bytes of a head; and no body is read
+beyond `SMALL_CALL_BYTES` for a key that is not admitted. Threads and connections are this port's
+own, so that the silos of the gRPC port lose nothing to it.
 
     MDW-757 the port can't be used
 """
@@ -55,7 +57,9 @@ STATUSES: Final[Mapping[grpc.StatusCode, HTTPStatus]] = {
 
 @dataclass(frozen=True)
 class PortLimits:
-    """What the port gives at most: open connections, and seconds of a stranger's wait, a call and an idle silo."""
+    """What the port gives at most: open connections, and seconds of a stranger's wait, a call and
+    an idle silo.
+    """
 
     connections: int = 64
     stranger_seconds: float = 10.0
@@ -116,7 +120,9 @@ class _Wire:
         self._timed().sendall(data)
 
     def is_waiting(self) -> bool:
-        """Say whether the caller waits for its answer: who sends something, or closes, does not any more."""
+        """Say whether the caller waits for its answer: who sends something, or closes, does not any
+        more.
+        """
         poll = select.poll()
         poll.register(self._socket.fileno(), select.POLLIN)
         return not self._held and not self._socket.pending() and not poll.poll(0)
@@ -185,7 +191,8 @@ class StockPort:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        # Once so that a full port goes on to see that it is closed, once for one that came in between.
+        # Once so that a full port goes on to see that it is closed, once for one that came in
+        # between.
         self._drop()
         self._thread.join()
         self._drop()
@@ -198,7 +205,8 @@ class StockPort:
 
     def _accept(self) -> None:
         while True:
-            # A stock node ends where its connection is closed in the handshake, so one too many waits its turn.
+            # A stock node ends where its connection is closed in the handshake, so one too many
+            # waits its turn.
             self._free.acquire()
             try:
                 raw, peer = self._listener.accept()

@@ -18,7 +18,8 @@ def server_context(given: ServerCredentials) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
-    # Python's ssl reads a key from a file only: it is there for a moment, under a password that is nowhere.
+    # Python's ssl reads a key from a file only: it is there for a moment, under a password that is
+    # nowhere.
     password = secrets.token_bytes(32).hex().encode()
     key = serialization.load_pem_private_key(given.key, None)
     sealed = key.private_bytes(
