@@ -249,6 +249,8 @@ class LocalBackend(Backend):
             "federation.orchestrator.host": own.host,
             "run.output": self.conf.run.output,
         }
+        if own.stock_listen is not None:
+            given["federation.orchestrator.stock_listen"] = own.stock_listen
         overrides = [f"{key}={quoted(value)}" for key, value in given.items()]
         overrides.append(f"federation.orchestrator.idle_timeout={own.idle_timeout}")
         return [*MEADOW, "serve", *overrides]

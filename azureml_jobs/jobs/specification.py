@@ -102,6 +102,8 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
         "federation.orchestrator.key_vault": vault,
         "federation.orchestrator.idle_timeout": str(orchestrator.idle_timeout),
     }
+    if orchestrator.stock_listen is not None:
+        overrides["federation.orchestrator.stock_listen"] = orchestrator.stock_listen
     # Each override is quoted twice: for Hydra's parser, then for the shell that runs the command.
     words = [shlex.quote(f"{key}={_hydra_quoted(value)}") for key, value in overrides.items()]
     # Azure ML replaces what stands in `${{...}}` when the job starts.

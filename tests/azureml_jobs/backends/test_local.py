@@ -104,6 +104,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         made.jobs.wait(name, 20)
 
 
+@pytest.mark.parametrize("port", [None, "127.0.0.1:0"])
+def test_the_port_for_flower_s_own_nodes_is_opened_where_it_is_asked_for(
+    place: Place, port: str | None
+) -> None:
+    key = "federation.orchestrator.stock_listen"
+    place.start("orchestrator", *([] if port is None else [f"{key}={port}"]))
+    job = (place.jobs.folder("server") / "job.json").read_text()
+    assert (f"{key}='{port}'" in job) == (port is not None)
+    assert (key in job) == (port is not None)
+
+
 def test_a_followed_run_gives_its_status_and_ends_what_was_started(place: Place) -> None:
     assert place.launch(Queue()) == 5
     assert place.states() == dict.fromkeys(JOBS, ENDED)

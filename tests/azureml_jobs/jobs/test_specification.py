@@ -79,6 +79,15 @@ def plain(spec: JobSpec) -> dict[str, Any]:
     return found
 
 
+def test_the_port_for_flower_s_own_nodes_is_opened_where_it_is_asked_for(
+    conf: Conf, code: Code
+) -> None:
+    assert "stock_listen" not in server_job(conf, code, STORE).command
+    conf.federation.orchestrator.stock_listen = "0.0.0.0:9093"
+    asked = server_job(conf, code, STORE).command
+    assert " federation.orchestrator.stock_listen=0.0.0.0:9093 " in asked
+
+
 def test_the_orchestrator_s_job(conf: Conf, code: Code) -> None:
     assert plain(server_job(conf, code, STORE)) == {
         "$schema": "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json",
