@@ -30,9 +30,10 @@ class RoundRecord:
     """One round: who was asked, who answered, who failed and why, what it cost and what it gave.
 
     `seconds*` in seconds, `bytes_*` in bytes of arrays; `train` and `metrics` hold a silo's
-    training and evaluation metrics, `software` what a silo says that it runs, where that is new;
-    `aggregate` their weighted means (training ones prefixed `train_`) and, prefixed `central_`,
-    those of the central test set.
+    training and evaluation metrics, `software` what a silo says that it runs, where that is new.
+    `aggregate` holds the metrics of all silos' held-out examples together (made of their sums, not
+    means of `metrics`), weighted means of the training metrics (prefixed `train_`), and the metrics
+    of the central test set (prefixed `central_`).
     """
 
     round: int
