@@ -71,7 +71,9 @@ def test_on_the_wire_the_named_silo_gets_the_models_and_the_other_next_to_nothin
     assert scene.unnamed.returned > ROUNDS * MODEL_BYTES, "named, it gets them the same way"
 
 
-def test_with_every_id_in_its_hand_it_is_refused_each_object_and_the_code(scene: Scene) -> None:
+def test_with_every_id_in_its_hand_it_is_refused_each_object_and_the_code(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     grid = PackedGrid(scene.orchestrator.open_run("run", ["silo-1"]))
     fleet, run = scene.orchestrator._fleet, grid.run.run_id
     ids = grid.push_messages(ask(grid, 1, model(), sleep=3.0))
@@ -94,9 +96,9 @@ def test_with_every_id_in_its_hand_it_is_refused_each_object_and_the_code(scene:
     ):
         answer = insider.refused(name, request)
         assert "MDW-645" in answer and release_digest() not in answer
-    fleet.over = True  # so that the question for work is answered at once
+    # The question for work is answered at once; `over` would send the named silo home as well.
+    monkeypatch.setattr("server.orchestrator.fleet.LONG_POLL_SECONDS", 0.0)
     assert not insider.call("PullMessages", PullMessagesRequest(node=node)).messages_list
-    fleet.over = False
     assert total(list(grid.replies(ids, 30))) == 3001
 
 
