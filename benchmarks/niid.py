@@ -348,7 +348,7 @@ def _named(flat: torch.Tensor, like: State) -> State:
 
 def _splits(conf: Conf) -> list[Split]:
     task = task_named(conf.task.name)
-    return [task.load(silo).train.tensors for silo in silos(conf)]  # type: ignore[attr-defined]  # held in memory
+    return [task.data(silo).train.tensors for silo in silos(conf)]  # type: ignore[attr-defined]  # held in memory
 
 
 def _logs() -> Path:

@@ -10,7 +10,7 @@ from torch import nn
 from client.loop import prepare
 from client.models import build_model
 from client.tasks import task_named
-from client.tasks.base import SiloData, Task
+from client.tasks.base import Data, Task
 from conf.schema import ModelConf, RunScope, Silo, TrainerConf
 
 
@@ -19,11 +19,11 @@ class Loaded:
     """A task with one silo's data, and a model ready for its weights."""
 
     task: Task
-    data: SiloData
+    data: Data
     model: nn.Module
 
 
-_data: dict[str, tuple[str, Silo, SiloData]] = {}
+_data: dict[str, tuple[str, Silo, Data]] = {}
 _models: dict[str, nn.Module] = {}
 
 
@@ -35,7 +35,7 @@ def load_cached(scope: RunScope, silo: Silo) -> Loaded:
     task = task_named(scope.task.name)
     cached = _data.get(silo.name)
     if cached is None or cached[:2] != (task.name, silo):
-        cached = (task.name, silo, task.load(silo))
+        cached = (task.name, silo, task.data(silo))
         _data[silo.name] = cached
     torch.set_num_threads(silo.threads or scope.trainer.threads)
     return Loaded(task, cached[2], _model(scope.model, scope.trainer, task, silo))

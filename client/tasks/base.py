@@ -76,7 +76,7 @@ class Contract:
 
 
 @dataclass
-class SiloData:
+class Data:
     """A silo's examples: the split it trains on, the one it evaluates on, and the class of each of
     the first.
     """
@@ -100,7 +100,7 @@ class Task(ABC):
     collate: Callable[[list[Any]], Any] | None = None
 
     @abstractmethod
-    def load(self, silo: Silo) -> SiloData:
+    def data(self, silo: Silo) -> Data:
         """Return a silo's examples: its part of a public set, or what its owner keeps in
         `silo.data.root`.
 
@@ -111,9 +111,9 @@ class Task(ABC):
         """Return the class of each example that a silo trains on, or None where examples have none.
 
         A task that knows them without loading the examples overrides it: a simulation asks for
-        every silo before its first round. Raises DataError as `load` does.
+        every silo before its first round. Raises DataError as `data` does.
         """
-        return self.load(silo).labels
+        return self.data(silo).labels
 
     def test(self, data: DataConf) -> Dataset[Any] | None:
         """Return the central test set, or None where there is none."""
@@ -167,11 +167,11 @@ class Classification(Task):
         train on.
         """
 
-    def load(self, silo: Silo) -> SiloData:
-        """Return a silo's part of the public set, or its own examples; see `Task.load`."""
+    def data(self, silo: Silo) -> Data:
+        """Return a silo's part of the public set, or its own examples; see `Task.data`."""
         images, labels = self._source(silo.data)
         train, held_out = _splits(labels, silo)
-        return SiloData(
+        return Data(
             self.dataset(images, labels, train),
             self.dataset(images, labels, held_out),
             labels[train],

@@ -19,7 +19,7 @@ from client import loop
 from client.models import build_model
 from client.sums import metrics_of
 from client.tasks import task_named
-from client.tasks.base import SiloData
+from client.tasks.base import Data
 from conf.errors import ConfigError, DataError
 from conf.schema import DataConf, MlpConf, ModelConf, ResNetConf, Silo, TrainerConf
 from strategies.wire import protocol
@@ -29,8 +29,8 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU on 
 
 
 @pytest.fixture(scope="module")
-def data() -> SiloData:
-    return DIGITS.load(Silo("north", data=DataConf(partition="iid", examples=250)))
+def data() -> Data:
+    return DIGITS.data(Silo("north", data=DataConf(partition="iid", examples=250)))
 
 
 def model(conf: ModelConf | None = None) -> nn.Module:
@@ -90,7 +90,7 @@ def plain(
     return total / len(y) / conf.epochs
 
 
-def test_a_round_is_the_plain_loop_to_the_bit(data: SiloData) -> None:
+def test_a_round_is_the_plain_loop_to_the_bit(data: Data) -> None:
     conf = TrainerConf(epochs=2, batch_size=32, weight_decay=1e-3)
     assert (
         isinstance(data.train, TensorDataset) and len(data.train) % 32
@@ -102,7 +102,7 @@ def test_a_round_is_the_plain_loop_to_the_bit(data: SiloData) -> None:
     assert metrics[protocol.LOSS] == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_a_round_reports(data: SiloData) -> None:
+def test_what_a_round_reports(data: Data) -> None:
     conf = TrainerConf(epochs=3)
     metrics = loop.train(model(), data.train, DIGITS, conf, seed=0)
     assert set(metrics) == {
@@ -119,7 +119,7 @@ def test_what_a_round_reports(data: SiloData) -> None:
     "conf", [ModelConf(), MlpConf(), ResNetConf(), ResNetConf(norm="group")], ids=repr
 )
 def test_the_same_seed_gives_the_same_bits(conf: ModelConf) -> None:
-    few = DIGITS.load(Silo("north", data=DataConf(partition="iid", examples=40))).train
+    few = DIGITS.data(Silo("north", data=DataConf(partition="iid", examples=40))).train
     once, again, other = (
         trained(TrainerConf(batch_size=8), few, model(conf), seed) for seed in (5, 5, 6)
     )
@@ -127,7 +127,7 @@ def test_the_same_seed_gives_the_same_bits(conf: ModelConf) -> None:
 
 
 def test_dropout_is_drawn_from_the_seed_and_the_caller_s_random_state_is_left_alone(
-    data: SiloData,
+    data: Data,
 ) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
     torch.manual_seed(1)
@@ -141,7 +141,7 @@ def test_dropout_is_drawn_from_the_seed_and_the_caller_s_random_state_is_left_al
     assert same(once, trained(TrainerConf(), data.train, net))
 
 
-def test_the_proximal_term_is_the_squared_distance_as_autograd_sees_it(data: SiloData) -> None:
+def test_the_proximal_term_is_the_squared_distance_as_autograd_sees_it(data: Data) -> None:
     conf, mu = TrainerConf(epochs=2, batch_size=16), 0.7
     by_hand, ours = model(), model()
     start = [p.detach().clone() for p in by_hand.parameters()]
@@ -159,7 +159,7 @@ def test_the_proximal_term_is_the_squared_distance_as_autograd_sees_it(data: Sil
 
 @pytest.mark.parametrize("examples", [64, 61])
 def test_two_batches_of_8_make_the_step_of_one_of_16(examples: int) -> None:
-    part = DIGITS.load(
+    part = DIGITS.data(
         Silo("north", data=DataConf(partition="iid", examples=examples, held_out=0))
     ).train
     whole = trained(TrainerConf(batch_size=16), part)
@@ -169,7 +169,7 @@ def test_two_batches_of_8_make_the_step_of_one_of_16(examples: int) -> None:
     )
 
 
-def test_clipping_bounds_the_step(data: SiloData) -> None:
+def test_clipping_bounds_the_step(data: Data) -> None:
     one_step = TrainerConf(batch_size=1000, lr=1.0, momentum=0, clip_norm=0.01)
     net = trained(one_step, data.train)
     pairs = zip(net.state_dict().values(), model().state_dict().values(), strict=True)
@@ -177,7 +177,7 @@ def test_clipping_bounds_the_step(data: SiloData) -> None:
     assert moved == pytest.approx(0.01, rel=1e-3)
 
 
-def test_a_schedule_goes_on_from_round_to_round(data: SiloData) -> None:
+def test_a_schedule_goes_on_from_round_to_round(data: Data) -> None:
     conf = TrainerConf(schedule="step", schedule_steps=2, schedule_gamma=0.5, momentum=0)
     halved = dataclasses.replace(conf, schedule="constant", lr=conf.lr / 2)
     first, second = (trained(conf, data.train, round=r, rounds=2) for r in (1, 2))
@@ -186,7 +186,7 @@ def test_a_schedule_goes_on_from_round_to_round(data: SiloData) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_other_optimizers_learn(data: SiloData, optimizer: str) -> None:
+def test_other_optimizers_learn(data: Data, optimizer: str) -> None:
     conf = TrainerConf(optimizer=optimizer, lr=0.01, epochs=8)
     net = model()
     before = scores(net, data.train, conf)
@@ -195,9 +195,7 @@ def test_other_optimizers_learn(data: SiloData, optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_stays_near_full_and_keeps_full_weights(
-    data: SiloData, precision: str
-) -> None:
+def test_half_precision_stays_near_full_and_keeps_full_weights(data: Data, precision: str) -> None:
     conf = TrainerConf(lr=0.01)
     half = trained(dataclasses.replace(conf, precision=precision), data.train)
     full = trained(conf, data.train)
@@ -205,7 +203,7 @@ def test_half_precision_stays_near_full_and_keeps_full_weights(
     assert close(half, full, atol=0.02) and not same(half, full)
 
 
-def test_channels_last_changes_the_layout_and_not_the_result(data: SiloData) -> None:
+def test_channels_last_changes_the_layout_and_not_the_result(data: Data) -> None:
     conf = TrainerConf(lr=0.01)
     last = trained(dataclasses.replace(conf, channels_last=True), data.train)
     assert next(p for p in last.parameters() if p.dim() == 4 and p.shape[1] > 1).is_contiguous(
@@ -229,13 +227,13 @@ class OnDisk(Dataset[tuple[Tensor, Tensor]]):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_set_that_is_not_in_memory_trains_the_same_model(data: SiloData, workers: int) -> None:
+def test_a_set_that_is_not_in_memory_trains_the_same_model(data: Data, workers: int) -> None:
     assert isinstance(data.train, TensorDataset)
     conf = TrainerConf(epochs=2, loader_workers=workers)
     assert same(trained(conf, data.train), trained(conf, OnDisk(data.train)))
 
 
-def test_evaluation_covers_every_example_once_and_changes_nothing(data: SiloData) -> None:
+def test_evaluation_covers_every_example_once_and_changes_nothing(data: Data) -> None:
     net = model(ResNetConf())
     before = copy.deepcopy(net)
     whole = loop.evaluate(net, data.held_out, DIGITS, TrainerConf(eval_batch_size=1000))
@@ -251,22 +249,22 @@ def test_evaluation_covers_every_example_once_and_changes_nothing(data: SiloData
     assert metrics_of(DIGITS, whole.sums)["accuracy"] == pytest.approx(float(right.float().mean()))
 
 
-def test_nothing_held_out_gives_no_metrics(data: SiloData) -> None:
-    none = DIGITS.load(Silo("north", data=DataConf(held_out=0))).held_out
+def test_nothing_held_out_gives_no_metrics(data: Data) -> None:
+    none = DIGITS.data(Silo("north", data=DataConf(held_out=0))).held_out
     evaluation = loop.evaluate(model(), none, DIGITS, TrainerConf())
     assert evaluation.sums == {} and evaluation.cost == {protocol.NUM_EXAMPLES: 0}
     assert metrics_of(DIGITS, evaluation.sums) == {}
 
 
 def test_batch_norm_meets_no_batch_of_one() -> None:
-    nine = DIGITS.load(Silo("north", data=DataConf(partition="iid", examples=9, held_out=0))).train
+    nine = DIGITS.data(Silo("north", data=DataConf(partition="iid", examples=9, held_out=0))).train
     net = trained(TrainerConf(batch_size=4), nine, model(ResNetConf()))
     assert int(net.state_dict()["bn1.num_batches_tracked"]) == 2  # 4 and 5, not 4, 4 and 1
 
 
-def test_too_few_examples_are_an_error_that_says_what_to_do(data: SiloData) -> None:
-    none = DIGITS.load(Silo("north", data=DataConf(held_out=0))).held_out
-    one = DIGITS.load(Silo("north", data=DataConf(partition="iid", examples=1))).train
+def test_too_few_examples_are_an_error_that_says_what_to_do(data: Data) -> None:
+    none = DIGITS.data(Silo("north", data=DataConf(held_out=0))).held_out
+    one = DIGITS.data(Silo("north", data=DataConf(partition="iid", examples=1))).train
     with pytest.raises(DataError, match=r"MDW-205: 0 examples are too few to train on"):
         loop.train(model(), none, DIGITS, TrainerConf(), seed=0)
     with pytest.raises(
@@ -276,7 +274,7 @@ def test_too_few_examples_are_an_error_that_says_what_to_do(data: SiloData) -> N
     loop.train(model(ResNetConf(norm="group")), one, DIGITS, TrainerConf(), seed=0)
 
 
-def test_gradients_left_by_a_failed_round_do_not_reach_the_next(data: SiloData) -> None:
+def test_gradients_left_by_a_failed_round_do_not_reach_the_next(data: Data) -> None:
     net = model()
     for p in net.parameters():
         p.grad = torch.ones_like(p)
@@ -301,7 +299,7 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="no C++ compiler for torch.compile on this machine"
 )
-def test_a_compiled_model_keeps_its_names_and_results(data: SiloData) -> None:
+def test_a_compiled_model_keeps_its_names_and_results(data: Data) -> None:
     conf = TrainerConf(lr=0.01, compile=True)
     compiled, eager = (
         trained(conf, data.train),
@@ -313,7 +311,7 @@ def test_a_compiled_model_keeps_its_names_and_results(data: SiloData) -> None:
 
 @CUDA
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_the_same_seed_gives_the_same_bits_on_a_gpu(data: SiloData, precision: str) -> None:
+def test_the_same_seed_gives_the_same_bits_on_a_gpu(data: Data, precision: str) -> None:
     conf = TrainerConf(
         device="cuda", precision=precision, channels_last=precision != "fp32", epochs=2
     )
@@ -322,7 +320,7 @@ def test_the_same_seed_gives_the_same_bits_on_a_gpu(data: SiloData, precision: s
 
 @CUDA
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_gpu_gives_the_cpu_s_model_wherever_the_data_lies(data: SiloData, keep: bool) -> None:
+def test_a_gpu_gives_the_cpu_s_model_wherever_the_data_lies(data: Data, keep: bool) -> None:
     conf = TrainerConf(device="cuda", keep_on_device=keep, lr=0.01)
     on_cpu = trained(TrainerConf(device="cpu", lr=0.01), data.train)
     assert close(trained(conf, data.train).cpu(), on_cpu, atol=1e-3)
@@ -331,7 +329,7 @@ def test_a_gpu_gives_the_cpu_s_model_wherever_the_data_lies(data: SiloData, keep
 
 
 @CUDA
-def test_auto_takes_the_gpu_and_keeps_the_data_there_between_rounds(data: SiloData) -> None:
+def test_auto_takes_the_gpu_and_keeps_the_data_there_between_rounds(data: Data) -> None:
     from client.batches import on_device
 
     net = loop.prepare(model(), TrainerConf())

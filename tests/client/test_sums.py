@@ -82,7 +82,7 @@ class Odd(Task):
         self.given = given
         self.made = metrics
 
-    def load(self, silo: Silo) -> Any:
+    def data(self, silo: Silo) -> Any:
         raise NotImplementedError
 
     def loss(self, output: Any, batch: Any) -> Tensor:

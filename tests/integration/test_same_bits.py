@@ -120,7 +120,7 @@ def test_one_silo_is_the_plain_loop(tmp_path: Path) -> None:
     for round in (1, 2, 3):
         seed = seed_for(conf.run.seed, silo.name, round, "train")
         loop.train(
-            model, task.load(silo).train, task, conf.trainer, seed=seed, round=round, rounds=3
+            model, task.data(silo).train, task, conf.trainer, seed=seed, round=round, rounds=3
         )
     for name, tensor in weights(federated).items():
         assert torch.equal(tensor, model.state_dict()[name]), name

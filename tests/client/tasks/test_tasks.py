@@ -37,7 +37,7 @@ def rows(dataset: Dataset[Any]) -> list[bytes]:
 
 
 def test_digits_are_1797_images_in_all_between_0_and_1() -> None:
-    parts = [DIGITS.load(silo) for silo in silos(3, DataConf())]
+    parts = [DIGITS.data(silo) for silo in silos(3, DataConf())]
     images = torch.cat(
         [tensors(split)[0] for part in parts for split in (part.train, part.held_out)]
     )
@@ -48,7 +48,7 @@ def test_digits_are_1797_images_in_all_between_0_and_1() -> None:
 
 def test_a_silo_finds_the_same_examples_each_time_and_holds_out_its_share() -> None:
     silo = silos(3, DataConf(partition="iid", held_out=0.25))[1]
-    one, again = DIGITS.load(silo), DIGITS.load(silo)
+    one, again = DIGITS.data(silo), DIGITS.data(silo)
     assert rows(one.train) == rows(again.train) and rows(one.held_out) == rows(again.held_out)
     assert (len(rows(one.train)), len(rows(one.held_out))) == (449, 150)
     assert not set(rows(one.train)) & set(rows(one.held_out))
@@ -71,18 +71,18 @@ def test_class_counts_are_those_of_the_training_splits() -> None:
     counts = class_counts(DIGITS, members)
     assert list(counts) == ["silo-1", "silo-2", "silo-3"]
     for silo in members:
-        _, labels = tensors(DIGITS.load(silo).train)
+        _, labels = tensors(DIGITS.data(silo).train)
         assert counts[silo.name] == [int((labels == digit).sum()) for digit in range(10)]
 
 
 def test_only_the_first_examples_are_used_where_asked() -> None:
-    data = DIGITS.load(silos(1, DataConf(examples=30, held_out=0))[0])
+    data = DIGITS.data(silos(1, DataConf(examples=30, held_out=0))[0])
     assert len(rows(data.train)) == 30 and len(rows(data.held_out)) == 0
 
 
 def test_digits_refuse_a_root_that_would_go_unused() -> None:
     with pytest.raises(DataError, match=r"MDW-200: data.root=/x, but .* Set data.partition=own"):
-        DIGITS.load(silos(1, DataConf(root="/x"))[0])
+        DIGITS.data(silos(1, DataConf(root="/x"))[0])
 
 
 @pytest.mark.parametrize("as_file", [True, False])
@@ -90,7 +90,7 @@ def test_a_silo_s_own_digits_are_used_whole(tmp_path: Path, as_file: bool) -> No
     x = np.random.default_rng(0).integers(0, 17, (20, 8, 8))
     np.savez_compressed(tmp_path / "digits.npz", x=x, y=np.arange(20) % 10)
     root = tmp_path / "digits.npz" if as_file else tmp_path
-    data = DIGITS.load(Silo("north", 4, 5, DataConf(root=str(root), partition="own")))
+    data = DIGITS.data(Silo("north", 4, 5, DataConf(root=str(root), partition="own")))
     assert len(rows(data.train)) == 16 and len(rows(data.held_out)) == 4
     assert sorted(rows(data.train) + rows(data.held_out)) == sorted(
         (row / 16).astype(np.float32).tobytes() for row in x
@@ -104,7 +104,7 @@ def test_own_data_that_is_not_there_is_named(tmp_path: Path) -> None:
         (tmp_path, "digits.npz"),
     ):
         with pytest.raises(DataError, match=f"MDW-200: .*{says}"):
-            DIGITS.load(Silo("north", data=DataConf(root=root and str(root), partition="own")))
+            DIGITS.data(Silo("north", data=DataConf(root=root and str(root), partition="own")))
 
 
 GOOD = np.zeros((4, 8, 8))
@@ -127,13 +127,13 @@ def test_a_breach_of_the_data_contract_is_named(
 ) -> None:
     np.savez(tmp_path / "digits.npz", x=examples[0], y=examples[1])
     with pytest.raises(DataError, match=r"MDW-202: .* breaks the data contract: it"):
-        DIGITS.load(Silo("north", data=DataConf(root=str(tmp_path), partition="own")))
+        DIGITS.data(Silo("north", data=DataConf(root=str(tmp_path), partition="own")))
 
 
 def test_own_data_without_an_example_is_an_error(tmp_path: Path) -> None:
     np.savez(tmp_path / "digits.npz", x=GOOD[:0], y=LABELS[:0])
     with pytest.raises(DataError, match=r"MDW-205: north has no examples"):
-        DIGITS.load(Silo("north", data=DataConf(root=str(tmp_path), partition="own")))
+        DIGITS.data(Silo("north", data=DataConf(root=str(tmp_path), partition="own")))
 
 
 def test_metrics_of_known_guesses() -> None:
@@ -164,7 +164,7 @@ def test_mnist_is_read_where_its_files_lie(tmp_path: Path, inside: str, packed: 
     write_mnist(tmp_path / inside, "train", 100, packed)
     write_mnist(tmp_path / inside, "t10k", 30, packed)
     data = DataConf(root=str(tmp_path), partition="iid", download=False)
-    parts = [MNIST.load(silo) for silo in silos(2, data)]
+    parts = [MNIST.data(silo) for silo in silos(2, data)]
     assert [len(rows(part.train)) for part in parts] == [40, 40]
     images, labels = tensors(parts[0].train)
     assert images.shape == (40, 1, 28, 28) and labels.dtype == torch.int64
@@ -180,7 +180,7 @@ def test_mnist_that_is_missing_says_where_it_was_looked_for(tmp_path: Path) -> N
     with pytest.raises(
         DataError, match=r"MDW-200: There are no MNIST files .* in .*/mnist .*data.download=true"
     ):
-        MNIST.load(silos(2, data)[0])
+        MNIST.data(silos(2, data)[0])
     assert MNIST.test(data) is None and not (tmp_path / "mnist").exists()
 
 
@@ -193,7 +193,7 @@ def test_a_download_that_fails_says_what_to_do(
     with pytest.raises(
         DataError, match=r"MDW-206: MNIST could not be downloaded to .*data.download=false"
     ):
-        MNIST.load(silos(2, DataConf(root=str(tmp_path)))[0])
+        MNIST.data(silos(2, DataConf(root=str(tmp_path)))[0])
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
@@ -211,7 +211,7 @@ def test_a_download_comes_in_whole_and_once(
 
     monkeypatch.setattr(Torchvision, "download", fetch)
     data = DataConf(root=str(tmp_path / "new"), partition="iid")
-    assert len(rows(MNIST.load(silos(2, data)[0]).train)) == 20
+    assert len(rows(MNIST.data(silos(2, data)[0]).train)) == 20
     assert MNIST.test(data) is not None and len(calls) == 1
     assert {p.parent.name for p in (tmp_path / "new").rglob("*ubyte")} == {"raw"}
 
@@ -219,23 +219,23 @@ def test_a_download_comes_in_whole_and_once(
 def test_a_silo_s_own_mnist_is_used_whole(tmp_path: Path) -> None:
     write_mnist(tmp_path, "train", 50)
     own = DataConf(root=str(tmp_path), partition="own")
-    data = MNIST.load(Silo("north", 1, 3, own))
+    data = MNIST.data(Silo("north", 1, 3, own))
     assert len(rows(data.train)) + len(rows(data.held_out)) == 50 and MNIST.test(own) is None
     with pytest.raises(DataError, match=r"MDW-200"):
-        MNIST.load(Silo("north", data=dataclasses.replace(own, root=str(tmp_path / "elsewhere"))))
+        MNIST.data(Silo("north", data=dataclasses.replace(own, root=str(tmp_path / "elsewhere"))))
 
 
 def test_mnist_of_another_size_breaks_the_contract(tmp_path: Path) -> None:
     write_mnist(tmp_path, "train", 50, side=27)
     with pytest.raises(DataError, match=r"MDW-202: .*its images are \(27, 27\)"):
-        MNIST.load(Silo("north", data=DataConf(root=str(tmp_path), partition="own")))
+        MNIST.data(Silo("north", data=DataConf(root=str(tmp_path), partition="own")))
 
 
 def test_files_that_changed_are_read_again(tmp_path: Path) -> None:
     data = DataConf(root=str(tmp_path), partition="own", held_out=0)
     for count in (50, 60):
         write_mnist(tmp_path, "train", count, packed=True)
-        assert len(rows(MNIST.load(Silo("north", data=data)).train)) == count
+        assert len(rows(MNIST.data(Silo("north", data=data)).train)) == count
 
 
 def test_a_contract_names_its_classes_in_order() -> None:
