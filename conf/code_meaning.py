@@ -1,10 +1,11 @@
 """What a Python file means, as one line of JSON: the same for two files that do the same.
 
 Left out are comments, the layout, line ends, docstrings and every other string that stands alone as
-a statement, and `pass`. What remains is the syntax tree in a form of Meadow's own, because Python's
-own (`ast.dump`, `ast.unparse`, tokens) differs from one version to the next: fields are sorted and
-the empty ones left out, numbers are written in hexadecimal, and an f-string's pieces of text are
-merged. The order of statements counts, so a moved function is a change.
+a statement, `pass`, and a text given as the keyword `help`, which only people read. What remains is
+the syntax tree in a form of Meadow's own, because Python's own (`ast.dump`, `ast.unparse`, tokens)
+differs from one version to the next: fields are sorted and the empty ones left out, numbers are
+written in hexadecimal, and an f-string's pieces of text are merged. The order of statements counts,
+so a moved function is a change.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _field(value: Any) -> Any:
     if isinstance(value, ast.AST):
         return _node(value)
     if isinstance(value, list):
-        return [_field(one) for one in value if not _without_effect(one)]
+        return [_field(one) for one in value if not _without_effect(one) and not _is_help(one)]
     # A name, an operator's number, or None, which stands in a list for `**` in a dict and for a
     # keyword without a default.
     return value
@@ -59,6 +60,13 @@ def _without_effect(node: Any) -> bool:
     if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Constant):
         return False
     return isinstance(node.value.value, str)
+
+
+def _is_help(node: Any) -> bool:
+    """Whether a call's argument is its help: the keyword `help` with a text."""
+    if not isinstance(node, ast.keyword) or node.arg != "help":
+        return False
+    return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _constant(value: Any) -> list[str]:

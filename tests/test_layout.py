@@ -15,6 +15,7 @@ TESTED_ELSEWHERE = {
     "conf/flower_version.py": "tests/faults/test_flower_version.py",
     "conf/hydra_errors.py": "tests/conf/test_compose.py",
     "conf/overrides.py": "tests/conf/test_compose.py",
+    "conf/fields.py": "tests/conf/test_key_list.py",
     "conf/schema.py": "tests/conf/test_validate.py",
     "strategies/__init__.py": "tests/strategies/test_build.py",
     "strategies/fedprox.py": "tests/strategies/test_fedavg.py",

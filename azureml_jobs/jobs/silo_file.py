@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from conf.errors import ConfigError
+from conf.fields import device, number
 from conf.parse import from_plain
-from conf.schema import Conf, DataConf, PolicyConf, SiloConf, device, number
+from conf.schema import Conf, DataConf, PolicyConf, SiloConf
 from conf.validate import check_limits
 
 

@@ -127,9 +127,18 @@ def test_what_the_run_s_strategy_builds_on_counts_as_well(tree: Path) -> None:
 def test_a_default_of_the_schema_counts(tree: Path) -> None:
     schema = tree / "conf" / "schema.py"
     text = schema.read_text()
-    assert "rounds: int = number(5, at_least=1)" in text
-    schema.write_text(text.replace("rounds: int = number(5,", "rounds: int = number(6,", 1))
+    before = "rounds: int = number(\n        5, at_least=1,"
+    assert before in text
+    schema.write_text(text.replace(before, before.replace("5,", "6,"), 1))
     assert run_digest(RUN, tree) != run_digest(RUN)
+
+
+def test_the_text_of_a_key_does_not_count(tree: Path) -> None:
+    schema = tree / "conf" / "schema.py"
+    text = schema.read_text()
+    assert 'help="rounds of the run"' in text
+    schema.write_text(text.replace('help="rounds of the run"', 'help="how many rounds"', 1))
+    assert run_digest(RUN, tree) == run_digest(RUN)
 
 
 def test_a_link_counts_as_the_file_that_it_leads_to(tree: Path, tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ def test_another_python_finds_the_same_meaning_in_every_file(version: str, tmp_p
         ("x = 'é'\n", "x = '\\xe9'\n"),
         ("x = 1\n", "\ufeffx = 1\n"),
         ("x = 1\n", "x = 1"),
+        ("x = f(1, help='a')\n", "x = f(1, help='b')\n"),
+        ("x = f(1, help='a')\n", "x = f(1)\n"),
     ],
 )
 def test_the_same_code_written_otherwise_means_the_same(one: str, other: str) -> None:
@@ -150,6 +152,8 @@ def test_the_same_code_written_otherwise_means_the_same(one: str, other: str) ->
         ("from a import b\n", "from .a import b\n"),
         ("from a import b\n", "from a import b as c\n"),
         ("x = a < b\n", "x = a <= b\n"),
+        ("x = f(help=a)\n", "x = f(help=b)\n"),
+        ("x = f(help=1)\n", "x = f(help=2)\n"),
     ],
 )
 def test_other_code_means_something_else(one: str, other: str) -> None:

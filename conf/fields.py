@@ -1,0 +1,79 @@
+"""The fields of the schema: a default, what a value must be, and one text that says what it is for.
+
+The text (`help`) is what `meadow VERB --help`, docs/configuration.md and errors say of a key:
+begin it with a small letter, leave the full stop out, and say what `null` means where a key may be
+null. `also` are words that people from elsewhere use for the same key (`learning_rate` for `lr`);
+a misspelt key is compared with them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any
+
+
+def value(default: Any, *, help: str = "", also: tuple[str, ...] = ()) -> Any:
+    """A field whose type says all that there is to check."""
+    return field(default=default, metadata={"help": help, "also": also})
+
+
+def number(
+    default: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    help: str = "",
+    also: tuple[str, ...] = (),
+) -> Any:
+    """A numeric field with its limits; None is allowed where the annotation allows it."""
+    limits = {"above": above, "at_least": at_least, "at_most": at_most}
+    return field(default=default, metadata={**limits, "help": help, "also": also})
+
+
+def one_of(default: str, *others: str, help: str = "", also: tuple[str, ...] = ()) -> Any:
+    """A string field that takes one of the listed values; the first is the default."""
+    values = (default, *others)
+    return field(default=default, metadata={"one_of": values, "help": help, "also": also})
+
+
+def text(
+    default: str | None, pattern: str, wanted: str, *, help: str = "", also: tuple[str, ...] = ()
+) -> Any:
+    """A text field that matches `pattern` as a whole; `wanted` says in words what that is."""
+    matched = {"pattern": pattern, "wanted": wanted}
+    return field(default=default, metadata={**matched, "help": help, "also": also})
+
+
+def entries(
+    factory: Callable[[], Any], *, help: str = "", also: tuple[str, ...] = (), **checks: Any
+) -> Any:
+    """A field that holds a list or a mapping; `checks` apply to each entry.
+
+    `keys_of` names the dataclass whose keys a mapping may have.
+    """
+    return field(default_factory=factory, metadata={**checks, "help": help, "also": also})
+
+
+def section(cls: type[Any], *, help: str = "") -> Any:
+    """A field that holds another dataclass with its defaults; without `help` its docstring says it."""
+    return field(default_factory=cls, metadata={"help": help})
+
+
+NAME = r"[A-Za-z_]\w*"
+DOTTED = rf"{NAME}(\.{NAME})+"
+FILE = r"[a-z][a-z0-9_]{0,63}"
+FILE_IN_WORDS = "small letters, digits and '_'"
+SHA256 = r"[0-9a-f]{64}"
+
+
+def name_of_a_file(default: str, *, help: str = "") -> Any:
+    """A text field that names a Python file of one of our rooms, such as a task's."""
+    return text(default, FILE, FILE_IN_WORDS, help=help)
+
+
+def device(default: str | None, *, help: str = "") -> Any:
+    """A text field that names a device as torch does; whether it is there shows where it trains."""
+    pattern = r"auto|cpu|mps|cuda(:[0-9]+)?"
+    return text(default, pattern, "auto, cpu, mps, cuda or cuda:N", help=help, also=("gpu",))
