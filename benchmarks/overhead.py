@@ -82,7 +82,7 @@ def bare(overrides: list[str], index: int) -> list[float]:
             round=round,
             rounds=scope.run.rounds,
         )
-        evaluate(here.model, here.data.held_out, here.task, scope.trainer)
+        evaluate(here.model, here.data.validation, here.task, scope.trainer)
         seconds.append(time.perf_counter() - started)
     return seconds
 

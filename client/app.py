@@ -54,14 +54,14 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the global model on the silo's held-out split; no examples held out, no metrics."""
+    """Evaluate the global model on the silo's validation split; without examples, no metrics."""
     scope = run_scope(message)
     silo = silo_of(context)
     round = int(_config(message)[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     loaded = _load_checked(round, scope, silo)
     loaded.model.load_state_dict(_weights(message))
     trainer = for_evaluation(scope.trainer, silo)
-    evaluation = loop.evaluate(loaded.model, loaded.data.held_out, loaded.task, trainer)
+    evaluation = loop.evaluate(loaded.model, loaded.data.validation, loaded.task, trainer)
     metrics = sums.metrics_of(loaded.task, evaluation.sums) | evaluation.cost
     content = RecordDict(
         {

@@ -151,11 +151,18 @@ class DataConf:
     labels_per_silo: int = number(
         2, at_least=1, help="classes that a silo has (labels)", also=("num_classes_per_partition",)
     )
-    held_out: float = number(
-        0.2,
+    validation: float = number(
+        0.1,
         at_least=0,
         at_most=0.9,
-        help="share of each silo's examples kept for evaluation",
+        help="share of each silo's examples that choose: when to stop, which round's model to keep",
+        also=("val_size", "val_fraction", "dev"),
+    )
+    test: float = number(
+        0.1,
+        at_least=0,
+        at_most=0.9,
+        help="share of each silo's examples that say at the end what the model is worth",
         also=("test_size", "test_fraction"),
     )
     examples: int | None = number(

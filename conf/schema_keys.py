@@ -15,11 +15,11 @@ from typing import Any
 from conf.errors import ConfigError
 from conf.schema import VARIANTS, Conf, RunScope
 
-RENAMED: dict[str, str] = {}
-"""Keys that had another name in an earlier release, with their successors, both dotted: {"run.old":
-"run.new"}.
+RENAMED: dict[str, tuple[str, ...]] = {"data.held_out": ("data.validation", "data.test")}
+"""Keys that had another name in an earlier release, with what replaces each, all dotted: {"run.old":
+("run.new",)}.
 
-A stored configuration or a command that has one is refused, and the successor is named.
+A stored configuration or a command that has one is refused, and the successors are named.
 """
 
 
@@ -35,13 +35,23 @@ def nearest(word: str, names: Iterable[str]) -> str:
 def unknown_key(key: str, valid: Iterable[str], where: str) -> ConfigError:
     """Return the error for a `key` (dotted) that is none of the `valid` names at its level."""
     key = key if len(key) <= 100 else key[:97] + "..."
-    successor = RENAMED.get(key)
-    if successor is not None:
+    successors = _successors(key)
+    if successors:
         why = f"{key} ({where}): this key was renamed."
-        return ConfigError("MDW-101", why, f"It is now {successor}.")
+        return ConfigError("MDW-101", why, f"It is now {' and '.join(successors)}.")
     parent, _, name = key.rpartition(".")
     reason = f"'{parent}' has no key '{name}'" if parent else f"there is no key or group '{name}'"
     return ConfigError("MDW-101", f"{key} ({where}): {reason}.", nearest(name, valid))
+
+
+def _successors(key: str) -> tuple[str, ...]:
+    """Return what replaces a key: at its own place, or in a silo's settings
+    (`federation.silos.north.data.held_out`).
+    """
+    for old, successors in RENAMED.items():
+        if key == old or key.endswith(f".{old}"):
+            return successors
+    return ()
 
 
 def hints(cls: Any) -> dict[str, Any]:

@@ -8,14 +8,17 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, Final
 
 from conf.errors import ConfigError
-from conf.schema import VARIANTS, Conf, ExternalStrategyConf, SiloConf
+from conf.schema import VARIANTS, Conf, DataConf, ExternalStrategyConf, SiloConf
 from conf.schema_keys import nearest
 
 Where = Callable[[str], str]
 """Says where a key got its value: a file, or the command line."""
+
+MOST_HELD_OUT: Final = 0.9
+"""Of a silo's examples, for validation and test together."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -107,8 +110,23 @@ def _silo_names(conf: Conf, where: Where) -> None:
 def _silo_data(conf: Conf, where: Where) -> None:
     from conf.silos import data_of  # conf.silos checks limits with this module
 
+    _shares(conf.data, "data", where)
     for name, silo in conf.federation.silos.items():
-        data_of(conf.data, silo, f"federation.silos.{name}.data", where)
+        key = f"federation.silos.{name}.data"
+        _shares(data_of(conf.data, silo, key, where), key, where)
+
+
+def _shares(data: DataConf, key: str, where: Where) -> None:
+    """Raise ConfigError MDW-160 where the splits leave less than a tenth to train on."""
+    held_out = data.validation + data.test
+    # The rounding of a sum such as .45 + .45 is no mistake of whoever wrote it.
+    if held_out > MOST_HELD_OUT + 1e-9:
+        raise ConfigError(
+            "MDW-160",
+            f"{key}.validation={data.validation} and {key}.test={data.test} ({where(key)})"
+            f" hold out {held_out:.3g} of the examples; at most {MOST_HELD_OUT} may be.",
+            "Lower one of them.",
+        )
 
 
 def _counts(conf: Conf, where: Where) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
 from client.partition import Indices, parts
+from client.splits import Splits, split
 from client.trees import tensors_of
 from conf.errors import DataError
 from conf.schema import DataConf, Silo
-from conf.seeds import seed_for
 
 OWN = "own"
 """The `data.partition` of a silo whose `data.root` holds its own examples: all of them are used."""
@@ -77,12 +76,11 @@ class Contract:
 
 @dataclass
 class Data:
-    """A silo's examples: the split it trains on, the one it evaluates on, and the class of each of
-    the first.
-    """
+    """A silo's examples in three splits (`client.splits`), and the class of each of the first."""
 
     train: Dataset[Any]
-    held_out: Dataset[Any]
+    validation: Dataset[Any]
+    test: Dataset[Any]
     labels: Indices | None = None
 
 
@@ -170,18 +168,18 @@ class Classification(Task):
     def data(self, silo: Silo) -> Data:
         """Return a silo's part of the public set, or its own examples; see `Task.data`."""
         images, labels = self._source(silo.data)
-        train, held_out = _splits(labels, silo)
+        splits = _splits(labels, silo)
         return Data(
-            self.dataset(images, labels, train),
-            self.dataset(images, labels, held_out),
-            labels[train],
+            self.dataset(images, labels, splits.train),
+            self.dataset(images, labels, splits.validation),
+            self.dataset(images, labels, splits.test),
+            labels[splits.train],
         )
 
     def train_labels(self, silo: Silo) -> Indices:
         """See `Task.train_labels`: from the indices alone."""
         labels = self._source(silo.data)[1]
-        train, _ = _splits(labels, silo)
-        return labels[train]
+        return labels[_splits(labels, silo).train]
 
     def dataset(
         self, images: NDArray[np.generic], labels: Indices, which: Indices | slice
@@ -261,8 +259,8 @@ class _LastChecked:
     checked: Examples
 
 
-def _splits(labels: Indices, silo: Silo) -> tuple[Indices, Indices]:
-    """Return a silo's training and held-out indices.
+def _splits(labels: Indices, silo: Silo) -> Splits:
+    """Return the splits of a silo's examples.
 
     Raises DataError MDW-205 where it has no examples.
     """
@@ -274,16 +272,6 @@ def _splits(labels: Indices, silo: Silo) -> tuple[Indices, Indices]:
             "MDW-205", f"{silo.name} has no examples.", f"Put some in {silo.data.root}."
         )
     return split(mine, silo)
-
-
-def split(mine: Indices, silo: Silo) -> tuple[Indices, Indices]:
-    """Return which of a silo's examples it trains on and which it holds out, both sorted, the first
-    never empty.
-    """
-    rng = np.random.default_rng(seed_for(silo.data.seed, silo.name, 0, "held-out"))
-    count = min(math.floor(silo.data.held_out * len(mine) + 0.5), len(mine) - 1)
-    order = rng.permutation(mine)
-    return np.sort(order[count:]), np.sort(order[:count])
 
 
 def root_of(data: DataConf) -> Path:

@@ -40,11 +40,11 @@ class BaselineJob:
 
 def check_baseline(conf: Conf, members: list[Silo]) -> None:
     """Raise ConfigError MDW-105 where baselines are wanted and no data is left to compare on."""
-    if conf.run.baseline == "none" or any(silo.data.held_out > 0 for silo in members):
+    if conf.run.baseline == "none" or any(silo.data.validation > 0 for silo in members):
         return
     if task_named(conf.task.name).test(conf.data) is None:
         message = (
-            f"run.baseline={conf.run.baseline}: data.held_out=0 and the task has no test set to"
+            f"run.baseline={conf.run.baseline}: data.validation=0 and the task has no test set to"
             " compare models on."
         )
         raise ConfigError("MDW-105", message, "Hold some examples out, or set run.baseline=none.")

@@ -82,7 +82,7 @@ def held_out(conf: Conf, members: list[Silo]) -> dict[str, Examples]:
     task = task_named(conf.task.name)
     splits: dict[str, Examples] = {}
     for silo in members:
-        split: Any = task.data(silo).held_out
+        split: Any = task.data(silo).validation
         if len(split) > 0:
             splits[silo.name] = split
     if splits:

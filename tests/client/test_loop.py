@@ -160,7 +160,7 @@ def test_the_proximal_term_is_the_squared_distance_as_autograd_sees_it(data: Dat
 @pytest.mark.parametrize("examples", [64, 61])
 def test_two_batches_of_8_make_the_step_of_one_of_16(examples: int) -> None:
     part = DIGITS.data(
-        Silo("north", data=DataConf(partition="iid", examples=examples, held_out=0))
+        Silo("north", data=DataConf(partition="iid", examples=examples, validation=0, test=0))
     ).train
     whole = trained(TrainerConf(batch_size=16), part)
     halves = trained(TrainerConf(batch_size=8, accumulate=2), part)
@@ -236,34 +236,36 @@ def test_a_set_that_is_not_in_memory_trains_the_same_model(data: Data, workers: 
 def test_evaluation_covers_every_example_once_and_changes_nothing(data: Data) -> None:
     net = model(ResNetConf())
     before = copy.deepcopy(net)
-    whole = loop.evaluate(net, data.held_out, DIGITS, TrainerConf(eval_batch_size=1000))
-    parts = loop.evaluate(net, data.held_out, DIGITS, TrainerConf(eval_batch_size=7))
+    whole = loop.evaluate(net, data.validation, DIGITS, TrainerConf(eval_batch_size=1000))
+    parts = loop.evaluate(net, data.validation, DIGITS, TrainerConf(eval_batch_size=7))
     assert same(net, before)
-    assert whole.examples == parts.examples == int(parts.sums["size"]) == 50
+    assert whole.examples == parts.examples == int(parts.sums["size"]) == 25
     assert torch.equal(whole.sums["confusion"], parts.sums["confusion"])
     assert float(whole.sums["loss"]) == pytest.approx(float(parts.sums["loss"]), rel=1e-4)
-    assert isinstance(data.held_out, TensorDataset)
-    x, y = data.held_out.tensors
+    assert isinstance(data.validation, TensorDataset)
+    x, y = data.validation.tensors
     with torch.no_grad():
         right = net.eval()(x).argmax(1) == y
     assert metrics_of(DIGITS, whole.sums)["accuracy"] == pytest.approx(float(right.float().mean()))
 
 
-def test_nothing_held_out_gives_no_metrics(data: Data) -> None:
-    none = DIGITS.data(Silo("north", data=DataConf(held_out=0))).held_out
+def test_without_examples_there_are_no_metrics(data: Data) -> None:
+    none = DIGITS.data(Silo("north", data=DataConf(validation=0))).validation
     evaluation = loop.evaluate(model(), none, DIGITS, TrainerConf())
     assert evaluation.sums == {} and evaluation.cost == {protocol.NUM_EXAMPLES: 0}
     assert metrics_of(DIGITS, evaluation.sums) == {}
 
 
 def test_batch_norm_meets_no_batch_of_one() -> None:
-    nine = DIGITS.data(Silo("north", data=DataConf(partition="iid", examples=9, held_out=0))).train
+    nine = DIGITS.data(
+        Silo("north", data=DataConf(partition="iid", examples=9, validation=0, test=0))
+    ).train
     net = trained(TrainerConf(batch_size=4), nine, model(ResNetConf()))
     assert int(net.state_dict()["bn1.num_batches_tracked"]) == 2  # 4 and 5, not 4, 4 and 1
 
 
 def test_too_few_examples_are_an_error_that_says_what_to_do(data: Data) -> None:
-    none = DIGITS.data(Silo("north", data=DataConf(held_out=0))).held_out
+    none = DIGITS.data(Silo("north", data=DataConf(validation=0))).validation
     one = DIGITS.data(Silo("north", data=DataConf(partition="iid", examples=1))).train
     with pytest.raises(DataError, match=r"MDW-205: 0 examples are too few to train on"):
         loop.train(model(), none, DIGITS, TrainerConf(), seed=0)

@@ -163,4 +163,4 @@ def test_the_score_is_the_same_in_smaller_batches() -> None:
     assert first["accuracy"] == second["accuracy"] and first[protocol.LOSS] == pytest.approx(
         second[protocol.LOSS], rel=1e-6
     )
-    assert load_cached(scope(), silo()).data.held_out
+    assert load_cached(scope(), silo()).data.validation

@@ -93,7 +93,8 @@ def test_the_niid_experiment_is_the_published_setting_and_gives_way_to_the_comma
         conf.trainer.batch_size,
         conf.trainer.epochs,
     ) == (0.01, 0.9, 64, 2)
-    assert (conf.data.partition, conf.data.alpha, conf.data.held_out) == ("dirichlet", 0.5, 0.0)
+    assert (conf.data.partition, conf.data.alpha) == ("dirichlet", 0.5)
+    assert (conf.data.validation, conf.data.test) == (0.0, 0.0)
 
 
 def test_the_command_of_the_issue_composes() -> None:

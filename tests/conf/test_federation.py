@@ -15,7 +15,7 @@ name: hospitals
 silos:
   south: {device: cuda, threads: 4}
   north:
-    data: {root: /srv/north, held_out: 0.1}
+    data: {root: /srv/north, test: 0.3}
 """
 
 
@@ -30,17 +30,17 @@ def test_the_silos_of_the_file_take_part(file: Path) -> None:
     conf = compose([f"federation.file={file}"])
     north, south = silos(conf)
     assert conf.federation.name == "hospitals"
-    assert (north.name, north.data.root, north.data.held_out, north.data.alpha) == (
+    assert (north.name, north.data.root, north.data.test, north.data.alpha) == (
         "north",
         "/srv/north",
-        0.1,
+        0.3,
         0.5,
     )
-    assert (south.name, south.device, south.threads, south.data.held_out) == (
+    assert (south.name, south.device, south.threads, south.data.test) == (
         "south",
         "cuda",
         4,
-        0.2,
+        0.1,
     )
 
 

@@ -37,9 +37,9 @@ def test_named_silos_stand_in_the_order_of_their_names() -> None:
 
 def test_a_silo_lays_its_own_settings_over_the_runs() -> None:
     (north,) = silos(
-        named(north=SiloConf(data={"root": "/own", "held_out": 0}, device="cpu", threads=2))
+        named(north=SiloConf(data={"root": "/own", "test": 0}, device="cpu", threads=2))
     )
-    assert north == Silo("north", 0, 1, DataConf(alpha=0.3, root="/own", held_out=0.0), "cpu", 2)
+    assert north == Silo("north", 0, 1, DataConf(alpha=0.3, root="/own", test=0.0), "cpu", 2)
 
 
 def test_an_own_key_may_be_reset_to_the_tasks_default() -> None:

@@ -126,3 +126,21 @@ def test_silos_with_data_of_their_own_need_no_part_of_the_public_set() -> None:
 )
 def test_names_and_nested_values_are_held_to_their_limits(override: str, code: str) -> None:
     assert refused(override).code == code
+
+
+def test_splits_that_leave_too_little_to_train_on_are_refused_with_both_shares() -> None:
+    error = refused("data.validation=0.5", "data.test=0.45")
+    assert error.code == "MDW-160"
+    assert "data.validation=0.5 and data.test=0.45" in str(error)
+    own = refused("data.test=0.5", "federation.silos={a:{data:{validation:0.6}}}")
+    assert own.code == "MDW-160"
+    assert "federation.silos.a.data" in str(own)
+    compose(["data.validation=0.45", "data.test=0.45"])
+
+
+def test_the_split_of_before_is_refused_with_what_replaces_it() -> None:
+    for words in ("data.held_out=0", "federation.silos={a:{data:{held_out:0.3}}}"):
+        error = refused(words)
+        assert error.code == "MDW-101"
+        assert "renamed" in str(error)
+        assert "data.validation and data.test" in str(error)

@@ -122,7 +122,8 @@ def test_a_task_with_a_test_set_is_scored_on_it_after_each_round(tmp_path: Path)
     mnist = [
         "task=mnist",
         f"data.root={tmp_path}",
-        "data.held_out=0",
+        "data.validation=0",
+        "data.test=0",
         "data.partition=iid",
         "model=mlp",
     ]
@@ -191,7 +192,7 @@ def test_a_round_without_its_quorum_ends_the_run_with_a_resumable_folder(
         ),
         (["model.init=nothing"], ConfigError, "MDW-183"),
         (["tracking=environment"], ConfigError, "MDW-159"),
-        (["run.baseline=all", "data.held_out=0"], ConfigError, "MDW-105"),
+        (["run.baseline=all", "data.validation=0"], ConfigError, "MDW-105"),
     ],
     ids=["data", "silos", "strategy", "init", "tracking", "baseline"],
 )

@@ -15,7 +15,7 @@ from conf.silos import silo_from_json, silo_to_json, silos
 
 @pytest.fixture
 def conf() -> Conf:
-    return compose(["federation.silos={north:{data:{held_out:0.3}},south:{}}"])
+    return compose(["federation.silos={north:{data:{test:0.3}},south:{}}"])
 
 
 def write(folder: Path, text: str) -> Path:
@@ -31,7 +31,7 @@ def test_it_is_laid_over_that_silo_s_entry_alone(conf: Conf, tmp_path: Path) -> 
         write(tmp_path, "data: {root: /data, examples: 50}\ndevice: cpu\nthreads: 2\n"),
     )
     north, south = silos(made)
-    assert (north.data.root, north.data.examples, north.data.held_out) == ("/data", 50, 0.3)
+    assert (north.data.root, north.data.examples, north.data.test) == ("/data", 50, 0.3)
     assert (north.device, north.threads) == ("cpu", 2)
     assert (south.data.root, south.device) == (None, None)
     assert conf.federation.silos["north"].device is None

@@ -1,4 +1,4 @@
-"""A silo gets its part of a public set, or its owner's own examples, and part of them is held out."""
+"""A silo gets its part of a public set, or its owner's own examples, in three splits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils.data import Dataset, TensorDataset
 
 from client.tasks import class_counts, task_named
-from client.tasks.base import Contract, split
+from client.tasks.base import Contract
 from conf.errors import DataError
 from conf.schema import DataConf, Silo
 
@@ -38,32 +36,23 @@ def rows(dataset: Dataset[Any]) -> list[bytes]:
 
 def test_digits_are_1797_images_in_all_between_0_and_1() -> None:
     parts = [DIGITS.data(silo) for silo in silos(3, DataConf())]
-    images = torch.cat(
-        [tensors(split)[0] for part in parts for split in (part.train, part.held_out)]
-    )
+    splits = [split for part in parts for split in (part.train, part.validation, part.test)]
+    images = torch.cat([tensors(split)[0] for split in splits])
     assert images.shape == (1797, 1, 8, 8) and images.dtype == torch.float32
     assert (float(images.min()), float(images.max())) == (0, 1)
     assert len(rows(TensorDataset(images))) == 1797
 
 
-def test_a_silo_finds_the_same_examples_each_time_and_holds_out_its_share() -> None:
-    silo = silos(3, DataConf(partition="iid", held_out=0.25))[1]
-    one, again = DIGITS.data(silo), DIGITS.data(silo)
-    assert rows(one.train) == rows(again.train) and rows(one.held_out) == rows(again.held_out)
-    assert (len(rows(one.train)), len(rows(one.held_out))) == (449, 150)
-    assert not set(rows(one.train)) & set(rows(one.held_out))
+def test_a_silo_finds_the_same_examples_each_time_and_holds_out_its_shares() -> None:
+    silo = silos(3, DataConf(partition="iid", validation=0.05, test=0.2))[1]
+    one = DIGITS.data(silo)
+    again = DIGITS.data(silo)
+    assert rows(one.train) == rows(again.train)
+    assert rows(one.validation) == rows(again.validation)
+    assert rows(one.test) == rows(again.test)
+    assert [len(rows(split)) for split in (one.train, one.validation, one.test)] == [449, 30, 120]
+    assert not set(rows(one.train)) & set(rows(one.validation) + rows(one.test))
     assert one.labels is not None and np.array_equal(one.labels, tensors(one.train)[1].numpy())
-
-
-@settings(deadline=None)
-@given(st.integers(1, 300), st.floats(0, 0.9), st.text(min_size=1), st.integers(0, 99))
-def test_the_split_is_complete_and_always_leaves_something_to_train_on(
-    n: int, share: float, name: str, seed: int
-) -> None:
-    mine = np.arange(100, 100 + n)
-    train, held_out = split(mine, Silo(name, data=DataConf(held_out=share, seed=seed)))
-    assert np.array_equal(np.sort(np.concatenate([train, held_out])), mine)
-    assert len(train) >= 1 and abs(len(held_out) - share * n) <= 1
 
 
 def test_class_counts_are_those_of_the_training_splits() -> None:
@@ -76,8 +65,8 @@ def test_class_counts_are_those_of_the_training_splits() -> None:
 
 
 def test_only_the_first_examples_are_used_where_asked() -> None:
-    data = DIGITS.data(silos(1, DataConf(examples=30, held_out=0))[0])
-    assert len(rows(data.train)) == 30 and len(rows(data.held_out)) == 0
+    data = DIGITS.data(silos(1, DataConf(examples=30, validation=0, test=0))[0])
+    assert [len(rows(split)) for split in (data.train, data.validation, data.test)] == [30, 0, 0]
 
 
 def test_digits_refuse_a_root_that_would_go_unused() -> None:
@@ -91,8 +80,8 @@ def test_a_silo_s_own_digits_are_used_whole(tmp_path: Path, as_file: bool) -> No
     np.savez_compressed(tmp_path / "digits.npz", x=x, y=np.arange(20) % 10)
     root = tmp_path / "digits.npz" if as_file else tmp_path
     data = DIGITS.data(Silo("north", 4, 5, DataConf(root=str(root), partition="own")))
-    assert len(rows(data.train)) == 16 and len(rows(data.held_out)) == 4
-    assert sorted(rows(data.train) + rows(data.held_out)) == sorted(
+    assert [len(rows(split)) for split in (data.train, data.validation, data.test)] == [16, 2, 2]
+    assert sorted(rows(data.train) + rows(data.validation) + rows(data.test)) == sorted(
         (row / 16).astype(np.float32).tobytes() for row in x
     )
 
@@ -220,7 +209,8 @@ def test_a_silo_s_own_mnist_is_used_whole(tmp_path: Path) -> None:
     write_mnist(tmp_path, "train", 50)
     own = DataConf(root=str(tmp_path), partition="own")
     data = MNIST.data(Silo("north", 1, 3, own))
-    assert len(rows(data.train)) + len(rows(data.held_out)) == 50 and MNIST.test(own) is None
+    assert len(rows(data.train) + rows(data.validation) + rows(data.test)) == 50
+    assert MNIST.test(own) is None
     with pytest.raises(DataError, match=r"MDW-200"):
         MNIST.data(Silo("north", data=dataclasses.replace(own, root=str(tmp_path / "elsewhere"))))
 
@@ -232,7 +222,7 @@ def test_mnist_of_another_size_breaks_the_contract(tmp_path: Path) -> None:
 
 
 def test_files_that_changed_are_read_again(tmp_path: Path) -> None:
-    data = DataConf(root=str(tmp_path), partition="own", held_out=0)
+    data = DataConf(root=str(tmp_path), partition="own", validation=0, test=0)
     for count in (50, 60):
         write_mnist(tmp_path, "train", count, packed=True)
         assert len(rows(MNIST.data(Silo("north", data=data)).train)) == count
