@@ -53,7 +53,7 @@ def test_a_group_s_name_takes_the_names_of_its_choices() -> None:
     ("path", "kind"),
     [
         ("run.rounds", "whole number, at least 1"),
-        ("data.held_out", "number, at least 0, at most 0.9"),
+        ("data.validation", "number, at least 0, at most 0.9"),
         ("model.hidden", "list of whole numbers, at least 1"),
         ("data.download", "true or false"),
         ("strategy.args", "names with values"),
