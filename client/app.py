@@ -112,7 +112,7 @@ def run_scope(message: Message) -> RunScope:
     if run_config.digest(text) != config.get(protocol.RUN_DIGEST):
         what = "The run's configuration does not match its digest."
         raise WireError("MDW-602", what, "Start the run again.")
-    return run_config.unpack(text)
+    return run_config.unpacked(text)
 
 
 def _config(message: Message) -> ConfigRecord:

@@ -11,7 +11,7 @@ from client.loop import prepare
 from client.models import build_model
 from client.tasks import task_named
 from client.tasks.base import Data, Task
-from conf.schema import ModelConf, RunScope, Silo, TrainerConf
+from conf.schema import ModelConf, RunScope, Silo, TaskConf, TrainerConf
 
 
 @dataclass
@@ -23,8 +23,12 @@ class Loaded:
     model: nn.Module
 
 
+ModelKey = tuple[ModelConf, TrainerConf, str, str | None]
+"""What a model in memory was built for: the last two are the task's name and the device."""
+
 _data: dict[str, tuple[str, Silo, Data]] = {}
-_models: dict[str, nn.Module] = {}
+_models: list[tuple[ModelKey, nn.Module]] = []
+_tasks: list[tuple[TaskConf, Task]] = []
 
 
 def load_cached(scope: RunScope, silo: Silo) -> Loaded:
@@ -32,7 +36,7 @@ def load_cached(scope: RunScope, silo: Silo) -> Loaded:
 
     One entry a silo and one model a kind, so that a worker that serves many silos holds one model.
     """
-    task = task_named(scope.task.name)
+    task = _task(scope.task)
     cached = _data.get(silo.name)
     if cached is None or cached[:2] != (task.name, silo):
         cached = (task.name, silo, task.data(silo))
@@ -42,9 +46,17 @@ def load_cached(scope: RunScope, silo: Silo) -> Loaded:
 
 
 def _model(conf: ModelConf, trainer: TrainerConf, task: Task, silo: Silo) -> nn.Module:
-    key = repr((conf, trainer, task.name, silo.device))
-    if key not in _models:
+    key = (conf, trainer, task.name, silo.device)
+    if not _models or _models[0][0] != key:
         # One kind at a time: a worker must not pile up the models of a sweep.
         _models.clear()
-        _models[key] = prepare(build_model(conf, task.contract, seed=0), trainer, silo.device)
-    return _models[key]
+        model = prepare(build_model(conf, task.contract, seed=0), trainer, silo.device)
+        _models.append((key, model))
+    return _models[0][1]
+
+
+def _task(conf: TaskConf) -> Task:
+    # Looked up once and not for each message: the look lists a folder.
+    if not _tasks or _tasks[0][0] != conf:
+        _tasks[:] = [(conf, task_named(conf.name))]
+    return _tasks[0][1]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, Final, cast
 
@@ -151,17 +152,22 @@ def view(array: Array) -> memoryview:
     return body
 
 
+def elements(array: Array) -> np.ndarray:
+    """Return the elements of an array in their shape, without a copy where they lie so; read-only.
+
+    bfloat16 is seen as uint16. Raises WireError MDW-641 as `view` does.
+    """
+    return np.frombuffer(view(array), DTYPES[array.dtype]).reshape(array.shape)
+
+
 def read_header(data: memoryview, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Return shape, Fortran order, dtype and length of a .npy header; reads no element and takes no
     memory for any.
 
     Raises WireError MDW-641 where it is malformed or says another element type than `name`.
     """
-    file = BytesIO(data)
     try:
-        version = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        shape, fortran, dtype, start = _parsed(_header_alone(data))
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         raise _untrue("a header that can't be read") from None
     expected = DTYPES.get(name)
@@ -169,7 +175,29 @@ def read_header(data: memoryview, name: str) -> tuple[tuple[int, ...], bool, np.
         raise _untrue(f"{str(dtype)[:20]} where {name[:20]!r} was declared")
     if any(not isinstance(n, int) or n < 0 for n in shape):
         raise _untrue(f"the shape {shape}")
-    return tuple(shape), bool(fortran), dtype, file.tell()
+    return tuple(shape), bool(fortran), dtype, start
+
+
+def _header_alone(data: memoryview) -> bytes:
+    """Return the bytes of a .npy header, without the elements that follow."""
+    # After the magic and the version stands the length of what follows: 2 bytes in version 1, 4 in
+    # the later ones. A length that lies is found by whoever parses the bytes.
+    wide = 2 if bytes(data[6:7]) == b"\x01" else 4
+    return bytes(data[: 8 + wide + int.from_bytes(data[8 : 8 + wide], "little")])
+
+
+@lru_cache(maxsize=1024)
+def _parsed(header: bytes) -> tuple[tuple[Any, ...], bool, np.dtype[Any], int]:
+    """Return what a .npy header says, and its length.
+
+    The arrays of a model have the same headers in each of its messages, and numpy parses one as a
+    literal of Python, which takes longer than to copy a small array.
+    """
+    file = BytesIO(header)
+    version = npy.read_magic(file)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    return shape, fortran, dtype, file.tell()
 
 
 def tree_size(tree: ObjectTree, limit: int) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from strategies.wire.objects import DTYPES
+from strategies.wire.objects import DTYPES, elements
 
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -78,12 +78,12 @@ def to_record(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
 
 def to_numpy(record: ArrayRecord) -> dict[str, np.ndarray]:
     """Return the named arrays of a record; they may share memory with it and be read-only."""
-    return {name: array.numpy() for name, array in record.items()}
+    return {name: elements(array) for name, array in record.items()}
 
 
 def to_state(record: ArrayRecord) -> dict[str, torch.Tensor]:
     """Return a record as a state dict of fresh tensors."""
-    return {name: torch.from_numpy(np.array(array.numpy())) for name, array in record.items()}
+    return {name: torch.from_numpy(np.array(elements(array))) for name, array in record.items()}
 
 
 def records(content: RecordDict, kind: type[R]) -> dict[str, R]:

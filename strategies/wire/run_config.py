@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 from conf.errors import ConfigError
@@ -69,6 +70,15 @@ def unpack(text: str) -> RunScope:
     scope = from_plain(RunScope, raw, where=_WHERE, complete=True)
     check_limits(scope, "", lambda key: _WHERE)
     return scope
+
+
+@lru_cache(maxsize=8)
+def unpacked(text: str) -> RunScope:
+    """Return what `unpack` does, parsed once for all messages of a run that bring the same text.
+
+    All of them get one object, which nobody changes.
+    """
+    return unpack(text)
 
 
 def _parse(text: str) -> Any:

@@ -20,7 +20,8 @@ SOUTH = Silo("south", data=DataConf(partition="iid", examples=30))
 @pytest.fixture(autouse=True)
 def empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_data", {})
-    monkeypatch.setattr(cache, "_models", {})
+    monkeypatch.setattr(cache, "_models", [])
+    monkeypatch.setattr(cache, "_tasks", [])
     # The threads of torch are this whole process's.
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
 

@@ -81,3 +81,19 @@ def test_what_torch_was_told_holds_inside_alone_also_after_a_failure(determinist
         raise ZeroDivisionError
     after = (torch.are_deterministic_algorithms_enabled(), _memory.fill_uninitialized_memory)
     assert after == before
+
+
+def test_a_seed_gives_the_numbers_of_torch_manual_seed() -> None:
+    torch.manual_seed(41)
+    expected = torch.rand(5)
+    with device.reproducible(CPU, 41, TrainerConf()):
+        assert torch.equal(torch.rand(5), expected)
+
+
+def test_seeding_formats_no_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    def formatted() -> list[str]:
+        raise AssertionError("a stack was formatted")
+
+    monkeypatch.setattr("traceback.format_stack", formatted)
+    with device.reproducible(CPU, 41, TrainerConf()):
+        pass

@@ -67,3 +67,9 @@ def test_a_node_without_a_name_or_partition_is_refused() -> None:
 def test_settings_that_are_no_silo_are_refused() -> None:
     with pytest.raises(ConfigError):
         silo_of(context(**{NODE_KEY: '{"name": "x", "surprise": 1}'}))
+
+
+def test_settings_are_parsed_once_for_all_messages_of_a_silo() -> None:
+    text = silo_to_json(Silo("north", 0, 2))
+    first = silo_of(context(**{NODE_KEY: text}))
+    assert silo_of(context(**{NODE_KEY: text})) is first

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import tracemalloc
+from io import BytesIO
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.lib import format as npy_format
 
 from conf.errors import WireError
-from strategies.wire.objects import deflate, inflate, tree_size
+from strategies.wire import objects
+from strategies.wire.objects import deflate, elements, inflate, tree_size
 from strategies.wire.packing import pack_content
 
 
@@ -116,3 +119,41 @@ def test_a_tree_of_too_many_objects_or_too_deep_is_refused() -> None:
         deep = ObjectTree(object_id="x", children=[deep])
     with pytest.raises(WireError, match="MDW-642"):
         tree_size(deep, 100)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f4", "<f8", "<i8", "?", "<f2"])
+def test_elements_are_those_that_flower_reads(dtype: str, order: str) -> None:
+    values = np.asarray(np.arange(6).reshape(2, 3), dtype=dtype, order=order)  # type: ignore[call-overload]
+    array = Array(values)
+    assert np.array_equal(elements(array), array.numpy())
+    assert elements(array).shape == (2, 3)
+
+
+def test_elements_can_not_be_written_where_others_read_them() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        elements(Array(np.zeros(3)))[0] = 1
+
+
+def test_a_header_is_parsed_once_however_many_arrays_have_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    objects._parsed.cache_clear()
+    parsed = []
+    real = npy_format.read_array_header_1_0
+
+    def counted(file: BytesIO) -> object:
+        parsed.append(file)
+        return real(file)
+
+    monkeypatch.setattr(npy_format, "read_array_header_1_0", counted)
+    for value in range(5):
+        assert elements(Array(np.full((3, 2), value, np.float32)))[0, 0] == value
+    assert len(parsed) == 1
+
+
+def test_a_header_that_says_a_length_beyond_its_bytes_is_refused() -> None:
+    whole = Array(np.zeros(3)).data
+    lying = whole[:8] + b"\xff\xff" + whole[10:]
+    with pytest.raises(WireError, match="MDW-641"):
+        elements(Array("float64", (3,), "numpy.ndarray", lying))

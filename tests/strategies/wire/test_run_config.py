@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from conf.compose import compose
 from conf.errors import ConfigError, MeadowError
 from conf.schema import RUN_SCOPE, Conf, ExternalStrategyConf, FedProxConf, RunConf, RunScope
-from strategies.wire.run_config import MAX_BYTES, digest, pack, unpack
+from strategies.wire.run_config import MAX_BYTES, digest, pack, unpack, unpacked
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -217,3 +217,16 @@ def test_any_value_anywhere_is_read_or_refused_and_never_breaks_a_silo(
 @given(st.text(max_size=200))
 def test_any_text_is_refused_in_our_words(text: str) -> None:
     assert refused(text).code.startswith("MDW-1")
+
+
+def test_the_text_of_a_run_is_parsed_once_and_another_anew() -> None:
+    text = pack(compose([]))
+    assert unpacked(text) is unpacked(text)
+    other = pack(compose(["run.seed=7"]))
+    assert unpacked(other) == unpack(other) != unpacked(text)
+
+
+def test_a_text_that_was_refused_is_refused_again() -> None:
+    for _ in range(2):
+        with pytest.raises(ConfigError):
+            unpacked("{")
