@@ -17,6 +17,8 @@ from client.silo_settings import silo_of
 from conf.errors import WireError
 from conf.schema import RunScope, Silo
 from conf.seeds import seed_for
+from strategies import flower_half, silo_half_of
+from strategies.silo_half import SiloHalf
 from strategies.wire import protocol, run_config
 
 keep_activations_mapped()
@@ -32,20 +34,21 @@ def train(message: Message, context: Context) -> Message:
     round = int(config[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     loaded = _load_checked(round, scope, silo)
     loaded.model.load_state_dict(_weights(message))
-    metrics = loop.train(
+    trained = loop.train(
         loaded.model,
         loaded.data.train,
         loaded.task,
         scope.trainer,
+        _half(scope, config),
         seed=seed_for(scope.run.seed, silo.name, round, "train"),
         round=round,
         rounds=scope.run.rounds,
-        proximal_mu=float(config.get(protocol.PROXIMAL_MU, 0.0)),  # type: ignore[arg-type]
+        labels=loaded.data.labels,
     )
     content = RecordDict(
         {
             protocol.ARRAYS: protocol.to_record(loaded.model.state_dict()),
-            protocol.METRICS: MetricRecord({**metrics}),
+            protocol.METRICS: MetricRecord({**trained.metrics}),
             protocol.SOFTWARE: software(scope).to_record(),
         }
     )
@@ -90,6 +93,15 @@ def _load_checked(round: int, scope: RunScope, silo: Silo) -> Loaded:
     loaded = load_cached(scope, silo)
     check_examples(length(loaded.data.train), silo)
     return loaded
+
+
+def _half(scope: RunScope, config: ConfigRecord) -> SiloHalf:
+    """Return what the run's algorithm does at this silo in this round.
+
+    Flower's own FedProx is hosted by the server and unknown here but for the one key it sends.
+    """
+    mu = config.get(protocol.PROXIMAL_MU)
+    return silo_half_of(scope.strategy) if mu is None else flower_half(mu)
 
 
 def _weights(message: Message) -> dict[str, Tensor]:

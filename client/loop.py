@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
@@ -17,12 +20,13 @@ from torch.utils.data import Dataset
 from client import sums
 from client.batches import Batch, Batches
 from client.device import autocast, choose, device_of, reproducible, scaler
-from client.optimizer import learning_rate, optimizer_of, set_learning_rate
+from client.optimizer import learning_rate, momentum_of, optimizer_of, set_learning_rate
 from client.sums import Metrics, Sums
 from client.tasks.base import Task
 from client.trees import map_tensors
-from conf.errors import DataError
+from conf.errors import DataError, WireError
 from conf.schema import TrainerConf
+from strategies.silo_half import Local, Records, SiloHalf, Trains
 from strategies.wire import protocol
 
 
@@ -39,32 +43,198 @@ def prepare(model: nn.Module, conf: TrainerConf, device: str | None = None) -> n
     return model
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a round of training at a silo gives beside the model, which is trained in place."""
+
+    metrics: Metrics
+    """Mean training loss (the task's own, over what `task.size` counts), examples in the set,
+    seconds and examples a second.
+    """
+    sent: Records
+    """What the algorithm sends beside the model."""
+    state: Records
+    """What the algorithm's half at this silo keeps for its next round."""
+
+
 def train(
     model: nn.Module,
     dataset: Dataset[Any],
     task: Task,
     conf: TrainerConf,
+    half: SiloHalf | None = None,
     *,
     seed: int,
     round: int = 1,
     rounds: int = 1,
-    proximal_mu: float = 0.0,
-) -> Metrics:
-    """Train a model in place for the epochs of one round of `rounds`; return what it took.
+    state: Records | None = None,
+    sent: Records | None = None,
+    labels: NDArray[np.int64] | None = None,
+) -> Trained:
+    """Train a model in place for the epochs of one round of `rounds`, as the algorithm's half says.
 
-    The same `seed` and weights give the same bits on the same device and threads. With
-    `proximal_mu` the loss gets mu/2 ||w - w_t||^2, w_t being the weights at the start (Li et al.
-    2020, arXiv 1812.06127, eq. 2). The metrics are the mean training loss (without that term; over
-    what `task.size` counts), examples in the set, seconds and examples a second.
-    Raises DataError MDW-205 where there is too little to train on.
+    The same `seed`, weights, state and records give the same bits on the same device and threads.
+    Without a half it is plain local training. Raises DataError MDW-205 where there is too little to
+    train on, WireError MDW-671 for a half that trains nothing of the model.
     """
     started = time.perf_counter()
-    device = device_of(model)
+    half = SiloHalf() if half is None else half
+    training = _Training(model, _batches(model, dataset, task, conf, seed), task, conf, half)
+    training.round = round
+    training.rounds = rounds
+    half.local = Local(training.forward, training.batches.examples, labels)
+    with reproducible(training.device, seed, conf):
+        half.begin(model, _on(training.device, state), _on(training.device, sent))
+        half.fit(training.run_epochs)
+        beside, kept = half.end(model, training.whole.steps, training.whole.rates)
+    return Trained(training.metrics(started), beside, kept)
+
+
+@dataclass
+class _Passed:
+    """What passes over the model have been so far."""
+
+    steps: int = 0
+    rates: float = 0.0
+    """The sum of the learning rates, each with the repetitions that momentum makes of the step."""
+    seen: int = 0
+    """Examples or whatever else the task's size counts."""
+    loss: float = 0.0
+    """The sum of the task's loss over these."""
+    epochs: int = 0
+
+    def add(self, other: _Passed) -> None:
+        self.steps += other.steps
+        self.rates += other.rates
+        self.seen += other.seen
+        self.loss += other.loss
+        self.epochs += other.epochs
+
+
+@dataclass
+class _Training:
+    """One round of training at a silo."""
+
+    model: nn.Module
+    batches: Batches
+    task: Task
+    conf: TrainerConf
+    half: SiloHalf
+    round: int = 1
+    rounds: int = 1
+    whole: _Passed = field(default_factory=_Passed)
+
+    def __post_init__(self) -> None:
+        self.device = device_of(self.model)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        # Anew each time: a half may ask for an output while the loss is taken, and torch's context
+        # can't be entered twice.
+        return autocast(self.device, self.conf)
+
+    def run_epochs(
+        self,
+        model: nn.Module | None = None,
+        *,
+        epochs: int | None = None,
+        trains: Trains | None = None,
+    ) -> None:
+        """Train for some epochs; see `strategies.silo_half.RunEpochs`."""
+        model = self.model if model is None else model
+        epochs = self.conf.epochs if epochs is None else epochs
+        with _only(model, trains):
+            passed = self._pass(model, epochs)
+        if model is self.model:
+            self.whole.add(passed)
+
+    def _pass(self, model: nn.Module, epochs: int) -> _Passed:
+        conf = self.conf
+        half = self.half
+        weights = [p for p in model.parameters() if p.requires_grad]
+        if not weights:
+            raise _idle(half, "trains no weight in one of its passes")
+        optimizer = optimizer_of(model, conf)
+        model, optimizer, batches = half.wrap(model, optimizer, self.batches)
+        scale = scaler(self.device, conf)
+        steps = epochs * math.ceil(len(batches) / conf.accumulate)
+        passed = _Passed(epochs=epochs)
+        loss_sum = torch.zeros((), device=self.device)
+        repeated = 0.0
+        model.train()
+        # A round that failed half way may have left gradients behind.
+        optimizer.zero_grad()
+        for _ in range(epochs):
+            supply = iter(batches)
+            while group := list(islice(supply, conf.accumulate)):
+                rate = learning_rate(conf, self._progress(passed.steps / steps))
+                set_learning_rate(optimizer, rate)
+                passed.seen += self._backward(model, group, scale, loss_sum)
+                # What follows works on the gradients themselves: fp16's scale goes first.
+                scale.unscale_(optimizer)
+                half.gradients(weights)
+                if conf.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(weights, conf.clip_norm)
+                scale.step(optimizer)
+                scale.update()
+                optimizer.zero_grad()
+                passed.steps += 1
+                repeated = repeated * momentum_of(conf) + 1.0
+                passed.rates += rate * repeated
+        # `item` waits for the GPU, so the seconds are taken after it.
+        passed.loss = loss_sum.item()
+        return passed
+
+    def _progress(self, share: float) -> float:
+        """Return which share of the run is done, from that of this round."""
+        return (self.round - 1 + share) / self.rounds
+
+    def _backward(
+        self,
+        model: nn.Module,
+        group: list[Batch],
+        scale: torch.amp.GradScaler,
+        loss_sum: Tensor,
+    ) -> int:
+        """Add up the gradients of a group of batches as if they were one; return the group's size.
+
+        `loss_sum` grows by the loss of all that the size counts.
+        """
+        sizes = [self.task.size(batch) for batch in group]
+        whole = sum(sizes)
+        for batch, size in zip(group, sizes, strict=True):
+            output = self.half.output(self.forward(model, batch), batch)
+            with self._precision():
+                task_loss = self.task.loss(output, batch)
+                loss = self.half.loss(task_loss, model, batch)
+            # The mean over the group is the mean of its batches, each by its share of the whole.
+            share = loss if len(group) == 1 else loss * (size / whole)
+            torch.autograd.backward(scale.scale(share))
+            loss_sum.add_(task_loss.detach(), alpha=size)
+        return whole
+
+    def forward(self, model: nn.Module, batch: Batch) -> Any:
+        """Return what the task makes of a batch with a model, in the trainer's precision."""
+        with self._precision():
+            return map_tensors(_full_precision, self.task.output(model, batch))
+
+    def metrics(self, started: float) -> Metrics:
+        """Return what the round reports; raises WireError MDW-671 where nothing was trained."""
+        if not self.whole.seen:
+            raise _idle(self.half, "did not train the model that the silo sends")
+        examples = self.batches.examples
+        cost = _cost(examples, examples * self.whole.epochs, started)
+        return {protocol.LOSS: self.whole.loss / self.whole.seen, **cost}
+
+
+def _batches(
+    model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf, seed: int
+) -> Batches:
+    """Return the training batches; raises DataError MDW-205 where there are too few examples."""
     batch_norm = any(isinstance(m, _BatchNorm) for m in model.modules())
     batches = Batches(
         dataset,
         conf.batch_size,
-        device,
+        device_of(model),
         conf,
         seed=seed,
         pairs=batch_norm,
@@ -74,39 +244,33 @@ def train(
     needed = 2 if batch_norm else 1
     if batches.examples < needed:
         raise _too_few(batches.examples)
-    optimizer = optimizer_of(model, conf)
-    scale = scaler(device, conf)
-    precision = autocast(device, conf)
-    weights = [p for p in model.parameters() if p.requires_grad]
-    start = [w.detach().clone() for w in weights] if proximal_mu else []
-    steps = conf.epochs * math.ceil(len(batches) / conf.accumulate)
-    step = 0
-    size = 0
-    loss_sum = torch.zeros((), device=device)
-    model.train()
-    # A round that failed half way may have left gradients behind.
-    optimizer.zero_grad()
-    with reproducible(device, seed, conf):
-        for _ in range(conf.epochs):
-            supply = iter(batches)
-            while group := list(islice(supply, conf.accumulate)):
-                progress = (round - 1 + step / steps) / rounds
-                set_learning_rate(optimizer, learning_rate(conf, progress))
-                size += _backward(model, group, task, precision, scale, loss_sum)
-                # What follows works on the gradients themselves: fp16's scale goes first.
-                scale.unscale_(optimizer)
-                for weight, origin in zip(weights, start, strict=False):
-                    _pull(weight, origin, proximal_mu)
-                if conf.clip_norm is not None:
-                    nn.utils.clip_grad_norm_(weights, conf.clip_norm)
-                scale.step(optimizer)
-                scale.update()
-                optimizer.zero_grad()
-                step += 1
-    # `item` waits for the GPU, so the seconds are taken after it.
-    loss = loss_sum.item() / size
-    seen = batches.examples * conf.epochs
-    return {protocol.LOSS: loss, **_cost(batches.examples, seen, started)}
+    return batches
+
+
+def _on(device: torch.device, records: Records | None) -> Records:
+    """Return an algorithm's arrays on the model's device."""
+    given = records or {}
+    return {
+        name: {key: array.to(device) for key, array in arrays.items()}
+        for name, arrays in given.items()
+    }
+
+
+@contextmanager
+def _only(model: nn.Module, trains: Trains | None) -> Iterator[None]:
+    """Let only some of a model's weights be trained; those that were frozen stay so."""
+    if trains is None:
+        yield
+        return
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    frozen = [p for name, p in named if not trains(name)]
+    for weight in frozen:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -150,43 +314,9 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerC
     return Evaluation(total, batches.examples, time.perf_counter() - started)
 
 
-def _backward(
-    model: nn.Module,
-    group: list[Batch],
-    task: Task,
-    precision: AbstractContextManager[object],
-    scale: torch.amp.GradScaler,
-    loss_sum: Tensor,
-) -> int:
-    """Add up the gradients of a group of batches as if they were one; return the group's size.
-
-    `loss_sum` grows by the loss of all that the size counts.
-    """
-    sizes = [task.size(batch) for batch in group]
-    whole = sum(sizes)
-    for batch, size in zip(group, sizes, strict=True):
-        with precision:
-            output = map_tensors(_full_precision, task.output(model, batch))
-            loss = task.loss(output, batch)
-        # The mean over the group is the mean of its batches, each by its share of the whole.
-        share = loss if len(group) == 1 else loss * (size / whole)
-        torch.autograd.backward(scale.scale(share))
-        loss_sum.add_(loss.detach(), alpha=size)
-    return whole
-
-
 def _full_precision(tensor: Tensor) -> Tensor:
     """Losses are taken in float32, whatever the model computed in."""
     return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _pull(weight: nn.Parameter, origin: Tensor, mu: float) -> None:
-    """Add the gradient of mu/2 ||w - w_t||^2, which is mu (w - w_t).
-
-    Written out, because automatic differentiation of the term costs more.
-    """
-    if weight.grad is not None:
-        weight.grad.add_(weight.detach() - origin, alpha=mu)
 
 
 def _cost(examples: int, seen: int, started: float) -> Metrics:
@@ -196,6 +326,11 @@ def _cost(examples: int, seen: int, started: float) -> Metrics:
         protocol.SECONDS: seconds,
         protocol.SAMPLES_PER_SECOND: seen / seconds,
     }
+
+
+def _idle(half: SiloHalf, what: str) -> WireError:
+    hint = "Its `fit` has to call run_epochs() for that model, and some weights must be trained."
+    return WireError("MDW-671", f"{type(half).__name__} {what}.", hint)
 
 
 def _too_few(examples: int) -> DataError:

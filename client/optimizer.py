@@ -48,3 +48,8 @@ def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
     """Set the learning rate of the next step."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def momentum_of(conf: TrainerConf) -> float:
+    """Return the share of each step that the next one repeats; Adam's steps repeat nothing."""
+    return conf.momentum if conf.optimizer == "sgd" else 0.0

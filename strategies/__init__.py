@@ -1,29 +1,81 @@
-"""How updates become a model: one rule a file.
+"""How updates become a model: one algorithm a file, with its half at the server and its half at a
+silo.
 
 `strategy=NAME` is the one `Strategy` class defined in `strategies/NAME.py`; the fields of its
-configuration, beyond `name`, are the arguments of its constructor. So a new strategy is its file,
-its dataclass in `conf/schema.py` (and the line there that names it) and its
-`conf/strategy/NAME.yaml`.
+configuration, beyond `name`, are the arguments of its constructor. The class names what the silos
+do (`silo_half`, a `strategies.silo_half.SiloHalf`), which takes those of the same arguments that
+its own constructor has. So a new algorithm is its file, its dataclass in `conf/schema.py` (and the
+line there that names it) and its `conf/strategy/NAME.yaml`.
+
+    MDW-670 a weight of the proximal term that can't be one
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
-from conf.errors import ConfigError
+from conf.errors import ConfigError, WireError
 from conf.schema import VARIANTS, StrategyConf
 from conf.schema_keys import nearest
+from strategies.silo_half import SiloHalf
 
 
 def build_strategy(conf: StrategyConf) -> Strategy:
-    """Return the strategy that a configuration names, with its arguments.
+    """Return the server's half of the algorithm that a configuration names, with its arguments.
 
     Raises ConfigError: MDW-150 for an unknown name, those of `strategies.external` for a class from
     elsewhere.
     """
+    return _strategy_class(conf)(**_arguments(conf))
+
+
+def silo_half_of(conf: StrategyConf) -> SiloHalf:
+    """Return the silo's half of the algorithm that a configuration names, for one round.
+
+    Raises ConfigError MDW-150 for an unknown name.
+    """
+    return silo_half(_strategy_class(conf), _arguments(conf))
+
+
+def silo_half(strategy: type[Strategy], arguments: Mapping[str, Any]) -> SiloHalf:
+    """Return the silo's half that a strategy's class names, given those of the strategy's arguments
+    that it takes; plain local training where the class names none.
+    """
+    half: type[SiloHalf] = getattr(strategy, "silo_half", SiloHalf)
+    accepted = inspect.signature(half).parameters
+    return half(**{name: value for name, value in arguments.items() if name in accepted})
+
+
+def flower_half(mu: object) -> SiloHalf:
+    """Return the half that Flower's own FedProx expects of a silo, which it tells `mu` alone.
+
+    Raises WireError MDW-670 where that is no number from 0 on.
+    """
+    from strategies.fedprox import FedProxSilo
+
+    if not isinstance(mu, int | float) or not math.isfinite(mu) or mu < 0:
+        raise WireError(
+            "MDW-670",
+            f"The server says proximal-mu={mu!r:.40}, which is not a finite number from 0 on.",
+            "Give FedProx another proximal_mu.",
+        )
+    return FedProxSilo(float(mu))
+
+
+def _arguments(conf: StrategyConf) -> dict[str, Any]:
+    arguments = asdict(conf)
+    del arguments["name"]
+    return arguments
+
+
+def _strategy_class(conf: StrategyConf) -> type[Strategy]:
     names = VARIANTS["strategy"]
     if conf.name not in names:
         raise ConfigError(
@@ -31,9 +83,7 @@ def build_strategy(conf: StrategyConf) -> Strategy:
             f"strategy={conf.name}: there is no such strategy.",
             nearest(conf.name, names),
         )
-    arguments = asdict(conf)
-    del arguments["name"]
-    return _class_in(conf.name)(**arguments)
+    return _class_in(conf.name)
 
 
 def _class_in(name: str) -> type[Strategy]:
@@ -45,5 +95,5 @@ def _class_in(name: str) -> type[Strategy]:
         and issubclass(value, Strategy)
         and value.__module__ == module.__name__
     ]
-    (strategy,) = found  # one rule a file, tests/strategies/test_build.py
+    (strategy,) = found  # one algorithm a file, tests/strategies/test_build.py
     return strategy

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from flwr.app import (
     Array,
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from conf.errors import WireError
 from strategies.average import MetricMeans, WeightedMean
+from strategies.silo_half import SiloHalf
 from strategies.streaming import Streaming
 from strategies.wire import protocol
 
@@ -37,6 +38,11 @@ class FedAvg(Streaming):
     Replies are folded in one by one (`strategies.streaming`), so that given an iterator only one of
     them is in memory at a time; the model does not depend on their order (`strategies.average`).
     Error replies are passed over.
+    """
+
+    silo_half: ClassVar[type[SiloHalf]] = SiloHalf
+    """What the silos do in their training; constructed there, with those of the strategy's own
+    arguments that it takes.
     """
 
     def __init__(self) -> None:

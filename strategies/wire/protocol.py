@@ -39,7 +39,9 @@ SOFTWARE: Final = "software"
 ROUND: Final = "server-round"
 """The round, counted from 1 (Flower's key)."""
 PROXIMAL_MU: Final = "proximal-mu"
-"""The weight of FedProx's term (Flower's key)."""
+"""The weight of the proximal term, as Flower's own FedProx tells it (Flower's key); ours is in the
+run's configuration.
+"""
 PROTOCOL_KEY: Final = "meadow-protocol"
 RUN_CONFIG: Final = "meadow-run"
 """The run-scoped configuration as canonical JSON (`strategies.wire.run_config`)."""

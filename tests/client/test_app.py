@@ -13,7 +13,7 @@ from client.silo_settings import NODE_KEY
 from client.tasks import task_named
 from conf.compose import compose
 from conf.errors import ConfigError, WireError
-from conf.schema import Conf
+from conf.schema import Conf, FedProxConf
 from conf.silos import silo_to_json, silos
 from strategies.wire import protocol, run_config
 
@@ -30,9 +30,9 @@ def context(conf: Conf) -> Context:
     return Context(run_id=1, node_id=2, node_config={**node}, state=RecordDict(), run_config={})
 
 
-def message(conf: Conf, kind: str = "train", **config: str | int) -> Message:
+def message(conf: Conf, kind: str = "train", **config: str | float) -> Message:
     text = run_config.pack(conf)
-    keys: dict[str, str | int] = {
+    keys: dict[str, str | float] = {
         protocol.PROTOCOL_KEY: protocol.PROTOCOL,
         protocol.RUN_ID: "run",
         protocol.ROUND: 1,
@@ -65,6 +65,18 @@ def test_it_trains_and_answers_with_its_model_and_what_it_took(conf: Conf) -> No
         protocol.SECONDS,
         protocol.SAMPLES_PER_SECOND,
     } <= set(metrics(reply))
+
+
+def test_flower_s_own_fedprox_trains_here_as_ours_does(conf: Conf) -> None:
+    def model(asked: Message) -> dict[str, bytes]:
+        reply = app(asked, context(conf))
+        arrays = protocol.records(reply.content, ArrayRecord)[protocol.ARRAYS]
+        return {name: array.data for name, array in arrays.items()}
+
+    ours = dataclasses.replace(conf, strategy=FedProxConf(mu=0.5))
+    proximal = model(message(ours))
+    assert model(message(conf, **{"proximal-mu": 0.5})) == proximal
+    assert model(message(conf)) != proximal
 
 
 def test_it_evaluates_on_its_validation_examples(conf: Conf) -> None:

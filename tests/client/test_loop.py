@@ -22,6 +22,7 @@ from client.tasks import task_named
 from client.tasks.base import Data
 from conf.errors import ConfigError, DataError
 from conf.schema import DataConf, MlpConf, ModelConf, ResNetConf, Silo, TrainerConf
+from strategies.fedprox import FedProxSilo
 from strategies.wire import protocol
 
 DIGITS = task_named("digits")
@@ -97,14 +98,14 @@ def test_a_round_is_the_plain_loop_to_the_bit(data: Data) -> None:
     )  # the last batch is a shorter one
     by_hand, ours = model(), model()
     expected = plain(by_hand, data.train, conf, seed=3)
-    metrics = loop.train(ours, data.train, DIGITS, conf, seed=3)
+    metrics = loop.train(ours, data.train, DIGITS, conf, seed=3).metrics
     assert same(by_hand, ours) and not same(ours, model())
     assert metrics[protocol.LOSS] == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_a_round_reports(data: Data) -> None:
     conf = TrainerConf(epochs=3)
-    metrics = loop.train(model(), data.train, DIGITS, conf, seed=0)
+    metrics = loop.train(model(), data.train, DIGITS, conf, seed=0).metrics
     assert set(metrics) == {
         protocol.LOSS,
         protocol.NUM_EXAMPLES,
@@ -152,7 +153,7 @@ def test_the_proximal_term_is_the_squared_distance_as_autograd_sees_it(data: Dat
 
     assert isinstance(data.train, TensorDataset)
     plain(by_hand, data.train, conf, 3, term)
-    loop.train(ours, data.train, DIGITS, conf, seed=3, proximal_mu=mu)
+    loop.train(ours, data.train, DIGITS, conf, FedProxSilo(mu), seed=3)
     assert close(by_hand, ours)
     assert not close(trained(conf, data.train), ours, atol=1e-3)
 

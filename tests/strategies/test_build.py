@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from flwr.serverapp.strategy import FedAdam
 
-from conf.errors import ConfigError
+from conf.errors import ConfigError, WireError
 from conf.schema import VARIANTS, ExternalStrategyConf, FedProxConf, StrategyConf
-from strategies import _class_in, build_strategy
+from strategies import _class_in, build_strategy, flower_half, silo_half, silo_half_of
 from strategies.external import External
 from strategies.fedavg import FedAvg
-from strategies.fedprox import FedProx
+from strategies.fedprox import FedProx, FedProxSilo
+from strategies.silo_half import SiloHalf
 
 
 @pytest.mark.parametrize("name", VARIANTS["strategy"])
@@ -31,6 +32,19 @@ def test_a_configuration_gives_its_strategy() -> None:
         and isinstance(external.inner, FedAdam)
         and external.inner.eta == 0.2
     )
+
+
+def test_a_configuration_gives_the_silo_s_half_with_the_arguments_that_it_takes() -> None:
+    assert type(silo_half_of(StrategyConf())) is SiloHalf
+    half = silo_half_of(FedProxConf(mu=0.3))
+    assert isinstance(half, FedProxSilo) and half.mu == 0.3
+    assert type(silo_half(FedAdam, {"eta": 1.0})) is SiloHalf
+
+
+@pytest.mark.parametrize("mu", ["much", float("nan"), -0.1, [0.1]])
+def test_a_weight_of_flower_s_proximal_term_that_is_none_is_refused(mu: object) -> None:
+    with pytest.raises(WireError, match="MDW-670"):
+        flower_half(mu)
 
 
 def test_a_name_that_is_none_is_refused_with_the_nearest() -> None:

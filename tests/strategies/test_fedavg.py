@@ -164,13 +164,6 @@ def test_a_reply_that_can_not_be_averaged_is_a_clear_error(
     assert caught.value.code == code
 
 
-def test_fedprox_tells_the_silos_mu_when_they_train(make_grid: Any, model: ArrayRecord) -> None:
-    grid = make_grid(2)
-    FedProx(mu=0.25).start(grid, model, num_rounds=1)
-    said = {m.metadata.message_type: m.content["config"].get("proximal-mu") for m in grid.asked}
-    assert said == {"train": 0.25, "evaluate": None}
-
-
 def test_bfloat16_which_numpy_reads_as_whole_numbers_is_not_taken_for_a_counter(
     make_grid: Any, model: ArrayRecord
 ) -> None:
