@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from client.tasks import task_named
 from conf.errors import CheckpointError, ConfigError, Interrupted, MeadowError
 from conf.schema import Conf, Silo
 from server.observers.base import Observer, Observers
@@ -173,6 +174,7 @@ def _first_result(
         folder=str(folder.path),
         seed=conf.run.seed,
         engine=conf.simulation.engine if mode == "simulate" else "",
+        shown=dict(task_named(conf.task.name).shown),
         environment=environment(conf),
         config_digest=run_config.digest(run_config.pack(conf)),
         started=before.started if before else datetime.now(UTC).isoformat(timespec="seconds"),
@@ -244,7 +246,7 @@ def _close(opened: Session, *, failed: bool = False) -> None:
         result.ledger = str(opened.ledger.run_finished(result.status, digest))
     rounds = Overview()
     with each("what pages say of the rounds"):
-        rounds = overview(_closed_rounds(opened), result.silos)
+        rounds = overview(_closed_rounds(opened), result.silos, result.shown)
     if opened.state.round > 0:
         with each("the model"):
             opened.folder.write_model(opened.state.arrays, result, rounds, digest)

@@ -17,8 +17,18 @@ from rich.table import Table
 from rich.text import Text
 
 from server.observers.base import Observer
-from server.observers.summary import summary
+from server.observers.summary import DIGITS, summary
 from server.run.result import Metrics, RoundRecord, RunResult
+from server.run.shown import (
+    CENTRAL,
+    LOSS_ALONE,
+    Shown,
+    headline_of,
+    known,
+    present,
+    score,
+    value_of,
+)
 from strategies.wire import protocol
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -26,8 +36,20 @@ FIXED_ROWS = 9
 """Lines of the display beside the silos': title, bar, header, curve and margins."""
 MOST_ROUNDS = 30
 """Rounds that the curve shows: the last ones."""
-WIDE = 76
-"""Columns of a terminal from which all of the table fits."""
+MOST_METRICS = 3
+"""Of the shown metrics, so many are in a line or a table of the terminal."""
+MOST_CURVES = 2
+"""Metrics whose curve is drawn below the table."""
+GAP = 2
+"""Spaces between columns."""
+LONGEST_TITLE = 12
+"""Characters of a metric's name above its column."""
+TRAIN_LOSS = "train_loss"
+"""The mean over the silos of their loss in training."""
+NAME_WIDTH = 24
+"""Characters of a silo's name in the table."""
+STATE_WIDTH = 11
+"""Characters that the table keeps for what a silo is doing, at least."""
 
 
 def progress(live: bool, console: Console | None = None) -> Observer:
@@ -40,11 +62,14 @@ class PlainProgress(Observer):
     """A line a round, without control characters, for logs and notebooks."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._rounds = console, 0
+        self._console = console
+        self._rounds = 0
+        self._shown: Shown = LOSS_ALONE
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         """Say what runs, and after which round it was resumed."""
         self._rounds = rounds
+        self._shown = result.shown
         after = f", resumed after round {result.rounds}" if result.rounds else ""
         self._print(
             f"run {result.run_id}: {result.task}, {result.strategy}, {len(result.silos)} silos{after}"
@@ -52,7 +77,8 @@ class PlainProgress(Observer):
 
     def round_closed(self, record: RoundRecord) -> None:
         """Say what the round gave."""
-        values = "  ".join(f"{name} {value:.4f}" for name, value in shown(record.aggregate).items())
+        names = in_a_line(self._shown, record.aggregate)
+        values = "  ".join(f"{name} {score(record.aggregate, name, DIGITS)}" for name in names)
         replied = f"{len(record.replied)}/{len(record.cohort)} silos"
         up = sum(record.bytes_up.values())
         self._print(
@@ -164,17 +190,13 @@ class LiveProgress(Observer):
         return f"about {duration(statistics.median(recent) * (self._rounds - done))} left"
 
     def _silos(self) -> Table:
-        columns = (
-            COLUMNS
-            if self._console.width >= WIDE
-            else [c for c in COLUMNS if c[0] not in ("examples", "sent")]
-        )
-        table = Table.grid(padding=(0, 2), pad_edge=False, expand=True)
-        table.add_column(max_width=24, no_wrap=True, overflow="ellipsis")
+        table = Table.grid(padding=(0, GAP), pad_edge=False, expand=True)
+        table.add_column(max_width=NAME_WIDTH, no_wrap=True, overflow="ellipsis")
+        columns = self._columns()
         for _ in columns:
             table.add_column(justify="right", no_wrap=True)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # takes what the numbers leave
-        table.add_row("silo", *(name for name, _ in columns), "state", style="dim")
+        table.add_row("silo", *(column.title for column in columns), "state", style="dim")
         fits = max(3, self._console.size.height - FIXED_ROWS)
         rows = list(self._rows.items())
         if len(rows) > fits:  # what went wrong stays in sight
@@ -188,21 +210,41 @@ class LiveProgress(Observer):
                 else ""
             )
             table.add_row(
-                Text(silo), *(cell(row) for _, cell in columns), Text(row.state, style=style)
+                Text(silo), *(column.cell(row) for column in columns), Text(row.state, style=style)
             )
         if len(rows) > fits:
             table.add_row(Text(f"and {len(rows) - fits} more", style="dim"))
         return table
 
+    def _columns(self) -> list[_Column]:
+        """Return the columns for which the terminal is wide enough, the most telling ones first
+        chosen.
+        """
+        assert self._result is not None
+        all_columns = table_columns(self._result.shown)
+        longest = max(map(len, [*self._rows, "silo"]))
+        left = self._console.width - min(longest, NAME_WIDTH) - STATE_WIDTH - GAP
+        chosen = []
+        for column in sorted(all_columns, key=lambda column: column.rank):
+            left -= column.width + GAP
+            if left < 0:
+                break
+            chosen.append(column)
+        return [column for column in all_columns if column in chosen]
+
     def _curve(self) -> Text:
         if not self._records:
             return Text("")
+        assert self._result is not None
+        aggregates = [record.aggregate for record in self._records]
+        names = [name for name in self._result.shown if known(aggregates, name)][:MOST_CURVES]
+        room = self._console.width // max(len(names), 1) - GAP
         parts = []
-        for name in ("accuracy", "loss"):
-            values = [value for r in self._records if (value := r.aggregate.get(name)) is not None]
-            if values:
-                parts.append(f"{name} {values[-1]:.4f} {sparkline(values)}")
-        return Text("   ".join(parts), style="cyan")
+        for name in names:
+            values = known(aggregates, name)
+            label = f"{name} {score({name: values[-1]}, name, DIGITS)} "
+            parts.append(label + sparkline(values, min(MOST_ROUNDS, max(room - len(label), 0))))
+        return Text("   ".join(parts), style="cyan", no_wrap=True, overflow="ellipsis")
 
 
 def one_line(text: str) -> str:
@@ -210,18 +252,27 @@ def one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def shown(aggregate: Metrics) -> Metrics:
-    """Return the few aggregate metrics that a line has room for."""
-    names = ("loss", "accuracy", "central_accuracy", "train_loss")
-    return {name: aggregate[name] for name in names if aggregate.get(name) is not None}
+def in_a_line(shown: Shown, aggregate: Metrics) -> list[str]:
+    """Return the few aggregate metrics that a line has room for: the first of those that the task
+    shows, the headline on the task's own test set, and the loss in training.
+    """
+    names = present(shown, aggregate)[:MOST_METRICS]
+    central = {name: value_of(aggregate, f"{CENTRAL}{name}") for name in shown}
+    headline = headline_of(shown, central)
+    if headline is not None:
+        names.append(f"{CENTRAL}{headline}")
+    if value_of(aggregate, TRAIN_LOSS) is not None:
+        names.append(TRAIN_LOSS)
+    return names
 
 
 def sparkline(values: list[float], most: int = MOST_ROUNDS) -> str:
     """Return the last values as bars of one character."""
-    finite = [value for value in values[-most:] if math.isfinite(value)]
+    finite = [value for value in values if math.isfinite(value)][-most:] if most > 0 else []
     if len(finite) < 2:
         return ""
-    low, high = min(finite), max(finite)
+    low = min(finite)
+    high = max(finite)
     span = high - low or 1.0
     return "".join(BARS[round((value - low) / span * (len(BARS) - 1))] for value in finite)
 
@@ -245,15 +296,41 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A column of the live table; those of a low `rank` stay where a terminal is narrow."""
+
+    title: str
+    width: int
+    rank: int
+    cell: Callable[[_Row], str]
+
+
+def table_columns(shown: Shown) -> list[_Column]:
+    """Return what the live table shows of a silo between its name and its state, in order."""
+    first = [
+        _Column("examples", 8, 4, lambda row: _cell(row.train, protocol.NUM_EXAMPLES, "{:.0f}")),
+        _Column("train loss", 10, 0, lambda row: _cell(row.train, protocol.LOSS, "{:.4f}")),
+    ]
+    ranks = (1, 3, 6)
+    metrics = [
+        _metric_column(name, rank) for name, rank in zip(shown, ranks[:MOST_METRICS], strict=False)
+    ]
+    last = [
+        _Column("seconds", 7, 2, lambda row: _cell(row.train, protocol.SECONDS, "{:.1f}")),
+        _Column("sent", 8, 5, lambda row: "" if row.sent is None else size(row.sent)),
+    ]
+    return [*first, *metrics, *last]
+
+
+def _metric_column(name: str, rank: int) -> _Column:
+    title = name if len(name) <= LONGEST_TITLE else f"{name[: LONGEST_TITLE - 1]}…"
+    return _Column(title, max(len(title), 8), rank, lambda row: _shown_cell(row.evaluate, name))
+
+
 def _cell(metrics: Metrics, name: str, form: str) -> str:
     return form.format(metrics[name]) if metrics.get(name) is not None else ""
 
 
-COLUMNS: list[tuple[str, Callable[[_Row], str]]] = [
-    ("examples", lambda row: _cell(row.train, protocol.NUM_EXAMPLES, "{:.0f}")),
-    ("train loss", lambda row: _cell(row.train, protocol.LOSS, "{:.4f}")),
-    ("accuracy", lambda row: _cell(row.evaluate, "accuracy", "{:.4f}")),
-    ("seconds", lambda row: _cell(row.train, protocol.SECONDS, "{:.1f}")),
-    ("sent", lambda row: "" if row.sent is None else size(row.sent)),
-]
-"""What the live table shows of a silo between its name and its state."""
+def _shown_cell(metrics: Metrics, name: str) -> str:
+    return score(metrics, name, DIGITS) if name in metrics else ""

@@ -7,27 +7,32 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from server.run.result import Baseline, Metrics, RunResult
+from server.run.result import Baseline, RunResult
+from server.run.shown import Shown, direction, present, score
 
 MOST_NAMES = 10
+DIGITS = 4
+"""Decimals of a metric on a terminal."""
 
 
 def summary(result: RunResult, console: Console) -> None:
     """Print the table federated | each silo alone | all data pooled, and what to do next."""
     if result.baseline is not None:
-        whole = comparison(result.baseline)
+        whole = comparison(result.baseline, result.shown)
         wide = console.options.update(max_width=10_000)
         fits = Measurement.get(console, wide, whole).maximum <= console.width
-        console.print(whole if fits else comparison(result.baseline, matrix=False))
+        console.print(whole if fits else comparison(result.baseline, result.shown, matrix=False))
     elif result.final:
-        values = "  ".join(f"{name} {_number(result.final, name)}" for name in sorted(result.final))
+        names = [name for name in result.shown if name in result.final]
+        names += sorted(result.final.keys() - result.shown.keys())
+        values = "  ".join(f"{name} {score(result.final, name, DIGITS)}" for name in names)
         console.print(Text(f"final: {values}"), soft_wrap=True)
     if result.failed:
         failed = sorted(result.failed)
         more = f" and {len(failed) - MOST_NAMES} more" if len(failed) > MOST_NAMES else ""
-        names = ", ".join(failed[:MOST_NAMES]) + more
+        silos = ", ".join(failed[:MOST_NAMES]) + more
         console.print(
-            Text(f"failed in some round: {names} (the report says why)", style="red"),
+            Text(f"failed in some round: {silos} (the report says why)", style="red"),
             soft_wrap=True,
         )
     ending = {"finished": "done", "stopped_early": "stopped early, as configured"}.get(
@@ -42,17 +47,19 @@ def summary(result: RunResult, console: Console) -> None:
         console.print(Text(f"to resume: run.resume={result.run_id}"), soft_wrap=True)
 
 
-def comparison(baseline: Baseline, most: int = 20, *, matrix: bool = True) -> Table:
+def comparison(baseline: Baseline, shown: Shown, most: int = 20, *, matrix: bool = True) -> Table:
     """Return the models beside each other: on all silos' held-out examples, and in the matrix on
     each silo's own.
     """
     columns = list(baseline.federated.by_silo) if matrix else []
-    metric = "accuracy" if "accuracy" in baseline.federated.union else "loss"
-    table = Table(title=f"{metric} on held-out examples", title_justify="left", title_style="bold")
+    names = present(shown, baseline.federated.union) or list(shown)
+    metric = names[0]
+    title = f"{metric} on held-out examples ({direction(shown, metric)})"
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("model")
     table.add_column("all silos", justify="right")
-    if metric != "loss":
-        table.add_column("loss", justify="right")
+    for name in names[1:]:
+        table.add_column(Text(name), justify="right")
     for silo in columns:
         table.add_column(Text(silo), justify="right")
     alone = list(baseline.silo_alone.items())
@@ -60,14 +67,10 @@ def comparison(baseline: Baseline, most: int = 20, *, matrix: bool = True) -> Ta
     rows += [(f"{silo} alone", scores, "") for silo, scores in alone[:most]]
     if baseline.centralised:
         rows.append(("all data pooled", baseline.centralised, "dim"))
-    for name, scores, style in rows:
-        union = [_number(scores.union, name) for name in dict.fromkeys((metric, "loss"))]
-        own = [_number(scores.by_silo.get(silo, {}), metric) for silo in columns]
-        table.add_row(Text(name), *union, *own, style=style)
+    for row, scores, style in rows:
+        union = [score(scores.union, name, DIGITS) for name in names]
+        own = [score(scores.by_silo.get(silo, {}), metric, DIGITS) for silo in columns]
+        table.add_row(Text(row), *union, *own, style=style)
     if len(alone) > most:
         table.caption = f"{len(alone) - most} more silos in the report"
     return table
-
-
-def _number(metrics: Metrics, name: str) -> str:
-    return f"{metrics[name]:.4f}" if metrics.get(name) is not None else "–"

@@ -8,7 +8,6 @@ show means of several, and tables say what they leave out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,21 +15,21 @@ from jinja2 import Environment, StrictUndefined
 
 from server.observers.progress import duration, size
 from server.report import plots
-from server.report.overview import CURVES, MOST_LINES, Overview, Point, known, overview
+from server.report.headline import EXAMPLES, headline, in_people_s_words, verdict
+from server.report.overview import MOST_LINES, Overview, Point, overview
 from server.report.page import PAGE
 from server.report.software_table import mixed_software, software_table
 from server.report.tables import (
     MOST_ROWS,
     comparison,
     failures,
-    known_metric,
     partition,
-    score,
     silo_rows,
 )
 from server.run.files import write_atomic
 from server.run.history import rounds_of
 from server.run.result import RunResult
+from server.run.shown import CENTRAL, Known, headline_of, known, score
 
 STATUS = {"stopped_early": "stopped early, as configured", "running": "still running"}
 
@@ -43,7 +42,7 @@ def write_report(folder: Path, rounds: Overview | None = None) -> Path:
     """
     result = RunResult.read(folder)
     if rounds is None:
-        rounds = overview(rounds_of(folder, result), result.silos)
+        rounds = overview(rounds_of(folder, result), result.silos, result.shown)
     path = folder / "report.html"
     write_atomic(path, html(result, rounds))
     return path
@@ -55,18 +54,18 @@ def html(result: RunResult, rounds: Overview) -> str:
     points = rounds.points
     curves = [
         (plots.learning_curve(result, points, name), _curve_in_words(points, name))
-        for name in CURVES
+        for name in rounds.drawn
         if known([point.aggregate for point in points], name)
     ]
     return environment.from_string(PAGE.lstrip()).render(
         result=result,
         status=STATUS.get(result.status, result.status),
-        headline=headline(result, points),
+        headline=headline(result, points[-1].aggregate if points else {}),
         verdict=verdict(result),
         facts=_facts(result, points),
         comparison=comparison(result),
         partition=partition(result),
-        silo_rows=silo_rows(rounds.silos) if points else [],
+        silo_rows=silo_rows(rounds.silos, result.shown) if points else [],
         failures=failures(rounds.failed),
         more=_left_out(result, rounds),
         curves=curves,
@@ -93,75 +92,15 @@ def _left_out(result: RunResult, rounds: Overview) -> dict[str, int]:
     return {table: max(count - MOST_ROWS, 0) for table, count in rows.items()}
 
 
-def headline(result: RunResult, points: Sequence[Point]) -> str:
-    """Return the run in one sentence."""
-    done = f"{len(points)} round{'' if len(points) == 1 else 's'}"
-    if result.status == "failed":
-        return f"The run failed after {done}"
-    baseline, final = result.baseline, _final_accuracy(result, points)
-    if baseline is None or not _accuracy(baseline.federated.union):
-        members = f"{len(result.silos)} silo{'' if len(result.silos) == 1 else 's'}"
-        said = (
-            f"The federated model is right on {final:.1%} of held-out examples"
-            if final is not None
-            else ""
-        )
-        if result.status == "interrupted":
-            return f"The run was stopped after {done}" + (
-                f"; {said[0].lower()}{said[1:]}" if said else ""
-            )
-        return said or f"{members} trained {done} together"
-    parts = [
-        f"The federated model is right on {baseline.federated.union['accuracy']:.1%} of held-out examples"
-    ]
-    alone = known([scores.union for scores in baseline.silo_alone.values()], "accuracy")
-    parts += [f"the best silo alone on {max(alone):.1%}"] if alone else []
-    if baseline.centralised and _accuracy(baseline.centralised.union):
-        parts.append(f"a model of all data pooled on {baseline.centralised.union['accuracy']:.1%}")
-    return "; ".join(parts)
-
-
-def verdict(result: RunResult) -> str:
-    """Return what the comparison means, where there is one: the share of pooling's gain that
-    federating kept.
-    """
-    baseline = result.baseline
-    if baseline is None or baseline.centralised is None:
-        return ""
-    alone = known([scores.union for scores in baseline.silo_alone.values()], "accuracy")
-    both = _accuracy(baseline.federated.union) + _accuracy(baseline.centralised.union)
-    if not alone or len(both) < 2:
-        return ""
-    federated, pooled, best = *both, max(alone)
-    if federated <= best:
-        return "Federating brought nothing here: a silo that trained alone did at least as well."
-    if pooled <= best:
-        return "Federating did better than any silo alone, and better than all data pooled."
-    kept = (federated - best) / (pooled - best)
-    if kept >= 1:
-        return "Federating brought all that pooling the data would have, without moving them."
-    return (
-        f"Of what pooling all data would gain over the best silo alone, federating brought {math.floor(100 * kept)}%,"
-        " without moving the data."
-    )
-
-
-def _accuracy(metrics: dict[str, float]) -> list[float]:
-    return known([metrics], "accuracy")
-
-
-def _final_accuracy(result: RunResult, points: Sequence[Point]) -> float | None:
-    last = result.final or (points[-1].aggregate if points else {})
-    found = _accuracy(last) or known([last], "central_accuracy")
-    return found[0] if found else None
-
-
 def _curve_in_words(points: Sequence[Point], name: str) -> str:
     """Return what a curve shows, for someone who does not see it."""
     values = [(point.round, v) for point in points for v in known([point.aggregate], name)]
     first, begin = values[0]
     last, end = values[-1]
-    return f"Mean {name} over silos: {begin:.3f} after round {first}, {end:.3f} after round {last}."
+    return (
+        f"{in_people_s_words(name)} of all silos' {EXAMPLES}: {begin:.3f} after round {first},"
+        f" {end:.3f} after round {last}."
+    )
 
 
 def _costs(points: Sequence[Point]) -> list[tuple[str, str]]:
@@ -213,20 +152,33 @@ def _legend(result: RunResult) -> list[dict[str, str]]:
 
 
 def _facts(result: RunResult, points: Sequence[Point]) -> list[tuple[str, str]]:
-    """Return the few numbers that stand first."""
-    counts = (("round", len(points)), ("silo", len(result.silos)))
-    facts = [(name + ("" if count == 1 else "s"), f"{count:,}") for name, count in counts]
+    """Return the few numbers that stand first: what it reached, then what it took."""
+    facts = _final_facts(result)
+    for name, count in (("round", len(points)), ("silo", len(result.silos))):
+        facts.append((name if count == 1 else f"{name}s", f"{count:,}"))
+    if result.partition:
+        facts.append(("training examples", f"{sum(map(sum, result.partition.values())):,}"))
+    if "parameters" in result.model:
+        facts.append(("parameters", f"{result.model['parameters']:,}"))
     if points:
         took = result.seconds or sum(point.seconds for point in points)
         facts.append(("for all rounds", duration(took)))
         moved = sum(point.up + point.down for point in points)
         facts.append(("travelled, both ways", size(round(moved))))
-    if result.partition:
-        facts.append(("training examples", f"{sum(map(sum, result.partition.values())):,}"))
-    if "parameters" in result.model:
-        facts.append(("parameters", f"{result.model['parameters']:,}"))
-    name = known_metric(result.final, ("central_accuracy",))
-    return [*facts, ("right on the test set", score(result.final, name))] if name else facts
+    return facts
+
+
+def _final_facts(result: RunResult) -> list[tuple[str, str]]:
+    """Return the headline metric at the end, of the silos' examples and of the task's test set."""
+    facts = []
+    name = headline_of(result.shown, result.final)
+    if name is not None:
+        facts.append((f"{in_people_s_words(name)}, {EXAMPLES}", score(result.final, name)))
+    central: Known = {name: result.final.get(f"{CENTRAL}{name}") for name in result.shown}
+    name = headline_of(result.shown, central)
+    if name is not None:
+        facts.append((f"{in_people_s_words(name)}, the task's test set", score(central, name)))
+    return facts
 
 
 def _resume(result: RunResult) -> str:

@@ -85,7 +85,7 @@ def _metrics(result: RunResult) -> list[str]:
         alone = [(f"{plain(silo)} alone", scores) for silo, scores in baseline.silo_alone.items()]
         models += alone[:MOST_ROWS]
         models += [("all data pooled", baseline.centralised)] if baseline.centralised else []
-        names = sorted(baseline.federated.union)
+        names = _in_order(result, baseline.federated.union)
         rows = [
             (name, *(_number(scores.union.get(metric)) for metric in names))
             for name, scores in models
@@ -96,7 +96,11 @@ def _metrics(result: RunResult) -> list[str]:
             *_table(("model", *names), rows),
             "",
         ]
-    final: Metrics = {name: v for name, v in sorted(result.final.items()) if v is not None}
+    final: Metrics = {
+        name: result.final[name]
+        for name in _in_order(result, result.final)
+        if result.final[name] is not None
+    }
     if final:
         lines += [
             "After the last round, means weighted by examples (`train_`: in training; `central_`: on a test set):"
@@ -106,6 +110,12 @@ def _metrics(result: RunResult) -> list[str]:
             *_table(("metric", "value"), [(plain(name), _number(v)) for name, v in final.items()]),
         ]
     return lines or ["None were measured."]
+
+
+def _in_order(result: RunResult, metrics: Metrics) -> list[str]:
+    """Return the names of metrics: those that the task shows, then the others by name."""
+    shown = [name for name in result.shown if name in metrics]
+    return [*shown, *sorted(metrics.keys() - result.shown.keys())]
 
 
 def _limits(result: RunResult) -> list[str]:

@@ -13,11 +13,16 @@ from statistics import median
 from typing import Final
 
 from server.run.result import Metrics, RoundRecord
+from server.run.shown import Shown, known
 
 MOST_LINES: Final = 12
 """Silos drawn one by one; of more, the range is drawn."""
-CURVES: Final = ("accuracy", "loss")
-"""The metrics that are drawn, where they are known."""
+MOST_CURVES: Final = 6
+"""Of the shown metrics, so many are drawn."""
+# As `strategies.wire.protocol` has them, which imports torch: a list of runs need not wait for it.
+NUM_EXAMPLES: Final = "num-examples"
+UPDATE_NORM: Final = "update-norm"
+"""The length of a silo's update, as the server measured it: one of its training metrics."""
 
 Span = tuple[float, float]
 
@@ -44,7 +49,10 @@ class Point:
 
 @dataclass
 class SiloOverview:
-    """What one silo did over all rounds; `examples` and `held_out` are those of its last answer."""
+    """What one silo did over all rounds; `examples` and `held_out` are those of its last answer.
+
+    `norms` are the lengths of its admitted updates, where the server measured them.
+    """
 
     asked: int = 0
     answered: int = 0
@@ -53,19 +61,28 @@ class SiloOverview:
     up: int = 0
     metrics: Metrics = field(default_factory=dict)
     seconds: array[float] = field(default_factory=lambda: array("d"))
+    norms: array[float] = field(default_factory=lambda: array("d"))
 
     @property
     def median_seconds(self) -> float | None:
         """The median of its training times; None where it never answered."""
         return median(self.seconds) if self.seconds else None
 
+    @property
+    def median_norm(self) -> float | None:
+        """The median length of its updates; None where none was measured."""
+        return median(self.norms) if self.norms else None
+
 
 @dataclass
 class Overview:
     """A run's rounds for people: the rounds as points, what each silo did, and in which rounds it
     failed, and why.
+
+    `drawn` are the metrics that the points hold: the first few of those that the run shows.
     """
 
+    drawn: tuple[str, ...] = ()
     points: list[Point] = field(default_factory=list)
     silos: dict[str, SiloOverview] = field(default_factory=dict)
     failed: dict[tuple[str, str], list[int]] = field(default_factory=dict)
@@ -77,7 +94,7 @@ class Overview:
 
     def add(self, record: RoundRecord, *, curves: bool) -> None:
         """Take in one more round; `curves` keeps each silo's own values for drawing."""
-        self.points.append(_point(record, curves=curves))
+        self.points.append(_point(record, self.drawn, curves=curves))
         for silo in record.cohort:
             self.silos.setdefault(silo, SiloOverview()).asked += 1
         for silo in record.replied:
@@ -85,7 +102,7 @@ class Overview:
         for silo, metrics in record.metrics.items():
             seen = self.silos.setdefault(silo, SiloOverview())
             seen.metrics = metrics
-            seen.held_out = metrics.get("num-examples")
+            seen.held_out = metrics.get(NUM_EXAMPLES)
         for silo, reason in record.failed.items():
             self.failed.setdefault((silo, reason), []).append(record.round)
 
@@ -93,39 +110,37 @@ class Overview:
         seen = self.silos.setdefault(silo, SiloOverview())
         seen.answered += 1
         seen.up += record.bytes_up.get(silo, 0)
-        if silo in record.train:
-            seen.examples = record.train[silo].get("num-examples")
+        trained = record.train.get(silo, {})
+        seen.examples = trained.get(NUM_EXAMPLES, seen.examples)
+        seen.norms.extend(known([trained], UPDATE_NORM))
         if silo in record.seconds_training:
             seen.seconds.append(record.seconds_training[silo])
 
 
-def overview(records: Iterable[RoundRecord], silos: Sequence[str]) -> Overview:
+def overview(records: Iterable[RoundRecord], silos: Sequence[str], shown: Shown) -> Overview:
     """Return what a page shows of a run's rounds; `records` are read once, in order."""
-    gathered = Overview(silos={silo: SiloOverview() for silo in silos})
+    drawn = tuple(shown)[:MOST_CURVES]
+    gathered = Overview(drawn, silos={silo: SiloOverview() for silo in silos})
     few = len(silos) <= MOST_LINES
     for record in records:
         gathered.add(record, curves=few)
     return gathered
 
 
-def known(metrics: Iterable[Metrics], name: str) -> list[float]:
-    """Return the values of a metric where it is there and finite: what was NaN is null in JSON."""
-    values = (m.get(name) for m in metrics)
-    return [value for value in values if value is not None and abs(value) < float("inf")]
-
-
-def binned(points: Sequence[Point], most: int) -> list[Point]:
+def binned(points: Sequence[Point], most: int, drawn: Sequence[str] = ()) -> list[Point]:
     """Return at most `most` points: each the mean of as many rounds that follow each other; spans
     are joined.
+
+    Of their metrics those in `drawn` are kept.
     """
     width = -(-len(points) // most) if points else 1
     if width == 1:
         return list(points)
-    return [_joined(points[at : at + width]) for at in range(0, len(points), width)]
+    return [_joined(points[at : at + width], drawn) for at in range(0, len(points), width)]
 
 
-def _point(record: RoundRecord, *, curves: bool) -> Point:
-    values = {name: known(record.metrics.values(), name) for name in CURVES}
+def _point(record: RoundRecord, drawn: Sequence[str], *, curves: bool) -> Point:
+    values = {name: known(record.metrics.values(), name) for name in drawn}
     return Point(
         first=record.round,
         round=record.round,
@@ -139,12 +154,12 @@ def _point(record: RoundRecord, *, curves: bool) -> Point:
     )
 
 
-def _joined(points: Sequence[Point]) -> Point:
+def _joined(points: Sequence[Point], drawn: Sequence[str]) -> Point:
     def mean(values: Iterable[float]) -> float:
         return sum(values) / len(points)
 
     spans: dict[str, Span] = {}
-    for name in CURVES:
+    for name in drawn:
         found = [point.spans[name] for point in points if name in point.spans]
         if found:
             spans[name] = (min(low for low, _ in found), max(high for _, high in found))
@@ -156,19 +171,19 @@ def _joined(points: Sequence[Point]) -> Point:
         training=mean(point.training for point in points),
         up=mean(point.up for point in points),
         down=mean(point.down for point in points),
-        aggregate=_means([point.aggregate for point in points]),
+        aggregate=_means([point.aggregate for point in points], drawn),
         spans=spans,
         silos={
-            silo: _means([point.silos[silo] for point in points if silo in point.silos])
+            silo: _means([point.silos[silo] for point in points if silo in point.silos], drawn)
             for silo in sorted(silos)
         },
     )
 
 
-def _means(metrics: Sequence[Metrics]) -> Metrics:
+def _means(metrics: Sequence[Metrics], drawn: Sequence[str]) -> Metrics:
     """Return the mean of each drawn metric over those rounds in which it is known."""
     means = {}
-    for name in CURVES:
+    for name in drawn:
         values = known(metrics, name)
         if values:
             means[name] = sum(values) / len(values)

@@ -90,19 +90,19 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 </header>
 
 {% macro left_out(count, where) %}{% if count %}<p class="note">{{ "{:,}".format(count) }} more are left out here; {{ where }} holds them.</p>{% endif %}{% endmacro %}
-{% macro models(rows, silos, metric) %}
-<thead><tr><th scope="col">model</th><th scope="col" colspan="2">{{ metric }}, all silos</th>{% if metric != "loss" %}<th scope="col">loss</th>{% endif %}{% for silo in silos %}<th scope="col" class="name">{{ silo }}</th>{% endfor %}</tr></thead>
+{% macro models(rows, silos, metric, others) %}
+<thead><tr><th scope="col">model</th><th scope="col" colspan="2">{{ metric }}, all silos</th>{% for name in others %}<th scope="col">{{ name }}</th>{% endfor %}{% for silo in silos %}<th scope="col" class="name">{{ silo }}</th>{% endfor %}</tr></thead>
 <tbody>
-{% for row in rows %}<tr{% if row.ours %} class="ours"{% endif %}><th scope="row">{{ row.name }}</th><td class="bar"><span style="width: {{ "%.1f" % (100 * row.share) }}%"></span></td><td>{{ row.score }}</td>{% if metric != "loss" %}<td>{{ row.loss }}</td>{% endif %}{% for value in row.own %}<td>{{ value }}</td>{% endfor %}</tr>
+{% for row in rows %}<tr{% if row.ours %} class="ours"{% endif %}><th scope="row">{{ row.name }}</th><td class="bar"><span style="width: {{ "%.1f" % (100 * row.share) }}%"></span></td><td>{{ row.score }}</td>{% for value in row.others %}<td>{{ value }}</td>{% endfor %}{% for value in row.own %}<td>{{ value }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody>
 {% endmacro %}
 {% if comparison %}
 <section aria-labelledby="worth">
 <h2 id="worth">What the federation was worth</h2>
-<p>Each model on the examples that the silos held out and no model was trained on: all of them together{% if comparison.silos %}, then each silo's own{% endif %}. Every model had the same budget of epochs.</p>
-<div class="wide" tabindex="0" role="region" aria-label="Models compared"><table>{{ models(comparison.shown, comparison.silos, comparison.metric) }}</table></div>
-{% if comparison.folded %}<details><summary>{% if more.alone %}{{ comparison.folded | length }} of the silos alone{% else %}Each of the {{ comparison.folded | length }} silos alone{% endif %}</summary><div class="wide"><table class="dense">{{ models(comparison.folded, [], comparison.metric) }}</table></div></details>
+<p>Each model on the examples that the silos held out and no model was trained on: all of them together{% if comparison.silos %}, then each silo's own{% endif %}. Every model had the same budget of epochs.{% if comparison.less_is_better %} Lower {{ comparison.metric }} is better.{% endif %}</p>
+<div class="wide" tabindex="0" role="region" aria-label="Models compared"><table>{{ models(comparison.shown, comparison.silos, comparison.metric, comparison.others) }}</table></div>
+{% if comparison.folded %}<details><summary>{% if more.alone %}{{ comparison.folded | length }} of the silos alone{% else %}Each of the {{ comparison.folded | length }} silos alone{% endif %}</summary><div class="wide"><table class="dense">{{ models(comparison.folded, [], comparison.metric, comparison.others) }}</table></div></details>
 {{ left_out(more.alone, "result.json") }}
 <p class="note">result.json also holds each model's metrics on each silo's own held-out examples.</p>{% endif %}
 </section>
@@ -139,7 +139,7 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <div><div role="img" aria-label="{{ costs[1][1] }}">{{ costs[1][0] | safe }}</div><ul class="legend"><li><span class="swatch" style="background: #7f83ec"></span>to the silos</li><li><span class="swatch" style="background: #2fa384"></span>from the silos</li></ul></div>
 </div>{% if bar_step > 1 %}<figcaption>Each bar is the mean of {{ bar_step }} rounds; history.jsonl holds each round.</figcaption>{% endif %}</figure>
 {% macro who_did_what() %}<div class="wide" tabindex="0" role="region" aria-label="Each silo's part"><table{% if silo_rows | length > 20 %} class="dense"{% endif %}>
-<thead><tr><th scope="col">silo</th><th scope="col">rounds answered</th><th scope="col">examples</th><th scope="col">training a round, median</th><th scope="col">sent</th><th scope="col">last score, own held-out</th></tr></thead>
+<thead><tr><th scope="col">silo</th><th scope="col">rounds answered</th><th scope="col">examples</th><th scope="col">training a round, median</th><th scope="col">sent</th><th scope="col">update norm, median</th>{% for name in result.shown %}<th scope="col">last {{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in silo_rows %}<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{{ left_out(more.silos, "history.jsonl") }}{% endmacro %}
 {% if silo_rows | length > 20 %}<details><summary>{% if more.silos %}The {{ silo_rows | length }} silos that missed most rounds{% else %}Each of the {{ silo_rows | length }} silos{% endif %}</summary>{{ who_did_what() }}</details>{% else %}{{ who_did_what() }}{% endif %}

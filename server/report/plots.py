@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from server.report.overview import MOST_LINES, Point, binned, known
+from server.report.overview import MOST_LINES, Point, binned
 from server.run.result import Metrics, RunResult
+from server.run.shown import best, known
 
 INK: Final = "#010203"
 """Stands for the page's colour of text, `var(--ink)`, and is replaced by it."""
@@ -70,7 +71,7 @@ def learning_curve(result: RunResult, points: Sequence[Point], name: str) -> str
     """
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
-    drawn = binned(points, MOST_POINTS)
+    drawn = binned(points, MOST_POINTS, [name])
     if len(result.silos) <= MOST_LINES:
         for place, silo in enumerate(result.silos):
             colour, dashes = line_style(place)
@@ -126,8 +127,10 @@ def reference_levels(result: RunResult, name: str) -> list[tuple[float, Any]]:
         return []
     pooled = [result.baseline.centralised.union] if result.baseline.centralised else []
     alone = known([scores.union for scores in result.baseline.silo_alone.values()], name)
-    best = [min(alone) if name == "loss" else max(alone)] if alone else []
-    return [(v, (0, (4, 3))) for v in known(pooled, name)] + [(v, (0, (1, 2))) for v in best]
+    levels: list[tuple[float, Any]] = [(value, (0, (4, 3))) for value in known(pooled, name)]
+    if alone:
+        levels.append((best(result.shown, name, alone), (0, (1, 2))))
+    return levels
 
 
 def _line(

@@ -9,7 +9,17 @@ from dataclasses import dataclass, field
 
 from server.observers.progress import size
 from server.report.overview import SiloOverview
-from server.run.result import Metrics, RunResult, Scores
+from server.run.result import RunResult, Scores
+from server.run.shown import (
+    NOT_KNOWN,
+    Shown,
+    is_less_better,
+    known,
+    present,
+    score,
+    value_of,
+    written,
+)
 
 MOST_COLUMNS = 12
 """Silos that get a column or a row in sight; of more, the page shows a few and folds the rest away.
@@ -24,23 +34,25 @@ MOST_SPANS = 12
 
 @dataclass
 class Model:
-    """One model's row: its metric on all silos (text, and a share for the bar), its loss, and each
-    silo's own.
+    """One model's row: its headline metric on all silos (text, and a share for the bar), its other
+    metrics, and the headline metric on each silo's own examples.
     """
 
     name: str
     score: str
-    loss: str
     share: float
+    others: list[str]
     own: list[str]
     ours: bool = False
 
 
 @dataclass
 class Comparison:
-    """The models in sight, those folded away, and the silos that have a column."""
+    """The models in sight, those folded away, the other metrics and the silos that have a column."""
 
     metric: str
+    less_is_better: bool
+    others: list[str]
     silos: list[str]
     shown: list[Model]
     folded: list[Model] = field(default_factory=list)
@@ -53,18 +65,29 @@ def comparison(result: RunResult) -> Comparison | None:
     baseline = result.baseline
     if baseline is None:
         return None
-    metric = known_metric(baseline.federated.union, ("accuracy", "loss")) or "accuracy"
+    names = present(result.shown, baseline.federated.union) or list(result.shown)
     many = max(len(baseline.silo_alone), len(baseline.federated.by_silo)) > MOST_COLUMNS
     silos = [] if many else list(baseline.federated.by_silo)
-    ours = _model("federated", baseline.federated, metric, silos)
+    every = [baseline.federated, *baseline.silo_alone.values()]
+    every += [baseline.centralised] if baseline.centralised else []
+    row = _Rows(names, silos, _largest(every, names[0]))
+    ours = row.of("federated", baseline.federated)
     ours.ours = True
-    alone = {
-        name: _model(f"{name} alone", s, metric, silos) for name, s in baseline.silo_alone.items()
-    }
-    shown = [ours, *(_few(baseline.silo_alone, metric) if many else alone.values())]
+    alone = {name: row.of(f"{name} alone", s) for name, s in baseline.silo_alone.items()}
+    if many:
+        shown = [row.of(*few) for few in _few(baseline.silo_alone, names[0], result.shown)]
+    else:
+        shown = list(alone.values())
     if baseline.centralised:
-        shown.append(_model("all data pooled", baseline.centralised, metric, silos))
-    return Comparison(metric, silos, shown, list(alone.values())[:MOST_ROWS] if many else [])
+        shown.append(row.of("all data pooled", baseline.centralised))
+    return Comparison(
+        names[0],
+        is_less_better(result.shown, names[0]),
+        names[1:],
+        silos,
+        [ours, *shown],
+        list(alone.values())[:MOST_ROWS] if many else [],
+    )
 
 
 def partition(result: RunResult) -> list[tuple[str, list[tuple[int, float]], int]]:
@@ -78,9 +101,9 @@ def partition(result: RunResult) -> list[tuple[str, list[tuple[int, float]], int
     ]
 
 
-def silo_rows(silos: Mapping[str, SiloOverview]) -> list[list[str]]:
+def silo_rows(silos: Mapping[str, SiloOverview], shown: Shown) -> list[list[str]]:
     """Return a row per silo: name, rounds answered of those asked, examples, training seconds,
-    bytes up, last score.
+    bytes up, the length of its updates, and its last value of each shown metric.
 
     Of more than `MOST_ROWS` silos those that answered least come first, and the others are left
     out.
@@ -94,11 +117,12 @@ def silo_rows(silos: Mapping[str, SiloOverview]) -> list[list[str]]:
         row = [
             silo,
             f"{seen.answered} of {seen.asked}",
-            "–" if seen.examples is None else f"{seen.examples:,.0f}",
-            "–" if took is None else f"{took:.2f} s",
+            NOT_KNOWN if seen.examples is None else f"{seen.examples:,.0f}",
+            NOT_KNOWN if took is None else f"{took:.2f} s",
             size(seen.up),
-            score(seen.metrics, known_metric(seen.metrics, ("accuracy", "loss"))),
+            written(seen.median_norm),
         ]
+        row += [score(seen.metrics, name) for name in shown]
         rows.append(row)
     return rows
 
@@ -133,48 +157,38 @@ def in_words(rounds: Sequence[int]) -> str:
     return ", ".join(said) + more
 
 
-def known_metric(metrics: Metrics, names: Sequence[str]) -> str | None:
-    """Return the first of the names that has a finite value."""
-    return next((name for name in names if _finite(metrics.get(name))), None)
+@dataclass
+class _Rows:
+    """Makes rows of models: which metrics, which silos, and the value of a whole bar."""
+
+    names: list[str]
+    silos: list[str]
+    largest: float
+
+    def of(self, name: str, scores: Scores) -> Model:
+        metric = self.names[0]
+        value = value_of(scores.union, metric) or 0.0
+        own = [score(scores.by_silo.get(silo, {}), metric) for silo in self.silos]
+        others = [score(scores.union, other) for other in self.names[1:]]
+        share = min(max(value / self.largest, 0.0), 1.0)
+        return Model(name, score(scores.union, metric), share, others, own)
 
 
-def score(metrics: Metrics, name: str | None) -> str:
-    """Return a metric for people: a share in percent, a loss as a number, a dash where it is not
-    known.
-    """
-    value = metrics.get(name) if name else None
-    if value is None or not _finite(value):
-        return "–"
-    return f"{value:.3f}" if name == "loss" else f"{value:.1%}"
+def _largest(every: Sequence[Scores], name: str) -> float:
+    """Return the value of a whole bar: 1 where the values are shares, else the largest of them."""
+    values = known([scores.union for scores in every], name)
+    largest = max(values, default=0.0)
+    return 1.0 if largest <= 1 else largest
 
 
-def _model(name: str, scores: Scores, metric: str, silos: list[str]) -> Model:
-    value = scores.union.get(metric)
-    share = value if metric != "loss" and value is not None and _finite(value) else 0.0
-    own = [score(scores.by_silo.get(silo, {}), metric) for silo in silos]
-    return Model(
-        name,
-        score(scores.union, metric),
-        score(scores.union, "loss"),
-        min(max(share, 0.0), 1.0),
-        own,
-    )
-
-
-def _few(alone: dict[str, Scores], metric: str) -> list[Model]:
-    """Return the best, the median and the worst of many silos alone."""
-    ranked = sorted(
-        ((name, s) for name, s in alone.items() if _finite(s.union.get(metric))),
-        key=lambda pair: pair[1].union[metric],
-        reverse=metric != "loss",
-    )
-    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1} if ranked else {}
-    chosen = [
+def _few(alone: Mapping[str, Scores], metric: str, shown: Shown) -> list[tuple[str, Scores]]:
+    """Return the best, the median and the worst of many silos alone, with the names of their rows."""
+    ranked = [(name, s) for name, s in alone.items() if value_of(s.union, metric) is not None]
+    ranked.sort(key=lambda pair: pair[1].union[metric], reverse=not is_less_better(shown, metric))
+    if not ranked:
+        return []
+    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
+    return [
         (f"{word} silo alone: {ranked[place][0]}", ranked[place][1])
         for word, place in places.items()
     ]
-    return [_model(name, scores, metric, []) for name, scores in chosen]
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and abs(value) < float("inf")

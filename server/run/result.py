@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from conf.versions import Format
+from server.run.shown import LOSS_ALONE
 
 SCHEMA_VERSION = 2
 FORMAT: Final = Format(
@@ -99,6 +100,7 @@ class RunResult:
         default_factory=dict
     )  # examples of each class, where one machine sees all
     classes: list[str] = field(default_factory=list)
+    shown: dict[str, str] = field(default_factory=lambda: dict(LOSS_ALONE))  # max or min, by metric
     baseline: Baseline | None = None
     privacy: dict[str, Any] = field(default_factory=dict)
     final: Metrics = field(default_factory=dict)

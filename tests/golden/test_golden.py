@@ -99,6 +99,7 @@ def result() -> RunResult:
         failed={"south": 2},
         partition={"north": [1, 2]},
         classes=["zero", "one"],
+        shown={"accuracy": "max", "loss": "min"},
         baseline=Baseline(scores, {"north": scores}, None, 1.5),
         final={"loss": 0.5},
         model={"path": "model/model.safetensors", "sha256": "ef" * 32, "digest": "01" * 32},

@@ -30,7 +30,7 @@ class Made(RunResult):
 
 def page_of(made: Made) -> str:
     """Return the report's page for a result and its rounds."""
-    return html(made, overview(made.records, made.silos))
+    return html(made, overview(made.records, made.silos, made.shown))
 
 
 def write_history(folder: Path, records: Iterable[RoundRecord]) -> Mark:
@@ -61,6 +61,7 @@ def sample(
         status="finished",
         partition={silo: [draw.choice((0, 3, 25, 60, 140)) for _ in CLASSES] for silo in members},
         classes=CLASSES,
+        shown={"accuracy": "max", "loss": "min"},
         baseline=_baseline(members, draw) if baseline else None,
         final=dict(records[-1].aggregate) if records else {},
         model={"path": "model/model.safetensors", "sha256": "ab" * 32, "parameters": 4_810},
@@ -82,6 +83,37 @@ def sample(
         seconds=sum(record.seconds for record in records),
     )
     return made.with_records(records)
+
+
+def regression() -> Made:
+    """Return a finished run of a task whose headline is better when less, and is no share."""
+    made = sample()
+    made.shown = {"rmse": "min", "r2": "max"}
+    made.partition = {}
+    made.classes = []
+    assert made.baseline is not None and made.baseline.centralised is not None
+    alone = made.baseline.silo_alone.values()
+    for metrics in [
+        made.baseline.federated.union,
+        made.baseline.centralised.union,
+        *(scores.union for scores in alone),
+        *made.baseline.federated.by_silo.values(),
+        *(own for scores in alone for own in scores.by_silo.values()),
+        *made.baseline.centralised.by_silo.values(),
+        *(own for record in made.records for own in record.metrics.values()),
+        *(record.aggregate for record in made.records),
+    ]:
+        wrong = 1 - metrics.pop("accuracy")
+        metrics |= {"rmse": 40 * wrong, "r2": 1 - wrong}
+    made.final = dict(made.records[-1].aggregate)
+    return made
+
+
+def loss_alone() -> Made:
+    """Return a finished run of a task that measures nothing but its loss."""
+    made = regression()
+    made.shown = {"loss": "min"}
+    return made
 
 
 def bare(status: str = "failed") -> Made:

@@ -19,7 +19,7 @@ from server.observers.progress import (
 )
 from server.observers.summary import summary
 from server.run.result import Baseline, RoundRecord, RunResult, Scores
-from tests.server.sample_results import bare, sample, with_failures, with_nan
+from tests.server.sample_results import bare, regression, sample, with_failures, with_nan
 
 SILOS = ["north", "south"]
 
@@ -37,6 +37,7 @@ def text_of(console: Console) -> str:
 
 def run(observer: Observer, silos: list[str] = SILOS, **final: object) -> RunResult:
     result = RunResult("run-1", "simulate", "digits", "fedavg", silos, folder="outputs/run-1")
+    result.shown = {"accuracy": "max", "loss": "min"}
     observer.run_started(result, 2)
     for number in (1, 2):
         observer.round_started(number, silos)
@@ -167,6 +168,7 @@ def test_each_silo_has_its_bytes_seconds_and_metrics() -> None:
     metrics, train = made.records[0].metrics["silo-2"], made.records[0].train["silo-2"]
     assert row == [
         *("silo-2", "400", f"{train['loss']:.4f}", f"{metrics['accuracy']:.4f}"),
+        f"{metrics['loss']:.4f}",
         *(f"{train['seconds']:.1f}", "19.2", "kB", "evaluated"),
     ]
 
@@ -248,3 +250,58 @@ def test_the_matrix_is_shown_where_it_fits() -> None:
         summary(sample(4, 2), out)
         assert ("│" in text_of(out)) and ("all data pooled" in text_of(out))
         assert ("silo-4 ┃" in text_of(out)) is there
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_the_live_table_shows_the_task_s_own_metrics_as_far_as_the_terminal_is_wide(
+    width: int,
+) -> None:
+    made = regression()
+    made.shown = {"rmse": "min", "r2": "max", "a_metric_with_a_long_name": "max"}
+    for record in made.records:
+        for metrics in (record.aggregate, *record.metrics.values()):
+            metrics["a_metric_with_a_long_name"] = 12345.678
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=width)
+    observer = LiveProgress(terminal)
+    observer.run_started(made, 10)
+    observer.round_started(2, made.silos)
+    for silo in made.silos:
+        observer.reply(2, "train", silo, made.records[1].train[silo])
+        observer.reply(2, "evaluate", silo, made.records[1].metrics[silo])
+    observer.round_closed(made.records[0])
+    observer.round_closed(made.records[1])
+    out = Console(file=io.StringIO(), width=width)
+    out.print(observer._render())
+    observer.run_finished(made)
+    lines = text_of(out).splitlines()
+    titles = next(line for line in lines if line.startswith("silo ")).split()
+    assert max(map(len, lines)) <= width
+    assert "rmse" in titles and "state" in titles
+    assert "r2" in titles
+    assert ("examples" in titles) is (width >= 80)
+    assert ("a_metric_wi…" in titles) is (width >= 100)
+    row = next(line for line in lines if line.startswith("silo-2"))
+    assert row.rstrip().endswith("evaluated")
+    assert f"{made.records[1].metrics['silo-2']['rmse']:.3f}" in row
+    assert any("rmse" in line and "▁" in line for line in lines)
+
+
+def test_a_line_has_the_headline_first_and_the_task_s_own_test_set() -> None:
+    made = regression()
+    made.records[0].aggregate |= {"central_rmse": 2.5, "central_r2": 0.5}
+    out = console()
+    observer = PlainProgress(out)
+    observer.run_started(made, 10)
+    observer.round_closed(made.records[0])
+    line = text_of(out).splitlines()[1]
+    rmse = made.records[0].aggregate["rmse"]
+    assert line.startswith(f"round 1/10  rmse {rmse:.3f}  r2 ")
+    assert "  central_rmse 2.5000  train_loss " in line
+
+
+def test_the_comparison_of_a_regression_says_which_way_is_better() -> None:
+    out = console()
+    summary(regression(), out)
+    assert "rmse on held-out examples (lower is better)" in text_of(out)
+    assert "r2" in text_of(out)
+    assert "accuracy" not in text_of(out)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from server.report.build import headline, verdict, write_report
-from server.report.overview import overview
-from server.run.result import Baseline, RoundRecord, Scores
+from server.report.build import write_report
+from server.run.result import Baseline, RoundRecord, RunResult, Scores
 from tests.server.sample_results import (
     HOSTILE,
     Made,
     bare,
+    loss_alone,
     page_of,
+    regression,
     sample,
     with_failures,
     with_nan,
@@ -40,6 +41,7 @@ def result(silos: int = 3, rounds: int = 4, **changes: object) -> Made:
         "code": "c0de",
     }
     made.partition = {name: [5, i] for i, name in enumerate(names)}
+    made.shown = {"accuracy": "max", "loss": "min"}
     for name, value in changes.items():
         setattr(made, name, value)
     return made
@@ -70,15 +72,6 @@ def baseline(silos: list[str]) -> Baseline:
     return Baseline(scores(0.961), alone, scores(0.969))
 
 
-def test_the_headline_compares_the_federation_with_what_could_be_had_without() -> None:
-    made = result()
-    made.baseline = baseline(made.silos)
-    assert headline(made, overview(made.records, made.silos).points) == (
-        "The federated model is right on 96.1% of held-out examples; the best silo alone on 52.0%;"
-        " a model of all data pooled on 96.9%"
-    )
-
-
 def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
     made = result()
     made.baseline = baseline(made.silos)
@@ -96,9 +89,9 @@ def test_it_shows_the_numbers_the_command_and_the_versions() -> None:
     made.baseline = baseline(made.silos)
     page = page_of(made)
     for text in (
-        "96.1%",
-        "51.0%",
-        "96.9%",
+        "0.961",
+        "0.510",
+        "0.969",
         "meadow simulate run.rounds=4",
         "flwr 1.39.0",
         "c0de",
@@ -217,8 +210,13 @@ def read(result: Made, folder: Path) -> Reader:
         with_nan(sample()),
         bare(),
         bare("running"),
+        regression(),
+        loss_alone(),
     ],
-    ids=["whole", "one", "no round", "a hundred", "hostile", "nan", "bare", "running"],
+    ids=[
+        *("whole", "one", "no round", "a hundred", "hostile", "nan", "bare", "running"),
+        *("regression", "loss alone"),
+    ],
 )
 def test_any_result_gives_a_page_that_is_well_formed_and_whole(made: Made, tmp_path: Path) -> None:
     page = read(made, tmp_path)
@@ -241,8 +239,8 @@ def test_the_matrix_holds_each_model_on_each_silo(tmp_path: Path) -> None:
     assert [row[0] for row in table[1:]] == [
         "federated", "silo-1 alone", "silo-2 alone", "silo-3 alone", "all data pooled",
     ]  # fmt: skip
-    assert table[1][2:4] == ["96.1%", "0.039"]
-    assert table[3][-1] == f"{own:.1%}"
+    assert table[1][2:4] == ["0.961", "0.039"]
+    assert table[3][-1] == f"{own:.3f}"
 
 
 def test_the_partition_is_a_table_of_counts(tmp_path: Path) -> None:
@@ -271,7 +269,7 @@ def test_of_many_silos_best_median_and_worst_are_in_sight(tmp_path: Path) -> Non
         "worst silo alone",
         "all data pooled",
     ]
-    assert shown[2][2] == "71.3%"
+    assert shown[2][2] == "0.713"
     assert len(folded) == 101
 
 
@@ -282,18 +280,27 @@ def test_pictures_have_words(tmp_path: Path) -> None:
     assert any(label.endswith(f"{last:.3f} after round 10.") for label in labels)
 
 
-def test_the_verdict_is_honest() -> None:
-    made = sample()
-    assert made.baseline is not None
-    assert made.baseline.centralised is not None
-    assert "federating brought 96%" in verdict(made)
-    made.baseline.federated.union["accuracy"] = 0.7
-    assert "brought nothing" in verdict(made)
-    made.baseline.federated.union["accuracy"] = 0.99
-    assert "all that pooling" in verdict(made)
-    made.baseline.centralised.union["accuracy"] = 0.6
-    assert "better than all data pooled" in verdict(made)
-    assert verdict(sample(baseline=False)) == ""
+def test_a_task_whose_headline_is_better_when_less_has_all_that_others_have(tmp_path: Path) -> None:
+    made = regression()
+    page = read(made, tmp_path)
+    assert page.tables[0][0] == ["model", "rmse, all silos", "r2", "silo-1", "silo-2", "silo-3"]
+    assert page.tables[0][1][2:4] == ["1.560", "0.961"]
+    text = (tmp_path / "report.html").read_text()
+    assert text.count('aria-hidden="true" viewBox') == 4, "rmse, r2, seconds, bytes"
+    assert "Lower rmse is better" in text
+    assert "accuracy" not in text
+
+
+def test_a_task_with_nothing_but_a_loss_is_compared_by_it(tmp_path: Path) -> None:
+    table = read(loss_alone(), tmp_path).tables[0]
+    assert table[0][:3] == ["model", "loss, all silos", "silo-1"]
+
+
+def test_what_is_shown_is_known_from_the_result_alone(tmp_path: Path) -> None:
+    made = regression()
+    made.task = "a task that this machine has not"
+    read(made, tmp_path)
+    assert RunResult.read(tmp_path).shown == {"rmse": "min", "r2": "max"}
 
 
 def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
@@ -301,9 +308,7 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path: Path) -> None:
     made.status, made.error = "interrupted", {"code": "MDW-900", "message": "stopped after round 4"}
     read(made, tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert headline(made, overview(made.records, made.silos).points).startswith(
-        "The run was stopped after 4 rounds; the federated model is right on "
-    )
+    assert "The run was stopped after 4 rounds; the federated model has accuracy 0." in page
     assert "MDW-900" in page
     assert f"run.resume={made.run_id}" in page
 

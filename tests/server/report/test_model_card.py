@@ -13,7 +13,7 @@ from tests.server.sample_results import HOSTILE, Made, bare, sample, with_failur
 
 
 def card_of(made: Made) -> str:
-    return card(made, overview(made.records, made.silos))
+    return card(made, overview(made.records, made.silos, made.shown))
 
 
 def test_it_holds_the_data_the_metrics_and_where_the_model_comes_from() -> None:
@@ -62,7 +62,7 @@ def test_names_make_no_markup() -> None:
     "made", [bare(), with_nan(sample()), sample(100, 2), sample(1, 1, baseline=False)]
 )
 def test_every_kind_of_run_has_a_card(made: Made) -> None:
-    rounds = overview(made.records, made.silos)
+    rounds = overview(made.records, made.silos, made.shown)
     for result in (made, RunResult.from_json(made.to_json())):
         text = card(result, rounds)
         assert result.run_id in text

@@ -10,10 +10,12 @@ from server.report.overview import binned, overview
 from server.report.tables import MOST_ROWS, failures, in_words, silo_rows
 from tests.server.sample_results import page_of, sample, with_failures
 
+DRAWN = ("accuracy", "loss")
+
 
 def test_each_silo_s_part_is_counted() -> None:
     made = with_failures(sample(3, 10))
-    rounds = overview(iter(made.records), made.silos)
+    rounds = overview(iter(made.records), made.silos, made.shown)
     part = rounds.silos["silo-2"]
     assert (part.asked, part.answered, part.examples, part.held_out) == (10, 8, 400.0, 100.0)
     assert rounds.failures == 2
@@ -24,8 +26,8 @@ def test_each_silo_s_part_is_counted() -> None:
 
 def test_bins_hold_every_round_once_their_means_and_their_whole_range() -> None:
     made = sample(30, 10)
-    points = overview(made.records, made.silos).points
-    bins = binned(points, 4)
+    points = overview(made.records, made.silos, made.shown).points
+    bins = binned(points, 4, DRAWN)
     assert [(point.first, point.round) for point in bins] == [(1, 3), (4, 6), (7, 9), (10, 10)]
     first = [record.aggregate["loss"] for record in made.records[:3]]
     assert bins[0].aggregate["loss"] == pytest.approx(sum(first) / 3)
@@ -37,7 +39,7 @@ def test_bins_hold_every_round_once_their_means_and_their_whole_range() -> None:
 def test_a_round_without_a_metric_leaves_its_bin_the_others() -> None:
     made = sample(3, 4)
     made.records[0].aggregate["loss"] = math.nan
-    point = binned(overview(made.records, made.silos).points, 1)[0]
+    point = binned(overview(made.records, made.silos, made.shown).points, 1, DRAWN)[0]
     others = [record.aggregate["loss"] for record in made.records[1:]]
     assert point.aggregate["loss"] == pytest.approx(sum(others) / 3)
 
@@ -54,8 +56,8 @@ def test_tables_are_bounded_and_those_that_missed_most_come_first() -> None:
     for record in made.records:
         record.replied.remove("silo-149")
         record.failed["silo-149"] = "gone " * 1000
-    rounds = overview(made.records, made.silos)
-    rows = silo_rows(rounds.silos)
+    rounds = overview(made.records, made.silos, made.shown)
+    rows = silo_rows(rounds.silos, made.shown)
     assert len(rows) == MOST_ROWS and rows[0][:2] == ["silo-149", "0 of 2"]
     assert len(failures(rounds.failed)[0]["reason"]) <= 300
     page = page_of(made)

@@ -28,7 +28,7 @@ def ran(**others: dict[str, str]) -> Made:
 
 
 def pages(made: Made) -> list[str]:
-    return [page_of(made), card(made, overview(made.records, made.silos))]
+    return [page_of(made), card(made, overview(made.records, made.silos, made.shown))]
 
 
 def test_silos_that_ran_the_same_share_a_row_and_nothing_is_taken_back() -> None:

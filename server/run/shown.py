@@ -1,0 +1,80 @@
+"""The metrics that a run shows: their order, which way is better, and how they are written.
+
+A task names them (`Task.shown`); a run keeps them in its result, so that a page, a table or a card
+of it can be made where no task can be loaded: of a run of another machine, say. The first of them
+is the headline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
+
+Better = Literal["max", "min"]
+Shown = Mapping[str, str]
+"""By name, in the task's order: whether more ("max") or less ("min") of a metric is better."""
+Known = Mapping[str, float | None]
+"""Metrics by name; what was NaN or infinite is None once it was written to JSON and read."""
+
+LOSS_ALONE: Final[Mapping[str, str]] = {"loss": "min"}
+"""What a task shows that says nothing else."""
+NOT_KNOWN: Final = "–"
+CENTRAL: Final = "central_"
+"""Prefix of a metric on the task's own test set, which the server scores itself."""
+
+
+def value_of(metrics: Known, name: str) -> float | None:
+    """Return a metric's value; None where it is not there or not finite."""
+    value = metrics.get(name)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def known(metrics: Iterable[Known], name: str) -> list[float]:
+    """Return the values of a metric where it is there and finite."""
+    values = (value_of(one, name) for one in metrics)
+    return [value for value in values if value is not None]
+
+
+def headline_of(shown: Shown, metrics: Known) -> str | None:
+    """Return the first shown metric that has a value; None where there is none."""
+    return next((name for name in shown if value_of(metrics, name) is not None), None)
+
+
+def present(shown: Shown, metrics: Known) -> list[str]:
+    """Return the shown metrics that have a value, in the task's order."""
+    return [name for name in shown if value_of(metrics, name) is not None]
+
+
+def is_less_better(shown: Shown, name: str) -> bool:
+    """Return whether less of a metric is better."""
+    return shown.get(name) == "min"
+
+
+def best(shown: Shown, name: str, values: Iterable[float]) -> float:
+    """Return the best of some values of a metric; raises ValueError where there are none."""
+    return min(values) if is_less_better(shown, name) else max(values)
+
+
+def direction(shown: Shown, name: str) -> str:
+    """Return in words which way a metric is better."""
+    return "lower is better" if is_less_better(shown, name) else "higher is better"
+
+
+def written(value: float | None, digits: int = 3) -> str:
+    """Return a value for people: `digits` decimals, fewer of a large one, more of a tiny one."""
+    if value is None or not math.isfinite(value):
+        return NOT_KNOWN
+    size = abs(value)
+    if size >= 1000:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.{max(digits - 1, 1)}f}"
+    if size == 0 or size >= 10.0**-digits:
+        return f"{value:.{digits}f}"
+    return f"{value:.2g}"
+
+
+def score(metrics: Known, name: str | None, digits: int = 3) -> str:
+    """Return a metric of some metrics for people; a dash where it is not known."""
+    return NOT_KNOWN if name is None else written(value_of(metrics, name), digits)
