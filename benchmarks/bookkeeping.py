@@ -31,6 +31,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.schema import Conf
 from conf.silos import silos
@@ -45,7 +46,6 @@ from server.run.ledger import Ledger, arrays_digest
 from server.run.result import RoundRecord
 from server.session import session
 from server.simulation import simulate_conf
-from server.store.folder_store import FolderStore
 from strategies import build_strategy
 from strategies.wire import protocol
 

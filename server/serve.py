@@ -27,6 +27,8 @@ from typing import Final
 from rich.console import Console
 
 from azureml_jobs.identity.authority import SERVER_DAYS, ServerCredentials, server_credentials
+from azureml_jobs.storage.base import Lease, LeaseLost, Store
+from azureml_jobs.storage.prefix import PrefixStore
 from conf.code_digest import run_files
 from conf.errors import CheckpointError, Interrupted, MeadowError
 from conf.schema import Conf
@@ -42,9 +44,7 @@ from server.orchestrator.service import Orchestrator, quiet_flower
 from server.run.result import RoundRecord
 from server.session import session
 from server.store.admitted_keys import AdmittedKeys
-from server.store.base import Lease, LeaseLost, Store
 from server.store.layout import claim
-from server.store.prefix import PrefixStore
 from server.store.run_queue import CANCELLED_OUTCOME, Outcome, Request, RunQueue
 from strategies import build_strategy
 

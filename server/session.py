@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from azureml_jobs.storage.base import Store
+from azureml_jobs.storage.folder_store import FolderStore
 from client.tasks import task_named
 from conf.errors import CheckpointError, ConfigError, Interrupted, MeadowError
 from conf.schema import Conf, Silo
@@ -26,8 +28,6 @@ from server.run.ledger import FILE, Ledger, arrays_digest
 from server.run.result import RoundRecord, RunResult
 from server.run.run_folder import RunFolder, find
 from server.scoring.evaluation import first_weights
-from server.store.base import Store
-from server.store.folder_store import FolderStore
 from strategies.wire import run_config
 
 log = logging.getLogger(__name__)

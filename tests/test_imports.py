@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"azureml_jobs.identity", "azureml_jobs.rendezvous"}
-"""Who may speak to whom, and how they find each other: what orchestrator and silo share."""
+SHARED = {"azureml_jobs.identity", "azureml_jobs.rendezvous", "azureml_jobs.storage"}
+"""Who may speak to whom, how they find each other, what outlives a job: what orchestrator and silo
+share.
+"""
 MAY_ENTER = {
     "conf": {"conf"},
     "strategies": {"strategies", "conf"},
@@ -208,10 +210,10 @@ def test_flowers_public_names_pass() -> None:
             "import importlib\nimportlib.import_module('azureml_jobs.jobs.specification')",
         ),
         ("server.app", "from azureml_jobs import launch"),
-        ("azureml_jobs.backends.base", "from server.store.base import Store"),
+        ("azureml_jobs.backends.base", "from server.store.run_queue import RunQueue"),
         (
             "azureml_jobs.backends.base",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from server.store.base import Store",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from server.store.run_queue import RunQueue",
         ),
         (
             "azureml_jobs.identity.authority",

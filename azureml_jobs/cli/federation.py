@@ -21,9 +21,9 @@ from azureml_jobs.cli.arguments import Arguments
 from conf.errors import AzureError, ConfigError
 
 if TYPE_CHECKING:
+    from azureml_jobs.storage.base import Store
     from conf.schema import Conf
     from server.store.admitted_keys import AdmittedKeys
-    from server.store.base import Store
     from server.store.run_queue import RunQueue
 
 

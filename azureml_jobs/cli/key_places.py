@@ -16,7 +16,7 @@ from conf.federation_folder import FederationFolder
 from conf.schema import Conf, SiloConf
 
 if TYPE_CHECKING:
-    from server.store.base import Store
+    from azureml_jobs.storage.base import Store
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class KeyPlaces:
     def open_store(self) -> Store:
         """Return the store with the list: a folder, or a container where the federation names one."""
         from azureml_jobs.cli.federation import backend_of, store_of
-        from server.store.folder_store import FolderStore
+        from azureml_jobs.storage.folder_store import FolderStore
 
         if self.arguments.has("store"):
             return FolderStore(Path(self.arguments.get("store")))

@@ -14,10 +14,10 @@ from typing import Final
 from azureml_jobs.identity.key_vault import VaultSecrets, sign_in
 from azureml_jobs.identity.secret_store import FolderSecrets, SecretStore
 from azureml_jobs.rendezvous import FolderRendezvous, MlflowRendezvous, Rendezvous
+from azureml_jobs.storage.base import NAME, Store
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf
-from server.store.base import NAME, Store
-from server.store.folder_store import FolderStore
 
 AUTO: Final = "auto"
 RESULTS: Final = "results/"
@@ -80,7 +80,7 @@ def store_of(conf: Conf, *, server: bool = False) -> Store:
     own = conf.federation.orchestrator
     if not own.store:
         return FolderStore(FederationFolder.of(conf.federation).store)
-    from server.store.blob_store import A_COMMANDS_RETRIES, A_SERVERS_RETRIES, BlobStore
+    from azureml_jobs.storage.blob_store import A_COMMANDS_RETRIES, A_SERVERS_RETRIES, BlobStore
 
     retries = A_SERVERS_RETRIES if server else A_COMMANDS_RETRIES
     return BlobStore.at(f"{own.store}/{conf.federation.name}/store", sign_in(), retries)

@@ -23,10 +23,10 @@ from typing import Any, Final
 from azureml_jobs.identity.authority import ServerCredentials
 from azureml_jobs.identity.expiry import Reminder
 from azureml_jobs.rendezvous import OPEN, OVER, Record, Rendezvous
+from azureml_jobs.storage.base import Lease, LeaseLost, Store, StoreMissing
 from conf.errors import Interrupted, MeadowError
 from server.orchestrator.service import Orchestrator
 from server.store.admitted_keys import AdmittedKeys
-from server.store.base import Lease, LeaseLost, Store, StoreMissing
 from server.store.run_queue import Request, RunQueue
 
 log = logging.getLogger(__name__)

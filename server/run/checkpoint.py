@@ -22,11 +22,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from azureml_jobs.storage.base import Store, StoreMissing
+from azureml_jobs.storage.pointer import digest, follow, point
 from conf.errors import CheckpointError
 from conf.versions import Format
 from server.run.history import Mark
-from server.store.base import Store, StoreMissing
-from server.store.pointer import digest, follow, point
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from azureml_jobs.storage.disk_errors import disk
 from conf import atomic_files
-from server.store.disk_errors import disk
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from azureml_jobs.storage.base import Store
+from azureml_jobs.storage.disk_errors import disk
 from conf.errors import CheckpointError
 from conf.versions import Format
 from server.run.chain import NOTHING, line_digest, whole_lines
 from server.run.files import append_durably
 from server.run.result import FORMAT as RESULT_FORMAT
 from server.run.result import RoundRecord, RunResult, finite
-from server.store.base import Store
-from server.store.disk_errors import disk
 
 log = logging.getLogger(__name__)
 

@@ -24,13 +24,13 @@ from typing import Any, Final
 
 from flwr.app import ArrayRecord
 
+from azureml_jobs.storage.base import Store
+from azureml_jobs.storage.disk_errors import disk_error
 from conf.errors import CheckpointError
 from conf.versions import VERSION_KEY, Format
 from server.round.admission import Admitted, Rejected
 from server.run.chain import NOTHING, line_digest, whole_lines
 from server.run.files import write_all
-from server.store.base import Store
-from server.store.disk_errors import disk_error
 from strategies.wire.objects import view
 
 log = logging.getLogger(__name__)

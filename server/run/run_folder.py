@@ -14,6 +14,7 @@ import yaml
 from flwr.app import ArrayRecord
 from safetensors.numpy import save
 
+from azureml_jobs.storage.disk_errors import disk
 from conf.atomic_files import TEMPORARY, sync_folder
 from conf.errors import ConfigError
 from conf.resume import folder_of
@@ -22,7 +23,6 @@ from server.report.model_card import card
 from server.report.overview import Overview
 from server.run.files import write_atomic
 from server.run.result import RunResult
-from server.store.disk_errors import disk
 from strategies.wire import protocol
 
 

@@ -1,1 +1,1 @@
-"""What outlives a job: a store with leases, in a folder or a container, and a queue of runs."""
+"""What an orchestrator keeps in its store: the queue of runs, the admitted keys, its layout."""

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from azureml_jobs.identity.admitted_key import NODE_KEY_DAYS, AdmittedKey
 from azureml_jobs.identity.node_key import load_public_key, public_line
 from azureml_jobs.identity.secret_store import checked_name
+from azureml_jobs.storage.base import Store
 from conf.errors import CheckpointError, IdentityError
 from conf.versions import Format
-from server.store.base import Store
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import json
 from contextlib import suppress
 from typing import Final
 
+from azureml_jobs.storage.base import Store, StoreMissing
 from conf.versions import Format
-from server.store.base import Store, StoreMissing
 
 MARKER: Final = "store.json"
 FORMAT: Final = Format("store", 1, damaged="MDW-517")

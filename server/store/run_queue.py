@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from azureml_jobs.storage.base import Store, StoreMissing
 from conf.errors import CheckpointError, ConfigError, Interrupted
 from conf.parse import from_plain
 from conf.schema import Conf
 from conf.validate import validate
 from conf.versions import Format
-from server.store.base import Store, StoreMissing
 from server.store.layout import check
 
 log = logging.getLogger(__name__)

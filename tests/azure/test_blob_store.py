@@ -12,13 +12,13 @@ from azure.identity import DefaultAzureCredential
 from azure.storage.blob import ContainerClient
 
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
+from azureml_jobs.storage.base import Lease, LeaseLost, Store, StoreMissing
+from azureml_jobs.storage.blob_store import BlobStore
+from azureml_jobs.storage.folder_store import FolderStore
+from azureml_jobs.storage.lease import Leases
+from azureml_jobs.storage.pointer import digest, follow, point
+from azureml_jobs.storage.prefix import PrefixStore
 from conf.errors import AzureError, CheckpointError
-from server.store.base import Lease, LeaseLost, Store, StoreMissing
-from server.store.blob_store import BlobStore
-from server.store.folder_store import FolderStore
-from server.store.lease import Leases
-from server.store.pointer import digest, follow, point
-from server.store.prefix import PrefixStore
 
 
 class Clock:

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from azureml_jobs.backends.local_jobs import ENDED, LocalJobs
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import CheckpointError
 from server.run.audit import audit
 from server.scoring.evaluation import load_model
 from server.simulation import simulate
-from server.store.folder_store import FolderStore
 from tests.faults.federation import ROOT, until
 from tests.faults.small_disk import SmallDisk, small_disk
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.federation_folder import FederationFolder
 from conf.silos import silo_to_json
@@ -16,7 +17,6 @@ from server.orchestrator.packed_grid import PackedGrid
 from server.run.history import read_history
 from server.run.result import RunResult
 from server.store.admitted_keys import AdmittedKeys
-from server.store.folder_store import FolderStore
 from server.store.run_queue import RunQueue
 from tests.faults.federation import ROOT, Federation, ask, free_port, model, total
 from tests.faults.stock import app_folder, bundle, nodes_speak_grpc, stock

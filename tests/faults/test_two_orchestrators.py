@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from azureml_jobs.backends.local_jobs import LocalJobs
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import CheckpointError
 from server.run.audit import audit
 from server.scoring.evaluation import load_model
 from server.simulation import simulate
-from server.store.folder_store import FolderStore
 from server.store.run_queue import RunQueue
 from tests.faults.federation import ROOT, until
 

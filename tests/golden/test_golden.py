@@ -16,6 +16,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from azureml_jobs.identity.node_key import node_secret
+from azureml_jobs.storage.base import Lease
+from azureml_jobs.storage.folder_store import FolderStore
+from azureml_jobs.storage.lease import lease_of, lease_record
+from azureml_jobs.storage.pointer import follow, point
 from client.context_state import state_mod
 from conf.compose import compose
 from conf.errors import CheckpointError
@@ -27,11 +31,7 @@ from server.run.ledger import FILE as LEDGER
 from server.run.ledger import Ledger, verify_file
 from server.run.result import Baseline, RoundRecord, RunResult, Scores
 from server.store.admitted_keys import AdmittedKeys
-from server.store.base import Lease
-from server.store.folder_store import FolderStore
 from server.store.layout import MARKER, claim
-from server.store.lease import lease_of, lease_record
-from server.store.pointer import follow, point
 from server.store.run_queue import ENDED, REQUESTS, Outcome, Request, RunQueue
 from strategies.wire import protocol
 

@@ -21,12 +21,12 @@ import pytest
 import torch
 
 from azureml_jobs.backends.local_jobs import ENDED, RUNNING, LocalJobs
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import RoundError
 from server.run.finished import FinishedRun
 from server.run.history import read_history
 from server.scoring.evaluation import load_model
 from server.simulation import simulate
-from server.store.folder_store import FolderStore
 from server.store.run_queue import RunQueue
 
 ROOT = Path(__file__).parents[2]

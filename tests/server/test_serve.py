@@ -21,6 +21,8 @@ from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.node_key import fresh_node_key, load_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous
+from azureml_jobs.storage.base import LeaseLost
+from azureml_jobs.storage.folder_store import FolderStore
 from client.node.connection import Connection
 from conf.compose import compose
 from conf.errors import CheckpointError, IdentityError, SiloError
@@ -34,8 +36,6 @@ from server.run.audit import audit
 from server.run.result import RoundRecord, RunResult
 from server.serve import _Display, serve
 from server.store.admitted_keys import AdmittedKeys
-from server.store.base import LeaseLost
-from server.store.folder_store import FolderStore
 from server.store.run_queue import RunQueue
 
 

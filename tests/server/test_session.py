@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from azureml_jobs.storage.folder_store import FolderStore
+from azureml_jobs.storage.prefix import PrefixStore
 from conf.compose import compose
 from conf.errors import CheckpointError, ConfigError
 from conf.silos import silos
@@ -22,8 +24,6 @@ from server.run.history import read_history
 from server.run.result import RoundRecord, RunResult
 from server.session import session
 from server.simulation import simulate, simulate_conf
-from server.store.folder_store import FolderStore
-from server.store.prefix import PrefixStore
 from strategies import build_strategy
 
 POOL = ["task=digits", "data.examples=200", "federation.size=2", "model.hidden=[8]"]

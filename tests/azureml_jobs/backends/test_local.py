@@ -24,12 +24,12 @@ from azureml_jobs.cli.runs import submit_run
 from azureml_jobs.identity.node_key import load_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous, Record
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.errors import ConfigError, IdentityError, Interrupted
 from conf.schema import Conf
 from conf.silos import silo_from_json, silos
 from server.store.admitted_keys import AdmittedKeys
-from server.store.folder_store import FolderStore
 from server.store.run_queue import Outcome, RunQueue
 
 STAY = "import time; time.sleep(600)"

@@ -141,7 +141,7 @@ def installed(python: Path) -> dict[str, str]:
 JOBS = {
     "orchestrator": (
         "server.serve",
-        "server.store.blob_store",
+        "azureml_jobs.storage.blob_store",
         "server.observers.tracking",
         "server.report.build",
     ),

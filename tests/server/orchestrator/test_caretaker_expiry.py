@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from azureml_jobs.rendezvous import FolderRendezvous
+from azureml_jobs.storage.folder_store import FolderStore
 from server.orchestrator import caretaker, fleet
 from server.orchestrator.caretaker import LEASE, Caretaker
 from server.orchestrator.service import Orchestrator
 from server.store.admitted_keys import AdmittedKeys
-from server.store.folder_store import FolderStore
 from server.store.run_queue import RunQueue
 from tests.faults.federation import TOY, Federation, ThreadNode, until
 

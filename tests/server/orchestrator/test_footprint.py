@@ -15,12 +15,12 @@ import pytest
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.node_key import make_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.federation_folder import FederationFolder
 from conf.schema import Silo
 from conf.silos import silo_to_json
 from server.store.admitted_keys import AdmittedKeys
-from server.store.folder_store import FolderStore
 from server.store.run_queue import RunQueue
 
 ROOT = Path(__file__).parents[3]

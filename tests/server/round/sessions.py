@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.schema import Conf
 from server.observers.base import Observer
 from server.run.checkpoint import Checkpoints, RunState
@@ -15,7 +16,6 @@ from server.run.ledger import Ledger
 from server.run.result import RunResult
 from server.run.run_folder import RunFolder
 from server.session import Session
-from server.store.folder_store import FolderStore
 
 
 def session_in(folder: Path, conf: Conf, observer: Observer | None = None) -> Session:

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr.serverapp.strategy import Strategy
 
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.errors import ConfigError, RoundError
 from conf.schema import Conf
@@ -29,7 +30,6 @@ from server.run.checkpoint import Checkpoints
 from server.run.history import Mark, read_history
 from server.run.ledger import verify_file
 from server.run.result import Metrics, RoundRecord
-from server.store.folder_store import FolderStore
 from strategies.fedavg import FedAvg
 from strategies.wire import protocol
 from tests.server.round.scripted_grid import Clock, TrainingGrid, sums_of, weights

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from azureml_jobs.storage.base import LeaseLost
+from azureml_jobs.storage.folder_store import FolderStore
+from azureml_jobs.storage.prefix import PrefixStore
 from conf.errors import CheckpointError
 from server.run.checkpoint import KEPT, Checkpoints, RunState, decode, encode
 from server.run.history import Mark
-from server.store.base import LeaseLost
-from server.store.folder_store import FolderStore
-from server.store.prefix import PrefixStore
 
 
 def state(round: int) -> RunState:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from azureml_jobs.storage.base import LeaseLost
+from azureml_jobs.storage.folder_store import FolderStore
+from azureml_jobs.storage.prefix import PrefixStore
 from conf.errors import CheckpointError
 from server.run.history import FILE, SEGMENTS, History, Mark, read_history
 from server.run.result import RoundRecord
-from server.store.base import LeaseLost
-from server.store.folder_store import FolderStore
-from server.store.prefix import PrefixStore
 from tests.server.sample_results import sample
 
 ROUNDS = sample(3, 5).records

@@ -14,6 +14,7 @@ from flwr.app import Array, ArrayRecord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import CheckpointError
 from server.round.admission import Admitted, Rejected
 from server.run.chain import NOTHING
@@ -26,7 +27,6 @@ from server.run.ledger import (
     verify,
     verify_file,
 )
-from server.store.folder_store import FolderStore
 
 
 def clock() -> float:

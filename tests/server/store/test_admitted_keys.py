@@ -13,9 +13,9 @@ from azureml_jobs.identity.node_key import (
     fresh_node_key,
     load_public_key,
 )
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import CheckpointError, IdentityError
 from server.store.admitted_keys import AdmittedKeys
-from server.store.folder_store import FolderStore
 
 PEM = serialization.Encoding.PEM
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.errors import ConfigError
-from server.store.folder_store import FolderStore
 from server.store.run_queue import Outcome, RunQueue
 
 FINISHED = Outcome("finished", folder="/outputs/a")

@@ -1,6 +1,6 @@
 """The store in a blob container: `If-None-Match` for what is put once, `If-Match` for a version.
 
-A lease (`server.store.lease`) is a small blob. Azure's own blob leases would need their holder's
+A lease (`azureml_jobs.storage.lease`) is a small blob. Azure's own blob leases would need their holder's
 clock to renew them every minute and can't count epochs.
 
     MDW-510 no such name    MDW-511 not a valid name    MDW-514 may not    MDW-515 not reached
@@ -26,8 +26,7 @@ from azure.core.exceptions import (
 from azure.storage.blob import ContainerClient, ExponentialRetry
 
 from azureml_jobs.identity.key_vault import refusal
-from conf.errors import CheckpointError
-from server.store.base import (
+from azureml_jobs.storage.base import (
     Clock,
     Data,
     Lease,
@@ -36,7 +35,8 @@ from server.store.base import (
     checked_name,
     checked_prefix,
 )
-from server.store.lease import TRIES, Leases
+from azureml_jobs.storage.lease import TRIES, Leases
+from conf.errors import CheckpointError
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -146,7 +146,7 @@ class BlobStore:
         self._leases.release(lease)
 
     def read_versioned(self, name: str) -> tuple[bytes, str]:
-        """See `server.store.lease.Versioned`; the version is the blob's ETag."""
+        """See `azureml_jobs.storage.lease.Versioned`; the version is the blob's ETag."""
         try:
             with self._asking("read", name):
                 found = self._container.download_blob(self._blob(name))
@@ -157,7 +157,7 @@ class BlobStore:
             ) from None
 
     def write_if_version(self, name: str, data: Data, version: str | None) -> bool:
-        """See `server.store.lease.Versioned`."""
+        """See `azureml_jobs.storage.lease.Versioned`."""
         condition: dict[str, Any] = {"overwrite": False}
         if version is not None:
             condition = {

@@ -16,9 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from conf.atomic_files import sync_folder
-from conf.errors import CheckpointError
-from server.store.base import (
+from azureml_jobs.storage.base import (
     Clock,
     Data,
     Lease,
@@ -27,9 +25,11 @@ from server.store.base import (
     checked_name,
     checked_prefix,
 )
-from server.store.disk_errors import disk_error
-from server.store.lease import Leases
-from server.store.pointer import digest
+from azureml_jobs.storage.disk_errors import disk_error
+from azureml_jobs.storage.lease import Leases
+from azureml_jobs.storage.pointer import digest
+from conf.atomic_files import sync_folder
+from conf.errors import CheckpointError
 
 STALE_SECONDS: Final = 3600.0
 """A temporary file this old belongs to a process that died: no write takes so long."""
@@ -120,12 +120,12 @@ class FolderStore:
         self._leases.release(lease)
 
     def read_versioned(self, name: str) -> tuple[bytes, str]:
-        """See `server.store.lease.Versioned`; the version is the digest."""
+        """See `azureml_jobs.storage.lease.Versioned`; the version is the digest."""
         data = self.read(name)
         return data, digest(data)
 
     def write_if_version(self, name: str, data: Data, version: str | None) -> bool:
-        """See `server.store.lease.Versioned`."""
+        """See `azureml_jobs.storage.lease.Versioned`."""
         # A folder has no write that depends on what is there: the lock makes one of look and write.
         with self._locked():
             try:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from azureml_jobs.storage.base import StoreMissing
+from azureml_jobs.storage.folder_store import FolderStore
+from azureml_jobs.storage.pointer import digest, follow, point
 from conf.errors import CheckpointError
-from server.store.base import StoreMissing
-from server.store.folder_store import FolderStore
-from server.store.pointer import digest, follow, point
 
 
 @pytest.fixture

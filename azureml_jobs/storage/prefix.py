@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.store.base import Data, Lease, Names, Store
+from azureml_jobs.storage.base import Data, Lease, Names, Store
 
 
 @dataclass(frozen=True)

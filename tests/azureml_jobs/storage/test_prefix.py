@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from server.store.base import LeaseLost, Store
-from server.store.folder_store import FolderStore
-from server.store.prefix import PrefixStore
+from azureml_jobs.storage.base import LeaseLost, Store
+from azureml_jobs.storage.folder_store import FolderStore
+from azureml_jobs.storage.prefix import PrefixStore
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 Everything goes through four operations that a blob container has too: list a prefix, read, put if
 absent (`If-None-Match: *`), replace whole. Large files are immutable and written once; a pointer
-(`server.store.pointer`) names the current one. A lease (`server.store.lease`) decides which of two
+(`azureml_jobs.storage.pointer`) names the current one. A lease (`azureml_jobs.storage.lease`) decides which of two
 orchestrators is the live one.
 
     MDW-510 no such name          MDW-513 disk full             MDW-516 the lease was lost

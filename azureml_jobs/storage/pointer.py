@@ -6,9 +6,9 @@ import hashlib
 import json
 from typing import Final
 
+from azureml_jobs.storage.base import Data, Lease, Store
 from conf.errors import CheckpointError
 from conf.versions import Format
-from server.store.base import Data, Lease, Store
 
 FORMAT: Final = Format("pointer", 1, damaged="MDW-517", fix="Restore it from a copy, or delete it.")
 

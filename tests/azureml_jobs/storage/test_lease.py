@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from azureml_jobs.storage.base import Data, Lease, LeaseLost, StoreMissing
+from azureml_jobs.storage.lease import TRIES, Leases
 from conf.errors import CheckpointError
-from server.store.base import Data, Lease, LeaseLost, StoreMissing
-from server.store.lease import TRIES, Leases
 
 
 class Memory:

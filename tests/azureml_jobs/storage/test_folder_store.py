@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
+from azureml_jobs.storage import folder_store as module
+from azureml_jobs.storage.base import LeaseLost, Store, StoreMissing
+from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import CheckpointError
-from server.store import folder_store as module
-from server.store.base import LeaseLost, Store, StoreMissing
-from server.store.folder_store import FolderStore
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -207,7 +207,7 @@ def test_a_replace_that_fails_leaves_the_old(
 def test_a_full_disk_says_so(tmp_path: Path) -> None:
     """A real limit of the system on file size stands in for the disk: the write fails half way."""
     code = (
-        "import resource, signal, sys; from server.store.folder_store import FolderStore\n"
+        "import resource, signal, sys; from azureml_jobs.storage.folder_store import FolderStore\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         "FolderStore(sys.argv[1]).put_if_absent('big', bytes(1 << 20))"
     )
@@ -232,7 +232,7 @@ def test_a_path_that_is_a_file_says_so(tmp_path: Path) -> None:
 
 
 RACE = """
-import sys; from server.store.folder_store import FolderStore
+import sys; from azureml_jobs.storage.folder_store import FolderStore
 store = FolderStore(sys.argv[1]); print("ready", flush=True); sys.stdin.readline()
 print(sum(store.put_if_absent(f"n/{i}", sys.argv[2].encode() * 1000) for i in range(200)))
 """
@@ -332,7 +332,7 @@ def test_who_lost_the_lease_writes_no_more(tmp_path: Path) -> None:
 
 
 GRAB = """
-import sys; from server.store.folder_store import FolderStore
+import sys; from azureml_jobs.storage.folder_store import FolderStore
 print(FolderStore(sys.argv[1]).acquire("live", sys.argv[2], 60))
 """
 

@@ -12,16 +12,16 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Final, Protocol
 
+from azureml_jobs.storage.base import Clock, Data, Lease, LeaseLost, StoreMissing
 from conf.errors import CheckpointError
 from conf.versions import Format
-from server.store.base import Clock, Data, Lease, LeaseLost, StoreMissing
 
 TRIES: Final = 5
 """How often a change is tried again when somebody else was faster."""
 
 
 FORMAT: Final = Format(
-    "lease", 1, damaged="MDW-517", fix="Make sure that no orchestrator runs, then delete it."
+    "lease", 1, damaged="MDW-517", fix="Make sure that no process writes there, then delete it."
 )
 
 
@@ -100,7 +100,7 @@ class Leases:
         raise LeaseLost(
             "MDW-516",
             f"{lease.owner} lost the lease {lease.name} (epoch {lease.epoch}); it is held by {by}.",
-            "Only one orchestrator may write to a store: stop this one.",
+            "Only one process may write there: stop this one.",
         )
 
     def _read(self, name: str) -> tuple[Lease | None, str | None]:
