@@ -50,7 +50,7 @@ def _model(conf: ModelConf, trainer: TrainerConf, task: Task, silo: Silo) -> nn.
     if not _models or _models[0][0] != key:
         # One kind at a time: a worker must not pile up the models of a sweep.
         _models.clear()
-        model = prepare(build_model(conf, task.contract, seed=0), trainer, silo.device)
+        model = prepare(build_model(conf, task, seed=0), trainer, silo.device)
         _models.append((key, model))
     return _models[0][1]
 

@@ -138,6 +138,9 @@ KINDS: dict[str, Kind] = {
 }
 """The partitions by the names that `data.partition` takes."""
 
+BY_LABEL = ("dirichlet", "labels")
+"""Those that go by the class of each example."""
+
 
 def _choose(classes: int, of: int, k: int, rng: np.random.Generator) -> list[set[int]]:
     """NIID-Bench's choice, its classes shuffled first: silo i holds class i modulo their number and

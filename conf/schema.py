@@ -211,6 +211,13 @@ class ResNetConf(ModelConf):
 
 
 @dataclass
+class TaskModelConf(ModelConf):
+    """The model that the task brings itself."""
+
+    name: str = value("task", help="the model")
+
+
+@dataclass
 class TrainerConf:
     """The local training of one round."""
 
@@ -567,7 +574,12 @@ RUN_SCOPE = ("run", "task", "model", "trainer", "strategy", "privacy", "compress
 """The groups that travel to a silo."""
 
 VARIANTS: dict[str, dict[str, type[Any]]] = {
-    "model": {"cnn": ModelConf, "mlp": MlpConf, "resnet18": ResNetConf},
+    "model": {
+        "cnn": ModelConf,
+        "mlp": MlpConf,
+        "resnet18": ResNetConf,
+        "task": TaskModelConf,
+    },
     "strategy": {"fedavg": StrategyConf, "fedprox": FedProxConf, "external": ExternalStrategyConf},
 }
 """Groups whose keys depend on the chosen name."""

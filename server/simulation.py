@@ -57,7 +57,7 @@ def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> Fi
         session(conf, members, mode="simulate", command=command, display=display) as run,
         logs_to(run.folder.logs),
     ):
-        run.result.classes = list(task.contract.classes)
+        run.result.classes = list(task.contract.classes) if task.contract else []
         run.result.partition = partition
         _train(run, strategy)
         if conf.run.baseline != "none":

@@ -6,25 +6,23 @@ from __future__ import annotations
 
 from torch import nn
 
+from client.models.base import image, unfit
 from client.tasks.base import Contract
-from conf.errors import DataError
 from conf.schema import ModelConf
 
 
 def build(conf: ModelConf, contract: Contract) -> nn.Module:
     """Return two 5 x 5 convolutions (6, 16 channels), each max-pooled by 2, then 120, 84 and one
-    unit a class.
+    unit an output.
 
     Exactly as published from 16 x 16 pixels on (44,426 parameters for MNIST); smaller images are
     padded, since two 5 x 5 convolutions would leave nothing of them. Raises DataError MDW-207 below
-    4 x 4.
+    4 x 4, and for examples that are no images.
     """
-    channels, height, width = contract.shape
+    channels, height, width = image(contract, "cnn")
     if min(height, width) < 4:
-        raise DataError(
-            "MDW-207",
-            f"model=cnn needs 4 x 4 pixels, the task has {height} x {width}.",
-            "Use model=mlp.",
+        raise unfit(
+            f"model=cnn needs 4 x 4 pixels, the task has {height} x {width}", "Use model=mlp."
         )
     padding = 0 if min(height, width) >= 16 else 2
     left = [_pooled(_pooled(side, padding), padding) for side in (height, width)]
@@ -40,7 +38,7 @@ def build(conf: ModelConf, contract: Contract) -> nn.Module:
         nn.ReLU(),
         nn.Linear(120, 84),
         nn.ReLU(),
-        nn.Linear(84, len(contract.classes)),
+        nn.Linear(84, contract.outputs),
     )
 
 

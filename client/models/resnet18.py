@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import nn
 
+from client.models.base import image
 from client.tasks.base import Contract
 from conf.schema import ModelConf, ResNetConf
 
@@ -16,18 +17,18 @@ SMALL = 64
 
 
 def build(conf: ModelConf, contract: Contract) -> nn.Module:
-    """Return ResNet-18 for the task's channels and classes.
+    """Return ResNet-18 for the task's channels and outputs.
 
     Small images get the first layer of the paper's section 4.2 (3 x 3, stride 1, no pooling).
     `norm=group` (32 groups, Wu & He 2018, arXiv 1803.08494) has no running statistics: nothing but
-    weights travels.
+    weights travels. Raises DataError MDW-207 for examples that are no images.
     """
     from torchvision.models import resnet18  # seconds to import: only where it is used
 
+    channels, height, width = image(contract, "resnet18")
     group = isinstance(conf, ResNetConf) and conf.norm == "group"
     norm = partial(nn.GroupNorm, 32) if group else nn.BatchNorm2d
-    model: nn.Module = resnet18(weights=None, num_classes=len(contract.classes), norm_layer=norm)
-    channels, height, width = contract.shape
+    model: nn.Module = resnet18(weights=None, num_classes=contract.outputs, norm_layer=norm)
     if min(height, width) < SMALL:
         model.conv1, model.maxpool = (
             nn.Conv2d(channels, 64, 3, padding=1, bias=False),

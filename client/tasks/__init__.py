@@ -25,14 +25,17 @@ def task_named(name: str) -> Task:
 def class_counts(task: Task, silos: Sequence[Silo]) -> dict[str, list[int]]:
     """Return the training examples of each class at each silo, for a machine that can see them all.
 
-    A silo whose data has no labels is left out.
+    Empty for a task without classes; a silo whose data has no labels is left out.
     """
-    counts = {}
+    counts: dict[str, list[int]] = {}
+    classes = task.contract.classes if task.contract else ()
+    if not classes:
+        return counts
     for silo in silos:
         try:
             labels = task.train_labels(silo)
         except DataError as error:
             raise DataError(error.code, f"{silo.name}: {error.message}", error.hint) from error
         if labels is not None:
-            counts[silo.name] = np.bincount(labels, minlength=len(task.contract.classes)).tolist()
+            counts[silo.name] = np.bincount(labels, minlength=len(classes)).tolist()
     return counts

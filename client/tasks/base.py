@@ -1,4 +1,4 @@
-"""What a task is: a data contract, how a silo's examples are loaded, a loss and metrics."""
+"""What a task is: how a silo's examples are loaded, a loss, metrics; a contract or a model."""
 
 from __future__ import annotations
 
@@ -9,26 +9,21 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
-from client.partition import Indices, parts
+from client.partition import BY_LABEL, Indices, parts
 from client.splits import Splits, split
 from client.trees import tensors_of
 from conf.errors import DataError
-from conf.schema import DataConf, Silo
+from conf.schema import DataConf, ModelConf, Silo
 
 OWN = "own"
 """The `data.partition` of a silo whose `data.root` holds its own examples: all of them are used."""
 
 Better = Literal["max", "min"]
 """Whether more or less of a metric is better."""
-
-Examples = tuple[NDArray[np.generic], Indices]
-"""Images as stored (n, H, W), and the class of each (n)."""
 
 
 @dataclass(frozen=True)
@@ -47,31 +42,84 @@ class SumSpec:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a model may expect: the `shape` of one example (C, H, W) and the names of the `classes`
-    in order.
+    """What a model may expect, and what it must give.
+
+    `shape` is that of one example as the model gets it: (C, H, W) of images, (features,) of rows of
+    a table, None where a dimension varies. A model gives one output for each of `classes` (what it
+    tells apart, in order) or of `targets` (the numbers that it predicts): for an example, or where
+    the task is `dense`, for each element of an example (a pixel, a token).
     """
 
-    shape: tuple[int, ...]
-    classes: tuple[str, ...]
+    shape: tuple[int | None, ...]
+    classes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    dense: bool = False
 
-    def check(self, examples: Examples, where: object) -> None:
-        """Raise DataError MDW-202 where images or labels are not what the contract says."""
-        images, labels = examples
-        why = None
-        if images.shape[1:] != self.shape[1:] or images.dtype.kind not in "uif":
-            why = f"its images are {images.shape[1:]} of {images.dtype}, the task's are {self.shape[1:]} of numbers"
-        elif labels.shape != images.shape[:1] or labels.dtype.kind not in "ui":
-            why = f"it has {len(images)} images and labels {labels.shape} of {labels.dtype}, one whole number each"
-        elif len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
-            why = f"its labels go from {labels.min()} to {labels.max()}, the task's from 0 to {len(self.classes) - 1}"
-        elif images.dtype.kind == "f" and not np.isfinite(images).all():
-            why = "its images hold values that are not finite"
-        if why:
-            raise DataError(
-                "MDW-202",
-                f"{where} breaks the data contract: {why}.",
-                "Correct the data, or use another task.",
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model gives: for an example, or of a dense task for each element."""
+        return len(self.classes) or len(self.targets)
+
+    def check_inputs(self, inputs: NDArray[np.generic], where: object) -> None:
+        """Raise DataError MDW-202 where inputs as stored (n, ...) are not what the contract says.
+
+        Images may be stored as (n, C, H, W) or (n, H, W, C), with one channel as (n, H, W) too.
+        """
+        if (
+            inputs.ndim == 0
+            or not self._is_stored(inputs.shape[1:])
+            or inputs.dtype.kind not in "uif"
+        ):
+            theirs = " or ".join(_plain(shape) for shape in self._layouts())
+            raise broken(
+                where,
+                f"its examples are {inputs.shape[1:]} of {inputs.dtype},"
+                f" the task's are {theirs} of numbers",
             )
+        if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
+            raise broken(where, "its examples hold values that are not finite")
+
+    def arranged(self, inputs: Tensor) -> Tensor:
+        """Return inputs as stored (n, ...), which `check_inputs` has let pass, as (n, *shape)."""
+        stored = tuple(inputs.shape[1:])
+        if _fits(stored, self.shape):
+            return inputs
+        if len(stored) == 2:
+            return inputs.unsqueeze(1)
+        return inputs.movedim(-1, 1).contiguous()
+
+    def _is_stored(self, stored: tuple[int, ...]) -> bool:
+        return any(_fits(stored, layout) for layout in self._layouts())
+
+    def _layouts(self) -> list[tuple[int | None, ...]]:
+        """Return the shapes in which an example may be stored, the model's own first."""
+        layouts = [self.shape]
+        if len(self.shape) == 3:
+            channels, height, width = self.shape
+            layouts.append((height, width, channels))
+            if channels == 1:
+                layouts.append((height, width))
+        return layouts
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
+    if len(shape) != len(declared):
+        return False
+    return all(asked in (None, side) for side, asked in zip(shape, declared, strict=True))
+
+
+def _plain(shape: tuple[int | None, ...]) -> str:
+    sides = ["any" if side is None else str(side) for side in shape]
+    return f"({', '.join(sides)}{',' if len(sides) == 1 else ''})"
+
+
+def broken(where: object, why: str) -> DataError:
+    """Return the error for examples that break the data contract; `where` is their file or set."""
+    return DataError(
+        "MDW-202",
+        f"{where} breaks the data contract: {why}.",
+        "Correct the data, or use another task.",
+    )
 
 
 @dataclass
@@ -85,15 +133,17 @@ class Data:
 
 
 class Task(ABC):
-    """One learning problem; a subclass per file, with its one instance called `task`.
+    """One learning problem: a subclass gives `data` and `loss`, the rest has defaults.
 
     A batch is whatever `collate` makes of examples (without one: tensors in a tuple); only the task
     looks inside. `shown` names the metrics that tables, curves and early stopping take, the first
-    of them the headline, each with whether more or less of it is better.
+    of them the headline, each with whether more or less of it is better. Models of this tree need a
+    `contract`; a task that brings its own `model` may do without. `client.tasks.kinds` has
+    subclasses for common problems.
     """
 
     name: str
-    contract: Contract
+    contract: Contract | None = None
     shown: ClassVar[Mapping[str, Better]] = {"loss": "min"}
     collate: Callable[[list[Any]], Any] | None = None
 
@@ -104,6 +154,18 @@ class Task(ABC):
 
         Raises DataError where there are none or they break the contract.
         """
+
+    def model(self, conf: ModelConf) -> nn.Module:
+        """Return a new model of the task's own, which `model=task` asks for.
+
+        It is called with torch's generator seeded. Raises DataError MDW-210 where the task brings
+        none.
+        """
+        raise DataError(
+            "MDW-210",
+            f"model=task: the task {self.name} brings no model of its own.",
+            "Choose a model of this tree (model=mlp, cnn, resnet18), or write the task's `model`.",
+        )
 
     def train_labels(self, silo: Silo) -> Indices | None:
         """Return the class of each example that a silo trains on, or None where examples have none.
@@ -145,128 +207,24 @@ class Task(ABC):
         return {}
 
 
-class Classification(Task):
-    """Images of exclusive classes, held in memory: cross-entropy, accuracy and macro F1."""
+def splits_of(silo: Silo, count: int, labels: Indices | None = None) -> Splits:
+    """Return a silo's splits of a set of `count` examples.
 
-    shown: ClassVar[Mapping[str, Better]] = {"accuracy": "max", "f1": "max", "loss": "min"}
-    _last: _LastChecked | None = None
-
-    @abstractmethod
-    def public(self, data: DataConf) -> Examples:
-        """Return the public training set."""
-
-    @abstractmethod
-    def own(self, root: Path) -> Examples:
-        """Return the examples that a silo's owner keeps under `root`."""
-
-    @abstractmethod
-    def scaled(self, images: Tensor) -> Tensor:
-        """Return images as stored (n, H, W), already of type float32, in the scale that models
-        train on.
-        """
-
-    def data(self, silo: Silo) -> Data:
-        """Return a silo's part of the public set, or its own examples; see `Task.data`."""
-        images, labels = self._source(silo.data)
-        splits = _splits(labels, silo)
-        return Data(
-            self.dataset(images, labels, splits.train),
-            self.dataset(images, labels, splits.validation),
-            self.dataset(images, labels, splits.test),
-            labels[splits.train],
-        )
-
-    def train_labels(self, silo: Silo) -> Indices:
-        """See `Task.train_labels`: from the indices alone."""
-        labels = self._source(silo.data)[1]
-        return labels[_splits(labels, silo).train]
-
-    def dataset(
-        self, images: NDArray[np.generic], labels: Indices, which: Indices | slice
-    ) -> TensorDataset:
-        """Return some of the examples as tensors: images (n, 1, H, W) of float32, labels (n) of
-        int64.
-        """
-        chosen = torch.from_numpy(np.array(images[which], dtype=np.float32))
-        return TensorDataset(
-            self.scaled(chosen).unsqueeze(1), torch.from_numpy(np.array(labels[which], np.int64))
-        )
-
-    def loss(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the mean cross-entropy of logits (n, classes) against labels (n)."""
-        return functional.cross_entropy(output, batch[1])
-
-    def sums(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
-        """Return the confusion matrix: rows are true classes, columns guessed ones."""
-        classes = len(self.contract.classes)
-        cells = batch[1] * classes + output.argmax(1)
-        counts = torch.bincount(cells, minlength=classes * classes)
-        return {"confusion": counts.reshape(classes, classes)}
-
-    def sum_specs(self) -> Mapping[str, SumSpec]:
-        """Return the form of the confusion matrix."""
-        classes = len(self.contract.classes)
-        return {"confusion": SumSpec((classes, classes))}
-
-    def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
-        """Return accuracy, and the mean over the classes that occur of F1 = 2 TP / (2 TP + FP +
-        FN).
-
-        A class occurs where it is true or guessed (scikit-learn's `f1_score`, average="macro").
-        """
-        confusion = sums["confusion"]
-        right = confusion.diagonal()
-        true_and_guessed = confusion.sum(1) + confusion.sum(0)
-        occurs = true_and_guessed > 0
-        f1 = 2 * right[occurs].double() / true_and_guessed[occurs].double()
-        return {
-            "accuracy": int(right.sum()) / int(confusion.sum()),
-            "f1": float(f1.mean()),
-        }
-
-    def _source(self, data: DataConf) -> Examples:
-        if data.partition == OWN and data.root is None:
-            raise DataError(
-                "MDW-200",
-                "data.partition=own without data.root.",
-                "Set data.root to the silo's own data.",
-            )
-        examples = self.own(root_of(data)) if data.partition == OWN else self.public(data)
-        return self._checked(examples, data)
-
-    def _checked(self, examples: Examples, data: DataConf) -> Examples:
-        """Return the first `data.examples` of some examples that keep the contract, checked once
-        for all silos.
-        """
-        images, labels = examples
-        last = self._last
-        # The very same arrays, which a task gives where it keeps a public set in memory.
-        if last and last.images is images and last.labels is labels and last.count == data.examples:
-            return last.checked
-        self.contract.check(examples, data.root or self.name)
-        checked = (images[: data.examples], labels[: data.examples].astype(np.int64))
-        self._last = _LastChecked(images, labels, data.examples, checked)
-        return checked
-
-
-@dataclass(frozen=True)
-class _LastChecked:
-    """The arrays that were checked last, and what came of them."""
-
-    images: NDArray[np.generic]
-    labels: NDArray[np.generic]
-    count: int | None
-    checked: Examples
-
-
-def _splits(labels: Indices, silo: Silo) -> Splits:
-    """Return the splits of a silo's examples.
-
-    Raises DataError MDW-205 where it has no examples.
+    All of them are the silo's own, or it has a part of them, by the class of each (`labels`) where
+    the partition goes by classes. Raises DataError: MDW-205 where the silo has no examples, MDW-211
+    where its partition needs labels and there are none, and what `client.partition.parts` raises.
     """
-    mine = np.arange(len(labels))
+    mine = np.arange(count)
     if silo.data.partition != OWN:
-        mine = parts(labels, silo.of, silo.data)[silo.index]
+        if labels is None and silo.data.partition in BY_LABEL:
+            raise DataError(
+                "MDW-211",
+                f"data.partition={silo.data.partition} goes by classes, and the examples have none.",
+                "Use data=iid or data=quantity, or have the task say what to partition by.",
+            )
+        # Without labels only their number matters.
+        known = np.zeros(count, np.int64) if labels is None else labels
+        mine = parts(known, silo.of, silo.data)[silo.index]
     if not len(mine):
         raise DataError(
             "MDW-205", f"{silo.name} has no examples.", f"Put some in {silo.data.root}."

@@ -15,7 +15,9 @@ import numpy as np
 from torch import Tensor
 
 from client.formats.npz import read_npz
-from client.tasks.base import Classification, Contract, Examples
+from client.tasks.base import Contract
+from client.tasks.kinds.arrays import Arrays
+from client.tasks.kinds.classification import Classification
 from conf.errors import DataError
 from conf.schema import DataConf
 
@@ -26,7 +28,7 @@ class Digits(Classification):
     name = "digits"
     contract = Contract((1, 8, 8), tuple("0123456789"))
 
-    def public(self, data: DataConf) -> Examples:
+    def public(self, data: DataConf) -> Arrays:
         """Return scikit-learn's digits."""
         if data.root is not None:
             raise DataError(
@@ -36,7 +38,7 @@ class Digits(Classification):
             )
         return _public()
 
-    def own(self, root: Path) -> Examples:
+    def read(self, root: Path) -> Arrays:
         """Return `x` and `y` of the silo's .npz file."""
         path = root / "digits.npz" if root.is_dir() else root
         if not path.is_file():
@@ -46,7 +48,7 @@ class Digits(Classification):
                 "Put the examples there: arrays x (n, 8, 8) and y (n).",
             )
         x, y = read_npz(path, ("x", "y"))
-        return x, y  # type: ignore[return-value]  # the contract checks the type of y
+        return x, y
 
     def scaled(self, images: Tensor) -> Tensor:
         """Return values of 0 to 16 as 0 to 1."""
@@ -54,7 +56,7 @@ class Digits(Classification):
 
 
 @cache
-def _public() -> Examples:
+def _public() -> Arrays:
     # As scikit-learn's own load_digits reads it, without the second that importing scikit-learn
     # takes.
     package = importlib.util.find_spec("sklearn")

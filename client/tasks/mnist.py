@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from client.formats.idx import read_idx
-from client.tasks.base import OWN, Classification, Contract, Examples
+from client.tasks.base import OWN, Contract
+from client.tasks.kinds.arrays import Arrays
+from client.tasks.kinds.classification import Classification
 from conf.errors import DataError
 from conf.schema import DataConf
 
@@ -33,14 +35,14 @@ class Mnist(Classification):
     name = "mnist"
     contract = Contract((1, 28, 28), tuple("0123456789"))
 
-    def public(self, data: DataConf) -> Examples:
+    def public(self, data: DataConf) -> Arrays:
         """Return the 60,000 training examples, downloaded first where `data.download` allows it."""
         root = home(data)
         if not _there(root, "train") and data.download:
             _download(root)
         return _read(root, "train")
 
-    def own(self, root: Path) -> Examples:
+    def read(self, root: Path) -> Arrays:
         """Return the training files that a silo keeps under `root`."""
         return _read(root, "train")
 
@@ -55,9 +57,8 @@ class Mnist(Classification):
             _download(root)
         if not _there(root, "t10k"):
             return None
-        examples = _read(root, "t10k")
-        self.contract.check(examples, root)
-        return self.dataset(*examples, slice(None))
+        images, labels = self.checked(_read(root, "t10k"), root)
+        return self.dataset(images, labels, slice(None))
 
     def scaled(self, images: Tensor) -> Tensor:
         """Return bytes as values of mean 0 and standard deviation 1 over the training set."""
@@ -81,7 +82,7 @@ def _there(root: Path, part: str) -> bool:
     return all(_files(root, part))
 
 
-def _read(root: Path, part: str) -> Examples:
+def _read(root: Path, part: str) -> Arrays:
     images, labels = _files(root, part)
     if images is None or labels is None:
         raise DataError(
@@ -93,7 +94,7 @@ def _read(root: Path, part: str) -> Examples:
 
 
 @lru_cache(maxsize=4)
-def _read_files(images: Path, labels: Path, changed: int) -> Examples:
+def _read_files(images: Path, labels: Path, changed: int) -> Arrays:
     return read_idx(images, 3), read_idx(labels, 1).astype(np.int64)
 
 

@@ -68,7 +68,7 @@ def train(job: BaselineJob) -> tuple[str, ArrayRecord]:
     torch.set_num_threads(conf.trainer.threads)
     task = task_named(conf.task.name)
     examples = union([task.data(silo).train for silo in job.silos])
-    model = loop.prepare(build_model(conf.model, task.contract, conf.run.seed), conf.trainer)
+    model = loop.prepare(build_model(conf.model, task, conf.run.seed), conf.trainer)
     model.load_state_dict(protocol.to_state(first_weights(conf)))
     for round in range(1, job.rounds + 1):
         seed = seed_for(conf.run.seed, job.name, round, "train")

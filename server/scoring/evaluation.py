@@ -42,7 +42,7 @@ class Scorer:
     def of(conf: Conf, held_out: dict[str, Examples]) -> Scorer:
         """Make a scorer for a configuration and the silos' held-out splits."""
         task = task_named(conf.task.name)
-        model = loop.prepare(build_model(conf.model, task.contract, conf.run.seed), conf.trainer)
+        model = loop.prepare(build_model(conf.model, task, conf.run.seed), conf.trainer)
         return Scorer(conf, task, model, held_out)
 
     def scores(self, arrays: ArrayRecord) -> Scores:
@@ -96,7 +96,7 @@ def first_weights(conf: Conf) -> ArrayRecord:
 
     Raises ConfigError MDW-184 where the file's names or shapes are not the model's.
     """
-    model = build_model(conf.model, task_named(conf.task.name).contract, conf.run.seed)
+    model = build_model(conf.model, task_named(conf.task.name), conf.run.seed)
     if conf.model.init:
         _load(model, _weights_of(conf.model, conf.run.output), f"model.init={conf.model.init}")
     return protocol.to_record(model.state_dict())
@@ -109,7 +109,7 @@ def load_model(run: str | Path) -> nn.Module:
     """
     folder = find(str(run))
     conf = stored(folder.path)
-    model = build_model(conf.model, task_named(conf.task.name).contract, conf.run.seed)
+    model = build_model(conf.model, task_named(conf.task.name), conf.run.seed)
     _load(model, folder.path / "model/model.safetensors", str(folder.path))
     return model.eval()
 

@@ -38,7 +38,7 @@ def message(conf: Conf, kind: str = "train", **config: str | float) -> Message:
         protocol.ROUND: 1,
     }
     keys |= {protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text), **config}
-    model = build_model(conf.model, task_named("digits").contract, 0)
+    model = build_model(conf.model, task_named("digits"), 0)
     content = RecordDict(
         {
             protocol.ARRAYS: protocol.to_record(model.state_dict()),

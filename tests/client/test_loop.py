@@ -35,7 +35,7 @@ def data() -> Data:
 
 
 def model(conf: ModelConf | None = None) -> nn.Module:
-    return build_model(conf or ModelConf(), DIGITS.contract, seed=1)
+    return build_model(conf or ModelConf(), DIGITS, seed=1)
 
 
 def trained(

@@ -115,7 +115,7 @@ def message(kind: str = "train") -> Message:
     record = ConfigRecord(
         {**config, protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text)}
     )
-    model = build_model(conf.model, task_named("digits").contract, 0)
+    model = build_model(conf.model, task_named("digits"), 0)
     return Message(
         RecordDict(
             {protocol.ARRAYS: protocol.to_record(model.state_dict()), protocol.CONFIG: record}

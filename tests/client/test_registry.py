@@ -36,7 +36,7 @@ def test_nothing_else_is_imported(name: str) -> None:
     with pytest.raises(ConfigError, match="MDW-102"):
         task_named(name)
     with pytest.raises(ConfigError, match="MDW-102"):
-        build_model(ModelConf(name=name), task_named("digits").contract, 0)
+        build_model(ModelConf(name=name), task_named("digits"), 0)
     assert set(sys.modules) == before
 
 

@@ -116,7 +116,7 @@ def test_one_silo_is_the_plain_loop(tmp_path: Path) -> None:
     conf = compose(overrides)
     (silo,), task = silos(conf), task_named("digits")
     torch.set_num_threads(conf.trainer.threads)
-    model = loop.prepare(build_model(conf.model, task.contract, conf.run.seed), conf.trainer)
+    model = loop.prepare(build_model(conf.model, task, conf.run.seed), conf.trainer)
     for round in (1, 2, 3):
         seed = seed_for(conf.run.seed, silo.name, round, "train")
         loop.train(

@@ -39,7 +39,7 @@ def data() -> Data:
 
 
 def network() -> nn.Module:
-    return build_model(ModelConf(), DIGITS.contract, seed=1)
+    return build_model(ModelConf(), DIGITS, seed=1)
 
 
 def trained(

@@ -217,7 +217,7 @@ def test_a_silo_s_own_mnist_is_used_whole(tmp_path: Path) -> None:
 
 def test_mnist_of_another_size_breaks_the_contract(tmp_path: Path) -> None:
     write_mnist(tmp_path, "train", 50, side=27)
-    with pytest.raises(DataError, match=r"MDW-202: .*its images are \(27, 27\)"):
+    with pytest.raises(DataError, match=r"MDW-202: .*its examples are \(27, 27\)"):
         MNIST.data(Silo("north", data=DataConf(root=str(tmp_path), partition="own")))
 
 
