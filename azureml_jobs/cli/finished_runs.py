@@ -1,15 +1,99 @@
-"""Verbs about a finished run of this machine: evaluate, report; and the versions of what Meadow
-stands on.
+"""Verbs about runs of this machine: list, evaluate, report; and the versions of what Meadow stands
+on.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.cli.table import columns
 from conf.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from server.report.run_list import ListedRun
+
+TITLES: Final = ("run", "task", "strategy", "status", "rounds", "final", "time", "started, UTC")
+COLOURS: Final = {
+    "finished": "green",
+    "stopped_early": "green",
+    "running": "cyan",
+    "failed": "red",
+    "damaged": "red",
+    "interrupted": "yellow",
+}
+OUTPUT: Final = "run.output"
+
+
+def runs(arguments: Arguments) -> int:
+    """List the runs in run.output, the last one first."""
+    from server.report.run_list import list_runs
+
+    output = Path(output_of(arguments))
+    # Before the first run there is no folder, which is no mistake; one that was named is there.
+    listed = list_runs(output) if arguments.rest or output.exists() else []
+    if arguments.has("--json"):
+        print(json.dumps([run.to_json() for run in listed], indent=1))
+    elif not listed:
+        print(f"There are no runs in {output}/. The first one: meadow simulate")
+    elif sys.stdout.isatty():
+        _print_coloured(listed)
+    else:
+        print("\n".join(columns([TITLES, *map(_cells, listed)])))
+    return 0
+
+
+def output_of(arguments: Arguments) -> str:
+    """Return the folder that run.output names among the overrides, `outputs` where it names none."""
+    output = "outputs"
+    for override in arguments.rest:
+        key, _, value = override.partition("=")
+        if key != OUTPUT or not value:
+            raise arguments.wrong(f"'{override}' is not an argument of it", f"{OUTPUT}=FOLDER")
+        output = value
+    return output
+
+
+def _print_coloured(listed: list[ListedRun]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in TITLES:
+        # Of a narrow terminal, everything but the run's name is cut.
+        table.add_column(
+            title, no_wrap=title != "run", overflow="ellipsis" if title != "run" else "fold"
+        )
+    for run in listed:
+        cells = [Text(cell) for cell in _cells(run)]
+        cells[TITLES.index("status")].stylize(COLOURS.get(run.status, ""))
+        table.add_row(*cells)
+    Console().print(table)
+
+
+def _cells(run: ListedRun) -> tuple[str, ...]:
+    from server.run.units import duration
+
+    status = run.status.replace("_", " ")
+    if run.problem:
+        status = f"{status}: {run.problem}"
+    if run.quiet is not None:
+        status = f"{status}, silent for {duration(run.quiet)}"
+    started = run.started.replace("T", " ").partition("+")[0][:16]
+    took = duration(run.seconds) if run.rounds else ""
+    rounds = str(run.rounds) if run.task else ""
+    cells = (run.id, run.task, run.strategy, status, rounds, run.score, took, started)
+    return tuple(_on_a_line(cell) for cell in cells)
+
+
+def _on_a_line(text: str) -> str:
+    """Return a file's words without what a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def evaluate(arguments: Arguments) -> int:

@@ -109,6 +109,16 @@ _ROWS: Final = (
         statuses=(*ENDS, TIME_IS_OVER),
     ),
     Verb(
+        "runs",
+        SCIENTIST,
+        "list the runs of this machine, the last one first",
+        "finished_runs:runs",
+        (Argument("--json", "as JSON, with every digit"),),
+        overrides=("run.output",),
+        about="A run in each line: what it trained, how it ended, its headline metric at the end. One that was killed\n"
+        "is still called running; the line says for how long it has written nothing.",
+    ),
+    Verb(
         "evaluate",
         SCIENTIST,
         "score a finished run's model, silo by silo",

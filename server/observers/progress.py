@@ -29,6 +29,7 @@ from server.run.shown import (
     score,
     value_of,
 )
+from server.run.units import duration, size
 from strategies.wire import protocol
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -275,25 +276,6 @@ def sparkline(values: list[float], most: int = MOST_ROUNDS) -> str:
     high = max(finite)
     span = high - low or 1.0
     return "".join(BARS[round((value - low) / span * (len(BARS) - 1))] for value in finite)
-
-
-def size(count: int) -> str:
-    """Return bytes for people: 1.4 MB."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError
-
-
-def duration(seconds: float) -> str:
-    """Return seconds for people: 2 min 05 s."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 @dataclass(frozen=True)

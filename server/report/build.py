@@ -13,7 +13,6 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from server.observers.progress import duration, size
 from server.report import plots
 from server.report.headline import EXAMPLES, headline, in_people_s_words, verdict
 from server.report.overview import MOST_LINES, Overview, Point, overview
@@ -30,6 +29,7 @@ from server.run.files import write_atomic
 from server.run.history import rounds_of
 from server.run.result import RunResult
 from server.run.shown import CENTRAL, Known, headline_of, known, score
+from server.run.units import duration, size
 
 STATUS = {"stopped_early": "stopped early, as configured", "running": "still running"}
 

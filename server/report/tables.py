@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from server.observers.progress import size
 from server.report.overview import SiloOverview
 from server.run.result import RunResult, Scores
 from server.run.shown import (
@@ -20,6 +19,7 @@ from server.run.shown import (
     value_of,
     written,
 )
+from server.run.units import size
 
 MOST_COLUMNS = 12
 """Silos that get a column or a row in sight; of more, the page shows a few and folds the rest away.

@@ -12,9 +12,7 @@ from server.observers.base import Observer
 from server.observers.progress import (
     LiveProgress,
     PlainProgress,
-    duration,
     progress,
-    size,
     sparkline,
 )
 from server.observers.summary import summary
@@ -116,18 +114,7 @@ def test_markup_in_a_silos_words_is_not_obeyed() -> None:
     assert "[red]x[/red] failed" in text_of(out)
 
 
-def test_numbers_for_people() -> None:
-    assert [size(0), size(999), size(57_700), size(2_500_000_000_000)] == [
-        "0 B",
-        "999 B",
-        "57.7 kB",
-        "2500.0 GB",
-    ]
-    assert [duration(59.6), duration(61), duration(3700)] == [
-        "1 min 00 s",
-        "1 min 01 s",
-        "1 h 01 min",
-    ]
+def test_a_sparkline_leaves_out_what_is_not_finite() -> None:
     assert sparkline([1.0]) == ""
     assert sparkline([0.0, math.nan, 1.0]) == "▁█"
 
