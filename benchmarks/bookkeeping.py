@@ -248,7 +248,7 @@ def start(folder: Path, root: Path, count: int) -> None:
     conf = compose([*words, f"run.output={folder}", "simulation=pool", "simulation.workers=0"])
     began = time.process_time()
     with contextlib.suppress(_Started):
-        simulate_conf(conf, progress=False)
+        simulate_conf(conf)
 
 
 def main() -> None:

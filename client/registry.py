@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 
 from conf.errors import ConfigError
@@ -12,9 +14,16 @@ from conf.schema_keys import nearest
 
 def registered(package: ModuleType) -> list[str]:
     """Return the names that a package offers: its modules, without `base` and packages."""
-    return [
-        m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and not m.ispkg
-    ]
+    return _modules(package.__path__)
+
+
+def registered_in(folder: str) -> list[str]:
+    """Return the names that a folder of client/ offers, without importing anything of it."""
+    return _modules([str(Path(__file__).with_name(folder))])
+
+
+def _modules(path: Iterable[str]) -> list[str]:
+    return [m.name for m in pkgutil.iter_modules(path) if m.name != "base" and not m.ispkg]
 
 
 def module_named(package: ModuleType, name: str, kind: str) -> ModuleType:
@@ -23,11 +32,16 @@ def module_named(package: ModuleType, name: str, kind: str) -> ModuleType:
 
     Raises ConfigError MDW-102 for any other, with the nearest one.
     """
-    known = registered(package)
-    if name not in known:
-        raise ConfigError(
-            "MDW-102",
-            f"{kind}.name={name[:100]}: there is no {kind} of that name.",
-            nearest(name, known),
-        )
+    _check(name, registered(package), kind)
     return importlib.import_module(f"{package.__name__}.{name}")
+
+
+def check_registered(folder: str, name: str, kind: str) -> None:
+    """Raise what `module_named` would for a name that it does not know, before anything is imported."""
+    _check(name, registered_in(folder), kind)
+
+
+def _check(name: str, known: list[str], kind: str) -> None:
+    if name not in known:
+        what = f"{kind}.name={name[:100]}: there is no {kind} of that name."
+        raise ConfigError("MDW-102", what, nearest(name, known))

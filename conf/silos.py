@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 from conf.errors import ConfigError
 from conf.parse import from_plain
@@ -40,6 +41,13 @@ def data_of(data: DataConf, own: SiloConf, key: str, where: Where) -> DataConf:
     checked = from_plain(DataConf, own.data, key=key, where=where(key))
     check_limits(checked, key, where)
     return dataclasses.replace(data, **{name: getattr(checked, name) for name in own.data})
+
+
+def pool_workers(conf: Conf) -> int:
+    """Return how many processes the pool trains in: those that were asked for, or one a core."""
+    asked = conf.simulation.workers
+    wanted = asked if asked is not None else os.cpu_count() or 1
+    return min(wanted, len(conf.federation.silos) or conf.federation.size)
 
 
 def silo_to_json(silo: Silo) -> str:

@@ -8,10 +8,10 @@ run = simulate(["task=mnist", "run.rounds=3"])
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from flwr.serverapp.strategy import Strategy
 
@@ -19,7 +19,7 @@ from client.device import choose
 from client.tasks import class_counts, task_named
 from conf.compose import compose
 from conf.schema import Conf
-from conf.silos import silos
+from conf.silos import pool_workers, silos
 from server.app import federate
 from server.engines.pool import PoolGrid
 from server.engines.quiet import logs_to
@@ -30,20 +30,26 @@ from server.scoring.baseline import baseline_jobs, check_baseline, compare
 from server.session import Session, session
 from strategies import build_strategy
 
+Shown = Literal["live", "plain", "nothing"]
+"""What the terminal gets of a run."""
+
 
 def simulate(overrides: Sequence[str] = (), *, progress: bool = False) -> FinishedRun:
     """Run a federation on this machine and return its result, metrics and model.
 
-    `overrides` are Hydra's, as on the command line. Raises the errors of `conf.errors`.
+    `overrides` are Hydra's, as on the command line. With `progress` it shows how it goes, without
+    it prints nothing. Raises the errors of `conf.errors`.
     """
     command = " ".join(["meadow simulate", *overrides])
-    return simulate_conf(compose(list(overrides)), command=command, progress=progress)
+    shown: Shown = "live" if progress else "nothing"
+    return simulate_conf(compose(list(overrides)), command=command, shown=shown)
 
 
-def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> FinishedRun:
+def simulate_conf(conf: Conf, *, command: str = "", shown: Shown = "nothing") -> FinishedRun:
     """Run a federation on this machine from a composed configuration.
 
-    Everything that can be wrong with it is found before the first file is written.
+    `shown` is what the terminal gets: a live table, plain lines or nothing. Everything that can be
+    wrong with the configuration is found before the first file is written.
     """
     members = silos(conf)
     task = task_named(conf.task.name)
@@ -51,7 +57,7 @@ def simulate_conf(conf: Conf, *, command: str = "", progress: bool = True) -> Fi
     choose(conf.trainer.device)
     partition = class_counts(task, members)
     check_baseline(conf, members)
-    display = progress_display(live=progress)
+    display = None if shown == "nothing" else progress_display(live=shown == "live")
     with (
         sigterm_is_ctrl_c(),
         session(conf, members, mode="simulate", command=command, display=display) as run,
@@ -85,11 +91,11 @@ def sigterm_is_ctrl_c() -> Iterator[None]:
 def _train(run: Session, strategy: Strategy) -> None:
     conf = run.conf.simulation
     if conf.engine == "pool":
-        workers = conf.workers
-        if workers is None:
-            workers = min(os.cpu_count() or 1, len(run.members))
         with PoolGrid(
-            run.members, workers, malloc=conf.malloc, log=run.folder.logs / "workers.log"
+            run.members,
+            pool_workers(run.conf),
+            malloc=conf.malloc,
+            log=run.folder.logs / "workers.log",
         ) as grid:
             federate(run, grid, strategy)
     else:

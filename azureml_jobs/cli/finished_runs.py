@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from azureml_jobs.cli.arguments import Arguments
+from azureml_jobs.cli.first_line import described, say
 from azureml_jobs.cli.table import columns
 from conf.errors import CheckpointError
 
@@ -98,6 +99,14 @@ def _on_a_line(text: str) -> str:
 
 def evaluate(arguments: Arguments) -> int:
     """Score a finished run's model on the data of its own configuration."""
+    from conf.resume import folder_of, stored
+
+    # Before torch is imported: a run that is not there, or has no model, is told at once.
+    folder = folder_of(arguments.get("run"))
+    from server.run.start_checks import MODEL, check_weights
+
+    check_weights(folder / MODEL, str(folder))
+    say(f"{folder.name}: {described(stored(folder))}")
     from server.scoring.evaluation import evaluate_run
 
     scores = evaluate_run(arguments.get("run"))

@@ -10,6 +10,7 @@ the third unpickles a file, and completion knows of no verbs. `conf/config.yaml`
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 import sys
 import traceback
@@ -41,18 +42,25 @@ REFUSED: Final = ("config_path", "config_name", "experimental_rerun", "shell_com
 """Flags of Hydra's that are not offered."""
 
 
-def application(words: Sequence[str], args: list[str], task: Task) -> int:
+Check = Callable[[Conf], None]
+"""What else is wrong with a configuration that composes; raises MeadowError."""
+
+
+def application(
+    words: Sequence[str], args: list[str], task: Task, check: Check | None = None
+) -> int:
     """Run `task` for the configuration that `args` describe, or for each of a sweep; return the
     exit status.
 
     `words` are the verb and its own arguments, as they stand in the command that gives the same
-    run. Raises ConfigError before anything starts, and what the task raised in a single run. In a
+    run. `check` looks at each configuration before the first run. Raises ConfigError before
+    anything starts, and what the task raised in a single run. In a
     sweep a child's MeadowError is printed, the next child runs, and the first failure's status is
     returned.
     """
     verb = words[0]
     given = _parsed(verb, args)
-    _check(given)
+    _check(given, check)
     added = ["--config-dir", given.config_dir] if given.config_dir else []
     jobs = _Jobs(["meadow", *words, *added], task)
     argv = sys.argv
@@ -172,7 +180,7 @@ def _flags(given: argparse.Namespace) -> list[str]:
     return [word for flag in flags for word in flag]
 
 
-def _check(given: argparse.Namespace) -> None:
+def _check(given: argparse.Namespace, check: Check | None) -> None:
     """Compose and validate all that the arguments describe.
 
     Raises ConfigError for the first mistake.
@@ -183,14 +191,23 @@ def _check(given: argparse.Namespace) -> None:
     if given.config_dir is not None:
         extra = [f"hydra.searchpath=['file://{Path(given.config_dir).resolve()}']"]
     names: set[str] = set()
-    for overrides in _children(given):
+    children = _children(given)
+    for overrides in children:
         try:
-            _own_name(compose([*extra, *overrides]), names)
+            conf = compose([*extra, *overrides])
+            _own_name(conf, names)
+            if check is not None and not _shows(given):
+                check(_as_in_sweep(conf) if given.multirun else conf)
         except ConfigError as error:
             if not (
                 _shows(given) and error.code in ("MDW-104", "MDW-105")
             ):  # a wrong value can still be looked at
                 raise
+
+
+def _as_in_sweep(conf: Conf) -> Conf:
+    """Return a sweep's run without its name: it goes into a new folder, where every name is free."""
+    return dataclasses.replace(conf, run=dataclasses.replace(conf.run, name=None))
 
 
 def _own_name(conf: Conf, names: set[str]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from azureml_jobs.backends.base import ORCHESTRATOR, parts_of
 from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.cli.federation import Federation, federation_of
+from azureml_jobs.cli.first_line import launched, say
 from azureml_jobs.cli.runs import (
     Echo,
     bring_home,
@@ -85,6 +86,7 @@ def _launch(arguments: Arguments, role: str, work: Work) -> int:
             from azureml_jobs.jobs.silo_file import with_own
 
             conf = with_own(conf, arguments.get("silo"), Path(arguments.get("silo.file")))
+        say(launched(conf, arguments.get("backend")))
         opened = federation_of(arguments, conf)
         federation = Federation(opened.backend, role)
         if arguments.has("--dry-run"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from azureml_jobs.cli.arguments import Arguments
+from azureml_jobs.cli.first_line import say, simulated
 
 if TYPE_CHECKING:
     from client.node.job import NodeSettings
@@ -22,13 +23,22 @@ def simulate(arguments: Arguments) -> int:
     """Train one model over several silos on this machine, as a Hydra application."""
     from azureml_jobs.cli.hydra_app import application
 
+    def check(conf: Conf) -> None:
+        from server.run.start_checks import check_start
+
+        check_start(conf)
+
     def train(conf: Conf, overrides: list[str], command: str) -> int:
+        # Torch takes seconds to import: what is wrong is told before, and so is what comes.
+        check(conf)
+        say(simulated(conf))
         from server.simulation import simulate_conf
 
-        simulate_conf(conf, command=command, progress=not arguments.has("--no-progress"))
+        plain = arguments.has("--no-progress")
+        simulate_conf(conf, command=command, shown="plain" if plain else "live")
         return 0
 
-    return application(["simulate"], list(arguments.rest), train)
+    return application(["simulate"], list(arguments.rest), train, check)
 
 
 def serve(arguments: Arguments) -> int:

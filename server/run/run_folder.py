@@ -23,6 +23,7 @@ from server.report.model_card import card
 from server.report.overview import Overview
 from server.run.files import write_atomic
 from server.run.result import RunResult
+from server.run.start_checks import known_as, name_taken
 from strategies.wire import protocol
 
 
@@ -59,11 +60,7 @@ class RunFolder:
                 new.write_config(conf, command)
                 _put(new.path, path)
         except FileExistsError:
-            raise ConfigError(
-                "MDW-181",
-                f"run.name={name}: {path} exists already.",
-                f"Choose another, or run.resume={RunFolder(path).known_as}.",
-            ) from None
+            raise name_taken(name, path) from None
         except OSError as error:
             raise ConfigError(
                 "MDW-182",
@@ -80,7 +77,7 @@ class RunFolder:
     @property
     def known_as(self) -> str:
         """What `run.resume` and the verbs take: the id, or the path where it lies elsewhere."""
-        return self.run_id if self.path == Path("outputs") / self.run_id else str(self.path)
+        return known_as(self.path)
 
     @property
     def logs(self) -> Path:

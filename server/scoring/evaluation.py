@@ -20,10 +20,11 @@ from client.tasks import task_named
 from client.tasks.base import Task
 from conf.errors import ConfigError
 from conf.resume import stored
-from conf.schema import Conf, ModelConf, Silo
+from conf.schema import Conf, Silo
 from conf.silos import silos
 from server.run.result import Metrics, Scores
 from server.run.run_folder import find
+from server.run.start_checks import check_weights, first_weights_file
 from strategies.wire import protocol
 
 Examples = Dataset[Any]
@@ -97,8 +98,9 @@ def first_weights(conf: Conf) -> ArrayRecord:
     Raises ConfigError MDW-184 where the file's names or shapes are not the model's.
     """
     model = build_model(conf.model, task_named(conf.task.name), conf.run.seed)
-    if conf.model.init:
-        _load(model, _weights_of(conf.model, conf.run.output), f"model.init={conf.model.init}")
+    weights = first_weights_file(conf)
+    if weights is not None:
+        _load(model, weights, f"model.init={conf.model.init}")
     return protocol.to_record(model.state_dict())
 
 
@@ -127,17 +129,8 @@ def evaluate_run(run: str) -> Scores:
     return scores
 
 
-def _weights_of(conf: ModelConf, output: str) -> Path:
-    assert conf.init is not None
-    if conf.init.endswith(".safetensors"):
-        return Path(conf.init)
-    return find(conf.init, output).path / "model/model.safetensors"
-
-
 def _load(model: nn.Module, path: Path, source: str) -> None:
-    if not path.is_file():
-        message = f"{source}: there is no file {path}."
-        raise ConfigError("MDW-184", message, "Give a .safetensors file or a finished run.")
+    check_weights(path, source)
     try:
         model.load_state_dict(load_file(path))
     except (RuntimeError, OSError, SafetensorError) as error:

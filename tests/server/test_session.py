@@ -227,7 +227,7 @@ def test_a_round_s_syncs_do_not_depend_on_the_silos(
     # result.json is written by the clock, not by the round.
     monkeypatch.setattr("server.session.RESULT_SECONDS", float("inf"))
     words = [*POOL, f"federation.size={count}", "data.examples=1500", "run.rounds=4"]
-    simulate_conf(compose([*words, f"run.output={tmp_path}"]))
+    simulate_conf(compose([*words, f"run.output={tmp_path}"]), shown="plain")
     # The first two rounds differ: a folder's first file, and no checkpoint that is old enough to go.
     assert [after - before for before, after in itertools.pairwise(syncs.at[1:])] == [7, 7]
 

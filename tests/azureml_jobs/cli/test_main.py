@@ -27,11 +27,11 @@ class Simulation:
     """Stands in for `server.simulation`: notes each run and fails where it is told to."""
 
     def __init__(self) -> None:
-        self.runs: list[tuple[Conf, str, bool]] = []
+        self.runs: list[tuple[Conf, str, str]] = []
         self.fail: Callable[[Conf], BaseException | None] = lambda conf: None
 
-    def simulate_conf(self, conf: Conf, *, command: str = "", progress: bool = True) -> None:
-        self.runs.append((conf, command, progress))
+    def simulate_conf(self, conf: Conf, *, command: str = "", shown: str = "") -> None:
+        self.runs.append((conf, command, shown))
         error = self.fail(conf)
         if error is not None:
             raise error
@@ -103,17 +103,17 @@ def test_version_names_what_it_stands_on(capsys: pytest.CaptureFixture[str]) -> 
 def test_simulate_runs_what_was_composed(simulation: Simulation) -> None:
     argv = ["simulate", "run.rounds=3", "federation.silos.north.data.root=/a b", "--no-progress"]
     assert main(argv) == 0
-    ((conf, command, progress),) = simulation.runs
+    ((conf, command, shown),) = simulation.runs
     assert conf.run.rounds == 3 and conf.federation.silos["north"].data == {"root": "/a b"}
     assert command == "meadow simulate run.rounds=3 'federation.silos.north.data.root=/a b'"
-    assert not progress
+    assert shown == "plain"
     assert list(Path().iterdir()) == [], "only the run writes, into its own folder"
 
 
 def test_progress_is_shown_by_default_and_flags_may_stand_anywhere(simulation: Simulation) -> None:
     assert main(["simulate", "run.rounds=3", "--run", "run.seed=1"]) == 0
-    ((conf, _, progress),) = simulation.runs
-    assert progress and (conf.run.rounds, conf.run.seed) == (3, 1)
+    ((conf, _, shown),) = simulation.runs
+    assert shown == "live" and (conf.run.rounds, conf.run.seed) == (3, 1)
 
 
 def test_the_arguments_of_the_process_are_left_as_they_were(simulation: Simulation) -> None:
@@ -136,7 +136,8 @@ def test_a_failure_is_told_in_two_lines_with_its_own_status(
 ) -> None:
     simulation.fail = lambda conf: error
     assert main(["simulate"]) == error.exit_status
-    lines = capsys.readouterr().err.splitlines()
+    # after the line that says what runs
+    lines = capsys.readouterr().err.splitlines()[1:]
     assert lines[0] == f"error {error.code}: {error.message}"
     assert lines[1:] == ([f"  {error.hint}"] if error.hint else [])
 
