@@ -299,14 +299,20 @@ def test_a_sweep_ends_when_it_is_interrupted(simulation: Simulation, error: Base
 
 
 def test_evaluate_prints_a_line_for_all_silos_and_for_each(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    run = tmp_path / "one"
+    (run / "model").mkdir(parents=True)
+    (run / "model" / "model.safetensors").touch()
+    (run / "config.yaml").write_text("{}\n")
     scores = types.SimpleNamespace(
         union={"loss": 0.5, "accuracy": 0.9}, by_silo={"north": {"accuracy": 0.8}}
     )
-    module(monkeypatch, "server.scoring.evaluation", evaluate_run=lambda run: {"one": scores}[run])
-    assert main(["evaluate", "run=one"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    module(monkeypatch, "server.scoring.evaluation", evaluate_run=lambda _: scores)
+    assert main(["evaluate", f"run={run}"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "one: 3 silos, digits, fedavg\n"
+    assert out.splitlines() == [
         "all silos  loss 0.5000  accuracy 0.9000",
         "north      accuracy 0.8000",
     ]
