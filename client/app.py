@@ -10,6 +10,7 @@ from client import loop, sums
 from client.batches import length
 from client.cache import Loaded, load_cached
 from client.context_state import state_mod
+from client.dry_round import dry_round
 from client.malloc import keep_activations_mapped
 from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation
@@ -73,6 +74,16 @@ def evaluate(message: Message, context: Context) -> Message:
         }
     )
     return Message(content, reply_to=message)
+
+
+@app.query("ready")
+def ready(message: Message, context: Context) -> Message:
+    """Go through a dry round on the silo's first examples (`client.dry_round`)."""
+    scope = run_scope(message)
+    loaded = _load_checked(1, scope, silo_of(context))
+    # Its weights are those of nobody: each round brings its own.
+    dry_round(loaded.model, loaded.data.train, loaded.task, scope.trainer, discreet=True)
+    return hello(message, context)
 
 
 @app.query("hello")

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from conf.errors import ConfigError
 from conf.schema import TrainerConf
@@ -61,6 +61,11 @@ def autocast(device: torch.device, conf: TrainerConf) -> AbstractContextManager[
 def scaler(device: torch.device, conf: TrainerConf) -> torch.amp.GradScaler:
     """Return the scaler that keeps small fp16 gradients from vanishing; bf16 and fp32 need none."""
     return torch.amp.GradScaler(device.type, enabled=conf.precision == "fp16")
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Return a float32 form of what a model gave: losses are taken in it, whatever it computed in."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 @contextmanager

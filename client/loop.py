@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from client import sums
 from client.batches import Batch, Batches
-from client.device import autocast, choose, device_of, reproducible, scaler
+from client.device import autocast, choose, device_of, full_precision, reproducible, scaler
 from client.optimizer import learning_rate, momentum_of, optimizer_of, set_learning_rate
 from client.sums import Metrics, Sums
 from client.tasks.base import Task
@@ -215,7 +215,7 @@ class _Training:
     def forward(self, model: nn.Module, batch: Batch) -> Any:
         """Return what the task makes of a batch with a model, in the trainer's precision."""
         with self._precision():
-            return map_tensors(_full_precision, self.task.output(model, batch))
+            return map_tensors(full_precision, self.task.output(model, batch))
 
     def metrics(self, started: float) -> Metrics:
         """Return what the round reports; raises WireError MDW-671 where nothing was trained."""
@@ -309,14 +309,9 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerC
     with reproducible(device, 0, conf), torch.inference_mode():
         for batch in batches:
             with precision:
-                output = map_tensors(_full_precision, task.output(model, batch))
+                output = map_tensors(full_precision, task.output(model, batch))
             sums.add(total, sums.of_batch(task, output, batch))
     return Evaluation(total, batches.examples, time.perf_counter() - started)
-
-
-def _full_precision(tensor: Tensor) -> Tensor:
-    """Losses are taken in float32, whatever the model computed in."""
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _cost(examples: int, seen: int, started: float) -> Metrics:

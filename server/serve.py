@@ -29,6 +29,7 @@ from rich.console import Console
 from azureml_jobs.identity.authority import SERVER_DAYS, ServerCredentials, server_credentials
 from azureml_jobs.storage.base import Lease, LeaseLost, Store
 from azureml_jobs.storage.prefix import PrefixStore
+from client.tasks import task_named
 from conf.code_digest import run_files
 from conf.errors import CheckpointError, Interrupted, MeadowError
 from conf.schema import Conf
@@ -41,6 +42,7 @@ from server.orchestrator.backends import OrchestratorBackends
 from server.orchestrator.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator, quiet_flower
+from server.round.readiness import check_here
 from server.run.result import RoundRecord
 from server.session import session
 from server.store.admitted_keys import AdmittedKeys
@@ -211,6 +213,8 @@ class _Work:
         conf = request.checked()
         conf.run.output, conf.run.baseline = self.conf.run.output, "none"
         members, strategy = silos(conf), build_strategy(conf.strategy)
+        task = task_named(conf.task.name)
+        check_here(conf, task, len(members), task.made_up())
         names = [silo.name for silo in members]
         below = PrefixStore(self.here.store, f"runs/{request.run_id}/")
         display = _Display(Console(highlight=False))

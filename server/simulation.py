@@ -25,6 +25,7 @@ from server.engines.pool import PoolGrid
 from server.engines.quiet import logs_to
 from server.engines.ray_engine import run_on_ray
 from server.observers.progress import progress as progress_display
+from server.round.readiness import check_here
 from server.run.finished import FinishedRun
 from server.scoring.baseline import baseline_jobs, check_baseline, compare
 from server.session import Session, session
@@ -57,6 +58,7 @@ def simulate_conf(conf: Conf, *, command: str = "", shown: Shown = "nothing") ->
     choose(conf.trainer.device)
     partition = class_counts(task, members)
     check_baseline(conf, members)
+    check_here(conf, task, len(members), task.data(members[0]).train)
     display = None if shown == "nothing" else progress_display(live=shown == "live")
     with (
         sigterm_is_ctrl_c(),

@@ -49,6 +49,7 @@ TESTED_ELSEWHERE = {
     "server/report/page.py": "tests/server/report/test_build.py",
     "server/report/plots.py": "tests/server/report/test_build.py",
     "server/report/tables.py": "tests/server/report/test_overview.py",
+    "server/round/imagined_grid.py": "tests/server/round/test_dry_aggregation.py",
     "server/round/silo_grid.py": "tests/server/round/test_exchange.py",
     "server/round/roster.py": "tests/server/round/test_rounds.py",
     "server/run/chain.py": "tests/server/run/test_ledger.py",

@@ -179,6 +179,13 @@ class Task(ABC):
         """Return the central test set, or None where there is none."""
         return None
 
+    def made_up(self) -> Dataset[Any] | None:
+        """Return a few examples made up from the contract, for a server that has none, or None.
+
+        With them a dry round finds mistakes before any silo is asked.
+        """
+        return None
+
     def output(self, model: nn.Module, batch: Any) -> Any:
         """Return what the model makes of a batch: any tree of tensors."""
         return model(batch[0])

@@ -21,14 +21,14 @@ from types import TracebackType
 from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from conf.errors import SiloError
 from conf.schema import Silo
 from conf.silos import silo_to_json
 from server.engines.assignment import WorkerAssignment
+from server.engines.server_identity import give_identity_back, take_identity
 from server.engines.worker import Worker, WorkerDied, answer, end_fork_server, load_app
 from server.round.silo_grid import SiloGrid
 
@@ -66,7 +66,7 @@ class PoolGrid(SiloGrid):
         log: Path | None = None,
     ) -> None:
         self._app = load_app(app)
-        self._identity = _take_identity(run_id := secrets.randbits(63))
+        self._identity = take_identity(run_id := secrets.randbits(63))
         self._run = Run.create_empty(run_id)
         self._silos = {node_id(silo.name): silo for silo in silos}
         self._indices = {node: index for index, node in enumerate(self._silos)}
@@ -181,7 +181,7 @@ class PoolGrid(SiloGrid):
             thread.join(max(0.0, deadline - time.monotonic()))
         if any(worker.waiting for worker in self._workers):
             end_fork_server()
-        _give_identity_back(self._identity)
+        give_identity_back(self._identity)
 
     def __enter__(self) -> PoolGrid:
         return self
@@ -323,20 +323,3 @@ def _context(run_id: int, node: int, silo: Silo) -> Context:
     return Context(
         run_id=run_id, node_id=node, node_config=config, state=RecordDict(), run_config={}
     )
-
-
-Identity = tuple[int | None, int | None, int | None]
-
-
-def _take_identity(run_id: int) -> Identity:
-    """Make this process the server of a run, as Flower's `Message` expects; return who it was
-    before.
-    """
-    before = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, SUPERLINK_NODE_ID
-    return before
-
-
-def _give_identity_back(before: Identity) -> None:
-    for name, value in zip(("_task_id", "_run_id", "_node_id"), before, strict=True):
-        setattr(TaskIdentity, name, value)  # its own setters take no None

@@ -27,6 +27,7 @@ from server.round.admission import Admission, Admitted, Rejected, Verdict, softw
 from server.round.cohort import CohortGrid, select
 from server.round.early_stop import EarlyStop
 from server.round.exchange import Closing, Step, exchange, without_error
+from server.round.readiness import ask_silos
 from server.round.roster import silo_names
 from server.round.silo_grid import SiloGrid
 from server.run.ledger import arrays_digest
@@ -69,8 +70,8 @@ class Rounds:
         """Continue from the session's state and keep it up to date; return True if stopped early.
 
         Raises RoundError MDW-401 when a round cannot close with its quorum, MDW-402 when too few
-        silos start, MDW-403 and 404 for what a strategy may not do; the state then is that of the
-        last closed round.
+        silos start, MDW-406 where too few are ready, MDW-403 and 404 for what a strategy may not
+        do; the state then is that of the last closed round.
         """
         conf = self.session.conf
         state = self.session.state
@@ -78,6 +79,8 @@ class Rounds:
         early_stop = EarlyStop(conf.run.early_stop, **state.early_stop)
         restore(self.strategy, state.strategy)
         if state.round == 0:
+            if self.session.result.mode != "simulate":
+                ask_silos(self.grid, self.silos, conf.run, self._config())
             self.session.checkpoints.save(state)
         while state.round < conf.run.rounds and not early_stop.stopped:
             started = self.clock()

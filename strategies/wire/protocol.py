@@ -5,6 +5,8 @@ Silo to server, `train`:                 arrays (the silo's model), metrics (num
                                          software (versions; for the records).
 Silo to server, `evaluate`:              sums (of the silo's split, by the task's own names),
                                          metrics (num-examples, loss, the task's metrics, seconds).
+`query.ready` and its reply:             config (protocol, silo); asked before round 1, an error where the silo can't
+                                         take part.
 `query.hello` and its reply:             config (protocol, silo); asked where a grid does not know its silos' names.
 The names are Flower's own defaults wherever Flower has one, so that stock strategies fit.
 """
@@ -65,6 +67,7 @@ SECONDS: Final = "seconds"
 SAMPLES_PER_SECOND: Final = "samples-per-second"
 
 HELLO: Final = "query.hello"
+READINESS: Final = "query.ready"
 
 
 def to_record(state: Mapping[str, torch.Tensor]) -> ArrayRecord:

@@ -12,8 +12,8 @@ from client.models import build_model
 from client.silo_settings import NODE_KEY
 from client.tasks import task_named
 from conf.compose import compose
-from conf.errors import ConfigError, WireError
-from conf.schema import Conf, FedProxConf
+from conf.errors import ConfigError, DataError, SiloError, WireError
+from conf.schema import Conf, FedProxConf, PolicyConf
 from conf.silos import silo_to_json, silos
 from strategies.wire import protocol, run_config
 
@@ -134,3 +134,30 @@ def test_the_server_cannot_reach_what_is_the_silos_own(conf: Conf, key: str) -> 
             ),
             context(conf),
         )
+
+
+def test_asked_whether_it_is_ready_it_says_who_it_is(conf: Conf) -> None:
+    reply = app(message(conf, protocol.READINESS), context(conf))
+    assert reply.content.config_records[protocol.CONFIG][protocol.SILO] == "silo-1"
+
+
+def test_asked_whether_it_is_ready_it_says_what_is_wrong_and_nothing_of_an_example(
+    conf: Conf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*given: object) -> None:
+        raise KeyError("patient 4711")
+
+    monkeypatch.setattr(task_named("digits"), "sums", wrong)
+    with pytest.raises(DataError, match=r"MDW-236: .*`sums` raised KeyError") as caught:
+        app(message(conf, protocol.READINESS), context(conf))
+    assert "4711" not in str(caught.value)
+
+
+def test_asked_whether_it_is_ready_it_refuses_what_its_owner_does_not_allow(conf: Conf) -> None:
+    strict = dataclasses.replace(conf.trainer, epochs=9)
+    asked = dataclasses.replace(conf, trainer=strict)
+    silo = dataclasses.replace(silos(conf)[0], policy=PolicyConf(epochs_at_most=2))
+    node = {NODE_KEY: silo_to_json(silo)}
+    here = Context(run_id=1, node_id=2, node_config={**node}, state=RecordDict(), run_config={})
+    with pytest.raises(SiloError, match="MDW-341"):
+        app(message(asked, protocol.READINESS), here)

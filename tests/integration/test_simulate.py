@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from client.cache import Loaded, load_cached
-from conf.errors import ConfigError, DataError, RoundError
+from conf.errors import ConfigError, DataError, RoundError, WireError
 from conf.schema import RunScope, Silo
 from server.run.finished import FinishedRun
 from server.run.result import RunResult
@@ -244,3 +244,20 @@ def test_the_metrics_of_the_last_round_are_those_of_evaluate_and_of_the_baseline
     # The mean over silos is another number: it counts a class that a silo lacks as missed.
     by_silo = [metrics["f1"] for metrics in again.by_silo.values()]
     assert abs(sum(by_silo) / len(by_silo) - again.union["f1"]) > 1e-3
+
+
+def test_a_strategy_that_loses_an_array_is_found_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from flwr.app import ArrayRecord\n"
+        "from flwr.serverapp.strategy import FedAvg\n\n\n"
+        "class Losing(FedAvg):\n"
+        "    def aggregate_train(self, server_round, replies):\n"
+        "        arrays, metrics = super().aggregate_train(server_round, replies)\n"
+        "        return ArrayRecord(dict(list(arrays.items())[1:])), metrics\n"
+    )
+    given = ["strategy=external", f"strategy.target={tmp_path}/mine.py:Losing"]
+    with pytest.raises((RoundError, WireError), match=r"is missing|weight"):
+        simulate([*POOL, *given, f"run.output={tmp_path}/outputs"])
+    assert not (tmp_path / "outputs").exists()

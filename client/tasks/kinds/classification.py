@@ -10,10 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import TensorDataset
 
 from client.partition import Indices
 from client.tasks.base import Better, SumSpec, broken
 from client.tasks.kinds.arrays import ArrayTask
+
+ANY_SIDE = 32
+"""The side of a made-up input where the contract names none."""
 
 
 class Classification(ArrayTask):
@@ -44,6 +48,13 @@ class Classification(ArrayTask):
     def labels(self, targets: NDArray[Any]) -> Indices:
         """Return the class of each example."""
         return targets
+
+    def made_up(self) -> TensorDataset:
+        """Return inputs of zeros, one for each of the first classes."""
+        labels = torch.arange(min(4, len(self.contract.classes)))
+        # A side of any length is as long as a model's layers can need.
+        shape = [ANY_SIDE if side is None else side for side in self.contract.shape]
+        return TensorDataset(torch.zeros(len(labels), *shape), labels)
 
     def loss(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return the mean cross-entropy of logits (n, classes) against labels (n)."""

@@ -1,0 +1,125 @@
+"""One aggregation before anything is trained: what a strategy does to a model's arrays, tried on
+copies.
+
+A strategy of somebody's own that drops an array, changes a shape or raises is then told before the
+run has a folder, and not after its silos have trained a round for it.
+
+    MDW-405 a strategy that can't aggregate this model
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import Strategy
+
+from conf.errors import MeadowError, RoundError
+from server.engines.server_identity import give_identity_back, take_identity
+from server.round.imagined_grid import ImaginedGrid
+from strategies.streaming import Streaming
+from strategies.wire import protocol
+
+ROUND: Final = 1
+
+
+def dry_aggregation(strategy: Strategy, arrays: ArrayRecord, silos: int) -> None:
+    """Let a newly built strategy, which is used for nothing else, aggregate `silos` updates that
+    equal the model.
+
+    A streaming strategy gets two of them: it takes one as it takes a thousand. Raises RoundError
+    MDW-405 where it raises, gives no model, or one with other names, shapes or values that are not
+    finite; its own MeadowError as it is.
+    """
+    count = min(silos, 2) if isinstance(strategy, Streaming) else silos
+    grid = ImaginedGrid(count)
+    # Of one that Meadow hosts, the name that its user knows.
+    name = type(getattr(strategy, "inner", strategy)).__name__
+    with _undisturbed():
+        with _saying(name, "configure_train"):
+            messages = list(strategy.configure_train(ROUND, arrays, ConfigRecord(), grid))
+        replies = [_reply(message, arrays) for message in messages]
+        given: Iterable[Message] = iter(replies) if isinstance(strategy, Streaming) else replies
+        with _saying(name, "aggregate_train"):
+            mean, _ = strategy.aggregate_train(ROUND, given)
+    if mean is None:
+        raise _unfit(f"`{name}.aggregate_train` gave no model for {len(replies)} updates")
+    for fault in _faults(arrays, mean):
+        raise _unfit(f"`{name}.aggregate_train` changed the model: {fault}")
+
+
+def _reply(message: Message, arrays: ArrayRecord) -> Message:
+    """Answer as a silo that trained and changed nothing."""
+    # A record of its own: a strategy may change what it gets.
+    update = ArrayRecord(dict(arrays))
+    metrics = MetricRecord(
+        {
+            protocol.NUM_EXAMPLES: 1,
+            protocol.LOSS: 1.0,
+            protocol.SECONDS: 1.0,
+            protocol.SAMPLES_PER_SECOND: 1.0,
+        }
+    )
+    content = RecordDict({protocol.ARRAYS: update, protocol.METRICS: metrics})
+    return Message(content, reply_to=message)
+
+
+def _faults(sent: ArrayRecord, mean: ArrayRecord) -> Iterator[str]:
+    for name in sorted(sent.keys() ^ mean.keys()):
+        what = "is missing" if name in sent else "is new"
+        yield f"{name!r} {what}"
+    for name, array in mean.items():
+        before = sent[name]
+        if tuple(array.shape) != tuple(before.shape):
+            yield f"{name!r} has the shape {tuple(array.shape)}, not {tuple(before.shape)}"
+        elif not _is_finite(array):
+            yield f"{name!r} is not finite, made of updates that equal the model"
+
+
+def _is_finite(array: Array) -> bool:
+    values = array.numpy()
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Leave the global generators, Flower's log and its idea of this process as if nothing had been
+    tried.
+    """
+    log = logging.getLogger("flwr")
+    disabled = log.disabled
+    drawn = random.getstate()
+    # The legacy generator is what Flower's strategies draw from.
+    drawn_by_numpy = np.random.get_state()
+    # Messages can be made only in the name of some run; this one is nobody's.
+    identity = take_identity(0)
+    log.disabled = True
+    try:
+        yield
+    finally:
+        give_identity_back(identity)
+        log.disabled = disabled
+        random.setstate(drawn)
+        np.random.set_state(drawn_by_numpy)
+
+
+@contextlib.contextmanager
+def _saying(strategy: str, method: str) -> Iterator[None]:
+    try:
+        yield
+    except MeadowError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        what = f"`{strategy}.{method}` raised {type(error).__name__}: {said.rstrip('.')}"
+        raise _unfit(what) from error
+
+
+def _unfit(what: str) -> RoundError:
+    hint = "Correct the strategy or its arguments, or choose another one."
+    return RoundError("MDW-405", f"A dry round, before anything was trained: {what}.", hint)

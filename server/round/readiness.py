@@ -1,0 +1,84 @@
+"""Before round 1: is what a run brings fit to be trained, here and at each silo?
+
+A dry round costs one batch. Without it a mistake in a task is told by the silos, after their data
+was loaded and a round was lost; one in its metrics only after that round's training.
+
+    MDW-406 too few silos that are ready
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from torch.utils.data import Dataset
+
+from client.dry_round import dry_round
+from client.loop import prepare
+from client.model_state import check_state
+from client.models import build_model
+from client.tasks.base import Task
+from conf.errors import RoundError
+from conf.schema import Conf, RunConf
+from server.round.dry_aggregation import dry_aggregation
+from server.round.error_text import plain_reason
+from server.round.exchange import NODE_UNAVAILABLE, Closing, exchange
+from strategies import build_strategy
+from strategies.wire import protocol
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS: Final = 60.0
+"""After enough silos are ready, for those that still load their data; later ones are simply asked
+for round 1.
+"""
+
+
+def check_here(conf: Conf, task: Task, silos: int, examples: Dataset[Any] | None) -> None:
+    """Go through a dry round of a run in this process, before it has a folder.
+
+    `examples` are real ones or made up; without any only the model's state and the aggregation are
+    tried. Raises DataError MDW-230 to 238, 208 and 209 (`client.dry_round`), and RoundError MDW-405
+    (`server.round.dry_aggregation`).
+    """
+    # What is compiled is thrown away.
+    trainer = replace(conf.trainer, compile=False)
+    model = prepare(build_model(conf.model, task, seed=0), trainer)
+    if examples is None:
+        check_state(model)
+    else:
+        dry_round(model, examples, task, trainer)
+    arrays = protocol.to_record(model.state_dict())
+    dry_aggregation(build_strategy(conf.strategy), arrays, conf.run.cohort or silos)
+
+
+def ask_silos(grid: Grid, silos: Mapping[int, str], run: RunConf, config: ConfigRecord) -> None:
+    """Let each silo (by node id) go through a dry round on its own first examples.
+
+    Those that can't are named in the log, and will fail in their rounds. Raises RoundError MDW-406
+    where so many can't that no round would close.
+    """
+    config[protocol.ROUND] = 1
+    content = RecordDict({protocol.CONFIG: config})
+    questions = [Message(content, node, protocol.READINESS) for node in sorted(silos)]
+    needed = run.quorum or (run.cohort or len(silos)) // 2 + 1
+    closing = Closing(run.round_timeout, quorum=needed, grace=GRACE_SECONDS)
+    unfit: dict[str, str] = {}
+    for node, reply, _ in exchange(grid, questions, closing):
+        if not reply.has_error() or reply.error.code == NODE_UNAVAILABLE:
+            continue
+        unfit[silos[node]] = plain_reason(reply.error.reason)
+        log.warning("%s is not ready: %s", silos[node], unfit[silos[node]])
+    if len(silos) - len(unfit) >= needed:
+        return
+    reasons = "; ".join(f"{silo}: {reason}" for silo, reason in sorted(unfit.items()))
+    raise RoundError(
+        "MDW-406",
+        f"Before round 1, {len(silos) - len(unfit)} of {len(silos)} silos are ready, and a round"
+        f" needs {needed} ({reasons}).",
+        "Correct what the silos say; nothing was trained.",
+    )
