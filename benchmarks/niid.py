@@ -37,7 +37,7 @@ from torch.nn import functional
 
 from client.app import app
 from client.silo_settings import hand_over
-from client.tasks import task_named
+from client.tasks import task_of
 from conf.compose import compose
 from conf.schema import Conf
 from conf.silos import silos
@@ -347,7 +347,7 @@ def _named(flat: torch.Tensor, like: State) -> State:
 
 
 def _splits(conf: Conf) -> list[Split]:
-    task = task_named(conf.task.name)
+    task = task_of(conf.task)
     return [task.data(silo).train.tensors for silo in silos(conf)]  # type: ignore[attr-defined]  # held in memory
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from client.loop import prepare
 from client.models import build_model
-from client.tasks import task_named
+from client.tasks import task_of
 from client.tasks.base import Data, Task
 from conf.schema import ModelConf, RunScope, Silo, TaskConf, TrainerConf
 
@@ -23,10 +23,10 @@ class Loaded:
     model: nn.Module
 
 
-ModelKey = tuple[ModelConf, TrainerConf, str, str | None]
-"""What a model in memory was built for: the last two are the task's name and the device."""
+ModelKey = tuple[ModelConf, TrainerConf, TaskConf, str | None]
+"""What a model in memory was built for; the last one is the device."""
 
-_data: dict[str, tuple[str, Silo, Data]] = {}
+_data: dict[str, tuple[TaskConf, Silo, Data]] = {}
 _models: list[tuple[ModelKey, nn.Module]] = []
 _tasks: list[tuple[TaskConf, Task]] = []
 
@@ -38,19 +38,19 @@ def load_cached(scope: RunScope, silo: Silo) -> Loaded:
     """
     task = _task(scope.task)
     cached = _data.get(silo.name)
-    if cached is None or cached[:2] != (task.name, silo):
-        cached = (task.name, silo, task.data(silo))
+    if cached is None or cached[:2] != (scope.task, silo):
+        cached = (scope.task, silo, task.data(silo))
         _data[silo.name] = cached
     torch.set_num_threads(silo.threads or scope.trainer.threads)
-    return Loaded(task, cached[2], _model(scope.model, scope.trainer, task, silo))
+    return Loaded(task, cached[2], _model(scope, task, silo))
 
 
-def _model(conf: ModelConf, trainer: TrainerConf, task: Task, silo: Silo) -> nn.Module:
-    key = (conf, trainer, task.name, silo.device)
+def _model(scope: RunScope, task: Task, silo: Silo) -> nn.Module:
+    key = (scope.model, scope.trainer, scope.task, silo.device)
     if not _models or _models[0][0] != key:
         # One kind at a time: a worker must not pile up the models of a sweep.
         _models.clear()
-        model = prepare(build_model(conf, task, seed=0), trainer, silo.device)
+        model = prepare(build_model(scope.model, task, seed=0), scope.trainer, silo.device)
         _models.append((key, model))
     return _models[0][1]
 
@@ -58,5 +58,5 @@ def _model(conf: ModelConf, trainer: TrainerConf, task: Task, silo: Silo) -> nn.
 def _task(conf: TaskConf) -> Task:
     # Looked up once and not for each message: the look lists a folder.
     if not _tasks or _tasks[0][0] != conf:
-        _tasks[:] = [(conf, task_named(conf.name))]
+        _tasks[:] = [(conf, task_of(conf))]
     return _tasks[0][1]

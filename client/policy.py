@@ -13,14 +13,18 @@ import dataclasses
 import math
 
 from conf.errors import SiloError
-from conf.schema import RunScope, Silo, TrainerConf
+from conf.schema import ModelConf, RunScope, Silo, StrategyConf, TaskConf, TrainerConf, is_outside
+from conf.targets import known
 
 
 def check_run(scope: RunScope, silo: Silo, round: int) -> None:
-    """Raise SiloError MDW-340 or 341 where the silo takes no part in such a run or round."""
+    """Raise SiloError MDW-340 or 341 where the silo takes no part in such a run or round, and
+    MDW-346 or 347 where the run names code from outside this tree that its job was not given.
+    """
     policy = silo.policy
     # A server that announces few rounds and goes on asking is held to what it asks.
     rounds = max(round, scope.run.rounds)
+    _check_listed(scope, silo)
     _one_of("task", scope.task.name, policy.tasks, silo)
     _one_of("model", scope.model.name, policy.models, silo)
     _one_of("strategy", scope.strategy.name, policy.strategies, silo)
@@ -55,6 +59,24 @@ def for_evaluation(conf: TrainerConf, silo: Silo) -> TrainerConf:
     if limit is None:
         return conf
     return dataclasses.replace(conf, eval_batch_size=min(conf.eval_batch_size, limit))
+
+
+def _check_listed(scope: RunScope, silo: Silo) -> None:
+    """Raise SiloError MDW-346 or 347 where a run names code that this silo's job was not given."""
+    named: list[tuple[str, TaskConf | ModelConf | StrategyConf]] = [
+        ("task", scope.task),
+        ("model", scope.model),
+    ]
+    if getattr(scope.strategy, "code", ""):
+        # Where only the server has a half, no code of it is named.
+        named.append(("strategy", scope.strategy))
+    for group, own in named:
+        if not is_outside(own.name):
+            continue
+        try:
+            known.find(group, own.name, getattr(own, "code", ""))
+        except SiloError as error:
+            raise SiloError(error.code, f"{silo.name}: {error.message}", error.hint) from None
 
 
 def _one_of(what: str, asked: str, allowed: list[str], silo: Silo) -> None:

@@ -29,6 +29,7 @@ from typing import Final
 
 from conf.code_meaning import meaning_of
 from conf.errors import SiloError
+from conf.schema import is_outside
 
 APP: Final = "client/app.py"
 """The silo's ClientApp; what it imports is what every run executes."""
@@ -46,9 +47,14 @@ users.
 
 
 def run_files(task: str, model: str, strategy: str) -> tuple[str, ...]:
-    """Return the run's own files, as paths from the root."""
+    """Return the run's own files of this tree, as paths from the root.
+
+    What is from outside the tree has a digest of its own (`conf.targets`).
+    """
     named = {"task": task, "model": model, "strategy": strategy}
-    return tuple(f"{OWN_FOLDERS[group]}/{name}.py" for group, name in named.items())
+    return tuple(
+        f"{OWN_FOLDERS[group]}/{name}.py" for group, name in named.items() if not is_outside(name)
+    )
 
 
 def run_digest(files: Iterable[str], root: Path | None = None) -> str:

@@ -24,6 +24,7 @@ from conf.hydra_errors import Origins, translate
 from conf.overrides import ready
 from conf.resume import resumed
 from conf.schema import VARIANTS, Conf, FederationConf
+from conf.targets.resolve import resolved
 from conf.validate import validate
 
 _hydra_is_global = threading.Lock()
@@ -85,7 +86,9 @@ def finish(cfg: DictConfig, overrides: list[str], choices: dict[str, Any]) -> Co
         raise translate(e, overrides) from e
     conf = Conf(federation=federation_of(federation, overrides, origins), **groups)
     validate(conf, origins)
-    return resumed(conf, overrides) if conf.run.resume else conf
+    if conf.run.resume:
+        return resolved(resumed(conf, overrides), lambda key: f"the stored run {conf.run.resume}")
+    return resolved(conf, origins)
 
 
 register()

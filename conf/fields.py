@@ -65,12 +65,29 @@ NAME = r"[A-Za-z_]\w*"
 DOTTED = rf"{NAME}(\.{NAME})+"
 FILE = r"[a-z][a-z0-9_]{0,63}"
 FILE_IN_WORDS = "small letters, digits and '_'"
+OUTSIDE = r"[A-Za-z_]\w{0,63}\.[A-Za-z_]\w{0,63}"
+"""Names of what comes from outside this tree, such as `wine.Wine`."""
+NAMED = rf"{FILE}|{OUTSIDE}"
+NAMED_IN_WORDS = f"{FILE_IN_WORDS}, or FILE.Class for what is from outside this tree"
+TARGET = rf"({DOTTED}|\S.*:{NAME})?"
+TARGET_IN_WORDS = "FILE.py:Class, FOLDER:Class or package.module.Class"
 SHA256 = r"[0-9a-f]{64}"
 
 
 def name_of_a_file(default: str, *, help: str = "") -> Any:
-    """A text field that names a Python file of one of our rooms, such as a task's."""
-    return text(default, FILE, FILE_IN_WORDS, help=help)
+    """A text field that names a Python file of one of our rooms, or what is from outside them."""
+    return text(default, NAMED, NAMED_IN_WORDS, help=help)
+
+
+def target(*, help: str) -> Any:
+    """A text field that says where a class from outside this tree is; empty = nowhere."""
+    also = ("path", "class_path", "_target_")
+    return text("", TARGET, TARGET_IN_WORDS, help=help, also=also)
+
+
+def code(*, help: str) -> Any:
+    """A text field that holds the digest of code from outside this tree; filled in by compose."""
+    return text("", rf"({SHA256})?", "a SHA-256 in hex", help=help)
 
 
 def device(default: str | None, *, help: str = "") -> Any:

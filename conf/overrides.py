@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from conf.errors import ConfigError
-from conf.schema import Conf
+from conf.schema import EXTERNAL, VARIANTS, Conf
 from conf.schema_keys import check_key, nearest, unknown_key
 
 COMMAND_LINE = "command line"
@@ -19,10 +19,9 @@ _STRAY = re.compile(r"token recognition error at: ('.*')$", re.DOTALL)
 
 
 def groups() -> list[str]:
-    """Return the groups of configuration files: the folders under conf/."""
-    return sorted(
-        f.name for f in files("conf").iterdir() if f.is_dir() and not f.name.startswith(("_", "."))
-    )
+    """Return the groups of configuration files: the folders under conf/ that hold no code."""
+    folders = [f for f in files("conf").iterdir() if f.is_dir() and f.name[0] not in "_."]
+    return sorted(f.name for f in folders if not f.joinpath("__init__.py").is_file())
 
 
 def options(group: str) -> list[str]:
@@ -71,7 +70,25 @@ def ready(overrides: list[str]) -> list[str]:
     that Hydra asks for, so that nobody has to write it. Raises ConfigError: MDW-100 not an
     override, MDW-101 an unknown key.
     """
-    return [_ready(o) for o in parse(overrides)]
+    parsed = parse(overrides)
+    return [*(_ready(o) for o in parsed), *_chosen_by_target(parsed)]
+
+
+def _chosen_by_target(parsed: list[Override]) -> list[str]:
+    """Return the choices that go without saying: of the group whose `target` is given."""
+    keys = {o.key_or_group for o in parsed}
+    choices = []
+    for group in VARIANTS:
+        if group not in keys and (f"{group}.target" in keys or _names_no_choice(parsed, group)):
+            choices.append(f"{group}={EXTERNAL}")
+    return choices
+
+
+def _names_no_choice(parsed: list[Override], group: str) -> bool:
+    """Say whether a name is given that an installed package may have, and this tree has not."""
+    key = f"{group}.name"
+    names = [o.value() for o in parsed if o.key_or_group == key]
+    return any(isinstance(name, str) and name not in VARIANTS[group] for name in names)
 
 
 def _ready(override: Override) -> str:

@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from conf.errors import ConfigError
+from conf.schema import EXTERNAL, is_outside
 from conf.schema_keys import bare, hints, nearest, unknown_key, variants
 
 T = TypeVar("T")
@@ -66,6 +67,8 @@ def _required(valid: Mapping[str, Field[Any]], complete: bool) -> set[str]:
 
 def _variant(choices: dict[str, type[Any]], raw: object, key: str, where: str) -> type[Any]:
     name = _mapping(raw, key, where).get("name")
+    if isinstance(name, str) and is_outside(name) and EXTERNAL in choices:
+        return choices[EXTERNAL]
     if not isinstance(name, str) or name not in choices:
         raise ConfigError(
             "MDW-102",

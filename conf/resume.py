@@ -16,7 +16,9 @@ from conf.parse import from_plain
 from conf.schema import Conf
 from conf.validate import validate
 
-MAY_CHANGE: Final = ("run.resume", "run.rounds", "run.output", "tracking", "simulation")
+PLACES: Final = ("task.target", "model.target", "strategy.target")
+"""Where code from outside this tree is now: it must be the same code."""
+MAY_CHANGE: Final = ("run.resume", "run.rounds", "run.output", "tracking", "simulation", *PLACES)
 """What a resumed run may be told anew; anything else would make it another run."""
 
 
@@ -76,8 +78,24 @@ def resumed(asked: Conf, overrides: list[str]) -> Conf:
     )
     conf.tracking = asked.tracking if _any(given, "tracking") else conf.tracking
     conf.simulation = asked.simulation if _any(given, "simulation") else conf.simulation
+    for place in PLACES:
+        if place in given:
+            _move(conf, asked, place)
     validate(conf, lambda key: f"the stored run {asked.run.resume}")
     return conf
+
+
+def _move(conf: Conf, asked: Conf, place: str) -> None:
+    """Take the place of some code from outside this tree from what was asked."""
+    group = place.partition(".")[0]
+    own = getattr(conf, group)
+    if not getattr(own, "code", ""):
+        raise ConfigError(
+            "MDW-185",
+            f"{place}: the stored run's {group} is {own.name} of this tree.",
+            f"Leave {place} out.",
+        )
+    own.target = getattr(asked, group).target
 
 
 def _any(given: set[str], group: str) -> bool:

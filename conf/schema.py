@@ -7,21 +7,23 @@ limits, and help, docs/configuration.md and errors show the text.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from conf.fields import (
-    DOTTED,
-    FILE,
-    FILE_IN_WORDS,
-    NAME,
+    NAMED,
+    NAMED_IN_WORDS,
+    OUTSIDE,
     SHA256,
+    code,
     device,
     entries,
     name_of_a_file,
     number,
     one_of,
     section,
+    target,
     text,
     value,
 )
@@ -120,9 +122,16 @@ class RunConf:
 
 @dataclass
 class TaskConf:
-    """The task by its registered name: `client/tasks/<name>.py`."""
+    """The task: `client/tasks/<name>.py`, or a class from outside this tree by its `target`."""
 
     name: str = name_of_a_file("digits", help="the task: data, loss and metrics")
+    target: str = target(
+        help="a task of your own: where its class is; empty = the one of that name"
+    )
+    args: dict[str, Any] = entries(
+        dict, help="arguments of the task: task.args.NAME=VALUE", also=("init_args", "kwargs")
+    )
+    code: str = code(help="digest of a task's code from outside this tree; filled in")
 
 
 @dataclass
@@ -218,6 +227,18 @@ class TaskModelConf(ModelConf):
 
 
 @dataclass
+class ExternalModelConf(ModelConf):
+    """A model from outside this tree: a class or function that is called with `args`."""
+
+    name: str = value("external", help="the model")
+    target: str = target(help="a model of your own: where its class or function is")
+    args: dict[str, Any] = entries(
+        dict, help="arguments of the model: model.args.NAME=VALUE", also=("init_args", "kwargs")
+    )
+    code: str = code(help="digest of the model's code; filled in")
+
+
+@dataclass
 class TrainerConf:
     """The local training of one round."""
 
@@ -307,19 +328,16 @@ class FedProxConf(StrategyConf):
 
 @dataclass
 class ExternalStrategyConf(StrategyConf):
-    """Any Flower `Strategy`, by its import path; `args` are checked against its constructor."""
+    """Any Flower `Strategy` by its `target`; `args` are checked against its constructor."""
 
     name: str = value("external", help="the strategy")
-    target: str = text(
-        "",
-        rf"({DOTTED}|\S.*\.py:{NAME})?",
-        "the import path of a class, or FILE.py:Class",
-        help="the strategy's class: its import path, or FILE.py:Class",
-        also=("path", "class_path", "_target_"),
-    )
+    target: str = target(help="a strategy of your own or of Flower: where its class is")
     args: dict[str, Any] = entries(
-        dict, help="arguments of its constructor: strategy.args.NAME=VALUE", also=("init_args",)
+        dict,
+        help="arguments of its constructor: strategy.args.NAME=VALUE",
+        also=("init_args", "kwargs"),
     )
+    code: str = code(help="digest of the strategy's code; filled in")
 
 
 @dataclass
@@ -372,7 +390,7 @@ class PolicyConf:
     """
 
     tasks: list[str] = entries(
-        list, pattern=FILE, wanted=FILE_IN_WORDS, help="tasks that may run; empty = any"
+        list, pattern=NAMED, wanted=NAMED_IN_WORDS, help="tasks that may run; empty = any"
     )
     models: list[str] = entries(list, group="model", help="models that may train; empty = any")
     strategies: list[str] = entries(
@@ -573,16 +591,24 @@ class Conf:
 RUN_SCOPE = ("run", "task", "model", "trainer", "strategy", "privacy", "compression")
 """The groups that travel to a silo."""
 
+EXTERNAL = "external"
+"""The choice of a group that stands for every class from outside this tree."""
 VARIANTS: dict[str, dict[str, type[Any]]] = {
     "model": {
         "cnn": ModelConf,
         "mlp": MlpConf,
         "resnet18": ResNetConf,
         "task": TaskModelConf,
+        EXTERNAL: ExternalModelConf,
     },
-    "strategy": {"fedavg": StrategyConf, "fedprox": FedProxConf, "external": ExternalStrategyConf},
+    "strategy": {"fedavg": StrategyConf, "fedprox": FedProxConf, EXTERNAL: ExternalStrategyConf},
 }
 """Groups whose keys depend on the chosen name."""
+
+
+def is_outside(name: str) -> bool:
+    """Say whether a name is that of a class from outside this tree, such as `wine.Wine`."""
+    return re.fullmatch(OUTSIDE, name) is not None
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 from conf.errors import ConfigError
-from conf.schema import VARIANTS, Conf, DataConf, ExternalStrategyConf, SiloConf
+from conf.schema import EXTERNAL, VARIANTS, Conf, DataConf, SiloConf, is_outside
 from conf.schema_keys import nearest
 
 Where = Callable[[str], str]
@@ -20,6 +20,10 @@ Where = Callable[[str], str]
 MOST_HELD_OUT: Final = 0.9
 """Of a silo's examples, for validation and test together."""
 
+_EXAMPLES = {
+    "model": "model.target=net.py:Net",
+    "strategy": "strategy.target=flwr.serverapp.strategy.FedAdam",
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -55,7 +59,7 @@ def _check(value: Any, key: str, limits: dict[str, Any], where: Where) -> None:
         return
     choices = limits.get("one_of")
     if "group" in limits:
-        choices = tuple(VARIANTS[limits["group"]])
+        choices = _allowed(limits["group"], value)
     if choices is not None and value not in choices:
         raise _refused(key, value, where, "is not one of its values.", nearest(str(value), choices))
     if value is None:
@@ -64,6 +68,18 @@ def _check(value: Any, key: str, limits: dict[str, Any], where: Where) -> None:
     if pattern is not None and not re.fullmatch(pattern, value):
         raise _refused(key, value, where, f"must be {limits['wanted']}.")
     _check_number(value, key, limits, where)
+
+
+def _allowed(group: str, value: Any) -> tuple[str, ...]:
+    """Return the names that a policy may list: this tree's, and those from outside."""
+    if isinstance(value, str) and is_outside(value):
+        return (value,)
+    own = tuple(VARIANTS[group])
+    if value in own:
+        return own
+    from conf.targets.known import point_names
+
+    return (*own, *point_names(group))
 
 
 def _check_number(value: Any, key: str, limits: dict[str, Any], where: Where) -> None:
@@ -88,6 +104,8 @@ def _variants(conf: Conf, where: Where) -> None:
     for group, classes in VARIANTS.items():
         chosen = getattr(conf, group)
         at = f"{group}.name={chosen.name} ({where(f'{group}.name')})"
+        if type(chosen) is classes[EXTERNAL] and chosen.name not in classes:
+            continue
         if chosen.name not in classes:
             what = f"{at}: there is no {group} '{chosen.name}'."
             raise ConfigError("MDW-102", what, nearest(chosen.name, classes))
@@ -162,13 +180,14 @@ def _silos_that_share(conf: Conf) -> int:
 
 
 def _external(conf: Conf, where: Where) -> None:
-    strategy = conf.strategy
-    if isinstance(strategy, ExternalStrategyConf) and not strategy.target:
-        raise ConfigError(
-            "MDW-105",
-            f"strategy=external ({where('strategy.name')}) lacks strategy.target.",
-            "Write for instance strategy.target=flwr.serverapp.strategy.FedAdam.",
-        )
+    for group in VARIANTS:
+        chosen = getattr(conf, group)
+        if chosen.name == EXTERNAL and not chosen.target:
+            raise ConfigError(
+                "MDW-105",
+                f"{group}={EXTERNAL} ({where(f'{group}.name')}) lacks {group}.target.",
+                f"Write for instance {_EXAMPLES[group]}.",
+            )
 
 
 def _registered(conf: Conf, where: Where) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from azureml_jobs.storage.base import Store
 from azureml_jobs.storage.folder_store import FolderStore
-from client.tasks import task_named
+from client.tasks import task_of
 from conf.errors import CheckpointError, ConfigError, Interrupted, MeadowError
 from conf.schema import Conf, Silo
 from server.observers.base import Observer, Observers
@@ -174,7 +174,7 @@ def _first_result(
         folder=str(folder.path),
         seed=conf.run.seed,
         engine=conf.simulation.engine if mode == "simulate" else "",
-        shown=dict(task_named(conf.task.name).shown),
+        shown=dict(task_of(conf.task).shown),
         environment=environment(conf),
         config_digest=run_config.digest(run_config.pack(conf)),
         started=before.started if before else datetime.now(UTC).isoformat(timespec="seconds"),

@@ -16,7 +16,7 @@ from typing import Literal
 from flwr.serverapp.strategy import Strategy
 
 from client.device import choose
-from client.tasks import class_counts, task_named
+from client.tasks import class_counts, task_of
 from conf.compose import compose
 from conf.schema import Conf
 from conf.silos import pool_workers, silos
@@ -53,7 +53,7 @@ def simulate_conf(conf: Conf, *, command: str = "", shown: Shown = "nothing") ->
     wrong with the configuration is found before the first file is written.
     """
     members = silos(conf)
-    task = task_named(conf.task.name)
+    task = task_of(conf.task)
     strategy = build_strategy(conf.strategy)
     choose(conf.trainer.device)
     partition = class_counts(task, members)

@@ -22,8 +22,9 @@ from typing import Any
 from flwr.serverapp.strategy import Strategy
 
 from conf.errors import ConfigError, WireError
-from conf.schema import VARIANTS, StrategyConf
+from conf.schema import VARIANTS, ExternalStrategyConf, StrategyConf
 from conf.schema_keys import nearest
+from conf.targets import known
 from strategies.silo_half import SiloHalf
 
 
@@ -31,16 +32,24 @@ def build_strategy(conf: StrategyConf) -> Strategy:
     """Return the server's half of the algorithm that a configuration names, with its arguments.
 
     Raises ConfigError: MDW-150 for an unknown name, those of `strategies.external` for a class from
-    elsewhere.
+    outside this tree; SiloError MDW-346 or MDW-347 for one that this process was not started with.
     """
+    if isinstance(conf, ExternalStrategyConf):
+        return _hosted(conf)
     return _strategy_class(conf)(**_arguments(conf))
 
 
 def silo_half_of(conf: StrategyConf) -> SiloHalf:
     """Return the silo's half of the algorithm that a configuration names, for one round.
 
-    Raises ConfigError MDW-150 for an unknown name.
+    Of a class from outside this tree the silo needs the code where it has a half there, and only
+    then is it named in a message. Raises ConfigError MDW-150 for an unknown name, SiloError MDW-346
+    or MDW-347 for code that this process was not started with.
     """
+    if isinstance(conf, ExternalStrategyConf):
+        if not conf.code:
+            return SiloHalf()
+        return silo_half(known.loaded("strategy", conf.name, conf.code), conf.args)
     return silo_half(_strategy_class(conf), _arguments(conf))
 
 
@@ -67,6 +76,13 @@ def flower_half(mu: object) -> SiloHalf:
             "Give FedProx another proximal_mu.",
         )
     return FedProxSilo(float(mu))
+
+
+def _hosted(conf: ExternalStrategyConf) -> Strategy:
+    from strategies.external import External, construct
+
+    cls = known.loaded("strategy", conf.name, conf.code)
+    return External(construct(cls, conf.args, conf.name, "strategy.args"))
 
 
 def _arguments(conf: StrategyConf) -> dict[str, Any]:

@@ -1,32 +1,25 @@
-"""Any Flower strategy, from Flower, a package or one file: imported on the server, and hosted.
+"""Any Flower strategy, from Flower, a package or one file (`conf.targets`): hosted on the server.
 
-`target` is a dotted path (`flwr.serverapp.strategy.FedAdam`; the current folder counts as
-importable) or a file and a class (`path/to/my_strategy.py:MyStrategy`). An argument named
-`strategy`, which Flower's differential-privacy wrappers take, is itself a mapping of `target` and
-`args`.
+An argument named `strategy`, which Flower's differential-privacy wrappers take, is itself a mapping
+of `target`, the import path of an installed package's, and `args`.
 """
 
 from __future__ import annotations
 
-import collections.abc
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
-import typing
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from conf.errors import ConfigError, MeadowError, WireError
-from conf.schema_keys import bare, nearest
+from conf.errors import ConfigError, WireError
+from conf.targets.modules import imported
+from conf.targets.place import locate
+from conf.targets.signature import call, check
+from conf.targets.sources import read
 from strategies.state import restore, state_of
 from strategies.wire import protocol
 
@@ -62,8 +55,8 @@ class External(Strategy):
     dtypes (FedAdam and others return float64), so that every round sends the same layout.
     """
 
-    def __init__(self, target: str, args: Mapping[str, Any]) -> None:
-        self.inner = construct(target, args, "strategy")
+    def __init__(self, inner: Strategy) -> None:
+        self.inner = inner
         # Of the arrays as they were sent; renewed each round.
         self._layout: dict[str, np.dtype[Any]] = {}
         self._counters: dict[str, Array] = {}
@@ -156,152 +149,54 @@ class External(Strategy):
         return whole
 
 
-def construct(target: str, args: Mapping[str, Any], key: str) -> Strategy:
-    """Import the class that `target` names and return an instance, its arguments checked.
+def construct(cls: object, args: Mapping[str, Any], name: str, key: str) -> Strategy:
+    """Return an instance of a class called `name`, its arguments, written at `key`, checked.
 
-    Raises ConfigError: MDW-151 nothing to import, MDW-152 not a Flower Strategy, MDW-153 an unknown
-    argument, MDW-154 a missing one, MDW-155 one of another type, MDW-156 refused by the
-    constructor, MDW-157 can't work here.
+    Raises ConfigError: MDW-172 not a Flower Strategy, MDW-157 can't work here, MDW-173 to MDW-176
+    of `conf.targets.signature.call`.
     """
-    cls = _import(target, key)
+    if not _is_strategy(cls):
+        what = f"The strategy {name} does not implement flwr.serverapp.strategy.Strategy."
+        raise ConfigError("MDW-172", what, "Derive the class from it, and define its methods.")
     if cls.__name__ in UNFIT and cls.__module__.startswith("flwr."):
-        what = f"{key}.target={target} can't work: {UNFIT[cls.__name__]}."
+        what = f"The strategy {name} can't work here: {UNFIT[cls.__name__]}."
         raise ConfigError("MDW-157", what, "docs/strategies.md lists those that can.")
     arguments = dict(args)
-    accepted = dict(inspect.signature(cls).parameters)
-    _check(cls, accepted, arguments, key)
-    for name, value in DEFAULTS.items():
-        if name in accepted:
-            arguments.setdefault(name, value)
+    check(cls, arguments, key, DEFAULTS)
     if isinstance(arguments.get("strategy"), Mapping):
-        arguments["strategy"] = _nested(arguments["strategy"], f"{key}.args.strategy")
-    try:
-        return cls(**arguments)
-    except MeadowError:
-        raise
-    except Exception as error:
-        # Whatever a foreign constructor refuses its arguments with.
-        what = f"{key}.args: {cls.__name__} refused them: {error}"
-        raise ConfigError("MDW-156", what, "Correct them.") from error
+        arguments["strategy"] = _nested(arguments["strategy"], f"{key}.strategy")
+    made: Strategy = call(cls, arguments, key, DEFAULTS)
+    return made
+
+
+def construct_at(target: str, args: Mapping[str, Any], key: str = "strategy") -> Strategy:
+    """Return an instance of the class that a target names; see `construct` and `conf.targets`.
+
+    Raises ConfigError MDW-170 to MDW-176 and MDW-157.
+    """
+    place = locate(target, f"{key}.target")
+    cls = imported(read(place, f"{key}.target"), f"{key}.target")
+    return construct(cls, args, place.name, f"{key}.args")
 
 
 def _nested(inner: Mapping[str, Any], key: str) -> Strategy:
+    """Return the strategy around which another one is put: of an installed package alone.
+
+    A target in an argument may travel, so it must not name a file.
+    """
     if not set(inner) <= {"target", "args"} or "target" not in inner:
         what = f"{key} has the keys {', '.join(map(str, inner))}."
-        raise ConfigError("MDW-153", what, "It takes `target` and, if any, `args`.")
-    return construct(str(inner["target"]), inner.get("args") or {}, key)
+        raise ConfigError("MDW-173", what, "It takes `target` and, if any, `args`.")
+    target = str(inner["target"])
+    place = locate(target, f"{key}.target")
+    if not place.installed:
+        what = f"{key}.target={target} is not of an installed package."
+        raise ConfigError("MDW-170", what, "Make it in the constructor of a strategy of your own.")
+    return construct_at(target, inner.get("args") or {}, key)
 
 
-def _import(target: str, key: str) -> type[Strategy]:
-    path, _, name = target.rpartition(":" if ".py:" in target else ".")
-    try:
-        module = _module_of_file(Path(path), key) if path.endswith(".py") else _module(path)
-    except MeadowError:
-        raise
-    except Exception as error:
-        # Whatever a foreign module does when it is imported.
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(
-            "MDW-151",
-            f"{key}.target={target}: importing {path or target!r} failed: {reason}.",
-            "Write an import path, for instance flwr.serverapp.strategy.FedAdam, or FILE.py:Class.",
-        ) from error
-    cls = getattr(module, name, None)
-    if _is_strategy(cls):
-        return typing.cast(type[Strategy], cls)
-    hint = "Derive the class from flwr.serverapp.strategy.Strategy."
-    others = [n for n, value in vars(module).items() if _is_strategy(value)]
-    if others:
-        hint = nearest(name, others)
-    if cls is None:
-        raise ConfigError("MDW-151", f"{key}.target={target}: {path} has no {name!r}.", hint)
-    what = f"{key}.target={target} does not implement flwr.serverapp.strategy.Strategy."
-    raise ConfigError("MDW-152", what, hint)
-
-
-def _module(path: str) -> ModuleType:
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        # Last, so that nothing there shadows an installed package.
-        sys.path.append(folder)
-    importlib.invalidate_caches()
-    return importlib.import_module(path)
-
-
-def _module_of_file(path: Path, key: str) -> ModuleType:
-    if not path.is_file():
-        what = f"{key}.target: there is no file {path}."
-        raise ConfigError("MDW-151", what, f"Looked for it from {Path.cwd()}.")
-    name = f"strategy_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # the suffix is .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _is_strategy(value: object) -> bool:
+def _is_strategy(value: object) -> TypeGuard[type[Strategy]]:
     return isinstance(value, type) and issubclass(value, Strategy) and not inspect.isabstract(value)
-
-
-def _check(
-    cls: type[Strategy],
-    accepted: Mapping[str, inspect.Parameter],
-    arguments: Mapping[str, Any],
-    key: str,
-) -> None:
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    named = {n: parameter for n, parameter in accepted.items() if parameter.kind in by_name}
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
-    for name in arguments:
-        if name not in named and not takes_any:
-            what = f"{key}.args.{name}: {cls.__name__} takes no such argument."
-            raise ConfigError("MDW-153", what, nearest(name, named))
-    required = [n for n, parameter in named.items() if parameter.default is parameter.empty]
-    missing = [n for n in required if n not in arguments and n not in DEFAULTS]
-    if missing:
-        what = f"{cls.__name__} needs {', '.join(missing)}."
-        raise ConfigError("MDW-154", what, f"Write {key}.args.{missing[0]}=VALUE.")
-    for name, value in arguments.items():
-        hint = _hint(cls, name)
-        if name in named and not _fits(value, hint):
-            what = f"{key}.args.{name}={value!r:.60}: {cls.__name__} takes {_words(hint)}."
-            raise ConfigError("MDW-155", what, "Correct the value.")
-
-
-def _hint(cls: type[Strategy], name: str) -> Any:
-    try:
-        return typing.get_type_hints(cls.__init__).get(name, Any)
-    except (NameError, TypeError):
-        # Annotations that only a type checker can resolve.
-        return Any
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Return whether a plain value may be what a parameter asks for; in doubt it may."""
-    inner = bare(hint)
-    if value is None:
-        return inner is not hint or hint in (Any, type(None))
-    if typing.get_origin(inner) is collections.abc.Callable:
-        return False
-    plain = {float: (int, float), int: (int,), str: (str,), bool: (bool,)}.get(inner)
-    if plain is None:
-        return True
-    # In Python True is a whole number; as an argument it is a mistake.
-    if isinstance(value, bool) and inner is not bool:
-        return False
-    return isinstance(value, plain)
-
-
-def _words(hint: Any) -> str:
-    if typing.get_origin(bare(hint)) is collections.abc.Callable:
-        return "a function, which a configuration can't hold"
-    return getattr(hint, "__name__", str(hint))
 
 
 def _enough_nodes(strategy: Strategy, grid: Grid) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.federation_folder import FederationFolder
-from conf.schema import Conf, ExternalStrategyConf
+from conf.schema import Conf
 
 
 def with_absolute_paths(conf: Conf) -> Conf:
@@ -25,9 +25,6 @@ def with_absolute_paths(conf: Conf) -> Conf:
     conf.data = dataclasses.replace(conf.data, **_rooted({"root": conf.data.root}))
     if conf.model.init is not None:
         conf.model = dataclasses.replace(conf.model, init=_found(conf.model.init, conf.run.output))
-    if isinstance(conf.strategy, ExternalStrategyConf) and ".py:" in conf.strategy.target:
-        target = str(Path(conf.strategy.target).absolute())
-        conf.strategy = dataclasses.replace(conf.strategy, target=target)
     return conf
 
 

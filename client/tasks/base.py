@@ -143,6 +143,7 @@ class Task(ABC):
     """
 
     name: str
+    """As the configuration calls it; set when the task is made."""
     contract: Contract | None = None
     shown: ClassVar[Mapping[str, Better]] = {"loss": "min"}
     collate: Callable[[list[Any]], Any] | None = None

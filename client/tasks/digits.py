@@ -25,7 +25,6 @@ from conf.schema import DataConf
 class Digits(Classification):
     """Which digit, from 8 x 8 pixels."""
 
-    name = "digits"
     contract = Contract((1, 8, 8), tuple("0123456789"))
 
     def public(self, data: DataConf) -> Arrays:
@@ -65,6 +64,3 @@ def _public() -> Arrays:
     rows = np.loadtxt(file, delimiter=",", dtype=np.float64)
     images = rows[:, :-1].reshape(-1, 8, 8).astype(np.uint8)
     return images, rows[:, -1].astype(np.int64)
-
-
-task = Digits()

@@ -32,7 +32,6 @@ MEAN, STD = 0.1307, 0.3081
 class Mnist(Classification):
     """Which digit, from 28 x 28 pixels."""
 
-    name = "mnist"
     contract = Contract((1, 28, 28), tuple("0123456789"))
 
     def public(self, data: DataConf) -> Arrays:
@@ -122,6 +121,3 @@ def _download(root: Path) -> None:
             f"MNIST could not be downloaded to {root}: {str(e).strip().splitlines()[-1]}.",
             "Put its idx files there yourself and set data.download=false, or set data.root.",
         ) from e
-
-
-task = Mnist()

@@ -36,6 +36,7 @@ from client.malloc import VARIABLE as MALLOC_VARIABLE
 from client.silo_settings import SILOS_VARIABLE, hand_over, silos_to_json
 from conf.errors import SiloError
 from conf.schema import Silo
+from conf.targets import known
 from server.engines.quiet import logs_to
 from server.engines.ray_engine import RayRun, ServerMain
 from server.engines.ray_grid import RayGrid, Watch
@@ -175,7 +176,9 @@ def _ray(run: RayRun) -> Iterator[None]:
         raise SiloError(
             "MDW-323", "Ray already runs in this process.", "Call ray.shutdown() first."
         )
-    extra = {} if run.malloc else {MALLOC_VARIABLE: "0"}
+    extra = {known.VARIABLE: known.exported()}
+    if not run.malloc:
+        extra[MALLOC_VARIABLE] = "0"
     if run.address is not None:
         ray.init(
             run.address,

@@ -24,6 +24,7 @@ from flwr.common.constant import ErrorCode
 
 from client import malloc
 from conf.errors import SiloError
+from conf.targets import known
 from server.engines.pipe import PipeEnd
 from server.engines.private_folder import folder_of_this_process
 
@@ -105,9 +106,9 @@ class Worker:
         """
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
-        environment = (
-            dict(os.environ) if self._keep_mapped else {**os.environ, malloc.VARIABLE: "0"}
-        )
+        environment = {**os.environ, known.VARIABLE: known.exported()}
+        if not self._keep_mapped:
+            environment[malloc.VARIABLE] = "0"
         arguments = (theirs, environment, self._app, self._log_file)
         self._connection, self._pipe = ours, PipeEnd(ours)
         process = context.Process(target=_serve, args=arguments, name="meadow worker")

@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from client import sums
-from client.tasks import task_named
+from client.tasks import task_of
 from client.tasks.base import Task
 from conf.errors import RoundError
 from conf.seeds import seed_for
@@ -63,7 +63,7 @@ class Rounds:
     """The silos' names by node id, of the round in progress."""
 
     def __post_init__(self) -> None:
-        self.task = task_named(self.session.conf.task.name)
+        self.task = task_of(self.session.conf.task)
         self.admission = Admission(sums.specs_of(self.task))
 
     def run(self) -> bool:

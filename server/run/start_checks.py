@@ -12,7 +12,7 @@ from typing import Final
 from client.registry import check_registered
 from conf.errors import ConfigError
 from conf.resume import folder_of
-from conf.schema import Conf
+from conf.schema import Conf, is_outside
 
 MODEL: Final = "model/model.safetensors"
 """Where a finished run's model is in its folder."""
@@ -24,7 +24,8 @@ def check_start(conf: Conf) -> None:
     ConfigError: MDW-102 no such task, MDW-181 the run's name is taken, MDW-183 and MDW-184 the first
     weights are not there.
     """
-    check_registered("tasks", conf.task.name, "task")
+    if not is_outside(conf.task.name):
+        check_registered("tasks", conf.task.name, "task")
     if conf.run.resume:
         return  # its folder is there, and its weights are those of its checkpoint
     first_weights_file(conf)

@@ -16,10 +16,11 @@ from client import loop
 from client.examples import union
 from client.malloc import keep_activations_mapped
 from client.models import build_model
-from client.tasks import task_named
+from client.tasks import task_of
 from conf.errors import ConfigError
 from conf.schema import Conf, Silo
 from conf.seeds import seed_for
+from conf.targets import known
 from server.engines.worker import main_hidden, start_fork_server
 from server.run.result import Baseline
 from server.scoring.evaluation import Scorer, first_weights, held_out
@@ -42,7 +43,7 @@ def check_baseline(conf: Conf, members: list[Silo]) -> None:
     """Raise ConfigError MDW-105 where baselines are wanted and no data is left to compare on."""
     if conf.run.baseline == "none" or any(silo.data.validation > 0 for silo in members):
         return
-    if task_named(conf.task.name).test(conf.data) is None:
+    if task_of(conf.task).test(conf.data) is None:
         message = (
             f"run.baseline={conf.run.baseline}: data.validation=0 and the task has no test set to"
             " compare models on."
@@ -66,7 +67,7 @@ def train(job: BaselineJob) -> tuple[str, ArrayRecord]:
     """Train one model as a federation of one silo with these examples would."""
     conf = job.conf
     torch.set_num_threads(conf.trainer.threads)
-    task = task_named(conf.task.name)
+    task = task_of(conf.task)
     examples = union([task.data(silo).train for silo in job.silos])
     model = loop.prepare(build_model(conf.model, task, conf.run.seed), conf.trainer)
     model.load_state_dict(protocol.to_state(first_weights(conf)))
@@ -109,13 +110,15 @@ def _trained(jobs: list[BaselineJob], workers: int | None) -> Iterator[tuple[str
         return
     start_fork_server(__name__)
     with main_hidden():
-        pool = multiprocessing.get_context("forkserver").Pool(count, _start_worker)
+        context = multiprocessing.get_context("forkserver")
+        pool = context.Pool(count, _start_worker, (known.exported(),))
     # Leaving `with` ends the workers, also in the middle of a training.
     with pool:
         yield from pool.imap_unordered(train, jobs)
 
 
-def _start_worker() -> None:
+def _start_worker(outside: str) -> None:
+    os.environ[known.VARIABLE] = outside
     # Ctrl-C reaches every process of the terminal; the parent ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_activations_mapped()

@@ -16,14 +16,15 @@ from torch.utils.data import Dataset
 
 from client import loop, sums
 from client.models import build_model
-from client.tasks import task_named
+from client.tasks import task_of
 from client.tasks.base import Task
 from conf.errors import ConfigError
 from conf.resume import stored
 from conf.schema import Conf, Silo
 from conf.silos import silos
+from conf.targets.resolve import resolved
 from server.run.result import Metrics, Scores
-from server.run.run_folder import find
+from server.run.run_folder import RunFolder, find
 from server.run.start_checks import check_weights, first_weights_file
 from strategies.wire import protocol
 
@@ -42,7 +43,7 @@ class Scorer:
     @staticmethod
     def of(conf: Conf, held_out: dict[str, Examples]) -> Scorer:
         """Make a scorer for a configuration and the silos' held-out splits."""
-        task = task_named(conf.task.name)
+        task = task_of(conf.task)
         model = loop.prepare(build_model(conf.model, task, conf.run.seed), conf.trainer)
         return Scorer(conf, task, model, held_out)
 
@@ -68,7 +69,7 @@ class Scorer:
 
 def central_score(conf: Conf) -> Callable[[ArrayRecord], Metrics] | None:
     """Return a function that scores a model on the task's test set, or None where it has none."""
-    test = task_named(conf.task.name).test(conf.data)
+    test = task_of(conf.task).test(conf.data)
     if test is None:
         return None
     scorer = Scorer.of(conf, {})
@@ -80,7 +81,7 @@ def held_out(conf: Conf, members: list[Silo]) -> dict[str, Examples]:
 
     Where nothing is held out, the task's test set replaces them, as that of one silo.
     """
-    task = task_named(conf.task.name)
+    task = task_of(conf.task)
     splits: dict[str, Examples] = {}
     for silo in members:
         split: Any = task.data(silo).validation
@@ -97,11 +98,16 @@ def first_weights(conf: Conf) -> ArrayRecord:
 
     Raises ConfigError MDW-184 where the file's names or shapes are not the model's.
     """
-    model = build_model(conf.model, task_named(conf.task.name), conf.run.seed)
+    model = build_model(conf.model, task_of(conf.task), conf.run.seed)
     weights = first_weights_file(conf)
     if weights is not None:
         _load(model, weights, f"model.init={conf.model.init}")
     return protocol.to_record(model.state_dict())
+
+
+def _conf_of(folder: RunFolder) -> Conf:
+    """Return a run's configuration, its code from outside this tree found again, and the same."""
+    return resolved(stored(folder.path), lambda key: f"the run {folder.run_id}")
 
 
 def load_model(run: str | Path) -> nn.Module:
@@ -110,8 +116,8 @@ def load_model(run: str | Path) -> nn.Module:
     `run` is its folder, or its id in `outputs`.
     """
     folder = find(str(run))
-    conf = stored(folder.path)
-    model = build_model(conf.model, task_named(conf.task.name), conf.run.seed)
+    conf = _conf_of(folder)
+    model = build_model(conf.model, task_of(conf.task), conf.run.seed)
     _load(model, folder.path / "model/model.safetensors", str(folder.path))
     return model.eval()
 
@@ -119,7 +125,7 @@ def load_model(run: str | Path) -> nn.Module:
 def evaluate_run(run: str) -> Scores:
     """Score a finished run's model on its configuration's held-out data, and on a test set."""
     folder = find(run)
-    conf = stored(folder.path)
+    conf = _conf_of(folder)
     arrays = protocol.to_record(load_model(folder.path).state_dict())
     splits = held_out(conf, silos(conf))
     scores = Scorer.of(conf, splits).scores(arrays) if splits else Scores({}, {})

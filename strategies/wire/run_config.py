@@ -18,13 +18,17 @@ from typing import Any, Final, NoReturn
 
 from conf.errors import ConfigError
 from conf.parse import from_plain
-from conf.schema import RUN_SCOPE, Conf, RunConf, RunScope
+from conf.schema import RUN_SCOPE, Conf, ExternalStrategyConf, RunConf, RunScope
+from conf.targets import known
 from conf.validate import check_limits
 
 MAX_BYTES: Final = 64 * 1024
 """The longest text that a silo parses; a usual one has about two thousand bytes."""
 MAX_DEPTH: Final = 12
 """The deepest nesting of mappings and lists that a silo reads."""
+
+OUTSIDE: Final = ("task", "model", "strategy")
+"""The groups that may name code from outside this tree."""
 
 _WHERE: Final = "the run's configuration in a message"
 _ELSEWHERE: Final = tuple(f.name for f in dataclasses.fields(Conf) if f.name not in RUN_SCOPE)
@@ -36,18 +40,29 @@ def pack(conf: Conf) -> str:
     Blanked are the values that are paths on the server's machine: they mean nothing at a silo, tell
     it about a disk that is not its own, and would change the digest when a run is resumed or its
     folder moved. They are `run.output`, `run.resume`, `model.init` (the first weights travel as
-    arrays) and a `strategy.target` that is a file.
+    arrays), and the `target` of a task, a model or a strategy, of which name and digest are enough.
     Raises ConfigError (MDW-120) when the text is longer than a silo would parse.
     """
     scope = {name: dataclasses.asdict(getattr(conf, name)) for name in RUN_SCOPE}
     scope["run"].update(output=RunConf().output, resume=None)
     scope["model"].update(init=None)
-    if ".py:" in scope["strategy"].get("target", ""):
-        scope["strategy"].update(target="")
+    for group in OUTSIDE:
+        if "target" in scope[group]:
+            scope[group].update(target="")
+    if isinstance(conf.strategy, ExternalStrategyConf) and not _has_silo_half(conf.strategy):
+        # A silo executes nothing of it, so that no silo has to have it.
+        scope["strategy"].update(code="")
     text = json.dumps(scope, sort_keys=True, separators=(",", ":"), allow_nan=False)
     # The silo's own check: what it would refuse never leaves.
     unpack(text)
     return text
+
+
+def _has_silo_half(conf: ExternalStrategyConf) -> bool:
+    if not conf.code:
+        return False
+    cls = known.loaded("strategy", conf.name, conf.code)
+    return getattr(cls, "silo_half", None) is not None
 
 
 def digest(text: str) -> str:
@@ -65,6 +80,7 @@ def unpack(text: str) -> RunScope:
     raw = _parse(text)
     if isinstance(raw, Mapping):
         _refuse_foreign_groups(raw)
+        _refuse_places(raw)
     for key, name, value in _walk(raw):
         _refuse_live_text(key, name, value)
     scope = from_plain(RunScope, raw, where=_WHERE, complete=True)
@@ -108,6 +124,14 @@ def _refuse_foreign_groups(raw: Mapping[str, Any]) -> None:
         if name in _ELSEWHERE:
             what = f"{name} ({_WHERE}) is not the run's to set."
             raise ConfigError("MDW-121", what, "It belongs to the silo or to the server.")
+
+
+def _refuse_places(raw: Mapping[str, Any]) -> None:
+    for group in OUTSIDE:
+        own = raw.get(group)
+        if isinstance(own, Mapping) and own.get("target"):
+            what = f"{group}.target ({_WHERE}): a message names code, and never says where it is."
+            raise ConfigError("MDW-122", what, "Only the silo's own job does.")
 
 
 def _walk(root: Any) -> Iterator[tuple[str, str, Any]]:

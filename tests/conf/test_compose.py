@@ -34,7 +34,10 @@ CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(
     path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.name != "config.yaml"
 )
-NEEDED = {"strategy/external": ["strategy.target=flwr.serverapp.strategy.FedAdam"]}
+NEEDED = {
+    "strategy/external": ["strategy.target=flwr.serverapp.strategy.FedAdam"],
+    "model/external": ["model.target=torchvision.models.resnet18"],
+}
 
 
 def refused(*overrides: str) -> ConfigError:

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import (
 )
 
 from conf.errors import ConfigError, WireError
-from strategies.external import UNFIT, External, construct
+from strategies.external import UNFIT, External, construct_at
 
 FLOWER = "flwr.serverapp.strategy."
 
@@ -36,21 +36,21 @@ class Halfway(FedAvg):
 
 def refused(target: str, **args: Any) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        construct(target, args, "strategy")
+        construct_at(target, args, "strategy")
     return caught.value
 
 
 def test_flowers_strategy_gets_the_arguments_and_those_that_make_it_fit() -> None:
-    adam = construct(FLOWER + "FedAdam", {"eta": 0.5, "min_train_nodes": 3}, "strategy")
+    adam = construct_at(FLOWER + "FedAdam", {"eta": 0.5, "min_train_nodes": 3}, "strategy")
     assert isinstance(adam, FedAdam) and adam.eta == 0.5
     assert (adam.min_train_nodes, adam.min_evaluate_nodes, adam.min_available_nodes) == (3, 1, 1)
-    fair = construct(FLOWER + "QFedAvg", {"client_learning_rate": 1}, "strategy")
+    fair = construct_at(FLOWER + "QFedAvg", {"client_learning_rate": 1}, "strategy")
     assert isinstance(fair, QFedAvg) and fair.train_loss_key == "loss"
 
 
 def test_a_strategy_in_one_file_outside_the_tree_is_found_by_the_files_path(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
-    mine = construct(
+    mine = construct_at(
         f"{tmp_path / 'mine.py'}:Halfway", {"step": 0.25, "fraction_evaluate": 0.5}, "strategy"
     )
     assert isinstance(mine, FedAvg) and type(mine).__name__ == "Halfway"
@@ -63,12 +63,12 @@ def test_a_strategy_in_a_module_of_the_current_folder_is_found_by_its_dotted_pat
     (tmp_path / "my_strategies_here.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [p for p in __import__("sys").path if p])
-    assert type(construct("my_strategies_here.Halfway", {}, "strategy")).__name__ == "Halfway"
+    assert type(construct_at("my_strategies_here.Halfway", {}, "strategy")).__name__ == "Halfway"
 
 
 def test_a_wrapper_takes_its_inner_strategy_as_a_mapping() -> None:
     inner = {"target": FLOWER + "FedAdam", "args": {"eta": 0.3}}
-    wrapper = construct(
+    wrapper = construct_at(
         FLOWER + "DifferentialPrivacyServerSideFixedClipping",
         {
             "noise_multiplier": 0.1,
@@ -83,9 +83,9 @@ def test_a_wrapper_takes_its_inner_strategy_as_a_mapping() -> None:
     error = refused(
         FLOWER + "DifferentialPrivacyServerSideFixedClipping", strategy={"name": "FedAvg"}
     )
-    assert error.code == "MDW-154"  # the other arguments come first
-    with pytest.raises(ConfigError, match=r"MDW-153.*strategy\.args\.strategy"):
-        construct(
+    assert error.code == "MDW-174"  # the other arguments come first
+    with pytest.raises(ConfigError, match=r"MDW-173.*strategy\.args\.strategy"):
+        construct_at(
             FLOWER + "DifferentialPrivacyServerSideFixedClipping",
             {
                 "noise_multiplier": 0.1,
@@ -100,26 +100,26 @@ def test_a_wrapper_takes_its_inner_strategy_as_a_mapping() -> None:
 @pytest.mark.parametrize(
     ("target", "args", "code", "says"),
     [
-        (FLOWER + "FedAdm", {}, "MDW-151", "Did you mean 'FedAdam'?"),
-        ("flwr.no_such.FedAdam", {}, "MDW-151", "No module named 'flwr.no_such'"),
-        ("FedAdam", {}, "MDW-151", "Write an import path"),
-        ("nowhere/mine.py:Mine", {}, "MDW-151", "there is no file nowhere/mine.py"),
-        ("collections.OrderedDict", {}, "MDW-152", "does not implement"),
-        (FLOWER + "Strategy", {}, "MDW-152", "does not implement"),
-        ("os.system", {}, "MDW-152", "Derive the class from flwr.serverapp.strategy.Strategy."),
-        (FLOWER + "FedAdam", {"etta": 1}, "MDW-153", "Did you mean 'eta'?"),
-        (FLOWER + "QFedAvg", {}, "MDW-154", "client_learning_rate"),
-        (FLOWER + "FedAdam", {"eta": "high"}, "MDW-155", "takes float"),
-        (FLOWER + "FedAdam", {"eta": None}, "MDW-155", "takes float"),
-        (FLOWER + "FedAdam", {"min_train_nodes": 1.5}, "MDW-155", "takes int"),
+        (FLOWER + "FedAdm", {}, "MDW-170", "Did you mean 'FedAdam'?"),
+        ("flwr.no_such.FedAdam", {}, "MDW-170", "there is no module flwr.no_such"),
+        ("FedAdam", {}, "MDW-170", "Write FILE.py:Class"),
+        ("nowhere/mine.py:Mine", {}, "MDW-170", "there is no file nowhere/mine.py"),
+        ("collections.OrderedDict", {}, "MDW-172", "does not implement"),
+        (FLOWER + "Strategy", {}, "MDW-172", "does not implement"),
+        ("shutil.which", {}, "MDW-172", "Derive the class"),
+        (FLOWER + "FedAdam", {"etta": 1}, "MDW-173", "Did you mean 'eta'?"),
+        (FLOWER + "QFedAvg", {}, "MDW-174", "client_learning_rate"),
+        (FLOWER + "FedAdam", {"eta": "high"}, "MDW-175", "takes float"),
+        (FLOWER + "FedAdam", {"eta": None}, "MDW-175", "takes float"),
+        (FLOWER + "FedAdam", {"min_train_nodes": 1.5}, "MDW-175", "takes int"),
         (
             FLOWER + "FedAvg",
             {"train_metrics_aggr_fn": "mean"},
-            "MDW-155",
+            "MDW-175",
             "a configuration can't hold",
         ),
-        (FLOWER + "FedTrimmedAvg", {"beta": True}, "MDW-155", "takes float"),
-        (FLOWER + "FedXgbCyclic", {"fraction_train": 0.5}, "MDW-156", "can only be set to 1.0"),
+        (FLOWER + "FedTrimmedAvg", {"beta": True}, "MDW-175", "takes float"),
+        (FLOWER + "FedXgbCyclic", {"fraction_train": 0.5}, "MDW-176", "can only be set to 1.0"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_nearest_right_name(
@@ -133,7 +133,7 @@ def test_a_file_that_fails_when_imported_is_named_with_its_error(tmp_path: Path)
     (tmp_path / "broken.py").write_text("1 / 0")
     error = refused(f"{tmp_path / 'broken.py'}:Mine")
     assert (
-        error.code == "MDW-151"
+        error.code == "MDW-171"
         and "broken.py" in error.message
         and "ZeroDivisionError" in error.message
     )
@@ -142,7 +142,7 @@ def test_a_file_that_fails_when_imported_is_named_with_its_error(tmp_path: Path)
 def test_a_strategy_that_would_wait_for_ever_for_more_silos_is_refused(
     make_grid: Any, model: ArrayRecord
 ) -> None:
-    greedy = External(FLOWER + "FedAvg", {"min_available_nodes": 5})
+    greedy = External(construct_at(FLOWER + "FedAvg", {"min_available_nodes": 5}))
     with pytest.raises(ConfigError, match=r"MDW-158.*min_available_nodes.*3 take part"):
         greedy.configure_train(1, model, ConfigRecord(), make_grid(3))
     inside = {"target": FLOWER + "FedAvg", "args": {"min_train_nodes": 9}}
@@ -152,7 +152,7 @@ def test_a_strategy_that_would_wait_for_ever_for_more_silos_is_refused(
         "num_sampled_clients": 3,
         "strategy": inside,
     }
-    wrapped = External(FLOWER + "DifferentialPrivacyServerSideFixedClipping", args)
+    wrapped = External(construct_at(FLOWER + "DifferentialPrivacyServerSideFixedClipping", args))
     with pytest.raises(ConfigError, match="MDW-158"):
         wrapped.configure_train(1, model, ConfigRecord(), make_grid(3))
 
@@ -160,7 +160,7 @@ def test_a_strategy_that_would_wait_for_ever_for_more_silos_is_refused(
 def test_silos_get_the_whole_model_and_the_strategy_only_the_floats(
     make_grid: Any, model: ArrayRecord
 ) -> None:
-    grid, adam = make_grid(2), External(FLOWER + "FedAdam", {})
+    grid, adam = make_grid(2), External(construct_at(FLOWER + "FedAdam", {}))
     replies = grid.send_and_receive(adam.configure_train(1, model, ConfigRecord(), grid))
     assert all(list(m.content["arrays"]) == list(model) for m in grid.asked)
     assert set(adam.inner.current_arrays) == {"weight", "bias", "bn.running_var"}  # type: ignore[attr-defined]
@@ -174,7 +174,10 @@ def test_the_order_of_a_replys_arrays_does_not_matter(make_grid: Any, model: Arr
     """FedAvgM and the differential-privacy wrappers go by position; a silo may answer in another order."""
 
     def one_round(reverse: bool) -> dict[str, bytes]:
-        grid, momentum = make_grid(3), External(FLOWER + "FedAvgM", {"server_learning_rate": 0.5})
+        grid, momentum = (
+            make_grid(3),
+            External(construct_at(FLOWER + "FedAvgM", {"server_learning_rate": 0.5})),
+        )
         messages = momentum.configure_train(1, model, ConfigRecord(), grid)
         replies = [grid.reply(m) for m in sorted(messages, key=lambda m: m.metadata.dst_node_id)]
         for reply in replies if reverse else []:
@@ -188,7 +191,7 @@ def test_the_order_of_a_replys_arrays_does_not_matter(make_grid: Any, model: Arr
 
 def test_a_model_of_counters_only_passes_through_as_it_is(make_grid: Any) -> None:
     trees = ArrayRecord({"0": Array(np.arange(4))})
-    grid, avg = make_grid(2), External(FLOWER + "FedXgbCyclic", {})
+    grid, avg = make_grid(2), External(construct_at(FLOWER + "FedXgbCyclic", {}))
     replies = grid.send_and_receive(avg.configure_train(1, trees, ConfigRecord(), grid))
     arrays, _ = avg.aggregate_train(1, replies)
     assert (
@@ -200,7 +203,7 @@ def test_a_model_of_counters_only_passes_through_as_it_is(make_grid: Any) -> Non
 def test_errors_are_passed_over_and_no_reply_leaves_no_model(
     make_grid: Any, model: ArrayRecord
 ) -> None:
-    grid, avg = make_grid(2), External(FLOWER + "FedAvg", {})
+    grid, avg = make_grid(2), External(construct_at(FLOWER + "FedAvg", {}))
     first, second = avg.configure_train(1, model, ConfigRecord(), grid)
     failed = Message(Error(0, "out of memory"), reply_to=first)
     assert avg.aggregate_train(1, [failed]) == (None, None)
@@ -212,7 +215,7 @@ def test_errors_are_passed_over_and_no_reply_leaves_no_model(
 def test_a_reply_with_another_model_is_refused_by_the_array_that_differs(
     make_grid: Any, model: ArrayRecord
 ) -> None:
-    grid, avg = make_grid(2), External(FLOWER + "FedAvg", {})
+    grid, avg = make_grid(2), External(construct_at(FLOWER + "FedAvg", {}))
     replies = grid.send_and_receive(avg.configure_train(1, model, ConfigRecord(), grid))
     del replies[1].content["arrays"]["bias"]
     with pytest.raises(WireError, match=r"MDW-660.*'bias'"):
@@ -228,7 +231,7 @@ def test_the_strategy_shown_in_the_docs_runs_from_its_file(
     def one_round(step: float) -> np.ndarray:
         grid, damped = (
             make_grid(3),
-            External(f"{tmp_path / 'my_strategy.py'}:Damped", {"step": step}),
+            External(construct_at(f"{tmp_path / 'my_strategy.py'}:Damped", {"step": step})),
         )
         messages = damped.configure_train(1, model, ConfigRecord(), grid)
         replies = [grid.reply(m) for m in sorted(messages, key=lambda m: m.metadata.dst_node_id)]

@@ -14,7 +14,7 @@ from flwr.serverapp.exception import AggregationError, InconsistentMessageReplie
 
 from conf.errors import ConfigError
 from server.run.checkpoint import RunState, decode, encode
-from strategies.external import UNFIT, External
+from strategies.external import UNFIT, External, construct_at
 from strategies.state import restore, state_of
 
 PREFIX = "flwr.serverapp.strategy."
@@ -87,7 +87,7 @@ def test_it_runs_and_leaves_a_model_of_the_same_layout(
     name: str, make_grid: Any, model: ArrayRecord
 ) -> None:
     grid = make_grid(SILOS)
-    arrays = rounds(External(PREFIX + name, ARGS[name]), grid, model, range(1, 3))
+    arrays = rounds(External(construct_at(PREFIX + name, ARGS[name])), grid, model, range(1, 3))
     assert list(arrays) == list(model)
     assert [(a.dtype, a.shape) for a in arrays.values()] == [
         (a.dtype, a.shape) for a in model.values()
@@ -104,12 +104,14 @@ def test_it_runs_and_leaves_a_model_of_the_same_layout(
 def test_two_rounds_and_two_more_from_its_stored_state_are_four_rounds(
     name: str, make_grid: Any, model: ArrayRecord
 ) -> None:
-    unbroken = rounds(External(PREFIX + name, ARGS[name]), make_grid(SILOS), model, range(1, 5))
+    unbroken = rounds(
+        External(construct_at(PREFIX + name, ARGS[name])), make_grid(SILOS), model, range(1, 5)
+    )
 
-    first = External(PREFIX + name, ARGS[name])
+    first = External(construct_at(PREFIX + name, ARGS[name]))
     half = rounds(first, make_grid(SILOS), model, range(1, 3))
     stored = decode(encode(RunState(2, half, state_of(first))))
-    second = External(PREFIX + name, ARGS[name])
+    second = External(construct_at(PREFIX + name, ARGS[name]))
     restore(second, stored.strategy)
     assert values(rounds(second, make_grid(SILOS), stored.arrays, range(3, 5))) == values(unbroken)
 
@@ -127,14 +129,20 @@ def test_two_rounds_and_two_more_from_its_stored_state_are_four_rounds(
 def test_without_its_state_the_model_would_be_another(
     name: str, make_grid: Any, model: ArrayRecord
 ) -> None:
-    unbroken = rounds(External(PREFIX + name, ARGS[name]), make_grid(SILOS), model, range(1, 5))
-    half = rounds(External(PREFIX + name, ARGS[name]), make_grid(SILOS), model, range(1, 3))
-    forgetful = rounds(External(PREFIX + name, ARGS[name]), make_grid(SILOS), half, range(3, 5))
+    unbroken = rounds(
+        External(construct_at(PREFIX + name, ARGS[name])), make_grid(SILOS), model, range(1, 5)
+    )
+    half = rounds(
+        External(construct_at(PREFIX + name, ARGS[name])), make_grid(SILOS), model, range(1, 3)
+    )
+    forgetful = rounds(
+        External(construct_at(PREFIX + name, ARGS[name])), make_grid(SILOS), half, range(3, 5)
+    )
     assert values(forgetful) != values(unbroken)
 
 
 def test_the_model_itself_is_not_stored_twice(make_grid: Any, model: ArrayRecord) -> None:
-    adam = External(PREFIX + "FedAdam", {})
+    adam = External(construct_at(PREFIX + "FedAdam", {}))
     rounds(adam, make_grid(3), model, range(1, 3))
     floats = sum(array.numpy().nbytes for array in model.values() if array.dtype == "float32")
     state = state_of(adam)
@@ -146,7 +154,7 @@ def test_the_model_itself_is_not_stored_twice(make_grid: Any, model: ArrayRecord
 @pytest.mark.parametrize("name", UNFIT)
 def test_one_that_can_not_work_is_refused_with_its_reason(name: str) -> None:
     with pytest.raises(ConfigError, match="MDW-157") as caught:
-        External(PREFIX + name, {})
+        External(construct_at(PREFIX + name, {}))
     assert UNFIT[name] in str(caught.value)
 
 
@@ -178,6 +186,6 @@ def test_client_side_fixed_clipping_would_run_and_clip_nothing(
 
 
 def test_a_stateless_record_restores_nothing(make_grid: Any) -> None:
-    adam = External(PREFIX + "FedAdam", {})
+    adam = External(construct_at(PREFIX + "FedAdam", {}))
     restore(adam, RecordDict())
     assert adam.inner.m_t is None  # type: ignore[attr-defined]

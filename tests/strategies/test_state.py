@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
 from conf.errors import CheckpointError
-from strategies.external import External
+from strategies.external import External, construct_at
 from strategies.fedavg import FedAvg
 from strategies.state import restore, state_of
 
@@ -99,7 +99,7 @@ def test_an_external_strategy_whose_state_can_not_be_kept_is_refused_before_the_
         "        self.lock = threading.Lock()\n"
     )
     with pytest.raises(CheckpointError, match=r"MDW-550: Locked\.lock"):
-        External(f"{tmp_path / 'locked.py'}:Locked", {})
+        External(construct_at(f"{tmp_path / 'locked.py'}:Locked", {}))
 
 
 class Own(FlowerFedAvg):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +16,20 @@ from conf.errors import ConfigError, MeadowError
 from conf.schema import RUN_SCOPE, Conf, ExternalStrategyConf, FedProxConf, RunConf, RunScope
 from strategies.wire.run_config import MAX_BYTES, digest, pack, unpack, unpacked
 
+HALF_STEP = """
+from flwr.serverapp.strategy import FedAvg
+
+class HalfStep(FedAvg):
+    def __init__(self, step: float = 0.5):
+        super().__init__()
+        self.step = step
+"""
+ADAM = "flwr.serverapp.strategy.FedAdam"
 Change = Callable[[dict[str, Any]], object]
 
 
 def message(change: Change) -> str:
-    raw = json.loads(
-        pack(compose(["strategy=external", "strategy.target=a.B", "strategy.args.eta=0.1"]))
-    )
+    raw = json.loads(pack(compose([f"strategy.target={ADAM}", "strategy.args.eta=0.1"])))
     change(raw)
     return json.dumps(raw)
 
@@ -63,18 +71,24 @@ def test_paths_of_the_server_stay_there_and_do_not_change_the_digest() -> None:
     assert digest(pack(compose(["run.seed=1"]))) != digest(pack(conf))
 
 
-def test_the_path_of_a_strategys_file_stays_on_the_server() -> None:
-    conf = compose(
-        [
-            "strategy=external",
-            "strategy.target=/home/me/half_step.py:HalfStep",
-            "strategy.args.step=0.7",
-        ]
-    )
-    assert unpack(pack(conf)).strategy == ExternalStrategyConf(args={"step": 0.7})
-    assert conf.strategy == ExternalStrategyConf(
-        target="/home/me/half_step.py:HalfStep", args={"step": 0.7}
-    )
+def test_where_outside_code_lies_stays_on_the_server_and_name_digest_and_arguments_travel(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "half_step.py").write_text(HALF_STEP)
+    target = f"{tmp_path / 'half_step.py'}:HalfStep"
+    conf = compose([f"strategy.target={target}", "strategy.args.step=0.7", "task.args={}"])
+    assert str(tmp_path) not in pack(conf)
+    silo = unpack(pack(conf)).strategy
+    # The silo executes nothing of a strategy that has no half there.
+    assert silo == ExternalStrategyConf(name="half_step.HalfStep", args={"step": 0.7})
+    assert isinstance(conf.strategy, ExternalStrategyConf)
+    assert conf.strategy.target == target and len(conf.strategy.code) == 64
+
+
+def test_a_message_that_says_where_code_lies_is_refused() -> None:
+    for group in ("task", "strategy"):
+        place = {"target": "/tmp/evil.py:Evil"}
+        assert refused(message(lambda raw, g=group, p=place: raw[g].update(p))).code == "MDW-122"  # type: ignore[misc]
 
 
 def test_the_text_is_canonical() -> None:
