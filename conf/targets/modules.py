@@ -130,7 +130,8 @@ class _Loader(SourceFileLoader):
         """See importlib.abc.InspectLoader; nothing is read from the disk or cached there."""
         name = fullname.partition(".")[2]
         rewritten = _ToNeighbours(self._sources, name, self._prefix).visit(self._source.copy())
-        return compile(rewritten, str(self._source.path), "exec", dont_inherit=True)
+        code: CodeType = self.source_to_code(rewritten, str(self._source.path))
+        return code
 
 
 class _ToNeighbours(ast.NodeTransformer):
