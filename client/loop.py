@@ -207,7 +207,7 @@ class _Training:
                 task_loss = self.task.loss(output, batch)
                 loss = self.half.loss(task_loss, model, batch)
             # The mean over the group is the mean of its batches, each by its share of the whole.
-            share = loss if len(group) == 1 else loss * (size / whole)
+            share = loss if len(group) == 1 else loss * (size / max(whole, 1))
             torch.autograd.backward(scale.scale(share))
             loss_sum.add_(task_loss.detach(), alpha=size)
         return whole

@@ -84,7 +84,7 @@ class Contract:
         stored = tuple(inputs.shape[1:])
         if _fits(stored, self.shape):
             return inputs
-        if len(stored) == 2:
+        if len(stored) == len(self.shape) - 1:
             return inputs.unsqueeze(1)
         return inputs.movedim(-1, 1).contiguous()
 

@@ -56,8 +56,8 @@ class Mnist(Classification):
             _download(root)
         if not _there(root, "t10k"):
             return None
-        images, labels = self.checked(_read(root, "t10k"), root)
-        return self.dataset(images, labels, slice(None))
+        examples = self.checked(_read(root, "t10k"), root)
+        return self.dataset(examples, slice(None))
 
     def scaled(self, images: Tensor) -> Tensor:
         """Return bytes as values of mean 0 and standard deviation 1 over the training set."""

@@ -10,89 +10,118 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import TensorDataset
 
 from client.partition import Indices
 from client.tasks.base import Better, SumSpec, broken
-from client.tasks.kinds.arrays import ArrayTask
-
-ANY_SIDE = 32
-"""The side of a made-up input where the contract names none."""
+from client.tasks.kinds import score_bins
+from client.tasks.kinds.arrays import MADE_UP, Arrays, ArrayTask
+from client.tasks.kinds.confusion import accuracy, confusion, macro_f1
 
 
 class Classification(ArrayTask):
     """One of `contract.classes` for each example: cross-entropy, accuracy and macro F1.
 
     A subclass sets `contract` and gives `read`: inputs (n, ...), and labels (n), whole numbers that
-    count the classes from 0. A model gives logits (n, classes).
+    count the classes from 0. A model gives logits (n, classes). With `ranked` there are AUROC and
+    AUPRC as well, of class 1 where there are two, else each class against the rest.
     """
 
     shown: ClassVar[Mapping[str, Better]] = {"accuracy": "max", "f1": "max", "loss": "min"}
+    ranked: ClassVar[bool] = False
 
     def checked_targets(self, targets: NDArray[Any], where: object) -> Indices:
         """Return the labels (n) in int64; raises DataError MDW-202."""
-        classes = len(self.contract.classes)
         if targets.ndim != 1 or targets.dtype.kind not in "ui":
             raise broken(
                 where,
                 f"its labels are {targets.shape} of {targets.dtype}, not one whole number each",
             )
-        if len(targets) and not 0 <= targets.min() <= targets.max() < classes:
-            raise broken(
-                where,
-                f"its labels go from {targets.min()} to {targets.max()}, the task's from 0 to"
-                f" {classes - 1}",
-            )
+        check_classes(targets, len(self.contract.classes), where)
         return targets.astype(np.int64)
 
-    def labels(self, targets: NDArray[Any]) -> Indices:
+    def labels(self, examples: Arrays) -> Indices:
         """Return the class of each example."""
-        return targets
+        return examples[1]
 
-    def made_up(self) -> TensorDataset:
-        """Return inputs of zeros, one for each of the first classes."""
-        labels = torch.arange(min(4, len(self.contract.classes)))
-        # A side of any length is as long as a model's layers can need.
-        shape = [ANY_SIDE if side is None else side for side in self.contract.shape]
-        return TensorDataset(torch.zeros(len(labels), *shape), labels)
+    def made_up_targets(self) -> Indices:
+        """Return the first classes."""
+        return np.arange(min(MADE_UP, len(self.contract.classes)))
 
     def loss(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return the mean cross-entropy of logits (n, classes) against labels (n)."""
         return functional.cross_entropy(output, batch[1])
 
     def sums(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
-        """Return the confusion matrix: rows are true classes, columns guessed ones."""
-        return {"confusion": confusion(output.argmax(1), batch[1], len(self.contract.classes))}
+        """Return the confusion matrix: rows are true classes, columns guessed ones; with `ranked`
+        the classes' scores in bins.
+        """
+        labels = batch[1]
+        counts = {"confusion": confusion(output.argmax(1), labels, len(self.contract.classes))}
+        if self.ranked:
+            scores = log_odds(output)
+            positive = functional.one_hot(labels, output.shape[1]) > 0
+            ranked = self._ranked_classes()
+            counts["scores"] = score_bins.histogram(scores[:, ranked], positive[:, ranked])
+        return counts
 
     def sum_specs(self) -> Mapping[str, SumSpec]:
-        """Return the form of the confusion matrix."""
+        """Return the form of the confusion matrix, and of the scores in bins."""
         classes = len(self.contract.classes)
-        return {"confusion": SumSpec((classes, classes))}
+        specs = {"confusion": SumSpec((classes, classes))}
+        if self.ranked:
+            specs["scores"] = SumSpec((len(self._ranked_classes()), 2, score_bins.BINS))
+        return specs
 
     def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
-        """Return accuracy, and the mean over the classes that occur of F1 (`macro_f1`)."""
+        """Return accuracy, and the mean over the classes that occur of F1 (`macro_f1`).
+
+        With `ranked` also AUROC and AUPRC, each with a bound on its error.
+        """
         counts = sums["confusion"]
-        return {"accuracy": accuracy(counts), "f1": macro_f1(counts)}
+        made = {"accuracy": accuracy(counts), "f1": macro_f1(counts)}
+        if self.ranked:
+            made |= ranking(sums["scores"])
+        return made
+
+    def _ranked_classes(self) -> list[int]:
+        classes = len(self.contract.classes)
+        # Of two classes the second has all there is to know: the first is its mirror image.
+        return [1] if classes == 2 else list(range(classes))
 
 
-def confusion(guesses: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return the counts (classes, classes) of guesses (n) by labels (n): row true, column guessed."""
-    counts = torch.bincount(labels * classes + guesses, minlength=classes * classes)
-    return counts.reshape(classes, classes)
+def check_classes(labels: NDArray[Any], classes: int, where: object) -> None:
+    """Raise DataError MDW-202 where labels do not count classes from 0."""
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise broken(
+            where,
+            f"its labels go from {labels.min()} to {labels.max()}, the task's from 0 to"
+            f" {classes - 1}",
+        )
 
 
-def accuracy(confusion: Tensor) -> float:
-    """Return the share of right guesses."""
-    return int(confusion.diagonal().sum()) / int(confusion.sum())
+def log_odds(logits: Tensor) -> Tensor:
+    """Return the logarithm of p / (1 - p) for the softmax p of logits (n, classes).
 
-
-def macro_f1(confusion: Tensor) -> float:
-    """Return the mean over the classes that occur of F1 = 2 TP / (2 TP + FP + FN).
-
-    A class occurs where it is true or guessed (scikit-learn's `f1_score`, average="macro").
+    It orders examples as p does, and does not saturate where p rounds to 1.
     """
-    right = confusion.diagonal()
-    true_and_guessed = confusion.sum(1) + confusion.sum(0)
-    occurs = true_and_guessed > 0
-    f1 = 2 * right[occurs].double() / true_and_guessed[occurs].double()
-    return float(f1.mean())
+    others = []
+    for one in range(logits.shape[1]):
+        rest = torch.cat([logits[:, :one], logits[:, one + 1 :]], dim=1)
+        others.append(rest.logsumexp(1))
+    return logits - torch.stack(others, dim=1)
+
+
+def ranking(counts: Tensor) -> dict[str, float]:
+    """Return AUROC and AUPRC of scores in bins (classes, 2, bins), and bounds on their errors.
+
+    They are means over the classes that have both positives and negatives (AUROC), or positives
+    (AUPRC).
+    """
+    auroc = score_bins.mean([score_bins.auroc(one) for one in counts])
+    auprc = score_bins.mean([score_bins.auprc(one) for one in counts])
+    return {
+        "auroc": auroc.value,
+        "auroc_error": auroc.error,
+        "auprc": auprc.value,
+        "auprc_error": auprc.error,
+    }

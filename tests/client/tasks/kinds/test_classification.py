@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 
 from client import loop, sums
 from client.models import build_model
 from client.tasks.base import Contract
 from client.tasks.kinds.arrays import Arrays
-from client.tasks.kinds.classification import Classification
+from client.tasks.kinds.classification import Classification, log_odds
+from conf.errors import DataError
 from conf.schema import DataConf, MlpConf, ModelConf, ResNetConf, Silo, TrainerConf
+from tests.client.tasks.kinds.unions import federated
 
 COLOURS = ("red", "green", "blue")
 
@@ -70,3 +77,70 @@ def test_the_two_layouts_are_the_same_examples(tmp_path: Path) -> None:
         data = Colours().data(Silo("north", data=written(folder, channels_last)))
         found.append(data.train[:])
     assert all((a == b).all() for a, b in zip(*found, strict=True))
+
+
+class Ranked(Colours):
+    ranked = True
+
+
+class Ill(Ranked):
+    name = "ill"
+    contract = Contract((1,), ("healthy", "ill"))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60), st.integers(1, 3), st.integers(0, 2**32 - 1))
+def test_the_union_s_metrics_are_scikit_learns(count: int, known: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(size=(count, 3)).astype(np.float32))
+    # Some classes are nowhere, and many silos lack one.
+    labels = rng.integers(0, known, count)
+    rows = [(np.zeros(1), label) for label in labels]
+    metrics = federated(Ranked(), list(logits), rows, rng)
+    guesses = logits.argmax(1).numpy()
+    assert metrics["accuracy"] == accuracy_score(labels, guesses)
+    macro = f1_score(labels, guesses, average="macro", zero_division=0)
+    assert metrics["f1"] == pytest.approx(macro, rel=1e-12)
+    scores = log_odds(logits)
+    present = [c for c in range(3) if (labels == c).any()]
+    precision = np.mean([average_precision_score(labels == c, scores[:, c]) for c in present])
+    assert abs(metrics["auprc"] - precision) <= metrics["auprc_error"]
+    apart = [c for c in present if not (labels == c).all()]
+    if apart:
+        area = np.mean([roc_auc_score(labels == c, scores[:, c]) for c in apart])
+        assert abs(metrics["auroc"] - area) <= metrics["auroc_error"]
+    else:
+        assert math.isnan(metrics["auroc"])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_of_two_classes_the_second_is_ranked(count: int, share: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(size=(count, 2)).astype(np.float32))
+    labels = (rng.random(count) < share).astype(np.int64)
+    rows = [(np.zeros(1), label) for label in labels]
+    metrics = federated(Ill(), list(logits), rows, rng)
+    if labels.any():
+        true = average_precision_score(labels, logits[:, 1] - logits[:, 0])
+        assert abs(metrics["auprc"] - true) <= metrics["auprc_error"]
+
+
+def test_log_odds_do_not_saturate() -> None:
+    logits = torch.tensor([[0.0, 80.0], [0.0, 90.0]])
+    assert logits.softmax(1)[:, 1].tolist() == [1, 1]
+    assert log_odds(logits)[:, 1].tolist() == [80, 90]
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (np.zeros((4, 1), np.int64), "not one whole number each"),
+        (np.zeros(4), "not one whole number each"),
+        (np.array([0, 1, 2, 3]), "go from 0 to 3, the task's from 0 to 2"),
+        (np.array([0, 1, 2, -1]), "go from -1 to 2"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels: np.ndarray, says: str) -> None:
+    with pytest.raises(DataError, match=f"MDW-202: x .*{says}"):
+        Colours().checked((np.zeros((4, 3, 32, 32)), labels), "x")

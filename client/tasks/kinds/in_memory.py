@@ -1,0 +1,167 @@
+"""Tasks whose examples are held in memory: read once, partitioned among silos, split."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from torch.utils.data import Dataset
+
+from client.partition import Indices
+from client.tasks.base import OWN, Data, Task, root_of, splits_of
+from conf.errors import DataError
+from conf.schema import DataConf, Silo
+
+Examples = TypeVar("Examples")
+"""A set of examples, in whatever form a kind of task holds them."""
+
+
+class InMemoryTask(Task, Generic[Examples]):
+    """Examples in memory: a subclass gives `read`, or `public` where they are not in `data.root`.
+
+    The set is partitioned among the silos, or with `data.partition=own` all a silo's own.
+    """
+
+    _last_read: _LastRead | None = None
+    _last_checked: _LastChecked | None = None
+
+    @abstractmethod
+    def read(self, root: Path) -> Examples:
+        """Return the examples that lie under `root`, a file or a folder.
+
+        They are read again only where a file has changed.
+        """
+
+    def public(self, data: DataConf) -> Examples:
+        """Return the set that the silos share: what lies in `data.root`, if not overridden.
+
+        Raises DataError MDW-200 where `data.root` is not set, or nothing is there.
+        """
+        if data.root is None:
+            raise DataError(
+                "MDW-200",
+                f"The task {self.name} reads its examples from data.root, which is not set.",
+                "Set data.root to their file or folder.",
+            )
+        return self._read_once(root_of(data))
+
+    @abstractmethod
+    def checked(self, examples: Examples, where: object) -> Examples:
+        """Return examples that keep the contract, in the types that the loss takes.
+
+        `where` names them in errors. Raises DataError MDW-202 where they break the contract.
+        """
+
+    @abstractmethod
+    def count(self, examples: Examples) -> int:
+        """Return how many examples there are."""
+
+    def labels(self, examples: Examples) -> Indices | None:
+        """Return the class of each example, None where they have none.
+
+        A partition goes by them, and a simulation's table counts them.
+        """
+        return None
+
+    @abstractmethod
+    def dataset(self, examples: Examples, which: Indices | slice) -> Dataset[Any]:
+        """Return some of the examples as the loop takes them."""
+
+    def data(self, silo: Silo) -> Data:
+        """Return a silo's part of the public set, or its own examples; see `Task.data`."""
+        examples = self._source(silo.data)
+        count, labels = self._known(examples, silo.data)
+        splits = splits_of(silo, count, labels)
+        return Data(
+            self.dataset(examples, splits.train),
+            self.dataset(examples, splits.validation),
+            self.dataset(examples, splits.test),
+            None if labels is None else labels[splits.train],
+        )
+
+    def train_labels(self, silo: Silo) -> Indices | None:
+        """See `Task.train_labels`: from the indices alone."""
+        count, labels = self._known(self._source(silo.data), silo.data)
+        splits = splits_of(silo, count, labels)
+        return None if labels is None else labels[splits.train]
+
+    def _known(self, examples: Examples, data: DataConf) -> tuple[int, Indices | None]:
+        """Return the number of the first `data.examples` examples, and their labels."""
+        count = self.count(examples)
+        if data.examples is not None:
+            count = min(count, data.examples)
+        labels = self.labels(examples)
+        return count, None if labels is None else labels[:count]
+
+    def _source(self, data: DataConf) -> Examples:
+        own = data.partition == OWN
+        if own and data.root is None:
+            raise DataError(
+                "MDW-200",
+                "data.partition=own without data.root.",
+                "Set data.root to the silo's own data.",
+            )
+        examples = self._read_once(root_of(data)) if own else self.public(data)
+        return self._checked_once(examples, data)
+
+    def _read_once(self, root: Path) -> Examples:
+        """Return what `read` gives: a machine with many silos reads one set once."""
+        files = _files(root)
+        last = self._last_read
+        if last is None or last.files != files:
+            last = _LastRead(files, self.read(root))
+            self._last_read = last
+        examples: Examples = last.examples
+        return examples
+
+    def _checked_once(self, examples: Examples, data: DataConf) -> Examples:
+        """Return examples that keep the contract, checked once for all silos."""
+        last = self._last_checked
+        # The very same set, which a task gives where it keeps a public one in memory.
+        if last is None or not _same(last.examples, examples):
+            last = _LastChecked(examples, self.checked(examples, data.root or self.name))
+            self._last_checked = last
+        checked: Examples = last.checked
+        return checked
+
+
+@dataclass(frozen=True)
+class _LastRead:
+    """The files that were read last, as they were then, and what came of them."""
+
+    files: list[tuple[str, int, int]]
+    examples: Any
+
+
+@dataclass(frozen=True)
+class _LastChecked:
+    """The examples that were checked last, and what came of them."""
+
+    examples: Any
+    checked: Any
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two sets are the very same objects; a tuple of arrays is made anew at each call."""
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        return all(a is b for a, b in zip(one, other, strict=True))
+    return one is other
+
+
+def _files(root: Path) -> list[tuple[str, int, int]]:
+    """Return each file at or below a root with the time of its last change and its size."""
+    paths = [root]
+    if root.is_dir():
+        paths = [Path(folder) / name for folder, _, names in os.walk(root) for name in names]
+    found = []
+    for path in sorted(paths):
+        try:
+            facts = path.stat()
+        except OSError:
+            # A link to nothing: what reads it will say so.
+            continue
+        found.append((str(path), facts.st_mtime_ns, facts.st_size))
+    return found
