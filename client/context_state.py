@@ -84,3 +84,15 @@ def _archived(archive: RecordDict, run_id: str, round: int, state: RecordDict) -
     for name, record in state.items():
         kept[_key(run_id, round, name)] = record
     return RecordDict(kept)
+
+
+def versions(archive: RecordDict) -> dict[tuple[str, int], RecordDict]:
+    """Return the states in an archive by run and round, each under the archive's own names.
+
+    Put together they are the archive again. Raises CheckpointError MDW-505 or MDW-506.
+    """
+    found: dict[tuple[str, int], RecordDict] = {}
+    for key, record in archive.items():
+        run, round, _ = _split(key)
+        found.setdefault((run, round), RecordDict())[key] = record
+    return found

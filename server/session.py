@@ -27,11 +27,14 @@ from server.run.history import History, read_history
 from server.run.ledger import FILE, Ledger, arrays_digest
 from server.run.result import RoundRecord, RunResult
 from server.run.run_folder import RunFolder, find
+from server.run.silo_states import SiloStates
 from server.scoring.evaluation import first_weights
 from strategies.wire import run_config
 
 log = logging.getLogger(__name__)
 
+SIMULATE: Final = "simulate"
+"""The mode in which this process holds the silos' states too."""
 RESULT_SECONDS: Final = 5.0
 """Between two writes of result.json while rounds close: for those who look at a run, not for what
 must last.
@@ -51,6 +54,8 @@ class Session:
     history: History
     ledger: Ledger
     observer: Observer
+    silo_states: SiloStates | None = None
+    """Of a simulation; a silo's node keeps its own."""
 
     def finish(self, *, stopped_early: bool) -> None:
         """Note that the last round is done; the model is written when the session closes, baselines
@@ -136,6 +141,7 @@ def _open(
         history = History(folder.path / HISTORY, state.history, store)
         # A silo says again what it runs only where that has changed.
         result.software = dict(history.software)
+        silo_states = _silo_states(folder, state) if mode == SIMULATE else None
         # After all that may refuse to continue the run: what is refused is not changed.
         folder.write_config(conf, result.command)
         ledger.run_started(
@@ -158,8 +164,24 @@ def _open(
         observers.append(display)
     checkpoints = Checkpoints(store or FolderStore(folder.path))
     return Session(
-        conf, members, folder, state, result, checkpoints, history, ledger, Observers(observers)
+        conf,
+        members,
+        folder,
+        state,
+        result,
+        checkpoints,
+        history,
+        ledger,
+        Observers(observers),
+        silo_states,
     )
+
+
+def _silo_states(folder: RunFolder, state: RunState) -> SiloStates:
+    """Return the silos' states as of the last closed round."""
+    states = SiloStates(folder.path / "checkpoints", folder.run_id, state.silo_states)
+    states.restore()
+    return states
 
 
 def _first_result(

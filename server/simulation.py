@@ -28,7 +28,7 @@ from server.observers.progress import progress as progress_display
 from server.round.readiness import check_here
 from server.run.finished import FinishedRun
 from server.scoring.baseline import baseline_jobs, check_baseline, compare
-from server.session import Session, session
+from server.session import SIMULATE, Session, session
 from strategies import build_strategy
 
 Shown = Literal["live", "plain", "nothing"]
@@ -62,7 +62,7 @@ def simulate_conf(conf: Conf, *, command: str = "", shown: Shown = "nothing") ->
     display = None if shown == "nothing" else progress_display(live=shown == "live")
     with (
         sigterm_is_ctrl_c(),
-        session(conf, members, mode="simulate", command=command, display=display) as run,
+        session(conf, members, mode=SIMULATE, command=command, display=display) as run,
         logs_to(run.folder.logs),
     ):
         run.result.classes = list(task.contract.classes) if task.contract else []
@@ -92,12 +92,14 @@ def sigterm_is_ctrl_c() -> Iterator[None]:
 
 def _train(run: Session, strategy: Strategy) -> None:
     conf = run.conf.simulation
+    states = run.silo_states.in_memory if run.silo_states is not None else None
     if conf.engine == "pool":
         with PoolGrid(
             run.members,
             pool_workers(run.conf),
             malloc=conf.malloc,
             log=run.folder.logs / "workers.log",
+            states=states,
         ) as grid:
             federate(run, grid, strategy)
     else:
@@ -109,4 +111,5 @@ def _train(run: Session, strategy: Strategy) -> None:
             malloc=conf.malloc,
             log_dir=run.folder.logs,
             insecure=conf.ray_insecure,
+            states=states,
         )

@@ -53,7 +53,8 @@ class PoolGrid(SiloGrid):
     `workers=0` runs one client after another in the thread that waits for replies, so that a
     debugger stops inside the training loop. `workers=N` keeps N processes; a silo always goes to
     the same one. `app` is the ClientApp as `module:attribute`; `malloc` keeps activations mapped
-    there; `log` is the file that workers write to. Raises SiloError MDW-310 where the app can't be
+    there; `log` is the file that workers write to; `states` holds the silos' states by name, and is
+    kept up to date. Raises SiloError MDW-310 where the app can't be
     imported, MDW-311 where workers do not start.
     """
 
@@ -64,13 +65,18 @@ class PoolGrid(SiloGrid):
         app: str = "client.app:app",
         malloc: bool = True,
         log: Path | None = None,
+        states: dict[str, RecordDict] | None = None,
     ) -> None:
         self._app = load_app(app)
         self._identity = take_identity(run_id := secrets.randbits(63))
         self._run = Run.create_empty(run_id)
         self._silos = {node_id(silo.name): silo for silo in silos}
         self._indices = {node: index for index, node in enumerate(self._silos)}
-        self._contexts = {node: _context(run_id, node, silo) for node, silo in self._silos.items()}
+        self._states = {} if states is None else states
+        self._contexts = {}
+        for node, silo in self._silos.items():
+            state = self._states.get(silo.name, RecordDict())
+            self._contexts[node] = _context(run_id, node, silo, state)
         workers = min(workers, len(silos))
         self._assignment = WorkerAssignment(len(silos), max(workers, 1))
         self._queues: list[deque[Message]] = [deque() for _ in range(max(workers, 1))]
@@ -304,6 +310,8 @@ class PoolGrid(SiloGrid):
         with self._change:
             if context is not None and not reply.has_error():
                 self._contexts[node] = context
+                if context.state:
+                    self._states[self._silos[node].name] = context.state
             if id in self._open:
                 self._done[id] = reply
                 self._change.notify_all()
@@ -314,12 +322,10 @@ class PoolGrid(SiloGrid):
                 )
 
 
-def _context(run_id: int, node: int, silo: Silo) -> Context:
+def _context(run_id: int, node: int, silo: Silo, state: RecordDict) -> Context:
     config: UserConfig = {
         "partition-id": silo.index,
         "num-partitions": silo.of,
         "silo": silo_to_json(silo),
     }
-    return Context(
-        run_id=run_id, node_id=node, node_config=config, state=RecordDict(), run_config={}
-    )
+    return Context(run_id=run_id, node_id=node, node_config=config, state=state, run_config={})

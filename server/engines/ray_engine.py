@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from flwr.app import Context
+from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
 from conf.schema import Silo
@@ -31,7 +31,7 @@ class RayRun:
 
     `workers` actors at once (None: one a core), in the private `folder` of this run, or on the
     cluster at `address`. `malloc` keeps activations mapped in the actors; `log_dir` is the run's
-    own; `app` is the ClientApp.
+    own; `app` is the ClientApp; `states` holds the silos' states by name, and is kept up to date.
     """
 
     silos: list[Silo]
@@ -41,6 +41,7 @@ class RayRun:
     app: str
     folder: Path | None
     address: str | None
+    states: dict[str, RecordDict] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -58,12 +59,14 @@ def run_on_ray(
     log_dir: Path,
     app: str = "client.app:app",
     insecure: bool = False,
+    states: dict[str, RecordDict] | None = None,
 ) -> None:
     """Run `server_main(grid, context)` over Flower's simulation of these silos; one CPU and one
     thread a client.
 
     `workers` actors at once (None: one a core), on this machine or on the Ray cluster at
-    `ray_address`, which has to ask for a token unless `insecure` is set. What `server_main` raises
+    `ray_address`, which has to ask for a token unless `insecure` is set; `states` holds the silos'
+    states by name, and is kept up to date. What `server_main` raises
     is raised here. Raises SiloError MDW-320 when an actor died, MDW-312 to 314 and MDW-322 to 324
     where Ray can't be used, and Interrupted on Ctrl-C or SIGTERM; a second Ctrl-C no longer waits.
     """
@@ -71,9 +74,9 @@ def run_on_ray(
         # Ray reads at import whether it asks for a token, so it is imported here and not before.
         from server.engines.ray_simulation import simulate_on_ray
 
-        simulate_on_ray(
-            server_main, RayRun(silos, workers, malloc, log_dir, app, folder, ray_address)
-        )
+        kept = {} if states is None else states
+        run = RayRun(silos, workers, malloc, log_dir, app, folder, ray_address, kept)
+        simulate_on_ray(server_main, run)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from unittest import mock
 
 import psutil
 import ray
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.server.superlink.fleet.vce.backend import raybackend
 from flwr.serverapp import Grid, ServerApp
@@ -124,17 +124,22 @@ class WatchedBackend(raybackend.RayBackend):
         """
         if self._watch.ending or message.metadata.message_id in self._watch.forgotten:
             raise RuntimeError("not run: its round is closed")
+        silo = self._run.silos[int(context.node_config["partition-id"])].name
+        # Flower's own copy is empty at first, also in a run that is resumed.
+        context.state = self._run.states.get(silo, RecordDict())
         try:
-            return super().process_message(message, context)
+            reply, after = super().process_message(message, context)
         except RayError as error:
             if (
                 not isinstance(error, RayTaskError)
                 and not self._watch.ending
                 and self._watch.lost is None
             ):
-                name = self._run.silos[int(context.node_config["partition-id"])].name
-                self._watch.lost = self._dead(name, error)
+                self._watch.lost = self._dead(silo, error)
             raise
+        if after.state:
+            self._run.states[silo] = after.state
+        return reply, after
 
     def kill(self) -> None:
         """End the actors, whatever they do."""

@@ -139,6 +139,10 @@ class Rounds:
         anchor = session.ledger.round_closed(
             record.round, arrays_digest(arrays), record.replied, history=history.head
         )
+        states = session.silo_states
+        marked = session.state.silo_states
+        if states is not None:
+            marked = states.keep(record.round, record.replied)
         closed = replace(
             session.state,
             round=record.round,
@@ -147,10 +151,13 @@ class Rounds:
             seconds=session.state.seconds + record.seconds,
             early_stop={"best": early_stop.best, "since": early_stop.since},
             history=history,
+            silo_states=marked,
             anchor=str(anchor),
         )
         session.checkpoints.save(closed)
         session.state.become(closed)
+        if states is not None:
+            states.tidy()
         # Observers come last: what they tell a person must be what a resumed run starts from.
         session.observer.round_closed(record)
 

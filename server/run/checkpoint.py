@@ -27,6 +27,7 @@ from azureml_jobs.storage.pointer import digest, follow, point
 from conf.errors import CheckpointError
 from conf.versions import Format
 from server.run.history import Mark
+from server.run.silo_states import StatesMark
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class RunState:
     mlflow_run_id: str | None = None
     anchor: str = ""  # of the ledger after this round (`server.run.ledger.Anchor`)
     seconds: float = 0.0  # of all processes that worked on this run
+    # How much of the file of a simulation's silos' states counts.
+    silo_states: StatesMark = field(default_factory=StatesMark)
 
     def become(self, other: RunState) -> None:
         """Take over another state, all of it at once: whoever holds this one sees the closed round."""
@@ -154,6 +157,8 @@ def encode(state: RunState) -> bytes:
         "anchor": state.anchor,
         "seconds": state.seconds,
     }
+    if state.silo_states.file:
+        header["silo_states"] = state.silo_states.to_json()
     return save(tensors, {_HEADER: json.dumps(header)})
 
 
@@ -192,10 +197,15 @@ def _state(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> RunState:
         strategy=RecordDict(strategy),
         early_stop=early_stop,
         history=Mark.from_json(header["history"]),
+        silo_states=_states(header.get("silo_states")),
         mlflow_run_id=_text(header["mlflow_run_id"]),
         anchor=_text(header["anchor"]) or "",
         seconds=float(header["seconds"]),
     )
+
+
+def _states(raw: dict[str, Any] | None) -> StatesMark:
+    return StatesMark() if raw is None else StatesMark.from_json(raw)
 
 
 def _text(value: object) -> str | None:
