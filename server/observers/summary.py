@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.run.result import Baseline, RunResult
-from server.run.shown import Shown, direction, present, score
+from server.run.shown import Shown, direction, in_order, present, score
 
 MOST_NAMES = 10
 DIGITS = 4
@@ -23,8 +23,7 @@ def summary(result: RunResult, console: Console) -> None:
         fits = Measurement.get(console, wide, whole).maximum <= console.width
         console.print(whole if fits else comparison(result.baseline, result.shown, matrix=False))
     elif result.final:
-        names = [name for name in result.shown if name in result.final]
-        names += sorted(result.final.keys() - result.shown.keys())
+        names = in_order(result.shown, result.final)
         values = "  ".join(f"{name} {score(result.final, name, DIGITS)}" for name in names)
         console.print(Text(f"final: {values}"), soft_wrap=True)
     if result.failed:

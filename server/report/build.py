@@ -9,12 +9,16 @@ show means of several, and tables say what they leave out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from jinja2 import Environment, StrictUndefined
 
+from conf.errors import CheckpointError
 from server.report import plots
-from server.report.headline import EXAMPLES, headline, in_people_s_words, verdict
+from server.report.drawing import AGGREGATE, BEST_ALONE, POOLED, RANGE, LineStyle, line_style
+from server.report.headline import EXAMPLES, EXAMPLES_OF_ROUNDS, headline, verdict
 from server.report.overview import MOST_LINES, Overview, Point, overview
 from server.report.page import PAGE
 from server.report.software_table import mixed_software, software_table
@@ -22,35 +26,76 @@ from server.report.tables import (
     MOST_ROWS,
     comparison,
     failures,
+    final_rows,
     partition,
     silo_rows,
 )
+from server.report.trained import Config, read_config, what_was_trained
 from server.run.files import write_atomic
 from server.run.history import rounds_of
 from server.run.result import RunResult
-from server.run.shown import CENTRAL, Known, headline_of, known, score
+from server.run.shown import CENTRAL, Known, headline_of, in_words, known, score
 from server.run.units import duration, size
 
+if TYPE_CHECKING:
+    from server.run.ledger import Verdict
+
+FILES: Final = (
+    "config.yaml",
+    "result.json",
+    "history.jsonl",
+    "metrics.jsonl",
+    "ledger.jsonl",
+    "model/card.md",
+    "model/model.safetensors",
+    "logs",
+)
+"""Of a run's folder, what the page leads to where it is there."""
 STATUS = {"stopped_early": "stopped early, as configured", "running": "still running"}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a page says beside the result: the configuration, the files in the run's folder, and
+    what the check of its ledger said.
+    """
+
+    config: Config = field(default_factory=dict)
+    files: Sequence[str] = ()
+    audit: Verdict | None = None
 
 
 def write_report(folder: Path, rounds: Overview | None = None) -> Path:
     """Write a run's report and return its path; `rounds` spares reading the history again.
 
-    Raises CheckpointError where `result.json` or `history.jsonl` can't be read, or do not belong
-    together.
+    Its ledger is verified for it. Raises CheckpointError where `result.json` or `history.jsonl`
+    can't be read, or do not belong together.
     """
     result = RunResult.read(folder)
     if rounds is None:
         rounds = overview(rounds_of(folder, result), result.silos, result.shown)
     path = folder / "report.html"
-    write_atomic(path, html(result, rounds))
+    files = [name for name in FILES if (folder / name).exists()]
+    write_atomic(
+        path, html(result, rounds, Surroundings(read_config(folder), files, _audit(folder)))
+    )
     return path
 
 
-def html(result: RunResult, rounds: Overview) -> str:
+def _audit(folder: Path) -> Verdict | None:
+    """Return what the ledger says, None where there is none to read."""
+    from server.run.audit import audit
+
+    try:
+        return audit(folder)
+    except (CheckpointError, OSError):
+        return None
+
+
+def html(result: RunResult, rounds: Overview, beside: Surroundings | None = None) -> str:
     """Return the page for a result and its rounds, whatever of them is there."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    beside = beside or Surroundings()
     points = rounds.points
     curves = [
         (plots.learning_curve(result, points, name), _curve_in_words(points, name))
@@ -63,7 +108,13 @@ def html(result: RunResult, rounds: Overview) -> str:
         headline=headline(result, points[-1].aggregate if points else {}),
         verdict=verdict(result),
         facts=_facts(result, points),
+        trained=what_was_trained(beside.config),
+        finals=final_rows(result, rounds.silos),
+        where_final=_where_final(result),
+        where_models=EXAMPLES,
+        where_curves=EXAMPLES_OF_ROUNDS,
         comparison=comparison(result),
+        no_comparison="" if result.baseline else _no_comparison(result),
         partition=partition(result),
         silo_rows=silo_rows(rounds.silos, result.shown) if points else [],
         failures=failures(rounds.failed),
@@ -72,11 +123,15 @@ def html(result: RunResult, rounds: Overview) -> str:
         curve_step=plots.step(points, plots.MOST_POINTS),
         bar_step=plots.step(points, plots.MOST_BARS),
         costs=_costs(points) if points else [],
+        cut=_cut_in_words(points),
         legend=_legend(result),
         spread=len(result.silos) > MOST_LINES,
         resume=_resume(result),
         software=software_table(result.software),
         mixed_software=mixed_software(result.software),
+        files=[name for name in FILES if name in beside.files],
+        audit=beside.audit,
+        known_as=result.folder or result.run_id,
     )
 
 
@@ -98,7 +153,7 @@ def _curve_in_words(points: Sequence[Point], name: str) -> str:
     first, begin = values[0]
     last, end = values[-1]
     return (
-        f"{in_people_s_words(name)} of all silos' {EXAMPLES}: {begin:.3f} after round {first},"
+        f"{in_words(name)} of all silos' {EXAMPLES_OF_ROUNDS}: {begin:.3f} after round {first},"
         f" {end:.3f} after round {last}."
     )
 
@@ -122,32 +177,48 @@ def _costs(points: Sequence[Point]) -> list[tuple[str, str]]:
     ]
 
 
-def _legend(result: RunResult) -> list[dict[str, str]]:
-    """Return the legend of the curves: a name, and the colour and dashes of its sample line."""
-    items = [{"name": "all silos", "colour": "var(--ink)", "dash": "", "width": "3"}]
+def _where_final(result: RunResult) -> str:
+    """Return on which examples the final metrics were measured."""
+    return f"On the silos' {EXAMPLES}, after the last round."
+
+
+def _no_comparison(result: RunResult) -> str:
+    """Return how to get a comparison of a run that has none."""
+    if result.mode == "simulate":
+        return (
+            "What the federation was worth beside each silo alone and all data pooled was not asked"
+            " for: run.baseline=all trains those too, with the same budget of epochs."
+        )
+    return (
+        "Each silo alone and all data pooled can be trained for comparison where one machine sees"
+        " all data: in a simulation, with run.baseline=all."
+    )
+
+
+def _cut_in_words(points: Sequence[Point]) -> str:
+    """Return what a bar holds that is cut, where the others would be flat beside it."""
+    cut = plots.cut_bar(plots.second_bars(points)) if points else None
+    if cut is None:
+        return ""
+    bar = cut[0]
+    return (
+        f"The bar that is broken off took {bar.total:.1f} seconds: {bar.below:.1f} of training, and"
+        f" {bar.above:.1f} of everything else; the first round's hold the start of workers and of"
+        " what they load."
+    )
+
+
+def _legend(result: RunResult) -> list[tuple[str, LineStyle]]:
+    """Return the legend of the curves: a name and the style of its line."""
+    items = [("all silos", AGGREGATE)]
     if len(result.silos) <= MOST_LINES:
-        for place, silo in enumerate(result.silos):
-            dash = ("", "6 2", "2 2")[place // len(plots.COLOURS) % 3]
-            items.append(
-                {"name": silo, "colour": plots.line_style(place)[0], "dash": dash, "width": "2"}
-            )
+        items += [(silo, line_style(place)) for place, silo in enumerate(result.silos)]
     else:
-        items.append(
-            {
-                "name": "from the worst silo to the best",
-                "colour": plots.COLOURS[0],
-                "dash": "",
-                "width": "9",
-            }
-        )
+        items.append(("from the worst silo to the best", RANGE))
     if result.baseline is not None and result.baseline.centralised is not None:
-        items.append(
-            {"name": "all data pooled", "colour": "var(--ink)", "dash": "5 3", "width": "1.5"}
-        )
+        items.append(("all data pooled", POOLED))
     if result.baseline is not None and result.baseline.silo_alone:
-        items.append(
-            {"name": "best silo alone", "colour": "var(--ink)", "dash": "1.5 2.5", "width": "1.5"}
-        )
+        items.append(("best silo alone", BEST_ALONE))
     return items
 
 
@@ -158,8 +229,6 @@ def _facts(result: RunResult, points: Sequence[Point]) -> list[tuple[str, str]]:
         facts.append((name if count == 1 else f"{name}s", f"{count:,}"))
     if result.partition:
         facts.append(("training examples", f"{sum(map(sum, result.partition.values())):,}"))
-    if "parameters" in result.model:
-        facts.append(("parameters", f"{result.model['parameters']:,}"))
     if points:
         took = result.seconds or sum(point.seconds for point in points)
         facts.append(("for all rounds", duration(took)))
@@ -173,11 +242,11 @@ def _final_facts(result: RunResult) -> list[tuple[str, str]]:
     facts = []
     name = headline_of(result.shown, result.final)
     if name is not None:
-        facts.append((f"{in_people_s_words(name)}, {EXAMPLES}", score(result.final, name)))
+        facts.append((f"{in_words(name)}, {EXAMPLES}", score(result.final, name)))
     central: Known = {name: result.final.get(f"{CENTRAL}{name}") for name in result.shown}
     name = headline_of(result.shown, central)
     if name is not None:
-        facts.append((f"{in_people_s_words(name)}, the task's test set", score(central, name)))
+        facts.append((f"{in_words(name)}, the task's test set", score(central, name)))
     return facts
 
 

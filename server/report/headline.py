@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from server.run.result import Baseline, RunResult
 from server.run.shown import (
@@ -11,14 +12,18 @@ from server.run.shown import (
     best,
     direction,
     headline_of,
+    in_words,
     is_less_better,
     known,
+    score,
     value_of,
     written,
 )
 
-EXAMPLES = "held-out examples"
-"""On which the headline's metric was measured."""
+EXAMPLES: Final = "held-out examples"
+"""On which the model is measured at the end."""
+EXAMPLES_OF_ROUNDS: Final = "held-out examples"
+"""On which it is measured after each round."""
 
 
 def headline(result: RunResult, last: Known) -> str:
@@ -58,8 +63,8 @@ def verdict(result: RunResult) -> str:
     best_alone = best(result.shown, name, alone)
     if is_less_better(result.shown, name):
         # Of what is better when less, the gain is how much it falls.
-        return _in_words(-federated, -pooled, -best_alone)
-    return _in_words(federated, pooled, best_alone)
+        return _verdict_of(-federated, -pooled, -best_alone)
+    return _verdict_of(federated, pooled, best_alone)
 
 
 def final_value(result: RunResult, last: Known) -> tuple[str, float] | None:
@@ -77,21 +82,14 @@ def final_value(result: RunResult, last: Known) -> tuple[str, float] | None:
     return None
 
 
-def in_people_s_words(name: str) -> str:
-    """Return a metric's name as it stands in a sentence."""
-    return name.replace("_", " ")
-
-
 def _compared(result: RunResult, baseline: Baseline, name: str) -> str:
-    said = _sentence(name, value_of(baseline.federated.union, name), EXAMPLES, result)
-    parts = [said]
+    parts = [_sentence(name, score(baseline.federated.union, name), EXAMPLES, result)]
     alone = known([scores.union for scores in baseline.silo_alone.values()], name)
     if alone:
         parts.append(f"the best silo alone {written(best(result.shown, name, alone))}")
-    if baseline.centralised is not None:
-        pooled = value_of(baseline.centralised.union, name)
-        if pooled is not None:
-            parts.append(f"a model of all data pooled {written(pooled)}")
+    pooled = baseline.centralised.union if baseline.centralised else {}
+    if value_of(pooled, name) is not None:
+        parts.append(f"a model of all data pooled {score(pooled, name)}")
     return "; ".join(parts)
 
 
@@ -99,18 +97,19 @@ def _worth(result: RunResult, last: Known) -> str:
     final = final_value(result, last)
     if final is None:
         return ""
-    name, value = final
+    name = final[0]
+    written_value = score(result.final or last, name)
     if name.startswith(CENTRAL):
-        return _sentence(name.removeprefix(CENTRAL), value, "the task's test set", result)
-    return _sentence(name, value, EXAMPLES, result)
+        return _sentence(name.removeprefix(CENTRAL), written_value, "the task's test set", result)
+    return _sentence(name, written_value, EXAMPLES, result)
 
 
-def _sentence(name: str, value: float | None, where: str, result: RunResult) -> str:
+def _sentence(name: str, value: str, where: str, result: RunResult) -> str:
     less = f" ({direction(result.shown, name)})" if is_less_better(result.shown, name) else ""
-    return f"The federated model has {in_people_s_words(name)} {written(value)} on {where}{less}"
+    return f"The federated model has {in_words(name)} {value} on {where}{less}"
 
 
-def _in_words(federated: float, pooled: float, best_alone: float) -> str:
+def _verdict_of(federated: float, pooled: float, best_alone: float) -> str:
     """Return the verdict for three values of which more is better."""
     if federated <= best_alone:
         return "Federating brought nothing here: a silo that trained alone did at least as well."

@@ -7,10 +7,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from server.report.headline import EXAMPLES
 from server.report.overview import Overview, SiloOverview
 from server.report.software_table import mixed_software, software_table
-from server.run.result import Metrics, RunResult
+from server.run.result import Baseline, RunResult
+from server.run.shown import CENTRAL, direction, in_order, score, value_of
 
+DIGITS = 4
+"""Decimals of a metric."""
 MOST_ROWS = 20
 """Silos that get a row; of more, the card holds the sum and result.json the rest."""
 ENDED = {
@@ -79,43 +83,50 @@ def _training(result: RunResult, rounds: Overview) -> list[str]:
 
 
 def _metrics(result: RunResult) -> list[str]:
-    baseline, lines = result.baseline, []
-    if baseline is not None:
-        models = [("federated: this model", baseline.federated)]
-        alone = [(f"{plain(silo)} alone", scores) for silo, scores in baseline.silo_alone.items()]
-        models += alone[:MOST_ROWS]
-        models += [("all data pooled", baseline.centralised)] if baseline.centralised else []
-        names = _in_order(result, baseline.federated.union)
+    lines = []
+    if result.baseline is not None:
+        lines += [
+            f"On all silos' {EXAMPLES} together:",
+            "",
+            *_compared(result, result.baseline),
+            "",
+        ]
+    names = [
+        name
+        for name in in_order(result.shown, result.final)
+        if value_of(result.final, name) is not None
+    ]
+    if names:
         rows = [
-            (name, *(_number(scores.union.get(metric)) for metric in names))
-            for name, scores in models
+            (plain(name), score(result.final, name, DIGITS), _direction(result, name))
+            for name in names
         ]
         lines += [
-            "On all silos' held-out examples together:",
+            "At the end of the run (`train_`: means in training; `central_`: on the task's test set):",
             "",
-            *_table(("model", *names), rows),
-            "",
-        ]
-    final: Metrics = {
-        name: result.final[name]
-        for name in _in_order(result, result.final)
-        if result.final[name] is not None
-    }
-    if final:
-        lines += [
-            "After the last round, means weighted by examples (`train_`: in training; `central_`: on a test set):"
-        ]
-        lines += [
-            "",
-            *_table(("metric", "value"), [(plain(name), _number(v)) for name, v in final.items()]),
+            *_table(("metric", "value", "better"), rows),
         ]
     return lines or ["None were measured."]
 
 
-def _in_order(result: RunResult, metrics: Metrics) -> list[str]:
-    """Return the names of metrics: those that the task shows, then the others by name."""
-    shown = [name for name in result.shown if name in metrics]
-    return [*shown, *sorted(metrics.keys() - result.shown.keys())]
+def _compared(result: RunResult, baseline: Baseline) -> list[str]:
+    """Return the models beside each other, as lines of a table."""
+    models = [("federated: this model", baseline.federated)]
+    alone = [(f"{plain(silo)} alone", scores) for silo, scores in baseline.silo_alone.items()]
+    models += alone[:MOST_ROWS]
+    if baseline.centralised:
+        models.append(("all data pooled", baseline.centralised))
+    names = in_order(result.shown, baseline.federated.union)
+    rows = [
+        (model, *(score(scores.union, name, DIGITS) for name in names)) for model, scores in models
+    ]
+    return _table(("model", *map(plain, names)), rows)
+
+
+def _direction(result: RunResult, name: str) -> str:
+    """Return which way a metric is better, where the task says so."""
+    own = name.removeprefix(CENTRAL)
+    return direction(result.shown, own).partition(" ")[0] if own in result.shown else ""
 
 
 def _limits(result: RunResult) -> list[str]:
@@ -173,10 +184,6 @@ def _code(text: str) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
 def _whole(value: float | None) -> str:

@@ -6,11 +6,12 @@ each silo's own curve only where there are few enough silos to draw them.
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 from server.run.result import Metrics, RoundRecord
 from server.run.shown import Shown, known
@@ -24,6 +25,7 @@ NUM_EXAMPLES: Final = "num-examples"
 UPDATE_NORM: Final = "update-norm"
 """The length of a silo's update, as the server measured it: one of its training metrics."""
 
+_CODE: Final = re.compile(r"\bMDW-\d{3}\b")
 Span = tuple[float, float]
 
 
@@ -74,6 +76,16 @@ class SiloOverview:
         return median(self.norms) if self.norms else None
 
 
+class Failure(NamedTuple):
+    """Why a silo's reply did not count: a code of docs/errors.md, empty where none was given, and
+    the reason in words.
+    """
+
+    silo: str
+    code: str
+    reason: str
+
+
 @dataclass
 class Overview:
     """A run's rounds for people: the rounds as points, what each silo did, and in which rounds it
@@ -85,7 +97,7 @@ class Overview:
     drawn: tuple[str, ...] = ()
     points: list[Point] = field(default_factory=list)
     silos: dict[str, SiloOverview] = field(default_factory=dict)
-    failed: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    failed: dict[Failure, list[int]] = field(default_factory=dict)
 
     @property
     def failures(self) -> int:
@@ -104,7 +116,8 @@ class Overview:
             seen.metrics = metrics
             seen.held_out = metrics.get(NUM_EXAMPLES)
         for silo, reason in record.failed.items():
-            self.failed.setdefault((silo, reason), []).append(record.round)
+            failure = Failure(silo, code_of(record, silo), reason)
+            self.failed.setdefault(failure, []).append(record.round)
 
     def _answered(self, silo: str, record: RoundRecord) -> None:
         seen = self.silos.setdefault(silo, SiloOverview())
@@ -125,6 +138,14 @@ def overview(records: Iterable[RoundRecord], silos: Sequence[str], shown: Shown)
     for record in records:
         gathered.add(record, curves=few)
     return gathered
+
+
+def code_of(record: RoundRecord, silo: str) -> str:
+    """Return the code by which a silo failed in a round: its own where it said one, such as that of
+    its owner's policy, otherwise the server's.
+    """
+    own = _CODE.search(record.failed[silo])
+    return own[0] if own else record.codes.get(silo, "")
 
 
 def binned(points: Sequence[Point], most: int, drawn: Sequence[str] = ()) -> list[Point]:

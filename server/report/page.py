@@ -11,8 +11,8 @@ PAGE = r"""
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <title>{{ result.task }} · {{ result.run_id }}</title>
 <style>
-:root { color-scheme: light dark; --ink: #1a212c; --soft: #5a6472; --line: #d8dee7; --paper: #fff; --panel: #f4f6f9; --accent: #1f6fbf; --good: #17795e; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e9edf3; --soft: #a0aab8; --line: #333b46; --paper: #12161c; --panel: #1b212a; --accent: #6cb0f2; --good: #5fd0ab; --bad: #ff8f85; } }
+:root { color-scheme: light dark; --ink: #1a212c; --soft: #5a6472; --line: #d8dee7; --paper: #fff; --panel: #f4f6f9; --accent: #1f6fbf; --good: #17795e; --bad: #b3261e; --shade: rgb(20 30 50 / 28%); }
+@media (prefers-color-scheme: dark) { :root { --ink: #e9edf3; --soft: #a0aab8; --line: #333b46; --paper: #12161c; --panel: #1b212a; --accent: #6cb0f2; --good: #5fd0ab; --bad: #ff8f85; --shade: rgb(150 180 220 / 34%); } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
@@ -31,8 +31,10 @@ p { margin: 0.4rem 0; max-width: 44rem; }
 .facts div { background: var(--panel); border-radius: 0.5rem; padding: 0.6rem 0.85rem; display: flex; flex-direction: column; margin: 0; }
 .facts dd { margin: 0; font-size: 1.2rem; white-space: nowrap; font-weight: 620; font-variant-numeric: tabular-nums; order: -1; }
 .facts dt { color: var(--soft); font-size: 0.85rem; line-height: 1.35; }
-.wide { overflow-x: auto; margin-top: 0.8rem; }
-.tall { max-height: 34rem; overflow-y: auto; } .tall thead th { position: sticky; top: 0; background: var(--paper); z-index: 1; }
+.wide { overflow-x: auto; margin-top: 0.8rem; background: linear-gradient(to right, var(--paper) 30%, transparent) 0 0 / 3rem 100% no-repeat local, linear-gradient(to left, var(--paper) 30%, transparent) 100% 0 / 3rem 100% no-repeat local, linear-gradient(to left, var(--shade), transparent) 100% 0 / 1.1rem 100% no-repeat scroll; }
+.tall { max-height: 34rem; overflow-y: auto; } .tall thead th { position: sticky; top: 0; background: var(--paper); z-index: 2; }
+.wide tr > th:first-child { position: sticky; left: 0; z-index: 1; background: var(--paper); } .tall thead th:first-child { z-index: 3; }
+.wide tbody th:first-child { box-shadow: inset 0 -1px var(--line); } .wide table.heat tbody th:first-child { box-shadow: none; }
 .wide:focus-visible, summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { text-align: right; padding: 0.42rem 0.7rem; border-bottom: 1px solid var(--line); white-space: nowrap; font-weight: 400; }
@@ -65,10 +67,12 @@ details { margin-top: 0.8rem; } summary { cursor: pointer; color: var(--accent);
 pre { background: var(--panel); padding: 0.8rem 1rem; border-radius: 0.5rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.86rem; }
 code, pre { font-family: ui-monospace, "Cascadia Mono", Menlo, Consolas, monospace; }
 code { font-size: 0.88em; overflow-wrap: anywhere; }
+a { color: var(--accent); }
+.good { color: var(--good); } .bad { color: var(--bad); }
 .again { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 0.25rem 1.2rem; font-size: 0.92rem; }
 .again dt { color: var(--soft); } .again dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 34rem) { main { padding-top: 1.25rem; } .again { grid-template-columns: minmax(0, 1fr); gap: 0; } .again dd { margin-bottom: 0.5rem; } tbody th { max-width: 9.5rem; } td.bar { min-width: 4rem; } th, td { padding-left: 0.45rem; padding-right: 0.45rem; } }
-@media print { :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --panel: #f4f6f9; --accent: #1f6fbf; --good: #17795e; --bad: #b3261e; } body { font-size: 10.5pt; } main { max-width: none; padding: 0; } h2 { break-after: avoid; margin-top: 1.5rem; } figure, tr { break-inside: avoid; } .wide { overflow: visible; max-height: none; } .panels { grid-template-columns: 1fr 1fr; } }
+@media (max-width: 34rem) { main { padding-top: 1.25rem; } .again { grid-template-columns: minmax(0, 1fr); gap: 0; } .again dd { margin-bottom: 0.5rem; } tbody th { max-width: 9.5rem; min-width: 4.5rem; } td.bar { min-width: 4rem; } th, td { padding-left: 0.45rem; padding-right: 0.45rem; } }
+@media print { :root { color-scheme: light; --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --panel: #f4f6f9; --accent: #1f6fbf; --good: #17795e; --bad: #b3261e; --shade: transparent; } body { font-size: 10.5pt; } main { max-width: none; padding: 0; } h2 { break-after: avoid; margin-top: 1.5rem; } figure, tr { break-inside: avoid; } .wide { overflow: visible; max-height: none; background: none; } .panels { grid-template-columns: 1fr 1fr; } }
 </style>
 </head>
 <body>
@@ -97,24 +101,46 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 {% endfor %}
 </tbody>
 {% endmacro %}
+{% if finals %}
+{% set central = finals | selectattr("central", "ne", "–") | list %}
+<section aria-labelledby="good">
+<h2 id="good">How good it is</h2>
+<div class="wide" tabindex="0" role="region" aria-label="The metrics at the end"><table>
+<thead><tr><th scope="col">metric</th><th scope="col">all silos</th><th scope="col">worst silo</th><th scope="col">best silo</th>{% if central %}<th scope="col">the task's test set</th>{% endif %}<th scope="col" class="text"></th></tr></thead>
+<tbody>{% for row in finals %}<tr{% if loop.first %} class="ours"{% endif %}><th scope="row">{{ row.name }}</th><td>{{ row.union }}</td><td>{{ row.worst }}</td><td>{{ row.best }}</td>{% if central %}<td>{{ row.central }}</td>{% endif %}<td class="text note">{{ row.direction }}</td></tr>
+{% endfor %}</tbody></table></div>
+<p class="note">{{ where_final }}</p>{% if no_comparison %}<p class="note">{{ no_comparison }}</p>{% endif %}
+</section>
+{% endif %}
+
 {% if comparison %}
 <section aria-labelledby="worth">
 <h2 id="worth">What the federation was worth</h2>
-<p>Each model on the examples that the silos held out and no model was trained on: all of them together{% if comparison.silos %}, then each silo's own{% endif %}. Every model had the same budget of epochs.{% if comparison.less_is_better %} Lower {{ comparison.metric }} is better.{% endif %}</p>
+<p>Each model on the silos' {{ where_models }}, which no model was trained on: all of them together{% if comparison.silos %}, then each silo's own{% endif %}. Every model had the same budget of epochs.{% if comparison.less_is_better %} Lower {{ comparison.metric }} is better.{% endif %}</p>
 <div class="wide" tabindex="0" role="region" aria-label="Models compared"><table>{{ models(comparison.shown, comparison.silos, comparison.metric, comparison.others) }}</table></div>
-{% if comparison.folded %}<details><summary>{% if more.alone %}{{ comparison.folded | length }} of the silos alone{% else %}Each of the {{ comparison.folded | length }} silos alone{% endif %}</summary><div class="wide"><table class="dense">{{ models(comparison.folded, [], comparison.metric, comparison.others) }}</table></div></details>
+{% if comparison.folded %}<details><summary>{% if more.alone %}{{ comparison.folded | length }} of the silos alone{% else %}Each of the {{ comparison.folded | length }} silos alone{% endif %}</summary><div class="wide" tabindex="0" role="region" aria-label="Each silo alone"><table class="dense">{{ models(comparison.folded, [], comparison.metric, comparison.others) }}</table></div></details>
 {{ left_out(more.alone, "result.json") }}
-<p class="note">result.json also holds each model's metrics on each silo's own held-out examples.</p>{% endif %}
+<p class="note">result.json also holds each model's metrics on each silo's own {{ where_models }}.</p>{% endif %}
+</section>
+{% endif %}
+
+{% if trained %}
+<section aria-labelledby="trained">
+<h2 id="trained">What was trained</h2>
+<dl class="again">
+{% for what, how in trained %}<dt>{{ what }}</dt><dd>{{ how }}{% if what == "model" and "parameters" in result.model %}, {{ "{:,}".format(result.model.parameters) }} parameters{% endif %}</dd>
+{% endfor %}
+</dl>
 </section>
 {% endif %}
 
 {% if curves %}
 <section aria-labelledby="learned">
 <h2 id="learned">How it learned</h2>
-<figure aria-label="Metrics on held-out examples, round by round, of all silos' examples and of each silo's">
+<figure aria-label="Metrics on {{ where_curves }}, round by round, of all silos' examples and of each silo's">
 <div class="panels">{% for curve, alt in curves %}<div><div role="img" aria-label="{{ alt }}">{{ curve | safe }}</div></div>{% endfor %}</div>
-<ul class="legend" aria-label="Lines">{% for item in legend %}<li><svg width="26" height="10" aria-hidden="true"><line x1="0" x2="26" y1="5" y2="5" stroke-width="{{ item.width }}" stroke-dasharray="{{ item.dash }}" style="stroke: {{ item.colour }}"{% if item.width == "9" %} opacity="0.3"{% endif %}/></svg>{{ item.name }}</li>{% endfor %}</ul>
-<figcaption>Each silo's curve is the federated model's metric on that silo's own held-out examples, the black one on all of them together.{% if spread %} Of so many silos only the range is drawn.{% endif %}{% if curve_step > 1 %} Each point is the mean of {{ curve_step }} rounds{% if spread %}, and the range is that of all of them{% endif %}.{% endif %}</figcaption></figure>
+<ul class="legend" aria-label="Lines">{% for name, line in legend %}<li><svg width="34" height="10" aria-hidden="true" style="stroke: {{ line.page_colour }}; fill: {{ line.page_colour }}"{% if line.width > 8 %} opacity="0.3"{% endif %}><line x1="0" x2="34" y1="5" y2="5" stroke-width="{{ line.width }}"{% if line.dash_array %} stroke-dasharray="{{ line.dash_array }}"{% endif %}/>{% if line.marker == "o" %}<circle cx="17" cy="5" r="2.5"/>{% elif line.marker %}<rect x="14.5" y="2.5" width="5" height="5"/>{% endif %}</svg>{{ name }}</li>{% endfor %}</ul>
+<figcaption>Each silo's curve is the federated model's metric on that silo's own {{ where_curves }}, the thick one on all of them together.{% if spread %} Of so many silos only the range is drawn.{% endif %}{% if curve_step > 1 %} Each point is the mean of {{ curve_step }} rounds{% if spread %}, and the range is that of all of them{% endif %}.{% endif %}</figcaption></figure>
 </section>
 {% endif %}
 
@@ -137,11 +163,11 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <div class="panels">
 <div><div role="img" aria-label="{{ costs[0][1] }}">{{ costs[0][0] | safe }}</div><ul class="legend"><li><span class="swatch" style="background: #3d8fd9"></span>training, slowest silo</li><li><span class="swatch" style="background: #dd8433"></span>waiting, transfer, evaluation</li></ul></div>
 <div><div role="img" aria-label="{{ costs[1][1] }}">{{ costs[1][0] | safe }}</div><ul class="legend"><li><span class="swatch" style="background: #7f83ec"></span>to the silos</li><li><span class="swatch" style="background: #2fa384"></span>from the silos</li></ul></div>
-</div>{% if bar_step > 1 %}<figcaption>Each bar is the mean of {{ bar_step }} rounds; history.jsonl holds each round.</figcaption>{% endif %}</figure>
+</div>{% if cut %}<figcaption>{{ cut }}</figcaption>{% endif %}{% if bar_step > 1 %}<figcaption>Each bar is the mean of {{ bar_step }} rounds; history.jsonl holds each round.</figcaption>{% endif %}</figure>
 {% macro who_did_what() %}<div class="wide" tabindex="0" role="region" aria-label="Each silo's part"><table{% if silo_rows | length > 20 %} class="dense"{% endif %}>
-<thead><tr><th scope="col">silo</th><th scope="col">rounds answered</th><th scope="col">examples</th><th scope="col">training a round, median</th><th scope="col">sent</th><th scope="col">update norm, median</th>{% for name in result.shown %}<th scope="col">last {{ name }}</th>{% endfor %}</tr></thead>
+<thead><tr><th scope="col">silo</th><th scope="col">answered</th><th scope="col">examples</th><th scope="col">share</th><th scope="col">training</th><th scope="col">sent</th><th scope="col">update norm</th>{% for name in result.shown %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in silo_rows %}<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>{{ left_out(more.silos, "history.jsonl") }}{% endmacro %}
+{% endfor %}</tbody></table></div><p class="note">Rounds answered of those asked; examples to train on, and their share of all silos'; training: seconds a round, median; update norm: the length of its updates, median; metrics: after its last round, on its own {{ where_curves }}.</p>{{ left_out(more.silos, "history.jsonl") }}{% endmacro %}
 {% if silo_rows | length > 20 %}<details><summary>{% if more.silos %}The {{ silo_rows | length }} silos that missed most rounds{% else %}Each of the {{ silo_rows | length }} silos{% endif %}</summary>{{ who_did_what() }}</details>{% else %}{{ who_did_what() }}{% endif %}
 
 </section>
@@ -150,8 +176,8 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 {% if failures %}
 <section aria-labelledby="failed">
 <h2 id="failed">What failed</h2>
-<div class="wide{{ " tall" if failures | length > 20 else "" }}" tabindex="0" role="region" aria-label="Failures"><table{% if failures | length > 20 %} class="dense"{% endif %}><thead><tr><th scope="col">silo</th><th scope="col" class="text">reason</th><th scope="col" class="text">rounds</th></tr></thead>
-<tbody>{% for failure in failures %}<tr><th scope="row">{{ failure.silo }}</th><td class="text reason">{{ failure.reason }}</td><td class="text">{{ failure.rounds }}</td></tr>
+<div class="wide{{ " tall" if failures | length > 20 else "" }}" tabindex="0" role="region" aria-label="Failures"><table{% if failures | length > 20 %} class="dense"{% endif %}><thead><tr><th scope="col">silo</th><th scope="col" class="fact">code</th><th scope="col" class="text">reason</th><th scope="col" class="text">rounds</th></tr></thead>
+<tbody>{% for failure in failures %}<tr><th scope="row">{{ failure.silo }}</th><td class="fact">{{ failure.code }}</td><td class="text reason">{{ failure.reason }}</td><td class="text">{{ failure.rounds }}</td></tr>
 {% endfor %}</tbody></table></div>
 {{ left_out(more.failures, "history.jsonl") }}
 </section>
@@ -176,10 +202,14 @@ code { font-size: 0.88em; overflow-wrap: anywhere; }
 <dl class="again">
 <dt>run</dt><dd><code>{{ result.run_id }}</code>, mode {{ result.mode }}{% if result.engine %}, engine {{ result.engine }}{% endif %}, seed {{ result.seed }}</dd>
 <dt>model</dt><dd>{% if result.model %}<code>{{ result.model.get("path", "") }}</code>, {{ "{:,}".format(result.model.get("parameters", 0)) }} parameters, digest of its tensors <code>{{ result.model.get("digest", "") }}</code>, SHA-256 of the file <code>{{ result.model.get("sha256", "") }}</code>{% else %}none was written{% endif %}</dd>
+{% if files %}<dt>files beside this page</dt><dd>{% for name in files %}<a href="{{ name }}">{{ name }}</a>{{ ", " if not loop.last }}{% endfor %}</dd>{% endif %}
+
 <dt>configuration</dt><dd>config.yaml{% if result.config_digest %}; SHA-256 of what travelled <code>{{ result.config_digest }}</code>{% endif %}</dd>
 {% if result.environment.get("code") %}<dt>code</dt><dd>digest of what must agree <code>{{ result.environment.code }}</code>{% if result.environment.get("tree") %}, of all that is installed at the server <code>{{ result.environment.tree }}</code>{% endif %}{% if result.environment.get("strategy_file") %}, of the strategy's file <code>{{ result.environment.strategy_file }}</code>{% endif %}</dd>{% endif %}
 
 {% if result.ledger %}<dt>ledger</dt><dd>ledger.jsonl, anchor <code>{{ result.ledger }}</code></dd>{% endif %}
+
+{% if audit %}<dt>verification</dt><dd>when this page was written: <strong class="{{ "bad" if audit.faults else "good" }}">{{ audit }}</strong>. Beside what the silos kept: <code>meadow report run={{ known_as }} --verify anchors=FILE,FILE</code></dd>{% endif %}
 
 {% if result.privacy %}<dt>privacy</dt><dd>{% for name, value in result.privacy.items() %}{{ name }} {{ value }}{{ ", " if not loop.last }}{% endfor %}</dd>{% endif %}
 

@@ -1,89 +1,81 @@
-"""The report's curves and bars, each a function from a result to SVG text that takes the page's own
-colours.
+"""The report's curves and bars, each a function from a result to SVG text.
 
 They hold numbers and our own words only; silos' names stand in the page's legend, as text.
 """
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from server.report.drawing import (
+    AGGREGATE,
+    BEST_ALONE,
+    COLOURS,
+    PAPER,
+    POOLED,
+    SIZE,
+    SOFT,
+    STYLE,
+    Lines,
+    LineStyle,
+    finish,
+    line_style,
+    new_axes,
+    svg,
+)
 from server.report.overview import MOST_LINES, Point, binned
 from server.run.result import Metrics, RunResult
-from server.run.shown import best, known
+from server.run.shown import best, in_words, is_less_better, known, value_of, written
 
-INK: Final = "#010203"
-"""Stands for the page's colour of text, `var(--ink)`, and is replaced by it."""
-SOFT: Final = "#010204"
-LINE: Final = "#010205"
-PAGE_COLOURS: Final = {INK: "var(--ink)", SOFT: "var(--soft)", LINE: "var(--line)"}
-COLOURS: Final = (
-    "#3d8fd9",
-    "#dd8433",
-    "#2fa384",
-    "#c46fb2",
-    "#b8921c",
-    "#7f83ec",
-    "#cc5a57",
-    "#5aa6c0",
-)
-"""Okabe and Ito's palette, of a lightness that shows on white and on near black."""
-DASHES: Final = ("solid", (0, (6, 1.5)), (0, (1, 1)))
-"""For the silos after the eighth: a second sign beside the colour."""
 MOST_POINTS: Final = 250
 """Points of a curve; of more rounds, each is the mean of several."""
 MOST_BARS: Final = 50
 """Bars of a picture; of more rounds, each is the mean of several."""
-SIZE: Final = (4.9, 3.1)
+OUTLIER: Final = 3.0
+"""A bar that is so many times as high as the next one is cut: it would flatten all others."""
 
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": INK,
-    "text.parse_math": False,
-    "axes.labelcolor": SOFT,
-    "axes.edgecolor": LINE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": SOFT,
-    "ytick.labelcolor": SOFT,
-    "grid.color": LINE,
-    "grid.linewidth": 0.7,
-}
+
+class Bar(NamedTuple):
+    """One bar of two parts, the first below."""
+
+    place: float
+    below: float
+    above: float
+
+    @property
+    def total(self) -> float:
+        """Its whole height."""
+        return self.below + self.above
 
 
 @matplotlib.rc_context(STYLE)
 def learning_curve(result: RunResult, points: Sequence[Point], name: str) -> str:
-    """Return one metric on held-out examples over the rounds: the aggregate, the silos, the
+    """Return one metric on validation examples over the rounds: the aggregate, the silos, the
     baselines.
     """
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = new_axes()
+    lines = Lines(axes)
     drawn = binned(points, MOST_POINTS, [name])
     if len(result.silos) <= MOST_LINES:
         for place, silo in enumerate(result.silos):
-            colour, dashes = line_style(place)
             own = [point.silos.get(silo, {}) for point in drawn]
-            _line(axes, drawn, own, name, color=colour, ls=dashes)
+            _line(lines, drawn, own, name, line_style(place))
     else:
-        _range(axes, drawn, name)
-    _line(axes, drawn, [point.aggregate for point in drawn], name, color=INK, lw=2.6)
-    for level, dashes in reference_levels(result, name):
-        axes.axhline(level, color=INK, lw=1.1, ls=dashes)
-    _finish(axes, f"{name} on held-out examples", points)
-    return _svg(figure, f"curve-{name}")
+        _range(lines, drawn, name)
+    _line(lines, drawn, [point.aggregate for point in drawn], name, AGGREGATE)
+    for level, style in reference_levels(result, name):
+        lines.level(level, style)
+    begins = lines.finish(share=not is_less_better(result.shown, name))
+    title = in_words(name)
+    # An axis that leaves out the lower part of a share is said to.
+    if begins > 0:
+        title += f" (axis from {written(begins)})"
+    _finish(axes, title, points)
+    return svg(figure, f"curve-{name}")
 
 
 @matplotlib.rc_context(STYLE)
@@ -91,10 +83,7 @@ def seconds(points: Sequence[Point]) -> str:
     """Return where the seconds of each round went: the slowest silo's training, and everything
     else.
     """
-    drawn = binned(points, MOST_BARS)
-    training = [point.training for point in drawn]
-    rest = [max(point.seconds - point.training, 0.0) for point in drawn]
-    return _bars(drawn, "seconds a round", training, rest, (COLOURS[0], COLOURS[1]))
+    return _bars(points, second_bars(points), "seconds a round", (COLOURS[0], COLOURS[1]))
 
 
 @matplotlib.rc_context(STYLE)
@@ -104,9 +93,28 @@ def traffic(points: Sequence[Point]) -> str:
     most = max(point.down + point.up for point in drawn)
     units = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
     unit, scale = next((u, s) for u, s in units if most >= s or u == "kB")
-    down = [point.down / scale for point in drawn]
-    up = [point.up / scale for point in drawn]
-    return _bars(drawn, f"{unit} a round", down, up, (COLOURS[5], COLOURS[2]))
+    bars = [Bar(_middle(point), point.down / scale, point.up / scale) for point in drawn]
+    return _bars(points, bars, f"{unit} a round", (COLOURS[5], COLOURS[2]))
+
+
+def second_bars(points: Sequence[Point]) -> list[Bar]:
+    """Return the seconds of the rounds as bars: the slowest silo's training, and the rest."""
+    return [
+        Bar(_middle(point), point.training, max(point.seconds - point.training, 0.0))
+        for point in binned(points, MOST_BARS)
+    ]
+
+
+def cut_bar(bars: Sequence[Bar]) -> tuple[Bar, float] | None:
+    """Return the bar that would flatten all others, often a cold start, and where it is cut; None
+    where there is none.
+    """
+    if len(bars) <= 2:
+        return None
+    second, most = sorted(bars, key=lambda bar: bar.total)[-2:]
+    if most.total > OUTLIER * second.total > 0:
+        return most, 1.5 * second.total
+    return None
 
 
 def step(points: Sequence[Point], most: int) -> int:
@@ -114,12 +122,7 @@ def step(points: Sequence[Point], most: int) -> int:
     return max(-(-len(points) // most), 1)
 
 
-def line_style(place: int) -> tuple[str, Any]:
-    """Return the colour and the dashes of the silo in that place."""
-    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
-
-
-def reference_levels(result: RunResult, name: str) -> list[tuple[float, Any]]:
+def reference_levels(result: RunResult, name: str) -> list[tuple[float, LineStyle]]:
     """Return the level of the pooled model (dashed) and of the best silo alone (dotted), as far as
     known.
     """
@@ -127,30 +130,35 @@ def reference_levels(result: RunResult, name: str) -> list[tuple[float, Any]]:
         return []
     pooled = [result.baseline.centralised.union] if result.baseline.centralised else []
     alone = known([scores.union for scores in result.baseline.silo_alone.values()], name)
-    levels: list[tuple[float, Any]] = [(value, (0, (4, 3))) for value in known(pooled, name)]
+    levels = [(value, POOLED) for value in known(pooled, name)]
     if alone:
-        levels.append((best(result.shown, name, alone), (0, (1, 2))))
+        levels.append((best(result.shown, name, alone), BEST_ALONE))
     return levels
 
 
 def _line(
-    axes: Axes, points: Sequence[Point], metrics: Sequence[Metrics], name: str, **style: Any
+    lines: Lines,
+    points: Sequence[Point],
+    metrics: Sequence[Metrics],
+    name: str,
+    style: LineStyle,
 ) -> None:
-    pairs = list(zip(points, metrics, strict=True))
-    values = [(_middle(point), v) for point, m in pairs for v in known([m], name)]
-    marker = "o" if len(values) == 1 else None
-    axes.plot([x for x, _ in values], [y for _, y in values], marker=marker, **{"lw": 1.3} | style)
+    xs = []
+    ys = []
+    for point, measured in zip(points, metrics, strict=True):
+        value = value_of(measured, name)
+        if value is not None:
+            xs.append(_middle(point))
+            ys.append(value)
+    lines.add(xs, ys, style)
 
 
-def _range(axes: Axes, points: Sequence[Point], name: str) -> None:
+def _range(lines: Lines, points: Sequence[Point], name: str) -> None:
     spans = [(_middle(point), point.spans[name]) for point in points if name in point.spans]
-    xs = [x for x, _ in spans]
-    low = [span[0] for _, span in spans]
-    high = [span[1] for _, span in spans]
-    if len(xs) == 1:
-        axes.vlines(xs, low, high, color=COLOURS[0], lw=4, alpha=0.35)
-    else:
-        axes.fill_between(xs, low, high, color=COLOURS[0], alpha=0.25, lw=0)
+    if spans:
+        low = [span[0] for _, span in spans]
+        high = [span[1] for _, span in spans]
+        lines.range([x for x, _ in spans], low, high)
 
 
 def _middle(point: Point) -> float:
@@ -158,64 +166,63 @@ def _middle(point: Point) -> float:
 
 
 def _bars(
-    points: Sequence[Point],
-    title: str,
-    below: list[float],
-    above: list[float],
-    colours: tuple[str, str],
+    points: Sequence[Point], bars: Sequence[Bar], title: str, colours: tuple[str, str]
 ) -> str:
-    figure = Figure(figsize=(SIZE[0], 2.7), layout="constrained")
-    axes = figure.add_subplot()
-    places = [_middle(point) for point in points]
-    rounds = points[0].round - points[0].first + 1
-    width = min(0.8, 0.15 * len(points)) * rounds  # a lone round is a bar, not a wall
-    axes.bar(places, below, width, color=colours[0])
-    axes.bar(places, above, width, bottom=below, color=colours[1])
+    figure, axes = new_axes((SIZE[0], 2.7))
+    # A lone round is a bar, not a wall.
+    width = min(0.8, 0.15 * len(bars)) * step(points, MOST_BARS)
+    cut = cut_bar(bars)
+    whole = [bar for bar in bars if cut is None or bar is not cut[0]]
+    _stack(axes, whole, width, colours)
     _finish(axes, title, points)
-    _cut_outlier(axes, places, width, [b + a for b, a in zip(below, above, strict=True)])
-    return _svg(figure, title)
+    if cut is not None:
+        _draw_cut(axes, *cut, width, colours, last=bars[-1])
+    return svg(figure, title)
 
 
-def _cut_outlier(axes: Axes, places: list[float], width: float, totals: list[float]) -> None:
-    """Let one bar end at the edge, its number beside it, where it would flatten all others: often a
-    cold start.
+def _stack(axes: Axes, bars: Sequence[Bar], width: float, colours: tuple[str, str]) -> None:
+    places = [bar.place for bar in bars]
+    below = [bar.below for bar in bars]
+    axes.bar(places, below, width, color=colours[0])
+    axes.bar(places, [bar.above for bar in bars], width, bottom=below, color=colours[1])
+
+
+def _draw_cut(
+    axes: Axes, bar: Bar, height: float, width: float, colours: tuple[str, str], last: Bar
+) -> None:
+    """Draw a bar that is too high for the picture with a gap in it, its numbers beside it.
+
+    Both parts stay in sight: what is drawn of it is divided as the whole bar is.
     """
-    most, second = [*sorted(totals, reverse=True), 0.0, 0.0][:2]
-    if len(totals) > 2 and most > 3 * second > 0:
-        axes.set_ylim(0, 1.5 * second)
-        place = places[totals.index(most)]
-        beside = "right" if place == places[-1] else "left"
-        away = -0.7 * width if beside == "right" else 0.7 * width
-        axes.text(place + away, 1.47 * second, f"{most:.3g}", ha=beside, va="top", fontsize=9)
+    shrunk = height / bar.total
+    _stack(axes, [Bar(bar.place, bar.below * shrunk, bar.above * shrunk)], width, colours)
+    axes.set_ylim(0, height * 1.04)
+    _draw_gap(axes, bar.place, 0.62 * width, 0.85 * height, 0.035 * height)
+    beside = "right" if bar.place == last.place else "left"
+    away = -0.75 * width if beside == "right" else 0.75 * width
+    lines = (f"{bar.total:.3g}", f"{bar.below:.3g} + {bar.above:.3g}")
+    for number, line in enumerate(lines):
+        axes.text(
+            bar.place + away,
+            (1 - 0.08 * number) * height,
+            line,
+            ha=beside,
+            va="top",
+            fontsize=9 - number,
+        )
+
+
+def _draw_gap(axes: Axes, x: float, half: float, y: float, rise: float) -> None:
+    """Draw the mark of a bar that is broken off: a slanted gap with a line on each side."""
+    xs = [x - half, x + half]
+    lower = [y - rise, y + rise]
+    upper = [y + rise, y + 3 * rise]
+    axes.fill_between(xs, lower, upper, color=PAPER, lw=0, zorder=3)
+    for ys in (lower, upper):
+        axes.plot(xs, ys, color=SOFT, lw=1, zorder=4)
 
 
 def _finish(axes: Axes, title: str, points: Sequence[Point]) -> None:
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.set_xlabel("round")
-    axes.grid(axis="y")
-    axes.tick_params(length=3)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
-    if points:
-        axes.set_xlim(points[0].first - 0.6, points[-1].round + 0.6)
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """Return a figure as an SVG element that scales with the page; the same figure gives the same
-    text.
-    """
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(
-            text, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
-    svg = text.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(
-        r'<g id="[^"]*"', "<g", svg
-    )  # the same in every figure, and a page wants them once
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"| version="1.1"', "", svg).replace("xlink:href", "href")
-    for stand_in, colour in PAGE_COLOURS.items():
-        svg = svg.replace(stand_in, colour)
-    return re.sub(
-        r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%" aria-hidden="true"', svg, count=1
-    )
+    first = points[0].first if points else 0
+    last = points[-1].round if points else 1
+    finish(axes, title, first - 0.6, last + 0.6)

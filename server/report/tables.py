@@ -7,11 +7,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from server.report.overview import SiloOverview
+from server.report.overview import Failure, SiloOverview
 from server.run.result import RunResult, Scores
 from server.run.shown import (
+    CENTRAL,
     NOT_KNOWN,
     Shown,
+    direction,
     is_less_better,
     known,
     present,
@@ -90,6 +92,39 @@ def comparison(result: RunResult) -> Comparison | None:
     )
 
 
+@dataclass(frozen=True)
+class FinalRow:
+    """One shown metric at the end: which way is better, on all silos' examples, at the worst and
+    the best silo, and on the task's own test set.
+    """
+
+    name: str
+    direction: str
+    union: str
+    worst: str
+    best: str
+    central: str
+
+
+def final_rows(result: RunResult, silos: Mapping[str, SiloOverview]) -> list[FinalRow]:
+    """Return a row for each shown metric that is known at the end of a run."""
+    own = [seen.metrics for seen in silos.values()]
+    rows = []
+    for name in result.shown:
+        values = sorted(known(own, name), reverse=is_less_better(result.shown, name))
+        row = FinalRow(
+            name,
+            direction(result.shown, name),
+            score(result.final, name),
+            written(values[0]) if values else NOT_KNOWN,
+            written(values[-1]) if values else NOT_KNOWN,
+            score(result.final, f"{CENTRAL}{name}"),
+        )
+        if row.union != NOT_KNOWN or row.central != NOT_KNOWN:
+            rows.append(row)
+    return rows
+
+
 def partition(result: RunResult) -> list[tuple[str, list[tuple[int, float]], int]]:
     """Return a row per silo: its name, each class's count with its share of the largest count, and
     the sum.
@@ -102,8 +137,9 @@ def partition(result: RunResult) -> list[tuple[str, list[tuple[int, float]], int
 
 
 def silo_rows(silos: Mapping[str, SiloOverview], shown: Shown) -> list[list[str]]:
-    """Return a row per silo: name, rounds answered of those asked, examples, training seconds,
-    bytes up, the length of its updates, and its last value of each shown metric.
+    """Return a row per silo: name, rounds answered of those asked, examples and their share of all
+    silos', training seconds, bytes up, the length of its updates, and its last value of each shown
+    metric.
 
     Of more than `MOST_ROWS` silos those that answered least come first, and the others are left
     out.
@@ -111,6 +147,7 @@ def silo_rows(silos: Mapping[str, SiloOverview], shown: Shown) -> list[list[str]
     chosen = list(silos.items())
     if len(chosen) > MOST_ROWS:
         chosen.sort(key=lambda pair: pair[1].answered - pair[1].asked)
+    every = sum(seen.examples or 0.0 for seen in silos.values())
     rows = []
     for silo, seen in chosen[:MOST_ROWS]:
         took = seen.median_seconds
@@ -118,6 +155,7 @@ def silo_rows(silos: Mapping[str, SiloOverview], shown: Shown) -> list[list[str]
             silo,
             f"{seen.answered} of {seen.asked}",
             NOT_KNOWN if seen.examples is None else f"{seen.examples:,.0f}",
+            NOT_KNOWN if not seen.examples else f"{seen.examples / every:.1%}",
             NOT_KNOWN if took is None else f"{took:.2f} s",
             size(seen.up),
             written(seen.median_norm),
@@ -127,7 +165,7 @@ def silo_rows(silos: Mapping[str, SiloOverview], shown: Shown) -> list[list[str]
     return rows
 
 
-def failures(failed: Mapping[tuple[str, str], Sequence[int]]) -> list[dict[str, str]]:
+def failures(failed: Mapping[Failure, Sequence[int]]) -> list[dict[str, str]]:
     """Return each silo's reasons once, with the rounds in which it failed for it, the most frequent
     first.
 
@@ -135,8 +173,13 @@ def failures(failed: Mapping[tuple[str, str], Sequence[int]]) -> list[dict[str, 
     """
     ranked = sorted(failed.items(), key=lambda pair: (-len(pair[1]), pair[0]))
     return [
-        {"silo": silo, "reason": reason[:LONGEST_REASON], "rounds": in_words(numbers)}
-        for (silo, reason), numbers in ranked[:MOST_ROWS]
+        {
+            "silo": failure.silo,
+            "code": failure.code,
+            "reason": failure.reason[:LONGEST_REASON],
+            "rounds": in_words(numbers),
+        }
+        for failure, numbers in ranked[:MOST_ROWS]
     ]
 
 

@@ -296,6 +296,7 @@ class Rounds:
                 log.warning("round %d, %s: %s %s", record.round, silo, verdict.code, verdict.reason)
                 # The first reason stays: what fails after it most often fails because of it.
                 record.failed.setdefault(silo, verdict.reason)
+                record.codes.setdefault(silo, verdict.code)
             yield silo, reply, verdict
             del reply
 

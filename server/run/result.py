@@ -28,7 +28,8 @@ Metrics = dict[str, float]
 
 @dataclass
 class RoundRecord:
-    """One round: who was asked, who answered, who failed and why, what it cost and what it gave.
+    """One round: who was asked, who answered, who failed, why and by which code of docs/errors.md,
+    what it cost and what it gave.
 
     `seconds*` in seconds, `bytes_*` in bytes of arrays; `train` and `metrics` hold a silo's
     training and evaluation metrics, `software` what a silo says that it runs, where that is new.
@@ -41,6 +42,7 @@ class RoundRecord:
     cohort: list[str]
     replied: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    codes: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     seconds_training: dict[str, float] = field(default_factory=dict)
     seconds_waiting: float = 0.0

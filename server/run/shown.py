@@ -20,6 +20,8 @@ Known = Mapping[str, float | None]
 LOSS_ALONE: Final[Mapping[str, str]] = {"loss": "min"}
 """What a task shows that says nothing else."""
 NOT_KNOWN: Final = "–"
+ERROR: Final = "_error"
+"""Suffix of a metric that bounds the error of another one, such as `auprc_error` of `auprc`."""
 CENTRAL: Final = "central_"
 """Prefix of a metric on the task's own test set, which the server scores itself."""
 
@@ -46,6 +48,16 @@ def present(shown: Shown, metrics: Known) -> list[str]:
     return [name for name in shown if value_of(metrics, name) is not None]
 
 
+def in_order(shown: Shown, metrics: Known) -> list[str]:
+    """Return the names of all metrics: the shown ones first, then the others by name.
+
+    A bound on an error is not among them: it is written beside its metric (`score`).
+    """
+    others = metrics.keys() - shown.keys()
+    bounds = {name for name in others if name.removesuffix(ERROR) in metrics.keys() - {name}}
+    return [*(name for name in shown if name in metrics), *sorted(others - bounds)]
+
+
 def is_less_better(shown: Shown, name: str) -> bool:
     """Return whether less of a metric is better."""
     return shown.get(name) == "min"
@@ -59,6 +71,11 @@ def best(shown: Shown, name: str, values: Iterable[float]) -> float:
 def direction(shown: Shown, name: str) -> str:
     """Return in words which way a metric is better."""
     return "lower is better" if is_less_better(shown, name) else "higher is better"
+
+
+def in_words(name: str) -> str:
+    """Return a metric's name as it stands in a sentence."""
+    return name.replace("_", " ")
 
 
 def written(value: float | None, digits: int = 3) -> str:
@@ -76,5 +93,20 @@ def written(value: float | None, digits: int = 3) -> str:
 
 
 def score(metrics: Known, name: str | None, digits: int = 3) -> str:
-    """Return a metric of some metrics for people; a dash where it is not known."""
-    return NOT_KNOWN if name is None else written(value_of(metrics, name), digits)
+    """Return a metric of some metrics for people, with the bound on its error where it has one; a
+    dash where it is not known.
+    """
+    if name is None:
+        return NOT_KNOWN
+    value = value_of(metrics, name)
+    bound = value_of(metrics, f"{name}{ERROR}")
+    if value is None or not bound:
+        return written(value, digits)
+    return f"{written(value, digits)} ± {_rounded_up(bound)}"
+
+
+def _rounded_up(bound: float) -> str:
+    """Return a bound with one digit that means something, never less than it is."""
+    scale = 10.0 ** math.floor(math.log10(abs(bound)))
+    up = math.ceil(round(abs(bound) / scale, 6)) * scale
+    return f"{up:.1g}"

@@ -50,6 +50,7 @@ RECORDS = [
         cohort=["north", "south"],
         replied=["north"],
         failed={"south": "no reply before the round closed"},
+        codes={"south": "MDW-304"},
         seconds=2.5,
         seconds_training={"north": 1.25},
         seconds_waiting=0.5,

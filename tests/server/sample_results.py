@@ -131,6 +131,7 @@ def with_failures(result: Made) -> Made:
     ):
         silo = record.cohort[1]
         record.failed[silo] = reason
+        record.codes[silo] = "MDW-611" if reason == HOSTILE else "MDW-304"
         record.replied.remove(silo)
         for kept in (record.train, record.metrics, record.seconds_training, record.bytes_up):
             kept.pop(silo)

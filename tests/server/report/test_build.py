@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from server.report.build import write_report
+from server.report import plots
+from server.report.build import FILES, write_report
+from server.run.ledger import Ledger
 from server.run.result import Baseline, RoundRecord, RunResult, Scores
 from tests.server.sample_results import (
     HOSTILE,
@@ -78,7 +80,7 @@ def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(made.to_json())
     write_history(tmp_path, made.records)
     page = write_report(tmp_path).read_text()
-    assert not re.search(r"""(src|href|action)\s*=\s*["'](?!#|data:)""", page)
+    assert not re.search(r"""(src|action)\s*=\s*["'](?!#|data:)""", page)
     assert "@import" not in page
     assert "url(http" not in page
     assert page.count('aria-hidden="true" viewBox') == 4, "accuracy, loss, seconds, bytes"
@@ -116,8 +118,10 @@ def test_failures_are_listed_once_with_their_rounds() -> None:
     made = result(rounds=3)
     for closed in made.records:
         closed.failed = {"silo-2": "out of memory"}
+        closed.codes = {"silo-2": "MDW-304"}
     assert re.search(
-        r"silo-2</th><td class=\"text reason\">out of memory</td><td class=\"text\">1 to 3<",
+        r"silo-2</th><td class=\"fact\">MDW-304</td><td class=\"text reason\">out of memory</td>"
+        r"<td class=\"text\">1 to 3<",
         page_of(made),
     )
 
@@ -143,7 +147,7 @@ def test_every_kind_of_run_has_a_page(made: Made) -> None:
     )
 
 
-VOID = {"meta", "br", "line", "path", "rect", "use"}
+VOID = {"meta", "br", "circle", "line", "path", "rect", "use"}
 
 
 class Reader(HTMLParser):
@@ -155,7 +159,8 @@ class Reader(HTMLParser):
         self.ids: list[str] = []
         self.targets: list[str] = []
         self.labels: list[str] = []
-        self.tables: list[list[list[str]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.table: list[list[str]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         held = {name: value or "" for name, value in attrs}
@@ -169,11 +174,11 @@ class Reader(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
         if tag == "table":
-            self.tables.append([])
+            self.table = self.tables[self.labels[-1]] = []
         elif tag == "tr":
-            self.tables[-1].append([])
+            self.table.append([])
         elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
+            self.table[-1].append("")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -186,7 +191,7 @@ class Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if "td" in self.open or "th" in self.open:
-            self.tables[-1][-1][-1] += data
+            self.table[-1][-1] += data
 
 
 def read(result: Made, folder: Path) -> Reader:
@@ -222,8 +227,9 @@ def test_any_result_gives_a_page_that_is_well_formed_and_whole(made: Made, tmp_p
     page = read(made, tmp_path)
     assert page.open == []
     assert len(page.ids) == len(set(page.ids))
-    assert {target.removeprefix("#") for target in page.targets} <= set(page.ids)
-    assert all(target.startswith("#") for target in page.targets)
+    own = [target for target in page.targets if target.startswith("#")]
+    assert {target.removeprefix("#") for target in own} <= set(page.ids)
+    assert set(page.targets) - set(own) <= set(FILES), "files beside the page, and nobody else's"
     text = re.sub(
         r"<(svg|style).*?</\1>", "", (tmp_path / "report.html").read_text(), flags=re.DOTALL
     )
@@ -233,7 +239,7 @@ def test_any_result_gives_a_page_that_is_well_formed_and_whole(made: Made, tmp_p
 def test_the_matrix_holds_each_model_on_each_silo(tmp_path: Path) -> None:
     made = sample()
     assert made.baseline is not None
-    table = read(made, tmp_path).tables[0]
+    table = read(made, tmp_path).tables["Models compared"]
     assert table[0] == ["model", "accuracy, all silos", "loss", "silo-1", "silo-2", "silo-3"]
     own = made.baseline.silo_alone["silo-2"].by_silo["silo-3"]["accuracy"]
     assert [row[0] for row in table[1:]] == [
@@ -245,7 +251,7 @@ def test_the_matrix_holds_each_model_on_each_silo(tmp_path: Path) -> None:
 
 def test_the_partition_is_a_table_of_counts(tmp_path: Path) -> None:
     made = sample()
-    table = read(made, tmp_path).tables[1]
+    table = read(made, tmp_path).tables["Training examples of each class at each silo"]
     assert table[0] == ["silo", *made.classes, "sum"]
     for row, (silo, counts) in zip(table[1:], made.partition.items(), strict=True):
         assert row == [silo, *map(str, counts), str(sum(counts))]
@@ -253,14 +259,16 @@ def test_the_partition_is_a_table_of_counts(tmp_path: Path) -> None:
 
 def test_a_silo_that_missed_rounds_is_seen_to_have(tmp_path: Path) -> None:
     page = read(with_failures(sample()), tmp_path)
-    rows = {row[0]: row[1:] for row in page.tables[2]}
+    rows = {row[0]: row[1:] for row in page.tables["Each silo's part"]}
     assert rows["silo-1"][:2] == ["10 of 10", "400"]
     assert rows["silo-2"][0] == "8 of 10"
-    assert ["silo-2", HOSTILE, "2"] in page.tables[3]
+    assert ["silo-2", "MDW-611", HOSTILE, "2"] in page.tables["Failures"]
 
 
 def test_of_many_silos_best_median_and_worst_are_in_sight(tmp_path: Path) -> None:
-    shown, folded = read(sample(100, 2), tmp_path).tables[:2]
+    tables = read(sample(100, 2), tmp_path).tables
+    shown = tables["Models compared"]
+    folded = tables["Each silo alone"]
     names = [row[0].partition(":")[0] for row in shown[1:]]
     assert names == [
         "federated",
@@ -283,8 +291,15 @@ def test_pictures_have_words(tmp_path: Path) -> None:
 def test_a_task_whose_headline_is_better_when_less_has_all_that_others_have(tmp_path: Path) -> None:
     made = regression()
     page = read(made, tmp_path)
-    assert page.tables[0][0] == ["model", "rmse, all silos", "r2", "silo-1", "silo-2", "silo-3"]
-    assert page.tables[0][1][2:4] == ["1.560", "0.961"]
+    assert page.tables["Models compared"][0] == [
+        "model",
+        "rmse, all silos",
+        "r2",
+        "silo-1",
+        "silo-2",
+        "silo-3",
+    ]
+    assert page.tables["Models compared"][1][2:4] == ["1.560", "0.961"]
     text = (tmp_path / "report.html").read_text()
     assert text.count('aria-hidden="true" viewBox') == 4, "rmse, r2, seconds, bytes"
     assert "Lower rmse is better" in text
@@ -292,7 +307,7 @@ def test_a_task_whose_headline_is_better_when_less_has_all_that_others_have(tmp_
 
 
 def test_a_task_with_nothing_but_a_loss_is_compared_by_it(tmp_path: Path) -> None:
-    table = read(loss_alone(), tmp_path).tables[0]
+    table = read(loss_alone(), tmp_path).tables["Models compared"]
     assert table[0][:3] == ["model", "loss, all silos", "silo-1"]
 
 
@@ -321,4 +336,74 @@ def test_a_cold_first_round_does_not_flatten_the_others() -> None:
     made = sample(3, 6)
     assert ">42<" not in page_of(made)
     made.records[0].seconds = 42.0
-    assert ">42<" in page_of(made), "its bar is cut, so its number stands beside it"
+    made.records[0].seconds_training = dict.fromkeys(made.silos, 17.0)
+    page = page_of(made)
+    assert ">42<" in page, "its bar is cut, so its number stands beside it"
+    assert ">17 + 25<" in page, "both of its parts, so that waiting is not taken for training"
+    assert "took 42.0 seconds: 17.0 of training, and 25.0 of everything else" in page
+
+
+def test_both_parts_of_a_bar_that_is_cut_stay_in_sight() -> None:
+    bars = [plots.Bar(1, 17.0, 33.0), plots.Bar(2, 1.0, 1.0), plots.Bar(3, 1.5, 0.5)]
+    cut = plots.cut_bar(bars)
+    assert cut == (bars[0], 3.0)
+    assert plots.cut_bar(bars[1:] * 2) is None and plots.cut_bar(bars[:2]) is None
+
+
+def test_the_page_says_what_was_trained_and_leads_to_the_files_that_are_there(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.yaml").write_text("model:\n  name: <b>mlp</b>\n  hidden: [64]\n")
+    page = read(sample(), tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "&lt;b&gt;mlp&lt;/b&gt;, hidden [64], 4,810 parameters" in text
+    linked = [target for target in page.targets if not target.startswith("#")]
+    assert linked == ["config.yaml", "result.json", "history.jsonl"]
+
+
+def test_the_page_says_what_the_check_of_the_ledger_said(tmp_path: Path) -> None:
+    made = sample()
+    with Ledger(tmp_path / "ledger.jsonl", made.run_id) as ledger:
+        ledger.run_started(
+            federation="f", code="c", tree="t", config="g", silos=made.silos, resumed=False
+        )
+        made.ledger = str(ledger.run_finished("finished", "ab"))
+    read(made, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "verified: 2 lines, confirmed by result.json" in page
+    assert f"meadow report run={made.folder} --verify" in page
+    lines = (tmp_path / "ledger.jsonl").read_text()
+    (tmp_path / "ledger.jsonl").write_text(lines.replace("finished", "stopped!"))
+    write_report(tmp_path)
+    assert '<strong class="bad">broken: ' in (tmp_path / "report.html").read_text()
+
+
+def test_a_run_without_a_comparison_says_how_to_get_one() -> None:
+    assert "run.baseline=all" in page_of(sample(baseline=False))
+    assert "run.baseline=all" not in page_of(sample())
+    made = sample(baseline=False)
+    made.mode = "azure"
+    assert "in a simulation, with run.baseline=all" in page_of(made)
+
+
+def test_everything_shown_stands_with_its_worst_and_its_best_silo(tmp_path: Path) -> None:
+    made = regression()
+    made.final |= {"central_rmse": 2.5}
+    table = read(made, tmp_path).tables["The metrics at the end"]
+    own = [metrics["rmse"] for metrics in made.records[-1].metrics.values()]
+    last = "the task's test set"
+    assert table[0][:5] == ["metric", "all silos", "worst silo", "best silo", last]
+    assert table[1][0] == "rmse" and table[1][4:] == ["2.500", "lower is better"]
+    assert table[1][2:4] == [f"{max(own):.3f}", f"{min(own):.3f}"]
+    assert table[2][0] == "r2" and table[2][4:] == ["–", "higher is better"]
+
+
+def test_a_silo_s_part_has_its_share_and_the_length_of_its_updates(tmp_path: Path) -> None:
+    made = sample()
+    for record in made.records:
+        for silo, metrics in record.train.items():
+            metrics["update-norm"] = 0.25 if silo == "silo-1" else 0.5
+            metrics["num-examples"] = 600.0 if silo == "silo-1" else 200.0
+    rows = {row[0]: row for row in read(made, tmp_path).tables["Each silo's part"]}
+    assert rows["silo-1"][3] == "60.0%" and rows["silo-1"][6] == "0.250"
+    assert rows["silo-3"][3] == "20.0%" and rows["silo-3"][6] == "0.500"

@@ -23,7 +23,7 @@ def test_it_holds_the_data_the_metrics_and_where_the_model_comes_from() -> None:
     assert "| silo-2 | 400 | 100 |" in text
     assert "| federated: this model | 0.9610 | 0.0390 |" in text
     assert "| all data pooled | 0.9690 | 0.0310 |" in text
-    assert f"| accuracy | {made.final['accuracy']:.4f} |" in text
+    assert f"| accuracy | {made.final['accuracy']:.4f} | higher |" in text
     for fact in (
         made.model["sha256"],
         made.config_digest,

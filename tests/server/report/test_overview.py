@@ -69,3 +69,16 @@ def test_a_page_does_not_grow_with_the_rounds() -> None:
     short = len(page_of(sample(20, 250)))
     long = len(page_of(sample(20, 1000)))
     assert long < 1.2 * short < 500_000
+
+
+def test_the_code_that_a_silo_gave_itself_is_told_rather_than_the_server_s() -> None:
+    made = sample(3, 1)
+    (record,) = made.records
+    record.failed = {
+        "silo-1": "RefusedError: MDW-330 the owner's policy has no such task",
+        "silo-2": "gone",
+        "silo-3": "out of memory",
+    }
+    record.codes = {"silo-1": "MDW-304", "silo-2": "MDW-304"}
+    failed = overview(made.records, made.silos, made.shown).failed
+    assert [failure.code for failure in failed] == ["MDW-330", "MDW-304", ""]

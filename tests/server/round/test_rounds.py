@@ -406,6 +406,7 @@ class TestASilo:
         assert weight(rounds.session.state) == 2.0
         assert record.replied == ["a", "c"]
         assert "not finite" in record.failed["b"]
+        assert record.codes == {"b": "MDW-614"}
         assert '"MDW-614"' in (tmp_path / "ledger.jsonl").read_text()
 
     def test_whose_values_are_absurd_costs_its_own_update_and_not_the_run(
@@ -455,6 +456,7 @@ class TestASilo:
         grid.wrong[("evaluate", 1)] = Error(2, "KeyError: the model of this round")
         rounds_over(grid, conf, tmp_path).run()
         assert history_of(tmp_path)[0].failed == {"a": "MemoryError"}
+        assert history_of(tmp_path)[0].codes == {"a": "MDW-304"}
 
     def test_whose_key_was_changed_is_asked_once_at_its_new_node(
         self, grid: TrainingGrid, conf: Conf, tmp_path: Path

@@ -47,3 +47,18 @@ def test_what_is_not_there_is_a_dash() -> None:
     assert score({"rmse": 1.0}, None) == "–"
     assert score({}, "rmse") == "–"
     assert known([{"a": 1.0}, {"a": None}, {"a": math.inf}, {}], "a") == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("bound", "text"),
+    [
+        (0.00051, "0.741 ± 0.0006"),
+        (0.0006, "0.741 ± 0.0006"),
+        (0.00096, "0.741 ± 0.001"),
+        (0.25, "0.741 ± 0.3"),
+        (0.0, "0.741"),
+        (math.nan, "0.741"),
+    ],
+)
+def test_a_value_that_is_not_exact_has_its_bound_beside_it(bound: float, text: str) -> None:
+    assert score({"auprc": 0.7411, "auprc_error": bound}, "auprc") == text
