@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,12 @@ def load_cached(scope: RunScope, silo: Silo) -> Loaded:
         _data[silo.name] = cached
     torch.set_num_threads(silo.threads or scope.trainer.threads)
     return Loaded(task, cached[2], _model(scope, task, silo))
+
+
+def let_go(silos: Iterable[str]) -> None:
+    """Forget the data of silos that this process does not serve any more."""
+    for name in silos:
+        _data.pop(name, None)
 
 
 def _model(scope: RunScope, task: Task, silo: Silo) -> nn.Module:

@@ -32,7 +32,6 @@ TESTED_ELSEWHERE = {
     "client/node/transfers.py": "tests/client/node/test_node.py",
     "server/app.py": "tests/integration/test_simulate.py",
     "server/simulation.py": "tests/integration/test_simulate.py",
-    "server/engines/pipe.py": "tests/server/engines/test_pool.py",
     "server/engines/worker.py": "tests/server/engines/test_pool.py",
     "server/engines/quiet.py": "tests/server/engines/test_ray_engine.py",
     "server/engines/ray_access.py": "tests/server/engines/test_ray_engine.py",

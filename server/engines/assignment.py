@@ -1,27 +1,94 @@
-"""Which worker a silo is assigned to: its data stays in that worker's memory, so a silo moves at
-most once.
+"""Which worker a silo is assigned to: its data stays in that worker's memory, so a silo moves only
+where that pays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 BALANCED_AFTER = 2
 """Trainings of a silo before its cost is believed: the first one also loads its data."""
+GUESSED_AFTER = 4
+"""Silos whose seconds are known before those of another are guessed from them."""
 UNEVEN = 0.05
 """Share of the longer of two workers' seconds by which they may differ without a silo being moved.
 """
+TRAIN = "train"
+"""The kind of message whose seconds balance the workers."""
+
+
+@dataclass
+class _Seconds:
+    """Of one kind of a silo's messages: the first and the fewest, and how often."""
+
+    first: float
+    least: float
+    count: int = 1
+
+
+@dataclass
+class SiloCosts:
+    """How long each silo's messages took, by silo (an index) and kind (`train`, `evaluate`)."""
+
+    _seen: dict[tuple[int, str], _Seconds] = field(default_factory=dict)
+    _longest: dict[str, float] = field(default_factory=dict)
+    """By kind: the most seconds that the first message of any silo took."""
+    _silos: dict[str, int] = field(default_factory=dict)
+    """By kind: how many silos were asked."""
+
+    def record(self, silo: int, kind: str, seconds: float) -> None:
+        """Record how long one message took."""
+        seen = self._seen.get((silo, kind))
+        if seen is None:
+            self._seen[silo, kind] = _Seconds(seconds, seconds)
+            self._longest[kind] = max(seconds, self._longest.get(kind, 0.0))
+            self._silos[kind] = self._silos.get(kind, 0) + 1
+            return
+        seen.least = min(seen.least, seconds)
+        seen.count += 1
+
+    def expected(self, silo: int, kind: str) -> float | None:
+        """Return how long the next one will take; None where nothing is known.
+
+        A silo that was not asked yet takes as long as the longest so far, once several were asked.
+        """
+        seen = self._seen.get((silo, kind))
+        if seen is not None:
+            return seen.least
+        return self._longest[kind] if self._silos.get(kind, 0) >= GUESSED_AFTER else None
+
+    def loading(self, silo: int) -> float:
+        """Return at most how long another worker would need to load the silo's data.
+
+        Nothing for a silo that has not trained: its data is not in any worker's memory yet.
+        """
+        seen = self._seen.get((silo, TRAIN))
+        if seen is None:
+            return 0.0
+        # After one training alone, nobody knows how much of it was the loading.
+        return seen.first if seen.count == 1 else seen.first - seen.least
+
+    def believed(self, silos: int) -> list[float] | None:
+        """Return the seconds of each silo's training, None until all have trained often enough."""
+        costs = []
+        for silo in range(silos):
+            seen = self._seen.get((silo, TRAIN))
+            if seen is None or seen.count < BALANCED_AFTER:
+                return None
+            costs.append(seen.least)
+        return costs
 
 
 class WorkerAssignment:
-    """The worker of each silo (by index): assigned in turn, and balanced once by what each silo's
-    training took.
+    """The worker of each silo (by index): assigned in turn, balanced once by what each silo's
+    training took, and moved where an idle worker takes a silo over.
     """
 
-    def __init__(self, silos: int, workers: int) -> None:
+    def __init__(self, silos: int, workers: int, costs: SiloCosts) -> None:
         self._workers = workers
+        self._costs = costs
         self._worker_of = [index % workers for index in range(silos)]
-        self._seconds: list[list[float]] = [[] for _ in range(silos)]
         # With one worker there is nothing to balance.
         self._balanced = workers < 2
 
@@ -29,20 +96,26 @@ class WorkerAssignment:
         """Return the worker that a silo is assigned to."""
         return self._worker_of[silo]
 
-    def record(self, silo: int, seconds: float) -> None:
-        """Record how long a training of a silo took."""
-        if not self._balanced:
-            self._seconds[silo].append(seconds)
+    def move(self, silo: int, worker: int) -> None:
+        """Assign a silo to another worker."""
+        self._worker_of[silo] = worker
 
-    def rebalance_once(self) -> None:
+    def rebalance_once(self) -> list[tuple[int, int]]:
         """Move silos, once, as soon as every one has trained often enough; to be called while none
         is training.
+
+        Returns (silo, worker before) of those that moved.
         """
-        if self._balanced or any(len(seen) < BALANCED_AFTER for seen in self._seconds):
-            return
-        costs = [min(seen) for seen in self._seconds]
-        self._worker_of = balanced(costs, self._worker_of, self._workers)
+        if self._balanced:
+            return []
+        costs = self._costs.believed(len(self._worker_of))
+        if costs is None:
+            return []
+        before = self._worker_of
+        self._worker_of = balanced(costs, before, self._workers)
         self._balanced = True
+        pairs = enumerate(zip(before, self._worker_of, strict=True))
+        return [(silo, old) for silo, (old, new) in pairs if old != new]
 
 
 def balanced(costs: Sequence[float], assigned: Sequence[int], workers: int) -> list[int]:

@@ -1,90 +1,168 @@
-"""What passes between the pool and one of its workers: messages, and a silo's state beside them.
+"""What passes between the pool and one of its workers: batches of messages, each with its silo's
+state.
 
-Both ends are this program, joined by a pipe that nobody else can open. Large arrays travel after
-the message as bare bytes, and those that the message before had already brought, as when one model
-goes to many silos, do not travel again.
+Both ends are this program, joined by a pipe that nobody else can open. A batch is one object and,
+after it, the large arrays as bare bytes. An array that several messages of a batch have, or that
+the batch before had already brought, as when one model goes to many silos, travels once.
+
+Each message arrives as if it had travelled alone: no two share a record that one of them could
+change.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from typing import Any
 
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 LARGE = 1 << 17
-"""Bytes from which an array travels beside the message; below, one more write costs more than a
-copy.
+"""Bytes from which an array travels after the batch; below, one more write costs more than a copy.
 """
 
-NEW = -1
-"""Place of an array that follows in the pipe; any other number is its place among those of the
-message before.
-"""
+Job = tuple[Message, Context]
+"""A message and the context that goes with it."""
+Packed = tuple[tuple[str, type[Any], Any], ...]
+"""Records by name: of arrays (name, dtype, shape, serialisation, place among the bytes) each."""
 
-Hole = tuple[int, str, str]
-"""Where a large array was taken out: 0 for the content or 1 for the state, its record's name and
-its own.
-"""
+
+@dataclass
+class _Batch:
+    """What is pickled: the bare messages and contexts, their records, and where the bytes are."""
+
+    jobs: list[tuple[Message, Packed | None, Context, Packed]]
+    data: list[bytes | int | None]
+    """Of each array: its bytes, its place among those of the batch before, or None where its bytes
+    follow.
+    """
+    remember: list[int]
+    """The arrays that both ends keep until the next batch."""
+    goodbye: list[str] = field(default_factory=list)
 
 
 class PipeEnd:
-    """One end of the pipe; the side that sends the same model again and again sets `remember` at
-    both ends.
-    """
+    """One end of the pipe; the side that sends the same model again and again sets `remember`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._sent: list[bytes] = []
         self._received: list[bytes] = []
 
-    def send(self, message: Message, context: Context, *, remember: bool = False) -> None:
-        """Send a message and the context that goes with it.
+    def send(
+        self, jobs: Sequence[Job], *, remember: bool = False, goodbye: Iterable[str] = ()
+    ) -> None:
+        """Send messages with their contexts, and the names of silos whose data may be let go.
 
         Raises OSError when the other end is gone.
         """
-        holes: list[Hole] = []
-        large: list[bytes] = []
-        message, context = copy.copy(message), copy.copy(context)
-        if message.has_content():
-            message.content = _emptied(0, message.content, holes, large)
-        context.state = _emptied(1, context.state, holes, large)
+        packer = _Packer()
+        # A worker reads all of a batch before it begins: neither end then waits for the other with
+        # a full pipe in both directions.
+        packed = [packer.job(message, context) for message, context in jobs]
         known = {id(data): place for place, data in enumerate(self._sent)}
-        places = [known.get(id(data), NEW) for data in large]
-        self._connection.send((message, context, holes, places, remember))
-        for data, place in zip(large, places, strict=True):
-            if place == NEW:
-                self._connection.send_bytes(data)
-        self._sent = large if remember else []
+        table: list[bytes | int | None] = []
+        follows = []
+        for data in packer.data:
+            if id(data) in known:
+                table.append(known[id(data)])
+            elif len(data) >= LARGE:
+                table.append(None)
+                follows.append(data)
+            else:
+                table.append(data)
+        # Models alone: a silo's state is another one each time.
+        kept = sorted(packer.models) if remember else []
+        self._connection.send(_Batch(packed, table, kept, list(goodbye)))
+        for data in follows:
+            self._connection.send_bytes(data)
+        # Held here, so that no other array can get the identity of one of them.
+        self._sent = [packer.data[place] for place in kept]
 
-    def receive(self) -> tuple[Message, Context]:
-        """Return the next message and its context.
+    def receive(self) -> tuple[list[Job], list[str]]:
+        """Return the messages of the next batch with their contexts, and the silos to let go.
 
         Raises EOFError or OSError when the other end is gone.
         """
-        message, context, holes, places, remember = self._connection.recv()
-        large = [
-            self._connection.recv_bytes() if place == NEW else self._received[place]
-            for place in places
-        ]
-        for (where, record, array), data in zip(holes, large, strict=True):
-            records = message.content if where == 0 else context.state
-            records.array_records[record][array].data = data
-        self._received = large if remember else []
-        return message, context
+        batch: _Batch = self._connection.recv()
+        data = []
+        for entry in batch.data:
+            if entry is None:
+                data.append(self._connection.recv_bytes())
+            else:
+                data.append(self._received[entry] if isinstance(entry, int) else entry)
+        jobs = [_unpacked_job(job, data) for job in batch.jobs]
+        self._received = [data[place] for place in batch.remember]
+        return jobs, batch.goodbye
 
 
-def _emptied(where: int, records: RecordDict, holes: list[Hole], large: list[bytes]) -> RecordDict:
-    """Return the records without their large arrays' bytes, which are appended to `large`."""
-    arrays = {name: record for name, record in records.items() if isinstance(record, ArrayRecord)}
-    if not any(len(array.data) >= LARGE for record in arrays.values() for array in record.values()):
-        return records
-    emptied = {}
-    for name, record in arrays.items():
-        emptied[name] = ArrayRecord(dict(record))
-        for key, array in record.items():
-            if len(array.data) >= LARGE:
-                holes.append((where, name, key))
-                large.append(array.data)
-                emptied[name][key] = Array(array.dtype, array.shape, array.stype, b"")
-    return RecordDict({name: emptied.get(name, record) for name, record in records.items()})
+class _Packer:
+    """Takes messages apart; the arrays' bytes are collected in `data`, each once."""
+
+    def __init__(self) -> None:
+        self.data: list[bytes] = []
+        self.models: set[int] = set()
+        """Places of the arrays of messages, without those of states."""
+        self._places: dict[int, int] = {}
+        self._records: dict[int, tuple[Any, ...]] = {}
+
+    def job(
+        self, message: Message, context: Context
+    ) -> tuple[Message, Packed | None, Context, Packed]:
+        content = self._records_of(message.content) if message.has_content() else None
+        self.models.update(_places(content or ()))
+        state = self._records_of(context.state)
+        bare, bare_context = copy.copy(message), copy.copy(context)
+        if content is not None:
+            bare.content = RecordDict()
+        bare_context.state = RecordDict()
+        return bare, content, bare_context, state
+
+    def _records_of(self, records: RecordDict) -> Packed:
+        return tuple((name, type(record), self._record(record)) for name, record in records.items())
+
+    def _record(self, record: ArrayRecord | ConfigRecord | MetricRecord) -> Any:
+        if not isinstance(record, ArrayRecord):
+            return dict(record)
+        # One model goes to many silos: taken apart once, and pickled once.
+        if id(record) not in self._records:
+            self._records[id(record)] = tuple(
+                (key, array.dtype, tuple(array.shape), array.stype, self._place(array.data))
+                for key, array in record.items()
+            )
+        return self._records[id(record)]
+
+    def _place(self, data: bytes) -> int:
+        if id(data) not in self._places:
+            self._places[id(data)] = len(self.data)
+            self.data.append(data)
+        return self._places[id(data)]
+
+
+def _places(packed: Packed) -> Iterator[int]:
+    for _, kind, values in packed:
+        if kind is ArrayRecord:
+            yield from (place for *_, place in values)
+
+
+def _unpacked_job(job: tuple[Message, Packed | None, Context, Packed], data: list[bytes]) -> Job:
+    message, content, context, state = job
+    if content is not None:
+        message.content = _unpacked(content, data)
+    context.state = _unpacked(state, data)
+    return message, context
+
+
+def _unpacked(packed: Packed, data: list[bytes]) -> RecordDict:
+    return RecordDict({name: _record(kind, values, data) for name, kind, values in packed})
+
+
+def _record(kind: type[Any], values: Any, data: list[bytes]) -> Any:
+    if kind is not ArrayRecord:
+        # Lists are the only values that could be changed in place.
+        return kind({key: list(v) if isinstance(v, list) else v for key, v in values.items()})
+    return ArrayRecord(
+        {key: Array(dtype, shape, stype, data[place]) for key, dtype, shape, stype, place in values}
+    )

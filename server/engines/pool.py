@@ -27,7 +27,7 @@ from flwr.supercore.run import Run
 from conf.errors import SiloError
 from conf.schema import Silo
 from conf.silos import silo_to_json
-from server.engines.assignment import WorkerAssignment
+from server.engines.queues import STEAL_SECONDS, Job, SiloQueues
 from server.engines.server_identity import give_identity_back, take_identity
 from server.engines.worker import Worker, WorkerDied, answer, end_fork_server, load_app
 from server.round.silo_grid import SiloGrid
@@ -71,15 +71,16 @@ class PoolGrid(SiloGrid):
         self._identity = take_identity(run_id := secrets.randbits(63))
         self._run = Run.create_empty(run_id)
         self._silos = {node_id(silo.name): silo for silo in silos}
-        self._indices = {node: index for index, node in enumerate(self._silos)}
+        self._nodes = list(self._silos)
+        self._names = [silo.name for silo in silos]
+        self._indices = {node: index for index, node in enumerate(self._nodes)}
         self._states = {} if states is None else states
         self._contexts = {}
         for node, silo in self._silos.items():
             state = self._states.get(silo.name, RecordDict())
             self._contexts[node] = _context(run_id, node, silo, state)
         workers = min(workers, len(silos))
-        self._assignment = WorkerAssignment(len(silos), max(workers, 1))
-        self._queues: list[deque[Message]] = [deque() for _ in range(max(workers, 1))]
+        self._queues = SiloQueues(len(silos), max(workers, 1))
         self._open: set[str] = set()  # messages whose reply nobody has had yet
         self._done: dict[
             str, Message
@@ -91,10 +92,8 @@ class PoolGrid(SiloGrid):
         self._change = threading.Condition()
         self._workers = [Worker(app, keep_mapped=malloc, log_file=log) for _ in range(workers)]
         self._threads = [
-            threading.Thread(
-                target=self._keep, args=(worker, queue), name="meadow pool", daemon=True
-            )
-            for worker, queue in zip(self._workers, self._queues, strict=False)
+            threading.Thread(target=self._keep, args=(number,), name="meadow pool", daemon=True)
+            for number in range(workers)
         ]
         atexit.register(self.close)  # before multiprocessing waits for its children
         for thread in self._threads:
@@ -116,12 +115,19 @@ class PoolGrid(SiloGrid):
         empty.
         """
         ids = []
+        jobs = []
+        for message in messages:
+            silo = self._indices.get(message.metadata.dst_node_id)
+            if silo is None:
+                ids.append("")
+                continue
+            job = Job(message, silo, id=str(uuid4()))
+            message.metadata.__dict__["_message_id"] = job.id
+            ids.append(job.id)
+            jobs.append(job)
         with self._change:
-            if not self._open and not any(worker.busy for worker in self._workers):
-                self._assignment.rebalance_once()
-            for message in messages:
-                known = message.metadata.dst_node_id in self._silos
-                ids.append(self._queue(message) if known else "")
+            self._open.update(job.id for job in jobs)
+            self._queues.push(jobs, time.monotonic())
             self._change.notify_all()
         return ids
 
@@ -163,10 +169,7 @@ class PoolGrid(SiloGrid):
             self._open -= gone
             for id in gone:
                 self._done.pop(id, None)
-            for queue in self._queues:
-                kept = [message for message in queue if message.metadata.message_id not in gone]
-                queue.clear()
-                queue.extend(kept)
+            self._queues.drop(gone)
             self._change.notify_all()
 
     def close(self) -> None:
@@ -231,36 +234,25 @@ class PoolGrid(SiloGrid):
 
     # ---- working ----
 
-    def _queue(self, message: Message) -> str:
-        id = message.metadata.__dict__["_message_id"] = str(uuid4())
-        self._open.add(id)
-        self._queues[
-            self._assignment.worker_of(self._indices[message.metadata.dst_node_id])
-        ].append(message)
-        return id
-
     def _run_here(self, wanted: set[str]) -> None:
         """Run the first waiting client in this thread, on copies of what it is given, as a worker
         would.
         """
-        queue = self._queues[0]
-        message = next((m for m in queue if m.metadata.message_id in wanted), None)
-        if message is None:
+        job = self._queues.first(wanted)
+        if job is None:
             return
-        queue.remove(message)
-        given, context = (
-            copy.copy(message),
-            copy.deepcopy(self._contexts[message.metadata.dst_node_id]),
-        )
-        given.content = copy.deepcopy(message.content)
-        self._deliver(message, answer(self._app, given, context), context)
+        given = copy.copy(job.message)
+        given.content = copy.deepcopy(job.message.content)
+        context = copy.deepcopy(self._contexts[job.message.metadata.dst_node_id])
+        self._deliver(job.message, answer(self._app, given, context), context)
 
-    def _keep(self, worker: Worker, queue: deque[Message]) -> None:
+    def _keep(self, number: int) -> None:
         """Keep one worker busy until the pool is closed; runs in a thread of its own."""
+        worker = self._workers[number]
         try:
             worker.start()
-            while (message := self._take(worker, queue)) is not None:
-                self._ask(worker, message)
+            while jobs := self._take(number):
+                self._ask(number, jobs)
         except SiloError as error:
             with self._change:
                 self._failure = error
@@ -268,35 +260,75 @@ class PoolGrid(SiloGrid):
         finally:
             worker.stop()
 
-    def _take(self, worker: Worker, queue: deque[Message]) -> Message | None:
+    def _take(self, number: int) -> list[Job]:
+        """Return what a worker does next, as soon as there is something; nothing at the end."""
+        worker = self._workers[number]
         with self._change:
             worker.busy = False
-            self._change.wait_for(lambda: queue or self._closed)
-            worker.busy = not self._closed
-            return None if self._closed else queue.popleft()
+            while not self._closed:
+                jobs = self._queues.take(number, time.monotonic())
+                if jobs:
+                    worker.busy = True
+                    return jobs
+                # Something that waits for another worker may have waited for long enough by then.
+                others = self._queues.others_wait(number)
+                self._change.wait(STEAL_SECONDS if others else None)
+            return []
 
-    def _ask(self, worker: Worker, message: Message) -> None:
-        node = message.metadata.dst_node_id
-        if self._deaths[node] >= DEATHS_IN_A_ROW:
-            self._deliver(
-                message,
-                self._crashed(message, f"{DEATHS_IN_A_ROW} times in a row, it is not tried again"),
-            )
+    def _ask(self, number: int, jobs: list[Job]) -> None:
+        """Let a worker answer some messages; what it has not begun when it dies is queued again."""
+        worker = self._workers[number]
+        waiting = deque(self._to_be_tried(number, jobs))
+        if not waiting:
             return
+        with self._change:
+            given = [(job.message, self._contexts[self._nodes[job.silo]]) for job in waiting]
+            goodbye = [self._names[silo] for silo in self._queues.left(number)]
         started = time.monotonic()
         try:
-            reply, context = worker.ask(message, self._contexts[node])
+            for reply, context in worker.ask(given, goodbye=goodbye):
+                given = []
+                job = waiting.popleft()
+                ended = time.monotonic()
+                self._deaths[job.silo] = 0
+                # In this order: the silo's next message, at whichever worker, takes its state.
+                self._deliver(job.message, reply, context)
+                self._answered(number, job, ended - started)
+                started = ended
+                del reply, context
         except WorkerDied as death:
-            self._deaths[node] += 1
-            self._deliver(message, self._crashed(message, str(death)))
-            worker.stop()
-            if not self._closed:
-                worker.start()
-            return
-        self._deaths[node] = 0
-        if message.metadata.message_type.startswith("train"):
-            self._assignment.record(self._indices[node], time.monotonic() - started)
-        self._deliver(message, reply, context)
+            self._died(number, waiting, str(death))
+
+    def _to_be_tried(self, number: int, jobs: list[Job]) -> list[Job]:
+        """Return the messages to silos that have not ended one worker after another."""
+        tried = [job for job in jobs if self._deaths[job.silo] < DEATHS_IN_A_ROW]
+        for job in jobs:
+            if job not in tried:
+                self._answered(number, job)
+                why = f"{DEATHS_IN_A_ROW} times in a row, it is not tried again"
+                self._deliver(job.message, self._crashed(job.message, why))
+        return tried
+
+    def _answered(self, number: int, job: Job, seconds: float | None = None) -> None:
+        with self._change:
+            self._queues.answered(number, job, time.monotonic())
+            if seconds is not None:
+                self._queues.costs.record(job.silo, job.kind, seconds)
+            # Another message to this silo may have waited for it.
+            self._change.notify_all()
+
+    def _died(self, number: int, waiting: deque[Job], how: str) -> None:
+        """Start a worker again that died at the first of some messages."""
+        job = waiting.popleft()
+        self._deaths[job.silo] += 1
+        self._answered(number, job)
+        with self._change:
+            self._queues.give_back(number, list(waiting))
+        self._deliver(job.message, self._crashed(job.message, how))
+        worker = self._workers[number]
+        worker.stop()
+        if not self._closed:
+            worker.start()
 
     def _crashed(self, message: Message, how: str) -> Message:
         name = self._silos[message.metadata.dst_node_id].name

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -25,7 +25,7 @@ from flwr.common.constant import ErrorCode
 from client import malloc
 from conf.errors import SiloError
 from conf.targets import known
-from server.engines.pipe import PipeEnd
+from server.engines.pipe import Job, PipeEnd
 from server.engines.private_folder import folder_of_this_process
 
 log = logging.getLogger(__name__)
@@ -135,15 +135,23 @@ class Worker:
                 "simulation.workers=0 runs without any.",
             )
 
-    def ask(self, message: Message, context: Context) -> tuple[Message, Context]:
-        """Return the reply and the silo's context after it.
+    def ask(
+        self, jobs: Sequence[Job], *, goodbye: Iterable[str] = ()
+    ) -> Iterator[tuple[Message, Context]]:
+        """Send messages with their silos' contexts; yield each reply, with the silo's context after
+        it, as it is done, in the order of the messages.
 
-        Raises WorkerDied, which says how it ended.
+        The worker lets go of what it has of the silos named in `goodbye`. Raises WorkerDied, which
+        says how it ended.
         """
         assert self._pipe is not None
         try:
-            self._pipe.send(message, context, remember=True)
-            return self._pipe.receive()
+            self._pipe.send(jobs, remember=True, goodbye=goodbye)
+            for _ in jobs:
+                replies, _ = self._pipe.receive()
+                yield replies[0]
+                # Not held here while the next one is made: a reply is as large as the model.
+                del replies
         except (EOFError, OSError) as error:
             raise WorkerDied(self._how_it_ended()) from error
 
@@ -267,8 +275,21 @@ def _serve(
     pipe = PipeEnd(connection)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            message, context = pipe.receive()
-            pipe.send(answer(app, message, context), context)
+            jobs, goodbye = pipe.receive()
+            _let_go(goodbye)
+            # Each is freed before the next one begins.
+            jobs.reverse()
+            while jobs:
+                message, context = jobs.pop()
+                pipe.send([(answer(app, message, context), context)])
+                del message, context
+
+
+def _let_go(silos: list[str]) -> None:
+    """Free the data of silos that another worker has now, where the app keeps any."""
+    cache = sys.modules.get("client.cache")
+    if silos and cache is not None:
+        cache.let_go(silos)
 
 
 def _end_with_parent() -> None:

@@ -85,7 +85,7 @@ class Pieces(Array):
     @property
     def data(self) -> bytes:  # type: ignore[override]  # computed: a second copy of each update would stay in memory
         """The bytes of the .npy file; a copy at each call."""
-        return b"".join([_header(self.dtype, self.shape), *self.pieces])
+        return b"".join([_header(self.dtype, tuple(self.shape)), *self.pieces])
 
     def buffer(self) -> memoryview:
         """Return its bytes as one buffer, fit to be read as elements."""
@@ -101,7 +101,9 @@ class Pieces(Array):
     def slice_array(self) -> list[tuple[str, InflatableObject]]:
         """Return the chunks with their ids, made once."""
         if "_chunks" not in self.__dict__:
-            chunks = [_Chunk(run) for run in _runs([_header(self.dtype, self.shape), *self.pieces])]
+            chunks = [
+                _Chunk(run) for run in _runs([_header(self.dtype, tuple(self.shape)), *self.pieces])
+            ]
             self.__dict__["_chunks"] = [(chunk.object_id, chunk) for chunk in chunks]
         return cast(list[tuple[str, InflatableObject]], self.__dict__["_chunks"])
 
@@ -357,7 +359,21 @@ def _chunk_body(content: bytes) -> memoryview:
     return memoryview(content)[content.index(HEAD_BODY_DIVIDER) + 1 :]
 
 
-def _header(dtype: str, shape: Sequence[int]) -> memoryview:
+def array_of(values: np.ndarray) -> Array:
+    """Return a copy of some elements as a record's array: the very bytes that Flower's own makes.
+
+    Flower writes a file in memory, header and all, and copies it; here the elements are copied
+    once.
+    """
+    dtype = str(values.dtype)
+    if DTYPES.get(dtype) != values.dtype or not values.flags.c_contiguous:
+        return Array(values)
+    data = b"".join([_header(dtype, values.shape), values.tobytes()])
+    return Array(dtype, values.shape, NPY, data)
+
+
+@lru_cache(maxsize=1024)
+def _header(dtype: str, shape: tuple[int, ...]) -> memoryview:
     file = BytesIO()
     descr = npy.dtype_to_descr(DTYPES[dtype])
     npy.write_array_header_1_0(

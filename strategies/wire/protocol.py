@@ -19,9 +19,9 @@ from typing import Final, TypeVar
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from strategies.wire.objects import DTYPES, elements
+from strategies.wire.objects import DTYPES, array_of, elements
 
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -75,7 +75,7 @@ def to_record(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
     half = (torch.bfloat16, torch.float16)
     return ArrayRecord(
         {
-            name: Array((t.float() if t.dtype in half else t).detach().cpu().numpy())
+            name: array_of((t.float() if t.dtype in half else t).detach().cpu().numpy())
             for name, t in state.items()
         }
     )

@@ -82,3 +82,11 @@ def test_an_unknown_task_is_refused_and_nothing_is_kept(scope: RunScope) -> None
     with pytest.raises(Exception, match="no_such"):
         load_cached(dataclasses.replace(scope, task=TaskConf(name="no_such")), NORTH)
     assert not cache._data and not cache._models
+
+
+def test_the_data_of_a_silo_that_another_process_serves_now_is_let_go(scope: RunScope) -> None:
+    north = load_cached(scope, NORTH).data
+    south = load_cached(scope, SOUTH).data
+    cache.let_go(["north", "never-seen"])
+    assert load_cached(scope, SOUTH).data is south
+    assert load_cached(scope, NORTH).data is not north

@@ -1,4 +1,4 @@
-"""Silos are assigned to workers evenly, and move at most once."""
+"""Silos are assigned to workers evenly, and what each of them costs is known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engines.assignment import UNEVEN, WorkerAssignment, balanced
+from server.engines.assignment import (
+    GUESSED_AFTER,
+    TRAIN,
+    UNEVEN,
+    SiloCosts,
+    WorkerAssignment,
+    balanced,
+)
 
 
 def spread(costs: list[float], assigned: list[int], workers: int) -> float:
@@ -35,25 +42,52 @@ def test_balancing_finds_the_even_split() -> None:
     assert sum(a != b for a, b in zip(after, [0, 1, 0, 1, 0, 1], strict=True)) <= 2
 
 
-def test_silos_are_assigned_in_turn_and_move_once_by_their_second_training() -> None:
-    assignment = WorkerAssignment(4, 2)
+def test_silos_are_assigned_in_turn_and_balanced_once_by_their_second_training() -> None:
+    costs = SiloCosts()
+    assignment = WorkerAssignment(4, 2, costs)
     assert [assignment.worker_of(i) for i in range(4)] == [0, 1, 0, 1]
-    costs = [3.0, 1.0, 3.0, 1.0]
+    seconds = [3.0, 1.0, 3.0, 1.0]
     for extra in (100.0, 0.0):  # the first training also loads the data
-        assignment.rebalance_once()
-        assert [assignment.worker_of(i) for i in range(4)] == [0, 1, 0, 1]
-        for silo, cost in enumerate(costs):
-            assignment.record(silo, cost + extra)
-    assignment.rebalance_once()
+        assert assignment.rebalance_once() == []
+        for silo, cost in enumerate(seconds):
+            costs.record(silo, TRAIN, cost + extra)
+    moved = assignment.rebalance_once()
     balanced_once = [assignment.worker_of(i) for i in range(4)]
-    assert spread(costs, balanced_once, 2) == 0
+    assert spread(seconds, balanced_once, 2) == 0
+    assert moved == [(i, i % 2) for i in range(4) if balanced_once[i] != i % 2]
     for silo in range(4):
-        assignment.record(silo, 50.0 if silo == 0 else 0.1)
-    assignment.rebalance_once()
+        costs.record(silo, TRAIN, 50.0 if silo == 0 else 0.1)
+    assert assignment.rebalance_once() == []
     assert [assignment.worker_of(i) for i in range(4)] == balanced_once
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_with_one_worker_every_silo_is_there(workers: int) -> None:
-    assignment = WorkerAssignment(3, workers)
+    assignment = WorkerAssignment(3, workers, SiloCosts())
     assert {assignment.worker_of(i) for i in range(3)} == set(range(workers))
+
+
+def test_a_silo_that_was_asked_is_expected_to_take_the_least_that_it_took() -> None:
+    costs = SiloCosts()
+    assert costs.expected(0, TRAIN) is None
+    for seconds in (9.0, 2.0, 3.0):
+        costs.record(0, TRAIN, seconds)
+    assert costs.expected(0, TRAIN) == 2.0
+    assert costs.expected(0, "evaluate") is None
+
+
+def test_an_unknown_silo_is_expected_to_take_as_long_as_the_longest_of_several() -> None:
+    costs = SiloCosts()
+    for silo in range(GUESSED_AFTER):
+        assert costs.expected(99, TRAIN) is None
+        costs.record(silo, TRAIN, float(silo))
+    assert costs.expected(99, TRAIN) == GUESSED_AFTER - 1
+
+
+def test_loading_is_what_the_first_training_took_beyond_the_others() -> None:
+    costs = SiloCosts()
+    assert costs.loading(0) == 0.0  # in no worker's memory yet
+    costs.record(0, TRAIN, 9.0)
+    assert costs.loading(0) == 9.0  # nobody knows how much of it was the training
+    costs.record(0, TRAIN, 2.0)
+    assert costs.loading(0) == 7.0

@@ -6,7 +6,7 @@ import importlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from conf.errors import SiloError
 from conf.schema import Silo
 from conf.silos import silo_from_json
+from server.engines import queues
+from server.engines.pipe import Job
 from server.engines.pool import PoolGrid, node_id
 from strategies.wire import protocol
 
@@ -51,6 +53,13 @@ def asked(
         {"config": ConfigRecord(dict(config)), **({"arrays": model} if model else {})}
     )
     return [Message(content, node, "train") for node in grid.get_node_ids()]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def metric(reply: Message, name: str) -> int:
@@ -146,7 +155,7 @@ def test_here_runs_in_the_callers_thread_only_as_replies_are_asked_for() -> None
         before = threading.active_count()
         first = next(iter(grid.replies(ids, None)))
         assert metric(first, "pid") == os.getpid() and threading.active_count() == before
-        assert len(grid._queues[0]) == 2
+        assert len(grid._queues) == 2
         assert [metric(r, "partition") for r in grid.replies(ids, None)] == [1, 2]
 
 
@@ -160,7 +169,10 @@ def test_pull_messages_returns_each_reply_once(grid: PoolGrid) -> None:
     assert grid.pull_messages(ids) == [] and list(grid.replies(ids, None)) == []
 
 
-def test_a_silo_always_goes_to_the_same_worker() -> None:
+def test_a_silo_goes_to_the_same_worker_while_none_is_idle_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(queues, "STEAL_SECONDS", 60.0)
     with pool(5, 2) as grid:
         pids = [
             {metric(r, "partition"): metric(r, "pid") for r in grid.send_and_receive(asked(grid))}
@@ -168,6 +180,52 @@ def test_a_silo_always_goes_to_the_same_worker() -> None:
         ]
         assert pids[0] == pids[1]
         assert sorted(list(pids[0].values()).count(pid) for pid in set(pids[0].values())) == [2, 3]
+
+
+def test_an_idle_worker_takes_what_waits_for_a_busy_one_with_its_state() -> None:
+    with pool(4, 2) as grid:
+        grid.send_and_receive(asked(grid))
+        # Silos 0 and 2 are at one worker; who sleeps is asked first.
+        sleeper, other = grid.get_node_ids()[0], grid.get_node_ids()[2]
+        sleep = ConfigRecord({"do": "sleep", "seconds": 1.0})
+        first = grid.push_messages([Message(RecordDict({"config": sleep}), sleeper, "train")])
+        wait_until(lambda: len(grid._queues) == 0)
+        second = grid.push_messages([Message(RecordDict(), other, "train")])
+        arrived = [metric(r, "partition") for r in grid.replies(first + second, None)]
+        assert arrived == [2, 0]
+        replies = grid.send_and_receive(asked(grid))
+        assert sorted((metric(r, "partition"), metric(r, "rounds")) for r in replies) == [
+            (0, 3),
+            (1, 2),
+            (2, 3),
+            (3, 2),
+        ]
+        # It stays at the worker that took it: its data is there now.
+        pids = {metric(r, "partition"): metric(r, "pid") for r in replies}
+        assert pids[2] == pids[1] == pids[3]
+
+
+def test_short_silos_are_asked_together_and_answer_one_by_one(tmp_path: Path) -> None:
+    with pool(6, 1) as grid:
+        for _ in range(2):
+            grid.send_and_receive(asked(grid))
+        asked_for: list[int] = []
+        ask = grid._workers[0].ask
+
+        def counted(jobs: Sequence[Job], **rest: Iterable[str]) -> Iterator[Job]:
+            asked_for.append(len(jobs))
+            return ask(jobs, **rest)
+
+        grid._workers[0].ask = counted  # type: ignore[method-assign]  # counts, and asks
+        once = str(tmp_path / "once")
+        messages = asked(grid, do="exit", partition=2, path=once)
+        replies = list(grid.replies(grid.push_messages(messages), None))
+        failed = [r.has_error() for r in replies]
+        assert failed.count(True) == 1
+        # What it had not begun when it died was asked again, and nothing else.
+        again = 5 - failed.index(True)
+        assert asked_for == ([6, again] if again else [6])
+        assert sorted(metric(r, "rounds") for r in replies if not r.has_error()) == [3] * 5
 
 
 def test_a_late_reply_is_dropped_and_counted_and_the_next_round_is_clean() -> None:
@@ -192,7 +250,8 @@ def test_forgotten_messages_that_have_not_begun_never_run() -> None:
         grid.forget(ids[1:])
         assert len(list(grid.replies(ids, None))) == 1
         replies = grid.send_and_receive(asked(grid))
-        assert [metric(r, "rounds") for r in replies] == [2, 1, 1]
+        by_silo = sorted((metric(r, "partition"), metric(r, "rounds")) for r in replies)
+        assert by_silo == [(0, 2), (1, 1), (2, 1)]
 
 
 @pytest.mark.parametrize(

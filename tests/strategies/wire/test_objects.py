@@ -14,7 +14,7 @@ from numpy.lib import format as npy_format
 
 from conf.errors import WireError
 from strategies.wire import objects
-from strategies.wire.objects import deflate, elements, inflate, tree_size
+from strategies.wire.objects import array_of, deflate, elements, inflate, tree_size
 from strategies.wire.packing import pack_content
 
 
@@ -157,3 +157,28 @@ def test_a_header_that_says_a_length_beyond_its_bytes_is_refused() -> None:
     lying = whole[:8] + b"\xff\xff" + whole[10:]
     with pytest.raises(WireError, match="MDW-641"):
         elements(Array("float64", (3,), "numpy.ndarray", lying))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(6, dtype=np.float16)[::2],
+        np.array(7),
+        np.zeros((0, 4), np.bool_),
+        np.arange(3, dtype=">i4"),
+    ],
+    ids=["float32", "Fortran", "strided", "scalar", "empty", "big-endian"],
+)
+def test_an_array_has_the_bytes_that_flower_gives_it(values: np.ndarray) -> None:
+    ours = array_of(values)
+    flowers = Array(values)
+    assert (ours.dtype, tuple(ours.shape), ours.stype) == (
+        flowers.dtype,
+        tuple(flowers.shape),
+        flowers.stype,
+    )
+    assert ours.data == flowers.data
+    values[...] = 1
+    assert ours.data == flowers.data
