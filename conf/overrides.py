@@ -15,6 +15,8 @@ from conf.schema import EXTERNAL, VARIANTS, Conf
 from conf.schema_keys import check_key, nearest, unknown_key
 
 COMMAND_LINE = "command line"
+TASKS_OWN = "model=task"
+"""Chosen where a task from outside the tree is named and no model."""
 _STRAY = re.compile(r"token recognition error at: ('.*')$", re.DOTALL)
 
 
@@ -81,7 +83,18 @@ def _chosen_by_target(parsed: list[Override]) -> list[str]:
     for group in VARIANTS:
         if group not in keys and (f"{group}.target" in keys or _names_no_choice(parsed, group)):
             choices.append(f"{group}={EXTERNAL}")
+    says_model = any(key == "model" or key in ("model.target", "model.name") for key in keys)
+    if "task.target" in keys and not says_model:
+        choices.append(TASKS_OWN)
     return choices
+
+
+def typed(overrides: list[str]) -> list[str]:
+    """Return overrides as they were typed: without the choices that `ready` adds to them."""
+    possible = {f"{group}={EXTERNAL}" for group in VARIANTS} | {TASKS_OWN}
+    rest = [text for text in overrides if text not in possible]
+    implied = _chosen_by_target(parse(rest))
+    return [text for text in overrides if text not in implied]
 
 
 def _names_no_choice(parsed: list[Override], group: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 import yaml
 
 from conf.errors import ConfigError
-from conf.overrides import parse
+from conf.overrides import parse, typed
 from conf.parse import from_plain
 from conf.schema import Conf
 from conf.validate import validate
@@ -60,6 +60,7 @@ def resumed(asked: Conf, overrides: list[str]) -> Conf:
     anything.
     """
     assert asked.run.resume is not None
+    overrides = typed(overrides)
     for override in parse(overrides):
         key = override.key_or_group
         if not any(key == may or key.startswith(f"{may}.") for may in MAY_CHANGE):
@@ -80,13 +81,16 @@ def resumed(asked: Conf, overrides: list[str]) -> Conf:
     conf.simulation = asked.simulation if _any(given, "simulation") else conf.simulation
     for place in PLACES:
         if place in given:
-            _move(conf, asked, place)
+            move(conf, place, getattr(asked, place.partition(".")[0]).target)
     validate(conf, lambda key: f"the stored run {asked.run.resume}")
     return conf
 
 
-def _move(conf: Conf, asked: Conf, place: str) -> None:
-    """Take the place of some code from outside this tree from what was asked."""
+def move(conf: Conf, place: str, target: str) -> None:
+    """Say where code of a stored run is now: `place` is `task.target` or one like it.
+
+    Raises ConfigError MDW-185 where the run has this tree's own.
+    """
     group = place.partition(".")[0]
     own = getattr(conf, group)
     if not getattr(own, "code", ""):
@@ -95,7 +99,7 @@ def _move(conf: Conf, asked: Conf, place: str) -> None:
             f"{place}: the stored run's {group} is {own.name} of this tree.",
             f"Leave {place} out.",
         )
-    own.target = getattr(asked, group).target
+    own.target = target
 
 
 def _any(given: set[str], group: str) -> bool:

@@ -29,7 +29,7 @@ from rich.console import Console
 from azureml_jobs.identity.authority import SERVER_DAYS, ServerCredentials, server_credentials
 from azureml_jobs.storage.base import Lease, LeaseLost, Store
 from azureml_jobs.storage.prefix import PrefixStore
-from client.tasks import task_named
+from client.tasks import task_of
 from conf.code_digest import run_files
 from conf.errors import CheckpointError, Interrupted, MeadowError
 from conf.schema import Conf
@@ -213,7 +213,7 @@ class _Work:
         conf = request.checked()
         conf.run.output, conf.run.baseline = self.conf.run.output, "none"
         members, strategy = silos(conf), build_strategy(conf.strategy)
-        task = task_named(conf.task.name)
+        task = task_of(conf.task)
         check_here(conf, task, len(members), task.made_up())
         names = [silo.name for silo in members]
         below = PrefixStore(self.here.store, f"runs/{request.run_id}/")

@@ -46,6 +46,8 @@ from azureml_jobs.preflight.findings import Table
 from conf.errors import AzureError
 from conf.schema import Conf, WorkspaceConf
 from conf.silos import silo_to_json, silos
+from conf.targets.bundle import bundled
+from conf.targets.known import to_text
 
 OpenWorkspace = Callable[[WorkspaceConf], Workspace]
 POLL_SECONDS: Final = 2.0
@@ -228,7 +230,8 @@ class AzureBackend(Backend):
         text = self._public()
         with _folder(folder) as place:
             digest = snapshot(place, {FEDERATION_FILE: text}, self.root)
-            yield server_job(self.conf, Code(place, digest, _digest(text)), self.store())
+            code = Code(place, digest, _digest(text), self._outside(place))
+            yield server_job(self.conf, code, self.store())
 
     @contextmanager
     def _silo(self, name: str, folder: Path | None = None) -> Iterator[JobSpec]:
@@ -241,7 +244,13 @@ class AzureBackend(Backend):
         text = silo_to_json(settings).encode() if settings else b""
         with _folder(folder) as place:
             digest = snapshot(place, {SILO_FILE: text, CA_FILE: self._ca()}, self.root)
-            yield silo_job(self.conf, name, Code(place, digest, _digest(text)), self._tracking())
+            code = Code(place, digest, _digest(text), self._outside(place))
+            yield silo_job(self.conf, name, code, self._tracking())
+
+    def _outside(self, place: Path) -> str:
+        """Copy the code from outside the tree into a snapshot; return the job's list of it."""
+        entries = bundled(self.conf, place, place)
+        return to_text(entries) if entries else ""
 
     def _public(self) -> bytes:
         """Return the federation's file as the orchestrator's job gets it: public, and without

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from azureml_jobs.backends import outside_code
 from azureml_jobs.backends.base import (
     ALL,
     ORCHESTRATOR,
@@ -38,6 +39,7 @@ from conf.errors import ConfigError
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf, Silo, SiloConf
 from conf.silos import silo_from_json, silo_to_json, silos
+from conf.targets import known
 
 SERVER: Final = "server"
 """The orchestrator's job; a silo's is `silo-NAME`."""
@@ -135,6 +137,7 @@ class LocalBackend(Backend):
         secrets = FolderSecrets(self.folder.keys)
         if CA_CERTIFICATE not in secrets.list():
             make_ca(secrets, self.conf.federation.name, datetime.now(UTC))
+        self._check_outside_code(self.conf, chosen)
         for silo in silos(self.conf):
             if silo.name in chosen:
                 self._prepare_silo(silo)
@@ -172,6 +175,7 @@ class LocalBackend(Backend):
         """Raise ConfigError MDW-194 where a run asks a running silo for other settings than it was
         started with.
         """
+        self._check_outside_code(conf, [ORCHESTRATOR, *(silo.name for silo in silos(conf))])
         for silo in silos(conf):
             has = self.settings(silo.name)
             if has is None:
@@ -180,6 +184,16 @@ class LocalBackend(Backend):
             keys = requested_changes(diff(silo, has), silo, own, overrides)
             if keys:
                 raise _other_settings(silo.name, keys)
+
+    def _check_outside_code(self, conf: Conf, parts: Sequence[str]) -> None:
+        """Raise ConfigError MDW-194 where a running job was not started with code that a run names."""
+        for part in parts:
+            job = self.job(part)
+            if job is None or not job.live:
+                continue
+            keys = outside_code.missing(conf, self.jobs.folder(job_name(part)))
+            if keys:
+                raise _other_settings(part, keys)
 
     # ---- jobs
 
@@ -195,7 +209,10 @@ class LocalBackend(Backend):
         else:
             also = []
             command = self._join(known_silo(part, self.members()))
-        new = self.jobs.start(job_name(part), command, environment(os.environ, also))
+        folder = self.jobs.folder(job_name(part))
+        with disk(folder):
+            own = {known.VARIABLE: outside_code.given(self.conf, folder)}
+        new = self.jobs.start(job_name(part), command, environment(os.environ, also) | own)
         return self._seen(part), new
 
     def job(self, part: str) -> Job | None:
@@ -294,11 +311,12 @@ def _state(process: Process) -> str:
 
 
 def _other_settings(silo: str, keys: list[str]) -> ConfigError:
+    which = "" if silo == ORCHESTRATOR else f" silo={silo}"
     what = f"{silo} is running with another {', '.join(keys)} than asked for"
     return ConfigError(
         "MDW-194",
         f"{what}, and no run changes a silo's own settings.",
-        f"Leave it out, or end the silo first: meadow stop silo={silo}.",
+        f"Leave it out, or end it first: meadow stop{which}.",
     )
 
 

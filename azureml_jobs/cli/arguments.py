@@ -318,7 +318,11 @@ class _Reader:
             hint = f"Did you mean '{names[close[0]]}'?"
         else:
             forms = [one.form for one in self._verb.arguments]
-            forms += [f"{prefix}KEY=VALUE" for prefix in self._verb.overrides if prefix]
+            for prefix in self._verb.overrides:
+                if prefix:
+                    forms.append(
+                        f"{prefix}KEY=VALUE" if prefix.endswith(".") else f"{prefix}=VALUE"
+                    )
             hint = f"It takes {', '.join(forms) or 'nothing'}."
         what = f"meadow {self._verb.name}: '{_short(arg)}' is not an argument of it."
         return ConfigError("MDW-111", what, hint)

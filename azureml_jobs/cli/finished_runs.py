@@ -107,9 +107,11 @@ def evaluate(arguments: Arguments) -> int:
 
     check_weights(folder / MODEL, str(folder))
     say(f"{folder.name}: {described(stored(folder))}")
+    from conf.overrides import parse
     from server.scoring.evaluation import evaluate_run
 
-    scores = evaluate_run(arguments.get("run"))
+    places = {o.key_or_group: str(o.value()) for o in parse(list(arguments.rest))}
+    scores = evaluate_run(arguments.get("run"), places)
     rows = []
     for name, metrics in {"all silos": scores.union, **scores.by_silo}.items():
         shown = [f"{metric} {value:.4f}" for metric, value in metrics.items()]

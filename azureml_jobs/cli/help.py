@@ -110,6 +110,9 @@ _OVERRIDES: Final = {
         ("federation.folder=FOLDER", "where it is on this machine (.meadow/NAME)"),
         ("federation.file=FILE", "the file that describes it"),
     ),
+    "task.target": (("task.target=FILE.py:Class", "where the run's own task is now"),),
+    "model.target": (("model.target=FILE.py:Class", "where its own model is now"),),
+    "strategy.target": (("strategy.target=FILE.py:Class", "where its own strategy is now"),),
     "run.output": (("run.output=FOLDER", "where files of runs go (outputs)"),),
 }
 

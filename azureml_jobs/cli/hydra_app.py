@@ -30,7 +30,7 @@ from omegaconf import DictConfig
 from azureml_jobs.cli.main import describe
 from conf.compose import compose, finish
 from conf.errors import ConfigError, Interrupted, MeadowError
-from conf.overrides import parse, ready
+from conf.overrides import parse, ready, typed
 from conf.schema import Conf
 
 Task = Callable[[Conf, list[str], str], int]
@@ -139,7 +139,7 @@ def _written(app: HydraConf) -> list[str]:
     itself.
     """
     own = [text for text in app.overrides.hydra if not text.startswith("hydra.mode=")]
-    return [*(text.removeprefix("++") for text in app.overrides.task), *own]
+    return [*typed([text.removeprefix("++") for text in app.overrides.task]), *own]
 
 
 class _Stop(BaseException):

@@ -23,6 +23,7 @@ WHICH: Final = ("federation.",)
 """Overrides that say which federation is meant."""
 
 RUN: Final = Argument("run", "the id of a run; meadow status lists them", "RUN", required=True)
+PLACES: Final = ("task.target", "model.target", "strategy.target")
 FINISHED_RUN: Final = Argument(
     "run", "a folder's name in outputs/, or the path of one", "RUN_ID", required=True
 )
@@ -124,6 +125,8 @@ _ROWS: Final = (
         "score a finished run's model, silo by silo",
         "finished_runs:evaluate",
         (FINISHED_RUN,),
+        overrides=PLACES,
+        about="Code from outside the tree is found where the run says, or where task.target= does.",
     ),
     Verb(
         "report",

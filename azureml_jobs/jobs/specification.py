@@ -19,6 +19,7 @@ import yaml
 
 from conf.errors import AzureError
 from conf.schema import Conf, OrchestratorConf, SiloConf, WorkspaceConf
+from conf.targets.known import VARIABLE as OUTSIDE
 from conf.telemetry import OFF
 
 Plain = dict[str, Any]
@@ -80,6 +81,8 @@ class Code:
     folder: Path
     release: str
     config_digest: str
+    outside: str = ""
+    """The job's list of code from outside the tree (`conf.targets.known`)."""
 
 
 def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
@@ -121,7 +124,7 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
         timeout=orchestrator.timeout,
         tags=_tags(name, SERVER, code),
         outputs={"runs": {"type": "uri_folder", "path": runs, "mode": "upload"}},
-        variables=_variables(1),
+        variables=_variables(1, code),
     )
     return _checked(spec)
 
@@ -164,7 +167,7 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str) -> JobSpec:
         timeout=orchestrator.timeout,
         tags=_tags(name, SILO, code) | {TAG_SILO: silo},
         inputs=inputs,
-        variables=_variables(own.threads or conf.trainer.threads),
+        variables=_variables(own.threads or conf.trainer.threads, code),
         identity="managed" if own.identity == "managed" else "user_identity",
         instance_count=own.nodes,
         instance_type=own.instance_type,
@@ -276,8 +279,9 @@ def _tags(federation: str, role: str, code: Code) -> dict[str, str]:
     }
 
 
-def _variables(threads: int) -> dict[str, str]:
-    return {**OFF, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+def _variables(threads: int, code: Code) -> dict[str, str]:
+    own = {OUTSIDE: code.outside} if code.outside else {}
+    return {**OFF, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **own}
 
 
 def _hydra_quoted(value: str) -> str:

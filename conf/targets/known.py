@@ -137,12 +137,12 @@ def _other(group: str, name: str, code: str, here: list[str]) -> SiloError:
 def _listed() -> list[Known]:
     with _lock:
         own = list(_own.values())
-    return [*own, *_given(os.environ.get(VARIABLE, ""))]
+    return [*own, *from_text(os.environ.get(VARIABLE, ""))]
 
 
 @cache
-def _given(text: str) -> tuple[Known, ...]:
-    """Return the list that this process was started with; raises ConfigError MDW-177."""
+def from_text(text: str) -> tuple[Known, ...]:
+    """Return the list that a text of `VARIABLE` holds; raises ConfigError MDW-170 for none."""
     if not text:
         return ()
     try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from flwr.app import ArrayRecord
@@ -19,7 +19,7 @@ from client.models import build_model
 from client.tasks import task_of
 from client.tasks.base import Task
 from conf.errors import ConfigError
-from conf.resume import stored
+from conf.resume import move, stored
 from conf.schema import Conf, Silo
 from conf.silos import silos
 from conf.targets.resolve import resolved
@@ -29,6 +29,7 @@ from server.run.start_checks import check_weights, first_weights_file
 from strategies.wire import protocol
 
 Examples = Dataset[Any]
+NOWHERE_ELSE: Final[Mapping[str, str]] = {}
 
 
 @dataclass
@@ -105,28 +106,35 @@ def first_weights(conf: Conf) -> ArrayRecord:
     return protocol.to_record(model.state_dict())
 
 
-def _conf_of(folder: RunFolder) -> Conf:
-    """Return a run's configuration, its code from outside this tree found again, and the same."""
-    return resolved(stored(folder.path), lambda key: f"the run {folder.run_id}")
+def _conf_of(folder: RunFolder, places: Mapping[str, str]) -> Conf:
+    """Return a run's configuration, its code from outside this tree found again, and the same.
+
+    `places` say where it is now, by `task.target` and the like, in the place of what is stored.
+    """
+    conf = stored(folder.path)
+    for place, target in places.items():
+        move(conf, place, target)
+    return resolved(conf, lambda key: f"the run {folder.run_id}")
 
 
-def load_model(run: str | Path) -> nn.Module:
+def load_model(run: str | Path, places: Mapping[str, str] = NOWHERE_ELSE) -> nn.Module:
     """Return the finished model of a run, in evaluation mode.
 
-    `run` is its folder, or its id in `outputs`.
+    `run` is its folder, or its id in `outputs`. `places` say where code from outside this tree is
+    now ({"task.target": "wine.py:Wine"}), where the run itself does not.
     """
     folder = find(str(run))
-    conf = _conf_of(folder)
+    conf = _conf_of(folder, places)
     model = build_model(conf.model, task_of(conf.task), conf.run.seed)
     _load(model, folder.path / "model/model.safetensors", str(folder.path))
     return model.eval()
 
 
-def evaluate_run(run: str) -> Scores:
+def evaluate_run(run: str, places: Mapping[str, str] = NOWHERE_ELSE) -> Scores:
     """Score a finished run's model on its configuration's held-out data, and on a test set."""
     folder = find(run)
-    conf = _conf_of(folder)
-    arrays = protocol.to_record(load_model(folder.path).state_dict())
+    conf = _conf_of(folder, places)
+    arrays = protocol.to_record(load_model(folder.path, places).state_dict())
     splits = held_out(conf, silos(conf))
     scores = Scorer.of(conf, splits).scores(arrays) if splits else Scores({}, {})
     central = central_score(conf)

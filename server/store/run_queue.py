@@ -19,6 +19,7 @@ from conf.schema import Conf
 from conf.validate import validate
 from conf.versions import Format
 from server.store.layout import check
+from strategies.wire.run_config import OUTSIDE
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class RunQueue:
                 hint = f"Choose another run.name, or go on with run.resume={run_id}."
                 raise ConfigError("MDW-187", f"The run {run_id} was submitted before.", hint)
         request = Request(
-            f"{int(self.clock() * 1000):014d}.{run_id}", run_id, asdict(conf), command
+            f"{int(self.clock() * 1000):014d}.{run_id}", run_id, _as_asked(conf), command
         )
         record = REQUEST_FORMAT.stamp | asdict(request)
         self.store.put_if_absent(REQUESTS + request.name, json.dumps(record).encode())
@@ -202,6 +203,15 @@ class RunQueue:
                 exit=int(raw["exit"]),
                 folder=str(raw["folder"]),
             )
+
+
+def _as_asked(conf: Conf) -> dict[str, Any]:
+    """Return a configuration as plain values, without where code lies on the machine that asks."""
+    plain = asdict(conf)
+    for group in OUTSIDE:
+        if "target" in plain[group]:
+            plain[group]["target"] = ""
+    return plain
 
 
 def _run_of(name: str) -> str:

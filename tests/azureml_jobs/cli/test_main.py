@@ -308,7 +308,7 @@ def test_evaluate_prints_a_line_for_all_silos_and_for_each(
     scores = types.SimpleNamespace(
         union={"loss": 0.5, "accuracy": 0.9}, by_silo={"north": {"accuracy": 0.8}}
     )
-    module(monkeypatch, "server.scoring.evaluation", evaluate_run=lambda _: scores)
+    module(monkeypatch, "server.scoring.evaluation", evaluate_run=lambda run, places: scores)
     assert main(["evaluate", f"run={run}"]) == 0
     out, err = capsys.readouterr()
     assert err == "one: 3 silos, digits, fedavg\n"
