@@ -129,7 +129,7 @@ def _other(group: str, name: str, code: str, here: list[str]) -> SiloError:
     ours = ", ".join(one[:12] for one in here)
     return SiloError(
         OTHER_CODE,
-        f"The run's {group} {name[:140]} is of {code[:12]}, and this job's of {ours}.",
+        f"The run's {group} {name[:140]} is of {code[:12] or 'no digest'}, and this job's of {ours}.",
         "Use the same file at the orchestrator and at every silo, and start the jobs again with it.",
     )
 

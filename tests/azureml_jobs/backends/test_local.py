@@ -340,7 +340,8 @@ def test_paths_mean_the_same_in_every_job(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs/old").mkdir(parents=True)
     silo = "federation.silos.north.data={root: north, partition: own}"
-    own = ["data.root=data", "model.init=old", "strategy=external", "strategy.target=mine.py:Mine"]
+    (tmp_path / "mine.py").write_text("class Mine: pass\n")
+    own = ["data.root=data", "model.init=old", "strategy.target=mine.py:Mine"]
     conf = with_absolute_paths(compose([silo, *own]))
     assert conf.federation.folder == str(tmp_path / ".meadow/federation")
     assert (conf.run.output, conf.data.root) == (str(tmp_path / "outputs"), str(tmp_path / "data"))

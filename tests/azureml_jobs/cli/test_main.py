@@ -275,7 +275,11 @@ def test_a_sweep_runs_every_combination_into_one_folder(simulation: Simulation) 
 
 
 def test_a_sweep_sweeps_over_new_names_too(simulation: Simulation) -> None:
-    args = ["strategy=external", "strategy.target=a.B", "strategy.args.eta=0.1,0.2"]
+    args = [
+        "strategy=external",
+        "strategy.target=flwr.serverapp.strategy.FedAdam",
+        "strategy.args.eta=0.1,0.2",
+    ]
     assert main(["simulate", "--multirun", *args]) == 0
     assert [conf.strategy.args for conf, _, _ in simulation.runs] == [  # type: ignore[attr-defined]
         {"eta": 0.1},
