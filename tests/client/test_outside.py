@@ -87,7 +87,7 @@ def test_a_model_gets_arguments_and_contract_and_first_weights_of_the_seed_alone
     assert isinstance(model, nn.Linear) and model.weight.shape == (2, 8)
     again = build_model(conf.model, digits, seed=1)
     assert torch.equal(model.weight, again.weight)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="MDW-172.*makes a int"):
+    with pytest.raises(ConfigError, match=r"MDW-172.*makes a int"):
         build_model(compose([f"model.target={wine}:nothing"]).model, digits, seed=1)
 
 
@@ -127,5 +127,5 @@ def test_an_owner_s_policy_takes_names_from_outside(wine: str) -> None:
 def test_a_name_without_a_digest_is_refused(wine: str) -> None:
     scope = unpack(pack(composed(wine)))
     scope.task.code = ""
-    with pytest.raises(SiloError, match="MDW-347.*is of no digest"):
+    with pytest.raises(SiloError, match=r"MDW-347.*is of no digest"):
         check_run(scope, Silo("north"), 1)
