@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from client import loop, sums
 from client.batches import length
@@ -15,6 +18,7 @@ from client.malloc import keep_activations_mapped
 from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation
 from client.silo_settings import silo_of
+from client.tasks.base import Data
 from conf.errors import WireError
 from conf.schema import RunScope, Silo
 from conf.seeds import seed_for
@@ -58,14 +62,18 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the global model on the silo's validation split; without examples, no metrics."""
+    """Evaluate the global model on the split that the message names, of validation or test.
+
+    Without examples there are no metrics.
+    """
     scope = run_scope(message)
     silo = silo_of(context)
     round = int(_config(message)[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     loaded = _load_checked(round, scope, silo)
     loaded.model.load_state_dict(_weights(message))
     trainer = for_evaluation(scope.trainer, silo)
-    evaluation = loop.evaluate(loaded.model, loaded.data.validation, loaded.task, trainer)
+    split = _split(_config(message), loaded.data)
+    evaluation = loop.evaluate(loaded.model, split, loaded.task, trainer)
     metrics = sums.metrics_of(loaded.task, evaluation.sums) | evaluation.cost
     content = RecordDict(
         {
@@ -113,6 +121,18 @@ def _half(scope: RunScope, config: ConfigRecord) -> SiloHalf:
     """
     mu = config.get(protocol.PROXIMAL_MU)
     return silo_half_of(scope.strategy) if mu is None else flower_half(mu)
+
+
+def _split(config: ConfigRecord, data: Data) -> Dataset[Any]:
+    """Return the split that an evaluation is of; raises WireError MDW-601 for any other."""
+    asked = config.get(protocol.SPLIT)
+    if asked == protocol.VALIDATION:
+        return data.validation
+    if asked == protocol.TEST:
+        return data.test
+    what = f"The server asks for an evaluation on {asked!r:.40}."
+    hint = "Install the same version of Meadow on both sides."
+    raise WireError("MDW-601", what, hint)
 
 
 def _weights(message: Message) -> dict[str, Tensor]:

@@ -33,12 +33,18 @@ from conf.fields import (
 class EarlyStopConf:
     """Stop when `metric` has not improved by `min_delta` for `patience` rounds."""
 
-    metric: str = value(
-        "loss",
-        help="the metric that is watched, as the table of rounds names it",
+    metric: str | None = value(
+        None,
+        help="the validation metric that chooses, also for run.keep=best; null = the first that the "
+        "task shows",
         also=("monitor",),
     )
-    mode: str = one_of("min", "max", help="whether less or more of the metric is better")
+    mode: str = one_of(
+        "auto",
+        "min",
+        "max",
+        help="whether less or more of the metric is better; auto = what the task says",
+    )
     patience: int | None = number(
         None, at_least=1, help="rounds without an improvement before the run ends; null = never"
     )
@@ -101,6 +107,18 @@ class RunConf:
         help="also train for comparison: each silo alone, one model on all data, or both",
     )
     early_stop: EarlyStopConf = section(EarlyStopConf)
+    keep: str = one_of(
+        "last",
+        "best",
+        help="the model that the run ends with: that of its last round, or of its best by validation",
+        also=("checkpoint", "restore_best"),
+    )
+    test: str = one_of(
+        "end",
+        "rounds",
+        help="when the task's own test set is scored: once at the end, or after each round too, for "
+        "a curve that chooses nothing",
+    )
     resume: str | None = value(
         None, help="resume this run: its id, or the path of its folder; null = a new run"
     )

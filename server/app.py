@@ -48,10 +48,10 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def federate(run: Session, grid: Grid, strategy: Strategy) -> None:
-    """Train the run's rounds over a grid, in any mode."""
+    """Train the run's rounds over a grid, in any mode, and test the model once at the end."""
     rounds = Rounds(run, grid, strategy, central_score(run.conf))
     stopped_early = rounds.run()
-    run.finish(stopped_early=stopped_early)
+    run.finish(rounds.test(), stopped_early=stopped_early)
 
 
 def _settled_size(grid: Grid, timeout: float) -> int:

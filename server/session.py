@@ -20,12 +20,13 @@ from server.observers.base import Observer, Observers
 from server.observers.metrics_file import MetricsFile
 from server.observers.tracking import registered_name, tracking, tracking_uri
 from server.report.overview import Overview, overview
-from server.run.checkpoint import Checkpoints, RunState
+from server.round.choice import choice_of
+from server.run.checkpoint import Checkpoints, Kept, RunState
 from server.run.environment import environment
 from server.run.history import FILE as HISTORY
 from server.run.history import History, read_history
 from server.run.ledger import FILE, Ledger, arrays_digest
-from server.run.result import RoundRecord, RunResult
+from server.run.result import FinalTest, RoundRecord, RunResult
 from server.run.run_folder import RunFolder, find
 from server.run.silo_states import SiloStates
 from server.scoring.evaluation import first_weights
@@ -57,13 +58,22 @@ class Session:
     silo_states: SiloStates | None = None
     """Of a simulation; a silo's node keeps its own."""
 
-    def finish(self, *, stopped_early: bool) -> None:
-        """Note that the last round is done; the model is written when the session closes, baselines
-        and all.
+    @property
+    def kept(self) -> Kept:
+        """The model that the run ends with: that of its best round with `run.keep=best`, otherwise
+        that of its last.
+        """
+        if self.conf.run.keep == "best" and self.state.best is not None:
+            return self.state.best
+        return Kept(self.state.round, self.state.arrays)
+
+    def finish(self, test: FinalTest, *, stopped_early: bool) -> None:
+        """Note that the last round is done and its model tested; the model is written when the
+        session closes, baselines and all.
         """
         self.result.status = "stopped_early" if stopped_early else "finished"
-        last = self.history.last
-        self.result.final = dict(last.aggregate) if last else {}
+        self.result.test = test
+        self.result.final = test.final
 
 
 @contextlib.contextmanager
@@ -91,12 +101,7 @@ def session(
         _close(opened)
     except (KeyboardInterrupt, Interrupted) as stop:
         result.status = "interrupted"
-        done = opened.state.round
-        what = (
-            f"after round {done} of {conf.run.rounds}"
-            if done < conf.run.rounds
-            else "while baselines were trained"
-        )
+        what = _where_it_stopped(opened)
         result.error = {"code": "MDW-900", "message": f"stopped {what}"}
         _close(opened, failed=True)
         hint = f"Resume it with run.resume={opened.folder.known_as}"
@@ -115,6 +120,16 @@ def session(
         opened.ledger.close()
 
 
+def _where_it_stopped(opened: Session) -> str:
+    """Return in words how far an interrupted run came."""
+    done = opened.state.round
+    if opened.result.test is not None:
+        return "while baselines were trained"
+    if done >= opened.conf.run.rounds:
+        return f"after round {done}, before its model was tested"
+    return f"after round {done} of {opened.conf.run.rounds}"
+
+
 def _open(
     conf: Conf,
     members: list[Silo],
@@ -126,6 +141,7 @@ def _open(
     # What can be wrong with the tracking, the first weights or the checkpoint is found before there
     # is a folder.
     tracking_uri(conf.tracking)
+    choice_of(conf.run, task_of(conf.task))
     if conf.run.resume:
         folder, state = _resumed_run(conf, store)
     else:
@@ -263,7 +279,8 @@ def _close(opened: Session, *, failed: bool = False) -> None:
     )
     result = opened.result
     _take_state(result, opened.state, opened.history)
-    digest = arrays_digest(opened.state.arrays)
+    kept = opened.kept
+    digest = arrays_digest(kept.arrays)
     with each("the ledger's last line"):
         result.ledger = str(opened.ledger.run_finished(result.status, digest))
     rounds = Overview()
@@ -271,7 +288,7 @@ def _close(opened: Session, *, failed: bool = False) -> None:
         rounds = overview(_closed_rounds(opened), result.silos, result.shown)
     if opened.state.round > 0:
         with each("the model"):
-            opened.folder.write_model(opened.state.arrays, result, rounds, digest)
+            opened.folder.write_model(kept, result, rounds, digest)
     with each("result.json"):
         opened.folder.write_result(result)
     # A picture that can't be drawn must hide neither the run's result nor its error.

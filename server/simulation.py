@@ -72,7 +72,7 @@ def simulate_conf(conf: Conf, *, command: str = "", shown: Shown = "nothing") ->
             done = run.state.round
             run.observer.baselines_started([job.name for job in baseline_jobs(conf, members, done)])
             run.result.baseline = compare(
-                conf, members, run.state.arrays, done, conf.simulation.workers
+                conf, members, run.kept.arrays, done, conf.simulation.workers
             )
     return FinishedRun(run.result, run.folder.path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from server.run.result import Metrics, RoundRecord, RunResult
+from server.run.result import FinalTest, Metrics, RoundRecord, RunResult
 
 
 class Observer:
@@ -23,10 +23,13 @@ class Observer:
         """The cohort has been asked."""
 
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
-        """A silo's reply was admitted; `phase` is train or evaluate."""
+        """A silo's reply was admitted; `phase` is train, evaluate or, after the rounds, test."""
 
     def round_closed(self, record: RoundRecord) -> None:
         """The round is aggregated and its checkpoint written."""
+
+    def model_tested(self, test: FinalTest) -> None:
+        """The rounds are done, and the run's model was evaluated on the silos' test splits."""
 
     def baselines_started(self, models: list[str]) -> None:
         """The rounds are done; models without a federation are trained for comparison."""
@@ -63,6 +66,11 @@ class Observers(Observer):
         """See `Observer`."""
         for observer in self._all:
             observer.round_closed(record)
+
+    def model_tested(self, test: FinalTest) -> None:
+        """See `Observer`."""
+        for observer in self._all:
+            observer.model_tested(test)
 
     def baselines_started(self, models: list[str]) -> None:
         """See `Observer`."""

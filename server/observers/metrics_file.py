@@ -11,7 +11,7 @@ from typing import Any
 
 from server.observers.base import Observer
 from server.run.files import append_line, write_atomic
-from server.run.result import Metrics, RoundRecord, RunResult
+from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord, RunResult
 
 
 class MetricsFile(Observer):
@@ -29,7 +29,7 @@ class MetricsFile(Observer):
         if not self._path.exists():
             return
         lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = [line for line in lines if 0 < _round_of(line) <= result.rounds]
+        kept = [line for line in lines if _outlives(line, result.rounds)]
         write_atomic(self._path, "".join(line + "\n" for line in kept))
         # The aggregate is written after the round counts, so only the last one can be missing.
         last = self._last
@@ -37,12 +37,20 @@ class MetricsFile(Observer):
             self.round_closed(last)
 
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
-        """Write a silo's metrics."""
+        """Write a silo's metrics; those of the test are written once all of it is there."""
+        if phase == TEST_PHASE:
+            return
         self._append({"round": round, "silo": silo, "phase": phase}, metrics)
 
     def round_closed(self, record: RoundRecord) -> None:
         """Write the aggregate, `silo` being null."""
         self._append({"round": record.round, "silo": None, "phase": "aggregate"}, record.aggregate)
+
+    def model_tested(self, test: FinalTest) -> None:
+        """Write each silo's metrics on its test split, and those of all together, `silo` being null."""
+        for silo, metrics in test.metrics.items():
+            self._append({"round": test.round, "silo": silo, "phase": TEST_PHASE}, metrics)
+        self._append({"round": test.round, "silo": None, "phase": TEST_PHASE}, test.final)
 
     def _append(self, line: dict[str, Any], metrics: Metrics) -> None:
         finite = {
@@ -53,12 +61,17 @@ class MetricsFile(Observer):
         append_line(self._path, json.dumps(line | finite, allow_nan=False))
 
 
-def _round_of(line: str) -> int:
-    """Return the round of a line; 0 for one that a crash cut off."""
+def _outlives(line: str, rounds: int) -> bool:
+    """Return whether a line stays when a run is resumed after so many rounds.
+
+    Not one that a crash cut off, nor that of a round that never closed, nor a test's: the run has
+    its test again at its new end.
+    """
     try:
-        return int(json.loads(line)["round"])
+        facts = json.loads(line)
+        return 0 < int(facts["round"]) <= rounds and facts["phase"] != TEST_PHASE
     except (ValueError, LookupError, TypeError):
-        return 0
+        return False
 
 
 def _is_aggregate_of(line: str, round: int) -> bool:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from server.observers.base import Observer
 from server.observers.summary import DIGITS, summary
-from server.run.result import Metrics, RoundRecord, RunResult
+from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord, RunResult
 from server.run.shown import (
     CENTRAL,
     LOSS_ALONE,
@@ -88,6 +88,11 @@ class PlainProgress(Observer):
         for silo, why in sorted(record.failed.items()):
             self._print(f"round {record.round}/{self._rounds}  {silo} failed: {one_line(why)}")
 
+    def model_tested(self, test: FinalTest) -> None:
+        """Say who failed to test the model; what it is worth comes with the summary."""
+        for silo, why in sorted(test.failed.items()):
+            self._print(f"test  {silo} failed: {one_line(why)}")
+
     def baselines_started(self, models: list[str]) -> None:
         """Say what takes its time now."""
         self._print(f"training {len(models)} models without a federation, for comparison")
@@ -147,6 +152,9 @@ class LiveProgress(Observer):
         row = self._rows.setdefault(silo, _Row())
         if phase == "train":
             row.state, row.train = "trained", metrics
+        elif phase == TEST_PHASE:
+            # What it shows stays that of the last round: the summary has the test's.
+            row.state = "tested"
         else:
             row.state, row.evaluate = "evaluated", metrics
 

@@ -25,7 +25,9 @@ def summary(result: RunResult, console: Console) -> None:
     elif result.final:
         names = in_order(result.shown, result.final)
         values = "  ".join(f"{name} {score(result.final, name, DIGITS)}" for name in names)
-        console.print(Text(f"final: {values}"), soft_wrap=True)
+        console.print(Text(f"test: {values}"), soft_wrap=True)
+    if result.test is not None and not result.test.aggregate:
+        console.print(Text("no silo has examples to test the model on"), soft_wrap=True)
     if result.failed:
         failed = sorted(result.failed)
         more = f" and {len(failed) - MOST_NAMES} more" if len(failed) > MOST_NAMES else ""
@@ -47,13 +49,13 @@ def summary(result: RunResult, console: Console) -> None:
 
 
 def comparison(baseline: Baseline, shown: Shown, most: int = 20, *, matrix: bool = True) -> Table:
-    """Return the models beside each other: on all silos' held-out examples, and in the matrix on
+    """Return the models beside each other: on all silos' test examples, and in the matrix on
     each silo's own.
     """
     columns = list(baseline.federated.by_silo) if matrix else []
     names = present(shown, baseline.federated.union) or list(shown)
     metric = names[0]
-    title = f"{metric} on held-out examples ({direction(shown, metric)})"
+    title = f"{metric} on test examples ({direction(shown, metric)})"
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("model")
     table.add_column("all silos", justify="right")

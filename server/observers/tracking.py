@@ -26,7 +26,7 @@ from conf.schema import Conf, TrackingConf
 from server.observers import model_registry
 from server.observers.base import Observer
 from server.observers.mlflow_process import MlflowProcess
-from server.run.result import Metrics, RoundRecord, RunResult, Scores
+from server.run.result import FinalTest, Metrics, RoundRecord, RunResult, Scores
 
 log = logging.getLogger(__name__)
 
@@ -183,8 +183,10 @@ class MlflowTracker(Observer):
             self._heard_of.wait_for(lambda: self._answered or self._gone, START_SECONDS)
 
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
-        """Keep a silo's metrics for the end of the round; training ones are prefixed `train_`."""
-        prefix = "train_" if phase == "train" else ""
+        """Keep a silo's metrics for the end of the round; those of training and of the test are
+        prefixed `train_` and `test_`.
+        """
+        prefix = "" if phase == "evaluate" else f"{phase}_"
         self._keep(f"silo/{silo}/{prefix}", metrics, round)
 
     def round_closed(self, record: RoundRecord) -> None:
@@ -197,6 +199,11 @@ class MlflowTracker(Observer):
         counts = {"replied": len(record.replied), "failed": len(record.failed)}
         self._keep("federated/", record.aggregate | cost | traffic | counts, record.round)
         self._send({"do": "round", "round": record.round} | self._taken())
+
+    def model_tested(self, test: FinalTest) -> None:
+        """Keep what the run's model is worth, for the line of its end."""
+        final = {f"test_{name}": value for name, value in test.final.items()}
+        self._keep("federated/", final, test.round)
 
     def run_finished(self, result: RunResult) -> None:
         """Have the rest logged: baselines, files, the model, how the run ended; wait for it, with a

@@ -20,10 +20,10 @@ from server.run.shown import (
     written,
 )
 
-EXAMPLES: Final = "held-out examples"
-"""On which the model is measured at the end."""
-EXAMPLES_OF_ROUNDS: Final = "held-out examples"
-"""On which it is measured after each round."""
+EXAMPLES: Final = "test examples"
+"""On which the model of a run that went to its end is measured."""
+EXAMPLES_OF_ROUNDS: Final = "validation examples"
+"""On which each round's model is measured, and that of a run that was stopped."""
 
 
 def headline(result: RunResult, last: Known) -> str:
@@ -101,7 +101,8 @@ def _worth(result: RunResult, last: Known) -> str:
     written_value = score(result.final or last, name)
     if name.startswith(CENTRAL):
         return _sentence(name.removeprefix(CENTRAL), written_value, "the task's test set", result)
-    return _sentence(name, written_value, EXAMPLES, result)
+    where = EXAMPLES if result.final else EXAMPLES_OF_ROUNDS
+    return _sentence(name, written_value, where, result)
 
 
 def _sentence(name: str, value: str, where: str, result: RunResult) -> str:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from server.report.headline import EXAMPLES
-from server.report.overview import Overview, SiloOverview
+from server.report.overview import NUM_EXAMPLES, Overview, SiloOverview
 from server.report.software_table import mixed_software, software_table
 from server.run.result import Baseline, RunResult
 from server.run.shown import CENTRAL, direction, in_order, score, value_of
@@ -31,7 +31,7 @@ def card(result: RunResult, rounds: Overview) -> str:
         f"# {plain(result.task)}, trained by {_count(len(result.silos), 'silo')}": _what(result),
         "## Data": _data(result, rounds),
         "## Training": _training(result, rounds),
-        "## Metrics on held-out examples": _metrics(result),
+        "## Metrics on test examples": _metrics(result),
         "## Limits": _limits(result),
         "## Provenance": [*_provenance(result), *_software(result)],
     }
@@ -62,8 +62,10 @@ def _data(result: RunResult, rounds: Overview) -> list[str]:
     rows = []
     for silo in result.silos[:MOST_ROWS]:
         seen = rounds.silos.get(silo, SiloOverview())
-        rows.append((plain(silo), _whole(seen.examples), _whole(seen.held_out)))
-    table = _table(("silo", "training examples", "held-out examples"), rows)
+        tested = result.test.metrics.get(silo, {}) if result.test else {}
+        examples = (seen.examples, seen.validation, tested.get(NUM_EXAMPLES))
+        rows.append((plain(silo), *(_whole(count) for count in examples)))
+    table = _table(("silo", "training examples", "validation examples", "test examples"), rows)
     left_out = len(result.silos) - len(rows)
     more = [f"\nand {left_out} more silos."] if left_out else []
     return [
@@ -102,7 +104,8 @@ def _metrics(result: RunResult) -> list[str]:
             for name in names
         ]
         lines += [
-            "At the end of the run (`train_`: means in training; `central_`: on the task's test set):",
+            f"At the end of the run, once, on all silos' {EXAMPLES} together (`central_`: on the"
+            " task's own test set):",
             "",
             *_table(("metric", "value", "better"), rows),
         ]

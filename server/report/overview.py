@@ -51,7 +51,7 @@ class Point:
 
 @dataclass
 class SiloOverview:
-    """What one silo did over all rounds; `examples` and `held_out` are those of its last answer.
+    """What one silo did over all rounds; `examples` and `validation` are those of its last answer.
 
     `norms` are the lengths of its admitted updates, where the server measured them.
     """
@@ -59,7 +59,7 @@ class SiloOverview:
     asked: int = 0
     answered: int = 0
     examples: float | None = None
-    held_out: float | None = None
+    validation: float | None = None
     up: int = 0
     metrics: Metrics = field(default_factory=dict)
     seconds: array[float] = field(default_factory=lambda: array("d"))
@@ -114,7 +114,7 @@ class Overview:
         for silo, metrics in record.metrics.items():
             seen = self.silos.setdefault(silo, SiloOverview())
             seen.metrics = metrics
-            seen.held_out = metrics.get(NUM_EXAMPLES)
+            seen.validation = metrics.get(NUM_EXAMPLES)
         for silo, reason in record.failed.items():
             failure = Failure(silo, code_of(record, silo), reason)
             self.failed.setdefault(failure, []).append(record.round)

@@ -116,7 +116,7 @@ a { color: var(--accent); }
 {% if comparison %}
 <section aria-labelledby="worth">
 <h2 id="worth">What the federation was worth</h2>
-<p>Each model on the silos' {{ where_models }}, which no model was trained on: all of them together{% if comparison.silos %}, then each silo's own{% endif %}. Every model had the same budget of epochs.{% if comparison.less_is_better %} Lower {{ comparison.metric }} is better.{% endif %}</p>
+<p>Each model on the silos' {{ where_models }}, on which no model was trained and nothing was chosen: all of them together{% if comparison.silos %}, then each silo's own{% endif %}. Every model had the same budget of epochs.{% if comparison.less_is_better %} Lower {{ comparison.metric }} is better.{% endif %}</p>
 <div class="wide" tabindex="0" role="region" aria-label="Models compared"><table>{{ models(comparison.shown, comparison.silos, comparison.metric, comparison.others) }}</table></div>
 {% if comparison.folded %}<details><summary>{% if more.alone %}{{ comparison.folded | length }} of the silos alone{% else %}Each of the {{ comparison.folded | length }} silos alone{% endif %}</summary><div class="wide" tabindex="0" role="region" aria-label="Each silo alone"><table class="dense">{{ models(comparison.folded, [], comparison.metric, comparison.others) }}</table></div></details>
 {{ left_out(more.alone, "result.json") }}
@@ -140,7 +140,7 @@ a { color: var(--accent); }
 <figure aria-label="Metrics on {{ where_curves }}, round by round, of all silos' examples and of each silo's">
 <div class="panels">{% for curve, alt in curves %}<div><div role="img" aria-label="{{ alt }}">{{ curve | safe }}</div></div>{% endfor %}</div>
 <ul class="legend" aria-label="Lines">{% for name, line in legend %}<li><svg width="34" height="10" aria-hidden="true" style="stroke: {{ line.page_colour }}; fill: {{ line.page_colour }}"{% if line.width > 8 %} opacity="0.3"{% endif %}><line x1="0" x2="34" y1="5" y2="5" stroke-width="{{ line.width }}"{% if line.dash_array %} stroke-dasharray="{{ line.dash_array }}"{% endif %}/>{% if line.marker == "o" %}<circle cx="17" cy="5" r="2.5"/>{% elif line.marker %}<rect x="14.5" y="2.5" width="5" height="5"/>{% endif %}</svg>{{ name }}</li>{% endfor %}</ul>
-<figcaption>Each silo's curve is the federated model's metric on that silo's own {{ where_curves }}, the thick one on all of them together.{% if spread %} Of so many silos only the range is drawn.{% endif %}{% if curve_step > 1 %} Each point is the mean of {{ curve_step }} rounds{% if spread %}, and the range is that of all of them{% endif %}.{% endif %}</figcaption></figure>
+<figcaption>Each silo's curve is the federated model's metric on that silo's own {{ where_curves }}, the thick one on all of them together.{% if comparison %} The lines across are the other models, on the {{ where_models }}.{% endif %}{% if spread %} Of so many silos only the range is drawn.{% endif %}{% if curve_step > 1 %} Each point is the mean of {{ curve_step }} rounds{% if spread %}, and the range is that of all of them{% endif %}.{% endif %}</figcaption></figure>
 </section>
 {% endif %}
 

@@ -1,13 +1,11 @@
-"""When to stop: no improvement of an aggregate metric for `patience` rounds."""
+"""When to stop: no improvement of what chooses for `patience` rounds."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from conf.errors import ConfigError
 from conf.schema import EarlyStopConf
-from conf.schema_keys import nearest
+from server.round.choice import Choice
 from server.run.result import Metrics
 
 
@@ -16,6 +14,7 @@ class EarlyStop:
     """The best value so far and the rounds since; part of a checkpoint."""
 
     conf: EarlyStopConf
+    choice: Choice | None
     best: float | None = None
     since: int = 0
 
@@ -29,20 +28,11 @@ class EarlyStop:
 
         Raises ConfigError MDW-107 where there is no such metric.
         """
-        if self.conf.patience is None:
+        if self.conf.patience is None or self.choice is None:
             return
-        if self.conf.metric not in aggregate:
-            raise ConfigError(
-                "MDW-107",
-                f"run.early_stop.metric={self.conf.metric}: the rounds of this run have no such"
-                " metric.",
-                nearest(self.conf.metric, aggregate),
-            )
-        value = aggregate[self.conf.metric]
-        sign = 1 if self.conf.mode == "min" else -1
-        if not math.isnan(value) and (
-            self.best is None or sign * (self.best - value) > self.conf.min_delta
-        ):
-            self.best, self.since = value, 0
+        value = self.choice.value(aggregate)
+        if self.choice.better(value, self.best, by=self.conf.min_delta):
+            self.best = value
+            self.since = 0
         else:
             self.since += 1

@@ -23,15 +23,20 @@ from client.tasks import task_of
 from client.tasks.base import Task
 from conf.errors import RoundError
 from conf.seeds import seed_for
-from server.round.admission import Admission, Admitted, Rejected, Verdict, software_of
+from server.round.admission import Admission, Admitted, Verdict, software_of
+from server.round.choice import CENTRAL, Choice, choice_of
 from server.round.cohort import CohortGrid, select
 from server.round.early_stop import EarlyStop
-from server.round.exchange import Closing, Step, exchange, without_error
+from server.round.exchange import Closing, Step, exchange
+from server.round.final_test import final_test, test_config
+from server.round.phase import Phase, evaluated, metrics_in, union_metrics
 from server.round.readiness import ask_silos
+from server.round.replies import ReadOnce, in_order
 from server.round.roster import silo_names
 from server.round.silo_grid import SiloGrid
+from server.run.checkpoint import Kept
 from server.run.ledger import arrays_digest
-from server.run.result import Metrics, RoundRecord
+from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord
 from server.session import Session
 from strategies.state import restore, state_of
 from strategies.streaming import Streaming
@@ -47,7 +52,8 @@ Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 class Rounds:
     """The rounds of one session over a grid, by one strategy.
 
-    `score` evaluates a model on a central test set, if there is one. `step` is how the messages of
+    `score` evaluates a model on a central test set, if there is one: at the end, or each round too
+    (`run.test`). `step` is how the messages of
     a phase become judged answers.
     """
 
@@ -59,12 +65,14 @@ class Rounds:
     clock: Callable[[], float] = time.monotonic
     task: Task = field(init=False)
     admission: Admission = field(init=False)
+    choice: Choice | None = field(init=False)
     silos: dict[int, str] = field(default_factory=dict, init=False)
     """The silos' names by node id, of the round in progress."""
 
     def __post_init__(self) -> None:
         self.task = task_of(self.session.conf.task)
         self.admission = Admission(sums.specs_of(self.task))
+        self.choice = choice_of(self.session.conf.run, self.task)
 
     def run(self) -> bool:
         """Continue from the session's state and keep it up to date; return True if stopped early.
@@ -76,7 +84,7 @@ class Rounds:
         conf = self.session.conf
         state = self.session.state
         self.silos = silo_names(self.grid, conf, len(self.session.members))
-        early_stop = EarlyStop(conf.run.early_stop, **state.early_stop)
+        early_stop = EarlyStop(conf.run.early_stop, self.choice, **state.early_stop)
         restore(self.strategy, state.strategy)
         if state.round == 0:
             if self.session.result.mode != "simulate":
@@ -91,6 +99,30 @@ class Rounds:
             early_stop.take(record.aggregate)
             self._close(record, arrays, early_stop)
         return early_stop.stopped
+
+    def test(self) -> FinalTest:
+        """Evaluate the model that the run keeps on all silos' test splits, and on the task's own
+        test set, if there is one.
+
+        Noted in the ledger; the caller puts it into the result. Nothing of the run's state changes.
+        """
+        session = self.session
+        kept = session.kept
+        if isinstance(self.grid, SiloGrid):
+            self.silos = self.grid.names()
+        test = final_test(
+            self.task,
+            kept.arrays,
+            test_config(self._config(), kept.round),
+            self._phase(TEST_PHASE, kept.round),
+            Closing(session.conf.run.round_timeout),
+            lambda silo, metrics: session.observer.reply(kept.round, TEST_PHASE, silo, metrics),
+        )
+        if self.score:
+            test.central = self.score(kept.arrays)
+        session.ledger.model_tested(kept.round, arrays_digest(kept.arrays), test.digest)
+        session.observer.model_tested(test)
+        return test
 
     def _round(self, number: int) -> tuple[RoundRecord, ArrayRecord]:
         """Go through one round; return what happened and the next model.
@@ -115,13 +147,15 @@ class Rounds:
         record.aggregate |= {f"train_{name}": value for name, value in _means(metrics).items()}
 
         # 3. Evaluate the new model at the silos.
-        messages = self.strategy.configure_evaluate(number, arrays, self._config(), cohort)
+        config = self._config()
+        config[protocol.SPLIT] = protocol.VALIDATION
+        messages = self.strategy.configure_evaluate(number, arrays, config, cohort)
         record.aggregate |= self._evaluate_phase(record, self._to_cohort(messages, nodes))
 
-        # 4. Score it on the central test set, if there is one.
-        if self.score:
+        # 4. Only where a curve of it was asked for: score it on the central test set.
+        if self.score and self.session.conf.run.test == "rounds":
             central = self.score(arrays)
-            record.aggregate |= {f"central_{name}": value for name, value in central.items()}
+            record.aggregate |= {f"{CENTRAL}{name}": value for name, value in central.items()}
         return record, arrays
 
     def _close(self, record: RoundRecord, arrays: ArrayRecord, early_stop: EarlyStop) -> None:
@@ -150,6 +184,7 @@ class Rounds:
             strategy=state_of(self.strategy),
             seconds=session.state.seconds + record.seconds,
             early_stop={"best": early_stop.best, "since": early_stop.since},
+            best=self._best(record, arrays),
             history=history,
             silo_states=marked,
             anchor=str(anchor),
@@ -160,6 +195,16 @@ class Rounds:
             states.tidy()
         # Observers come last: what they tell a person must be what a resumed run starts from.
         session.observer.round_closed(record)
+
+    def _best(self, record: RoundRecord, arrays: ArrayRecord) -> Kept | None:
+        """Return the best model so far where it is to be kept: of equal ones the first."""
+        if self.session.conf.run.keep == "last" or self.choice is None:
+            return None
+        best = self.session.state.best
+        value = self.choice.value(record.aggregate)
+        if self.choice.better(value, None if best is None else best.value):
+            return Kept(record.round, arrays, value)
+        return best
 
     def _cohort(self, number: int) -> dict[str, int]:
         """Return the round's nodes by their silos' names, sorted by name."""
@@ -198,8 +243,8 @@ class Rounds:
         One by one as they arrive, or all in the order of their silos' names.
         """
         if not isinstance(self.strategy, Streaming):
-            return self.strategy.aggregate_train(number, _in_order(updates))
-        aggregate = self.strategy.aggregate_train(number, _ReadOnce(updates, self.strategy))
+            return self.strategy.aggregate_train(number, in_order(updates))
+        aggregate = self.strategy.aggregate_train(number, ReadOnce(updates, self.strategy))
         # A strategy may stop reading: the round is over when all have been heard, not before.
         # Otherwise silos that
         # answered in time would be called late, and the ledger would miss their updates.
@@ -222,7 +267,7 @@ class Rounds:
     def _note_update(
         self, record: RoundRecord, silo: str, reply: Message, verdict: Admitted
     ) -> None:
-        metrics = _metrics(reply)
+        metrics = metrics_in(reply)
         record.replied.append(silo)
         record.train[silo] = dict(metrics)
         if verdict.norm is not None:
@@ -248,7 +293,7 @@ class Rounds:
         self.session.ledger.software(record.round, silo, facts)
 
     def _evaluate_phase(self, record: RoundRecord, messages: list[Message]) -> Metrics:
-        """Return the metrics of the union of the silos' held-out examples; empty without any.
+        """Return the metrics of the union of the silos' validation examples; empty without any.
 
         Made of the silos' sums by the task's own function, not as means of the silos' metrics. What
         the strategy itself makes of the replies is added under names that the task does not use.
@@ -259,22 +304,16 @@ class Rounds:
         for silo, reply, verdict in self._judged("evaluate", record, messages, closes):
             if not isinstance(verdict, Admitted):
                 continue
-            metrics = _metrics(reply)
-            # A silo without held-out examples has answered, but its metrics are those of nothing.
-            if verdict.examples:
-                record_of_sums = protocol.records(reply.content, ArrayRecord)[protocol.SUMS]
-                parts[silo] = protocol.to_state(record_of_sums)
-                # A strategy of Flower's gets replies in Flower's own form.
-                del reply.content[protocol.SUMS]
-                metrics |= sums.metrics_of(self.task, parts[silo])
-                record.metrics[silo] = metrics
+            said = evaluated(self.task, reply, verdict)
+            if said.sums is not None:
+                parts[silo] = said.sums
+                record.metrics[silo] = said.metrics
                 replies.append((silo, reply))
-            self.session.observer.reply(record.round, "evaluate", silo, metrics)
+            self.session.observer.reply(record.round, "evaluate", silo, said.metrics)
         if not replies:
             return {}
-        others = _means(self.strategy.aggregate_evaluate(record.round, _in_order(replies)))
-        union = sums.folded(part for _, part in sorted(parts.items()))
-        return others | sums.metrics_of(self.task, union)
+        others = _means(self.strategy.aggregate_evaluate(record.round, in_order(replies)))
+        return others | union_metrics(self.task, parts)
 
     def _judged(
         self, phase: str, record: RoundRecord, messages: list[Message], closes: Closing
@@ -283,22 +322,11 @@ class Rounds:
 
         The rejected are noted with a reason.
         """
+        asked = self._phase(phase, record.round)
+        return asked.judged(messages, closes, record)
 
-        def judge(node: int, reply: Message) -> Verdict:
-            if reply.has_error():
-                return without_error(node, reply)
-            silo = self.silos[node]
-            return self.admission.check(reply.content, silo=silo, round=record.round, phase=phase)
-
-        for node, reply, verdict in self.step(self.grid, messages, closes, judge):
-            silo = self.silos[node]
-            if isinstance(verdict, Rejected):
-                log.warning("round %d, %s: %s %s", record.round, silo, verdict.code, verdict.reason)
-                # The first reason stays: what fails after it most often fails because of it.
-                record.failed.setdefault(silo, verdict.reason)
-                record.codes.setdefault(silo, verdict.code)
-            yield silo, reply, verdict
-            del reply
+    def _phase(self, name: str, round: int) -> Phase:
+        return Phase(name, round, self.grid, self.step, self.admission, self.silos)
 
     def _to_cohort(self, messages: Iterable[Message], nodes: dict[str, int]) -> list[Message]:
         """Return a strategy's messages.
@@ -343,43 +371,6 @@ class Rounds:
         )
 
 
-class _ReadOnce(Iterator[Message]):
-    """The replies as a streaming strategy gets them.
-
-    A second reading would find nothing, so it is an error.
-    """
-
-    def __init__(self, updates: Iterator[tuple[str, Message]], strategy: Strategy) -> None:
-        self._updates = updates
-        self._reader = type(strategy).__name__
-        self._ended = False
-
-    def __iter__(self) -> Iterator[Message]:
-        if self._ended:
-            raise RoundError(
-                "MDW-403",
-                f"The strategy {self._reader} reads a round's replies twice;"
-                " it declares that it reads them once.",
-                "Keep what it needs of each reply, or do not derive it from Streaming.",
-            )
-        return self
-
-    def __next__(self) -> Message:
-        try:
-            return next(self._updates)[1]
-        except StopIteration:
-            self._ended = True
-            raise
-
-
-def _in_order(updates: Iterable[tuple[str, Message]]) -> list[Message]:
-    """Return replies in the order of their silos' names: arrival must not change the model.
-
-    The name is the one that was asked, not one that a reply says.
-    """
-    return [reply for _, reply in sorted(updates, key=lambda update: update[0])]
-
-
 def _reasons(failed: dict[str, str]) -> str:
     """Return the silos' reasons, each said once."""
     silos: dict[str, list[str]] = {}
@@ -401,11 +392,6 @@ def _update_digest(reply: Message) -> str:
         return arrays_digest(protocol.records(reply.content, ArrayRecord)[protocol.ARRAYS])
     except (ValueError, LookupError):
         return ""
-
-
-def _metrics(reply: Message) -> Metrics:
-    record = protocol.records(reply.content, MetricRecord).get(protocol.METRICS, MetricRecord())
-    return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
 
 
 def _means(record: MetricRecord | None) -> Metrics:

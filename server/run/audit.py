@@ -11,11 +11,12 @@ from conf.errors import CheckpointError
 from server.run.chain import line_digest, whole_lines
 from server.run.history import FILE as HISTORY
 from server.run.ledger import FILE, Anchor, Verdict, verify_file
-from server.run.result import RunResult
+from server.run.result import RunResult, finite
 
 
 def audit(folder: Path, records: Iterable[Path] = ()) -> Verdict:
-    """Return what the chain of a run's `ledger.jsonl`, its anchors and the run's history say.
+    """Return what the chain of a run's `ledger.jsonl`, its anchors, the run's history and its test
+    say.
 
     Anchors are that of `result.json`, the tag of the run's MLflow run where there is one, and those
     in `records`: files that silos kept (`client.node.journal`: a JSON line a round). Raises
@@ -27,6 +28,7 @@ def audit(folder: Path, records: Iterable[Path] = ()) -> Verdict:
         anchors += _of_silo(path, result.run_id)
     verdict = verify_file(folder / FILE, anchors)
     verdict.faults += _history_faults(folder)
+    verdict.faults += _test_faults(folder, result)
     return verdict
 
 
@@ -51,6 +53,32 @@ def _history_faults(folder: Path) -> list[str]:
         for number, heads in sorted(known.items())
         if digests.get(number) not in heads
     ]
+
+
+def _test_faults(folder: Path, result: RunResult) -> list[str]:
+    """Return what is wrong with the test in `result.json`, of which the ledger holds the digest."""
+    if result.test is None:
+        return []
+    faults = []
+    if finite(result.test.final) != finite(result.final):
+        faults.append("result.json: its final metrics are not those of its test")
+    # A run that was resumed for more rounds has been tested more than once: the last one counts.
+    noted = ""
+    for line in whole_lines((folder / FILE).read_bytes())[0]:
+        if b'"model tested"' in line:
+            noted = _test_digest(line) or noted
+    if result.test.digest != noted:
+        faults.append("result.json: its test is not the one of the ledger")
+    return faults
+
+
+def _test_digest(line: bytes) -> str:
+    """Return the digest in a ledger's line that notes a test; empty in any other."""
+    try:
+        facts = json.loads(line)
+        return str(facts["test"]) if facts["event"] == "model tested" else ""
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 def _round_closed(line: bytes) -> dict[str, Any] | None:

@@ -2,7 +2,8 @@
 a store.
 
 A checkpoint is one safetensors file: the model's arrays under `model/`, the strategy's under
-`strategy/`, and in its metadata the rest as JSON. The last `KEPT` are kept, so that a damaged one
+`strategy/`, with `run.keep=best` the best round's under `best/`, and in its metadata the rest as
+JSON. The last `KEPT` are kept, so that a damaged one
 costs a round, not the run. The rounds themselves are in the history (`server.run.history`); a
 checkpoint marks how much of it counts, so its size does not grow with the rounds.
 """
@@ -38,6 +39,15 @@ _HEADER = "meadow"
 _NAME = re.compile(r"checkpoints/round-(\d+)\.([0-9a-f]{16})\.safetensors")
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A model that a run may end with: its round, and the value that chose it."""
+
+    round: int
+    arrays: ArrayRecord
+    value: float | None = None
+
+
 @dataclass
 class RunState:
     """What a run knows between two rounds; `round` is the last one that closed (0: only the first
@@ -54,6 +64,7 @@ class RunState:
     seconds: float = 0.0  # of all processes that worked on this run
     # How much of the file of a simulation's silos' states counts.
     silo_states: StatesMark = field(default_factory=StatesMark)
+    best: Kept | None = None  # of the best round, with run.keep=best
 
     def become(self, other: RunState) -> None:
         """Take over another state, all of it at once: whoever holds this one sees the closed round."""
@@ -147,6 +158,11 @@ def encode(state: RunState) -> bytes:
                 "kind": "metrics" if isinstance(record, MetricRecord) else "config",
                 "values": dict(record),
             }
+    if state.best is not None:
+        tensors |= {
+            f"best/{name}": np.asarray(array.numpy(), order="C")
+            for name, array in state.best.arrays.items()
+        }
     header = FORMAT.stamp | {
         "round": state.round,
         "order": list(state.arrays),
@@ -159,6 +175,8 @@ def encode(state: RunState) -> bytes:
     }
     if state.silo_states.file:
         header["silo_states"] = state.silo_states.to_json()
+    if state.best is not None:
+        header["best"] = {"round": state.best.round, "value": state.best.value}
     return save(tensors, {_HEADER: json.dumps(header)})
 
 
@@ -196,6 +214,7 @@ def _state(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> RunState:
         arrays=ArrayRecord(arrays),
         strategy=RecordDict(strategy),
         early_stop=early_stop,
+        best=_best(header, tensors),
         history=Mark.from_json(header["history"]),
         silo_states=_states(header.get("silo_states")),
         mlflow_run_id=_text(header["mlflow_run_id"]),
@@ -206,6 +225,14 @@ def _state(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> RunState:
 
 def _states(raw: dict[str, Any] | None) -> StatesMark:
     return StatesMark() if raw is None else StatesMark.from_json(raw)
+
+
+def _best(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Kept | None:
+    best = header.get("best")
+    if best is None:
+        return None
+    arrays = ArrayRecord({name: Array(tensors[f"best/{name}"]) for name in header["order"]})
+    return Kept(int(best["round"]), arrays, float(best["value"]))
 
 
 def _text(value: object) -> str | None:

@@ -227,6 +227,15 @@ class Ledger:
         )
         return self.seal()
 
+    def model_tested(self, round: int, model: str, test: str) -> Anchor:
+        """Note that a round's model was evaluated on the test splits; `test` is the digest of what
+        was found (`server.run.result.FinalTest`).
+
+        Seals, and returns the anchor. A run that is resumed for more rounds has one line an end.
+        """
+        self.append("model tested", round=round, model=model, test=test)
+        return self.seal()
+
     def run_finished(self, status: str, model: str) -> Anchor:
         """Note how the run ended and with which model; seal, return the anchor."""
         self.append("run finished", status=status, model=model)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ FORMAT: Final = Format(
 )
 
 Metrics = dict[str, float]
+TEST_PHASE: Final = "test"
+"""The phase after the last round, beside `train` and `evaluate`."""
 
 
 @dataclass
@@ -33,9 +36,9 @@ class RoundRecord:
 
     `seconds*` in seconds, `bytes_*` in bytes of arrays; `train` and `metrics` hold a silo's
     training and evaluation metrics, `software` what a silo says that it runs, where that is new.
-    `aggregate` holds the metrics of all silos' held-out examples together (made of their sums, not
+    `aggregate` holds the metrics of all silos' validation examples together (made of their sums, not
     means of `metrics`), weighted means of the training metrics (prefixed `train_`), and the metrics
-    of the central test set (prefixed `central_`).
+    of the central test set (prefixed `central_`) where `run.test=rounds` asks for them.
     """
 
     round: int
@@ -55,8 +58,40 @@ class RoundRecord:
 
 
 @dataclass
+class FinalTest:
+    """The evaluation of the run's model on the silos' test splits, once, at the end of the run.
+
+    `round` is the model's. `metrics` holds each silo's own, `aggregate` those of all their test
+    examples together, made of their sums: both are empty where no silo has test examples. `central`
+    holds those of the task's own test set, where it has one. A silo that was asked and is in
+    neither `metrics` nor `failed` has no test examples.
+    """
+
+    round: int
+    asked: list[str]
+    failed: dict[str, str] = field(default_factory=dict)
+    codes: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, Metrics] = field(default_factory=dict)
+    aggregate: Metrics = field(default_factory=dict)
+    central: Metrics = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def final(self) -> Metrics:
+        """The metrics that the run ends with; those of the central test set prefixed `central_`."""
+        return self.aggregate | {f"central_{name}": v for name, v in self.central.items()}
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what was found, which the ledger holds; the same after JSON and back."""
+        facts = finite({k: v for k, v in dataclasses.asdict(self).items() if k != "seconds"})
+        text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass
 class Scores:
-    """A model's metrics on the union of the silos' held-out splits (the headline) and on each one's
+    """A model's metrics on the union of the silos' test splits (the headline) and on each one's
     own.
     """
 
@@ -105,7 +140,8 @@ class RunResult:
     shown: dict[str, str] = field(default_factory=lambda: dict(LOSS_ALONE))  # max or min, by metric
     baseline: Baseline | None = None
     privacy: dict[str, Any] = field(default_factory=dict)
-    final: Metrics = field(default_factory=dict)
+    test: FinalTest | None = None  # of a run that went to its end
+    final: Metrics = field(default_factory=dict)  # of that test
     model: dict[str, Any] = field(default_factory=dict)  # path, sha256, digest, parameters
     environment: dict[str, Any] = field(default_factory=dict)  # versions, devices
     software: dict[str, dict[str, str]] = field(default_factory=dict)  # by silo, as it said last
@@ -132,6 +168,8 @@ class RunResult:
         with FORMAT.reading(where):
             if raw["baseline"] is not None:
                 raw["baseline"] = _baseline(raw["baseline"])
+            if raw["test"] is not None:
+                raw["test"] = FinalTest(**raw["test"])
             return RunResult(**raw)
 
     @staticmethod

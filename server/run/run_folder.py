@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
-from flwr.app import ArrayRecord
 from safetensors.numpy import save
 
 from azureml_jobs.storage.disk_errors import disk
@@ -21,6 +20,7 @@ from conf.resume import folder_of
 from conf.schema import Conf
 from server.report.model_card import card
 from server.report.overview import Overview
+from server.run.checkpoint import Kept
 from server.run.files import write_atomic
 from server.run.result import RunResult
 from server.run.start_checks import known_as, name_taken
@@ -97,15 +97,13 @@ class RunFolder:
         """Write `result.json` as it stands."""
         write_atomic(self.path / "result.json", result.to_json())
 
-    def write_model(
-        self, arrays: ArrayRecord, result: RunResult, rounds: Overview, digest: str
-    ) -> None:
+    def write_model(self, kept: Kept, result: RunResult, rounds: Overview, digest: str) -> None:
         """Write the model as safetensors with its card, and note both in the result.
 
         `digest` is the tensors' own (`server.run.ledger.arrays_digest`): the file's also covers the
         run's name.
         """
-        tensors = protocol.to_numpy(arrays)
+        tensors = protocol.to_numpy(kept.arrays)
         data = save(
             {name: array.copy() for name, array in tensors.items()}, {"run_id": self.run_id}
         )
@@ -114,6 +112,7 @@ class RunFolder:
         write_atomic(self.path / "model/model.safetensors", data)
         result.model = {
             "path": "model/model.safetensors",
+            "round": kept.round,
             "sha256": hashlib.sha256(data).hexdigest(),
             "digest": digest,
             "parameters": sum(array.size for array in tensors.values()),

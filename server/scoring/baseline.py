@@ -23,7 +23,7 @@ from conf.seeds import seed_for
 from conf.targets import known
 from server.engines.worker import main_hidden, start_fork_server
 from server.run.result import Baseline
-from server.scoring.evaluation import Scorer, first_weights, held_out
+from server.scoring.evaluation import Scorer, first_weights, splits_for_test
 from strategies.wire import protocol
 
 POOLED = "all data pooled"
@@ -41,14 +41,14 @@ class BaselineJob:
 
 def check_baseline(conf: Conf, members: list[Silo]) -> None:
     """Raise ConfigError MDW-105 where baselines are wanted and no data is left to compare on."""
-    if conf.run.baseline == "none" or any(silo.data.validation > 0 for silo in members):
+    if conf.run.baseline == "none" or any(silo.data.test > 0 for silo in members):
         return
     if task_of(conf.task).test(conf.data) is None:
         message = (
-            f"run.baseline={conf.run.baseline}: data.validation=0 and the task has no test set to"
+            f"run.baseline={conf.run.baseline}: data.test=0 and the task has no test set to"
             " compare models on."
         )
-        raise ConfigError("MDW-105", message, "Hold some examples out, or set run.baseline=none.")
+        raise ConfigError("MDW-105", message, "Set data.test above 0, or run.baseline=none.")
 
 
 def baseline_jobs(conf: Conf, members: list[Silo], rounds: int) -> list[BaselineJob]:
@@ -82,12 +82,12 @@ def train(job: BaselineJob) -> tuple[str, ArrayRecord]:
 def compare(
     conf: Conf, members: list[Silo], federated: ArrayRecord, rounds: int, workers: int | None
 ) -> Baseline:
-    """Return the scores of the federated model and of the baselines, on each held-out split.
+    """Return the scores of the federated model and of the baselines, on each test split.
 
     `workers` processes train at once; 0 trains in this one, None takes one a core.
     """
     started = time.monotonic()
-    scorer = Scorer.of(conf, held_out(conf, members))
+    scorer = Scorer.of(conf, splits_for_test(conf, members))
     baseline = Baseline(federated=scorer.scores(federated))
     for name, arrays in _trained(baseline_jobs(conf, members, rounds), workers):
         scores = scorer.scores(arrays)

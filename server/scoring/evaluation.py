@@ -1,4 +1,4 @@
-"""How good a model is: on a test set, on each silo's held-out split, and on the union of these."""
+"""How good a model is: on a central test set, on each silo's test split, and on their union."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ NOWHERE_ELSE: Final[Mapping[str, str]] = {}
 
 @dataclass
 class Scorer:
-    """Scores models of one configuration on held-out data that this machine can see."""
+    """Scores models of one configuration on splits that this machine can see."""
 
     conf: Conf
     task: Task
     model: nn.Module
-    held_out: dict[str, Examples]
+    splits: dict[str, Examples]
 
     @staticmethod
-    def of(conf: Conf, held_out: dict[str, Examples]) -> Scorer:
-        """Make a scorer for a configuration and the silos' held-out splits."""
+    def of(conf: Conf, splits: dict[str, Examples]) -> Scorer:
+        """Make a scorer for a configuration and the silos' test splits."""
         task = task_of(conf.task)
         model = loop.prepare(build_model(conf.model, task, conf.run.seed), conf.trainer)
-        return Scorer(conf, task, model, held_out)
+        return Scorer(conf, task, model, splits)
 
     def scores(self, arrays: ArrayRecord) -> Scores:
-        """Return a model's metrics on each silo's held-out split and on their union."""
+        """Return a model's metrics on each silo's split and on their union."""
         self.model.load_state_dict(protocol.to_state(arrays))
-        by_silo = {name: self._sums(data) for name, data in sorted(self.held_out.items())}
+        by_silo = {name: self._sums(data) for name, data in sorted(self.splits.items())}
         union = sums.folded(by_silo.values())
         return Scores(
             union=sums.metrics_of(self.task, union),
@@ -77,15 +77,15 @@ def central_score(conf: Conf) -> Callable[[ArrayRecord], Metrics] | None:
     return lambda arrays: scorer.score_on(arrays, test)
 
 
-def held_out(conf: Conf, members: list[Silo]) -> dict[str, Examples]:
-    """Return the silos' held-out splits that are not empty, on a machine that sees them all.
+def splits_for_test(conf: Conf, members: list[Silo]) -> dict[str, Examples]:
+    """Return the silos' test splits that are not empty, on a machine that sees them all.
 
-    Where nothing is held out, the task's test set replaces them, as that of one silo.
+    Where no silo has one, the task's test set replaces them, as that of one silo.
     """
     task = task_of(conf.task)
     splits: dict[str, Examples] = {}
     for silo in members:
-        split: Any = task.data(silo).validation
+        split: Any = task.data(silo).test
         if len(split) > 0:
             splits[silo.name] = split
     if splits:
@@ -131,11 +131,11 @@ def load_model(run: str | Path, places: Mapping[str, str] = NOWHERE_ELSE) -> nn.
 
 
 def evaluate_run(run: str, places: Mapping[str, str] = NOWHERE_ELSE) -> Scores:
-    """Score a finished run's model on its configuration's held-out data, and on a test set."""
+    """Score a finished run's model on the silos' test splits, and on the task's test set."""
     folder = find(run)
     conf = _conf_of(folder, places)
     arrays = protocol.to_record(load_model(folder.path, places).state_dict())
-    splits = held_out(conf, silos(conf))
+    splits = splits_for_test(conf, silos(conf))
     scores = Scorer.of(conf, splits).scores(arrays) if splits else Scores({}, {})
     central = central_score(conf)
     if central:

@@ -40,6 +40,10 @@ SOFTWARE: Final = "software"
 # Keys of the config record
 ROUND: Final = "server-round"
 """The round, counted from 1 (Flower's key)."""
+SPLIT: Final = "meadow-split"
+"""Which of the silo's splits an evaluation is of: `VALIDATION` in a round, `TEST` after the last."""
+VALIDATION: Final = "validation"
+TEST: Final = "test"
 PROXIMAL_MU: Final = "proximal-mu"
 """The weight of the proximal term, as Flower's own FedProx tells it (Flower's key); ours is in the
 run's configuration.

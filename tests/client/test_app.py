@@ -8,6 +8,7 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client.app import app
+from client.batches import length
 from client.models import build_model
 from client.silo_settings import NODE_KEY
 from client.tasks import task_named
@@ -36,6 +37,7 @@ def message(conf: Conf, kind: str = "train", **config: str | float) -> Message:
         protocol.PROTOCOL_KEY: protocol.PROTOCOL,
         protocol.RUN_ID: "run",
         protocol.ROUND: 1,
+        protocol.SPLIT: protocol.VALIDATION,
     }
     keys |= {protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text), **config}
     model = build_model(conf.model, task_named("digits"), 0)
@@ -92,6 +94,27 @@ def test_without_validation_examples_it_says_so(conf: Conf) -> None:
     assert dict(metrics(app(message(all_in, "evaluate"), context(all_in)))) == {
         protocol.NUM_EXAMPLES: 0
     }
+
+
+def test_an_evaluation_is_of_the_split_that_the_message_names(conf: Conf) -> None:
+    uneven = dataclasses.replace(
+        conf, data=dataclasses.replace(conf.data, validation=0.05, test=0.25)
+    )
+
+    def examples(split: str) -> object:
+        asked = message(uneven, "evaluate", **{protocol.SPLIT: split})
+        return metrics(app(asked, context(uneven)))[protocol.NUM_EXAMPLES]
+
+    data = task_named("digits").data(silos(uneven)[0])
+    assert examples(protocol.VALIDATION) == length(data.validation)
+    assert examples(protocol.TEST) == length(data.test)
+    assert length(data.test) > 3 * length(data.validation)
+
+
+@pytest.mark.parametrize("asked", ["train", "", 1])
+def test_no_other_split_is_evaluated(conf: Conf, asked: str | int) -> None:
+    with pytest.raises(WireError, match="MDW-601"):
+        app(message(conf, "evaluate", **{protocol.SPLIT: asked}), context(conf))
 
 
 def test_it_says_who_it_is(conf: Conf) -> None:

@@ -232,7 +232,7 @@ def test_a_resumed_run_keeps_the_command_that_began_it(tmp_path: Path) -> None:
         simulate([f"run.output={tmp_path}", "run.resume=first"])
 
 
-def test_the_metrics_of_the_last_round_are_those_of_evaluate_and_of_the_baseline(
+def test_the_metrics_of_the_test_are_those_of_evaluate_and_of_the_baseline(
     tmp_path: Path,
 ) -> None:
     run = simulate([*POOL, "run.baseline=pooled", f"run.output={tmp_path}", "data.alpha=0.1"])

@@ -13,15 +13,17 @@ import pytest
 from azureml_jobs.storage.folder_store import FolderStore
 from azureml_jobs.storage.prefix import PrefixStore
 from conf.compose import compose
-from conf.errors import CheckpointError, ConfigError
+from conf.errors import CheckpointError, ConfigError, Interrupted
 from conf.silos import silos
 from server.app import federate
 from server.engines.pool import PoolGrid
 from server.observers.base import Observer
 from server.report.build import write_report
+from server.run.audit import audit
 from server.run.finished import FinishedRun
 from server.run.history import read_history
 from server.run.result import RoundRecord, RunResult
+from server.scoring.evaluation import evaluate_run
 from server.session import session
 from server.simulation import simulate, simulate_conf
 from strategies import build_strategy
@@ -253,3 +255,94 @@ def test_the_rounds_of_a_finished_run_are_its_history(tmp_path: Path) -> None:
     done = run(tmp_path, "run.rounds=2")
     assert [record.round for record in done.rounds] == [1, 2]
     assert len(done.rows()) == 2 * 3
+
+
+def ledger_events(folder: Path) -> list[str]:
+    lines = (folder / "ledger.jsonl").read_text().splitlines()
+    return [json.loads(line)["event"] for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("target", "before"),
+    [
+        ("server.round.rounds.final_test", True),
+        ("server.round.rounds.final_test", False),
+        ("server.run.ledger.Ledger.model_tested", False),
+        ("server.session.Session.finish", True),
+    ],
+)
+def test_killed_while_it_is_tested_a_run_has_no_test_and_when_resumed_the_unbroken_run_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, before: bool
+) -> None:
+    whole = run(tmp_path / "whole", "run.name=a", "run.rounds=2")
+    with monkeypatch.context() as patched:
+        killed_before_round_two_counts(patched, target, 1, before=before)
+        with pytest.raises(Killed):
+            run(tmp_path, "run.name=a", "run.rounds=2")
+    broken = RunResult.read(tmp_path / "a")
+    assert (broken.rounds, broken.test, broken.final) == (2, None, {})
+    after = resumed(tmp_path, 2)
+    assert after.result.status == "finished"
+    assert after.result.test is not None
+    assert whole.result.test is not None
+    assert after.result.test.aggregate == whole.result.test.aggregate
+    assert after.result.final == whole.result.final
+    assert len(after.rounds) == 2
+    assert audit(tmp_path / "a").status == "verified"
+
+
+def test_a_run_that_is_interrupted_has_no_test_and_says_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("server.round.rounds.final_test", interrupted)
+    with pytest.raises(Interrupted, match="after round 2, before its model was tested"):
+        run(tmp_path, "run.name=a", "run.rounds=2")
+    left = RunResult.read(tmp_path / "a")
+    assert (left.status, left.test, left.final) == ("interrupted", None, {})
+
+
+def test_a_run_that_is_resumed_for_more_rounds_is_tested_again_at_its_new_end(
+    tmp_path: Path,
+) -> None:
+    first = run(tmp_path, "run.name=a", "run.rounds=2").result
+    after = resumed(tmp_path, 3).result
+    assert first.test is not None
+    assert after.test is not None
+    assert (first.test.round, after.test.round) == (2, 3)
+    assert ledger_events(tmp_path / "a").count("model tested") == 2
+    assert audit(tmp_path / "a").status == "verified"
+
+
+def test_a_run_that_stopped_early_is_tested(tmp_path: Path) -> None:
+    stop = ["run.early_stop.patience=1", "run.early_stop.min_delta=100", "run.rounds=9"]
+    result = run(tmp_path, "run.name=a", *stop).result
+    assert result.status == "stopped_early"
+    assert result.test is not None
+    assert result.test.round == result.rounds == 2
+
+
+def test_the_best_model_is_what_a_run_leaves_and_a_resumed_one_still_knows_it(
+    tmp_path: Path,
+) -> None:
+    # A step so large that the model is best before it falls apart.
+    words = ["run.keep=best", "trainer.lr=1.5", "run.early_stop.metric=loss", "run.rounds=4"]
+    whole = run(tmp_path / "whole", "run.name=a", *words)
+    losses = [record.aggregate["loss"] for record in whole.rounds]
+    best = losses.index(min(losses)) + 1
+    assert best < 4, losses
+    assert whole.result.test is not None
+    assert whole.result.test.round == whole.result.model["round"] == best
+    again = evaluate_run(str(whole.folder))
+    assert again.union == whole.result.test.aggregate
+    run(tmp_path, "run.name=a", *words[:-1], f"run.rounds={best + 1}")
+    after = resumed(tmp_path, 4)
+    assert digest(after) == digest(whole)
+
+
+def test_a_metric_that_cannot_choose_is_refused_before_there_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="MDW-161"):
+        run(tmp_path / "x", "run.keep=best", "run.early_stop.metric=central_accuracy")
+    assert not (tmp_path / "x").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from server.observers.metrics_file import MetricsFile
-from server.run.result import RunResult
+from server.run.result import FinalTest, RunResult
 from tests.server.sample_results import sample
 
 
@@ -58,6 +58,24 @@ def test_a_resumed_run_drops_the_round_that_never_closed_and_a_line_cut_off(tmp_
 def lines_of_closed(folder: Path, last: int) -> list[dict[str, Any]]:
     text = (folder / "metrics.jsonl").read_text().splitlines()[:-1]
     return [line for line in map(json.loads, text) if line["round"] <= last]
+
+
+def test_the_test_of_the_end_has_its_own_lines_and_a_resumed_run_drops_them(tmp_path: Path) -> None:
+    made = sample(2, 0)
+    write(tmp_path, made, range(1, 3))
+    rounds = lines(tmp_path)
+    file = MetricsFile(tmp_path)
+    file.reply(2, "test", "silo-2", {"loss": 0.5})
+    assert lines(tmp_path) == rounds, "a test that is broken off leaves nothing"
+    own = {"silo-1": {"loss": 0.25}, "silo-2": {"loss": 0.5}}
+    file.model_tested(FinalTest(2, ["silo-1", "silo-2"], {}, own, {"loss": 0.375}, {"loss": 0.4}))
+    assert lines(tmp_path)[len(rounds) :] == [
+        {"round": 2, "silo": "silo-1", "phase": "test", "loss": 0.25},
+        {"round": 2, "silo": "silo-2", "phase": "test", "loss": 0.5},
+        {"round": 2, "silo": None, "phase": "test", "loss": 0.375, "central_loss": 0.4},
+    ]
+    write(tmp_path, made, range(3, 4))
+    assert [line["phase"] for line in lines(tmp_path)].count("test") == 0
 
 
 def test_what_is_no_number_is_null_and_a_silo_cannot_pass_for_another(tmp_path: Path) -> None:

@@ -289,6 +289,6 @@ def test_a_line_has_the_headline_first_and_the_task_s_own_test_set() -> None:
 def test_the_comparison_of_a_regression_says_which_way_is_better() -> None:
     out = console()
     summary(regression(), out)
-    assert "rmse on held-out examples (lower is better)" in text_of(out)
+    assert "rmse on test examples (lower is better)" in text_of(out)
     assert "r2" in text_of(out)
     assert "accuracy" not in text_of(out)

@@ -9,7 +9,7 @@ from tests.server.sample_results import bare, loss_alone, regression, sample
 def test_the_headline_compares_the_federation_with_what_could_be_had_without() -> None:
     made = sample()
     assert headline(made, made.records[-1].aggregate) == (
-        "The federated model has accuracy 0.961 on held-out examples; the best silo alone 0.713;"
+        "The federated model has accuracy 0.961 on test examples; the best silo alone 0.713;"
         " a model of all data pooled 0.969"
     )
 
@@ -31,7 +31,7 @@ def test_the_verdict_is_honest() -> None:
 def test_a_headline_that_is_better_when_less_is_judged_so() -> None:
     made = regression()
     assert headline(made, {}) == (
-        "The federated model has rmse 1.560 on held-out examples (lower is better);"
+        "The federated model has rmse 1.560 on test examples (lower is better);"
         " the best silo alone 11.48; a model of all data pooled 1.240"
     )
     assert "federating brought 96%" in verdict(made)
@@ -42,7 +42,7 @@ def test_a_headline_that_is_better_when_less_is_judged_so() -> None:
 
 def test_a_task_with_nothing_but_a_loss_is_judged_by_it() -> None:
     made = loss_alone()
-    assert headline(made, {}).startswith("The federated model has loss 0.039 on held-out examples")
+    assert headline(made, {}).startswith("The federated model has loss 0.039 on test examples")
     assert "federating brought 96%" in verdict(made)
     made.baseline = None
     assert headline(made, {}).startswith("The federated model has loss 0.0")
@@ -59,8 +59,8 @@ def test_a_run_that_ended_early_says_so_and_what_its_last_round_gave() -> None:
     made.status = "interrupted"
     made.final = {}
     assert headline(made, {"accuracy": 0.75}) == (
-        "The run was stopped after 4 rounds; the federated model has accuracy 0.750 on held-out"
-        " examples"
+        "The run was stopped after 4 rounds; the federated model has accuracy 0.750 on"
+        " validation examples"
     )
     assert headline(bare("interrupted"), {}) == "The run was stopped after 0 rounds"
     assert headline(bare("failed"), {}) == "The run failed after 0 rounds"

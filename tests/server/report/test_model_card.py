@@ -32,7 +32,7 @@ def test_it_holds_the_data_the_metrics_and_where_the_model_comes_from() -> None:
         "4,810 parameters",
     ):
         assert fact in text, fact
-    for section in ("Data", "Training", "Metrics on held-out examples", "Limits", "Provenance"):
+    for section in ("Data", "Training", "Metrics on test examples", "Limits", "Provenance"):
         assert f"\n## {section}\n" in text
 
 

@@ -17,7 +17,7 @@ def test_each_silo_s_part_is_counted() -> None:
     made = with_failures(sample(3, 10))
     rounds = overview(iter(made.records), made.silos, made.shown)
     part = rounds.silos["silo-2"]
-    assert (part.asked, part.answered, part.examples, part.held_out) == (10, 8, 400.0, 100.0)
+    assert (part.asked, part.answered, part.examples, part.validation) == (10, 8, 400.0, 100.0)
     assert rounds.failures == 2
     assert rounds.silos["silo-1"].up == sum(r.bytes_up["silo-1"] for r in made.records)
     took = sorted(r.seconds_training["silo-1"] for r in made.records)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.run.result import SCHEMA_VERSION, Baseline, RoundRecord, RunResult
+from server.run.result import SCHEMA_VERSION, Baseline, FinalTest, RoundRecord, RunResult
 from tests.server.sample_results import sample
 
 PAGE = (Path(__file__).parents[3] / "docs" / "results.md").read_text()
@@ -26,7 +26,12 @@ def documented(heading: str) -> set[str]:
 
 @pytest.mark.parametrize(
     ("heading", "schema"),
-    [("## result.json", RunResult), ("### A round", RoundRecord), ("### The baseline", Baseline)],
+    [
+        ("## result.json", RunResult),
+        ("### The test", FinalTest),
+        ("### A round", RoundRecord),
+        ("### The baseline", Baseline),
+    ],
 )
 def test_the_page_names_every_field_and_no_other(heading: str, schema: type) -> None:
     assert documented(heading) == {field.name for field in dataclasses.fields(schema)}

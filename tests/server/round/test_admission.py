@@ -308,7 +308,7 @@ def test_a_count_of_true_is_not_one() -> None:
     rejected(judge(content), "MDW-616", "True")
 
 
-def test_a_silo_without_held_out_examples_may_say_so() -> None:
+def test_a_silo_without_validation_examples_may_say_so() -> None:
     content = RecordDict({protocol.METRICS: MetricRecord({protocol.NUM_EXAMPLES: 0})})
     assert judge(content, phase="evaluate") == Admitted(0)
 

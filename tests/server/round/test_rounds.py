@@ -203,6 +203,7 @@ def test_a_metric_that_is_not_there_stops_before_the_round_counts(
 ) -> None:
     conf.run.early_stop.patience = 1
     conf.run.early_stop.metric = "auroc"
+    conf.run.early_stop.mode = "max"
     rounds = rounds_over(grid, conf, tmp_path)
     with pytest.raises(ConfigError, match="MDW-107"):
         rounds.run()
@@ -570,15 +571,20 @@ def test_another_step_may_exchange_as_often_as_it_needs(
     assert weight(rounds.session.state) == 2.0
 
 
-def test_the_central_score_is_of_the_round_s_own_model(
+def test_a_central_test_set_is_scored_each_round_only_where_its_curve_is_asked_for(
     grid: TrainingGrid, conf: Conf, tmp_path: Path
 ) -> None:
     def score(arrays: ArrayRecord) -> Metrics:
         return {"accuracy": float(arrays["w"].numpy()[0])}
 
-    rounds_over(grid, conf, tmp_path, score=score).run()
-    scores = [record.aggregate["central_accuracy"] for record in history_of(tmp_path)]
-    assert scores == [2.0, 4.0]
+    rounds_over(grid, conf, tmp_path / "end", score=score).run()
+    assert all("central_accuracy" not in r.aggregate for r in history_of(tmp_path / "end"))
+    conf.run.test = "rounds"
+    rounds = rounds_over(grid, conf, tmp_path / "rounds", score=score)
+    rounds.run()
+    scores = [r.aggregate["central_accuracy"] for r in history_of(tmp_path / "rounds")]
+    assert scores == [2.0, 4.0], "each of the round's own model"
+    assert rounds.test().central == {"accuracy": 4.0}
 
 
 class Told(Observer):

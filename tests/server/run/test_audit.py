@@ -14,7 +14,7 @@ from server.run.audit import audit
 from server.run.history import FILE as HISTORY
 from server.run.history import History, Mark
 from server.run.ledger import Ledger
-from server.run.result import RunResult
+from server.run.result import FinalTest, RunResult
 from tests.server.sample_results import sample
 
 
@@ -111,3 +111,41 @@ def test_the_history_is_compared_with_the_ledger(folder: Path) -> None:
     assert audit(folder).faults == [f"line 3 of {HISTORY} is missing"]
     path.write_text("".join(lines) + "a line that never counted\n")
     assert audit(folder).status == "verified"
+
+
+def with_a_test(folder: Path) -> RunResult:
+    """Let the run have ended twice: what its result says is of the second end."""
+    first = FinalTest(1, ["a"], {}, {"a": {"loss": 2.0}}, {"loss": 2.0})
+    test = FinalTest(2, ["a"], {}, {"a": {"loss": 1.0}}, {"loss": 1.0, "f1": float("nan")})
+    with Ledger(folder / "ledger.jsonl", "run-1") as ledger:
+        ledger.model_tested(1, "m1", first.digest)
+        last = ledger.model_tested(2, "m2", test.digest)
+    result = RunResult.read(folder)
+    result.test = test
+    result.final = test.final
+    result.ledger = str(last)
+    (folder / "result.json").write_text(result.to_json())
+    return RunResult.read(folder)
+
+
+def test_the_test_is_compared_with_the_ledger(folder: Path) -> None:
+    result = with_a_test(folder)
+    assert audit(folder).status == "verified"
+    assert result.test is not None
+    result.test.metrics["a"]["loss"] = 0.5
+    (folder / "result.json").write_text(result.to_json())
+    assert audit(folder).faults == ["result.json: its test is not the one of the ledger"]
+
+
+def test_a_final_metric_that_was_changed_is_found(folder: Path) -> None:
+    result = with_a_test(folder)
+    result.final["loss"] = 0.5
+    (folder / "result.json").write_text(result.to_json())
+    assert audit(folder).faults == ["result.json: its final metrics are not those of its test"]
+
+
+def test_a_test_that_the_ledger_does_not_know_is_found(folder: Path) -> None:
+    result = RunResult.read(folder)
+    result.test = FinalTest(2, ["a"])
+    (folder / "result.json").write_text(result.to_json())
+    assert audit(folder).faults == ["result.json: its test is not the one of the ledger"]

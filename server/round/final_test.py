@@ -1,0 +1,72 @@
+"""The end of a run: the model that it keeps, evaluated once on every silo's test split.
+
+The test chooses nothing: no round looks at it, and neither does early stopping or `run.keep`. Its
+messages are the run's own, not the strategy's, so that a strategy that samples silos for evaluation
+leaves none out, and no state of it moves. A run that is stopped before has no test; one that is
+resumed after its last round has it then, and one that is resumed for more rounds has it again at
+its new end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+
+from client import sums
+from client.tasks.base import Task
+from server.round.admission import Admitted
+from server.round.exchange import Closing
+from server.round.phase import Phase, evaluated, union_metrics
+from server.run.result import FinalTest, Metrics
+from strategies.wire import protocol
+
+Heard = Callable[[str, Metrics], None]
+"""Told of each silo's own metrics as they arrive."""
+
+
+def final_test(
+    task: Task,
+    arrays: ArrayRecord,
+    config: ConfigRecord,
+    phase: Phase,
+    closes: Closing,
+    heard: Heard,
+) -> FinalTest:
+    """Evaluate a model on the test splits of all silos of a phase; who does not answer is named.
+
+    `config` is what each message says beside the model (`test_config`).
+    """
+    started = time.monotonic()
+    names = sorted(phase.silos.values())
+    phase.admission.open(phase.round, arrays, names)
+    test = FinalTest(phase.round, names)
+    parts: dict[str, sums.Sums] = {}
+    messages = _messages(arrays, config, sorted(phase.silos))
+    for silo, reply, verdict in phase.judged(messages, closes, test):
+        if not isinstance(verdict, Admitted):
+            continue
+        said = evaluated(task, reply, verdict)
+        heard(silo, said.metrics)
+        if said.sums is not None:
+            parts[silo] = said.sums
+            test.metrics[silo] = said.metrics
+    test.metrics = dict(sorted(test.metrics.items()))
+    test.aggregate = union_metrics(task, parts)
+    test.seconds = time.monotonic() - started
+    return test
+
+
+def test_config(config: ConfigRecord, round: int) -> ConfigRecord:
+    """Return the config record of a test's messages: that of a round's, of the round of the model,
+    with the split.
+    """
+    config[protocol.ROUND] = round
+    config[protocol.SPLIT] = protocol.TEST
+    return config
+
+
+def _messages(arrays: ArrayRecord, config: ConfigRecord, nodes: list[int]) -> list[Message]:
+    content = RecordDict({protocol.ARRAYS: arrays, protocol.CONFIG: config})
+    return [Message(content, node, MessageType.EVALUATE) for node in nodes]

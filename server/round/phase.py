@@ -1,0 +1,93 @@
+"""One phase of a round, or of the end of a run: messages out, judged answers in, each with its silo's
+name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+
+from client import sums
+from client.tasks.base import Task
+from server.round.admission import Admission, Admitted, Rejected, Verdict
+from server.round.exchange import Closing, Step, without_error
+from server.run.result import FinalTest, Metrics, RoundRecord
+from strategies.wire import protocol
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How the messages of one phase become answers; `silos` holds the names by node id."""
+
+    name: str
+    round: int
+    grid: Grid
+    step: Step
+    admission: Admission
+    silos: dict[int, str]
+
+    def judged(
+        self, messages: list[Message], closes: Closing, noted: RoundRecord | FinalTest
+    ) -> Iterator[tuple[str, Message, Verdict]]:
+        """Send the messages and yield (silo, reply, verdict) of each; why one is rejected is noted,
+        with its code.
+        """
+
+        def judge(node: int, reply: Message) -> Verdict:
+            if reply.has_error():
+                return without_error(node, reply)
+            silo = self.silos[node]
+            return self.admission.check(reply.content, silo=silo, round=self.round, phase=self.name)
+
+        for node, reply, verdict in self.step(self.grid, messages, closes, judge):
+            silo = self.silos[node]
+            if isinstance(verdict, Rejected):
+                log.warning("round %d, %s: %s %s", self.round, silo, verdict.code, verdict.reason)
+                # The first reason stays: what fails after it most often fails because of it.
+                noted.failed.setdefault(silo, verdict.reason)
+                noted.codes.setdefault(silo, verdict.code)
+            yield silo, reply, verdict
+            del reply
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an admitted evaluation says: metrics made here of its sums, which are None where the silo
+    has no examples in that split.
+    """
+
+    metrics: Metrics
+    sums: sums.Sums | None
+
+
+def evaluated(task: Task, reply: Message, verdict: Admitted) -> Evaluated:
+    """Return what a silo's evaluation says, and take the sums out of the reply."""
+    metrics = metrics_in(reply)
+    if not verdict.examples:
+        # It has answered, but its metrics are those of nothing.
+        return Evaluated(metrics, None)
+    record = protocol.records(reply.content, ArrayRecord)[protocol.SUMS]
+    of_silo = protocol.to_state(record)
+    # A strategy of Flower's gets replies in Flower's own form.
+    del reply.content[protocol.SUMS]
+    return Evaluated(metrics | sums.metrics_of(task, of_silo), of_silo)
+
+
+def union_metrics(task: Task, parts: dict[str, sums.Sums]) -> Metrics:
+    """Return the metrics of all silos' examples together, from their sums; empty without any.
+
+    Added up in the order of the silos' names, so that they do not depend on who answered first.
+    """
+    return sums.metrics_of(task, sums.folded(part for _, part in sorted(parts.items())))
+
+
+def metrics_in(reply: Message) -> Metrics:
+    """Return the numbers that a silo reports."""
+    record = protocol.records(reply.content, MetricRecord).get(protocol.METRICS, MetricRecord())
+    return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
