@@ -62,7 +62,10 @@ def test_the_result_says_who_did_what_and_what_it_cost(run: FinishedRun) -> None
         for silo in last.cohort
     )
     assert sum(map(sum, stored.partition.values())) <= 600
-    assert stored.final["accuracy"] == last.aggregate["accuracy"]
+    assert stored.test is not None
+    assert stored.test.round == stored.model["round"] == last.round
+    assert sorted(stored.test.metrics) == ["silo-1", "silo-2", "silo-3"]
+    assert stored.final == stored.test.aggregate
 
 
 def test_it_learns_and_the_baselines_stand_beside_it(run: FinishedRun) -> None:
@@ -108,7 +111,9 @@ def test_early_stopping_ends_the_run_and_says_so(tmp_path: Path) -> None:
     assert len(run.rounds) == 2
 
 
-def test_a_task_with_a_test_set_is_scored_on_it_after_each_round(tmp_path: Path) -> None:
+def test_a_task_s_own_test_set_is_scored_at_the_end_and_each_round_where_asked(
+    tmp_path: Path,
+) -> None:
     rng = np.random.default_rng(0)
     for name, count in (("train", 120), ("t10k", 40)):
         labels = rng.integers(0, 10, count, dtype=np.uint8)
@@ -129,12 +134,17 @@ def test_a_task_with_a_test_set_is_scored_on_it_after_each_round(tmp_path: Path)
     ]
     pool = ["simulation=pool", "simulation.workers=0", f"run.output={tmp_path}/outputs"]
     run = simulate([*mnist, *pool, "run.rounds=2", "federation.size=2"])
-    for record in run.rounds:
-        assert 0 <= record.aggregate["central_accuracy"] <= 1
-        assert (
-            "accuracy" not in record.aggregate
-        )  # nothing was held out, so no silo has anything to say
+    curve = simulate([*mnist, *pool, "run.rounds=2", "federation.size=2", "run.test=rounds"])
+    for record in (*run.rounds, *curve.rounds):
+        # No silo has validation examples, so none has anything to say.
+        assert "accuracy" not in record.aggregate
         assert record.metrics == {}
+    assert all("central_accuracy" not in record.aggregate for record in run.rounds)
+    scores = [record.aggregate["central_accuracy"] for record in curve.rounds]
+    assert run.result.final["central_accuracy"] == scores[-1]
+    assert curve.result.final == run.result.final
+    assert run.result.test is not None
+    assert run.result.test.metrics == run.result.test.aggregate == {}
 
 
 @pytest.fixture
@@ -192,7 +202,7 @@ def test_a_round_without_its_quorum_ends_the_run_with_a_resumable_folder(
         ),
         (["model.init=nothing"], ConfigError, "MDW-183"),
         (["tracking=environment"], ConfigError, "MDW-159"),
-        (["run.baseline=all", "data.validation=0"], ConfigError, "MDW-105"),
+        (["run.baseline=all", "data.test=0"], ConfigError, "MDW-105"),
     ],
     ids=["data", "silos", "strategy", "init", "tracking", "baseline"],
 )
