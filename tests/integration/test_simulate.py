@@ -144,7 +144,8 @@ def test_a_task_s_own_test_set_is_scored_at_the_end_and_each_round_where_asked(
     assert run.result.final["central_accuracy"] == scores[-1]
     assert curve.result.final == run.result.final
     assert run.result.test is not None
-    assert run.result.test.metrics == run.result.test.aggregate == {}
+    assert run.result.test.metrics == {}
+    assert run.result.test.aggregate == {}
 
 
 @pytest.fixture
