@@ -112,6 +112,7 @@ def message(kind: str = "train") -> Message:
     conf = compose(RUN)
     text = run_config.pack(conf)
     config = {protocol.PROTOCOL_KEY: protocol.PROTOCOL, protocol.RUN_ID: "run", protocol.ROUND: 1}
+    config[protocol.SPLIT] = protocol.VALIDATION
     record = ConfigRecord(
         {**config, protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text)}
     )

@@ -16,7 +16,7 @@ from azureml_jobs.storage.base import LeaseLost
 from azureml_jobs.storage.folder_store import FolderStore
 from azureml_jobs.storage.prefix import PrefixStore
 from conf.errors import CheckpointError
-from server.run.checkpoint import KEPT, Checkpoints, RunState, decode, encode
+from server.run.checkpoint import KEPT, Checkpoints, Kept, RunState, decode, encode
 from server.run.history import Mark
 
 
@@ -162,6 +162,21 @@ def test_any_header_is_read_or_refused_with_the_one_code(key: str, value: Any) -
         assert error.code in ("MDW-502", "MDW-505")
     else:
         assert value != "missing"
+
+
+@pytest.mark.parametrize("value", [[1], "text", 7, {}, {"round": "x", "value": 1.0}, {"round": 1}])
+def test_a_best_model_whose_round_or_value_is_not_there_is_refused(value: Any) -> None:
+    one = state(2)
+    one.best = Kept(1, one.arrays, 0.5)
+    decode(encode(one))
+    with pytest.raises(CheckpointError, match="MDW-502"):
+        decode(with_header(encode(one), lambda header: header.update(best=value)))
+
+
+def test_a_best_model_whose_arrays_are_not_there_is_refused() -> None:
+    claimed = {"round": 1, "value": 0.5}
+    with pytest.raises(CheckpointError, match="MDW-502"):
+        decode(with_header(encode(state(2)), lambda header: header.update(best=claimed)))
 
 
 @pytest.mark.parametrize("header", [[], "text", 7, None, {"version": 2}])
