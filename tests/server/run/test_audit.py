@@ -115,8 +115,8 @@ def test_the_history_is_compared_with_the_ledger(folder: Path) -> None:
 
 def with_a_test(folder: Path) -> RunResult:
     """Let the run have ended twice: what its result says is of the second end."""
-    first = FinalTest(1, ["a"], {}, {"a": {"loss": 2.0}}, {"loss": 2.0})
-    test = FinalTest(2, ["a"], {}, {"a": {"loss": 1.0}}, {"loss": 1.0, "f1": float("nan")})
+    first = FinalTest(1, ["a"], {}, {}, {"a": {"loss": 2.0}}, {"loss": 2.0})
+    test = FinalTest(2, ["a"], {}, {}, {"a": {"loss": 1.0}}, {"loss": 1.0, "f1": float("nan")})
     with Ledger(folder / "ledger.jsonl", "run-1") as ledger:
         ledger.model_tested(1, "m1", first.digest)
         last = ledger.model_tested(2, "m2", test.digest)
