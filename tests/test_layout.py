@@ -51,6 +51,8 @@ TESTED_ELSEWHERE = {
     "server/report/tables.py": "tests/server/report/test_overview.py",
     "server/round/imagined_grid.py": "tests/server/round/test_dry_aggregation.py",
     "server/round/silo_grid.py": "tests/server/round/test_exchange.py",
+    "server/round/phase.py": "tests/server/round/test_final_test.py",
+    "server/round/replies.py": "tests/server/round/test_rounds.py",
     "server/round/roster.py": "tests/server/round/test_rounds.py",
     "server/run/chain.py": "tests/server/run/test_ledger.py",
     "server/run/files.py": "tests/conf/test_atomic_files.py",
