@@ -9,12 +9,13 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from client import loop, sums
+from client import loop, memory, sums
 from client.batches import length
 from client.cache import Loaded, load_cached
 from client.context_state import state_mod
 from client.dry_round import dry_round
 from client.malloc import keep_activations_mapped
+from client.memory import Memory
 from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation
 from client.silo_settings import silo_of
@@ -23,7 +24,7 @@ from conf.errors import WireError
 from conf.schema import RunScope, Silo
 from conf.seeds import seed_for
 from strategies import flower_half, silo_half_of
-from strategies.silo_half import SiloHalf
+from strategies.silo_half import Records, SiloHalf
 from strategies.wire import protocol, run_config
 
 keep_activations_mapped()
@@ -38,21 +39,30 @@ def train(message: Message, context: Context) -> Message:
     config = _config(message)
     round = int(config[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     loaded = _load_checked(round, scope, silo)
-    loaded.model.load_state_dict(_weights(message))
+    half = _half(scope, config)
+    before = memory.read(context.state)
+    memory.check(half, before, config)
+    loaded.model.load_state_dict(_weights(message) | before.kept)
     trained = loop.train(
         loaded.model,
         loaded.data.train,
         loaded.task,
         scope.trainer,
-        _half(scope, config),
+        half,
         seed=seed_for(scope.run.seed, silo.name, round, "train"),
         round=round,
         rounds=scope.run.rounds,
+        state=before.half,
+        sent=_beside(message),
         labels=loaded.data.labels,
     )
+    leaves, stays = memory.divided(loaded.model.state_dict(), half.keeps)
+    memory.write(context.state, Memory(trained.state, stays))
+    beside = {name: protocol.to_record(arrays) for name, arrays in trained.sent.items()}
     content = RecordDict(
         {
-            protocol.ARRAYS: protocol.to_record(loaded.model.state_dict()),
+            **beside,
+            protocol.ARRAYS: protocol.to_record(leaves),
             protocol.METRICS: MetricRecord({**trained.metrics}),
             protocol.SOFTWARE: software(scope).to_record(),
         }
@@ -70,7 +80,7 @@ def evaluate(message: Message, context: Context) -> Message:
     silo = silo_of(context)
     round = int(_config(message)[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     loaded = _load_checked(round, scope, silo)
-    loaded.model.load_state_dict(_weights(message))
+    loaded.model.load_state_dict(_weights(message) | memory.read(context.state).kept)
     trainer = for_evaluation(scope.trainer, silo)
     split = _split(_config(message), loaded.data)
     evaluation = loop.evaluate(loaded.model, split, loaded.task, trainer)
@@ -133,6 +143,12 @@ def _split(config: ConfigRecord, data: Data) -> Dataset[Any]:
     what = f"The server asks for an evaluation on {asked!r:.40}."
     hint = "Install the same version of Meadow on both sides."
     raise WireError("MDW-601", what, hint)
+
+
+def _beside(message: Message) -> Records:
+    """Return what the algorithm's half at the server sent beside the model."""
+    found = protocol.records(message.content, ArrayRecord)
+    return {n: protocol.to_state(record) for n, record in found.items() if n != protocol.ARRAYS}
 
 
 def _weights(message: Message) -> dict[str, Tensor]:

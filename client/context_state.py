@@ -14,16 +14,14 @@ from strategies.wire import protocol
 
 FORMAT: Final = Format("state of a silo", 1, fix="Delete the silo's state, or use another run.")
 """The version stands first in each record's name: `1|<run id>|<round>|<the app's own name>`."""
-KEPT_ROUNDS = 2
-"""Rounds whose resulting state is kept: the last one, and the one before it in case the last is
-asked again.
-"""
 
 
 def state_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Give what is inside the state after the last earlier round of this run, and keep what it
-    leaves.
+    """Give what is inside the state after the last round of this run that counted, and keep what
+    it leaves.
 
+    Which round that was is the server's word (`protocol.COUNTED`); where it says nothing, it is the
+    last earlier one.
     The app and the other mods use `context.state` as if rounds were never repeated. Evaluation sees
     the same state and cannot change it. Raises CheckpointError: MDW-505 for a state of another
     version, MDW-506 for one that is damaged; a training that began without its state would be
@@ -34,11 +32,13 @@ def state_mod(message: Message, context: Context, call_next: ClientAppCallable) 
     if not isinstance(run_id, str) or not isinstance(round, int):
         return call_next(message, context)
     archive = context.state
-    context.state = _before(archive, run_id, round)
+    counted = config.get(protocol.COUNTED)
+    base = counted if isinstance(counted, int) else _last_before(archive, run_id, round)
+    context.state = _after(archive, run_id, base)
     try:
         reply = call_next(message, context)
         if message.metadata.message_type.startswith("train"):
-            archive = _archived(archive, run_id, round, context.state)
+            archive = _archived(archive, run_id, base, round, context.state)
     finally:
         context.state = archive
     return reply
@@ -61,25 +61,29 @@ def _split(key: str) -> tuple[str, int, str]:
         return run_id, int(round), name
 
 
-def _before(archive: RecordDict, run_id: str, round: int) -> RecordDict:
-    """Return the state after the last round of the run before this one, under the app's own names."""
+def _last_before(archive: RecordDict, run_id: str, round: int) -> int:
+    """Return the last round of the run before this one that left a state, 0 without one."""
     known = [_split(key) for key in archive]
-    earlier = [r for run, r, _ in known if run == run_id and r < round]
-    if not earlier:
-        return RecordDict()
-    last = max(earlier)
-    names = [name for run, r, name in known if run == run_id and r == last]
-    return RecordDict({name: archive[_key(run_id, last, name)] for name in names})
+    return max((r for run, r, _ in known if run == run_id and r < round), default=0)
 
 
-def _archived(archive: RecordDict, run_id: str, round: int, state: RecordDict) -> RecordDict:
-    """Return the archive with a round's state in it, without those of the run that nobody will ask
-    for again.
+def _after(archive: RecordDict, run_id: str, round: int) -> RecordDict:
+    """Return the state after a round of the run, under the app's own names."""
+    known = [_split(key) for key in archive]
+    names = [name for run, r, name in known if run == run_id and r == round]
+    return RecordDict({name: archive[_key(run_id, round, name)] for name in names})
+
+
+def _archived(
+    archive: RecordDict, run_id: str, base: int, round: int, state: RecordDict
+) -> RecordDict:
+    """Return the archive with a round's state in it, and of the run's others only the one that the
+    round began with: whether it counted shows when the silo is asked again.
     """
     kept = {}
     for key, record in archive.items():
         run, when, _ = _split(key)
-        if run != run_id or round - KEPT_ROUNDS < when < round:
+        if run != run_id or (when == base and when != round):
             kept[key] = record
     for name, record in state.items():
         kept[_key(run_id, round, name)] = record

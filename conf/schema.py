@@ -345,6 +345,16 @@ class FedProxConf(StrategyConf):
 
 
 @dataclass
+class ScaffoldConf(StrategyConf):
+    """Silos corrected by control variates (Karimireddy et al. 2020, arXiv 1910.06378)."""
+
+    name: str = value("scaffold", help="the strategy")
+    server_lr: float = number(
+        1.0, above=0, help="step of the server towards the mean", also=("eta_g", "global_lr")
+    )
+
+
+@dataclass
 class ExternalStrategyConf(StrategyConf):
     """Any Flower `Strategy` by its `target`; `args` are checked against its constructor."""
 
@@ -619,7 +629,12 @@ VARIANTS: dict[str, dict[str, type[Any]]] = {
         "task": TaskModelConf,
         EXTERNAL: ExternalModelConf,
     },
-    "strategy": {"fedavg": StrategyConf, "fedprox": FedProxConf, EXTERNAL: ExternalStrategyConf},
+    "strategy": {
+        "fedavg": StrategyConf,
+        "fedprox": FedProxConf,
+        "scaffold": ScaffoldConf,
+        EXTERNAL: ExternalStrategyConf,
+    },
 }
 """Groups whose keys depend on the chosen name."""
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,9 @@ class SiloHalf:
 
     They are kept with the silo's state, and put back into the model at its next round.
     """
+
+    remembers: ClassVar[bool] = False
+    """Whether a silo that has lost its state must not go on as if it were new (MDW-672)."""
 
     local: Local
     """Set before `begin`."""

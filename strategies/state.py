@@ -39,7 +39,8 @@ RENEWED: Final = (
 )
 """Flower's strategies that set `current_arrays` anew in each `configure_train`.
 
-It is left out, so that the model is not stored twice.
+It is left out, so that the model is not stored twice. A class of ours names such attributes itself,
+as `renewed`.
 """
 _CODE: Final = (
     types.FunctionType,
@@ -103,6 +104,7 @@ def restore(strategy: Strategy, state: RecordDict) -> None:
 
 def _attributes(strategy: Strategy, arrays: dict[str, Array], path: str) -> dict[str, Node]:
     skipped = {"current_arrays"} if isinstance(strategy, RENEWED) else set()
+    skipped |= set(getattr(strategy, "renewed", ()))
     return {
         name: _encode(value, arrays, f"{path}.{name}")
         for name, value in vars(strategy).items()

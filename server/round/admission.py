@@ -9,6 +9,7 @@ here.
     MDW-610 record missing or too many   MDW-614 not finite          MDW-618 a second answer
     MDW-611 names of the arrays          MDW-616 count of examples   MDW-619 not asked in this round
     MDW-612 shape or dtype               MDW-617 another round       MDW-621 too large to average
+    MDW-674 arrays of an algorithm's extra record
     MDW-613 size or header of an array   MDW-630 sums of an evaluation
 """
 
@@ -24,6 +25,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from client import sums as task_sums
 from client.tasks.base import SumSpec
+from strategies.algorithm import Layout
 from strategies.average import largest_reach
 from strategies.wire import protocol
 from strategies.wire.objects import BFLOAT16, DTYPES, view
@@ -81,16 +83,31 @@ class Admission:
         self._reach = 0.0
         """How far examples * |value| of one update may go."""
         self._reference: dict[str, _Reference] = {}
+        self._extra: dict[str, dict[str, _Layout]] = {}
         self._answered: set[tuple[str, str]] = set()
 
-    def open(self, round: int, reference: ArrayRecord, cohort: Collection[str]) -> None:
-        """Begin a round; `reference` is the global model as it was sent."""
+    def open(
+        self,
+        round: int,
+        reference: ArrayRecord,
+        cohort: Collection[str],
+        extra: Mapping[str, Layout] | None = None,
+    ) -> None:
+        """Begin a round.
+
+        `reference` is the global model as it was sent, without what the silos keep, and `extra` the
+        layout of each record that an update holds beside the model.
+        """
         self._round = round
         self._cohort = frozenset(cohort)
         # An equal share for each silo, not what the others have left: whether an update is admitted
         # must not depend on who came first, nor may one silo take the room of all.
         self._reach = largest_reach(len(cohort))
         self._reference = {name: _Reference.of(array) for name, array in reference.items()}
+        self._extra = {
+            record: {name: _Layout(dtype, shape) for name, (dtype, shape) in layout.items()}
+            for record, layout in (extra or {}).items()
+        }
         self._answered.clear()
 
     def check(self, content: RecordDict, *, silo: str, round: int, phase: str) -> Verdict:
@@ -106,10 +123,15 @@ class Admission:
                 # A silo that holds nothing out says so: it has no metrics, and did not fail.
                 examples = _examples(values, least=0)
                 if examples:
-                    check_sums(_only_record(content, protocol.SUMS), self._sums)
+                    check_sums(_array_records(content, [protocol.SUMS])[protocol.SUMS], self._sums)
                 return Admitted(examples)
             software_of(content)
-            return self._update(_only_record(content, protocol.ARRAYS), _examples(values, least=1))
+            records = _array_records(content, [protocol.ARRAYS, *self._extra])
+            examples = _examples(values, least=1)
+            admitted = self._update(records[protocol.ARRAYS], examples)
+            for name, layout in self._extra.items():
+                self._check_extra(name, records[name], layout, examples)
+            return admitted
         except AdmissionFault as fault:
             return Rejected(fault.code, f"{silo}, round {round}, {phase}: {fault.reason}.")
 
@@ -137,15 +159,31 @@ class Admission:
         for name, new in values.items():
             old = self._reference[name]
             measured = _measure(name, old.dtype, new, old.values)
-            reach = examples * measured.largest
-            if reach > self._reach:
-                raise AdmissionFault(
-                    "MDW-621",
-                    f"{name!r:.80} is too large for an average: examples times values reach"
-                    f" {reach:.3g}, and may reach {self._reach:.3g}",
-                )
+            self._check_reach(name, examples * measured.largest)
             squares += measured.squares
         return Admitted(examples, math.sqrt(squares))
+
+    def _check_extra(
+        self, record: str, arrays: ArrayRecord, layouts: Mapping[str, _Layout], examples: int
+    ) -> None:
+        """Check an algorithm's own record as the model is: all of its layout, then each value."""
+        if arrays.keys() != layouts.keys():
+            raise AdmissionFault(
+                "MDW-674", f"the arrays of {record!r:.80} are wrong: {_odd(arrays, layouts)}"
+            )
+        values = {name: layouts[name].values_of(name, array) for name, array in arrays.items()}
+        for name, new in values.items():
+            # Measured against itself: there is nothing that it should be near to.
+            measured = _measure(name, layouts[name].dtype, new, new)
+            self._check_reach(name, examples * measured.largest)
+
+    def _check_reach(self, name: str, reach: float) -> None:
+        if reach > self._reach:
+            raise AdmissionFault(
+                "MDW-621",
+                f"{name!r:.80} is too large for an average: examples times values reach"
+                f" {reach:.3g}, and may reach {self._reach:.3g}",
+            )
 
 
 @dataclass(frozen=True)
@@ -265,8 +303,9 @@ def _numbers(piece: np.ndarray, dtype: str) -> np.ndarray:
     return (piece.astype(np.uint32) << 16).view(np.float32) if dtype == BFLOAT16 else piece
 
 
-def _only_record(content: RecordDict, name: str) -> ArrayRecord:
-    return _only(protocol.records(content, ArrayRecord), name, "array")
+def _array_records(content: RecordDict, names: Collection[str]) -> dict[str, ArrayRecord]:
+    """Return the array records of a reply, which must be these and no other."""
+    return _exactly(protocol.records(content, ArrayRecord), names, "array")
 
 
 def software_of(content: RecordDict) -> Software | None:
@@ -286,16 +325,18 @@ def software_of(content: RecordDict) -> Software | None:
 
 
 def _metrics(content: RecordDict) -> dict[str, Any]:
-    return dict(_only(protocol.records(content, MetricRecord), protocol.METRICS, "metric"))
+    found = _exactly(protocol.records(content, MetricRecord), [protocol.METRICS], "metric")
+    return dict(found[protocol.METRICS])
 
 
-def _only(records: Mapping[str, T], name: str, kind: str) -> T:
+def _exactly(records: dict[str, T], names: Collection[str], kind: str) -> dict[str, T]:
     # Flower's strategies skip a whole round for one reply with two records of a kind.
-    if list(records) != [name]:
+    if set(records) != set(names):
+        wanted = f"one {kind} record" if len(names) == 1 else f"{len(names)} {kind} records"
         raise AdmissionFault(
-            "MDW-610", f"it should hold one {kind} record, {name!r}, and holds {_names(records)}"
+            "MDW-610", f"it should hold {wanted}, {_names(names)}, and holds {_names(records)}"
         )
-    return records[name]
+    return records
 
 
 def _examples(values: dict[str, Any], least: int) -> int:

@@ -9,7 +9,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -26,6 +26,7 @@ from conf.seeds import seed_for
 from server.round.admission import Admission, Admitted, Verdict, software_of
 from server.round.choice import CENTRAL, Choice, choice_of
 from server.round.cohort import CohortGrid, select
+from server.round.counted import say_what_counted
 from server.round.early_stop import EarlyStop
 from server.round.exchange import Closing, Step, exchange
 from server.round.final_test import final_test, test_config
@@ -37,7 +38,9 @@ from server.round.silo_grid import SiloGrid
 from server.run.checkpoint import Kept
 from server.run.ledger import arrays_digest
 from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord
+from server.scoring.evaluation import parameter_names
 from server.session import Session
+from strategies.algorithm import Algorithm
 from strategies.state import restore, state_of
 from strategies.streaming import Streaming
 from strategies.wire import protocol, run_config
@@ -86,6 +89,8 @@ class Rounds:
         self.silos = silo_names(self.grid, conf, len(self.session.members))
         early_stop = EarlyStop(conf.run.early_stop, self.choice, **state.early_stop)
         restore(self.strategy, state.strategy)
+        if isinstance(self.strategy, Algorithm):
+            self.strategy.open(len(self.session.members), parameter_names(conf))
         if state.round == 0:
             if self.session.result.mode != "simulate":
                 ask_silos(self.grid, self.silos, conf.run, self._config())
@@ -136,12 +141,13 @@ class Rounds:
         nodes = self._cohort(number)
         record = RoundRecord(number, list(nodes))
         cohort = CohortGrid(self.grid, list(nodes.values()))
-        self.admission.open(number, arrays, record.cohort)
+        self._open_admission(record, arrays)
         self.session.observer.round_started(number, record.cohort)
 
         # 2. Train, and aggregate: a streaming strategy does the second while the first goes on.
-        messages = self.strategy.configure_train(number, arrays, self._config(), cohort)
-        mean, metrics = self._train_phase(record, self._to_cohort(messages, nodes))
+        asked = self.strategy.configure_train(number, arrays, self._config(), cohort)
+        messages = self._to_cohort(asked, nodes, self.session.state.counted)
+        mean, metrics = self._train_phase(record, messages)
         if mean is not None:
             arrays = mean
         record.aggregate |= {f"train_{name}": value for name, value in _means(metrics).items()}
@@ -149,8 +155,9 @@ class Rounds:
         # 3. Evaluate the new model at the silos.
         config = self._config()
         config[protocol.SPLIT] = protocol.VALIDATION
-        messages = self.strategy.configure_evaluate(number, arrays, config, cohort)
-        record.aggregate |= self._evaluate_phase(record, self._to_cohort(messages, nodes))
+        asked = self.strategy.configure_evaluate(number, arrays, config, cohort)
+        messages = self._to_cohort(asked, nodes, self._counted(record))
+        record.aggregate |= self._evaluate_phase(record, messages)
 
         # 4. Only where a curve of it was asked for: score it on the central test set.
         if self.score and self.session.conf.run.test == "rounds":
@@ -185,6 +192,7 @@ class Rounds:
             seconds=session.state.seconds + record.seconds,
             early_stop={"best": early_stop.best, "since": early_stop.since},
             best=self._best(record, arrays),
+            counted=self._counted(record),
             history=history,
             silo_states=marked,
             anchor=str(anchor),
@@ -328,8 +336,23 @@ class Rounds:
     def _phase(self, name: str, round: int) -> Phase:
         return Phase(name, round, self.grid, self.step, self.admission, self.silos)
 
-    def _to_cohort(self, messages: Iterable[Message], nodes: dict[str, int]) -> list[Message]:
-        """Return a strategy's messages.
+    def _open_admission(self, record: RoundRecord, arrays: ArrayRecord) -> None:
+        """Say what updates of this round must be: the model, and what the algorithm declares."""
+        strategy = self.strategy
+        if not isinstance(strategy, Algorithm):
+            self.admission.open(record.round, arrays, record.cohort)
+            return
+        extra = {name: strategy.layout(name, arrays) for name in strategy.extra}
+        self.admission.open(record.round, strategy.travelling(arrays), record.cohort, extra)
+
+    def _counted(self, record: RoundRecord) -> dict[str, int]:
+        """Return the last round that counted of each silo, with the one that is about to close."""
+        return self.session.state.counted | dict.fromkeys(record.replied, record.round)
+
+    def _to_cohort(
+        self, messages: Iterable[Message], nodes: dict[str, int], counted: Mapping[str, int]
+    ) -> list[Message]:
+        """Return a strategy's messages, each with the round of its silo that counted last.
 
         Raises RoundError MDW-404 where one is for a node outside the cohort.
         """
@@ -342,6 +365,7 @@ class Rounds:
                 f"The strategy {name} asks nodes that are not in the cohort: {sorted(strangers)}.",
                 "It may ask those that grid.get_node_ids() returns in its configure methods.",
             )
+        say_what_counted(sent, self.silos, counted)
         return sent
 
     def _too_few(self, record: RoundRecord, quorum: int) -> RoundError:
@@ -386,10 +410,16 @@ def _reasons(failed: dict[str, str]) -> str:
 def _update_digest(reply: Message) -> str:
     """Return the digest of an update's arrays.
 
-    Empty where there is none, or none that can be read.
+    Empty where there is none, or none that can be read. With records of the algorithm's own it is
+    that of all arrays, theirs under RECORD/NAME.
     """
     try:
-        return arrays_digest(protocol.records(reply.content, ArrayRecord)[protocol.ARRAYS])
+        records = protocol.records(reply.content, ArrayRecord)
+        update = records.pop(protocol.ARRAYS)
+        if not records:
+            return arrays_digest(update)
+        beside = {f"{name}/{n}": a for name, record in records.items() for n, a in record.items()}
+        return arrays_digest(ArrayRecord({**update, **beside}))
     except (ValueError, LookupError):
         return ""
 

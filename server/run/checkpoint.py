@@ -65,6 +65,7 @@ class RunState:
     # How much of the file of a simulation's silos' states counts.
     silo_states: StatesMark = field(default_factory=StatesMark)
     best: Kept | None = None  # of the best round, with run.keep=best
+    counted: dict[str, int] = field(default_factory=dict)  # round by silo (`server.round.counted`)
 
     def become(self, other: RunState) -> None:
         """Take over another state, all of it at once: whoever holds this one sees the closed round."""
@@ -177,6 +178,8 @@ def encode(state: RunState) -> bytes:
         header["silo_states"] = state.silo_states.to_json()
     if state.best is not None:
         header["best"] = {"round": state.best.round, "value": state.best.value}
+    if state.counted:
+        header["counted"] = state.counted
     return save(tensors, {_HEADER: json.dumps(header)})
 
 
@@ -215,6 +218,7 @@ def _state(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> RunState:
         strategy=RecordDict(strategy),
         early_stop=early_stop,
         best=_best(header, tensors),
+        counted={str(silo): int(round) for silo, round in header.get("counted", {}).items()},
         history=Mark.from_json(header["history"]),
         silo_states=_states(header.get("silo_states")),
         mlflow_run_id=_text(header["mlflow_run_id"]),

@@ -154,3 +154,16 @@ def _load(model: nn.Module, path: Path, source: str) -> None:
         message = f"{source}: {path} does not fit this model: {reason}"
         hint = "Choose the model group that it was trained with."
         raise ConfigError("MDW-184", message, hint) from error
+
+
+def parameter_names(conf: Conf) -> frozenset[str]:
+    """Return the names of the model's arrays that are parameters; the others are buffers."""
+    task = task_named(conf.task.name)
+    try:
+        # On torch's device of shapes alone nothing is allocated or drawn.
+        with torch.device("meta"):
+            model = build_model(conf.model, task, conf.run.seed)
+    except Exception:
+        # Whatever a model of somebody's own needs numbers for while it is built.
+        model = build_model(conf.model, task, conf.run.seed)
+    return frozenset(name for name, _ in model.named_parameters())

@@ -1,8 +1,10 @@
 """What travels: every record name, key, unit and size that the server and a silo must agree on.
 
-Server to silo, `train` and `evaluate`:  arrays (the global model), config (the keys below).
+Server to silo, `train` and `evaluate`:  arrays (the global model), config (the keys below),
+                                         and in `train` what the algorithm sends beside the model.
 Silo to server, `train`:                 arrays (the silo's model), metrics (num-examples, loss, seconds, ...),
-                                         software (versions; for the records).
+                                         software (versions; for the records), and the records that
+                                         the algorithm declares (`strategies.algorithm`).
 Silo to server, `evaluate`:              sums (of the silo's split, by the task's own names),
                                          metrics (num-examples, loss, the task's metrics, seconds).
 `query.ready` and its reply:             config (protocol, silo); asked before round 1, an error where the silo can't
@@ -55,6 +57,12 @@ RUN_DIGEST: Final = "meadow-digest"
 """SHA-256 of that JSON, in hex."""
 RUN_ID: Final = "meadow-run-id"
 """Meadow's run id: the same when a run is resumed, unlike Flower's."""
+COUNTED: Final = "meadow-counted"
+"""The last round of the run in which an update of this silo counted, 0 for none.
+
+The silo's state is the one that it left then. A round that was lost, refused or never closed leaves
+none: otherwise a silo would go on from what the server never had.
+"""
 LEDGER: Final = "meadow-ledger"
 """The anchor of the server's ledger after the last round (`server.run.ledger.Anchor`), for the silo
 to keep.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from client.context_state import KEPT_ROUNDS, state_mod
+from client.context_state import state_mod
 from conf.errors import CheckpointError
 from strategies.wire import protocol
 
@@ -26,8 +26,16 @@ def count(message: Message, context: Context) -> Message:
     )
 
 
-def ask(context: Context, round: int, run: str = "run", kind: str = "train") -> int:
+def ask(
+    context: Context,
+    round: int,
+    run: str = "run",
+    kind: str = "train",
+    counted: int | None = None,
+) -> int:
     config = ConfigRecord({protocol.RUN_ID: run, protocol.ROUND: round})
+    if counted is not None:
+        config[protocol.COUNTED] = counted
     reply = state_mod(Message(RecordDict({protocol.CONFIG: config}), 2, kind), context, count)
     n = reply.content.metric_records[protocol.METRICS]["n"]
     assert isinstance(n, int)
@@ -65,7 +73,29 @@ def test_the_archive_does_not_grow() -> None:
     here = context()
     for round in range(1, 30):
         ask(here, round)
-    assert len(here.state) == KEPT_ROUNDS
+    assert len(here.state) == 2
+
+
+def test_a_round_starts_from_the_last_one_that_counted() -> None:
+    here = context()
+    assert [ask(here, 1, counted=0), ask(here, 2, counted=1)] == [1, 2]
+    # Round 2 was lost, and so was round 3.
+    assert [ask(here, 3, counted=1), ask(here, 4, counted=1)] == [2, 2]
+    # Round 4 counted; then the silo was not asked for a while.
+    assert [ask(here, 9, counted=4), ask(here, 10, counted=9)] == [3, 4]
+    assert len(here.state) == 2
+
+
+def test_an_evaluation_sees_what_its_round_has_left() -> None:
+    here = context()
+    ask(here, 1, counted=0)
+    assert ask(here, 1, kind="evaluate", counted=1) == 2
+    assert ask(here, 1, kind="evaluate", counted=0) == 1
+
+
+def test_a_round_whose_state_is_gone_starts_empty_for_the_app_to_notice() -> None:
+    here = context()
+    assert ask(here, 5, counted=4) == 1
 
 
 def test_a_message_without_a_run_passes_through() -> None:

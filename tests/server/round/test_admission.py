@@ -440,3 +440,64 @@ def test_an_array_longer_than_a_chunk_is_checked_to_its_end() -> None:
     new[-1] = np.nan
     admission.open(2, record({"w": old}), ["north"])
     rejected(admission.check(reply({"w": new}), silo="north", round=2, phase="train"), "MDW-614")
+
+
+VARIATES = {"c": {"conv.weight": ("float32", (2, 3, 4)), "bias": ("float64", (2,))}}
+"""What an algorithm declares beside the model."""
+
+
+def variates() -> dict[str, np.ndarray]:
+    return {"conv.weight": np.ones((2, 3, 4), np.float32), "bias": np.zeros(2)}
+
+
+def with_extra(extra: dict[str, dict[str, np.ndarray]]) -> Verdict:
+    admission = Admission(SPECS)
+    admission.open(3, record(model()), ["north"], VARIATES)
+    content = reply(model())
+    for name, arrays in extra.items():
+        content[name] = record(arrays)
+    return admission.check(content, silo="north", round=3, phase="train")
+
+
+def test_a_declared_record_beside_the_model_is_admitted_and_not_part_of_the_norm() -> None:
+    assert with_extra({"c": variates()}) == Admitted(10, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "words"),
+    [
+        ({}, "MDW-610", ("2 array records", "'c'")),
+        ({"c": {}, "d": {}}, "MDW-610", ("'d'",)),
+        ({"d": {}}, "MDW-610", ("'d'",)),
+        ({"c": {"bias": np.zeros(2)}}, "MDW-674", ("'c'", "without 'conv.weight'")),
+        ({"c": variates() | {"x": np.zeros(1)}}, "MDW-674", ("with 'x'",)),
+        ({"c": variates() | {"bias": np.zeros(3)}}, "MDW-612", ("'bias'", "float64 (2,)")),
+        ({"c": variates() | {"bias": np.zeros(2, np.float32)}}, "MDW-612", ("float64",)),
+        ({"c": variates() | {"bias": np.array([0, np.nan])}}, "MDW-614", ("'bias'",)),
+        ({"c": variates() | {"bias": np.array([-np.inf, 0])}}, "MDW-614", ("'bias'",)),
+        ({"c": variates() | {"bias": np.array([0, 1e13])}}, "MDW-621", ("'bias'",)),
+    ],
+)
+def test_a_record_that_is_not_as_declared_costs_the_update(
+    extra: dict[str, dict[str, np.ndarray]], code: str, words: tuple[str, ...]
+) -> None:
+    rejected(with_extra(extra), code, *words)
+
+
+def test_without_a_declaration_no_second_record_is_admitted() -> None:
+    content = reply(model())
+    content["c"] = record(variates())
+    rejected(judge(content), "MDW-610", "'c'")
+
+
+def test_what_the_silos_keep_is_no_part_of_an_update() -> None:
+    admission = Admission(SPECS)
+    travelling = {"conv.weight": model()["conv.weight"]}
+    admission.open(3, record(travelling), ["north", "south"])
+    good = admission.check(reply(travelling), silo="north", round=3, phase="train")
+    assert isinstance(good, Admitted)
+    rejected(
+        admission.check(reply(model()), silo="south", round=3, phase="train"),
+        "MDW-611",
+        "'norm.running_mean'",
+    )

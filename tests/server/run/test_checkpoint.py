@@ -39,7 +39,15 @@ def state(round: int) -> RunState:
     )
     mark = Mark(round, 100 * round, "ab" * 32)
     return RunState(
-        round, arrays, strategy, {"best": 0.5, "since": 1}, mark, "mlflow-1", "7:abc", 12.5
+        round,
+        arrays,
+        strategy,
+        {"best": 0.5, "since": 1},
+        mark,
+        "mlflow-1",
+        "7:abc",
+        12.5,
+        counted={"north": round},
     )
 
 
@@ -58,6 +66,7 @@ def test_gives_back_every_bit_in_the_same_order(tmp_path: Path) -> None:
         saved.history,
     )
     assert (loaded.mlflow_run_id, loaded.anchor, loaded.seconds) == ("mlflow-1", "7:abc", 12.5)
+    assert loaded.counted == {"north": 3}
 
 
 def test_keeps_the_last_few_only(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""What a silo's half of an algorithm remembers between rounds, as records of `context.state`.
+
+Two kinds: the half's own arrays, and those of the model that never leave the silo.
+`client.context_state` sees to it that a round starts from what the last round that counted left.
+
+    MDW-672 a state that is not there
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
+
+from conf.errors import WireError
+from strategies.silo_half import Records, SiloHalf, belongs
+from strategies.wire import protocol
+
+HALF: Final = "half/"
+"""Before the name of each record of the half's own."""
+KEPT: Final = "kept"
+"""The record of the model's arrays that stay."""
+
+
+@dataclass
+class Memory:
+    """What one round leaves for the next."""
+
+    half: Records = field(default_factory=dict)
+    """What the algorithm's half returned (`SiloHalf.end`)."""
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    """The arrays of the model that the half keeps (`SiloHalf.keeps`)."""
+
+
+def read(state: RecordDict) -> Memory:
+    """Return what the state holds, empty at first."""
+    records = protocol.records(state, ArrayRecord)
+    half = {
+        name.removeprefix(HALF): protocol.to_state(record)
+        for name, record in records.items()
+        if name.startswith(HALF)
+    }
+    kept = protocol.to_state(records[KEPT]) if KEPT in records else {}
+    return Memory(half, kept)
+
+
+def write(state: RecordDict, memory: Memory) -> None:
+    """Put what a round leaves into the state, in place of what was there."""
+    for name in list(protocol.records(state, ArrayRecord)):
+        if name == KEPT or name.startswith(HALF):
+            del state[name]
+    for name, arrays in memory.half.items():
+        state[HALF + name] = protocol.to_record(arrays)
+    if memory.kept:
+        state[KEPT] = protocol.to_record(memory.kept)
+
+
+def check(half: SiloHalf, memory: Memory, config: ConfigRecord) -> None:
+    """Raise WireError MDW-672 where a silo that has taken part has lost what it must remember."""
+    counted = config.get(protocol.COUNTED, 0)
+    if half.remembers and counted != 0 and not memory.half:
+        raise WireError(
+            "MDW-672",
+            f"The state that this silo left in round {counted!r:.20} is not there, and"
+            f" {type(half).__name__} can't go on without it.",
+            "Restore the silo's state, or start a new run from this one's model (model.init).",
+        )
+
+
+def divided(
+    model: Mapping[str, Tensor], keeps: Sequence[str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the arrays of a model that leave the silo, and those that stay."""
+    stays = {name: array for name, array in model.items() if belongs(name, keeps)}
+    leaves = {name: array for name, array in model.items() if name not in stays}
+    return leaves, stays

@@ -1,0 +1,290 @@
+"""The server's half of an algorithm: the mean of what the silos send, folded as it arrives, with
+hooks for what an algorithm does beyond that.
+
+A round:
+
+    beside(arrays)                       # what is sent to the silos beside the model
+    weight(examples)                     # of each reply in the mean
+    after(before, mean, extra, replies)  # the next model
+
+An algorithm that gets more than the model from its silos names the records in `extra`. The round
+loop admits a reply only with exactly these, each array of the declared type and shape and finite,
+and each record is folded into a mean of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from conf.errors import WireError
+from strategies.average import MetricMeans, WeightedMean
+from strategies.silo_half import SiloHalf, belongs
+from strategies.streaming import Streaming
+from strategies.wire import protocol
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Arrays by name."""
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]
+"""The type and shape of each array of a record, by name."""
+
+
+class Algorithm(Streaming):
+    """Asks every node that the grid shows, and averages what they send: derive from it.
+
+    Replies are folded in one by one (`strategies.streaming`), so that given an iterator only one of
+    them is in memory at a time; the result does not depend on their order (`strategies.average`).
+    Error replies are passed over. Everything that an instance keeps in attributes is part of a
+    checkpoint (`strategies.state`).
+    """
+
+    silo_half: ClassVar[type[SiloHalf]] = SiloHalf
+    """What the silos do in their training; constructed there, with those of the strategy's own
+    arguments that it takes.
+    """
+    extra: ClassVar[Sequence[str]] = ()
+    """Names of the records that each reply holds beside the model, laid out as `layout` says."""
+    keeps: Sequence[str] = ()
+    """Beginnings of the names of arrays that the silos keep (`SiloHalf.keeps`): they have none in
+    their replies, and the server's own stay what they were.
+    """
+
+    renewed: ClassVar[Collection[str]] = ("silos", "parameters", "_sent")
+    """Attributes that are set anew before they are read, so that no checkpoint holds them."""
+    silos: int = 0
+    """How many silos the run has, asked in this round or not."""
+    parameters: Collection[str] | None = None
+    """Which of the model's arrays are parameters and no buffers; None where nobody has said so."""
+    _sent: ArrayRecord = ArrayRecord()
+
+    def open(self, silos: int, parameters: Collection[str]) -> None:
+        """Learn what a round does not show, before the first one.
+
+        Flower's own loop does not call it: there every silo is asked, and all arrays of floats
+        count as parameters.
+        """
+        self.silos = silos
+        self.parameters = parameters
+
+    def layout(self, name: str, arrays: ArrayRecord) -> Layout:
+        """Return what an extra record must be: by default as the model's parameters are."""
+        floats = {n: a for n, a in arrays.items() if np.dtype(a.dtype).kind == "f"}
+        if self.parameters is not None:
+            floats = {n: a for n, a in floats.items() if n in self.parameters}
+        return {n: (a.dtype, tuple(a.shape)) for n, a in floats.items()}
+
+    def travelling(self, arrays: ArrayRecord) -> ArrayRecord:
+        """Return those of the model's arrays that the silos send."""
+        if not self.keeps:
+            return arrays
+        return ArrayRecord({n: a for n, a in arrays.items() if not belongs(n, self.keeps)})
+
+    def beside(self, arrays: ArrayRecord) -> Mapping[str, Arrays]:
+        """Return the records that are sent to the silos beside the model."""
+        return {}
+
+    def weight(self, examples: int) -> int:
+        """Return the weight of a reply in the means: the number of its examples."""
+        return examples
+
+    def after(
+        self, before: Arrays, mean: Arrays, extra: Mapping[str, Arrays], replies: int
+    ) -> Arrays:
+        """Return the next model.
+
+        `before` is the one that was sent, `mean` that of the replies and `extra` the means of the
+        other records. A round without replies is passed over.
+        """
+        return mean
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return one training message for each node of the grid, in the order of their ids."""
+        self._sent = arrays
+        if self.parameters is None:
+            self.silos = len(list(grid.get_node_ids()))
+        beside = {name: _record(values) for name, values in self.beside(arrays).items()}
+        return _ask(MessageType.TRAIN, server_round, arrays, config, grid, beside)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return one evaluation message for each node of the grid, in the order of their ids."""
+        return _ask(MessageType.EVALUATE, server_round, arrays, config, grid, {})
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the next model, and the means of the metrics that all replies have.
+
+        Both are None without replies. Raises WireError (MDW-660 to 665) for a reply that can't be
+        averaged.
+        """
+        means = _Means({name: WeightedMean() for name in self.extra})
+        for reply in replies:
+            if not reply.has_error():
+                self._fold(reply, means)
+            del reply  # the iterator may free it before it waits for the next
+        count = means.model.count
+        if not count:
+            return None, None
+        extra = {name: mean.result() for name, mean in means.extra.items()}
+        result = self.after(_Read(self._sent), means.model.result(), extra, count)
+        return self._in_order(dict(result)), _record_of(means.metrics)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Return the example-weighted means of the metrics that all replies have.
+
+        None without replies.
+        """
+        metrics = MetricMeans()
+        for reply in replies:
+            if not reply.has_error():
+                _fold_metrics(reply, metrics)
+        return _record_of(metrics) if metrics.weight else None
+
+    def summary(self) -> None:
+        """Log what the strategy is."""
+        log.info(
+            "%s: mean weighted by %s, folded as replies arrive",
+            type(self).__name__,
+            protocol.NUM_EXAMPLES,
+        )
+
+    def _fold(self, reply: Message, means: _Means) -> None:
+        weight = self.weight(_fold_metrics(reply, means.metrics))
+        records = protocol.records(reply.content, ArrayRecord)
+        for name, mean in means.extra.items():
+            if name not in records:
+                raise _wrong_records(list(records))
+            mean.add(_arrays(records.pop(name)), weight)
+        means.model.add(_arrays(_only(records)), weight)
+
+    def _in_order(self, result: dict[str, NDArray[Any]]) -> ArrayRecord:
+        if not self._sent:
+            return _record(result)
+        for name in sorted(set(self.travelling(self._sent)) ^ set(result)):
+            raise WireError(
+                "MDW-660",
+                f"{name!r} was asked or answered, not both.",
+                "All must train the same model.",
+            )
+        ordered = ArrayRecord()
+        for name, sent in self._sent.items():
+            # A second copy of one array at a time.
+            ordered[name] = Array(result.pop(name)) if name in result else sent
+        return ordered
+
+
+@dataclass
+class _Means:
+    """What a round's replies are folded into."""
+
+    extra: dict[str, WeightedMean]
+    model: WeightedMean = field(default_factory=WeightedMean)
+    metrics: MetricMeans = field(default_factory=MetricMeans)
+
+
+class _Read(Mapping[str, NDArray[Any]]):
+    """The arrays of a record, each decoded when it is asked for."""
+
+    def __init__(self, record: ArrayRecord) -> None:
+        self._record = record
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._record[name].numpy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._record)
+
+    def __len__(self) -> int:
+        return len(self._record)
+
+
+def _ask(
+    message_type: str,
+    server_round: int,
+    arrays: ArrayRecord,
+    config: ConfigRecord,
+    grid: Grid,
+    beside: Mapping[str, ArrayRecord],
+) -> list[Message]:
+    # In place, as Flower's own strategies do: they share one record a run.
+    config[protocol.ROUND] = server_round
+    content = RecordDict({protocol.ARRAYS: arrays, protocol.CONFIG: config, **beside})
+    return [
+        Message(content=content, message_type=message_type, dst_node_id=node)
+        for node in sorted(grid.get_node_ids())
+    ]
+
+
+def _record(values: Arrays) -> ArrayRecord:
+    return ArrayRecord({name: Array(np.asarray(value)) for name, value in values.items()})
+
+
+def _arrays(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    arrays = protocol.to_numpy(record)
+    for name, array in record.items():
+        if array.dtype != str(arrays[name].dtype):  # bfloat16 travels as the bits of whole numbers
+            raise WireError(
+                "MDW-660",
+                f"{name!r} is {array.dtype}, which has no mean here.",
+                "Send it as float32.",
+            )
+    return arrays
+
+
+def _fold_metrics(reply: Message, metrics: MetricMeans) -> int:
+    """Fold the metrics of a reply and return its number of examples."""
+    values = dict(_only(protocol.records(reply.content, MetricRecord)))
+    examples = values.pop(protocol.NUM_EXAMPLES, None)
+    if not isinstance(examples, int):
+        raise WireError(
+            "MDW-665",
+            f"A reply's {protocol.NUM_EXAMPLES} is {examples!r:.40}.",
+            "It must be a whole number.",
+        )
+    metrics.add(values, examples)
+    return examples
+
+
+def _only(records: Mapping[str, R]) -> R:
+    if len(records) != 1:
+        raise _wrong_records(list(records))
+    return next(iter(records.values()))
+
+
+def _wrong_records(names: Collection[str]) -> WireError:
+    return WireError(
+        "MDW-665",
+        f"A reply has {len(names)} records of a kind.",
+        "It must have exactly one, and those that the strategy declares as its extra ones.",
+    )
+
+
+def _record_of(metrics: MetricMeans) -> MetricRecord:
+    record = MetricRecord({protocol.NUM_EXAMPLES: metrics.weight})
+    record.update(metrics.result())
+    return record

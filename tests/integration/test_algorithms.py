@@ -1,0 +1,172 @@
+"""Algorithms with two halves through whole runs: what both sides remember means the same rounds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import strategies
+from azureml_jobs.storage.folder_store import FolderStore
+from client import loop
+from conf.errors import RoundError
+from server.run.checkpoint import Checkpoints, RunState
+from server.run.finished import FinishedRun
+from server.simulation import simulate
+from strategies.fedavg import FedAvg
+from tests.strategies.sketches import FedBN, FedRep
+
+SMALL = ["task=digits", "data.examples=300", "federation.size=4", "tracking=off"]
+HERE = ["simulation=pool", "simulation.workers=0"]
+SCAFFOLD = [*SMALL, "strategy=scaffold", "run.rounds=5", "run.cohort=2", "run.seed=3"]
+
+Variates = dict[str, torch.Tensor]
+
+
+class Watch:
+    """What each silo was given and left in each round, seen from inside this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.given: dict[int, list[Variates]] = defaultdict(list)
+        self.left: dict[int, list[Variates]] = defaultdict(list)
+        self.spoil_round: int | None = None
+        self._inner = loop.train
+        monkeypatch.setattr("client.loop.train", self.train)
+
+    def train(self, *arguments: Any, **named: Any) -> loop.Trained:
+        told = self._inner(*arguments, **named)
+        round = named["round"]
+        self.given[round].append(dict(named["state"].get("c", {})))
+        self.left[round].append(dict(told.state["c"]))
+        if round == self.spoil_round and len(self.left[round]) == 1:
+            # The first silo of the round: what it sends can't be admitted.
+            for array in told.sent["c"].values():
+                array.fill_(float("nan"))
+        return told
+
+
+def state_of(run: FinishedRun) -> RunState:
+    state = Checkpoints(FolderStore(run.folder)).load()
+    assert state is not None
+    return state
+
+
+def variate(state: RunState) -> dict[str, torch.Tensor]:
+    arrays = state.strategy.array_records["arrays"]
+    prefix = "Scaffold.c."
+    return {
+        name.removeprefix(prefix): torch.tensor(array.numpy()) for name, array in arrays.items()
+    }
+
+
+def mean_of_silos(run: FinishedRun, watch: Watch, but: tuple[int, str] | None = None) -> Variates:
+    """The mean over all four silos of what they left in the last round of theirs that counted."""
+    last: dict[str, Variates] = {}
+    for record in run.rounds:
+        for name, left in zip(record.cohort, watch.left[record.round], strict=True):
+            if (record.round, name) != but:
+                last[name] = left
+    names = next(iter(last.values()))
+    return {name: sum((c[name] for c in last.values()), torch.zeros(())) / 4 for name in names}
+
+
+def agree(a: Variates, b: Variates) -> bool:
+    return all(torch.allclose(a[name], b[name], atol=1e-6) for name in b)
+
+
+def test_the_server_s_variate_stays_the_mean_of_the_silos_under_partial_participation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(monkeypatch)
+    run = simulate([*SCAFFOLD, *HERE, f"run.output={tmp_path}"])
+    state = state_of(run)
+    expected = mean_of_silos(run, watch)
+    assert agree(variate(state), expected)
+    assert any(c.abs().max() > 1e-3 for c in expected.values())
+    counted = {name: r.round for r in run.rounds for name in r.cohort}
+    assert state.counted == counted
+
+
+def test_a_silo_whose_update_was_refused_goes_on_from_what_the_server_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(monkeypatch)
+    watch.spoil_round = 2
+    more = ["run.cohort=null", "run.rounds=3", f"run.output={tmp_path}"]
+    run = simulate([*SCAFFOLD, *HERE, *more])
+    refused = run.rounds[1].cohort[0]
+    assert list(run.rounds[1].failed) == [refused]
+    assert "MDW-614" in run.rounds[1].failed[refused] or run.rounds[1].replied.count(refused) == 0
+    # Round 3 begins as round 2 did for it, and for the others with what round 2 left.
+    assert agree(watch.given[3][0], watch.left[1][0])
+    assert agree(watch.given[3][1], watch.left[2][1])
+    assert agree(variate(state_of(run)), mean_of_silos(run, watch, but=(2, refused)))
+
+
+def test_a_silo_that_has_lost_its_state_is_refused_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.memory.write", lambda *given: None)
+    more = ["run.cohort=null", "run.rounds=2", f"run.output={tmp_path}"]
+    with pytest.raises(RoundError, match=r"MDW-401: Round 2 has 0 .*MDW-672"):
+        simulate([*SCAFFOLD, *HERE, *more])
+
+
+def test_workers_change_no_bit_of_scaffold(tmp_path: Path) -> None:
+    alone = simulate([*SCAFFOLD, *HERE, f"run.output={tmp_path}"])
+    two = ["simulation=pool", "simulation.workers=2"]
+    assert same_bits(alone, simulate([*SCAFFOLD, *two, f"run.output={tmp_path}"]))
+
+
+@pytest.mark.usefixtures("one_ray_at_a_time")
+def test_ray_gives_scaffold_the_bits_of_the_pool(tmp_path: Path) -> None:
+    alone = simulate([*SCAFFOLD, *HERE, f"run.output={tmp_path}"])
+    assert same_bits(alone, simulate([*SCAFFOLD, "simulation=ray", f"run.output={tmp_path}"]))
+
+
+def same_bits(a: FinishedRun, b: FinishedRun) -> bool:
+    left, right = a.model().state_dict(), b.model().state_dict()
+    return all(torch.equal(left[name], right[name]) for name in right)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "arguments", "model"),
+    [
+        (FedBN, {"normalisation": ["bn1"]}, "resnet18"),
+        (FedRep, {"head": ["11"], "head_epochs": 1}, "cnn"),
+    ],
+)
+def test_what_a_half_keeps_never_leaves_the_silo_and_is_there_at_its_next_round(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: type[FedAvg],
+    arguments: dict[str, Any],
+    model: str,
+) -> None:
+    monkeypatch.setattr(strategies, "_strategy_class", lambda conf: algorithm)
+    monkeypatch.setattr(strategies, "_arguments", lambda conf: arguments)
+    began: dict[int, list[Variates]] = defaultdict(list)
+    ended: dict[int, list[Variates]] = defaultdict(list)
+    inner = loop.train
+
+    def train(net: torch.nn.Module, *given: Any, **named: Any) -> loop.Trained:
+        began[named["round"]].append({n: t.clone() for n, t in net.state_dict().items()})
+        told = inner(net, *given, **named)
+        ended[named["round"]].append({n: t.clone() for n, t in net.state_dict().items()})
+        return told
+
+    monkeypatch.setattr("client.loop.train", train)
+    few = ["data.examples=120", "federation.size=2", "run.rounds=2", f"model={model}"]
+    run = simulate([*SMALL, *HERE, *few, f"run.output={tmp_path}"])
+    (kept,) = next(iter(arguments.values()))
+    stays = [name for name in began[1][0] if name.startswith(f"{kept}.")]
+    final = run.model().state_dict()
+    for silo in (0, 1):
+        assert all(torch.equal(began[2][silo][n], ended[1][silo][n]) for n in stays)
+    # The server's own are those of the first weights, and the others moved.
+    assert all(torch.equal(final[n], began[1][0][n]) for n in stays)
+    assert not all(torch.equal(final[n], began[1][0][n]) for n in final)
+    assert not all(torch.equal(ended[1][0][n], ended[1][1][n]) for n in stays)
