@@ -23,7 +23,7 @@ from client.tasks.base import Data
 from conf.errors import WireError
 from conf.schema import RunScope, Silo
 from conf.seeds import seed_for
-from strategies import flower_half, silo_half_of
+from strategies import silo_half_of
 from strategies.silo_half import Records, SiloHalf
 from strategies.wire import protocol, run_config
 
@@ -129,8 +129,7 @@ def _half(scope: RunScope, config: ConfigRecord) -> SiloHalf:
 
     Flower's own FedProx is hosted by the server and unknown here but for the one key it sends.
     """
-    mu = config.get(protocol.PROXIMAL_MU)
-    return silo_half_of(scope.strategy) if mu is None else flower_half(mu)
+    return silo_half_of(scope.strategy, {"proximal_mu": config.get(protocol.PROXIMAL_MU)})
 
 
 def _split(config: ConfigRecord, data: Data) -> Dataset[Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -35,20 +35,21 @@ def build_strategy(conf: StrategyConf) -> Strategy:
     outside this tree; SiloError MDW-346 or MDW-347 for one that this process was not started with.
     """
     if isinstance(conf, ExternalStrategyConf):
-        return _hosted(conf)
+        return _outside(conf)
     return _strategy_class(conf)(**_arguments(conf))
 
 
-def silo_half_of(conf: StrategyConf) -> SiloHalf:
+def silo_half_of(conf: StrategyConf, told: Mapping[str, Any] | None = None) -> SiloHalf:
     """Return the silo's half of the algorithm that a configuration names, for one round.
 
     Of a class from outside this tree the silo needs the code where it has a half there, and only
-    then is it named in a message. Raises ConfigError MDW-150 for an unknown name, SiloError MDW-346
-    or MDW-347 for code that this process was not started with.
+    then is it named in a message. Any other is Flower's, and `told` is what the message says beside
+    the configuration (`flower_half`). Raises ConfigError MDW-150 for an unknown name, SiloError
+    MDW-346 or MDW-347 for code that this process was not started with.
     """
     if isinstance(conf, ExternalStrategyConf):
         if not conf.code:
-            return SiloHalf()
+            return flower_half(**(told or {}))
         return silo_half(known.loaded("strategy", conf.name, conf.code), conf.args)
     return silo_half(_strategy_class(conf), _arguments(conf))
 
@@ -57,32 +58,39 @@ def silo_half(strategy: type[Strategy], arguments: Mapping[str, Any]) -> SiloHal
     """Return the silo's half that a strategy's class names, given those of the strategy's arguments
     that it takes; plain local training where the class names none.
     """
-    half: type[SiloHalf] = getattr(strategy, "silo_half", SiloHalf)
+    half: Callable[..., SiloHalf] = getattr(strategy, "silo_half", SiloHalf)
     accepted = inspect.signature(half).parameters
     return half(**{name: value for name, value in arguments.items() if name in accepted})
 
 
-def flower_half(mu: object) -> SiloHalf:
-    """Return the half that Flower's own FedProx expects of a silo, which it tells `mu` alone.
+def flower_half(proximal_mu: Any = None) -> SiloHalf:
+    """Return what Flower's own strategies expect of a silo: plain training, and of FedProx its
+    term, whose weight the message says.
 
     Raises WireError MDW-670 where that is no number from 0 on.
     """
-    from strategies.fedprox import FedProxSilo
-
-    if not isinstance(mu, int | float) or not math.isfinite(mu) or mu < 0:
+    if proximal_mu is None:
+        return SiloHalf()
+    number = isinstance(proximal_mu, int | float)
+    if not number or not math.isfinite(proximal_mu) or proximal_mu < 0:
         raise WireError(
             "MDW-670",
-            f"The server says proximal-mu={mu!r:.40}, which is not a finite number from 0 on.",
+            f"The server says proximal-mu={proximal_mu!r:.40}, which is not a finite number from 0"
+            " on.",
             "Give FedProx another proximal_mu.",
         )
-    return FedProxSilo(float(mu))
+    # By its name, as a run's own strategy is: what is imported here is part of every run's digest.
+    return silo_half(_class_in("fedprox"), {"mu": float(proximal_mu)})
 
 
-def _hosted(conf: ExternalStrategyConf) -> Strategy:
+def _outside(conf: ExternalStrategyConf) -> Strategy:
+    """Return a strategy from outside this tree: one of ours as it is, any other hosted."""
+    from strategies.algorithm import Algorithm
     from strategies.external import External, construct
 
     cls = known.loaded("strategy", conf.name, conf.code)
-    return External(construct(cls, conf.args, conf.name, "strategy.args"))
+    made = construct(cls, conf.args, conf.name, "strategy.args")
+    return made if isinstance(made, Algorithm) else External(made)
 
 
 def _arguments(conf: StrategyConf) -> dict[str, Any]:

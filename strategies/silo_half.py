@@ -21,14 +21,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.optim import Optimizer
+if TYPE_CHECKING:
+    # For annotations alone: who only asks what a half is called need not wait for torch.
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
-Records = Mapping[str, Mapping[str, Tensor]]
+Records = Mapping[str, Mapping[str, "Tensor"]]
 """Named arrays by the name of their record: `sent["c"]["conv1.weight"]`."""
 
 Trains = Callable[[str], bool]

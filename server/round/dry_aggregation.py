@@ -22,6 +22,7 @@ from flwr.serverapp.strategy import Strategy
 from conf.errors import MeadowError, RoundError
 from server.engines.server_identity import give_identity_back, take_identity
 from server.round.imagined_grid import ImaginedGrid
+from strategies.algorithm import Algorithm, Layout
 from strategies.streaming import Streaming
 from strategies.wire import protocol
 
@@ -43,7 +44,7 @@ def dry_aggregation(strategy: Strategy, arrays: ArrayRecord, silos: int) -> None
     with _undisturbed():
         with _saying(name, "configure_train"):
             messages = list(strategy.configure_train(ROUND, arrays, ConfigRecord(), grid))
-        replies = [_reply(message, arrays) for message in messages]
+        replies = [_reply(message, arrays, strategy) for message in messages]
         given: Iterable[Message] = iter(replies) if isinstance(strategy, Streaming) else replies
         with _saying(name, "aggregate_train"):
             mean, _ = strategy.aggregate_train(ROUND, given)
@@ -53,8 +54,12 @@ def dry_aggregation(strategy: Strategy, arrays: ArrayRecord, silos: int) -> None
         raise _unfit(f"`{name}.aggregate_train` changed the model: {fault}")
 
 
-def _reply(message: Message, arrays: ArrayRecord) -> Message:
-    """Answer as a silo that trained and changed nothing."""
+def _reply(message: Message, arrays: ArrayRecord, strategy: Strategy) -> Message:
+    """Answer as a silo that trained and changed nothing; zeros in what an algorithm adds."""
+    beside: dict[str, ArrayRecord] = {}
+    if isinstance(strategy, Algorithm):
+        beside = {name: _zeros(strategy.layout(name, arrays)) for name in strategy.extra}
+        arrays = strategy.travelling(arrays)
     # A record of its own: a strategy may change what it gets.
     update = ArrayRecord(dict(arrays))
     metrics = MetricRecord(
@@ -65,8 +70,13 @@ def _reply(message: Message, arrays: ArrayRecord) -> Message:
             protocol.SAMPLES_PER_SECOND: 1.0,
         }
     )
-    content = RecordDict({protocol.ARRAYS: update, protocol.METRICS: metrics})
+    content = RecordDict({protocol.ARRAYS: update, protocol.METRICS: metrics, **beside})
     return Message(content, reply_to=message)
+
+
+def _zeros(layout: Layout) -> ArrayRecord:
+    arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in layout.items()}
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
 def _faults(sent: ArrayRecord, mean: ArrayRecord) -> Iterator[str]:

@@ -158,7 +158,7 @@ def _load(model: nn.Module, path: Path, source: str) -> None:
 
 def parameter_names(conf: Conf) -> frozenset[str]:
     """Return the names of the model's arrays that are parameters; the others are buffers."""
-    task = task_named(conf.task.name)
+    task = task_of(conf.task)
     try:
         # On torch's device of shapes alone nothing is allocated or drawn.
         with torch.device("meta"):

@@ -21,6 +21,7 @@ from conf.parse import from_plain
 from conf.schema import RUN_SCOPE, Conf, ExternalStrategyConf, RunConf, RunScope
 from conf.targets import known
 from conf.validate import check_limits
+from strategies.silo_half import SiloHalf
 
 MAX_BYTES: Final = 64 * 1024
 """The longest text that a silo parses; a usual one has about two thousand bytes."""
@@ -62,7 +63,7 @@ def _has_silo_half(conf: ExternalStrategyConf) -> bool:
     if not conf.code:
         return False
     cls = known.loaded("strategy", conf.name, conf.code)
-    return getattr(cls, "silo_half", None) is not None
+    return getattr(cls, "silo_half", SiloHalf) is not SiloHalf
 
 
 def digest(text: str) -> str:

@@ -203,7 +203,7 @@ def test_help_of_simulate_shows_groups_options_and_configuration(
     assert main(["simulate", "--help", "trainer=adam"]) == 0
     out = capsys.readouterr().out
     for words in (
-        "strategy: external, fedavg, fedprox",
+        "strategy: external, fedavg, fedprox, scaffold",
         "data: dirichlet, iid",
         "optimizer: adam",
         "--no-progress",
