@@ -46,3 +46,15 @@ def _short(first: str, more: list[str]) -> str:
     """Join the lines of a message: the first alone may only say that the others hold the cause."""
     joined = " ".join([first, *(line.strip() for line in more)])
     return joined if len(joined) <= LONGEST else joined[: LONGEST - 3] + "..."
+
+
+def reasons_of(failed: dict[str, str]) -> str:
+    """Return the silos' reasons, each said once."""
+    silos: dict[str, list[str]] = {}
+    for silo, reason in sorted(failed.items()):
+        # As a word of its own: a silo may be called "a".
+        name = rf"(?<![\w.-]){re.escape(silo)}(?![\w-])"
+        silos.setdefault(re.sub(name, "the silo", reason), []).append(silo)
+    if not silos:
+        return "none failed"
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in silos.items())

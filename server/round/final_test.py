@@ -10,13 +10,14 @@ its new end.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from client import sums
 from client.tasks.base import Task
 from server.round.admission import Admitted
+from server.round.counted import say_what_counted
 from server.round.exchange import Closing
 from server.round.phase import Phase, evaluated, union_metrics
 from server.run.result import FinalTest, Metrics
@@ -33,10 +34,12 @@ def final_test(
     phase: Phase,
     closes: Closing,
     heard: Heard,
+    counted: Mapping[str, int],
 ) -> FinalTest:
     """Evaluate a model on the test splits of all silos of a phase; who does not answer is named.
 
-    `config` is what each message says beside the model (`test_config`).
+    `config` is what each message says beside the model (`test_config`), and `counted` the round of
+    each silo's state (`server.round.counted`).
     """
     started = time.monotonic()
     names = sorted(phase.silos.values())
@@ -44,6 +47,7 @@ def final_test(
     test = FinalTest(phase.round, names)
     parts: dict[str, sums.Sums] = {}
     messages = _messages(arrays, config, sorted(phase.silos))
+    say_what_counted(messages, phase.silos, counted)
     for silo, reply, verdict in phase.judged(messages, closes, test):
         if not isinstance(verdict, Admitted):
             continue

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -28,11 +27,12 @@ from server.round.choice import CENTRAL, Choice, choice_of
 from server.round.cohort import CohortGrid, select
 from server.round.counted import say_what_counted
 from server.round.early_stop import EarlyStop
+from server.round.error_text import reasons_of
 from server.round.exchange import Closing, Step, exchange
 from server.round.final_test import final_test, test_config
 from server.round.phase import Phase, evaluated, metrics_in, union_metrics
 from server.round.readiness import ask_silos
-from server.round.replies import ReadOnce, in_order
+from server.round.replies import ReadOnce, in_order, update_digest
 from server.round.roster import silo_names
 from server.round.silo_grid import SiloGrid
 from server.run.checkpoint import Kept
@@ -122,6 +122,7 @@ class Rounds:
             self._phase(TEST_PHASE, kept.round),
             Closing(session.conf.run.round_timeout),
             lambda silo, metrics: session.observer.reply(kept.round, TEST_PHASE, silo, metrics),
+            session.state.counted,
         )
         if self.score:
             test.central = self.score(kept.arrays)
@@ -265,7 +266,7 @@ class Rounds:
     ) -> Generator[tuple[str, Message], None, None]:
         """Yield the admitted updates with their silos' names, each noted in record and ledger."""
         for silo, reply, verdict in self._judged("train", record, messages, closes):
-            self.session.ledger.update(record.round, silo, verdict, _update_digest(reply))
+            self.session.ledger.update(record.round, silo, verdict, update_digest(reply))
             if isinstance(verdict, Admitted):
                 self._note_update(record, silo, reply, verdict)
                 yield silo, reply
@@ -373,7 +374,7 @@ class Rounds:
         return RoundError(
             "MDW-401",
             f"Round {record.round} has {len(record.replied)} of the {quorum} updates it needs"
-            f" ({_reasons(record.failed)}).",
+            f" ({reasons_of(record.failed)}).",
             f"Fix the silos, then resume with run.resume={resume_argument};"
             " a new run may set a lower run.quorum.",
         )
@@ -393,35 +394,6 @@ class Rounds:
                 protocol.LEDGER: self.session.state.anchor,
             }
         )
-
-
-def _reasons(failed: dict[str, str]) -> str:
-    """Return the silos' reasons, each said once."""
-    silos: dict[str, list[str]] = {}
-    for silo, reason in sorted(failed.items()):
-        # As a word of its own: a silo may be called "a".
-        name = rf"(?<![\w.-]){re.escape(silo)}(?![\w-])"
-        silos.setdefault(re.sub(name, "the silo", reason), []).append(silo)
-    if not silos:
-        return "none failed"
-    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in silos.items())
-
-
-def _update_digest(reply: Message) -> str:
-    """Return the digest of an update's arrays.
-
-    Empty where there is none, or none that can be read. With records of the algorithm's own it is
-    that of all arrays, theirs under RECORD/NAME.
-    """
-    try:
-        records = protocol.records(reply.content, ArrayRecord)
-        update = records.pop(protocol.ARRAYS)
-        if not records:
-            return arrays_digest(update)
-        beside = {f"{name}/{n}": a for name, record in records.items() for n, a in record.items()}
-        return arrays_digest(ArrayRecord({**update, **beside}))
-    except (ValueError, LookupError):
-        return ""
 
 
 def _means(record: MetricRecord | None) -> Metrics:

@@ -68,7 +68,9 @@ def test_the_test_of_the_end_has_its_own_lines_and_a_resumed_run_drops_them(tmp_
     file.reply(2, "test", "silo-2", {"loss": 0.5})
     assert lines(tmp_path) == rounds, "a test that is broken off leaves nothing"
     own = {"silo-1": {"loss": 0.25}, "silo-2": {"loss": 0.5}}
-    file.model_tested(FinalTest(2, ["silo-1", "silo-2"], {}, {}, own, {"loss": 0.375}, {"loss": 0.4}))
+    file.model_tested(
+        FinalTest(2, ["silo-1", "silo-2"], {}, {}, own, {"loss": 0.375}, {"loss": 0.4})
+    )
     assert lines(tmp_path)[len(rounds) :] == [
         {"round": 2, "silo": "silo-1", "phase": "test", "loss": 0.25},
         {"round": 2, "silo": "silo-2", "phase": "test", "loss": 0.5},

@@ -12,8 +12,8 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import FedAdam, Krum
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
+from conf.compose import compose
 from conf.errors import RoundError
-from conf.schema import ExternalStrategyConf, FedProxConf, StrategyConf
 from server.round.dry_aggregation import dry_aggregation
 from strategies import build_strategy
 from strategies.fedavg import FedAvg
@@ -77,17 +77,17 @@ def test_a_strategy_that_takes_a_list_gets_as_many_as_a_round_would_give_it() ->
 
 
 @pytest.mark.parametrize(
-    "conf",
+    "choice",
     [
-        StrategyConf(),
-        FedProxConf(mu=0.1),
-        ExternalStrategyConf(target=f"flwr.serverapp.strategy.{FedAdam.__name__}"),
-        ExternalStrategyConf(target=f"flwr.serverapp.strategy.{Krum.__name__}"),
+        "strategy=fedavg",
+        "strategy=fedprox",
+        "strategy=scaffold",
+        f"strategy.target=flwr.serverapp.strategy.{FedAdam.__name__}",
+        f"strategy.target=flwr.serverapp.strategy.{Krum.__name__}",
     ],
-    ids=lambda conf: getattr(conf, "target", "") or conf.name,
 )
-def test_good_ones_are_let_in(conf: StrategyConf) -> None:
-    dry_aggregation(build_strategy(conf), model(), 5)
+def test_good_ones_are_let_in(choice: str) -> None:
+    dry_aggregation(build_strategy(compose([choice]).strategy), model(), 5)
 
 
 def test_a_thousand_silos_cost_a_streaming_strategy_two_updates() -> None:
@@ -107,7 +107,7 @@ def test_generators_and_flowers_log_are_as_before(caplog: pytest.LogCaptureFixtu
     drawn = random.getstate(), np.random.get_state()[1].tolist()
     with caplog.at_level(logging.INFO, "flwr"):
         dry_aggregation(
-            build_strategy(ExternalStrategyConf(target="flwr.serverapp.strategy.FedAvg")),
+            build_strategy(compose(["strategy.target=flwr.serverapp.strategy.FedAvg"]).strategy),
             model(),
             4,
         )
