@@ -192,6 +192,14 @@ class DataConf:
         help="share of each silo's examples that say at the end what the model is worth",
         also=("test_size", "test_fraction"),
     )
+    group: str | None = text(
+        None,
+        r"(?s).*\S.*",
+        "a column's name or a pattern",
+        help="keep examples that share this in one split of one silo: the name of a column, or for "
+        "files a pattern whose first group they share; null = each example by itself",
+        also=("group_by", "groups", "patient"),
+    )
     examples: int | None = number(
         None,
         at_least=1,

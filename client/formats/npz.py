@@ -30,6 +30,16 @@ def read_npz(path: Path, names: Sequence[str]) -> list[NDArray[np.generic]]:
         raise _broken(path, str(e)) from e
 
 
+def names_in_npz(path: Path) -> list[str]:
+    """Return the names of the arrays in an .npz file; raises DataError MDW-201."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as e:
+        raise _broken(path, str(e)) from e
+    return sorted(name.removesuffix(".npy") for name in members if name.endswith(".npy"))
+
+
 def _check(path: Path, archive: zipfile.ZipFile, name: str) -> None:
     """Numpy takes memory for the shape that a header claims: the claim must be what the archive
     holds.

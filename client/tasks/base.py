@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from client.groups import members, most_frequent
 from client.partition import BY_LABEL, Indices, parts
-from client.splits import Splits, split
+from client.splits import Splits, split, split_groups
 from client.trees import tensors_of
 from conf.errors import DataError
 from conf.schema import DataConf, ModelConf, Silo
@@ -215,13 +216,23 @@ class Task(ABC):
         return {}
 
 
-def splits_of(silo: Silo, count: int, labels: Indices | None = None) -> Splits:
+def splits_of(
+    silo: Silo, count: int, labels: Indices | None = None, groups: Indices | None = None
+) -> Splits:
     """Return a silo's splits of a set of `count` examples.
 
     All of them are the silo's own, or it has a part of them, by the class of each (`labels`) where
-    the partition goes by classes. Raises DataError: MDW-205 where the silo has no examples, MDW-211
-    where its partition needs labels and there are none, and what `client.partition.parts` raises.
+    the partition goes by classes. With the group of each (`groups`, `client.groups`) a group is in
+    one split of one silo. Raises DataError: MDW-205 where the silo has no examples, MDW-211 where
+    its partition needs labels and there are none, MDW-220 where it wants groups and there are none,
+    MDW-223 where one group is all, and what `client.partition.parts` raises.
     """
+    if silo.data.group is not None and groups is None:
+        raise DataError(
+            "MDW-220",
+            f"data.group={silo.data.group}: the task does not say which examples belong together.",
+            "Have the task pass `groups` to `splits_of`, or leave data.group out.",
+        )
     mine = np.arange(count)
     if silo.data.partition != OWN:
         if labels is None and silo.data.partition in BY_LABEL:
@@ -232,12 +243,24 @@ def splits_of(silo: Silo, count: int, labels: Indices | None = None) -> Splits:
             )
         # Without labels only their number matters.
         known = np.zeros(count, np.int64) if labels is None else labels
-        mine = parts(known, silo.of, silo.data)[silo.index]
+        mine = _part(known, groups, silo)
     if not len(mine):
         raise DataError(
             "MDW-205", f"{silo.name} has no examples.", f"Put some in {silo.data.root}."
         )
-    return split(mine, silo)
+    if groups is None:
+        return split(mine, silo)
+    return split_groups(mine, silo, groups[mine])
+
+
+def _part(labels: Indices, groups: Indices | None, silo: Silo) -> Indices:
+    """Return a silo's part of a set, sorted: of examples, or of whole groups."""
+    if groups is None:
+        return parts(labels, silo.of, silo.data)[silo.index]
+    # A group is partitioned as one example of its most frequent class would be.
+    of_groups = members(groups)
+    chosen = parts(most_frequent(labels, of_groups), silo.of, silo.data)[silo.index]
+    return np.sort(np.concatenate([of_groups[number] for number in chosen]))
 
 
 def root_of(data: DataConf) -> Path:

@@ -2,7 +2,7 @@
 & Kaynak 1998).
 
 A silo's own examples: an .npz file, or a folder with `digits.npz`, of `x` (n, 8, 8) with values 0
-to 16 and `y` (n).
+to 16 and `y` (n); other arrays (n) may be what `data.group` names.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ from __future__ import annotations
 import importlib.util
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from torch import Tensor
 
-from client.formats.npz import read_npz
+from client.formats.npz import names_in_npz, read_npz
+from client.groups import Columns
 from client.tasks.base import Contract
 from client.tasks.kinds.arrays import Arrays
 from client.tasks.kinds.classification import Classification
 from conf.errors import DataError
 from conf.schema import DataConf
+
+EXAMPLES: Final = ("x", "y")
+"""The arrays of a silo's own file that are its examples."""
 
 
 class Digits(Classification):
@@ -39,19 +44,29 @@ class Digits(Classification):
 
     def read(self, root: Path) -> Arrays:
         """Return `x` and `y` of the silo's .npz file."""
-        path = root / "digits.npz" if root.is_dir() else root
-        if not path.is_file():
-            raise DataError(
-                "MDW-200",
-                f"There is no {path}.",
-                "Put the examples there: arrays x (n, 8, 8) and y (n).",
-            )
-        x, y = read_npz(path, ("x", "y"))
+        x, y = read_npz(_own_file(root), EXAMPLES)
         return x, y
+
+    def columns(self, root: Path) -> Columns:
+        """Return the file's other arrays: who wrote each digit, say."""
+        path = _own_file(root)
+        names = [name for name in names_in_npz(path) if name not in EXAMPLES]
+        return dict(zip(names, read_npz(path, names), strict=True))
 
     def scaled(self, images: Tensor) -> Tensor:
         """Return values of 0 to 16 as 0 to 1."""
         return images / 16
+
+
+def _own_file(root: Path) -> Path:
+    path = root / "digits.npz" if root.is_dir() else root
+    if not path.is_file():
+        raise DataError(
+            "MDW-200",
+            f"There is no {path}.",
+            "Put the examples there: arrays x (n, 8, 8) and y (n).",
+        )
+    return path
 
 
 @cache

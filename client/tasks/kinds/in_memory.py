@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from torch.utils.data import Dataset
 
+from client.groups import Columns, groups_by
 from client.partition import Indices
 from client.tasks.base import OWN, Data, Task, root_of, splits_of
 from conf.errors import DataError
@@ -66,6 +67,23 @@ class InMemoryTask(Task, Generic[Examples]):
         """
         return None
 
+    def columns(self, root: Path) -> Columns:
+        """Return what is known of each example beside what a model sees, by name, for `data.group`.
+
+        In the order of `read`; the names of files, of examples that are files, as `file`.
+        """
+        return {}
+
+    def groups(self, data: DataConf, count: int) -> Indices | None:
+        """Return the group of each of `count` examples by `data.group`, None where it is not set.
+
+        Raises DataError MDW-220, 221 or 222 (`client.groups.groups_by`).
+        """
+        if data.group is None:
+            return None
+        columns = {} if data.root is None else self.columns(root_of(data))
+        return groups_by(data.group, columns, count, self.name)
+
     @abstractmethod
     def dataset(self, examples: Examples, which: Indices | slice) -> Dataset[Any]:
         """Return some of the examples as the loop takes them."""
@@ -74,7 +92,7 @@ class InMemoryTask(Task, Generic[Examples]):
         """Return a silo's part of the public set, or its own examples; see `Task.data`."""
         examples = self._source(silo.data)
         count, labels = self._known(examples, silo.data)
-        splits = splits_of(silo, count, labels)
+        splits = splits_of(silo, count, labels, self.groups(silo.data, count))
         return Data(
             self.dataset(examples, splits.train),
             self.dataset(examples, splits.validation),
@@ -85,7 +103,7 @@ class InMemoryTask(Task, Generic[Examples]):
     def train_labels(self, silo: Silo) -> Indices | None:
         """See `Task.train_labels`: from the indices alone."""
         count, labels = self._known(self._source(silo.data), silo.data)
-        splits = splits_of(silo, count, labels)
+        splits = splits_of(silo, count, labels, self.groups(silo.data, count))
         return None if labels is None else labels[splits.train]
 
     def _known(self, examples: Examples, data: DataConf) -> tuple[int, Indices | None]:
