@@ -61,6 +61,7 @@ class Argument:
     code: str = "MDW-111"
     needs: str = ""  # another argument, without which this one means nothing
     backend: str = ""  # the only one that has it
+    many: bool = False  # a word that may stand any number of times, and is the last one
 
     @property
     def is_flag(self) -> bool:
@@ -75,6 +76,8 @@ class Argument:
     @property
     def form(self) -> str:
         """Return how it is written."""
+        if self.many:
+            return f"{self.name} ..."
         if self.is_word or not self.value:
             return self.name
         return f"{self.name} {self.value}" if self.is_flag else f"{self.name}={self.value}"
@@ -115,13 +118,14 @@ class Verb:
 @dataclass(frozen=True)
 class Arguments:
     """What one call of a verb asks for; `rest` are overrides, and Hydra's flags, in the order
-    given.
+    given, `words` those that the verb takes any number of.
     """
 
     verb: Verb
     values: dict[str, str] = field(default_factory=dict)
     flags: frozenset[str] = frozenset()
     rest: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     def get(self, name: str, default: str = "") -> str:
         """Return the value of an argument."""
@@ -189,7 +193,9 @@ def parse(verb: Verb, args: Iterable[str], others: Iterable[str] = ()) -> Argume
     while waiting:
         waiting = reader.take(waiting[0], waiting[1:])
     reader.check_complete()
-    return Arguments(verb, reader.values, frozenset(reader.flags), tuple(reader.rest))
+    return Arguments(
+        verb, reader.values, frozenset(reader.flags), tuple(reader.rest), tuple(reader.words)
+    )
 
 
 class _Reader:
@@ -204,6 +210,7 @@ class _Reader:
         self.values: dict[str, str] = {}
         self.flags: set[str] = set()
         self.rest: list[str] = []
+        self.words: list[str] = []
 
     def take(self, arg: str, following: list[str]) -> list[str]:
         """Take one argument, and of those that follow what belongs to it; return what is left of
@@ -233,6 +240,7 @@ class _Reader:
     def check_complete(self) -> None:
         """Raise ConfigError for what is missing, or means nothing without another argument."""
         given = self.flags | self.values.keys()
+        given |= {one.name for one in self._verb.arguments if one.many and self.words}
         for argument in self._verb.arguments:
             if argument.required and argument.name not in given:
                 raise self._error(argument, f"{argument.form} is missing")
@@ -257,12 +265,19 @@ class _Reader:
             # `~key` alone is Hydra's way to leave a key out
             self._override(arg, key)
         elif not has_value and self._words:
-            self._give(self._words.pop(0), arg)
+            self._word(arg)
         elif self._verb.hydra and self.rest and self.rest[-1] in HYDRA_FLAGS:
             # the value of one of Hydra's flags, such as `job` of `--cfg job`
             self.rest.append(arg)
         else:
             raise self._unknown(arg, key)
+
+    def _word(self, arg: str) -> None:
+        argument = self._words[0]
+        if argument.many:
+            self.words.append(arg)
+        else:
+            self._give(self._words.pop(0), arg)
 
     def _override(self, arg: str, key: str) -> None:
         if key in self._others or self._is_misspelt(key):

@@ -89,10 +89,10 @@ def _cells(run: ListedRun) -> tuple[str, ...]:
     took = duration(run.seconds) if run.rounds else ""
     rounds = str(run.rounds) if run.task else ""
     cells = (run.id, run.task, run.strategy, status, rounds, run.score, took, started)
-    return tuple(_on_a_line(cell) for cell in cells)
+    return tuple(on_a_line(cell) for cell in cells)
 
 
-def _on_a_line(text: str) -> str:
+def on_a_line(text: str) -> str:
     """Return a file's words without what a terminal would obey."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 

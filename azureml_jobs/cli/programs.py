@@ -28,6 +28,8 @@ def simulate(arguments: Arguments) -> int:
 
         check_start(conf)
 
+    folders: list[Path] = []
+
     def train(conf: Conf, overrides: list[str], command: str) -> int:
         # Torch takes seconds to import: what is wrong is told before, and so is what comes.
         check(conf)
@@ -35,10 +37,16 @@ def simulate(arguments: Arguments) -> int:
         from server.simulation import simulate_conf
 
         plain = arguments.has("--no-progress")
-        simulate_conf(conf, command=command, shown="plain" if plain else "live")
+        finished = simulate_conf(conf, command=command, shown="plain" if plain else "live")
+        folders.append(finished.folder)
         return 0
 
-    return application(["simulate"], list(arguments.rest), train, check)
+    status = application(["simulate"], list(arguments.rest), train, check)
+    if len(folders) > 1:
+        from azureml_jobs.cli.compared_runs import end_of_sweep
+
+        end_of_sweep(folders)
+    return status
 
 
 def serve(arguments: Arguments) -> int:

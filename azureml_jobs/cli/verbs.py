@@ -120,6 +120,29 @@ _ROWS: Final = (
         "is still called running; the line says for how long it has written nothing.",
     ),
     Verb(
+        "compare",
+        SCIENTIST,
+        "put runs side by side: what they reached, cost and were set to",
+        "compared_runs:compare",
+        (
+            Argument(
+                "RUN",
+                "a folder's name in outputs/, the path of one, or a folder of runs such as a sweep's",
+                required=True,
+                many=True,
+            ),
+            Argument("page", "where the page goes (outputs/compare-....html)", "FILE"),
+            Argument("--json", "print JSON, with every digit"),
+        ),
+        overrides=("run.output",),
+        about="Prints a table and writes a page with the runs' curves. Runs of different tasks, or whose silos\n"
+        "test on other examples, are put side by side with a note that says so.",
+        examples=(
+            ("meadow compare first second", ""),
+            ("meadow compare outputs/sweep-2026-01-02_03-04-05", "all runs of a sweep"),
+        ),
+    ),
+    Verb(
         "evaluate",
         SCIENTIST,
         "score a finished run's model, silo by silo",

@@ -22,6 +22,7 @@ from server.report.headline import EXAMPLES, EXAMPLES_OF_ROUNDS, headline, verdi
 from server.report.overview import MOST_LINES, Overview, Point, overview
 from server.report.page import PAGE
 from server.report.software_table import mixed_software, software_table
+from server.report.stylesheet import STYLESHEET
 from server.report.tables import (
     MOST_ROWS,
     comparison,
@@ -103,6 +104,7 @@ def html(result: RunResult, rounds: Overview, beside: Surroundings | None = None
         if known([point.aggregate for point in points], name)
     ]
     return environment.from_string(PAGE.lstrip()).render(
+        stylesheet=STYLESHEET,
         result=result,
         status=STATUS.get(result.status, result.status),
         headline=headline(result, points[-1].aggregate if points else {}),

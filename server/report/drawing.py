@@ -133,6 +133,11 @@ class Lines:
         self._ends: list[EndLabel] = []
         self._values: list[float] = []
 
+    @property
+    def drawn(self) -> bool:
+        """Whether there is anything in the picture."""
+        return bool(self._values)
+
     def add(self, xs: Sequence[float], ys: Sequence[float], style: LineStyle) -> None:
         """Draw a line; one of a single point is a dot."""
         if not ys:
@@ -232,7 +237,10 @@ def finish(axes: Axes, title: str, first: float, last: float, label: str = "roun
     axes.set_xlabel(label)
     axes.grid(axis="y")
     axes.tick_params(length=3)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+    whole = label == "round"
+    axes.xaxis.set_major_locator(
+        MaxNLocator(integer=whole, nbins=10 if whole else 6, min_n_ticks=1)
+    )
     axes.set_xlim(first, last)
 
 

@@ -30,11 +30,14 @@ class Simulation:
         self.runs: list[tuple[Conf, str, str]] = []
         self.fail: Callable[[Conf], BaseException | None] = lambda conf: None
 
-    def simulate_conf(self, conf: Conf, *, command: str = "", shown: str = "") -> None:
+    def simulate_conf(
+        self, conf: Conf, *, command: str = "", shown: str = ""
+    ) -> types.SimpleNamespace:
         self.runs.append((conf, command, shown))
         error = self.fail(conf)
         if error is not None:
             raise error
+        return types.SimpleNamespace(folder=Path(conf.run.output) / f"run-{len(self.runs)}")
 
 
 def module(monkeypatch: pytest.MonkeyPatch, name: str, **content: Any) -> None:
