@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 
+from conf import DISTRIBUTION
 from conf.code_digest import release_digest, run_digest, run_files
 from conf.errors import SiloError
 from conf.schema import RunScope
@@ -39,7 +40,7 @@ def _software(files: tuple[str, ...]) -> Software:
         "driver": driver(DRIVER_FILE),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
-        "meadow": _version("meadow"),
+        "meadow": _version(DISTRIBUTION),
         "flwr": _version("flwr"),
         "code": release_digest(),
         "run_code": _run_code(files),

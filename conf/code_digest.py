@@ -40,6 +40,8 @@ OWN_FOLDERS: Final = {"task": "client/tasks", "model": "client/models", "strateg
 """Where the files are that a run names, by the group that names one."""
 PACKAGES: Final = ("azureml_jobs", "client", "conf", "server", "strategies")
 """The packages of the whole tree: their Python files, and the YAML files of conf."""
+FRONT: Final = "meadow.py"
+"""What people import, beside the packages."""
 NOT_TREE: Final = ("azureml_jobs/rehearsal/", "conf/federation/", "conf/experiment/")
 """Not part of the tree that a job is sent with: a stand-in for Azure, and what differs between
 users.
@@ -112,7 +114,7 @@ def _installed_listing() -> bytes:
 
 
 def _listing(base: Path) -> bytes:
-    names: list[str] = []
+    names = [FRONT] if (base / FRONT).is_file() else []
     for package in PACKAGES:
         patterns = ("*.py", "*.yaml") if package == "conf" else ("*.py",)
         for pattern in patterns:

@@ -21,10 +21,11 @@ MAY_ENTER = {
     "client": {"client", "strategies", "conf", *SHARED},
     "server": {"server", "client", "strategies", "conf", *SHARED},
     "azureml_jobs": {"azureml_jobs", "conf"},
+    "meadow": {"meadow"},
 }
 ROOMS = set(MAY_ENTER)
-TOP = {"azureml_jobs.cli"}
-"""The command line: it may enter any room, lazily."""
+TOP = {"azureml_jobs.cli", "meadow"}
+"""The command line, and what people import: they may enter any room, lazily."""
 CONF_STANDS_ON = {"omegaconf", "hydra", "yaml"}  # yaml is OmegaConf's own reader
 
 FLOWER = {
@@ -60,8 +61,9 @@ class Import:
 
 
 def module_files() -> list[Path]:
-    """Return every Python file of the five packages."""
-    return sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+    """Return every Python file of the five packages, and the one beside them."""
+    inside = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    return sorted([*inside, ROOT / "meadow.py"])
 
 
 def dotted(path: Path) -> str:

@@ -67,6 +67,7 @@ TESTED_ELSEWHERE = {
     "azureml_jobs/storage/blob_store.py": "tests/azure/test_blob_store.py",
     "azureml_jobs/storage/disk_errors.py": "tests/azureml_jobs/storage/test_folder_store.py",
     "server/store/layout.py": "tests/golden/test_golden.py",
+    "azureml_jobs/shadowed.py": "tests/test_meadow.py",
     "azureml_jobs/backends/outside_code.py": "tests/conf/targets/test_bundle.py",
     "azureml_jobs/backends/azure.py": "tests/azure/test_azure_verbs.py",
     "azureml_jobs/backends/running_settings.py": "tests/azureml_jobs/backends/test_local.py",

@@ -144,11 +144,13 @@ def version(arguments: Arguments) -> int:
     The last line is the digest of the code that must agree, as a silo's owner lists it in
     `policy.code`.
     """
+    from conf import DISTRIBUTION
     from conf.code_digest import release_digest
 
-    for name in ("meadow", "flwr", "torch", "hydra-core"):
+    named = {"meadow": DISTRIBUTION, "flwr": "flwr", "torch": "torch", "hydra-core": "hydra-core"}
+    for name, distribution in named.items():
         try:
-            print(f"{name} {metadata.version(name)}")
+            print(f"{name} {metadata.version(distribution)}")
         except metadata.PackageNotFoundError:
             print(f"{name} (not installed)")
     print(f"code {release_digest()}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from conf.code_digest import PACKAGES, release_digest, tree_digest
+from conf.code_digest import FRONT, PACKAGES, release_digest, tree_digest
 from conf.errors import AzureError
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -24,6 +24,7 @@ def snapshot(folder: Path, own: Mapping[str, bytes], root: Path = ROOT) -> str:
     """
     for package in PACKAGES:
         shutil.copytree(root / package, folder / package, ignore=_NOT_CODE)
+    shutil.copyfile(root / FRONT, folder / FRONT)
     for name in ("azureml_jobs/rehearsal", "conf/experiment"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for file in (folder / "conf" / "federation").glob("*.yaml"):

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from conf.code_digest import FRONT
 from conf.errors import IdentityError
 
 BUILD_SECONDS: Final = 120.0
@@ -46,7 +47,7 @@ def app_bundle(root: Path = ROOT) -> bytes:
 def _build(root: Path) -> bytes:
     from flwr.cli.build import build_fab_from_files
 
-    files = {"pyproject.toml": root / "pyproject.toml"}
+    files = {name: root / name for name in ("pyproject.toml", FRONT)}
     for folder in FOLDERS:
         for file in sorted((root / folder).rglob("*")):
             if file.suffix in (".py", ".yaml"):

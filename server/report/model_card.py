@@ -5,7 +5,7 @@ from.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from server.report.headline import EXAMPLES
 from server.report.overview import NUM_EXAMPLES, Overview, SiloOverview
@@ -154,7 +154,7 @@ def _provenance(result: RunResult) -> list[str]:
         ("configuration SHA-256", result.config_digest),
         ("code that must agree SHA-256", result.environment.get("code", "")),
         ("server's tree SHA-256", result.environment.get("tree", "")),
-        ("strategy's file SHA-256", result.environment.get("strategy_file", "")),
+        ("code from outside the tree", _outside(result.environment.get("outside", {}))),
         ("started", result.started),
         (
             "versions",
@@ -162,6 +162,10 @@ def _provenance(result: RunResult) -> list[str]:
         ),
     ]
     return [f"- {name}: `{_code(value)}`" for name, value in facts if value]
+
+
+def _outside(digests: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {digest}" for name, digest in digests.items())
 
 
 def _software(result: RunResult) -> list[str]:

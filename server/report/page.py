@@ -142,7 +142,7 @@ PAGE = r"""
 {% if files %}<dt>files beside this page</dt><dd>{% for name in files %}<a href="{{ name }}">{{ name }}</a>{{ ", " if not loop.last }}{% endfor %}</dd>{% endif %}
 
 <dt>configuration</dt><dd>config.yaml{% if result.config_digest %}; SHA-256 of what travelled <code>{{ result.config_digest }}</code>{% endif %}</dd>
-{% if result.environment.get("code") %}<dt>code</dt><dd>digest of what must agree <code>{{ result.environment.code }}</code>{% if result.environment.get("tree") %}, of all that is installed at the server <code>{{ result.environment.tree }}</code>{% endif %}{% if result.environment.get("strategy_file") %}, of the strategy's file <code>{{ result.environment.strategy_file }}</code>{% endif %}</dd>{% endif %}
+{% if result.environment.get("code") %}<dt>code</dt><dd>digest of what must agree <code>{{ result.environment.code }}</code>{% if result.environment.get("tree") %}, of all that is installed at the server <code>{{ result.environment.tree }}</code>{% endif %}{% for name, digest in result.environment.get("outside", {}).items() %}, of the {{ name }} <code>{{ digest }}</code>{% endfor %}</dd>{% endif %}
 
 {% if result.ledger %}<dt>ledger</dt><dd>ledger.jsonl, anchor <code>{{ result.ledger }}</code></dd>{% endif %}
 

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from conf import DISTRIBUTION
 from conf.code_digest import release_digest, tree_digest
 from conf.schema import Conf
+from conf.targets.known import GROUPS
 
-PACKAGES = ("meadow", "flwr", "torch", "torchvision", "numpy", "ray", "hydra-core", "scikit-learn")
+PACKAGES = ("flwr", "torch", "torchvision", "numpy", "ray", "hydra-core", "scikit-learn")
 
 
 def environment(conf: Conf) -> dict[str, Any]:
     """Return versions by package and what this machine offers; nothing that names the machine or
     its user.
     """
+    asked = {"meadow": DISTRIBUTION, **{package: package for package in PACKAGES}}
+    installed = {name: _version(package) for name, package in asked.items()}
+    versions = {name: version for name, version in installed.items() if version}
     return {
-        "versions": {
-            "python": platform.python_version(),
-            **{p: v for p in PACKAGES if (v := _version(p))},
-        },
+        "versions": {"python": platform.python_version(), **versions},
         "code": release_digest(),
         "tree": tree_digest(),
-        "strategy_file": _strategy_file(getattr(conf.strategy, "target", "")),
+        "outside": outside(conf),
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -39,18 +39,10 @@ def environment(conf: Conf) -> dict[str, Any]:
     }
 
 
-def _strategy_file(target: str) -> str:
-    """Return the SHA-256 of the user's own file that a strategy comes from, empty where it comes
-    from no file.
-    """
-    path, separator, _ = target.rpartition(":")
-    if not separator or not path.endswith(".py"):
-        return ""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError:
-        # The strategy says what is wrong with its file, in words of its own.
-        return ""
+def outside(conf: Conf) -> dict[str, str]:
+    """Return the digests of the code from outside this tree, by kind and name."""
+    named = [(group, getattr(conf, group)) for group in GROUPS]
+    return {f"{group} {own.name}": own.code for group, own in named if getattr(own, "code", "")}
 
 
 def _version(package: str) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conf.code_digest import (
+    FRONT,
     NOT_TREE,
     PACKAGES,
     covered_files,
@@ -57,6 +58,7 @@ ACCEPTED = (
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
+    shutil.copyfile(ROOT / FRONT, tmp_path / FRONT)
     for package in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
