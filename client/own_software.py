@@ -11,9 +11,9 @@ from typing import Final
 
 import torch
 
-from conf import DISTRIBUTION
 from conf.code_digest import release_digest, run_digest, run_files
 from conf.errors import SiloError
+from conf.release import release
 from conf.schema import RunScope
 from strategies.wire.software import LONGEST, Software
 
@@ -40,7 +40,7 @@ def _software(files: tuple[str, ...]) -> Software:
         "driver": driver(DRIVER_FILE),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
-        "meadow": _version(DISTRIBUTION),
+        "meadow": release(),
         "flwr": _version("flwr"),
         "code": release_digest(),
         "run_code": _run_code(files),

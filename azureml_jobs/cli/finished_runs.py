@@ -144,13 +144,13 @@ def version(arguments: Arguments) -> int:
     The last line is the digest of the code that must agree, as a silo's owner lists it in
     `policy.code`.
     """
-    from conf import DISTRIBUTION
     from conf.code_digest import release_digest
+    from conf.release import release
 
-    named = {"meadow": DISTRIBUTION, "flwr": "flwr", "torch": "torch", "hydra-core": "hydra-core"}
-    for name, distribution in named.items():
+    print(f"meadow {release() or '(not installed)'}")
+    for name in ("flwr", "torch", "hydra-core"):
         try:
-            print(f"{name} {metadata.version(distribution)}")
+            print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             print(f"{name} (not installed)")
     print(f"code {release_digest()}")

@@ -107,7 +107,7 @@ def name_and_version(bundle: bytes | None) -> tuple[str, str]:
     file).
     """
     if bundle is None:
-        return "meadow/meadow", "0"
+        return "meadow/meadow-federated", "0"
     with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
         project = tomllib.loads(archive.read("pyproject.toml").decode())
     publisher = project["tool"]["flwr"]["app"]["publisher"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from conf import DISTRIBUTION
 from conf.code_digest import release_digest, tree_digest
+from conf.release import release
 from conf.schema import Conf
 from conf.targets.known import GROUPS
 
@@ -21,8 +21,7 @@ def environment(conf: Conf) -> dict[str, Any]:
     """Return versions by package and what this machine offers; nothing that names the machine or
     its user.
     """
-    asked = {"meadow": DISTRIBUTION, **{package: package for package in PACKAGES}}
-    installed = {name: _version(package) for name, package in asked.items()}
+    installed = {"meadow": release(), **{package: _version(package) for package in PACKAGES}}
     versions = {name: version for name, version in installed.items() if version}
     return {
         "versions": {"python": platform.python_version(), **versions},

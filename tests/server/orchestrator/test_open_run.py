@@ -15,7 +15,7 @@ from tests.faults.stock import app_folder, bundle
 def test_the_name_of_an_app_is_the_one_that_flower_reads(tmp_path: Path) -> None:
     app = bundle(app_folder(tmp_path, "client = None"))
     assert name_and_version(app) == get_fab_metadata(app) == ("meadow/toyapp", "1.0.0")
-    assert name_and_version(None) == ("meadow/meadow", "0")
+    assert name_and_version(None) == ("meadow/meadow-federated", "0")
 
 
 def test_a_run_says_which_code_it_is_of_and_travels_whole() -> None:
