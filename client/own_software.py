@@ -13,7 +13,7 @@ import torch
 
 from conf.code_digest import release_digest, run_digest, run_files
 from conf.errors import SiloError
-from conf.release import release
+from conf.meadow_version import release
 from conf.schema import RunScope
 from strategies.wire.software import LONGEST, Software
 

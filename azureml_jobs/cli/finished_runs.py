@@ -145,7 +145,7 @@ def version(arguments: Arguments) -> int:
     `policy.code`.
     """
     from conf.code_digest import release_digest
-    from conf.release import release
+    from conf.meadow_version import release
 
     print(f"meadow {release() or '(not installed)'}")
     for name in ("flwr", "torch", "hydra-core"):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from conf.code_digest import release_digest, tree_digest
-from conf.release import release
+from conf.meadow_version import release
 from conf.schema import Conf
 from conf.targets.known import GROUPS
 

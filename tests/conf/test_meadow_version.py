@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.release import DISTRIBUTION, release
+from conf.meadow_version import DISTRIBUTION, release
 
 
 def test_an_installed_distribution_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
