@@ -125,6 +125,7 @@ def overrides(work: Work) -> list[str]:
             f"run.seed={work.seed}",
         ),
         f"run.cohort={work.cohort or 'null'}",
+        f"run.test={'rounds' if work.test else 'end'}",
         *(f"run.rounds={work.rounds}", f"trainer.epochs={work.epochs}"),
         *(f"trainer.batch_size={work.batch_size}", f"trainer.lr={work.lr}"),
         *(f"trainer.eval_batch_size={work.eval_batch_size}", f"trainer.momentum={work.momentum}"),

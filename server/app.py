@@ -17,7 +17,7 @@ from conf.compose import compose
 from conf.silos import silos
 from server.observers.progress import progress
 from server.round.rounds import Rounds
-from server.scoring.evaluation import central_score
+from server.scoring.central import Workers, central_score
 from server.session import Session, session
 from strategies import build_strategy
 
@@ -47,9 +47,13 @@ def main(grid: Grid, context: Context) -> None:
         left_for_workers.unlink(missing_ok=True)
 
 
-def federate(run: Session, grid: Grid, strategy: Strategy) -> None:
-    """Train the run's rounds over a grid, in any mode, and test the model once at the end."""
-    rounds = Rounds(run, grid, strategy, central_score(run.conf))
+def federate(run: Session, grid: Grid, strategy: Strategy, workers: Workers | None = None) -> None:
+    """Train the run's rounds over a grid, in any mode, and test the model once at the end.
+
+    Where there are `workers`, idle ones evaluate the model on the task's test set.
+    """
+    central = central_score(run.conf, workers)
+    rounds = Rounds(run, grid, strategy, central.begin if central else None)
     stopped_early = rounds.run()
     run.finish(rounds.test(), stopped_early=stopped_early)
 

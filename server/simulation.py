@@ -101,7 +101,7 @@ def _train(run: Session, strategy: Strategy) -> None:
             log=run.folder.logs / "workers.log",
             states=states,
         ) as grid:
-            federate(run, grid, strategy)
+            federate(run, grid, strategy, workers=grid)
     else:
         run_on_ray(
             lambda grid, _: federate(run, grid, strategy),

@@ -29,11 +29,30 @@ Packed = tuple[tuple[str, type[Any], Any], ...]
 """Records by name: of arrays (name, dtype, shape, serialisation, place among the bytes) each."""
 
 
+@dataclass(frozen=True)
+class Call:
+    """A function of this program, as `module:function`, to be called with a model and an argument."""
+
+    function: str
+    model: ArrayRecord
+    argument: object
+
+
+@dataclass
+class Received:
+    """What came: messages with their contexts, silos whose data may be let go, or a call."""
+
+    jobs: list[Job]
+    goodbye: list[str]
+    call: Call | None
+
+
 @dataclass
 class _Batch:
     """What is pickled: the bare messages and contexts, their records, and where the bytes are."""
 
     jobs: list[tuple[Message, Packed | None, Context, Packed]]
+    call: tuple[str, Any, object] | None
     data: list[bytes | int | None]
     """Of each array: its bytes, its place among those of the batch before, or None where its bytes
     follow.
@@ -52,9 +71,14 @@ class PipeEnd:
         self._received: list[bytes] = []
 
     def send(
-        self, jobs: Sequence[Job], *, remember: bool = False, goodbye: Iterable[str] = ()
+        self,
+        jobs: Sequence[Job],
+        *,
+        call: Call | None = None,
+        remember: bool = False,
+        goodbye: Iterable[str] = (),
     ) -> None:
-        """Send messages with their contexts, and the names of silos whose data may be let go.
+        """Send messages with their contexts, the names of silos whose data may be let go, or a call.
 
         Raises OSError when the other end is gone.
         """
@@ -62,6 +86,7 @@ class PipeEnd:
         # A worker reads all of a batch before it begins: neither end then waits for the other with
         # a full pipe in both directions.
         packed = [packer.job(message, context) for message, context in jobs]
+        packed_call = None if call is None else packer.call(call)
         known = {id(data): place for place, data in enumerate(self._sent)}
         table: list[bytes | int | None] = []
         follows = []
@@ -75,14 +100,14 @@ class PipeEnd:
                 table.append(data)
         # Models alone: a silo's state is another one each time.
         kept = sorted(packer.models) if remember else []
-        self._connection.send(_Batch(packed, table, kept, list(goodbye)))
+        self._connection.send(_Batch(packed, packed_call, table, kept, list(goodbye)))
         for data in follows:
             self._connection.send_bytes(data)
         # Held here, so that no other array can get the identity of one of them.
         self._sent = [packer.data[place] for place in kept]
 
-    def receive(self) -> tuple[list[Job], list[str]]:
-        """Return the messages of the next batch with their contexts, and the silos to let go.
+    def receive(self) -> Received:
+        """Return what comes next.
 
         Raises EOFError or OSError when the other end is gone.
         """
@@ -94,8 +119,17 @@ class PipeEnd:
             else:
                 data.append(self._received[entry] if isinstance(entry, int) else entry)
         jobs = [_unpacked_job(job, data) for job in batch.jobs]
+        call = None if batch.call is None else _unpacked_call(batch.call, data)
         self._received = [data[place] for place in batch.remember]
-        return jobs, batch.goodbye
+        return Received(jobs, batch.goodbye, call)
+
+    def send_value(self, value: object) -> None:
+        """Send what a call returned; raises OSError when the other end is gone."""
+        self._connection.send(value)
+
+    def receive_value(self) -> object:
+        """Return what a call returned; raises EOFError or OSError when the other end is gone."""
+        return self._connection.recv()
 
 
 class _Packer:
@@ -119,6 +153,11 @@ class _Packer:
             bare.content = RecordDict()
         bare_context.state = RecordDict()
         return bare, content, bare_context, state
+
+    def call(self, call: Call) -> tuple[str, Any, object]:
+        model = self._record(call.model)
+        self.models.update(place for *_, place in model)
+        return call.function, model, call.argument
 
     def _records_of(self, records: RecordDict) -> Packed:
         return tuple((name, type(record), self._record(record)) for name, record in records.items())
@@ -153,6 +192,11 @@ def _unpacked_job(job: tuple[Message, Packed | None, Context, Packed], data: lis
         message.content = _unpacked(content, data)
     context.state = _unpacked(state, data)
     return message, context
+
+
+def _unpacked_call(call: tuple[str, Any, object], data: list[bytes]) -> Call:
+    function, model, argument = call
+    return Call(function, _record(ArrayRecord, model, data), argument)
 
 
 def _unpacked(packed: Packed, data: list[bytes]) -> RecordDict:

@@ -9,26 +9,29 @@ from __future__ import annotations
 
 import atexit
 import copy
-import hashlib
 import logging
 import secrets
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, RecordDict, UserConfig
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 
 from conf.errors import SiloError
 from conf.schema import Silo
-from conf.silos import silo_to_json
+from server.engines.calls import WaitingCall
+from server.engines.pipe import Call
 from server.engines.queues import STEAL_SECONDS, Job, SiloQueues
 from server.engines.server_identity import give_identity_back, take_identity
+from server.engines.silo_context import context_of, node_id
 from server.engines.worker import Worker, WorkerDied, answer, end_fork_server, load_app
 from server.round.silo_grid import SiloGrid
 
@@ -38,13 +41,6 @@ DEATHS_IN_A_ROW = 3
 """Workers that one silo may end one after another before it is no longer tried."""
 CLOSE_SECONDS = 2.0
 """For all workers to end when the pool is closed in the middle of a training."""
-
-
-def node_id(silo: str) -> int:
-    """Return a silo's node id: a positive 63-bit number made from its name, so that it never
-    changes.
-    """
-    return int.from_bytes(hashlib.sha256(silo.encode()).digest()[:8], "big") >> 1
 
 
 class PoolGrid(SiloGrid):
@@ -78,13 +74,14 @@ class PoolGrid(SiloGrid):
         self._contexts = {}
         for node, silo in self._silos.items():
             state = self._states.get(silo.name, RecordDict())
-            self._contexts[node] = _context(run_id, node, silo, state)
+            self._contexts[node] = context_of(run_id, node, silo, state)
         workers = min(workers, len(silos))
         self._queues = SiloQueues(len(silos), max(workers, 1))
         self._open: set[str] = set()  # messages whose reply nobody has had yet
         self._done: dict[
             str, Message
         ] = {}  # replies in the order of arrival, by the message they answer
+        self._calls: deque[WaitingCall] = deque()
         self._late = 0
         self._deaths: Counter[int] = Counter()
         self._failure: SiloError | None = None
@@ -162,6 +159,25 @@ class PoolGrid(SiloGrid):
         while (reply := self._next(wanted, deadline)) is not None:
             yield reply
 
+    def call(self, call: Call) -> Future[Any]:
+        """Let an idle worker call a function; the future has what it returns or raises.
+
+        It is SiloError MDW-317 where two workers end over it, one after the other. Without
+        `workers` nobody would ever do it.
+        """
+        waiting = WaitingCall(call)
+        with self._change:
+            if self._closed:
+                waiting.future.cancel()
+            self._calls.append(waiting)
+            self._change.notify_all()
+        return waiting.future
+
+    @property
+    def workers(self) -> int:
+        """How many processes there are; 0 where clients run in the caller's thread."""
+        return len(self._workers)
+
     def forget(self, message_ids: Iterable[str]) -> None:
         """Drop messages that are no longer waited for, and their replies when they come."""
         with self._change:
@@ -180,6 +196,8 @@ class PoolGrid(SiloGrid):
             if self._closed:
                 return
             self._closed = True
+            for waiting in self._calls:
+                waiting.future.cancel()
             self._change.notify_all()
         atexit.unregister(self.close)
         for worker in self._workers:
@@ -251,21 +269,30 @@ class PoolGrid(SiloGrid):
         worker = self._workers[number]
         try:
             worker.start()
-            while jobs := self._take(number):
-                self._ask(number, jobs)
+            while work := self._take(number):
+                if isinstance(work, WaitingCall):
+                    self._call(number, work)
+                else:
+                    self._ask(number, work)
         except SiloError as error:
             with self._change:
                 self._failure = error
+                for waiting in self._calls:
+                    waiting.future.set_exception(error)
+                self._calls.clear()
                 self._change.notify_all()
         finally:
             worker.stop()
 
-    def _take(self, number: int) -> list[Job]:
+    def _take(self, number: int) -> list[Job] | WaitingCall:
         """Return what a worker does next, as soon as there is something; nothing at the end."""
         worker = self._workers[number]
         with self._change:
             worker.busy = False
             while not self._closed:
+                if self._calls:
+                    worker.busy = True
+                    return self._calls.popleft()
                 jobs = self._queues.take(number, time.monotonic())
                 if jobs:
                     worker.busy = True
@@ -299,6 +326,26 @@ class PoolGrid(SiloGrid):
         except WorkerDied as death:
             self._died(number, waiting, str(death))
 
+    def _call(self, number: int, waiting: WaitingCall) -> None:
+        """Let a worker call a function; where the worker ends over it, another tries once more."""
+        worker = self._workers[number]
+        try:
+            waiting.future.set_result(worker.call(waiting.call))
+        except WorkerDied as death:
+            with self._change:
+                if waiting.ended(str(death)):
+                    self._calls.append(waiting)
+                    self._change.notify_all()
+            self._again(worker)
+        except Exception as error:
+            waiting.future.set_exception(error)
+
+    def _again(self, worker: Worker) -> None:
+        """Start a worker again that has ended."""
+        worker.stop()
+        if not self._closed:
+            worker.start()
+
     def _to_be_tried(self, number: int, jobs: list[Job]) -> list[Job]:
         """Return the messages to silos that have not ended one worker after another."""
         tried = [job for job in jobs if self._deaths[job.silo] < DEATHS_IN_A_ROW]
@@ -325,10 +372,7 @@ class PoolGrid(SiloGrid):
         with self._change:
             self._queues.give_back(number, list(waiting))
         self._deliver(job.message, self._crashed(job.message, how))
-        worker = self._workers[number]
-        worker.stop()
-        if not self._closed:
-            worker.start()
+        self._again(self._workers[number])
 
     def _crashed(self, message: Message, how: str) -> Message:
         name = self._silos[message.metadata.dst_node_id].name
@@ -352,12 +396,3 @@ class PoolGrid(SiloGrid):
                 log.info(
                     "dropped a late reply of silo %s: its round is closed", self._silos[node].name
                 )
-
-
-def _context(run_id: int, node: int, silo: Silo, state: RecordDict) -> Context:
-    config: UserConfig = {
-        "partition-id": silo.index,
-        "num-partitions": silo.of,
-        "silo": silo_to_json(silo),
-    }
-    return Context(run_id=run_id, node_id=node, node_config=config, state=state, run_config={})

@@ -5,6 +5,7 @@ ClientApp.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import logging
 import multiprocessing
@@ -25,7 +26,7 @@ from flwr.common.constant import ErrorCode
 from client import malloc
 from conf.errors import SiloError
 from conf.targets import known
-from server.engines.pipe import Job, PipeEnd
+from server.engines.pipe import Call, Job, PipeEnd
 from server.engines.private_folder import folder_of_this_process
 
 log = logging.getLogger(__name__)
@@ -148,12 +149,25 @@ class Worker:
         try:
             self._pipe.send(jobs, remember=True, goodbye=goodbye)
             for _ in jobs:
-                replies, _ = self._pipe.receive()
-                yield replies[0]
                 # Not held here while the next one is made: a reply is as large as the model.
-                del replies
+                yield self._pipe.receive().jobs[0]
         except (EOFError, OSError) as error:
             raise WorkerDied(self._how_it_ended()) from error
+
+    def call(self, call: Call) -> object:
+        """Return what a function returns there, or raise what it raises.
+
+        Raises WorkerDied, which says how the process ended.
+        """
+        assert self._pipe is not None
+        try:
+            self._pipe.send([], call=call, remember=True)
+            value = self._pipe.receive_value()
+        except (EOFError, OSError) as error:
+            raise WorkerDied(self._how_it_ended()) from error
+        if isinstance(value, BaseException):
+            raise value
+        return value
 
     def end(self) -> None:
         """End the process at once, from any thread, whatever it does."""
@@ -275,14 +289,39 @@ def _serve(
     pipe = PipeEnd(connection)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            jobs, goodbye = pipe.receive()
-            _let_go(goodbye)
+            received = pipe.receive()
+            _let_go(received.goodbye)
+            if received.call is not None:
+                pipe.send_value(_called(received.call))
             # Each is freed before the next one begins.
-            jobs.reverse()
+            jobs = received.jobs[::-1]
+            del received
             while jobs:
                 message, context = jobs.pop()
                 pipe.send([(answer(app, message, context), context)])
                 del message, context
+
+
+def _called(call: Call) -> object:
+    """Return what a function returns, or the exception that it raises."""
+    module, _, name = call.function.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)(call.model, call.argument)
+    except Exception as error:
+        # Where it happened stays here.
+        log.exception("%s raised", call.function)
+        return _able_to_travel(error)
+
+
+def _able_to_travel(error: Exception) -> Exception:
+    """Return an exception, or one of the same words where it can't be made again from its arguments."""
+    try:
+        again = copy.copy(error)
+    except Exception:
+        again = None
+    if type(again) is type(error) and str(again) == str(error):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _let_go(silos: list[str]) -> None:

@@ -47,7 +47,8 @@ from strategies.wire import protocol, run_config
 
 log = logging.getLogger(__name__)
 
-Score = Callable[[ArrayRecord], Metrics]
+Score = Callable[[ArrayRecord], Callable[[], Metrics]]
+"""Begins to score a model; what it returns waits for the metrics."""
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 
 
@@ -115,6 +116,8 @@ class Rounds:
         kept = session.kept
         if isinstance(self.grid, SiloGrid):
             self.silos = self.grid.names()
+        # Whoever is idle does that while the silos do theirs.
+        central = self.score(kept.arrays) if self.score else None
         test = final_test(
             self.task,
             kept.arrays,
@@ -124,8 +127,8 @@ class Rounds:
             lambda silo, metrics: session.observer.reply(kept.round, TEST_PHASE, silo, metrics),
             session.state.counted,
         )
-        if self.score:
-            test.central = self.score(kept.arrays)
+        if central:
+            test.central = central()
         session.ledger.model_tested(kept.round, arrays_digest(kept.arrays), test.digest)
         session.observer.model_tested(test)
         return test
@@ -153,17 +156,22 @@ class Rounds:
             arrays = mean
         record.aggregate |= {f"train_{name}": value for name, value in _means(metrics).items()}
 
-        # 3. Evaluate the new model at the silos.
+        # 3. Only where a curve of it was asked for: score the new model on the central test set.
+        #    Whoever is idle does that while the silos evaluate.
+        central: Callable[[], Metrics] | None = None
+        if self.score and self.session.conf.run.test == "rounds":
+            central = self.score(arrays)
+
+        # 4. Evaluate it at the silos.
         config = self._config()
         config[protocol.SPLIT] = protocol.VALIDATION
         asked = self.strategy.configure_evaluate(number, arrays, config, cohort)
         messages = self._to_cohort(asked, nodes, self._counted(record))
         record.aggregate |= self._evaluate_phase(record, messages)
 
-        # 4. Only where a curve of it was asked for: score it on the central test set.
-        if self.score and self.session.conf.run.test == "rounds":
-            central = self.score(arrays)
-            record.aggregate |= {f"{CENTRAL}{name}": value for name, value in central.items()}
+        if central:
+            scores = central()
+            record.aggregate |= {f"{CENTRAL}{name}": value for name, value in scores.items()}
         return record, arrays
 
     def _close(self, record: RoundRecord, arrays: ArrayRecord, early_stop: EarlyStop) -> None:

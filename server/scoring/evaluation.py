@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -50,31 +50,27 @@ class Scorer:
 
     def scores(self, arrays: ArrayRecord) -> Scores:
         """Return a model's metrics on each silo's split and on their union."""
-        self.model.load_state_dict(protocol.to_state(arrays))
-        by_silo = {name: self._sums(data) for name, data in sorted(self.splits.items())}
+        self.load(arrays)
+        by_silo = {name: self.sums_on(data) for name, data in sorted(self.splits.items())}
         union = sums.folded(by_silo.values())
         return Scores(
             union=sums.metrics_of(self.task, union),
             by_silo={name: sums.metrics_of(self.task, part) for name, part in by_silo.items()},
         )
 
+    def load(self, arrays: ArrayRecord) -> None:
+        """Make a model the one that is scored."""
+        self.model.load_state_dict(protocol.to_state(arrays))
+
     def score_on(self, arrays: ArrayRecord, examples: Examples) -> Metrics:
         """Return a model's metrics on other examples."""
-        self.model.load_state_dict(protocol.to_state(arrays))
-        return sums.metrics_of(self.task, self._sums(examples))
+        self.load(arrays)
+        return sums.metrics_of(self.task, self.sums_on(examples))
 
-    def _sums(self, examples: Examples) -> sums.Sums:
+    def sums_on(self, examples: Examples) -> sums.Sums:
+        """Return the sums of the model that was loaded on some examples."""
         torch.set_num_threads(self.conf.trainer.threads)
         return loop.evaluate(self.model, examples, self.task, self.conf.trainer).sums
-
-
-def central_score(conf: Conf) -> Callable[[ArrayRecord], Metrics] | None:
-    """Return a function that scores a model on the task's test set, or None where it has none."""
-    test = task_of(conf.task).test(conf.data)
-    if test is None:
-        return None
-    scorer = Scorer.of(conf, {})
-    return lambda arrays: scorer.score_on(arrays, test)
 
 
 def splits_for_test(conf: Conf, members: list[Silo]) -> dict[str, Examples]:
@@ -136,10 +132,11 @@ def evaluate_run(run: str, places: Mapping[str, str] = NOWHERE_ELSE) -> Scores:
     conf = _conf_of(folder, places)
     arrays = protocol.to_record(load_model(folder.path, places).state_dict())
     splits = splits_for_test(conf, silos(conf))
-    scores = Scorer.of(conf, splits).scores(arrays) if splits else Scores({}, {})
-    central = central_score(conf)
-    if central:
-        scores.by_silo["test set"] = central(arrays)
+    scorer = Scorer.of(conf, splits)
+    scores = scorer.scores(arrays) if splits else Scores({}, {})
+    test = scorer.task.test(conf.data)
+    if test is not None:
+        scores.by_silo["test set"] = scorer.score_on(arrays, test)
     return scores
 
 

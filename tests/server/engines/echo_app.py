@@ -7,8 +7,10 @@ import signal
 import sys
 import time
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+
+from conf.errors import DataError
 
 app = ClientApp()
 calls = 0
@@ -43,6 +45,27 @@ def hello(message: Message, context: Context) -> Message:
         RecordDict({"m": MetricRecord({"partition": int(context.node_config["partition-id"])})}),
         reply_to=message,
     )
+
+
+class Odd(Exception):
+    """An exception that can't be made again from its arguments."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def called(model: ArrayRecord, argument: object) -> tuple[object, float, int]:
+    """Do what the argument says, then return it, the sum of the model's first array, and who this is."""
+    match argument:
+        case "data error":
+            raise DataError("MDW-202", "what", "hint")
+        case "zero":
+            raise ZeroDivisionError("no such number")
+        case "odd":
+            raise Odd(1, 2)
+        case "exit":
+            os._exit(9)
+    return argument, float(model["w"].numpy().sum()), os.getpid()
 
 
 def misbehave(config: ConfigRecord) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from server.engines.pipe import LARGE, Job, PipeEnd
+from server.engines.pipe import LARGE, Call, Job, PipeEnd
 from server.engines.server_identity import give_identity_back, take_identity
 
 
@@ -41,9 +41,9 @@ def job(arrays: ArrayRecord, node: int = 1, state: ArrayRecord | None = None) ->
 def passed(sender: PipeEnd, receiver: PipeEnd, jobs: list[Job], remember: bool = True) -> list[Job]:
     thread = threading.Thread(target=sender.send, args=(jobs,), kwargs={"remember": remember})
     thread.start()
-    received, _ = receiver.receive()
+    received = receiver.receive()
     thread.join()
-    return received
+    return received.jobs
 
 
 def test_a_batch_arrives_as_it_was_sent() -> None:
@@ -114,4 +114,16 @@ def test_a_silo_s_state_is_not_kept_until_the_next_batch() -> None:
 def test_the_names_of_silos_to_let_go_come_along() -> None:
     sender, receiver = ends()
     sender.send([], goodbye=["north"])
-    assert receiver.receive() == ([], ["north"])
+    assert receiver.receive().goodbye == ["north"]
+
+
+def test_a_call_brings_its_model_which_travels_no_second_time_with_messages() -> None:
+    sender, receiver = ends()
+    arrays = model(4)
+    sender.send([], call=Call("module:function", arrays, 5), remember=True)
+    call = receiver.receive().call
+    assert call == Call("module:function", arrays, 5)
+    sender.send([job(arrays)], remember=True)
+    assert receiver._connection.poll()
+    assert len(receiver._received) == 2
+    assert receiver.receive().jobs[0][0].content["arrays"] == arrays

@@ -16,12 +16,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
-from conf.errors import SiloError
+from conf.errors import DataError, SiloError
 from conf.schema import Silo
 from conf.silos import silo_from_json
 from server.engines import queues
-from server.engines.pipe import Job
-from server.engines.pool import PoolGrid, node_id
+from server.engines.pipe import Call, Job
+from server.engines.pool import PoolGrid
+from server.engines.silo_context import node_id
 from strategies.wire import protocol
 
 APP = "echo_app:app"
@@ -389,3 +390,44 @@ def test_more_workers_than_silos_are_not_started() -> None:
     with pool(2, 16) as grid:
         assert len(grid._workers) == 2
         assert len(grid.send_and_receive(asked(grid))) == 2
+
+
+def test_a_function_is_called_in_a_worker_with_the_model_s_bits() -> None:
+    model = arrays(100_000)
+    with pool(2, 2) as grid:
+        for _ in range(2):
+            futures = [grid.call(Call("echo_app:called", model, number)) for number in range(3)]
+            found = [future.result(60) for future in futures]
+            assert [number for number, _, _ in found] == [0, 1, 2]
+            assert all(values == model["w"].numpy().sum() for _, values, _ in found)
+            assert os.getpid() not in {pid for _, _, pid in found}
+
+
+def test_what_a_called_function_raises_is_raised_as_it_was() -> None:
+    with pool(2, 1) as grid:
+        with pytest.raises(DataError, match="MDW-202") as caught:
+            grid.call(Call("echo_app:called", arrays(), "data error")).result(60)
+        assert caught.value.hint == "hint"
+        with pytest.raises(ZeroDivisionError, match="no such number"):
+            grid.call(Call("echo_app:called", arrays(), "zero")).result(60)
+        # An exception whose class can't make it again.
+        with pytest.raises(RuntimeError, match="Odd: 1 and 2"):
+            grid.call(Call("echo_app:called", arrays(), "odd")).result(60)
+        # The worker is the same, and goes on.
+        assert len(grid.send_and_receive(asked(grid))) == 2
+
+
+def test_a_call_over_which_two_workers_end_is_an_error_and_silos_are_asked_on() -> None:
+    with pool(2, 1) as grid:
+        with pytest.raises(SiloError, match=r"MDW-317: .* echo_app:called ended: exit code 9"):
+            grid.call(Call("echo_app:called", arrays(), "exit")).result(60)
+        assert len(grid.send_and_receive(asked(grid))) == 2
+
+
+def test_a_call_that_never_began_ends_with_the_pool() -> None:
+    with pool(2, 1) as grid:
+        grid.send_and_receive(asked(grid))
+        grid.push_messages(asked(grid, do="sleep", seconds=600))
+        wait_until(lambda: len(grid._queues) < 2)
+        future = grid.call(Call("echo_app:called", arrays(), 1))
+    assert future.cancelled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,8 @@ def test_without_test_examples_it_says_none(grid: Splits, conf: Conf, tmp_path: 
 def test_a_central_test_set_is_beside_it_under_its_own_names(
     grid: Splits, conf: Conf, tmp_path: Path
 ) -> None:
-    def score(arrays: ArrayRecord) -> Metrics:
-        return {"accuracy": float(arrays["w"].numpy()[0]) / 10}
+    def score(arrays: ArrayRecord) -> Callable[[], Metrics]:
+        return lambda: {"accuracy": float(arrays["w"].numpy()[0]) / 10}
 
     test = ended(rounds_over(grid, conf, tmp_path, score=score))
     assert test.central == {"accuracy": 0.4}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -574,8 +574,8 @@ def test_another_step_may_exchange_as_often_as_it_needs(
 def test_a_central_test_set_is_scored_each_round_only_where_its_curve_is_asked_for(
     grid: TrainingGrid, conf: Conf, tmp_path: Path
 ) -> None:
-    def score(arrays: ArrayRecord) -> Metrics:
-        return {"accuracy": float(arrays["w"].numpy()[0])}
+    def score(arrays: ArrayRecord) -> Callable[[], Metrics]:
+        return lambda: {"accuracy": float(arrays["w"].numpy()[0])}
 
     rounds_over(grid, conf, tmp_path / "end", score=score).run()
     assert all("central_accuracy" not in r.aggregate for r in history_of(tmp_path / "end"))
