@@ -33,6 +33,8 @@ TESTED_ELSEWHERE = {
     "server/app.py": "tests/integration/test_simulate.py",
     "server/simulation.py": "tests/integration/test_simulate.py",
     "server/engines/worker.py": "tests/server/engines/test_pool.py",
+    "server/engines/calls.py": "tests/server/engines/test_pool.py",
+    "server/engines/silo_context.py": "tests/server/engines/test_pool.py",
     "server/engines/quiet.py": "tests/server/engines/test_ray_engine.py",
     "server/engines/ray_access.py": "tests/server/engines/test_ray_engine.py",
     "server/engines/ray_grid.py": "tests/server/engines/test_ray_engine.py",
