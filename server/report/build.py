@@ -111,7 +111,7 @@ def html(result: RunResult, rounds: Overview, beside: Surroundings | None = None
         verdict=verdict(result),
         facts=_facts(result, points),
         trained=what_was_trained(beside.config),
-        finals=final_rows(result, rounds.silos),
+        finals=final_rows(result),
         where_final=_where_final(result),
         where_models=EXAMPLES,
         where_curves=EXAMPLES_OF_ROUNDS,
@@ -119,7 +119,7 @@ def html(result: RunResult, rounds: Overview, beside: Surroundings | None = None
         no_comparison="" if result.baseline else _no_comparison(result),
         partition=partition(result),
         silo_rows=silo_rows(rounds.silos, result.shown) if points else [],
-        failures=failures(rounds.failed),
+        failures=failures(rounds, result.test),
         more=_left_out(result, rounds),
         curves=curves,
         curve_step=plots.step(points, plots.MOST_POINTS),
@@ -218,9 +218,9 @@ def _legend(result: RunResult) -> list[tuple[str, LineStyle]]:
     else:
         items.append(("from the worst silo to the best", RANGE))
     if result.baseline is not None and result.baseline.centralised is not None:
-        items.append(("all data pooled", POOLED))
+        items.append((f"all data pooled, {EXAMPLES}", POOLED))
     if result.baseline is not None and result.baseline.silo_alone:
-        items.append(("best silo alone", BEST_ALONE))
+        items.append((f"best silo alone, {EXAMPLES}", BEST_ALONE))
     return items
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Final, NamedTuple
 
-from server.run.result import Metrics, RoundRecord
+from server.run.result import FinalTest, Metrics, RoundRecord
 from server.run.shown import Shown, known
 
 MOST_LINES: Final = 12
@@ -115,8 +115,7 @@ class Overview:
             seen = self.silos.setdefault(silo, SiloOverview())
             seen.metrics = metrics
             seen.validation = metrics.get(NUM_EXAMPLES)
-        for silo, reason in record.failed.items():
-            failure = Failure(silo, code_of(record, silo), reason)
+        for failure in failures_in(record):
             self.failed.setdefault(failure, []).append(record.round)
 
     def _answered(self, silo: str, record: RoundRecord) -> None:
@@ -140,12 +139,18 @@ def overview(records: Iterable[RoundRecord], silos: Sequence[str], shown: Shown)
     return gathered
 
 
-def code_of(record: RoundRecord, silo: str) -> str:
-    """Return the code by which a silo failed in a round: its own where it said one, such as that of
-    its owner's policy, otherwise the server's.
+def failures_in(closed: RoundRecord | FinalTest) -> list[Failure]:
+    """Return who failed in a round or in the final test.
+
+    The code is the silo's own where it said one, such as that of its owner's policy, otherwise the
+    server's.
     """
-    own = _CODE.search(record.failed[silo])
-    return own[0] if own else record.codes.get(silo, "")
+    failures = []
+    for silo, reason in closed.failed.items():
+        own = _CODE.search(reason)
+        code = own[0] if own else closed.codes.get(silo, "")
+        failures.append(Failure(silo, code, reason))
+    return failures
 
 
 def binned(points: Sequence[Point], most: int, drawn: Sequence[str] = ()) -> list[Point]:

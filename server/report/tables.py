@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from server.report.overview import Failure, SiloOverview
-from server.run.result import RunResult, Scores
+from server.report.overview import Overview, SiloOverview, failures_in
+from server.run.result import FinalTest, RunResult, Scores
 from server.run.shown import (
     CENTRAL,
     NOT_KNOWN,
@@ -106,9 +106,9 @@ class FinalRow:
     central: str
 
 
-def final_rows(result: RunResult, silos: Mapping[str, SiloOverview]) -> list[FinalRow]:
+def final_rows(result: RunResult) -> list[FinalRow]:
     """Return a row for each shown metric that is known at the end of a run."""
-    own = [seen.metrics for seen in silos.values()]
+    own = list(result.test.metrics.values()) if result.test is not None else []
     rows = []
     for name in result.shown:
         values = sorted(known(own, name), reverse=is_less_better(result.shown, name))
@@ -165,21 +165,24 @@ def silo_rows(silos: Mapping[str, SiloOverview], shown: Shown) -> list[list[str]
     return rows
 
 
-def failures(failed: Mapping[Failure, Sequence[int]]) -> list[dict[str, str]]:
+def failures(rounds: Overview, test: FinalTest | None) -> list[dict[str, str]]:
     """Return each silo's reasons once, with the rounds in which it failed for it, the most frequent
-    first.
+    first, and last those of the final test.
 
     At most `MOST_ROWS` of them: `Overview.failed` has the others.
     """
-    ranked = sorted(failed.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+    ranked = sorted(rounds.failed.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+    told = [(failure, in_words(numbers)) for failure, numbers in ranked]
+    if test is not None:
+        told += [(failure, "final test") for failure in failures_in(test)]
     return [
         {
             "silo": failure.silo,
             "code": failure.code,
             "reason": failure.reason[:LONGEST_REASON],
-            "rounds": in_words(numbers),
+            "rounds": when,
         }
-        for failure, numbers in ranked[:MOST_ROWS]
+        for failure, when in told[:MOST_ROWS]
     ]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from server.report.build import html
 from server.report.overview import overview
 from server.run.history import FILE, History, Mark
-from server.run.result import Baseline, Metrics, RoundRecord, RunResult, Scores
+from server.run.result import Baseline, FinalTest, Metrics, RoundRecord, RunResult, Scores
 
 CLASSES = [str(digit) for digit in range(10)]
 BYTES = 4 * 4_810
@@ -63,6 +63,7 @@ def sample(
         classes=CLASSES,
         shown={"accuracy": "max", "loss": "min"},
         baseline=_baseline(members, draw) if baseline else None,
+        test=_tested(records[-1]) if records else None,
         final=dict(records[-1].aggregate) if records else {},
         model={"path": "model/model.safetensors", "sha256": "ab" * 32, "parameters": 4_810},
         environment={
@@ -92,6 +93,7 @@ def regression() -> Made:
     made.partition = {}
     made.classes = []
     assert made.baseline is not None and made.baseline.centralised is not None
+    assert made.test is not None
     alone = made.baseline.silo_alone.values()
     for metrics in [
         made.baseline.federated.union,
@@ -102,6 +104,8 @@ def regression() -> Made:
         *made.baseline.centralised.by_silo.values(),
         *(own for record in made.records for own in record.metrics.values()),
         *(record.aggregate for record in made.records),
+        *made.test.metrics.values(),
+        made.test.aggregate,
     ]:
         wrong = 1 - metrics.pop("accuracy")
         metrics |= {"rmse": 40 * wrong, "r2": 1 - wrong}
@@ -181,6 +185,12 @@ def _round(number: int, silos: list[str], draw: random.Random) -> RoundRecord:
             "train_loss": 2.0 / (number + 1),
         },
     )
+
+
+def _tested(last: RoundRecord) -> FinalTest:
+    """Return a test that found what the last round's evaluation did."""
+    own = {silo: dict(metrics) for silo, metrics in last.metrics.items()}
+    return FinalTest(last.round, last.cohort, metrics=own, aggregate=dict(last.aggregate))
 
 
 def _evaluated(number: int, draw: random.Random) -> Metrics:

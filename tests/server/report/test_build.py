@@ -363,6 +363,7 @@ def test_the_page_says_what_was_trained_and_leads_to_the_files_that_are_there(
 
 def test_the_page_says_what_the_check_of_the_ledger_said(tmp_path: Path) -> None:
     made = sample()
+    made.test = None
     with Ledger(tmp_path / "ledger.jsonl", made.run_id) as ledger:
         ledger.run_started(
             federation="f", code="c", tree="t", config="g", silos=made.silos, resumed=False
@@ -390,12 +391,22 @@ def test_everything_shown_stands_with_its_worst_and_its_best_silo(tmp_path: Path
     made = regression()
     made.final |= {"central_rmse": 2.5}
     table = read(made, tmp_path).tables["The metrics at the end"]
-    own = [metrics["rmse"] for metrics in made.records[-1].metrics.values()]
+    assert made.test is not None
+    own = [metrics["rmse"] for metrics in made.test.metrics.values()]
     last = "the task's test set"
     assert table[0][:5] == ["metric", "all silos", "worst silo", "best silo", last]
     assert table[1][0] == "rmse" and table[1][4:] == ["2.500", "lower is better"]
     assert table[1][2:4] == [f"{max(own):.3f}", f"{min(own):.3f}"]
     assert table[2][0] == "r2" and table[2][4:] == ["–", "higher is better"]
+
+
+def test_who_failed_in_the_final_test_is_among_the_failures(tmp_path: Path) -> None:
+    made = sample()
+    assert made.test is not None
+    made.test.failed = {"silo-3": "gone"}
+    made.test.codes = {"silo-3": "MDW-304"}
+    table = read(made, tmp_path).tables["Failures"]
+    assert table[1:] == [["silo-3", "MDW-304", "gone", "final test"]]
 
 
 def test_a_silo_s_part_has_its_share_and_the_length_of_its_updates(tmp_path: Path) -> None:
