@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
+from conf import combinations
 from conf.errors import ConfigError
 from conf.schema import EXTERNAL, VARIANTS, Conf, DataConf, SiloConf, is_outside
 from conf.schema_keys import nearest
@@ -28,9 +29,19 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
-    """Raise ConfigError for the first wrong value (MDW-104) or contradiction (MDW-105)."""
+    """Raise ConfigError for the first wrong value (MDW-104), contradiction (MDW-105) or combination
+    that is refused (MDW-165).
+    """
     check_limits(conf, "", where)
-    for rule in (_variants, _silo_names, _silo_data, _counts, _external, _registered):
+    for rule in (
+        _variants,
+        _silo_names,
+        _silo_data,
+        _counts,
+        _external,
+        _registered,
+        combinations.check,
+    ):
         rule(conf, where)
 
 

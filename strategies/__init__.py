@@ -31,8 +31,9 @@ from strategies.silo_half import SiloHalf
 def build_strategy(conf: StrategyConf) -> Strategy:
     """Return the server's half of the algorithm that a configuration names, with its arguments.
 
-    Raises ConfigError: MDW-150 for an unknown name, those of `strategies.external` for a class from
-    outside this tree; SiloError MDW-346 or MDW-347 for one that this process was not started with.
+    Raises ConfigError: MDW-150 for an unknown name, MDW-166 where the half at the silos can't be
+    made, those of `strategies.external` for a class from outside this tree; SiloError MDW-346 or
+    MDW-347 for one that this process was not started with.
     """
     if isinstance(conf, ExternalStrategyConf):
         return _outside(conf)
@@ -57,10 +58,16 @@ def silo_half_of(conf: StrategyConf, told: Mapping[str, Any] | None = None) -> S
 def silo_half(strategy: type[Strategy], arguments: Mapping[str, Any]) -> SiloHalf:
     """Return the silo's half that a strategy's class names, given those of the strategy's arguments
     that it takes; plain local training where the class names none.
+
+    An argument that was not said has the default of the strategy's constructor, so that both halves
+    mean the same.
     """
     half: Callable[..., SiloHalf] = getattr(strategy, "silo_half", SiloHalf)
     accepted = inspect.signature(half).parameters
-    return half(**{name: value for name, value in arguments.items() if name in accepted})
+    parameters = inspect.signature(strategy).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    given = defaults | dict(arguments)
+    return half(**{name: value for name, value in given.items() if name in accepted})
 
 
 def flower_half(proximal_mu: Any = None) -> SiloHalf:
@@ -90,6 +97,13 @@ def _outside(conf: ExternalStrategyConf) -> Strategy:
 
     cls = known.loaded("strategy", conf.name, conf.code)
     made = construct(cls, conf.args, conf.name, "strategy.args")
+    try:
+        # Tried here, so that it does not fail at every silo.
+        silo_half(type(made), conf.args)
+    except Exception as error:
+        what = f"The half of {conf.name} at the silos can't be made: {error}."
+        hint = "Its arguments are those of the strategy's constructor of the same names."
+        raise ConfigError("MDW-166", what, hint) from error
     return made if isinstance(made, Algorithm) else External(made)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -29,11 +29,17 @@ from strategies.wire import protocol
 ROUND: Final = 1
 
 
-def dry_aggregation(strategy: Strategy, arrays: ArrayRecord, silos: int) -> None:
+def dry_aggregation(
+    strategy: Strategy,
+    arrays: ArrayRecord,
+    silos: int,
+    parameters: Collection[str] | None = None,
+) -> None:
     """Let a newly built strategy, which is used for nothing else, aggregate `silos` updates that
     equal the model.
 
-    A streaming strategy gets two of them: it takes one as it takes a thousand. Raises RoundError
+    A streaming strategy gets two of them: it takes one as it takes a thousand. `parameters` are the
+    names of the arrays that are no buffers, where the caller knows them. Raises RoundError
     MDW-405 where it raises, gives no model, or one with other names, shapes or values that are not
     finite; its own MeadowError as it is.
     """
@@ -41,6 +47,8 @@ def dry_aggregation(strategy: Strategy, arrays: ArrayRecord, silos: int) -> None
     grid = ImaginedGrid(count)
     # Of one that Meadow hosts, the name that its user knows.
     name = type(getattr(strategy, "inner", strategy)).__name__
+    if isinstance(strategy, Algorithm) and parameters is not None:
+        strategy.open(silos, parameters)
     with _undisturbed():
         with _saying(name, "configure_train"):
             messages = list(strategy.configure_train(ROUND, arrays, ConfigRecord(), grid))

@@ -53,7 +53,9 @@ def check_here(conf: Conf, task: Task, silos: int, examples: Dataset[Any] | None
     else:
         dry_round(model, examples, task, trainer)
     arrays = protocol.to_record(model.state_dict())
-    dry_aggregation(build_strategy(conf.strategy), arrays, conf.run.cohort or silos)
+    parameters = [name for name, _ in model.named_parameters()]
+    strategy = build_strategy(conf.strategy)
+    dry_aggregation(strategy, arrays, conf.run.cohort or silos, parameters)
 
 
 def ask_silos(grid: Grid, silos: Mapping[int, str], run: RunConf, config: ConfigRecord) -> None:

@@ -62,13 +62,14 @@ def test_ray_gives_the_bits_of_the_pool(run: FinishedRun, tmp_path: Path) -> Non
     [
         ["strategy=fedavg"],
         ["strategy=fedprox", "strategy.mu=0.1"],
+        ["strategy=scaffold"],
         [
             "strategy=external",
             "strategy.target=flwr.serverapp.strategy.FedAdam",
             "strategy.args.eta=0.05",
         ],
     ],
-    ids=["fedavg", "fedprox", "fedadam"],
+    ids=["fedavg", "fedprox", "scaffold", "fedadam"],
 )
 def test_a_resumed_run_gives_the_unbroken_runs_model(
     tmp_path: Path, strategy: list[str], monkeypatch: pytest.MonkeyPatch

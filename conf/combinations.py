@@ -1,0 +1,277 @@
+"""What combines with what: one table, for composing a run, for the docs and for a test of all pairs.
+
+Every choice that decides how an update comes about is a value on an axis. Two values of different
+axes work together unless a row of `REFUSED` says why not; `NOTES` says what to know where they do.
+`python -m conf.combinations` prints the part of docs/strategies.md that is made of this. A new
+algorithm, or a new kind of privacy or compression, is a new value here; the test then trains a
+round with each pair of it that is not refused.
+
+    MDW-165 a combination that is refused
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
+
+from conf.errors import ConfigError
+from conf.schema import Conf, ExternalStrategyConf
+
+Where = Callable[[str], str]
+"""Says where a key got its value: a file, or the command line."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One choice: its name, how it is written, and whether a configuration has made it."""
+
+    name: str
+    written: str
+    chosen: Callable[[Conf], bool]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is chosen, and the key that a message names."""
+
+    name: str
+    key: str
+    values: tuple[Value, ...]
+
+    def chosen(self, conf: Conf) -> Value | None:
+        """Return the value that a configuration has on this axis, None for one not in the table."""
+        return next((value for value in self.values if value.chosen(conf)), None)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is to be said of two values of different axes."""
+
+    first: str
+    second: str
+    why: str
+    hint: str = ""
+
+    def is_of(self, a: Value, b: Value) -> bool:
+        """Return whether it is about these two."""
+        return {self.first, self.second} == {a.name, b.name}
+
+
+def _strategy(name: str) -> Callable[[Conf], bool]:
+    return lambda conf: conf.strategy.name == name
+
+
+def _optimizer(name: str, *, momentum: bool | None = None) -> Callable[[Conf], bool]:
+    def chosen(conf: Conf) -> bool:
+        fits = momentum is None or (conf.trainer.momentum > 0) == momentum
+        return conf.trainer.optimizer == name and fits
+
+    return chosen
+
+
+def _precision(name: str) -> Callable[[Conf], bool]:
+    return lambda conf: conf.trainer.precision == name
+
+
+AXES: Final = (
+    Axis(
+        "algorithm",
+        "strategy",
+        (
+            Value("fedavg", "strategy=fedavg", _strategy("fedavg")),
+            Value("fedprox", "strategy=fedprox", _strategy("fedprox")),
+            Value("scaffold", "strategy=scaffold", _strategy("scaffold")),
+            Value(
+                "from outside",
+                "strategy.target=flwr.serverapp.strategy.FedAdam strategy.args.eta=0.01",
+                lambda conf: isinstance(conf.strategy, ExternalStrategyConf),
+            ),
+        ),
+    ),
+    Axis(
+        "optimizer",
+        "trainer.optimizer",
+        (
+            Value("sgd", "trainer.momentum=0", _optimizer("sgd", momentum=False)),
+            Value("momentum", "trainer.momentum=0.9", _optimizer("sgd", momentum=True)),
+            Value("adam", "trainer=adam", _optimizer("adam")),
+            Value("adamw", "trainer=adam trainer.optimizer=adamw", _optimizer("adamw")),
+        ),
+    ),
+    Axis(
+        "precision",
+        "trainer.precision",
+        (
+            Value("fp32", "trainer.precision=fp32", _precision("fp32")),
+            Value("bf16", "trainer.precision=bf16", _precision("bf16")),
+            Value("fp16", "trainer.precision=fp16", _precision("fp16")),
+        ),
+    ),
+    Axis(
+        "clipping",
+        "trainer.clip_norm",
+        (
+            Value("unclipped", "trainer.clip_norm=null", lambda c: c.trainer.clip_norm is None),
+            Value("clipped", "trainer.clip_norm=1", lambda c: c.trainer.clip_norm is not None),
+        ),
+    ),
+    Axis(
+        "batches a step",
+        "trainer.accumulate",
+        (
+            Value("one", "trainer.accumulate=1", lambda c: c.trainer.accumulate == 1),
+            Value("several", "trainer.accumulate=2", lambda c: c.trainer.accumulate > 1),
+        ),
+    ),
+    Axis(
+        "normalisation",
+        "model",
+        (
+            Value("no buffers", "model=mlp", lambda c: c.model.name in ("mlp", "cnn")),
+            Value(
+                "batch norm", "model=resnet18", lambda c: getattr(c.model, "norm", "") == "batch"
+            ),
+        ),
+    ),
+    Axis(
+        "participation",
+        "run.cohort",
+        (
+            Value("all silos", "run.cohort=null", lambda c: c.run.cohort is None),
+            Value("some silos", "run.cohort=2", lambda c: c.run.cohort is not None),
+        ),
+    ),
+    Axis(
+        "model that is kept",
+        "run.keep",
+        (
+            Value("the last", "run.keep=last", lambda c: c.run.keep == "last"),
+            Value("the best", "run.keep=best", lambda c: c.run.keep == "best"),
+        ),
+    ),
+    Axis(
+        "privacy",
+        "privacy",
+        (Value("no privacy", "privacy=none", lambda c: c.privacy.name == "none"),),
+    ),
+    Axis(
+        "compression",
+        "compression",
+        (Value("no compression", "compression=none", lambda c: c.compression.name == "none"),),
+    ),
+)
+
+_NOT_SGD: Final = (
+    "a control variate is what the weights moved by, divided by the learning rates: a gradient"
+    " under SGD, and no gradient where each weight has a step size of its own"
+)
+_SGD: Final = "Train with trainer=sgd, or choose strategy=fedavg or strategy=fedprox."
+REFUSED: Final = (
+    Rule("scaffold", "adam", _NOT_SGD, _SGD),
+    Rule("scaffold", "adamw", _NOT_SGD, _SGD),
+    Rule(
+        "scaffold",
+        "fp16",
+        "fp16 leaves out the steps whose gradients overflow, and a control variate would count"
+        " them",
+        "Train with trainer.precision=bf16 or fp32.",
+    ),
+)
+"""Pairs that are refused when a run is composed, with the reason and what to do."""
+
+NOTES: Final = (
+    Rule(
+        "scaffold",
+        "momentum",
+        "a control variate is divided by the learning rates with what momentum repeats of each"
+        " step, so that it stays a mean of gradients",
+    ),
+    Rule(
+        "scaffold",
+        "clipped",
+        "the corrected gradient is clipped; the control variate estimates clipped gradients",
+    ),
+    Rule("scaffold", "batch norm", "buffers are averaged, and have no control variate"),
+    Rule(
+        "scaffold",
+        "some silos",
+        "c moves by |S|/N of the mean change; a silo's own advances only with an update that"
+        " counted",
+    ),
+    Rule("fedprox", "clipped", "the gradient is clipped with the proximal term in it"),
+    Rule(
+        "fedprox",
+        "adam",
+        "the term's gradient passes through Adam's scaling as the loss's does",
+    ),
+    Rule(
+        "fedprox",
+        "adamw",
+        "the term's gradient passes through Adam's scaling as the loss's does",
+    ),
+    Rule("from outside", "batch norm", "counters do not pass through a strategy of Flower's"),
+)
+"""What to know of pairs that work."""
+
+ORDER: Final = (
+    "The silo receives the model and what the algorithm sends beside it; arrays that the silo keeps"
+    " are put back into the model.",
+    "The task's output, then the algorithm's (`output`); the task's loss, then the algorithm's"
+    " (`loss`).",
+    "Gradients are added up over `trainer.accumulate` batches, and fp16's scale is taken off.",
+    "The algorithm's change of the gradients (`gradients`): FedProx's term, SCAFFOLD's correction.",
+    "Clipping (`trainer.clip_norm`).",
+    "The optimizer's step, with weight decay and momentum.",
+    "The algorithm's end: what is sent beside the model, and what stays at the silo.",
+    "At the server: admission, the means, the algorithm's step (`after`).",
+)
+"""In which order the parts of a combination act."""
+
+
+def pairs() -> Iterator[tuple[Value, Value]]:
+    """Yield every two values of different axes."""
+    for first, second in combinations(AXES, 2):
+        for a in first.values:
+            for b in second.values:
+                yield a, b
+
+
+def refusal(a: Value, b: Value) -> Rule | None:
+    """Return why two values do not work together, None where they do."""
+    return next((rule for rule in REFUSED if rule.is_of(a, b)), None)
+
+
+def check(conf: Conf, where: Where) -> None:
+    """Raise ConfigError MDW-165 where a configuration combines what is refused."""
+    chosen = [(axis.key, value) for axis in AXES if (value := axis.chosen(conf)) is not None]
+    for (first, a), (second, b) in combinations(chosen, 2):
+        rule = refusal(a, b)
+        if rule is not None:
+            raise ConfigError(
+                "MDW-165",
+                f"{a.name} ({where(first)}) does not combine with {b.name}"
+                f" ({where(second)}): {rule.why}.",
+                rule.hint,
+            )
+
+
+def page() -> str:
+    """Return the part of docs/strategies.md that this table makes."""
+    lines = ["| | values | how they are written |", "|---|---|---|"]
+    for axis in AXES:
+        names = ", ".join(value.name for value in axis.values)
+        written = ", ".join(f"`{value.written}`" for value in axis.values)
+        lines.append(f"| {axis.name} | {names} | {written} |")
+    lines += ["", "| refused | with | because |", "|---|---|---|"]
+    lines += [f"| {rule.first} | {rule.second} | {rule.why} |" for rule in REFUSED]
+    lines += ["", "| works | with | and |", "|---|---|---|"]
+    lines += [f"| {rule.first} | {rule.second} | {rule.why} |" for rule in NOTES]
+    lines += ["", "In this order:", ""]
+    lines += [f"{number}. {step}" for number, step in enumerate(ORDER, 1)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(page())

@@ -1,0 +1,109 @@
+"""Every pair of the table is either trained for a round, or refused with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations, product
+from pathlib import Path
+
+import pytest
+
+from conf.combinations import AXES, NOTES, REFUSED, Value, page, pairs, refusal
+from conf.compose import compose
+from conf.errors import ConfigError
+from server.simulation import simulate
+
+TINY = [
+    "task=digits",
+    "data.examples=36",
+    "data.partition=iid",
+    "federation.size=3",
+    "run.rounds=1",
+    "trainer.batch_size=8",
+    "trainer.lr=0.01",
+    "tracking=off",
+    "simulation=pool",
+    "simulation.workers=0",
+]
+VALUES = [value for axis in AXES for value in axis.values]
+WORKING = {frozenset((a.name, b.name)) for a, b in pairs() if refusal(a, b) is None}
+Row = Sequence[Value]
+
+
+def covered_by(row: Row) -> set[frozenset[str]]:
+    return {frozenset((a.name, b.name)) for a, b in combinations(row, 2)}
+
+
+def rows() -> list[Row]:
+    """Few runs in which every pair that works occurs: each takes what is new to most pairs."""
+    possible = [
+        row
+        for row in product(*(axis.values for axis in AXES))
+        if all(refusal(a, b) is None for a, b in combinations(row, 2))
+    ]
+    missing = set(WORKING)
+    chosen: list[Row] = []
+    while missing:
+        best = max(possible, key=lambda row: len(covered_by(row) & missing))
+        assert covered_by(best) & missing, f"no run has {missing}"
+        missing -= covered_by(best)
+        chosen.append(best)
+    return chosen
+
+
+ROWS = rows()
+
+
+def overrides(row: Row) -> list[str]:
+    """What is written for these values; a choice of a group before the keys inside it."""
+    words = [word for value in row for word in value.written.split()]
+    return sorted(words, key=lambda word: "." in word.partition("=")[0])
+
+
+def name_of(row: Row) -> str:
+    return "-".join(value.name.replace(" ", "_") for value in row)
+
+
+def test_the_runs_below_have_every_pair_that_works() -> None:
+    assert set().union(*map(covered_by, ROWS)) >= WORKING
+    assert len({value.name for value in VALUES}) == len(VALUES)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
+def test_a_pair_that_works_is_trained(row: Row, tmp_path: Path) -> None:
+    run = simulate([*TINY, *overrides(row), f"run.output={tmp_path}"])
+    assert run.result.status == "finished"
+    assert run.rounds[0].failed == {} and len(run.rounds[0].replied) >= 2
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [pair for pair in pairs() if refusal(*pair) is not None],
+    ids=lambda value: value.name,
+)
+def test_a_pair_that_does_not_work_is_refused_when_it_is_composed(a: Value, b: Value) -> None:
+    rule = refusal(a, b)
+    assert rule is not None and rule.hint
+    with pytest.raises(ConfigError) as caught:
+        compose([*TINY, *overrides([a, b])])
+    assert caught.value.code == "MDW-165"
+    assert rule.why in str(caught.value) and rule.hint in str(caught.value)
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: value.name)
+def test_each_value_is_known_again_in_what_it_is_written_as(value: Value) -> None:
+    (axis,) = [axis for axis in AXES if value in axis.values]
+    assert axis.chosen(compose([*TINY, *overrides([value])])) is value
+
+
+def test_each_rule_is_of_two_values_of_the_table() -> None:
+    all_pairs = [{a.name, b.name} for a, b in pairs()]
+    for rule in (*REFUSED, *NOTES):
+        assert {rule.first, rule.second} in all_pairs
+    for note in NOTES:
+        assert frozenset((note.first, note.second)) in WORKING
+
+
+def test_the_docs_print_this_table() -> None:
+    told = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
+    assert page() in told, "run python -m conf.combinations, and put it into docs/strategies.md"
