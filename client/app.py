@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from client import loop, memory, sums
+from client import loop, memory
 from client.batches import length
 from client.cache import Loaded, load_cached
 from client.context_state import state_mod
@@ -20,6 +20,7 @@ from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation
 from client.silo_settings import silo_of
 from client.tasks.base import Data
+from client.withholding import told
 from conf.errors import WireError
 from conf.schema import RunScope, Silo
 from conf.seeds import seed_for
@@ -84,11 +85,11 @@ def evaluate(message: Message, context: Context) -> Message:
     trainer = for_evaluation(scope.trainer, silo)
     split = _split(_config(message), loaded.data)
     evaluation = loop.evaluate(loaded.model, split, loaded.task, trainer)
-    metrics = sums.metrics_of(loaded.task, evaluation.sums) | evaluation.cost
+    said = told(evaluation, loaded.task, silo.policy)
     content = RecordDict(
         {
-            protocol.SUMS: protocol.to_record(evaluation.sums),
-            protocol.METRICS: MetricRecord({**metrics}),
+            protocol.SUMS: protocol.to_record(said.sums),
+            protocol.METRICS: MetricRecord({**said.metrics}),
         }
     )
     return Message(content, reply_to=message)

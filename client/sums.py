@@ -28,7 +28,13 @@ from strategies.wire import protocol
 Sums = dict[str, Tensor]
 """By name: int64 or float64 on the CPU, of any shape that does not depend on the examples."""
 Metrics = dict[str, float]
-TAKEN: Final = (protocol.LOSS, protocol.NUM_EXAMPLES, protocol.SECONDS, protocol.SAMPLES_PER_SECOND)
+TAKEN: Final = (
+    protocol.LOSS,
+    protocol.NUM_EXAMPLES,
+    protocol.SECONDS,
+    protocol.SAMPLES_PER_SECOND,
+    protocol.WITHHELD,
+)
 """Names of metrics that Meadow gives itself."""
 
 LOSS: Final = protocol.LOSS
@@ -99,17 +105,32 @@ def folded(parts: Iterable[Mapping[str, Tensor]]) -> Sums:
 def metrics_of(task: Task, sums: Mapping[str, Tensor]) -> Metrics:
     """Return the loss and the task's metrics that sums give; nothing where they are of no example.
 
-    Raises DataError MDW-209 for a metric that is not a number, by its name.
+    Where the task's `metrics` divides by a 0 among the sums (recall without a positive) all of its
+    metrics are undefined: NaN. Raises DataError MDW-209 for a metric that is not a number, by its name,
+    and whatever else the task's `metrics` raises.
     """
     size = int(sums[SIZE]) if SIZE in sums else 0
     if size == 0:
         return {}
     metrics = {LOSS: float(sums[LOSS]) / size}
-    for name, value in task.metrics(sums).items():
+    for name, value in _made(task, sums).items():
         if name in TAKEN:
             raise _not_a_metric(task, f"{name!r} is the name of something else")
         metrics[name] = _as_number(task, name, value)
     return metrics
+
+
+def _made(task: Task, sums: Mapping[str, Tensor]) -> Mapping[str, object]:
+    try:
+        return task.metrics(sums)
+    except ZeroDivisionError:
+        pass
+    # Undefined, but of the same names as elsewhere: those that sums without a 0 give.
+    ones = {name: torch.ones_like(value) for name, value in sums.items()}
+    try:
+        return dict.fromkeys(task.metrics(ones), math.nan)
+    except ZeroDivisionError:
+        return {}
 
 
 def _as_sum(task: Task, name: str, value: object, spec: SumSpec) -> Tensor:

@@ -441,6 +441,18 @@ class PolicyConf:
         at_least=1,
         help="examples to train on, with fewer of which the silo takes no part; null = any number",
     )
+    evaluated_examples_at_least: int | None = number(
+        None,
+        at_least=1,
+        help="examples of a split to evaluate on: a smaller one is answered as if empty; null = any "
+        "number",
+    )
+    cells_at_least: int | None = number(
+        None,
+        at_least=2,
+        help="smallest count that an evaluation tells; smaller ones are withheld, and the metric is "
+        "called partial; null = all",
+    )
     code: list[str] = entries(
         list,
         pattern=SHA256,

@@ -14,7 +14,7 @@ from typing import Final
 from azureml_jobs.storage.base import Store
 from azureml_jobs.storage.folder_store import FolderStore
 from client.tasks import task_of
-from conf.errors import CheckpointError, ConfigError, Interrupted, MeadowError
+from conf.errors import CheckpointError, ConfigError, DataError, Interrupted, MeadowError
 from conf.schema import Conf, Silo
 from server.observers.base import Observer, Observers
 from server.observers.metrics_file import MetricsFile
@@ -74,6 +74,9 @@ class Session:
         self.result.status = "stopped_early" if stopped_early else "finished"
         self.result.test = test
         self.result.final = test.final
+        if test.is_failure:
+            error = _not_tested(self)
+            self.result.error = {"code": error.code, "message": error.message}
 
 
 @contextlib.contextmanager
@@ -90,7 +93,8 @@ def session(
     as the disk lets.
 
     Checkpoints lie in the folder, or in a `store` that outlives it: what is found there is resumed.
-    KeyboardInterrupt becomes Interrupted (MDW-900), which says how to resume.
+    KeyboardInterrupt becomes Interrupted (MDW-900), which says how to resume. Raises DataError
+    MDW-214 at the end where every silo that was asked to test the model failed.
     """
     opened = _open(conf, members, mode, command, display, store)
     result, observer = opened.result, opened.observer
@@ -118,6 +122,22 @@ def session(
     finally:
         observer.close()
         opened.ledger.close()
+    if result.test is not None and result.test.is_failure:
+        # Only now: the model is there, and so is all else that a run leaves.
+        raise _not_tested(opened)
+
+
+def _not_tested(opened: Session) -> DataError:
+    test = opened.result.test
+    assert test is not None
+    silo, why = next(iter(sorted(test.failed.items())))
+    others = f", and {len(test.failed) - 1} more failed" if len(test.failed) > 1 else ""
+    return DataError(
+        "MDW-214",
+        f"No silo could test the model of {opened.folder.run_id} ({silo}: {why.rstrip('.')}{others}).",
+        "The model is written. Correct what the silos say, then score it with"
+        f" meadow evaluate run={opened.folder.known_as}, or resume the run with more rounds.",
+    )
 
 
 def _where_it_stopped(opened: Session) -> str:

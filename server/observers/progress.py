@@ -25,6 +25,7 @@ from server.run.shown import (
     Shown,
     headline_of,
     known,
+    partial_note,
     present,
     score,
     value_of,
@@ -80,6 +81,8 @@ class PlainProgress(Observer):
         """Say what the round gave."""
         names = in_a_line(self._shown, record.aggregate)
         values = "  ".join(f"{name} {score(record.aggregate, name, DIGITS)}" for name in names)
+        if record.partial:
+            values += f"  ({partial_note(record.partial)})"
         replied = f"{len(record.replied)}/{len(record.cohort)} silos"
         up = sum(record.bytes_up.values())
         self._print(

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.run.result import Baseline, RunResult
-from server.run.shown import Shown, direction, in_order, present, score
+from server.run.shown import Shown, direction, in_order, partial_note, present, score
 
 MOST_NAMES = 10
 DIGITS = 4
@@ -25,7 +25,9 @@ def summary(result: RunResult, console: Console) -> None:
     elif result.final:
         names = in_order(result.shown, result.final)
         values = "  ".join(f"{name} {score(result.final, name, DIGITS)}" for name in names)
-        console.print(Text(f"test: {values}"), soft_wrap=True)
+        partial = partial_note(result.test.partial) if result.test is not None else ""
+        note = f"  ({partial})" if partial else ""
+        console.print(Text(f"test: {values}{note}"), soft_wrap=True)
     if result.test is not None and not result.test.aggregate:
         console.print(Text("no silo has examples to test the model on"), soft_wrap=True)
     if result.failed:

@@ -35,7 +35,7 @@ from server.report.trained import Config, read_config, what_was_trained
 from server.run.files import write_atomic
 from server.run.history import rounds_of
 from server.run.result import RunResult
-from server.run.shown import CENTRAL, Known, headline_of, in_words, known, score
+from server.run.shown import CENTRAL, Known, headline_of, in_words, known, partial_note, score
 from server.run.units import duration, size
 
 if TYPE_CHECKING:
@@ -181,7 +181,9 @@ def _costs(points: Sequence[Point]) -> list[tuple[str, str]]:
 
 def _where_final(result: RunResult) -> str:
     """Return on which examples the final metrics were measured."""
-    return f"On the silos' {EXAMPLES}, after the last round."
+    partial = partial_note(result.test.partial) if result.test is not None else ""
+    note = f" All metrics but the loss are {partial}." if partial else ""
+    return f"On the silos' {EXAMPLES}, after the last round.{note}"
 
 
 def _no_comparison(result: RunResult) -> str:

@@ -16,7 +16,7 @@ here.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -44,11 +44,12 @@ class Admitted:
     """A reply that may be aggregated.
 
     `norm` is the L2 norm of (update - global model) over all arrays of floats, None for metrics
-    alone.
+    alone. `withheld` says of an evaluation that the silo's owner keeps small counts back.
     """
 
     examples: int
     norm: float | None = None
+    withheld: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,17 @@ class AdmissionFault(ValueError):
 class Admission:
     """Checks the replies of one run, round after round.
 
-    `sums` is what an evaluation may hold (`client.sums.specs_of`).
+    `sums` is what an evaluation may hold (`client.sums.specs_of`), `metrics` what makes metrics of
+    it: the task's own code.
     """
 
-    def __init__(self, sums: Mapping[str, SumSpec]) -> None:
+    def __init__(
+        self,
+        sums: Mapping[str, SumSpec],
+        metrics: Callable[[task_sums.Sums], object] = dict,
+    ) -> None:
         self._sums = sums
+        self._metrics = metrics
         self._round = 0
         self._cohort: frozenset[str] = frozenset()
         self._reach = 0.0
@@ -123,8 +130,10 @@ class Admission:
                 # A silo that holds nothing out says so: it has no metrics, and did not fail.
                 examples = _examples(values, least=0)
                 if examples:
-                    check_sums(_array_records(content, [protocol.SUMS])[protocol.SUMS], self._sums)
-                return Admitted(examples)
+                    sums = _array_records(content, [protocol.SUMS])[protocol.SUMS]
+                    check_sums(sums, self._sums)
+                    self._check_metrics(sums)
+                return Admitted(examples, withheld=values.get(protocol.WITHHELD) == 1)
             software_of(content)
             records = _array_records(content, [protocol.ARRAYS, *self._extra])
             examples = _examples(values, least=1)
@@ -145,6 +154,15 @@ class Admission:
         if (silo, phase) in self._answered:
             raise AdmissionFault("MDW-618", "the silo has already answered")
         self._answered.add((silo, phase))
+
+    def _check_metrics(self, sums: ArrayRecord) -> None:
+        """Sums may be in range and belong to no predictions; the task's metrics then may raise."""
+        try:
+            self._metrics(protocol.to_state(sums))
+        except Exception as error:
+            raise AdmissionFault(
+                "MDW-630", f"the task's metrics raise {type(error).__name__} for its sums"
+            ) from None
 
     def _update(self, record: ArrayRecord, examples: int) -> Admitted:
         # All of the layout before any value: no array is read whose size was not checked.

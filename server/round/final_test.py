@@ -56,6 +56,9 @@ def final_test(
         if said.sums is not None:
             parts[silo] = said.sums
             test.metrics[silo] = said.metrics
+            if said.withheld:
+                test.partial.append(silo)
+    test.partial.sort()
     test.metrics = dict(sorted(test.metrics.items()))
     test.aggregate = union_metrics(task, parts)
     test.seconds = time.monotonic() - started

@@ -64,10 +64,14 @@ class Evaluated:
 
     metrics: Metrics
     sums: sums.Sums | None
+    withheld: bool = False
+    """Whether the silo's owner keeps small counts back, so that the union's metrics lack them."""
 
 
 def evaluated(task: Task, reply: Message, verdict: Admitted) -> Evaluated:
     """Return what a silo's evaluation says, and take the sums out of the reply."""
+    # Said to us: for a strategy it would be one more metric, which not all replies have.
+    protocol.records(reply.content, MetricRecord)[protocol.METRICS].pop(protocol.WITHHELD, None)
     metrics = metrics_in(reply)
     if not verdict.examples:
         # It has answered, but its metrics are those of nothing.
@@ -76,7 +80,7 @@ def evaluated(task: Task, reply: Message, verdict: Admitted) -> Evaluated:
     of_silo = protocol.to_state(record)
     # A strategy of Flower's gets replies in Flower's own form.
     del reply.content[protocol.SUMS]
-    return Evaluated(metrics | sums.metrics_of(task, of_silo), of_silo)
+    return Evaluated(metrics | sums.metrics_of(task, of_silo), of_silo, verdict.withheld)
 
 
 def union_metrics(task: Task, parts: dict[str, sums.Sums]) -> Metrics:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -75,7 +76,7 @@ class Rounds:
 
     def __post_init__(self) -> None:
         self.task = task_of(self.session.conf.task)
-        self.admission = Admission(sums.specs_of(self.task))
+        self.admission = Admission(sums.specs_of(self.task), partial(sums.metrics_of, self.task))
         self.choice = choice_of(self.session.conf.run, self.task)
 
     def run(self) -> bool:
@@ -325,8 +326,11 @@ class Rounds:
             if said.sums is not None:
                 parts[silo] = said.sums
                 record.metrics[silo] = said.metrics
+                if said.withheld:
+                    record.partial.append(silo)
                 replies.append((silo, reply))
             self.session.observer.reply(record.round, "evaluate", silo, said.metrics)
+        record.partial.sort()
         if not replies:
             return {}
         others = _means(self.strategy.aggregate_evaluate(record.round, in_order(replies)))

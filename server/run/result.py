@@ -38,7 +38,9 @@ class RoundRecord:
     training and evaluation metrics, `software` what a silo says that it runs, where that is new.
     `aggregate` holds the metrics of all silos' validation examples together (made of their sums, not
     means of `metrics`), weighted means of the training metrics (prefixed `train_`), and the metrics
-    of the central test set (prefixed `central_`) where `run.test=rounds` asks for them.
+    of the central test set (prefixed `central_`) where `run.test=rounds` asks for them. `partial`
+    names the silos whose owners withheld small counts: all metrics of the union but the loss lack
+    these.
     """
 
     round: int
@@ -55,6 +57,7 @@ class RoundRecord:
     metrics: dict[str, Metrics] = field(default_factory=dict)
     software: dict[str, dict[str, str]] = field(default_factory=dict)
     aggregate: Metrics = field(default_factory=dict)
+    partial: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -64,7 +67,8 @@ class FinalTest:
     `round` is the model's. `metrics` holds each silo's own, `aggregate` those of all their test
     examples together, made of their sums: both are empty where no silo has test examples. `central`
     holds those of the task's own test set, where it has one. A silo that was asked and is in
-    neither `metrics` nor `failed` has no test examples.
+    neither `metrics` nor `failed` has no test examples, or fewer than its owner lets be told.
+    `partial` is as in a round.
     """
 
     round: int
@@ -74,12 +78,18 @@ class FinalTest:
     metrics: dict[str, Metrics] = field(default_factory=dict)
     aggregate: Metrics = field(default_factory=dict)
     central: Metrics = field(default_factory=dict)
+    partial: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def final(self) -> Metrics:
         """The metrics that the run ends with; those of the central test set prefixed `central_`."""
         return self.aggregate | {f"central_{name}": v for name, v in self.central.items()}
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether silos were asked and every one of them failed."""
+        return bool(self.asked) and set(self.failed) >= set(self.asked)
 
     @property
     def digest(self) -> str:

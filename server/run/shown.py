@@ -8,7 +8,7 @@ is the headline.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 Better = Literal["max", "min"]
@@ -22,6 +22,8 @@ LOSS_ALONE: Final[Mapping[str, str]] = {"loss": "min"}
 NOT_KNOWN: Final = "–"
 ERROR: Final = "_error"
 """Suffix of a metric that bounds the error of another one, such as `auprc_error` of `auprc`."""
+MOST_NAMES: Final = 10
+"""Silos that a note names."""
 CENTRAL: Final = "central_"
 """Prefix of a metric on the task's own test set, which the server scores itself."""
 
@@ -103,6 +105,17 @@ def score(metrics: Known, name: str | None, digits: int = 3) -> str:
     if value is None or not bound:
         return written(value, digits)
     return f"{written(value, digits)} ± {_rounded_up(bound)}"
+
+
+def partial_note(partial: Sequence[str]) -> str:
+    """Return what to say beside metrics of a union that lack some silos' small counts; empty where
+    they lack none.
+    """
+    if not partial:
+        return ""
+    names = ", ".join(partial[:MOST_NAMES])
+    more = f" and {len(partial) - MOST_NAMES} more" if len(partial) > MOST_NAMES else ""
+    return f"partial: {names}{more} withheld small counts"
 
 
 def _rounded_up(bound: float) -> str:

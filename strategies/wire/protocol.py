@@ -77,6 +77,8 @@ LOSS: Final = "loss"
 SECONDS: Final = "seconds"
 """Seconds in the training or evaluation loop, data loading included."""
 SAMPLES_PER_SECOND: Final = "samples-per-second"
+WITHHELD: Final = "withheld"
+"""1 in the reply of an evaluation whose small counts the silo's owner withholds."""
 
 HELLO: Final = "query.hello"
 READINESS: Final = "query.ready"

@@ -140,3 +140,25 @@ def test_a_task_may_not_take_the_name_of_the_loss() -> None:
     task = Odd(GOOD, {"loss": 1.0})
     with pytest.raises(DataError, match="MDW-209: The task odd: 'loss' is the name"):
         sums.metrics_of(task, sums.of_batch(task, None, (torch.zeros(2),)))
+
+
+class Recall(Odd):
+    """A task whose metrics are undefined without a positive, and say so as Python does."""
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
+        return {"recall": int(sums["right"]) / int(sums["positives"])}
+
+
+def test_a_division_by_0_makes_metrics_undefined_under_their_names() -> None:
+    task = Recall({}, {})
+    nothing = torch.tensor(0)
+    found = sums.metrics_of(
+        task,
+        {
+            "loss": torch.tensor(2.0),
+            "size": torch.tensor(1),
+            "right": nothing,
+            "positives": nothing,
+        },
+    )
+    assert found["loss"] == 2 and np.isnan(found["recall"]) and len(found) == 2

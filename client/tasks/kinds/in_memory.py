@@ -21,7 +21,7 @@ Examples = TypeVar("Examples")
 
 
 class InMemoryTask(Task, Generic[Examples]):
-    """Examples in memory: a subclass gives `read`, or `public` where they are not in `data.root`.
+    """Examples in memory: a subclass gives `read`, or `public` where they are not in files.
 
     The set is partitioned among the silos, or with `data.partition=own` all a silo's own.
     """
@@ -29,12 +29,16 @@ class InMemoryTask(Task, Generic[Examples]):
     _last_read: _LastRead | None = None
     _last_checked: _LastChecked | None = None
 
-    @abstractmethod
     def read(self, root: Path) -> Examples:
         """Return the examples that lie under `root`, a file or a folder.
 
         They are read again only where a file has changed.
         """
+        raise DataError(
+            "MDW-200",
+            f"data.root={root}: the task {self.name} reads no files.",
+            "Leave data.root and data.partition=own out, or write the task's `read`.",
+        )
 
     def public(self, data: DataConf) -> Examples:
         """Return the set that the silos share: what lies in `data.root`, if not overridden.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -42,10 +40,6 @@ class TokenClassification(InMemoryTask[Rows]):
     shown: ClassVar[Mapping[str, Better]] = {"accuracy": "max", "f1": "max", "loss": "min"}
     padding: ClassVar[int] = 0
     """The token that fills a batch's shorter sequences up."""
-
-    @abstractmethod
-    def read(self, root: Path) -> Rows:
-        """See `InMemoryTask.read`."""
 
     def checked(self, examples: Rows, where: object) -> Rows:
         """Return tokens and tags as arrays of int64; raises DataError MDW-202."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.sums import specs_of
+from client.sums import Sums, metrics_of, specs_of
 from client.tasks import task_named
 from server.round.admission import (
     CHUNK,
@@ -32,7 +33,8 @@ from strategies.wire.objects import Pieces
 from strategies.wire.software import LONGEST, MOST, Software
 from tests.server.round.scripted_grid import sums_of
 
-SPECS = specs_of(task_named("digits"))
+DIGITS = task_named("digits")
+SPECS = specs_of(DIGITS)
 
 
 def model() -> dict[str, np.ndarray]:
@@ -346,6 +348,31 @@ def test_sums_that_the_task_can_not_have_made_are_rejected(
     sums: dict[str, np.ndarray], says: str
 ) -> None:
     rejected(judge(evaluation(4, **sums), phase="evaluate"), ("MDW-630", "MDW-612"), says)
+
+
+def test_sums_that_the_task_s_metrics_can_not_take_are_rejected() -> None:
+    def metrics(sums: Sums) -> dict[str, float]:
+        raise KeyError("ill")
+
+    admission = Admission(SPECS, metrics)
+    admission.open(3, record(model()), ["north"])
+    verdict = admission.check(evaluation(4), silo="north", round=3, phase="evaluate")
+    rejected(verdict, "MDW-630", "the task's metrics raise KeyError for its sums")
+
+
+def test_an_empty_confusion_matrix_ends_no_run() -> None:
+    admission = Admission(SPECS, partial(metrics_of, DIGITS))
+    admission.open(3, record(model()), ["north"])
+    liar = evaluation(4, confusion=np.zeros((10, 10), np.int64))
+    assert admission.check(liar, silo="north", round=3, phase="evaluate") == Admitted(4)
+    said = metrics_of(DIGITS, protocol.to_state(liar[protocol.SUMS]))
+    assert math.isnan(said["accuracy"])
+
+
+def test_a_silo_that_withholds_small_counts_says_so() -> None:
+    content = evaluation(4)
+    content[protocol.METRICS][protocol.WITHHELD] = 1
+    assert judge(content, phase="evaluate") == Admitted(4, withheld=True)
 
 
 def test_a_missing_or_second_record_is_rejected() -> None:

@@ -6,9 +6,25 @@ import math
 
 import pytest
 
-from server.run.shown import best, direction, headline_of, known, present, score, written
+from server.run.shown import (
+    best,
+    direction,
+    headline_of,
+    known,
+    partial_note,
+    present,
+    score,
+    written,
+)
 
 SHOWN = {"auprc": "max", "rmse": "min"}
+
+
+def test_a_note_names_who_withheld_counts_and_of_many_the_first() -> None:
+    assert partial_note([]) == ""
+    assert partial_note(["north", "south"]) == "partial: north, south withheld small counts"
+    many = [f"s{number}" for number in range(12)]
+    assert partial_note(many).endswith("s9 and 2 more withheld small counts")
 
 
 def test_the_headline_is_the_first_shown_metric_that_has_a_value() -> None:

@@ -166,3 +166,15 @@ def test_another_layout_is_refused_with_those_that_fit(
 ) -> None:
     with pytest.raises(DataError, match=rf"MDW-202: x .* the task's are {theirs}"):
         Numbers(shape).checked((stored, np.zeros((2, 1))), "x")
+
+
+def test_a_task_whose_examples_are_in_no_file_says_so(tmp_path: Path) -> None:
+    class Drawn(Numbers):
+        read = ArrayTask.read
+
+        def public(self, data: DataConf) -> Arrays:
+            return np.zeros((9, 2)), np.zeros((9, 1))
+
+    assert len(inputs(Drawn().data(silos(1, None)[0]).train)) == 7
+    with pytest.raises(DataError, match=r"MDW-200: .*: the task numbers reads no files"):
+        Drawn().data(silos(1, tmp_path, "own")[0])

@@ -1,0 +1,107 @@
+"""What an owner withholds of an evaluation stays at the silo, in the sums and in all that is made of them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.loop import Evaluation
+from client.sums import of_batch
+from client.tasks import task_named
+from client.withholding import told, without_small_counts
+from conf.schema import PolicyConf
+from strategies.wire import protocol
+
+DIGITS = task_named("digits")
+
+
+def evaluation(examples: int) -> Evaluation:
+    """Half of the examples are 0, half are 1; all but one are guessed right."""
+    labels = torch.arange(examples) % 2
+    logits = torch.eye(10)[labels]
+    logits[0] = torch.eye(10)[5]
+    sums = of_batch(DIGITS, logits, (torch.zeros(examples, 1, 8, 8), labels))
+    return Evaluation(sums, examples, 0.5)
+
+
+def test_without_a_policy_all_is_told() -> None:
+    one = evaluation(20)
+    said = told(one, DIGITS, PolicyConf())
+    assert all(torch.equal(said.sums[name], value) for name, value in one.sums.items())
+    assert said.metrics["accuracy"] == 0.95 and protocol.WITHHELD not in said.metrics
+    assert said.metrics[protocol.NUM_EXAMPLES] == 20
+
+
+def test_a_split_below_the_threshold_is_answered_as_an_empty_one() -> None:
+    empty = told(Evaluation({}, 0, 0.0), DIGITS, PolicyConf())
+    assert told(evaluation(20), DIGITS, PolicyConf(evaluated_examples_at_least=21)) == empty
+    assert told(evaluation(20), DIGITS, PolicyConf(evaluated_examples_at_least=20)).sums
+
+
+def test_fewer_examples_than_a_cell_may_have_are_answered_as_none() -> None:
+    assert told(evaluation(4), DIGITS, PolicyConf(cells_at_least=5)).metrics == {
+        protocol.NUM_EXAMPLES: 0
+    }
+
+
+def test_a_split_whose_loss_is_a_mean_over_nothing_is_answered_as_an_empty_one() -> None:
+    nothing = {
+        "loss": torch.zeros((), dtype=torch.float64),
+        "size": torch.tensor(0),
+        "confusion": torch.zeros(10, 10, dtype=torch.int64),
+    }
+    assert told(Evaluation(nothing, 3, 0.1), DIGITS, PolicyConf()).metrics == {
+        protocol.NUM_EXAMPLES: 0
+    }
+
+
+def test_small_counts_are_withheld_and_the_answer_says_so() -> None:
+    one = evaluation(20)
+    said = told(one, DIGITS, PolicyConf(cells_at_least=3))
+    confusion = said.sums["confusion"]
+    assert said.metrics[protocol.WITHHELD] == 1
+    # The one wrong guess, and with it one of the others: 1 is what 19 lack of 20.
+    assert int(confusion[0, 5]) == 0 and int(confusion.sum()) == 10
+    assert said.metrics["accuracy"] == 1
+    assert said.sums["size"] == one.sums["size"] and said.sums["loss"] == one.sums["loss"]
+    assert int(one.sums["confusion"][0, 5]) == 1
+
+
+def test_where_nothing_is_small_nothing_is_said_to_be_withheld() -> None:
+    said = told(evaluation(20), DIGITS, PolicyConf(cells_at_least=2))
+    assert protocol.WITHHELD in said.metrics
+    labels = torch.arange(20) % 2
+    sums = of_batch(DIGITS, torch.eye(10)[labels], (torch.zeros(20, 1, 8, 8), labels))
+    said = told(Evaluation(sums, 20, 0.5), DIGITS, PolicyConf(cells_at_least=10))
+    assert protocol.WITHHELD not in said.metrics
+
+
+def test_where_all_is_withheld_metrics_are_undefined() -> None:
+    labels = torch.arange(10)
+    sums = of_batch(DIGITS, torch.eye(10), (torch.zeros(10, 1, 8, 8), labels))
+    said = told(Evaluation(sums, 10, 0.5), DIGITS, PolicyConf(cells_at_least=2))
+    assert math.isnan(said.metrics["accuracy"]) and said.metrics["loss"] > 0
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=40), st.integers(2, 10))
+def test_no_count_below_the_least_is_told_or_can_be_had_from_the_total(
+    counts: list[int], least: int
+) -> None:
+    given_counts = torch.tensor(counts)
+    sent = without_small_counts(given_counts, least)
+    assert all(value == 0 or value >= least for value in sent.tolist())
+    assert all(value in (0, count) for value, count in zip(sent.tolist(), counts, strict=True))
+    missing = sum(counts) - int(sent.sum())
+    if missing:
+        assert missing >= least or not sent.any()
+    else:
+        assert all(count == 0 or count >= least for count in counts)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3), (2, 3, 4)])
+def test_counts_keep_their_shape(shape: tuple[int, ...]) -> None:
+    assert without_small_counts(torch.ones(shape, dtype=torch.int64), 5).shape == shape
