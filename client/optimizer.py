@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from typing import Any, Final
 
+import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from conf.schema import TrainerConf
+
+WRAPPED: Final = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+"""Methods that torch wraps so that its compiler leaves them alone."""
+
+
+def _without_compiler(kind: type[Any]) -> type[Any]:
+    """Return an optimizer that does what torch's `kind` does, without loading torch's compiler.
+
+    The wrapped methods import torch._dynamo when they are first called, six tenths of what torch
+    itself costs, in every worker. Below the wrappers is the same code, so the bits are the same.
+    """
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in WRAPPED}
+    step = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), {**methods, "step": step})
+
+
+_SGD: Final = _without_compiler(SGD)
+_ADAM: Final = _without_compiler(Adam)
+_ADAMW: Final = _without_compiler(AdamW)
 
 
 def optimizer_of(model: nn.Module, conf: TrainerConf) -> Optimizer:
@@ -19,15 +41,17 @@ def optimizer_of(model: nn.Module, conf: TrainerConf) -> Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     foreach = True if all(p.is_cpu for p in parameters) else None
     if conf.optimizer == "sgd":
-        return SGD(
+        sgd: Optimizer = _SGD(
             parameters,
             conf.lr,
             momentum=conf.momentum,
             weight_decay=conf.weight_decay,
             foreach=foreach,
         )
-    kind = Adam if conf.optimizer == "adam" else AdamW
-    return kind(parameters, conf.lr, weight_decay=conf.weight_decay, foreach=foreach)
+        return sgd
+    kind = _ADAM if conf.optimizer == "adam" else _ADAMW
+    adam: Optimizer = kind(parameters, conf.lr, weight_decay=conf.weight_decay, foreach=foreach)
+    return adam
 
 
 def learning_rate(conf: TrainerConf, progress: float) -> float:

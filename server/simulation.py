@@ -21,7 +21,8 @@ from conf.compose import compose
 from conf.schema import Conf
 from conf.silos import pool_workers, silos
 from server.app import federate
-from server.engines.pool import PoolGrid
+from server.engines.fork_server import fork_from_here
+from server.engines.pool import APP, PoolGrid
 from server.engines.quiet import logs_to
 from server.engines.ray_engine import run_on_ray
 from server.observers.progress import progress as progress_display
@@ -75,6 +76,18 @@ def simulate_conf(conf: Conf, *, command: str = "", shown: Shown = "nothing") ->
                 conf, members, run.kept.arrays, done, conf.simulation.workers
             )
     return FinishedRun(run.result, run.folder.path)
+
+
+def copy_for_workers(conf: Conf) -> None:
+    """Make a copy of this process from which the pool's workers come, so that none imports torch.
+
+    For a program of our own, right after its imports: what a caller's process holds (threads, a
+    GPU) may not survive being copied. Without it the workers come from a new process.
+    """
+    simulation = conf.simulation
+    # A worker that is to leave malloc alone can't come from a process that has set it.
+    if simulation.engine == "pool" and simulation.malloc and pool_workers(conf) > 0:
+        fork_from_here(APP.partition(":")[0])
 
 
 @contextlib.contextmanager

@@ -34,8 +34,9 @@ def simulate(arguments: Arguments) -> int:
         # Torch takes seconds to import: what is wrong is told before, and so is what comes.
         check(conf)
         say(simulated(conf))
-        from server.simulation import simulate_conf
+        from server.simulation import copy_for_workers, simulate_conf
 
+        copy_for_workers(conf)
         plain = arguments.has("--no-progress")
         finished = simulate_conf(conf, command=command, shown="plain" if plain else "live")
         folders.append(finished.folder)

@@ -37,6 +37,8 @@ from server.round.silo_grid import SiloGrid
 
 log = logging.getLogger(__name__)
 
+APP = "client.app:app"
+"""The ClientApp of this tree, as `module:attribute`."""
 DEATHS_IN_A_ROW = 3
 """Workers that one silo may end one after another before it is no longer tried."""
 CLOSE_SECONDS = 2.0
@@ -58,7 +60,7 @@ class PoolGrid(SiloGrid):
         self,
         silos: list[Silo],
         workers: int,
-        app: str = "client.app:app",
+        app: str = APP,
         malloc: bool = True,
         log: Path | None = None,
         states: dict[str, RecordDict] | None = None,

@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 PRELOAD = (
     "torch",
-    "torch._dynamo",
     "flwr.app",
     "flwr.clientapp",
     "server.engines.worker",
