@@ -79,18 +79,30 @@ def reproducible(device: torch.device, seed: int, conf: TrainerConf) -> Iterator
     if cuda and conf.deterministic:
         # What torch asks for; 24 MB of the GPU.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    deterministic_before = torch.are_deterministic_algorithms_enabled()
+    deterministic_before = torch.get_deterministic_debug_mode()
     fill_before = _memory.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[device] if cuda else []):
         _seed(device, seed)
-        torch.use_deterministic_algorithms(conf.deterministic)
+        _be_deterministic(conf)
         # A help in debugging that costs time.
         _memory.fill_uninitialized_memory = False
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(deterministic_before)
+            torch.set_deterministic_debug_mode(deterministic_before)
             _memory.fill_uninitialized_memory = fill_before
+
+
+def _be_deterministic(conf: TrainerConf) -> None:
+    """Let torch refuse what has no deterministic form, or not.
+
+    torch.use_deterministic_algorithms says so to torch's compiler as well, and imports it for that:
+    as many CPU seconds as torch itself, in every worker. Only a compiled model needs it.
+    """
+    if conf.compile:
+        torch.use_deterministic_algorithms(conf.deterministic)
+    else:
+        torch.set_deterministic_debug_mode("error" if conf.deterministic else "default")
 
 
 def _seed(device: torch.device, seed: int) -> None:

@@ -54,7 +54,8 @@ def _fork(path: object, arguments: object, descriptors: Sequence[int]) -> int:
         # As where a new Python is started. Above all the writing end of the parent's pipe: with it
         # open here, the parent's end would never be seen.
         _close_all_but([0, 1, 2, *descriptors])
-        resource_tracker._resource_tracker._fd = None  # closed; each worker gets another
+        # It is closed, too; each worker gets its own.
+        resource_tracker._resource_tracker._fd = None  # type: ignore[attr-defined]  # a private name
         # The lock is held while a fork server starts, and nobody releases it in the copy: a worker
         # that starts processes of its own would wait for it.
         forkserver._forkserver._lock = threading.Lock()  # type: ignore[attr-defined]

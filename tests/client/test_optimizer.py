@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import SGD, Adam, AdamW
 
 from client.optimizer import learning_rate, optimizer_of
 from conf.schema import TrainerConf
@@ -51,6 +55,53 @@ def test_each_name_gives_its_optimizer_with_its_settings(
     optimizer = optimizer_of(
         nn.Linear(2, 2), TrainerConf(optimizer=name, lr=0.3, momentum=0.8, weight_decay=0.1)
     )
-    assert type(optimizer) is kind
+    assert isinstance(optimizer, kind)
     assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.3, 0.1)
     assert optimizer.defaults.get("momentum", 0.8) == 0.8
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_an_optimizer_gives_the_bits_of_torch_s_own(name: str) -> None:
+    conf = TrainerConf(optimizer=name, lr=0.1, weight_decay=0.01)
+    stock: Any = {"sgd": SGD, "adam": Adam, "adamw": AdamW}[name]
+    more = {"momentum": conf.momentum} if name == "sgd" else {}
+    models = []
+    for ours in (True, False):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        if ours:
+            optimizer = optimizer_of(model, conf)
+        else:
+            optimizer = stock(
+                model.parameters(), conf.lr, weight_decay=conf.weight_decay, foreach=True, **more
+            )
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(4, 8)).square().sum().backward()
+            optimizer.step()
+        models.append(model.state_dict())
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+
+
+def test_a_training_loads_nothing_of_torch_s_compiler() -> None:
+    code = (
+        "import sys, torch\n"
+        "from torch import nn\n"
+        "from client.device import reproducible\n"
+        "from client.optimizer import optimizer_of, set_learning_rate\n"
+        "from conf.schema import TrainerConf\n"
+        "for name in ('sgd', 'adam', 'adamw'):\n"
+        "    conf = TrainerConf(optimizer=name)\n"
+        "    with reproducible(torch.device('cpu'), 1, conf):\n"
+        "        model = nn.Linear(2, 1)\n"
+        "        optimizer = optimizer_of(model, conf)\n"
+        "        set_learning_rate(optimizer, 0.1)\n"
+        "        optimizer.zero_grad()\n"
+        "        model(torch.ones(3, 2)).sum().backward()\n"
+        "        optimizer.step()\n"
+        "print([name for name in sys.modules if name.startswith(('torch._dynamo', 'torch._inductor'))])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -128,7 +128,7 @@ class Look(Observer):
 server.simulation.progress_display = lambda live: Look()
 if __name__ == "__main__":
     simulate(["task=digits", "data.examples=200", "run.rounds=1", "simulation.workers=1",
-              f"run.output={sys.argv[1]}"])
+              f"run.output={sys.argv[1]}"], progress=True)
 """
 
 
