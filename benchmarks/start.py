@@ -6,8 +6,10 @@
 Every side is a command of its own, and the sides take turns, so that a busy machine hurts all of
 them alike. The CPU seconds are those of every process that the command started, workers and all,
 read when the first round's line is printed (to the first round), and again when all of them have
-ended (the whole command: one round, model and report included). The floor is an empty program that
-imports what every run needs: torch and Flower's two apps. The figures are medians.
+ended (the whole command: one round, model and report included). "workers" are all processes but the
+first one; "the rest" is the first one's: Meadow's own modules, the data, the folder, the round. The
+floor is an empty program that imports what every run needs: torch and Flower's two apps. The
+figures are medians.
 """
 
 from __future__ import annotations
@@ -37,17 +39,22 @@ class Side:
     name: str
     command: list[str]
     line: str = ""
+    first_line_at: list[float] = field(default_factory=list)
     to_first_line: list[float] = field(default_factory=list)
+    in_workers: list[float] = field(default_factory=list)
     to_round: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
 
 
-def cpu_of_session(session: int) -> float:
-    """Return the CPU seconds of all processes of a session, with those of children they reaped."""
+def cpu_of_session(session: int, but: int = 0) -> float:
+    """Return the CPU seconds of all processes of a session, with those of children they reaped.
+
+    The process `but` is left out.
+    """
     ticks = 0
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
+        if not entry.name.isdigit() or int(entry.name) == but:
             continue
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
@@ -83,11 +90,13 @@ def measure(side: Side, folder: Path) -> None:
     found = not side.line
     for line in process.stdout:
         if not said:
-            side.to_first_line.append(time.monotonic() - started)
+            side.first_line_at.append(time.monotonic() - started)
+            side.to_first_line.append(cpu_of_session(process.pid))
         said.append(line)
         if not found and line.startswith(side.line):
             found = True
             side.to_round.append(cpu_of_session(process.pid))
+            side.in_workers.append(cpu_of_session(process.pid, but=process.pid))
             side.wall.append(time.monotonic() - started)
     process.wait()
     _reap_the_rest()
@@ -144,9 +153,16 @@ def show(sides: list[Side]) -> None:
         wall = statistics.median(side.wall)
         row = (side.name, f"{to_round:.2f}", f"{to_round / floor:.2f}", f"{whole:.2f}")
         print(f"| {' | '.join(row)} | {wall:.1f} |")
+    print("\nWhere the CPU seconds to the first round go:")
+    print("| side | to its first line | imports (the floor) | workers | the rest | first line at |")
+    print("|---|---|---|---|---|---|")
     for side in sides[1:]:
         first = statistics.median(side.to_first_line)
-        print(f"{side.name}: first line after {first:.2f} s")
+        workers = statistics.median(side.in_workers)
+        rest = statistics.median(side.to_round) - first - workers - floor
+        parts = [f"{part:.2f}" for part in (first, floor, workers, rest)]
+        at = statistics.median(side.first_line_at)
+        print(f"| {' | '.join([side.name, *parts])} | {at:.2f} s |")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from server.engines.fork_server import fork_from_here
 from server.engines.pool import APP, PoolGrid
 from server.engines.quiet import logs_to
 from server.engines.ray_engine import run_on_ray
+from server.engines.worker import load_app
 from server.observers.progress import progress as progress_display
 from server.round.readiness import check_here
 from server.run.finished import FinishedRun
@@ -87,6 +88,9 @@ def copy_for_workers(conf: Conf) -> None:
     simulation = conf.simulation
     # A worker that is to leave malloc alone can't come from a process that has set it.
     if simulation.engine == "pool" and simulation.malloc and pool_workers(conf) > 0:
+        # What every worker would import by itself.
+        load_app(APP)
+        task_of(conf.task)
         fork_from_here(APP.partition(":")[0])
 
 
