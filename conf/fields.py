@@ -90,6 +90,16 @@ def code(*, help: str) -> Any:
     return text("", rf"({SHA256})?", "a SHA-256 in hex", help=help)
 
 
+def storage(default: str | None, *, help: str = "") -> Any:
+    """A text field that names a place for what must last: a folder or a blob container."""
+    return text(
+        default,
+        r"(?s)https://[^/]+/.+|azureml://datastores/[\w-]+(/paths/.*)?|(?!\w+://).*\S.*",
+        "a folder, https://ACCOUNT.blob.core.windows.net/CONTAINER, or azureml://datastores/NAME",
+        help=help,
+    )
+
+
 def device(default: str | None, *, help: str = "") -> Any:
     """A text field that names a device as torch does; whether it is there shows where it trains."""
     pattern = r"auto|cpu|mps|cuda(:[0-9]+)?"

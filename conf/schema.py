@@ -23,6 +23,7 @@ from conf.fields import (
     number,
     one_of,
     section,
+    storage,
     target,
     text,
     value,
@@ -478,6 +479,11 @@ class SiloConf:
         None, at_least=1, help="largest batch that its memory takes; null = any"
     )
     policy: PolicyConf = section(PolicyConf, help="what its owner lets run; empty = all")
+    state: str | None = storage(
+        None,
+        help="where what its algorithm remembers lasts; null = its job's folder, on Azure ML the "
+        "blob store of its workspace",
+    )
     # ---- on Azure ML
     workspace: WorkspaceConf | None = value(None, help="its Azure ML workspace")
     compute: str | None = value(None, help="its compute in the workspace")

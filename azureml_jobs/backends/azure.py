@@ -39,6 +39,7 @@ from azureml_jobs.jobs.specification import (
     as_yaml,
     server_job,
     silo_job,
+    state_address,
 )
 from azureml_jobs.preflight.checks import Sources
 from azureml_jobs.preflight.checks import check as look
@@ -245,7 +246,9 @@ class AzureBackend(Backend):
         with _folder(folder) as place:
             digest = snapshot(place, {SILO_FILE: text, CA_FILE: self._ca()}, self.root)
             code = Code(place, digest, _digest(text), self._outside(place))
-            yield silo_job(self.conf, name, code, self._tracking())
+            workspace = self.workspace(self._workspace(name))
+            state = state_address(self.conf, name, workspace.container)
+            yield silo_job(self.conf, name, code, self._tracking(), state)
 
     def _outside(self, place: Path) -> str:
         """Copy the code from outside the tree into a snapshot; return the job's list of it."""
@@ -259,7 +262,9 @@ class AzureBackend(Backend):
         plain: dict[str, Any] = dataclasses.asdict(self.conf.federation)
         plain["file"] = plain["folder"] = None
         for silo in plain["silos"].values():
-            silo["data"], silo["public_key"] = {}, None
+            silo["data"] = {}
+            silo["public_key"] = None
+            silo["state"] = None
         return yaml.safe_dump(plain, sort_keys=True).encode()
 
     def _ca(self) -> bytes:

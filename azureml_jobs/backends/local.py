@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeGuard
 
 from azureml_jobs.backends import outside_code
 from azureml_jobs.backends.base import (
@@ -281,6 +281,9 @@ class LocalBackend(Backend):
             "--key": folder / "keys" / node_secret(silo),
             "--state": folder / "state",
         }
+        own = self.conf.federation.silos.get(silo, SiloConf())
+        if is_folder(own.state):
+            paths["--state-store"] = Path(own.state)
         arguments = [text for flag, path in paths.items() for text in (flag, str(path))]
         return [*MEADOW, "join", *arguments]
 
@@ -294,6 +297,11 @@ class LocalBackend(Backend):
 def job_name(part: str) -> str:
     """Return the name of a part's job, which is that of its folder."""
     return SERVER if part == ORCHESTRATOR else f"silo-{part}"
+
+
+def is_folder(state: str | None) -> TypeGuard[str]:
+    """Whether a silo's state lies in a folder of its own; addresses are for its job on Azure ML."""
+    return state is not None and "://" not in state
 
 
 def _from_here(path: Path) -> str:

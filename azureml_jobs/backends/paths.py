@@ -15,7 +15,7 @@ from conf.schema import Conf
 def with_absolute_paths(conf: Conf) -> Conf:
     """Return a configuration whose paths begin at the root."""
     named = {
-        name: dataclasses.replace(silo, data=_rooted(silo.data))
+        name: dataclasses.replace(silo, data=_rooted(silo.data), state=_absolute(silo.state))
         for name, silo in conf.federation.silos.items()
     }
     folder = str(FederationFolder.of(conf.federation).path)
@@ -39,7 +39,12 @@ def _found(init: str, output: str) -> str:
 
 
 def _rooted(data: dict[str, Any]) -> dict[str, Any]:
-    root = data.get("root")
-    if root is None or "://" in root:
-        return data
-    return {**data, "root": str(Path(root).expanduser().absolute())}
+    root = _absolute(data.get("root"))
+    return data if root is None else {**data, "root": root}
+
+
+def _absolute(path: str | None) -> str | None:
+    """Return a path from the root; an address as it is."""
+    if path is None or "://" in path:
+        return path
+    return str(Path(path).expanduser().absolute())

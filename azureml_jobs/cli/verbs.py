@@ -376,7 +376,12 @@ _ROWS: Final = (
             ),
             Argument("--data", "where the silo's data is in this job: its data.root", "FOLDER"),
             Argument("--app", "the Flower app (client.app:app)", "MODULE:NAME"),
-            Argument("--state", "folder for the last update and the state", "FOLDER"),
+            Argument("--state", "folder for the last update, and the silo's state", "FOLDER"),
+            Argument(
+                "--state-store",
+                "another place for its state: a folder, or a blob container's address",
+                "PLACE",
+            ),
             Argument("--idle-timeout", "end after so long without work (1800)", "SECONDS"),
             Argument("--foreign-runs", "join a stock Flower server"),
         ),

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from conf.errors import ConfigError
-from conf.fields import device, number
+from conf.fields import device, number, storage
 from conf.parse import from_plain
 from conf.schema import Conf, DataConf, PolicyConf, SiloConf
 from conf.validate import check_limits
@@ -18,13 +18,16 @@ from conf.validate import check_limits
 
 @dataclass
 class OwnConf:
-    """What a silo's owner may set, as in `SiloConf`: data, device, threads, batch limit, policy."""
+    """What a silo's owner may set, as in `SiloConf`: data, device, threads, batch limit, policy,
+    state.
+    """
 
     data: dict[str, Any] = field(default_factory=dict, metadata={"keys_of": DataConf})
     device: str | None = device(None)
     threads: int | None = number(None, at_least=1)
     batch_size_at_most: int | None = number(None, at_least=1)
     policy: PolicyConf = field(default_factory=PolicyConf)
+    state: str | None = storage(None)
 
 
 def with_own(conf: Conf, silo: str, path: Path) -> Conf:

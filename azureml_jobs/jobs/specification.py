@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -36,6 +37,9 @@ CA_FILE: Final = "ca.pem"
 """Beside the code in a snapshot: public federation file; one silo's settings; CA's certificate."""
 SHM: Final = "2g"
 ENVIRONMENTS: Final = Path(__file__).parents[1] / "environments"
+DEFAULT_DATASTORE: Final = "workspaceblobstore"
+"""The blob store that each workspace has of its own."""
+_DATASTORES: Final = "azureml://datastores/"
 TAG_FEDERATION: Final = "meadow_federation"
 TAG_ROLE: Final = "meadow_role"
 TAG_SILO: Final = "meadow_silo"
@@ -129,8 +133,11 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
     return _checked(spec)
 
 
-def silo_job(conf: Conf, silo: str, code: Code, tracking: str) -> JobSpec:
-    """Return one silo's job; `tracking` is the MLflow address where the orchestrator publishes.
+def silo_job(conf: Conf, silo: str, code: Code, tracking: str, state: str = "") -> JobSpec:
+    """Return one silo's job.
+
+    `tracking` is the MLflow address where the orchestrator publishes, `state` where the silo's
+    state lasts (`state_address`).
 
     Raises AzureError MDW-810.
     """
@@ -143,6 +150,8 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str) -> JobSpec:
     vault = _needed(own.key_vault, f"{where}.key_vault")
     arguments = ["--silo-file", SILO_FILE, "--ca", CA_FILE]
     arguments += ["--key-vault", vault, "--state", "state"]
+    if state:
+        arguments += ["--state-store", state]
     if orchestrator.address:
         arguments += ["--server", orchestrator.address]
     else:
@@ -175,6 +184,19 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str) -> JobSpec:
         processes=max(1, own.gpus),
     )
     return _checked(spec)
+
+
+def state_address(conf: Conf, silo: str, container: Callable[[str], str]) -> str:
+    """Return where a silo's state lasts on Azure ML: the address of a blob container and a prefix.
+
+    `container` returns the address of the container of a datastore of the silo's own workspace.
+    """
+    where = _silo(conf, silo).state or f"{_DATASTORES}{DEFAULT_DATASTORE}"
+    if not where.startswith(_DATASTORES):
+        return where
+    datastore, _, path = where.removeprefix(_DATASTORES).partition("/paths/")
+    below = path.strip("/") or f"meadow/{conf.federation.name}/state"
+    return f"{container(datastore)}/{below}"
 
 
 def as_plain(spec: JobSpec) -> Plain:

@@ -23,7 +23,7 @@ from azureml_jobs.identity.authority import CA_CERTIFICATE, CA_KEY, load_ca
 from azureml_jobs.identity.expiry import expiry_warning
 from azureml_jobs.identity.node_key import fingerprint, load_node_key, load_public_key, node_secret
 from azureml_jobs.identity.secret_store import SecretStore
-from azureml_jobs.jobs.specification import Code, server_job, silo_job
+from azureml_jobs.jobs.specification import Code, server_job, silo_job, state_address
 from azureml_jobs.preflight.data import DataView, data
 from azureml_jobs.preflight.findings import ERROR, WARNING, Finding, Table, failed, tried
 from azureml_jobs.preflight.network import listening, reached
@@ -116,6 +116,7 @@ def _silo(conf: Conf, name: str, sources: Sources) -> Iterator[Finding]:
             wanted = Machines(silo.compute, silo.gpus, silo.nodes, silo.instance_type)
             managed = silo.identity == "managed"
             yield from _compute(name, workspace, wanted, managed=managed)
+        yield tried(name, "state", lambda: state_address(conf, name, workspace.container))
         if silo.input:
             yield from data(name, workspace, silo.workspace, silo.input)
     if silo.key_vault:
@@ -215,6 +216,8 @@ def _private_things(silo: SiloConf) -> Iterator[tuple[str, str]]:
         yield "data", f"{silo.workspace.subscription_id}/{silo.workspace.name}|{silo.input.path}"
     if silo.public_key:
         yield "public key", silo.public_key
+    if silo.state and silo.state.startswith("https://"):
+        yield "place for its state", silo.state.rstrip("/")
 
 
 def _keys(conf: Conf, admitted: list[AdmittedKey], now: float) -> Iterator[Finding]:

@@ -32,6 +32,9 @@ def check(
         table.rows.append(tried("orchestrator", "CA", lambda: _ca(folder.keys), security=True))
     for silo in silos:
         table.rows += _silo(silo, running.get(silo.name))
+        own = conf.federation.silos.get(silo.name)
+        if own is not None and own.state is not None and "://" not in own.state:
+            table.rows.append(_writable(silo.name, "state", Path(own.state).expanduser()))
     return table
 
 

@@ -36,10 +36,12 @@ from azureml_jobs.rendezvous import (
     Rendezvous,
     StaticRendezvous,
 )
+from azureml_jobs.storage.opened import open_store
 from client.malloc import keep_activations_mapped
 from client.node.connection import Connection, FederationOver
 from client.node.journal import UpdateJournal
 from client.node.node import IDLE_SECONDS, IdleTimeout, Node
+from client.node.state_store import SiloStateStore
 from conf.code_digest import release_digest
 from conf.errors import IdentityError, MeadowError, SiloError
 from conf.silos import silo_from_json
@@ -48,6 +50,8 @@ from conf.startup_log import note
 log = logging.getLogger(__name__)
 
 IDLE_STATUS: Final = 20
+OWN_STATES: Final = "states"
+"""The folder of the silo's state below `state`, for a silo that has no other place for it."""
 TERMINATED_STATUS: Final = 143
 
 
@@ -133,6 +137,7 @@ class NodeSettings:
     data: str = ""
     app: str = "client.app:app"
     state: Path | None = None
+    state_store: str = ""
     idle_timeout: float = IDLE_SECONDS
     foreign_runs: bool = False
 
@@ -162,11 +167,20 @@ def make_node(settings: NodeSettings) -> Node:
         app,
         silo,
         journal=journal,
+        states=_states(settings, silo.name),
         idle_timeout=settings.idle_timeout,
         foreign_runs=settings.foreign_runs,
         spans=[span_of(f"The CA in {settings.ca}", certificate, hint)],
         place=server,
     )
+
+
+def _states(settings: NodeSettings, silo: str) -> SiloStateStore | None:
+    """Return where the silo's state lasts; without a place of its own, beside the last update."""
+    where = settings.state_store
+    if not where and settings.state is not None:
+        where = str(settings.state / OWN_STATES)
+    return SiloStateStore(lambda: open_store(where), silo) if where else None
 
 
 def _node_key(settings: NodeSettings, silo: str) -> NodeKey:

@@ -1,5 +1,5 @@
-"""What a silo keeps on its own disk: its last finished update and its state, so that no crash costs
-a training twice.
+"""What a silo keeps on its node's disk: its last finished update, so that no crash costs a training
+twice. Its state is elsewhere (`client.node.state_store`), because such a disk may end with a job.
 
 A file is a line of JSON (what it is, which objects follow) and the objects of Flower's wire as they
 travel, each named by its SHA-256, so a torn or damaged file is recognised and not used. Files are
@@ -20,7 +20,7 @@ from flwr.app import RecordDict
 
 from conf.atomic_files import TEMPORARY, append_line, write_atomic
 from conf.errors import WireError
-from strategies.wire.objects import deflate, inflate_content
+from strategies.wire.objects import inflate_content
 
 log = logging.getLogger(__name__)
 
@@ -68,15 +68,6 @@ class UpdateJournal:
         """
         line = json.dumps({"run": run, "round": round, "anchor": anchor[:200]})
         append_line(self._folder / ANCHORS, line, mode=0o600)
-
-    def keep_state(self, run: str, state: RecordDict) -> None:
-        """Keep a run's state, in place of the one before."""
-        root, _, contents = deflate(state)
-        self._write("state", {"run": run}, root, contents)
-
-    def state(self, run: str) -> RecordDict:
-        """Return a run's state; empty where there is none, or it is damaged."""
-        return self._read("state", {"run": run}) or RecordDict()
 
     def _write(
         self, name: str, what: dict[str, Any], root: str, contents: Mapping[str, bytes]

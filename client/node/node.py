@@ -20,10 +20,12 @@ from flwr.proto.message_pb2 import ObjectTree
 
 from azureml_jobs.identity.expiry import Reminder, Span
 from azureml_jobs.rendezvous import Rendezvous, no_server_found
+from azureml_jobs.storage.base import LeaseLost
 from client.malloc import give_back
 from client.node.agreement import refusal
 from client.node.connection import CallRefused, Connection, NodeUnknown
 from client.node.journal import LARGEST, InstructionKey, UpdateJournal
+from client.node.state_store import AnotherProcess, SiloStateStore
 from client.silo_settings import NODE_KEY
 from conf.errors import MeadowError, WireError
 from conf.schema import Silo
@@ -55,12 +57,15 @@ class Node:
         silo: Silo,
         *,
         journal: UpdateJournal | None = None,
+        states: SiloStateStore | None = None,
         idle_timeout: float = IDLE_SECONDS,
         foreign_runs: bool = False,
         spans: Sequence[Span] = (),
         place: Rendezvous | None = None,
     ) -> None:
-        """With `foreign_runs` it also takes part in runs of a server that names no code (stock
+        """Without `states` the silo's state lasts as long as this process.
+
+        With `foreign_runs` it also takes part in runs of a server that names no code (stock
         Flower's).
 
         Of the end of `spans` it warns in its log; `place`, where the connection looks, is for the
@@ -72,13 +77,16 @@ class Node:
         self._app = app
         self._silo = silo
         self._journal = journal
+        self._states = states
         self._idle_timeout = idle_timeout
         self._foreign_runs = foreign_runs
         self._place = place
         self._node_id = 0
         self._context: Context | None = None
         self._why_refused: str | None = None  # of the context's run
-        self._stateful: str | None = None  # Meadow's id of the run whose state the context holds
+        self._restored: str | None = None  # Meadow's id of the run whose state the context holds
+        self._not_restored: MeadowError | None = None  # why that state could not be read
+        self._needs_state: str | None = None  # the run whose algorithm is known to have a state
 
     def run(self) -> NoReturn:
         """Work until the federation is over (FederationOver), idle (IdleTimeout), or refuses this
@@ -110,6 +118,8 @@ class Node:
             raise IdleTimeout(f"no server for {self._idle_timeout:.0f} s") from None
         finally:
             self._connection.close()
+            if self._states is not None:
+                self._states.close()
 
     def _step(self) -> bool:
         """Answer the next instruction; return False when there was none."""
@@ -157,15 +167,16 @@ class Node:
                 Error(ErrorCode.UNKNOWN, "an instruction without content"), reply_to=head
             ), None
         message = make_message(metadata=head.metadata, content=content)
-        key = _key_of(message, tree) if self._journal is not None else None
+        key = _key_of(message, tree)
+        self._restore(context, message)
         if self._journal is not None and key is not None:
-            self._restore(context, key.run)
             self._remember(key, message)
             known = self._journal.update(key)
             if known is not None:
                 log.info("round %d was trained before, answering with the kept update", key.round)
                 return Message(known, reply_to=head), None
-        return _call(self._app, message, context), key
+        reply = _call(self._app, message, context)
+        return self._with_state_kept(reply, message, key, context), key
 
     def _remember(self, key: InstructionKey, message: Message) -> None:
         """Keep the anchor that came with a round: that of the ledger after the round before."""
@@ -186,14 +197,8 @@ class Node:
         key: InstructionKey | None,
         seconds: float,
     ) -> None:
-        if (
-            key is not None
-            and tree.children
-            and self._journal is not None
-            and self._context is not None
-        ):
+        if key is not None and tree.children and self._journal is not None:
             try:
-                self._journal.keep_state(key.run, self._context.state)
                 content = {id: one for id, one in contents.items() if id != tree.object_id}
                 self._journal.keep_update(key, tree.children[0].object_id, content)
             except OSError as error:
@@ -220,13 +225,58 @@ class Node:
                 run_config=dict(run.override_config),
                 series_id=run.series_id,
             )
-            self._stateful = None
+            self._restored = None
         return self._context
 
-    def _restore(self, context: Context, run: str) -> None:
-        if self._journal is not None and self._stateful != run:
-            context.state = self._journal.state(run)
-            self._stateful = run
+    def _restore(self, context: Context, message: Message) -> None:
+        """Give the context the state that the silo has of the message's run, read once a run.
+
+        Where it can't be read, that matters only to an algorithm that has one; see
+        `_with_state_kept`. Raises AnotherProcess or LeaseLost.
+        """
+        run = _run_of(message)
+        if self._states is None or run is None or self._restored == run:
+            return
+        self._not_restored = None
+        context.state = RecordDict()
+        try:
+            context.state = self._states.restore(run)
+        except (AnotherProcess, LeaseLost):
+            raise
+        except MeadowError as error:
+            log.error("the state of the run %s could not be read: %s", run, error)
+            self._not_restored = error
+        self._restored = run
+
+    def _with_state_kept(
+        self, reply: Message, message: Message, key: InstructionKey | None, context: Context
+    ) -> Message:
+        """Store the state that a training has left, and return its reply; an error in its place
+        where the state can't be stored, or where the one to begin with could not be read.
+
+        Before the update goes into the journal or to the server: one that counts must not be ahead
+        of the state. A state that is ahead of the updates does no harm, since the server says which
+        round counted last. Raises AnotherProcess or LeaseLost.
+        """
+        if self._states is None:
+            return reply
+        error = self._not_restored
+        if error is None:
+            if key is None or reply.has_error():
+                return reply
+            try:
+                self._states.keep(key.run, key.round, context.state)
+                return reply
+            except (AnotherProcess, LeaseLost):
+                raise
+            except MeadowError as failed:
+                error = failed
+        elif not (context.state or reply.has_error() or self._needs_state == _run_of(message)):
+            return reply
+        self._needs_state = self._restored
+        # Read anew with the next message: the storage may be well again by then.
+        self._restored = None
+        return _failure(error, message)
 
 
 def _call(app: ClientApp, message: Message, context: Context) -> Message:
@@ -266,13 +316,19 @@ def _failure(error: Exception, message: Message) -> Message:
     return Message(told, reply_to=message)
 
 
+def _run_of(message: Message) -> str | None:
+    """Return Meadow's id of the run that a message belongs to; None where it names none."""
+    config = protocol.records(message.content, ConfigRecord).get(protocol.CONFIG, ConfigRecord())
+    run = config.get(protocol.RUN_ID)
+    return run if isinstance(run, str) else None
+
+
 def _key_of(message: Message, tree: ObjectTree) -> InstructionKey | None:
     """Return which round of which run a message trains; None for any other message."""
-    config = protocol.records(message.content, ConfigRecord).get(protocol.CONFIG)
-    if config is None or not message.metadata.message_type.startswith("train") or not tree.children:
+    run = _run_of(message)
+    if run is None or not message.metadata.message_type.startswith("train") or not tree.children:
         return None
-    run = config.get(protocol.RUN_ID)
-    round = config.get(protocol.ROUND)
-    if not isinstance(run, str) or not isinstance(round, int):
+    round = protocol.records(message.content, ConfigRecord)[protocol.CONFIG].get(protocol.ROUND)
+    if not isinstance(round, int):
         return None
     return InstructionKey(run, round, tree.children[0].object_id)

@@ -22,10 +22,12 @@ from flwr.serverapp import Grid
 from azureml_jobs.identity.authority import ServerCredentials, make_ca, server_credentials
 from azureml_jobs.identity.node_key import load_node_key, make_node_key, public_line
 from azureml_jobs.identity.secret_store import FolderSecrets
+from azureml_jobs.storage.folder_store import FolderStore
 from client.node.connection import Connection
 from client.node.job import load_app
 from client.node.journal import UpdateJournal
 from client.node.node import Node
+from client.node.state_store import SiloStateStore
 from conf.schema import Silo
 from conf.silos import silo_to_json
 from server.orchestrator.fleet import Limits
@@ -117,7 +119,16 @@ class ThreadNode:
     ) -> None:
         self.connection = federation.connection(address, silo.name)
         journal = UpdateJournal(state) if state else None
-        self.node = Node(self.connection, load_app(app), silo, journal=journal, idle_timeout=60)
+        place = state / "states" if state else None
+        states = SiloStateStore(lambda: FolderStore(place), silo.name) if place else None
+        self.node = Node(
+            self.connection,
+            load_app(app),
+            silo,
+            journal=journal,
+            states=states,
+            idle_timeout=60,
+        )
         self.ended_with: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name=silo.name, daemon=True)
         self.thread.start()

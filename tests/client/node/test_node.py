@@ -222,14 +222,6 @@ def test_a_damaged_file_is_not_used_and_said(
     assert "can't be used, continuing without it" in caplog.text
 
 
-def test_state_is_kept_per_run(tmp_path: Path) -> None:
-    journal = UpdateJournal(tmp_path)
-    assert list(journal.state("run")) == []
-    journal.keep_state("run", RecordDict({"counter": ConfigRecord({"n": 1})}))
-    assert journal.state("run")["counter"]["n"] == 1
-    assert list(journal.state("another")) == []
-
-
 def test_a_silo_says_once_a_day_that_its_ca_will_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,225 @@
+"""What a silo's algorithm remembers, in storage of the silo's own that outlives its node's disk.
+
+    <silo>/runs/<run>/round-000005.state     an entry of `client.state_entry`: the state after a round
+    <silo>/runs.json                         the runs in the order in which they first kept a state
+    <silo>/writer.lease                      which process of this silo may write
+
+Of a run, the state that its latest round began with and the one that it ended with are kept: which
+of the two counts is known when the silo is asked again (`client.context_state`). A state is stored
+before the update that goes with it is journaled or sent, so that no update counts whose state is
+not there.
+
+The lease is taken when there is something to write, or to go on from. So an algorithm without a
+state asks nothing of the store, and a second process of a silo ends before it trains.
+
+    MDW-343 another process of this silo is running     MDW-516 it has taken over
+    MDW-519 a state that is not what was written     MDW-511, 513 to 515 what a store raises
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from flwr.app import RecordDict
+
+from azureml_jobs.storage.base import Lease, LeaseLost, Store, StoreMissing, checked_name
+from azureml_jobs.storage.lease import lease_of
+from client.context_state import versions
+from client.state_entry import FORMAT, decode_whole, encode
+from conf.errors import CheckpointError, MeadowError, SiloError
+from conf.versions import Format
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS: Final = 20.0
+"""For a successor to know that this process is dead: four renewals missed."""
+RENEW_SECONDS: Final = 5.0
+POLL_SECONDS: Final = 0.2
+KEPT_RUNS: Final = 8
+"""Runs of which a silo keeps the states: an older one that ended can't be resumed here any more."""
+RUNS_FORMAT: Final = Format("list of runs", 1, damaged="MDW-519", fix="Delete it.")
+_STATE: Final = re.compile(r"round-(\d{6,12})\.state")
+
+
+class AnotherProcess(SiloError):
+    """Another process of the same silo holds the right to write its state (MDW-343)."""
+
+
+class SiloStateStore:
+    """The states of one silo; `open_store` is called when the first is read or written."""
+
+    def __init__(self, open_store: Callable[[], Store], silo: str) -> None:
+        self._open = open_store
+        self._silo = checked_name(silo)
+        self._opened: Store | None = None
+        self._lease: Lease | None = None
+        self._lost: LeaseLost | None = None
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._rounds: dict[str, set[int]] = {}
+        """The rounds whose states are stored, by run, of the runs that were looked at."""
+
+    def restore(self, run: str) -> RecordDict:
+        """Return what is stored of a run, as it was in `context.state`; empty where there is none.
+
+        Raises MeadowError: what cannot be read must not be taken for nothing.
+        """
+        rounds = self._stored_rounds(run)
+        self._rounds[run] = rounds
+        if not rounds:
+            return RecordDict()
+        self._hold()
+        state = RecordDict()
+        for round in sorted(rounds):
+            name = self._name(run, round)
+            where = f"{name} in {self._store!r}"
+            entry, records = decode_whole(self._store.read(name), where)
+            if (entry.silo, entry.run, entry.round) != (self._silo, run, round):
+                raise FORMAT.fault(where, f"it is of {entry.silo}, {entry.run}, {entry.round}")
+            for key, record in records.items():
+                state[key] = record
+        return state
+
+    def keep(self, run: str, round: int, archive: RecordDict) -> None:
+        """Store the state after a round, out of `context.state`; nothing where there is none.
+
+        Raises MeadowError, and what was stored before is whole; LeaseLost or AnotherProcess where
+        another process of this silo is the one that may write.
+        """
+        if not archive:
+            return
+        states = {when: state for (of, when), state in versions(archive).items() if of == run}
+        if round not in states:
+            return
+        lease = self._hold()
+        if run not in self._rounds:
+            self._rounds[run] = self._stored_rounds(run)
+        if not self._rounds[run]:
+            self._note_run(run, lease)
+        entry, parts = encode(self._silo, run, round, states[round])
+        data = b"".join([entry.line(), *parts])
+        self._store.replace(self._name(run, round), data, under=lease)
+        # From here on the state lasts; what follows only tidies up.
+        for old in self._rounds[run] - set(states):
+            self._store.delete(self._name(run, old))
+        self._rounds[run] = (self._rounds[run] & set(states)) | {round}
+
+    def close(self) -> None:
+        """Give the lease up, so that the next process of this silo need not wait."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._lease is not None:
+            try:
+                self._store.release(self._lease)
+            except MeadowError as error:
+                log.warning("the lease could not be given up and runs out by itself: %s", error)
+            self._lease = None
+
+    # ---- names
+
+    @property
+    def _store(self) -> Store:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    @property
+    def _lease_name(self) -> str:
+        return f"{self._silo}/writer"
+
+    def _folder(self, run: str) -> str:
+        # The run's name comes from the server, and must not lead out of this folder.
+        return f"{checked_name(f'{self._silo}/runs/{run}')}/"
+
+    def _name(self, run: str, round: int) -> str:
+        return f"{self._folder(run)}round-{round:06d}.state"
+
+    def _stored_rounds(self, run: str) -> set[int]:
+        folder = self._folder(run)
+        rounds = set()
+        for name in self._store.list(folder):
+            match = _STATE.fullmatch(name.removeprefix(folder))
+            if match:
+                rounds.add(int(match[1]))
+        return rounds
+
+    # ---- runs
+
+    def _note_run(self, run: str, lease: Lease) -> None:
+        """Add a run to the list, and forget those beyond `KEPT_RUNS`, the oldest first."""
+        name = f"{self._silo}/runs.json"
+        runs: list[str] = []
+        with suppress(StoreMissing):
+            where = f"{name} in {self._store!r}"
+            raw = RUNS_FORMAT.loads(self._store.read(name), where)
+            with RUNS_FORMAT.reading(where):
+                runs = [str(one) for one in raw["runs"]]
+        runs = [*(one for one in runs if one != run), run]
+        for old in runs[:-KEPT_RUNS]:
+            log.info("the states of the run %s are deleted: %d later ones", old, KEPT_RUNS)
+            for stored in self._store.list(self._folder(old)):
+                self._store.delete(stored)
+            self._rounds.pop(old, None)
+        record = RUNS_FORMAT.stamp | {"runs": runs[-KEPT_RUNS:]}
+        self._store.replace(name, json.dumps(record).encode(), under=lease)
+
+    # ---- the lease
+
+    def _hold(self) -> Lease:
+        """Return the lease, taken at first; raises AnotherProcess or LeaseLost."""
+        if self._lost is not None:
+            raise self._lost
+        if self._lease is None:
+            self._lease = self._acquired()
+            self._thread = threading.Thread(target=self._renew, name="state lease", daemon=True)
+            self._thread.start()
+        return self._lease
+
+    def _acquired(self) -> Lease:
+        """Take the lease, waited for as long as a process that was killed may have held it."""
+        owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        deadline = time.monotonic() + LEASE_SECONDS + RENEW_SECONDS
+        waited = False
+        while True:
+            lease = self._store.acquire(self._lease_name, owner, LEASE_SECONDS)
+            if lease is not None:
+                return lease
+            if time.monotonic() > deadline:
+                raise AnotherProcess(
+                    "MDW-343",
+                    f"Another process of {self._silo} is running{self._holder()}; only one may"
+                    f" write the silo's state in {self._store!r}.",
+                    "End one of the two, or give each silo a name and a state of its own.",
+                )
+            if not waited:
+                log.info("waiting for the lease of the state, which another process holds")
+                waited = True
+            self._closed.wait(POLL_SECONDS)
+
+    def _holder(self) -> str:
+        with suppress(CheckpointError):
+            data = self._store.read(f"{self._lease_name}.lease")
+            return f", {lease_of(data, self._lease_name, 'the lease').owner}"
+        return ""
+
+    def _renew(self) -> None:
+        while not self._closed.wait(RENEW_SECONDS):
+            assert self._lease is not None
+            try:
+                self._lease = self._store.renew(self._lease, LEASE_SECONDS)
+            except LeaseLost as error:
+                self._lost = error
+                return
+            except MeadowError as error:
+                log.warning("%s; trying again", error)
