@@ -94,7 +94,7 @@ def storage(default: str | None, *, help: str = "") -> Any:
     """A text field that names a place for what must last: a folder or a blob container."""
     return text(
         default,
-        r"(?s)https://[^/]+/.+|azureml://datastores/[\w-]+(/paths/.*)?|(?!\w+://).*\S.*",
+        r"(?s)https://[^/]+/.+|azureml://datastores/[\w-]+(/paths/.*)?|(?!\w+:).*\S.*",
         "a folder, https://ACCOUNT.blob.core.windows.net/CONTAINER, or azureml://datastores/NAME",
         help=help,
     )

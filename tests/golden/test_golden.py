@@ -21,6 +21,8 @@ from azureml_jobs.storage.folder_store import FolderStore
 from azureml_jobs.storage.lease import lease_of, lease_record
 from azureml_jobs.storage.pointer import follow, point
 from client.context_state import state_mod
+from client.node.state_store import SiloStateStore
+from client.state_entry import decode_whole
 from conf.compose import compose
 from conf.errors import CheckpointError
 from server.round.admission import Admitted, Rejected
@@ -162,6 +164,16 @@ def in_store(folder: Path, name: str) -> bytes:
     return store.read(found)
 
 
+def silo_states(folder: Path, name: str) -> bytes:
+    """Return what lies under a name in a silo's own storage after a round of an algorithm with a state."""
+    states = SiloStateStore(lambda: FolderStore(folder), "north")
+    weights = Array(np.array([1.5, -2.0], np.float32))
+    records = {"1|golden|2|c": ArrayRecord({"w": weights}), "1|golden|2|n": MetricRecord({"t": 2})}
+    states.keep("golden", 2, RecordDict({**records}))
+    states.close()
+    return (folder / "north" / name).read_bytes()
+
+
 def request_of(folder: Path) -> bytes:
     """Return a request without its configuration, which is the schema's and not the queue's."""
     raw = json.loads(in_store(folder, REQUESTS))
@@ -182,6 +194,8 @@ WRITTEN: dict[str, Callable[[Path], bytes]] = {
     "outcome-1.json": lambda folder: in_store(folder, ENDED),
     "admitted-key-1.json": lambda folder: in_store(folder, AdmittedKeys.ADMITTED),
     "revoked-key-1.json": lambda folder: in_store(folder, AdmittedKeys.REVOKED),
+    "silo-state-1.state": lambda folder: silo_states(folder, "runs/golden/round-000002.state"),
+    "silo-runs-1.json": lambda folder: silo_states(folder, "runs.json"),
     "context-state-1.json": lambda folder: state_names(),
     "node-key-name-1.txt": lambda folder: node_secret("north").encode(),
 }
@@ -195,6 +209,13 @@ def test_it_is_written_in_the_form_that_lies_here(name: str, tmp_path: Path) -> 
 
 def golden(name: str) -> bytes:
     return (HERE / name).read_bytes()
+
+
+def test_the_state_of_a_silo_is_read() -> None:
+    entry, records = decode_whole(golden("silo-state-1.state"), "it")
+    assert (entry.silo, entry.run, entry.round) == ("north", "golden", 2)
+    assert records["1|golden|2|c"]["w"].numpy().tolist() == [1.5, -2.0]  # type: ignore[index,union-attr]
+    assert dict(records["1|golden|2|n"]) == {"t": 2}
 
 
 def test_the_checkpoint_is_read() -> None:

@@ -20,6 +20,7 @@ from azureml_jobs.jobs.specification import (
     as_yaml,
     server_job,
     silo_job,
+    state_address,
     unbound,
 )
 from conf.code_digest import release_digest
@@ -138,6 +139,26 @@ def test_a_silo_s_job_has_its_data_its_vault_and_nobody_else_s(conf: Conf, code:
     assert "outputs" not in found and "distribution" not in found
     text = json.dumps(found)
     assert not any(other in text for other in ("south", "kv-hub", STORE))
+
+
+WHERE = {
+    None: "https://north/workspaceblobstore/meadow/hospitals/state",
+    "azureml://datastores/own": "https://north/own/meadow/hospitals/state",
+    "azureml://datastores/own/paths/a/b/": "https://north/own/a/b",
+    "https://north.blob.core.windows.net/own": "https://north.blob.core.windows.net/own",
+    "/mnt/own": "/mnt/own",
+}
+
+
+@pytest.mark.parametrize("state", WHERE)
+def test_a_silo_s_state_lies_in_the_silo_s_own_storage(
+    conf: Conf, code: Code, state: str | None
+) -> None:
+    conf.federation.silos["north"].state = state
+    where = state_address(conf, "north", lambda datastore: f"https://north/{datastore}")
+    assert where == WHERE[state]
+    command = silo_job(conf, "north", code, TRACKING, where).command
+    assert f"--state state --state-store {where} --tracking" in command
 
 
 def test_several_gpus_and_nodes_are_one_job_of_many_processes(conf: Conf, code: Code) -> None:

@@ -14,6 +14,7 @@ from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.preflight.findings import Finding
 from azureml_jobs.preflight.this_machine import check
 from conf.compose import compose
+from conf.errors import ConfigError
 from conf.schema import Silo
 from conf.silos import silos
 
@@ -59,6 +60,19 @@ def test_a_silo_whose_own_data_is_not_there_is_an_error(folder: Path) -> None:
     (found,) = errors(OWN % (folder / "nothing"))
     assert (found.part, found.check) == ("north", "data")
     assert errors(OWN % folder) == []
+
+
+def test_a_place_for_a_silo_s_state_that_can_not_be_written_is_an_error(folder: Path) -> None:
+    (folder / "file").write_text("")
+    (found,) = errors(f"federation.silos.north.state={folder / 'file' / 'below'}")
+    assert (found.part, found.check) == ("north", "state")
+    assert errors(f"federation.silos.north.state={folder / 'own'}") == []
+
+
+@pytest.mark.parametrize("state", ["http://a/b", "s3://bucket", "''", "azureml:data:1"])
+def test_a_place_that_is_none_is_refused(state: str) -> None:
+    with pytest.raises(ConfigError, match=r"MDW-104.*federation\.silos\.north\.state"):
+        errors(f"federation.silos.north.state={state}")
 
 
 def test_a_silo_that_runs_with_other_settings_is_an_error() -> None:
