@@ -99,7 +99,9 @@ class _DryRound:
             with self.saying("sums"):
                 of_batch = sums.of_batch(self.task, output, batch)
         with self.saying("metrics"):
-            sums.metrics_of(self.task, of_batch)
+            metrics = sums.metrics_of(self.task, of_batch)
+        if metrics:
+            sums.check_shown(self.task, metrics)
 
     def _output(self, batch: Any) -> Any:
         with self.saying("output"):

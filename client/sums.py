@@ -9,6 +9,7 @@ Counts are int64 and exact. Real numbers are float64, folded in a fixed order (b
 of the set, silos in the order of their names), so that the same evaluation gives the same bits.
 
     MDW-208 sums that are not as declared    MDW-209 a metric that is not a number
+    MDW-215 a metric that is shown and not there
 """
 
 from __future__ import annotations
@@ -102,6 +103,29 @@ def folded(parts: Iterable[Mapping[str, Tensor]]) -> Sums:
     return total
 
 
+class Union:
+    """The sums of several silos, added up as they arrive, whatever their order.
+
+    Counts are added at once: that is exact. Real sums round when they are added, so they are kept
+    by silo and added in the order of the names. What is held is the counts once, and a few numbers
+    a silo: not each silo's histograms.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Sums = {}
+        self._real: dict[str, Sums] = {}
+
+    def add(self, silo: str, sums: Mapping[str, Tensor]) -> None:
+        """Add a silo's sums; raises ValueError as `add` does."""
+        real = {name for name, value in sums.items() if value.is_floating_point()}
+        add(self._counts, {name: value for name, value in sums.items() if name not in real})
+        self._real[silo] = {name: sums[name] for name in real}
+
+    def total(self) -> Sums:
+        """Return the sums of all silos; empty without any."""
+        return self._counts | folded(self._real[silo] for silo in sorted(self._real))
+
+
 def metrics_of(task: Task, sums: Mapping[str, Tensor]) -> Metrics:
     """Return the loss and the task's metrics that sums give; nothing where they are of no example.
 
@@ -120,6 +144,18 @@ def metrics_of(task: Task, sums: Mapping[str, Tensor]) -> Metrics:
     return metrics
 
 
+def check_shown(task: Task, metrics: Metrics) -> None:
+    """Raise DataError MDW-215 where a task shows a metric that its `metrics` does not give."""
+    missing = [name for name in task.shown if name not in metrics]
+    if missing:
+        given = ", ".join(metrics)
+        raise DataError(
+            "MDW-215",
+            f"The task {task.name} shows {missing[0]!r}, and its metrics are {given}.",
+            "Correct its `shown`, or have `metrics` give it.",
+        )
+
+
 def _made(task: Task, sums: Mapping[str, Tensor]) -> Mapping[str, object]:
     try:
         return task.metrics(sums)
@@ -130,7 +166,7 @@ def _made(task: Task, sums: Mapping[str, Tensor]) -> Mapping[str, object]:
     try:
         return dict.fromkeys(task.metrics(ones), math.nan)
     except ZeroDivisionError:
-        return {}
+        return {name: math.nan for name in task.shown if name != LOSS}
 
 
 def _as_sum(task: Task, name: str, value: object, spec: SumSpec) -> Tensor:

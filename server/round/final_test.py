@@ -19,7 +19,7 @@ from client.tasks.base import Task
 from server.round.admission import Admitted
 from server.round.counted import say_what_counted
 from server.round.exchange import Closing
-from server.round.phase import Phase, evaluated, union_metrics
+from server.round.phase import Phase, evaluated
 from server.run.result import FinalTest, Metrics
 from strategies.wire import protocol
 
@@ -45,7 +45,7 @@ def final_test(
     names = sorted(phase.silos.values())
     phase.admission.open(phase.round, arrays, names)
     test = FinalTest(phase.round, names)
-    parts: dict[str, sums.Sums] = {}
+    union = sums.Union()
     messages = _messages(arrays, config, sorted(phase.silos))
     say_what_counted(messages, phase.silos, counted)
     for silo, reply, verdict in phase.judged(messages, closes, test):
@@ -54,13 +54,13 @@ def final_test(
         said = evaluated(task, reply, verdict)
         heard(silo, said.metrics)
         if said.sums is not None:
-            parts[silo] = said.sums
+            union.add(silo, said.sums)
             test.metrics[silo] = said.metrics
             if said.withheld:
                 test.partial.append(silo)
     test.partial.sort()
     test.metrics = dict(sorted(test.metrics.items()))
-    test.aggregate = union_metrics(task, parts)
+    test.aggregate = sums.metrics_of(task, union.total())
     test.seconds = time.monotonic() - started
     return test
 

@@ -83,14 +83,6 @@ def evaluated(task: Task, reply: Message, verdict: Admitted) -> Evaluated:
     return Evaluated(metrics | sums.metrics_of(task, of_silo), of_silo, verdict.withheld)
 
 
-def union_metrics(task: Task, parts: dict[str, sums.Sums]) -> Metrics:
-    """Return the metrics of all silos' examples together, from their sums; empty without any.
-
-    Added up in the order of the silos' names, so that they do not depend on who answered first.
-    """
-    return sums.metrics_of(task, sums.folded(part for _, part in sorted(parts.items())))
-
-
 def metrics_in(reply: Message) -> Metrics:
     """Return the numbers that a silo reports."""
     record = protocol.records(reply.content, MetricRecord).get(protocol.METRICS, MetricRecord())

@@ -31,7 +31,7 @@ from server.round.early_stop import EarlyStop
 from server.round.error_text import reasons_of
 from server.round.exchange import Closing, Step, exchange
 from server.round.final_test import final_test, test_config
-from server.round.phase import Phase, evaluated, metrics_in, union_metrics
+from server.round.phase import Phase, evaluated, metrics_in
 from server.round.readiness import ask_silos
 from server.round.replies import ReadOnce, in_order, update_digest
 from server.round.roster import silo_names
@@ -318,13 +318,13 @@ class Rounds:
         """
         closes = Closing(self.session.conf.run.round_timeout)
         replies: list[tuple[str, Message]] = []
-        parts: dict[str, sums.Sums] = {}
+        union = sums.Union()
         for silo, reply, verdict in self._judged("evaluate", record, messages, closes):
             if not isinstance(verdict, Admitted):
                 continue
             said = evaluated(self.task, reply, verdict)
             if said.sums is not None:
-                parts[silo] = said.sums
+                union.add(silo, said.sums)
                 record.metrics[silo] = said.metrics
                 if said.withheld:
                     record.partial.append(silo)
@@ -334,7 +334,7 @@ class Rounds:
         if not replies:
             return {}
         others = _means(self.strategy.aggregate_evaluate(record.round, in_order(replies)))
-        return others | union_metrics(self.task, parts)
+        return others | sums.metrics_of(self.task, union.total())
 
     def _judged(
         self, phase: str, record: RoundRecord, messages: list[Message], closes: Closing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
 from client.dry_round import EXAMPLES, dry_round
-from client.tasks.base import SumSpec, Task
+from client.tasks.base import Better, SumSpec, Task
 from conf.errors import DataError
 from conf.schema import Silo, TrainerConf
 
@@ -98,6 +98,14 @@ def test_what_a_method_gives_is_checked_by_name_and_kind(
     error = refusal(with_method(method, lambda *_: given))
     assert error.code == code
     assert says in error.message
+
+
+def test_a_metric_that_is_shown_and_not_there_is_named() -> None:
+    class Misspelt(Rows):
+        shown: ClassVar[Mapping[str, Better]] = {"acuracy": "max"}
+
+    error = refusal(Misspelt())
+    assert error.code == "MDW-215" and "shows 'acuracy'" in error.message
 
 
 def test_a_good_task_is_let_in_and_neither_weights_nor_random_numbers_change() -> None:

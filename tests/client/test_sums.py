@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,37 @@ def test_folding_leaves_the_parts_as_they_were() -> None:
     before = {name: value.clone() for name, value in part.items()}
     sums.folded([part, part])
     assert all(torch.equal(part[name], before[name]) for name in part)
+
+
+def test_a_union_has_the_bits_of_the_silos_in_order_whoever_came_first() -> None:
+    generator = torch.Generator().manual_seed(1)
+    parts = {
+        f"silo-{number}": evaluated(torch.randn(7, 10, generator=generator), torch.arange(7))
+        for number in range(20)
+    }
+    whole = sums.folded(part for _, part in sorted(parts.items()))
+    for names in (list(parts), list(reversed(parts))):
+        union = sums.Union()
+        for name in names:
+            union.add(name, parts[name])
+        total = union.total()
+        assert total.keys() == whole.keys()
+        assert all(torch.equal(total[name], whole[name]) for name in whole)
+    assert sums.Union().total() == {}
+
+
+def test_a_union_holds_the_counts_of_its_silos_once() -> None:
+    union = sums.Union()
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            counts = torch.from_numpy(np.ones(100_000, np.int64))
+            union.add(f"silo-{number}", {"counts": counts, "loss": torch.tensor(1.5)})
+            del counts
+        assert tracemalloc.get_traced_memory()[0] < 4_000_000
+    finally:
+        tracemalloc.stop()
+    assert int(union.total()["counts"][0]) == 50
 
 
 def test_another_shape_is_refused_and_not_broadcast() -> None:

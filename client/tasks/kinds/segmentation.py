@@ -56,8 +56,10 @@ class Segmentation(ArrayTask):
 
     def loss(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return the mean cross-entropy over the pixels that count, 0 where none does."""
-        masks = batch[1].long()
-        total = functional.cross_entropy(output, masks, ignore_index=self.ignored, reduction="sum")
+        # Pixels as rows: on a GPU torch has no deterministic form of the loss over images.
+        logits = output.movedim(1, -1).flatten(0, -2)
+        masks = batch[1].long().flatten()
+        total = functional.cross_entropy(logits, masks, ignore_index=self.ignored, reduction="sum")
         return total / max(self.size(batch), 1)
 
     def size(self, batch: tuple[Tensor, Tensor]) -> int:

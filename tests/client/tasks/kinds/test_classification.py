@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, r
 
 from client import loop, sums
 from client.models import build_model
-from client.tasks.base import Contract
+from client.tasks.base import Contract, SumSpec
 from client.tasks.kinds.arrays import Arrays
 from client.tasks.kinds.classification import Classification, log_odds
+from client.tasks.kinds.confusion import macro_f1
 from conf.errors import DataError
 from conf.schema import DataConf, MlpConf, ModelConf, ResNetConf, Silo, TrainerConf
 from tests.client.tasks.kinds.unions import federated
@@ -124,6 +127,42 @@ def test_of_two_classes_the_second_is_ranked(count: int, share: float, seed: int
     if labels.any():
         true = average_precision_score(labels, logits[:, 1] - logits[:, 0])
         assert abs(metrics["auprc"] - true) <= metrics["auprc_error"]
+
+
+class Weighted(Ill):
+    """Examples with weights of their own, as a fourth column of the batch: sums that are real."""
+
+    def sums(self, output: torch.Tensor, batch: Any) -> Mapping[str, torch.Tensor]:
+        cells = torch.zeros(2, 2, dtype=torch.float64)
+        for guess, label, weight in zip(output.argmax(1), batch[1], batch[2], strict=True):
+            cells[label, guess] += weight.double()
+        return {"confusion": cells}
+
+    def sum_specs(self) -> Mapping[str, SumSpec]:
+        return {"confusion": SumSpec((2, 2), real=True, high=3)}
+
+    def metrics(self, sums: Mapping[str, torch.Tensor]) -> Mapping[str, float]:
+        cells = sums["confusion"]
+        return {"accuracy": float(cells.diagonal().sum() / cells.sum()), "f1": macro_f1(cells)}
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_weighted_examples_give_scikit_learns_weighted_metrics(
+    count: int, share: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(size=(count, 2)).astype(np.float32))
+    labels = (rng.random(count) < share).astype(np.int64)
+    weights = rng.uniform(0.1, 3, count).astype(np.float32)
+    rows = [(np.zeros(1), label, weight) for label, weight in zip(labels, weights, strict=True)]
+    metrics = federated(Weighted(), list(logits), rows, rng)
+    guesses = logits.argmax(1).numpy()
+    exact = weights.astype(np.float64)
+    accuracy = accuracy_score(labels, guesses, sample_weight=exact)
+    macro = f1_score(labels, guesses, sample_weight=exact, average="macro", zero_division=0)
+    assert metrics["accuracy"] == pytest.approx(accuracy, rel=1e-9)
+    assert metrics["f1"] == pytest.approx(macro, rel=1e-9)
 
 
 def test_log_odds_do_not_saturate() -> None:
