@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from conf.schema import Silo as Silo
     from server.scoring.evaluation import load_model as load_model
     from server.simulation import simulate as simulate
+    from strategies.algorithm import Algorithm as Algorithm
     from strategies.fedavg import FedAvg as FedAvg
     from strategies.silo_half import SiloHalf as SiloHalf
 
@@ -46,6 +47,7 @@ _WHERE: Final = {
     "Regression": "client.tasks.kinds.regression",
     "Segmentation": "client.tasks.kinds.segmentation",
     "TokenClassification": "client.tasks.kinds.token_classification",
+    "Algorithm": "strategies.algorithm",
     "FedAvg": "strategies.fedavg",
     "SiloHalf": "strategies.silo_half",
     "Silo": "conf.schema",
