@@ -162,7 +162,15 @@ def test_what_a_half_keeps_never_leaves_the_silo_and_is_there_at_its_next_round(
         ended[named["round"]].append({n: t.clone() for n, t in net.state_dict().items()})
         return told
 
+    evaluated: list[Variates] = []
+    evaluate = loop.evaluate
+
+    def note(net: torch.nn.Module, *given: Any) -> loop.Evaluation:
+        evaluated.append({n: t.clone() for n, t in net.state_dict().items()})
+        return evaluate(net, *given)
+
     monkeypatch.setattr("client.loop.train", train)
+    monkeypatch.setattr("client.loop.evaluate", note)
     few = ["data.examples=120", "federation.size=2", "run.rounds=2", f"model={model}"]
     run = simulate([*SMALL, *HERE, *few, f"run.output={tmp_path}"])
     (kept,) = next(iter(arguments.values()))
@@ -170,6 +178,9 @@ def test_what_a_half_keeps_never_leaves_the_silo_and_is_there_at_its_next_round(
     final = run.model().state_dict()
     for silo in (0, 1):
         assert all(torch.equal(began[2][silo][n], ended[1][silo][n]) for n in stays)
+    # A silo is evaluated, in its own round, with what it keeps.
+    for net in evaluated[:2]:
+        assert any(all(torch.equal(net[n], one[n]) for n in stays) for one in ended[1])
     # The server's own are those of the first weights, and the others moved.
     assert all(torch.equal(final[n], began[1][0][n]) for n in stays)
     assert not all(torch.equal(final[n], began[1][0][n]) for n in final)

@@ -3,10 +3,10 @@
 They decide which hooks `strategies.silo_half` has: a hook stays where two of them, or of those that
 are shipped, need it. In brackets after each hook: who needs it here.
 
-    begin (all)                 fit (Ditto, FedRep, MOON)      wrap (Sampled, MixUp)
-    output (FedRS, distillation: GlobalTeacher)                loss (MOON, GlobalTeacher)
-    gradients (Ditto, FedProx, SCAFFOLD)                       end (Ditto, MOON, SCAFFOLD)
-    keeps (FedBN, FedRep)
+    begin (all)                             fit (Ditto, FedRep, MOON)
+    wrap (Sampled, Noisy)                   output (FedRS, GlobalTeacher)
+    loss (MOON, GlobalTeacher)              gradients (Ditto, FedProx, SCAFFOLD)
+    end (Ditto, MOON, SCAFFOLD)             keeps (FedBN, FedRep)
 """
 
 from __future__ import annotations
@@ -189,3 +189,26 @@ class Half:
         for index, batch in enumerate(self.batches):
             if index % 2 == 0:
                 yield batch
+
+
+class NoisySilo(SiloHalf):
+    """Training on other inputs than the silo's own (in the way of FedMix and of augmentation)."""
+
+    def wrap(
+        self, model: nn.Module, optimizer: Optimizer, batches: Batches
+    ) -> tuple[nn.Module, Optimizer, Batches]:
+        return model, optimizer, Noisy(batches)
+
+
+class Noisy:
+    """Batches whose inputs have noise added."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for inputs, *others in self.batches:
+            yield (inputs + 0.1 * torch.randn_like(inputs), *others)

@@ -231,6 +231,26 @@ def test_under_flower_s_own_loop_every_array_of_floats_has_a_variate() -> None:
     assert server.silos == 2
 
 
+class Answering(FakeGrid):
+    """Each node answers as a silo does whose gradient is one everywhere."""
+
+    def reply(self, message: Message) -> Message:
+        reply = super().reply(message)
+        if message.metadata.message_type == "train":
+            sent = protocol.records(message.content, ArrayRecord)["c"]
+            ones = {name: Array(np.ones_like(c.numpy())) for name, c in sent.items()}
+            reply.content["c"] = ArrayRecord(ones)
+        return reply
+
+
+def test_flower_s_own_loop_runs_it(model: ArrayRecord) -> None:
+    server = Scaffold()
+    result = server.start(Answering(3), model, num_rounds=2)
+    assert list(result.arrays) == list(model)
+    # All three take part in both rounds, and each says that its variate grew by one.
+    assert set(np.concatenate([c.ravel() for c in server.c.values()]).tolist()) == {2.0}
+
+
 def test_what_is_not_trained_here_is_sent_as_zeros() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
     for weight in model[0].parameters():

@@ -24,6 +24,7 @@ from tests.strategies.sketches import (
     FedRSSilo,
     GlobalTeacherSilo,
     MoonSilo,
+    NoisySilo,
     SampledSilo,
 )
 
@@ -225,7 +226,7 @@ def test_fedrs_holds_down_the_classes_that_a_silo_does_not_have() -> None:
     assert not torch.equal(plain[name][absent], start[name][absent])
 
 
-@pytest.mark.parametrize("half", [GlobalTeacherSilo, SampledSilo])
+@pytest.mark.parametrize("half", [GlobalTeacherSilo, SampledSilo, NoisySilo])
 def test_distillation_and_other_batches_train_another_model(
     data: Data, half: type[SiloHalf]
 ) -> None:
