@@ -35,6 +35,7 @@ from conf.errors import CheckpointError, Interrupted, MeadowError
 from conf.schema import Conf
 from conf.silos import silos
 from conf.startup_log import note
+from conf.targets.requirements import check_job
 from server.app import federate
 from server.observers.progress import PlainProgress
 from server.orchestrator.app_bundle import app_bundle
@@ -65,6 +66,7 @@ def serve(conf: Conf) -> int:
     another version, IdentityError for keys and addresses.
     """
     note("import")
+    check_job("The orchestrator")
     quiet_flower()
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -26,7 +26,7 @@ MAY_ENTER = {
 ROOMS = set(MAY_ENTER)
 TOP = {"azureml_jobs.cli", "meadow"}
 """The command line, and what people import: they may enter any room, lazily."""
-CONF_STANDS_ON = {"omegaconf", "hydra", "yaml"}  # yaml is OmegaConf's own reader
+CONF_STANDS_ON = {"omegaconf", "hydra", "yaml", "packaging"}  # yaml is OmegaConf's own reader
 
 FLOWER = {
     "flwr.app",

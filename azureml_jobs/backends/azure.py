@@ -27,7 +27,7 @@ from azureml_jobs.backends.workspace import AzureJob, Workspace
 from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import load_ca
 from azureml_jobs.identity.key_vault import VaultSecrets
-from azureml_jobs.jobs.snapshot import ROOT, snapshot
+from azureml_jobs.jobs.snapshot import ROOT, image_with, snapshot
 from azureml_jobs.jobs.specification import (
     CA_FILE,
     FEDERATION_FILE,
@@ -47,8 +47,9 @@ from azureml_jobs.preflight.findings import Table
 from conf.errors import AzureError
 from conf.schema import Conf, WorkspaceConf
 from conf.silos import silo_to_json, silos
-from conf.targets.bundle import bundled
+from conf.targets.bundle import bundled, entries_of
 from conf.targets.known import to_text
+from conf.targets.requirements import needed_in_an_image
 
 OpenWorkspace = Callable[[WorkspaceConf], Workspace]
 POLL_SECONDS: Final = 2.0
@@ -231,7 +232,7 @@ class AzureBackend(Backend):
         text = self._public()
         with _folder(folder) as place:
             digest = snapshot(place, {FEDERATION_FILE: text}, self.root)
-            code = Code(place, digest, _digest(text), self._outside(place))
+            code = self._with_outside(Code(place, digest, _digest(text)), "orchestrator")
             yield server_job(self.conf, code, self.store())
 
     @contextmanager
@@ -245,15 +246,19 @@ class AzureBackend(Backend):
         text = silo_to_json(settings).encode() if settings else b""
         with _folder(folder) as place:
             digest = snapshot(place, {SILO_FILE: text, CA_FILE: self._ca()}, self.root)
-            code = Code(place, digest, _digest(text), self._outside(place))
+            code = self._with_outside(Code(place, digest, _digest(text)), "silo")
             workspace = self.workspace(self._workspace(name))
             state = state_address(self.conf, name, workspace.container)
             yield silo_job(self.conf, name, code, self._tracking(), state)
 
-    def _outside(self, place: Path) -> str:
-        """Copy the code from outside the tree into a snapshot; return the job's list of it."""
-        entries = bundled(self.conf, place, place)
-        return to_text(entries) if entries else ""
+    def _with_outside(self, code: Code, role: str) -> Code:
+        """Copy the code from outside the tree into a snapshot, and what its image needs for it."""
+        entries = bundled(self.conf, code.folder, code.folder)
+        if not entries:
+            return code
+        more = needed_in_an_image(entries_of(self.conf))
+        environment = image_with(role, more, code.folder) if more else None
+        return dataclasses.replace(code, outside=to_text(entries), environment=environment)
 
     def _public(self) -> bytes:
         """Return the federation's file as the orchestrator's job gets it: public, and without

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from azureml_jobs.jobs.specification import ENVIRONMENTS
 from conf.code_digest import FRONT, PACKAGES, release_digest, tree_digest
 from conf.errors import AzureError
+from conf.targets.bundle import FOLDER as OUTSIDE
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DEFAULTS: Final = "generated.yaml"
@@ -35,3 +37,12 @@ def snapshot(folder: Path, own: Mapping[str, bytes], root: Path = ROOT) -> str:
     if tree_digest(folder) != tree_digest(root):
         raise AzureError("MDW-812", "The code changed while it was copied.", "Launch again.")
     return release_digest(folder)
+
+
+def image_with(role: str, requirements: Sequence[str], folder: Path) -> Path:
+    """Return the folder of a role's image that has these packages too, made inside a snapshot."""
+    context = folder / OUTSIDE / "environment"
+    shutil.copytree(ENVIRONMENTS / role, context)
+    with (context / "requirements.txt").open("a") as file:
+        file.write("".join(f"{line}\n" for line in ["", *requirements]))
+    return context

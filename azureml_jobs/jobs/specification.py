@@ -87,6 +87,8 @@ class Code:
     config_digest: str
     outside: str = ""
     """The job's list of code from outside the tree (`conf.targets.known`)."""
+    environment: Path | None = None
+    """The folder of its image, where that code needs more packages than Meadow's own has."""
 
 
 def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
@@ -123,7 +125,7 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
         experiment=conf.tracking.experiment,
         command=command,
         code=code.folder,
-        environment=ENVIRONMENTS / "orchestrator",
+        environment=code.environment or ENVIRONMENTS / "orchestrator",
         compute=compute,
         timeout=orchestrator.timeout,
         tags=_tags(name, SERVER, code),
@@ -171,7 +173,7 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str, state: str = "") 
         experiment=conf.tracking.experiment,
         command=command,
         code=code.folder,
-        environment=ENVIRONMENTS / "silo",
+        environment=code.environment or ENVIRONMENTS / "silo",
         compute=compute,
         timeout=orchestrator.timeout,
         tags=_tags(name, SILO, code) | {TAG_SILO: silo},

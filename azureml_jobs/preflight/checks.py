@@ -27,6 +27,7 @@ from azureml_jobs.jobs.specification import Code, server_job, silo_job, state_ad
 from azureml_jobs.preflight.data import DataView, data
 from azureml_jobs.preflight.findings import ERROR, WARNING, Finding, Table, failed, tried
 from azureml_jobs.preflight.network import listening, reached
+from azureml_jobs.preflight.this_machine import outside_code
 from azureml_jobs.rendezvous import checked_address
 from conf.errors import AzureError, MeadowError
 from conf.schema import Conf, SiloConf, WorkspaceConf
@@ -72,6 +73,7 @@ def check(conf: Conf, role: str, sources: Sources) -> Table:
     """Return the table of what `role` may see: `orchestrator`, `silo:NAME` or `all`."""
     table = Table()
     table.rows += _separation(conf)
+    table.rows += outside_code(conf)
     if role in (ALL, ORCHESTRATOR):
         table.rows += _orchestrator(conf, sources)
     for name in sorted(conf.federation.silos):

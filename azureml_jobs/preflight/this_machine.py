@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from azureml_jobs.identity.authority import CA_CERTIFICATE, CA_KEY, load_ca
@@ -15,6 +16,9 @@ from azureml_jobs.preflight.findings import ERROR, Finding, Table, tried
 from conf.errors import IdentityError
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf, Silo
+from conf.targets.bundle import entries_of
+from conf.targets.known import Known, sources_of
+from conf.targets.requirements import check as check_packages
 
 
 def check(
@@ -30,12 +34,24 @@ def check(
         table.rows.append(_writable("orchestrator", "folder", folder.path))
         table.rows.append(_writable("orchestrator", "results", Path(conf.run.output)))
         table.rows.append(tried("orchestrator", "CA", lambda: _ca(folder.keys), security=True))
+    table.rows += outside_code(conf)
     for silo in silos:
         table.rows += _silo(silo, running.get(silo.name))
         own = conf.federation.silos.get(silo.name)
         if own is not None and own.state is not None and "://" not in own.state:
             table.rows.append(_writable(silo.name, "state", Path(own.state).expanduser()))
     return table
+
+
+def outside_code(conf: Conf) -> Iterator[Finding]:
+    """Look at what a configuration names from outside the tree, and at the packages it needs."""
+    for entry in entries_of(conf):
+        yield tried("code", entry.group, partial(_outside, entry))
+
+
+def _outside(entry: Known) -> str:
+    check_packages(entry, sources_of(entry.target, f"{entry.group}.target"))
+    return f"{entry.name} {entry.code[:12]}"
 
 
 def _silo(silo: Silo, has: Silo | None) -> Iterator[Finding]:

@@ -46,6 +46,7 @@ from conf.code_digest import release_digest
 from conf.errors import IdentityError, MeadowError, SiloError
 from conf.silos import silo_from_json
 from conf.startup_log import note
+from conf.targets.requirements import check_job
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,7 @@ def make_node(settings: NodeSettings) -> Node:
     except OSError as error:
         what = f"{error.filename or 'a file'} can't be used: {error.strerror}."
         raise IdentityError("MDW-756", what, "Look at --silo-file, --ca and --state.") from None
+    check_job(silo.name)
     certificate = load_ca(authority, str(settings.ca), datetime.now(UTC))
     hint = "Ask the orchestrator's owner for the next one."
     if settings.data:

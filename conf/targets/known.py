@@ -87,6 +87,11 @@ def find(group: str, name: str, code: str) -> Known:
     )
 
 
+def given() -> tuple[Known, ...]:
+    """Return the list that this process's job was started with."""
+    return from_text(os.environ.get(VARIABLE, ""))
+
+
 def points_named(group: str, name: str) -> dict[str, str]:
     """Return the entry points of installed packages that a name may mean: targets by whole name.
 
@@ -122,6 +127,10 @@ def _loaded(entry: Known) -> Any:
     sources = sources_of(entry.target, key)
     if sources.digest != entry.code:
         raise _other(entry.group, entry.name, entry.code, [sources.digest])
+    # It stands on this module.
+    from conf.targets.requirements import check
+
+    check(entry, sources)
     return imported(sources, key)
 
 
@@ -137,7 +146,7 @@ def _other(group: str, name: str, code: str, here: list[str]) -> SiloError:
 def _listed() -> list[Known]:
     with _lock:
         own = list(_own.values())
-    return [*own, *from_text(os.environ.get(VARIABLE, ""))]
+    return [*own, *given()]
 
 
 @cache

@@ -15,7 +15,7 @@ from azureml_jobs.cli.main import main
 from azureml_jobs.jobs.specification import TAG_FEDERATION, TAG_ROLE, TAG_SILO
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from azureml_jobs.rehearsal.rehearse import ENGINEER, Rehearsal, owner
-from conf.code_digest import PACKAGES
+from conf.code_digest import FRONT, PACKAGES
 from server.orchestrator.backends import store_of
 from server.store.run_queue import RunQueue
 
@@ -83,6 +83,7 @@ def cheap_code(tree: Path, line: str = "print('at work', flush=True); time.sleep
     for package in PACKAGES:
         (tree / package).mkdir(parents=True)
         (tree / package / "__init__.py").touch()
+    (tree / FRONT).touch()
     (tree / "client" / "app.py").touch()
     (tree / "azureml_jobs" / "cli.py").write_text(f"import sys, time\n{line}")
     return tree

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.code_digest import PACKAGES, release_digest, run_files
+from conf.code_digest import FRONT, PACKAGES, release_digest, run_files
 from conf.schema import PolicyConf
 from server.orchestrator.packed_grid import PackedGrid
 from tests.faults.federation import ROOT, Federation, ask, model
@@ -23,6 +23,7 @@ def another_release(tmp_path: Path) -> Path:
     for package in PACKAGES:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, tree / package, ignore=ignored)
+    shutil.copy(ROOT / FRONT, tree / FRONT)
     loop = tree / "client" / "loop.py"
     loop.write_text(loop.read_text() + "\nFASTER = True\n")
     # The app that the tests' silos run is outside of a release.

@@ -47,7 +47,7 @@ def test_the_bundle_holds_all_code_and_configuration_and_nothing_else(
         and "rehearsal" not in path.parts
     }
     bundle = zipfile.ZipFile(io.BytesIO(build_fab_from_files(files)[0]))
-    assert set(bundle.namelist()) == packaged | {"pyproject.toml", ".info/CONTENT"}
+    assert set(bundle.namelist()) == packaged | {"meadow.py", "pyproject.toml", ".info/CONTENT"}
 
 
 def test_the_bundle_is_the_same_each_time(files: dict[str, Path]) -> None:
