@@ -105,7 +105,7 @@ class _Jobs:
             if self._sweep:
                 conf.run.output = app.sweep.dir
                 print(
-                    f"--- run {int(app.job.num) + 1} of the sweep: {' '.join(overrides)}",
+                    f"--- run {int(app.job.num) + 1} of the sweep: {' '.join(_written(app))}",
                     flush=True,
                 )
             written = _written(app)

@@ -26,7 +26,9 @@ FOUNDATIONS: Final = ("flwr", "numpy", "safetensors", "sklearn", "torch", "torch
 MOST_FILES: Final = 300
 """That one target may reach."""
 
-_NEVER_NEIGHBOURS: Final = frozenset({*sys.stdlib_module_names, *OWN_PACKAGES, "meadow"})
+_NEVER_NEIGHBOURS: Final = frozenset(
+    {*sys.stdlib_module_names, *OWN_PACKAGES, *FOUNDATIONS, "meadow"}
+)
 """First names that no file beside the target's takes the place of."""
 
 

@@ -32,6 +32,7 @@ def test_the_neighbours_that_are_imported_count_and_no_other(tmp_path: Path) -> 
         deep__in__inner="X = 1\n",
         json="raise SystemExit\n",
         client="raise SystemExit\n",
+        torch="raise SystemExit\n",
         other="raise SystemExit\n",
     )
     assert set(of(f"{tmp_path}/wine.py:Wine").files) == {"wine", "columns", "deep.inner"}
