@@ -57,7 +57,7 @@ TESTED_ELSEWHERE = {
     "server/report/tables.py": "tests/server/report/test_overview.py",
     "server/round/imagined_grid.py": "tests/server/round/test_dry_aggregation.py",
     "server/round/silo_grid.py": "tests/server/round/test_exchange.py",
-    "server/round/phase.py": "tests/server/round/test_final_test.py",
+    "server/round/phase.py": "tests/server/round/test_end_of_run.py",
     "server/round/replies.py": "tests/server/round/test_rounds.py",
     "server/round/roster.py": "tests/server/round/test_rounds.py",
     "server/run/chain.py": "tests/server/run/test_ledger.py",

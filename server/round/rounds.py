@@ -28,9 +28,9 @@ from server.round.choice import CENTRAL, Choice, choice_of
 from server.round.cohort import CohortGrid, select
 from server.round.counted import say_what_counted
 from server.round.early_stop import EarlyStop
+from server.round.end_of_run import final_test, test_config
 from server.round.error_text import reasons_of
 from server.round.exchange import Closing, Step, exchange
-from server.round.final_test import final_test, test_config
 from server.round.phase import Phase, evaluated, metrics_in
 from server.round.readiness import ask_silos
 from server.round.replies import ReadOnce, in_order, update_digest
