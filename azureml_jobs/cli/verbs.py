@@ -55,6 +55,9 @@ KEY_FOLDER: Final = Argument("keys", "private parts are in this folder", "FOLDER
 STORE: Final = Argument("store", "the orchestrator's store is in this folder", "FOLDER")
 NAME: Final = Argument("NAME", "the silo's name", required=True)
 PUBLIC_KEY: Final = Argument("FILE", "the .pub file that its owner made")
+SHELL: Final = Argument(
+    "SHELL", "bash, zsh or fish", required=True, choices=("bash", "zsh", "fish")
+)
 DAYS: Final = Argument("days", "for how many days the key may connect (365)", "DAYS")
 
 WHAT_IS_LEFT: Final = """What runs already is left as it is. Groups and keys are those of meadow simulate --help.
@@ -332,6 +335,18 @@ _ROWS: Final = (
         ALL,
         "print versions, and the digest of the code that must agree",
         "finished_runs:version",
+    ),
+    Verb(
+        "completion",
+        ALL,
+        "print a shell's script that completes verbs, keys, values and runs",
+        "completion:completion",
+        (SHELL,),
+        examples=(
+            ('eval "$(meadow completion bash)"', "in ~/.bashrc"),
+            ('eval "$(meadow completion zsh)"', "in ~/.zshrc, after compinit"),
+            ("meadow completion fish | source", "in ~/.config/fish/config.fish"),
+        ),
     ),
     # ---- the commands of jobs
     Verb(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from conf.compose import compose
 from conf.errors import ConfigError
-from conf.overrides import groups, options
+from conf.groups import groups, options
 from conf.schema import (
     VARIANTS,
     Conf,
