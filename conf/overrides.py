@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from conf.config_groups import groups, options
 from conf.errors import ConfigError
-from conf.groups import groups, options
 from conf.schema import EXTERNAL, VARIANTS, Conf
 from conf.schema_keys import check_key, nearest, unknown_key
 

@@ -143,7 +143,7 @@ def _keys(verb: Verb) -> Iterator[Candidate]:
     """Yield the groups and keys of the configuration that a verb takes."""
     if not verb.overrides:
         return
-    from conf.groups import groups
+    from conf.config_groups import groups
     from conf.key_list import keys
 
     if "" in verb.overrides:
@@ -164,7 +164,7 @@ def _values(verb: Verb, key: str, words: Sequence[str]) -> Iterator[Candidate]:
     if found is not None:
         yield from found(words)
         return
-    from conf.groups import groups, options
+    from conf.config_groups import groups, options
     from conf.key_list import keys
 
     if key in groups():

@@ -13,7 +13,7 @@ import pytest
 from azureml_jobs.cli.completion import SCRIPTS, candidates
 from azureml_jobs.cli.main import main
 from azureml_jobs.cli.verbs import VERBS
-from conf.groups import groups, options
+from conf.config_groups import groups, options
 from conf.key_list import keys
 
 BIN = Path(sys.executable).parent
