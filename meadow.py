@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from client.tasks.kinds.token_classification import TokenClassification as TokenClassification
     from conf.errors import MeadowError as MeadowError
     from conf.schema import Silo as Silo
+    from server.report.run_comparison import compare as compare
     from server.scoring.evaluation import load_model as load_model
     from server.simulation import simulate as simulate
     from strategies.algorithm import Algorithm as Algorithm
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _WHERE: Final = {
     "simulate": "server.simulation",
     "load_model": "server.scoring.evaluation",
+    "compare": "server.report.run_comparison",
     "Task": "client.tasks.base",
     "Data": "client.tasks.base",
     "Contract": "client.tasks.base",

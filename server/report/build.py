@@ -220,9 +220,9 @@ def _legend(result: RunResult) -> list[tuple[str, LineStyle]]:
     else:
         items.append(("from the worst silo to the best", RANGE))
     if result.baseline is not None and result.baseline.centralised is not None:
-        items.append((f"all data pooled, {EXAMPLES}", POOLED))
+        items.append(("all data pooled", POOLED))
     if result.baseline is not None and result.baseline.silo_alone:
-        items.append((f"best silo alone, {EXAMPLES}", BEST_ALONE))
+        items.append(("best silo alone", BEST_ALONE))
     return items
 
 

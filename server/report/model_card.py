@@ -52,8 +52,9 @@ def _what(result: RunResult) -> list[str]:
         f"{f', that tells {len(result.classes)} classes apart: {classes}' if classes else ''}.",
         "",
         "```python",
-        "from server.scoring.evaluation import load_model",
-        f'model = load_model("{_code(result.folder or result.run_id)}")',
+        "import meadow",
+        "",
+        f'model = meadow.load_model("{_code(result.folder or result.run_id)}")',
         "```",
     ]
 

@@ -1,7 +1,6 @@
 """Runs side by side: what they reached, what they cost, and in which settings they differ.
 
-    from server.report.run_comparison import compare
-    compare("first", "second").rows()
+    meadow.compare("first", "second").rows()
 
 Everything comes from the runs' folders, and no task is loaded. What makes a comparison less than it
 seems (other tasks, other test examples, other code) is said.
@@ -34,6 +33,7 @@ NOT_COMPARED: Final = (
     "run.name",
     "run.output",
     "run.resume",
+    "run.baseline",
     "task.code",
     "model.code",
     "strategy.code",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import meadow
 from conf.errors import CheckpointError, ConfigError
 from server.report.comparison_page import difference_rows, headline
 from server.report.comparison_plots import axes_of, curves, drawn_runs
@@ -93,6 +94,10 @@ def test_the_page_holds_table_curves_and_differences_and_leads_to_the_reports(
     text = compared.page.read_text()
     assert text.count('aria-hidden="true" viewBox') == 4
     assert "default-src 'none'" in text and "<script" not in text
+
+
+def test_python_has_it_as_meadow_compare() -> None:
+    assert meadow.compare is compare
 
 
 def test_of_more_settings_than_runs_each_setting_has_a_row(outputs: Path) -> None:
