@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from importlib.resources import files
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from conf.config_groups import groups, options
 from conf.errors import ConfigError
 from conf.schema import EXTERNAL, VARIANTS, Conf
 from conf.schema_keys import check_key, nearest, unknown_key
@@ -18,6 +18,21 @@ COMMAND_LINE = "command line"
 TASKS_OWN = "model=task"
 """Chosen where a task from outside the tree is named and no model."""
 _STRAY = re.compile(r"token recognition error at: ('.*')$", re.DOTALL)
+
+
+def groups() -> list[str]:
+    """Return the groups of configuration files: the folders under conf/ that hold no code."""
+    folders = [f for f in files("conf").iterdir() if f.is_dir() and f.name[0] not in "_."]
+    return sorted(f.name for f in folders if not f.joinpath("__init__.py").is_file())
+
+
+def options(group: str) -> list[str]:
+    """Return the names of a group's files, without `.yaml`."""
+    return sorted(
+        f.name[: -len(".yaml")]
+        for f in files("conf").joinpath(group).iterdir()
+        if f.name.endswith(".yaml")
+    )
 
 
 def parse(overrides: list[str]) -> list[Override]:

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import json
-import runpy
-import shlex
 from pathlib import Path
 
 import pytest
 
-from azureml_jobs.cli.main import main
-from tests.test_docs_readme import BLOCK, QUICK
-
-ROOT = Path(__file__).parents[1]
+from tests.typed_pages import called, read_on
 
 
 def test_what_the_page_says_does_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for marker, language, text in BLOCK.findall((ROOT / "docs/tasks.md").read_text()):
-        if language == "bash":
-            for line in text.splitlines():
-                assert main([*shlex.split(line)[1:], *QUICK]) == 0, line
-            continue
-        path = tmp_path / marker.removeprefix("file: ").replace("run", "block.py")
-        path.write_text(text)
-        if marker == "run":
-            runpy.run_path(str(path), run_name="__main__")
+    read_on("docs/tasks.md", tmp_path, called)
     wine = final(tmp_path, "wine")
     assert wine["accuracy"] > 0.8 and set(wine) == {"accuracy", "f1", "loss"}
     assert set(final(tmp_path, "tags")) == {"accuracy", "f1", "loss"}

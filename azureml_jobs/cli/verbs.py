@@ -55,11 +55,12 @@ KEY_FOLDER: Final = Argument("keys", "private parts are in this folder", "FOLDER
 STORE: Final = Argument("store", "the orchestrator's store is in this folder", "FOLDER")
 NAME: Final = Argument("NAME", "the silo's name", required=True)
 PUBLIC_KEY: Final = Argument("FILE", "the .pub file that its owner made")
-SHELL: Final = Argument(
-    "SHELL", "bash, zsh or fish", required=True, choices=("bash", "zsh", "fish")
-)
 DAYS: Final = Argument("days", "for how many days the key may connect (365)", "DAYS")
 
+MODULE: Final = Argument("NAME", "of the module: small letters, digits and '_'", required=True)
+
+NEW: Final = """The files are written into this folder, and run as they are: change what works. No file is written over.
+docs/your-own-task.md goes through a task of one's own, step by step."""
 WHAT_IS_LEFT: Final = """What runs already is left as it is. Groups and keys are those of meadow simulate --help.
 Jobs, keys and the store of a federation on this machine are in .meadow/<federation.name>/, results in outputs/."""
 WHERE_KEYS_ARE: Final = """Without key_vault= or keys=, everything is where the federation's file says, or in
@@ -172,14 +173,47 @@ _ROWS: Final = (
         statuses=(("6", "the ledger does not hold (with --verify)"),),
     ),
     Verb(
+        "new task",
+        SCIENTIST,
+        "write the file of a task of your own, its test and example data",
+        "new:new_task",
+        (MODULE,),
+        about=NEW,
+        examples=(("meadow new task wine", "wine.py, test_wine.py, wine.csv"),),
+    ),
+    Verb(
+        "new model",
+        SCIENTIST,
+        "write the file of a model of your own, and its test",
+        "new:new_model",
+        (MODULE,),
+        about=NEW,
+        examples=(("meadow new model wide", "wide.py, test_wide.py"),),
+    ),
+    Verb(
+        "new strategy",
+        SCIENTIST,
+        "write the file of a strategy of your own, both halves, and its test",
+        "new:new_strategy",
+        (MODULE,),
+        about=NEW,
+        examples=(("meadow new strategy gentle", "gentle.py, test_gentle.py"),),
+    ),
+    Verb(
         "check",
         SCIENTIST,
-        "look at all that would fail in a launch, before it",
+        "look at all that would fail in a launch or a run, before it",
         "watch:check",
         (ON, AS),
         overrides=EVERY_KEY,
-        about="One line for each thing that is looked at, and below it what to do. You are shown your role's part.",
-        statuses=(("9", "a launch would fail"),),
+        about="One line for each thing that is looked at, and below it what to do. You are shown your role's part.\n"
+        "Where only what is trained is named (task, data, model, trainer, strategy), a dry round of it is done here:\n"
+        "a small batch through the task, the model's state there and back, one aggregation.",
+        examples=(
+            ("meadow check federation.file=hospitals.yaml", "a federation, before it is launched"),
+            ("meadow check task.target=wine.py:Wine data.root=wine.csv", "a task of your own"),
+        ),
+        statuses=(("9", "a launch would fail"), ("3", "a run would fail at its first batch")),
     ),
     # ---- the orchestrator's owner
     Verb(
@@ -335,18 +369,6 @@ _ROWS: Final = (
         ALL,
         "print versions, and the digest of the code that must agree",
         "finished_runs:version",
-    ),
-    Verb(
-        "completion",
-        ALL,
-        "print a shell's script that completes verbs, keys, values and runs",
-        "completion:completion",
-        (SHELL,),
-        examples=(
-            ('eval "$(meadow completion bash)"', "in ~/.bashrc"),
-            ('eval "$(meadow completion zsh)"', "in ~/.zshrc, after compinit"),
-            ("meadow completion fish | source", "in ~/.config/fish/config.fish"),
-        ),
     ),
     # ---- the commands of jobs
     Verb(

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from azureml_jobs.backends.base import ORCHESTRATOR, Backend, Job, JobLog
 from azureml_jobs.cli.arguments import Arguments
+from azureml_jobs.cli.dry_check import check_run, is_about_a_run
 from azureml_jobs.cli.federation import Federation, federation_of
 from azureml_jobs.cli.table import columns
 from conf.errors import AzureError, MeadowError
@@ -111,7 +112,13 @@ def stop(arguments: Arguments) -> int:
 def check(arguments: Arguments) -> int:
     """Print what would keep a launch from working, with what to do; the exit status says whether
     anything would.
+
+    Where the words are about what is trained, and none about a federation, that is tried here.
     """
+    if is_about_a_run(arguments.rest) and not (arguments.has("backend") or arguments.has("as")):
+        from conf.compose import compose
+
+        return check_run(compose(list(arguments.rest)))
     federation = federation_of(arguments)
     table = federation.backend.check(federation.role)
     print("\n".join(table.lines()))
