@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import combinations, product
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from conf.combinations import AXES, NOTES, REFUSED, Value, page, pairs, refusal
 from conf.compose import compose
 from conf.errors import ConfigError
+from conf.schema import EXTERNAL, VARIANTS, TrainerConf
 from server.simulation import simulate
 
 TINY = [
@@ -94,6 +96,16 @@ def test_a_pair_that_does_not_work_is_refused_when_it_is_composed(a: Value, b: V
 def test_each_value_is_known_again_in_what_it_is_written_as(value: Value) -> None:
     (axis,) = [axis for axis in AXES if value in axis.values]
     assert axis.chosen(compose([*TINY, *overrides([value])])) is value
+
+
+def test_every_choice_of_the_schema_has_its_value() -> None:
+    (algorithms,) = [axis for axis in AXES if axis.name == "algorithm"]
+    own = {value.name for value in algorithms.values} - {"from outside"}
+    assert own == set(VARIANTS["strategy"]) - {EXTERNAL}
+    named = {f.name: f.metadata.get("one_of", ()) for f in fields(TrainerConf)}
+    for key in ("optimizer", "precision"):
+        (axis,) = [axis for axis in AXES if axis.name == key]
+        assert {value.name for value in axis.values} >= set(named[key])
 
 
 def test_each_rule_is_of_two_values_of_the_table() -> None:
