@@ -76,7 +76,7 @@ class Side:
     def wait_until_ready(self) -> None:
         """Read until the side waits for its turn; keep what it says of its round."""
         while (line := self.read()) != "ready":
-            if line.startswith("{"):
+            if line.startswith('{"training"'):
                 self.rounds.append(json.loads(line))
 
     def go(self) -> None:
@@ -114,31 +114,10 @@ def pfl_side(work: Work, python: str) -> Side:
     return Side("pfl-research, 2 processes", [(command, rank) for rank in ranks])
 
 
-def overrides(work: Work) -> list[str]:
-    """Return the work as arguments of `meadow simulate`."""
-    return [
-        *("task=mnist", "model=cnn", "data=iid", f"data.root={Path(work.root).absolute()}"),
-        *(
-            "data.validation=0",
-            "data.test=0",
-            f"federation.size={work.silos}",
-            f"run.seed={work.seed}",
-        ),
-        f"run.cohort={work.cohort or 'null'}",
-        f"run.test={'rounds' if work.test else 'end'}",
-        *(f"run.rounds={work.rounds}", f"trainer.epochs={work.epochs}"),
-        *(f"trainer.batch_size={work.batch_size}", f"trainer.lr={work.lr}"),
-        *(f"trainer.eval_batch_size={work.eval_batch_size}", f"trainer.momentum={work.momentum}"),
-        *("tracking=off", "simulation=pool", "simulation.workers=2"),
-    ]
-
-
 def run_side(work: Work, profile: str | None) -> None:
     """Be Meadow's side: `simulate`, with a wait before each round."""
     os.chdir(os.environ["MEADOW_BENCH"])
-    from conf.telemetry import turn_off
-
-    turn_off()
+    from benchmarks.peers.meadow_simulate import overrides
     from server.round.rounds import Rounds
     from server.simulation import simulate
 
@@ -173,7 +152,7 @@ def run_side(work: Work, profile: str | None) -> None:
     Rounds._round = round_of  # type: ignore[method-assign]  # to take the time
     Rounds._train_phase = train_phase  # type: ignore[method-assign]  # to take the time
     try:
-        simulate(overrides(work))
+        simulate([*overrides(work), "simulation=pool"])
     finally:
         if profile:
             profiler.dump_stats(profile)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import sys
+import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -32,6 +34,8 @@ class Work:
     momentum: float = 0.9
     seed: int = 1
     test: int = 1
+    examples: int = 60_000
+    """Of the training set, the first ones, shared evenly by the silos."""
 
     @staticmethod
     def add_to(parser: argparse.ArgumentParser) -> None:
@@ -93,6 +97,34 @@ def parts(examples: int, silos: int) -> list[torch.Tensor]:
     """Return an IID partition: each silo's indices."""
     order = torch.randperm(examples, generator=torch.Generator().manual_seed(0))
     return list(order.tensor_split(silos))
+
+
+def trained(model: nn.Module, x: torch.Tensor, y: torch.Tensor, work: Work) -> None:
+    """Train a model on a silo's examples, as one would write it by hand."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=work.lr, momentum=work.momentum)
+    model.train()
+    for _ in range(work.epochs):
+        for batch in torch.randperm(len(y)).split(work.batch_size):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimizer.step()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor, work: Work) -> float:
+    """Return the share of examples that a model gets right."""
+    model.eval()
+    size = work.eval_batch_size
+    right = 0
+    for start in range(0, len(y), size):
+        guessed = model(x[start : start + size]).argmax(1)
+        right += int((guessed == y[start : start + size]).sum())
+    return right / len(y)
+
+
+def say(event: str, value: float | None = None) -> None:
+    """Print what has just happened, with the time: `begin` (of the first round), `round` (its end)."""
+    print(json.dumps({"event": event, "at": time.time(), "value": value}), flush=True)
 
 
 def wait_for_go() -> None:

@@ -27,7 +27,7 @@ from pfl.internal.ops import pytorch_ops
 from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
 from torch.nn import functional
-from work import NiidCnn, Work, mnist, parts, wait_for_go
+from work import NiidCnn, Work, accuracy, mnist, parts, say, wait_for_go
 
 
 class Model(NiidCnn):
@@ -54,6 +54,7 @@ class Watch(TrainingProcessCallback):
         self.part = test.get_worker_partition()
         self.stepped = stepped
         self.started = 0.0
+        self.begun = False
 
     def on_train_begin(self, *, model: PyTorchModel) -> Metrics:
         self._begin()
@@ -72,6 +73,7 @@ class Watch(TrainingProcessCallback):
             accuracy = float(total) / len(self.part.raw_data[0]) / self._world()
         ended = time.perf_counter()
         if self._rank() == 0:
+            say("round")
             line = {
                 "training": trained - self.started,
                 "round": ended - self.started,
@@ -87,6 +89,9 @@ class Watch(TrainingProcessCallback):
         if self._world() > 1:
             torch.distributed.barrier()
         self.started = time.perf_counter()
+        if self._rank() == 0 and not self.begun:
+            say("begin")
+        self.begun = True
 
     def _rank(self) -> int:
         return pytorch_ops.distributed.global_rank
@@ -104,7 +109,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(work.seed)
     np.random.seed(work.seed)
-    x, y = mnist(work.root, "train")
+    x, y = (tensor[: work.examples] for tensor in mnist(work.root, "train"))
     users = {
         str(i): Dataset((x[part], y[part]), user_id=str(i))
         for i, part in enumerate(parts(len(y), work.silos))
@@ -145,6 +150,8 @@ def main() -> None:
         callbacks=[Watch(work, Dataset((tx, ty)), args.stepped)],
         send_metrics_to_platform=False,
     )
+    if pytorch_ops.distributed.global_rank == 0:
+        say("accuracy", accuracy(module, tx, ty, work))
 
 
 if __name__ == "__main__":
