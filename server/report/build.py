@@ -181,9 +181,11 @@ def _costs(points: Sequence[Point]) -> list[tuple[str, str]]:
 
 def _where_final(result: RunResult) -> str:
     """Return on which examples the final metrics were measured."""
-    partial = partial_note(result.test.partial) if result.test is not None else ""
-    note = f" All metrics but the loss are {partial}." if partial else ""
-    return f"On the silos' {EXAMPLES}, after the last round.{note}"
+    if result.test is None:
+        return f"On the silos' {EXAMPLES}."
+    where = f"On the silos' {EXAMPLES}, once, by the model of round {result.test.round}."
+    partial = partial_note(result.test.partial)
+    return f"{where} All metrics but the loss are {partial}." if partial else where
 
 
 def _no_comparison(result: RunResult) -> str:

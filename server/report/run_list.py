@@ -17,7 +17,7 @@ from conf.errors import CheckpointError, ConfigError
 from server.report.headline import final_value
 from server.run.history import FILE as HISTORY
 from server.run.result import RunResult
-from server.run.shown import written
+from server.run.shown import LOSS_ALONE, score
 
 QUIET_SECONDS: Final = 60.0
 """After which a run that is running and writes nothing is told to be quiet: it may have been
@@ -34,8 +34,8 @@ NO_RESULT: Final = "no result yet"
 class ListedRun:
     """One run in a list: what its result says; of one that can't be read, why.
 
-    `metric` and `value` are the headline of its final evaluation, where there is one; `quiet` says
-    for how many seconds a run that is running has written nothing.
+    `metric` and `value` are the headline of its final evaluation, where there is one, and `score`
+    both for people; `quiet` says for how many seconds a run that is running has written nothing.
     """
 
     id: str
@@ -47,15 +47,11 @@ class ListedRun:
     silos: int = 0
     metric: str = ""
     value: float | None = None
+    score: str = ""
     seconds: float = 0.0
     started: str = ""
     problem: str = ""
     quiet: float | None = None
-
-    @property
-    def score(self) -> str:
-        """Its headline for people."""
-        return f"{self.metric} {written(self.value, 4)}" if self.metric else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
@@ -130,11 +126,20 @@ def _of_result(result: RunResult, folder: Path, name: str) -> ListedRun:
         silos=len(result.silos),
         metric=final[0] if final else "",
         value=final[1] if final else None,
+        score=_score(result, final[0]) if final else "",
         seconds=float(result.seconds),
         started=str(result.started),
         problem=str(result.error.get("code", "")) if result.error else "",
         quiet=_quiet(folder) if result.status == "running" else None,
     )
+
+
+def _score(result: RunResult, metric: str) -> str:
+    """Return a metric at the end for people, with what it lacks where silos withheld counts."""
+    partial = result.test.partial if result.test is not None else []
+    # The loss is a sum that no owner withholds in part.
+    note = ", partial" if partial and metric not in LOSS_ALONE else ""
+    return f"{metric} {score(result.final, metric, 4)}{note}"
 
 
 def _quiet(folder: Path) -> float | None:

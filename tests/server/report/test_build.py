@@ -400,6 +400,16 @@ def test_everything_shown_stands_with_its_worst_and_its_best_silo(tmp_path: Path
     assert table[2][0] == "r2" and table[2][4:] == ["–", "higher is better"]
 
 
+def test_the_page_says_by_the_model_of_which_round_it_was_measured_and_what_is_withheld() -> None:
+    made = sample()
+    assert "test examples, once, by the model of round 10." in page_of(made)
+    assert made.test is not None
+    made.test.round = 7
+    made.test.partial = ["north"]
+    page = page_of(made)
+    assert "by the model of round 7. All metrics but the loss are partial: north withheld" in page
+
+
 def test_who_failed_in_the_final_test_is_among_the_failures(tmp_path: Path) -> None:
     made = sample()
     assert made.test is not None

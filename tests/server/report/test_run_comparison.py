@@ -196,6 +196,15 @@ def test_a_run_that_failed_before_its_first_round_is_in_the_table(outputs: Path)
     assert both.page is not None and "How they learned" not in both.page.read_text()
 
 
+def test_a_run_whose_metrics_are_partial_is_named(outputs: Path) -> None:
+    made = sample()
+    assert made.test is not None
+    made.test.partial = ["north"]
+    put(made, outputs / "less")
+    notes = compare("slow", "less", output=outputs).notes
+    assert "All metrics of less but the loss are partial: north withheld small counts." in notes
+
+
 def test_others_words_are_text_in_the_page(outputs: Path) -> None:
     made = sample()
     made.task = HOSTILE

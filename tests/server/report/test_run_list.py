@@ -97,3 +97,11 @@ def test_nothing_heavy_is_imported_for_a_list() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_score_that_lacks_what_silos_withheld_says_so(tmp_path: Path) -> None:
+    made = sample()
+    assert made.test is not None
+    made.test.partial = ["north"]
+    put(made, tmp_path, "run", "2026-01-01T00:00:00+00:00")
+    assert list_runs(tmp_path)[0].score == f"accuracy {made.final['accuracy']:.4f}, partial"
