@@ -378,6 +378,7 @@ def _params(result: RunResult, rounds: int) -> dict[str, str]:
         "seed": result.seed,
         "rounds": rounds,
         "engine": result.engine,
+        "shown": ", ".join(f"{name} {better}" for name, better in result.shown.items()),
         "config_digest": result.config_digest,
         "code": result.environment.get("code", ""),
     }

@@ -208,8 +208,8 @@ def _cut_in_words(points: Sequence[Point]) -> str:
         return ""
     bar = cut[0]
     return (
-        f"The bar that is broken off took {bar.total:.1f} seconds: {bar.below:.1f} of training, and"
-        f" {bar.above:.1f} of everything else; the first round's hold the start of workers and of"
+        f"The bar that is broken off took {bar.total:.3g} seconds: {bar.below:.3g} of training, and"
+        f" {bar.above:.3g} of everything else; the first round's hold the start of workers and of"
         " what they load."
     )
 

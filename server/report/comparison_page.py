@@ -55,7 +55,7 @@ def html(comparison: RunComparison, beside: Path) -> str:
         left_out=max(len(comparison.runs) - MOST_ROWS, 0),
         legend_of_columns=_legend_of_columns(comparison),
         pictures=_pictures(comparison),
-        legend=[(run.name, line_style(place)) for place, run in enumerate(drawn)],
+        legend=[(comparison.label(run), line_style(place)) for place, run in enumerate(drawn)],
         not_drawn=len(drawn) < len(comparison.runs),
         where_curves=EXAMPLES_OF_ROUNDS,
         differences=difference_rows(comparison),
@@ -70,7 +70,7 @@ def headline(comparison: RunComparison) -> str:
     if best is None or name is None:
         return f"{count} runs side by side"
     return (
-        f"Of {count} runs {best.name} is best: {in_words(name)} {score(best.final, name, 4)} on"
+        f"Of {count} runs {comparison.label(best)} is best: {in_words(name)} {score(best.final, name, 4)} on"
         f" {EXAMPLES} ({direction(comparison.shown, name)})"
     )
 

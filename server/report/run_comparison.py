@@ -45,6 +45,8 @@ DECIDE_EXAMPLES: Final = ("data.", "task.args.", "federation.size", "federation.
 """Prefixes of keys that decide which examples a silo has, and which of them it tests on."""
 PAGE: Final = "comparison.html"
 """The page of a folder of runs, in it."""
+MOST_IN_LABEL: Final = 2
+"""Settings that stand beside a run's name."""
 MOST_NAMES: Final = 6
 """Runs or keys that are named in a sentence."""
 ENDED: Final = ("finished", "stopped_early")
@@ -128,6 +130,14 @@ class RunComparison:
             return None
         value = best(self.shown, name, known([run.final for run in self.runs], name))
         return next(run for run in self.runs if value_of(run.final, name) == value)
+
+    def label(self, run: ComparedRun) -> str:
+        """Return a run's name with the settings that tell it from the others, where they are few."""
+        if not 0 < len(self.differences) <= MOST_IN_LABEL:
+            return run.name
+        place = self.runs.index(run)
+        settings = [f"{one.key}={one.values[place]}" for one in self.differences]
+        return f"{run.name} ({', '.join(settings)})"
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row per run, for `pandas.DataFrame`: what it reached, what it cost, and the

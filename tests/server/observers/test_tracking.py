@@ -81,6 +81,7 @@ def test_a_run_and_its_resumption_are_one_mlflow_run(tmp_path: Path) -> None:
     assert first.mlflow_run_id is not None
     stored = client.get_run(first.mlflow_run_id)
     assert stored.data.params["config_digest"] == "d1"
+    assert stored.data.params["shown"] == "loss min"
     assert stored.data.tags["meadow.run_id"] == "run-1"
     assert stored.info.status == "FINISHED"
     history = client.get_metric_history(first.mlflow_run_id, "silo/a b/loss")

@@ -340,7 +340,7 @@ def test_a_cold_first_round_does_not_flatten_the_others() -> None:
     page = page_of(made)
     assert ">42<" in page, "its bar is cut, so its number stands beside it"
     assert ">17 + 25<" in page, "both of its parts, so that waiting is not taken for training"
-    assert "took 42.0 seconds: 17.0 of training, and 25.0 of everything else" in page
+    assert "took 42 seconds: 17 of training, and 25 of everything else" in page
 
 
 def test_both_parts_of_a_bar_that_is_cut_stay_in_sight() -> None:

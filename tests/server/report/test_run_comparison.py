@@ -72,7 +72,9 @@ def test_runs_are_read_by_id_and_their_differences_found(outputs: Path) -> None:
     assert slow["bytes"] == 10 * sum(moved)
     assert fast["rounds"] == 10 and fast["seconds"] == made.seconds
     assert compared.best is compared.runs[1]
-    assert headline(compared).startswith("Of 2 runs fast is best: accuracy 0.9000 on ")
+    assert headline(compared).startswith(
+        "Of 2 runs fast (trainer.lr=0.05) is best: accuracy 0.9000 on "
+    )
     assert compared.notes == []
 
 
