@@ -182,6 +182,38 @@ def test_a_dry_run_writes_what_az_takes_and_sends_nothing(
         ] == "hospitals"
 
 
+@pytest.mark.parametrize(
+    ("who", "part"), [(ENGINEER, ["server"]), (owner("north"), ["client", "silo=north"])]
+)
+def test_code_from_outside_the_tree_is_in_a_job_s_snapshot_list_and_image(
+    built: Rehearsal,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    who: str,
+    part: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "columns.py").write_text("X = 1\n")
+    (tmp_path / "wine.py").write_text("import columns\nclass Wine: requires = ('a-package>=2',)\n")
+    file = f"federation.file={built.folder / 'hospitals.yaml'}"
+    own = ["task.target=wine.py:Wine", "model=mlp"]
+    with built.signed_in(who):
+        assert main(["launch", *part, "backend=azure", file, "--dry-run", *own]) == 0
+    printed = capfd.readouterr().out.split()
+    files = [Path(line) for line in printed if line.endswith(".yaml")]
+    assert len(files) == 1
+    for path in files:
+        job: Any = load_job(path)
+        (entry,) = json.loads(job.environment_variables["MEADOW_OUTSIDE"])
+        place, _, attribute = entry["target"].rpartition(":")
+        assert (entry["name"], attribute) == ("wine.Wine", "Wine")
+        assert not place.startswith("/") and (Path(job.code) / place).is_file()
+        assert (Path(job.code) / place).with_name("columns.py").is_file()
+        image = (Path(job.environment.build.path) / "requirements.txt").read_text()
+        assert image.splitlines()[-1] == "a-package>=2"
+
+
 # ---- its life
 
 
