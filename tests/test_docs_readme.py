@@ -22,6 +22,7 @@ def check(folder: Path, printed: list[str]) -> None:
     assert "first" in os.listdir(folder / "outputs")
     for made in ("result.json", "report.html", "model/model.safetensors"):
         assert (folder / "outputs" / "first" / made).is_file()
+    assert (folder / "grapes.csv").is_file()
     assert len(list((folder / "outputs").glob("sweep-*/*/result.json"))) == 2
     assert any("accuracy" in text for text in printed)
 
@@ -40,12 +41,11 @@ def test_the_readmes_commands_as_they_are_written(tmp_path: Path) -> None:
 
 
 def test_the_first_commands_are_at_the_top() -> None:
-    first = re.search(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    first = re.search(r"```bash\n(.*?)```", (ROOT / PAGE).read_text(), re.DOTALL)
     assert first is not None
     assert [line.split("#")[0].strip() for line in first[1].splitlines()] == [
         "make simulate",
-        "make simulate ARGS=simulation=ray",
-        "make test",
+        'make simulate ARGS="simulation=ray run.baseline=none"',
     ]
     assert {"simulate:", "test:"} <= set(
         re.findall(r"^[a-z-]+:", (ROOT / "Makefile").read_text(), re.MULTILINE)
