@@ -46,6 +46,9 @@ PLACES = [
     # A checkpoint is also written before the first round.
     ("server.run.checkpoint.point", 3, "before", 2),
     ("server.run.checkpoint.point", 3, "after", 2),
+    # After the last round, while the model is tested.
+    ("server.round.rounds.final_test", 1, "before", 3),
+    ("server.run.ledger.Ledger.model_tested", 1, "after", 3),
 ]
 
 
@@ -69,4 +72,6 @@ def test_it_is_resumed_with_the_same_bits(
     assert [record.round for record in read_history(folder)] == [1, 2, 3]
     assert audit(folder).status == "verified"
     metrics = (folder / "metrics.jsonl").read_text().splitlines()
-    assert len(metrics) == 3 * (2 * 2 + 1), "each silo, phase and aggregate of a round once"
+    rounds = 3 * (2 * 2 + 1)
+    test = 2 + 1
+    assert len(metrics) == rounds + test, "each silo, phase and aggregate of a round once"
