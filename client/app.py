@@ -17,7 +17,7 @@ from client.dry_round import dry_round
 from client.malloc import keep_activations_mapped
 from client.memory import Memory
 from client.own_software import software
-from client.policy import check_examples, check_run, for_evaluation
+from client.policy import check_examples, check_run, for_evaluation, told
 from client.silo_settings import silo_of
 from client.tasks.base import Data
 from client.withholding import told
@@ -64,7 +64,7 @@ def train(message: Message, context: Context) -> Message:
         {
             **beside,
             protocol.ARRAYS: protocol.to_record(leaves),
-            protocol.METRICS: MetricRecord({**trained.metrics}),
+            protocol.METRICS: MetricRecord({**told(trained, scope.strategy, silo)}),
             protocol.SOFTWARE: software(scope).to_record(),
         }
     )
@@ -81,6 +81,10 @@ def evaluate(message: Message, context: Context) -> Message:
     silo = silo_of(context)
     round = int(_config(message)[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     loaded = _load_checked(round, scope, silo)
+    if not silo.policy.reveal_counts:
+        # A sum says of how many examples it is: a silo that does not tell is in no metric.
+        none = MetricRecord({protocol.NUM_EXAMPLES: 0})
+        return Message(RecordDict({protocol.METRICS: none}), reply_to=message)
     loaded.model.load_state_dict(_weights(message) | memory.read(context.state).kept)
     trainer = for_evaluation(scope.trainer, silo)
     split = _split(_config(message), loaded.data)

@@ -55,6 +55,8 @@ class Trained:
     """What the algorithm sends beside the model."""
     state: Records
     """What the algorithm's half at this silo keeps for its next round."""
+    size: int = 0
+    """What the task's size counts in the training set, of one epoch."""
 
 
 def train(
@@ -87,7 +89,7 @@ def train(
         half.begin(model, _on(training.device, state), _on(training.device, sent))
         half.fit(training.run_epochs)
         beside, kept = half.end(model, training.whole.steps, training.whole.rates)
-    return Trained(training.metrics(started), beside, kept)
+    return Trained(training.metrics(started), beside, kept, training.size)
 
 
 @dataclass
@@ -216,6 +218,11 @@ class _Training:
         """Return what the task makes of a batch with a model, in the trainer's precision."""
         with self._precision():
             return map_tensors(full_precision, self.task.output(model, batch))
+
+    @property
+    def size(self) -> int:
+        """What the task's size counts in one epoch."""
+        return self.whole.seen // max(self.whole.epochs, 1)
 
     def metrics(self, started: float) -> Metrics:
         """Return what the round reports; raises WireError MDW-671 where nothing was trained."""

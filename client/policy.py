@@ -12,9 +12,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from client.loop import Trained
+from client.sums import Metrics
 from conf.errors import SiloError
 from conf.schema import ModelConf, RunScope, Silo, StrategyConf, TaskConf, TrainerConf, is_outside
 from conf.targets import known
+from strategies.wire import protocol
 
 
 def check_run(scope: RunScope, silo: Silo, round: int) -> None:
@@ -28,6 +31,10 @@ def check_run(scope: RunScope, silo: Silo, round: int) -> None:
     _one_of("task", scope.task.name, policy.tasks, silo)
     _one_of("model", scope.model.name, policy.models, silo)
     _one_of("strategy", scope.strategy.name, policy.strategies, silo)
+    weighting = scope.strategy.weighting
+    if not policy.reveal_counts and weighting != protocol.EQUAL:
+        what = f"strategy.weighting={weighting}, which tells how many examples the silo has"
+        raise _refused(silo, what, "Allowed: strategy.weighting=equal.")
     _at_most("trainer.epochs", scope.trainer.epochs, policy.epochs_at_most, silo)
     _at_most("run.rounds", rounds, policy.rounds_at_most, silo)
     limit = silo.batch_size_at_most
@@ -48,6 +55,21 @@ def check_examples(examples: int, silo: Silo) -> None:
     if least is not None and examples < least:
         what = f"training on fewer than {least} examples"
         raise _refused(silo, what, "It takes part when it has more.")
+
+
+def told(trained: Trained, strategy: StrategyConf, silo: Silo) -> Metrics:
+    """Return what the server learns of a training beside the update.
+
+    Its size only where that weighs. Where the owner keeps the counts, what they could be made of
+    stays here, and the update is that of one example, which Flower's strategies need.
+    """
+    if not silo.policy.reveal_counts:
+        kept = (protocol.NUM_EXAMPLES, protocol.SAMPLES_PER_SECOND)
+        shown = {name: value for name, value in trained.metrics.items() if name not in kept}
+        return {protocol.NUM_EXAMPLES: 1, **shown}
+    if strategy.weighting == protocol.BY_SIZE:
+        return trained.metrics | {protocol.SIZE: trained.size}
+    return trained.metrics
 
 
 def for_evaluation(conf: TrainerConf, silo: Silo) -> TrainerConf:

@@ -197,8 +197,8 @@ class DataConf:
         None,
         r"(?s).*\S.*",
         "a column's name or a pattern",
-        help="keep examples that share this in one split of one silo: the name of a column, or for "
-        "files a pattern whose first group they share; null = each example by itself",
+        help="column, or pattern for file names: examples that share it stay in one split; null = "
+        "each by itself",
         also=("group_by", "groups", "patient"),
     )
     examples: int | None = number(
@@ -338,6 +338,14 @@ class StrategyConf:
     """How updates become a model: `strategies/<name>.py`."""
 
     name: str = value("fedavg", help="the strategy")
+    weighting: str = one_of(
+        "examples",
+        "size",
+        "equal",
+        help="what a silo's update weighs in the mean: its examples, what the task's size counts "
+        "(tokens, pixels), or each the same",
+        also=("weighted_by", "weighted_by_key"),
+    )
 
 
 @dataclass
@@ -358,6 +366,7 @@ class ScaffoldConf(StrategyConf):
     """Silos corrected by control variates (Karimireddy et al. 2020, arXiv 1910.06378)."""
 
     name: str = value("scaffold", help="the strategy")
+    weighting: str = one_of("equal", help="each silo's update weighs the same, as in the paper")
     server_lr: float = number(
         1.0, above=0, help="step of the server towards the mean", also=("eta_g", "global_lr")
     )
@@ -368,6 +377,12 @@ class ExternalStrategyConf(StrategyConf):
     """Any Flower `Strategy` by its `target`; `args` are checked against its constructor."""
 
     name: str = value("external", help="the strategy")
+    weighting: str = one_of(
+        "examples",
+        "size",
+        "equal",
+        help="what a silo's update weighs; size only of a class derived from Algorithm",
+    )
     target: str = target(help="a strategy of your own or of Flower: where its class is")
     args: dict[str, Any] = entries(
         dict,
@@ -453,6 +468,10 @@ class PolicyConf:
         at_least=2,
         help="smallest count that an evaluation tells; smaller ones are withheld, and the metric is "
         "called partial; null = all",
+    )
+    reveal_counts: bool = value(
+        True,
+        help="whether the server may learn how many examples there are; false needs weighting=equal",
     )
     code: list[str] = entries(
         list,

@@ -37,6 +37,7 @@ def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
         _variants,
         _silo_names,
         _silo_data,
+        _hidden_counts,
         _counts,
         _external,
         _registered,
@@ -133,6 +134,20 @@ def _silo_names(conf: Conf, where: Where) -> None:
                 "MDW-104",
                 f"'{name}' ({where('federation.silos')}) can't name a silo.",
                 "Use up to 64 ASCII letters, digits, '-' and '_', the first a letter or digit.",
+            )
+
+
+def _hidden_counts(conf: Conf, where: Where) -> None:
+    """Raise ConfigError MDW-164 where a silo keeps its counts and the strategy weighs by them."""
+    weighting = conf.strategy.weighting
+    for name, silo in conf.federation.silos.items():
+        if not silo.policy.reveal_counts and weighting != "equal":
+            key = f"federation.silos.{name}.policy.reveal_counts"
+            raise ConfigError(
+                "MDW-164",
+                f"{key}=false ({where(key)}): strategy.weighting={weighting} tells how many"
+                " examples a silo has.",
+                "Set strategy.weighting=equal.",
             )
 
 

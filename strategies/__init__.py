@@ -37,7 +37,7 @@ def build_strategy(conf: StrategyConf) -> Strategy:
     """
     if isinstance(conf, ExternalStrategyConf):
         return _outside(conf)
-    return _strategy_class(conf)(**_arguments(conf))
+    return _weighing(_strategy_class(conf)(**_arguments(conf)), conf)
 
 
 def silo_half_of(conf: StrategyConf, told: Mapping[str, Any] | None = None) -> SiloHalf:
@@ -104,12 +104,29 @@ def _outside(conf: ExternalStrategyConf) -> Strategy:
         what = f"The half of {conf.name} at the silos can't be made: {error}."
         hint = "Its arguments are those of the strategy's constructor of the same names."
         raise ConfigError("MDW-166", what, hint) from error
-    return made if isinstance(made, Algorithm) else External(made)
+    if isinstance(made, Algorithm):
+        return _weighing(made, conf)
+    if conf.weighting == "size":
+        raise ConfigError(
+            "MDW-163",
+            f"strategy.weighting=size: {cls.__name__} is no strategy of Meadow's kind, and weighs"
+            " by examples or not at all.",
+            "Use strategy.weighting=examples or equal, or derive it from"
+            " strategies.algorithm.Algorithm.",
+        )
+    return External(made, conf.weighting)
+
+
+def _weighing(strategy: Strategy, conf: StrategyConf) -> Strategy:
+    """Return a strategy of ours that weighs as its configuration says."""
+    strategy.weighting = conf.weighting  # type: ignore[attr-defined]  # an Algorithm
+    return strategy
 
 
 def _arguments(conf: StrategyConf) -> dict[str, Any]:
     arguments = asdict(conf)
-    del arguments["name"]
+    for of_all in ("name", "weighting"):
+        del arguments[of_all]
     return arguments
 
 

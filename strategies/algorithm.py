@@ -68,7 +68,9 @@ class Algorithm(Streaming):
     their replies, and the server's own stay what they were.
     """
 
-    renewed: ClassVar[Collection[str]] = ("silos", "parameters", "_sent")
+    weighting: str = protocol.BY_EXAMPLES
+    """What a reply weighs by (`strategy.weighting`): examples, size or equal."""
+    renewed: ClassVar[Collection[str]] = ("silos", "parameters", "weighting", "_sent")
     """Attributes that are set anew before they are read, so that no checkpoint holds them."""
     silos: int = 0
     """How many silos the run has, asked in this round or not."""
@@ -103,7 +105,10 @@ class Algorithm(Streaming):
         return {}
 
     def weight(self, examples: int) -> int:
-        """Return the weight of a reply in the means: the number of its examples."""
+        """Return the weight of a reply in the means: the number of its examples.
+
+        With another `weighting` it is given what that counts in their place.
+        """
         return examples
 
     def after(
@@ -162,7 +167,7 @@ class Algorithm(Streaming):
         metrics = MetricMeans()
         for reply in replies:
             if not reply.has_error():
-                _fold_metrics(reply, metrics)
+                _fold_metrics(reply, metrics, protocol.BY_EXAMPLES)
         return _record_of(metrics) if metrics.weight else None
 
     def summary(self) -> None:
@@ -170,11 +175,11 @@ class Algorithm(Streaming):
         log.info(
             "%s: mean weighted by %s, folded as replies arrive",
             type(self).__name__,
-            protocol.NUM_EXAMPLES,
+            self.weighting,
         )
 
     def _fold(self, reply: Message, means: _Means) -> None:
-        weight = self.weight(_fold_metrics(reply, means.metrics))
+        weight = self.weight(_fold_metrics(reply, means.metrics, self.weighting))
         records = protocol.records(reply.content, ArrayRecord)
         for name, mean in means.extra.items():
             if name not in records:
@@ -256,18 +261,21 @@ def _arrays(record: ArrayRecord) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _fold_metrics(reply: Message, metrics: MetricMeans) -> int:
-    """Fold the metrics of a reply and return its number of examples."""
+def _fold_metrics(reply: Message, metrics: MetricMeans, weighting: str) -> int:
+    """Fold the metrics of a reply and return its weight: its examples, its size, or 1."""
     values = dict(_only(protocol.records(reply.content, MetricRecord)))
-    examples = values.pop(protocol.NUM_EXAMPLES, None)
-    if not isinstance(examples, int):
+    weight = protocol.weight_in(values, weighting)
+    name = protocol.SIZE if weighting == protocol.BY_SIZE else protocol.NUM_EXAMPLES
+    if not isinstance(weight, int):
         raise WireError(
             "MDW-665",
-            f"A reply's {protocol.NUM_EXAMPLES} is {examples!r:.40}.",
+            f"A reply's {name} is {weight!r:.40}.",
             "It must be a whole number.",
         )
-    metrics.add(values, examples)
-    return examples
+    for count in (protocol.NUM_EXAMPLES, protocol.SIZE):
+        values.pop(count, None)
+    metrics.add(values, weight)
+    return weight
 
 
 def _only(records: Mapping[str, R]) -> R:

@@ -52,11 +52,13 @@ class External(Strategy):
 
     Counters (integer arrays, when there are floats beside them) do not pass through it: the largest
     of the replies is kept, as in `strategies.average`. What it returns is cast back to the model's
-    dtypes (FedAdam and others return float64), so that every round sends the same layout.
+    dtypes (FedAdam and others return float64), so that every round sends the same layout. With the
+    weighting `equal` each reply is shown to it as one of a single example.
     """
 
-    def __init__(self, inner: Strategy) -> None:
+    def __init__(self, inner: Strategy, weighting: str = protocol.BY_EXAMPLES) -> None:
         self.inner = inner
+        self._weighting = weighting
         # Of the arrays as they were sent; renewed each round.
         self._layout: dict[str, np.dtype[Any]] = {}
         self._counters: dict[str, Array] = {}
@@ -94,6 +96,8 @@ class External(Strategy):
         if not good:
             return None, None
         for reply in good:
+            if self._weighting == protocol.EQUAL:
+                _as_of_one_example(reply)
             for key, record in protocol.records(reply.content, ArrayRecord).items():
                 reply.content[key] = self._floats(record, counters)
         arrays, metrics = self.inner.aggregate_train(server_round, good)
@@ -214,6 +218,12 @@ def _enough_nodes(strategy: Strategy, grid: Grid) -> None:
     inner = getattr(strategy, "strategy", None)
     if isinstance(inner, Strategy):
         _enough_nodes(inner, grid)
+
+
+def _as_of_one_example(reply: Message) -> None:
+    """Let a reply say that it is of one example, by which Flower's strategies weigh it."""
+    for record in protocol.records(reply.content, MetricRecord).values():
+        record[protocol.NUM_EXAMPLES] = 1
 
 
 def _is_counter(array: Array) -> bool:

@@ -33,6 +33,10 @@ from strategies.wire.software import Software
 
 MAX_EXAMPLES: Final = 2**29 - 1
 """The largest weight that fixed-point averaging has room for."""
+MAX_SIZE: Final = 2**40
+"""The largest size of a silo's training set, in tokens or pixels. Beyond 2^29 a product with a
+float32 is rounded once, to 53 bits; the reach of an update bounds it further (MDW-621).
+"""
 CHUNK: Final = 1 << 15
 """Values a step: two buffers of 256 KiB in float64."""
 
@@ -75,20 +79,22 @@ class Admission:
     """Checks the replies of one run, round after round.
 
     `sums` is what an evaluation may hold (`client.sums.specs_of`), `metrics` what makes metrics of
-    it: the task's own code.
+    it (the task's own code), `weighting` what an update weighs by (`strategy.weighting`).
     """
 
     def __init__(
         self,
         sums: Mapping[str, SumSpec],
         metrics: Callable[[task_sums.Sums], object] = dict,
+        weighting: str = protocol.BY_EXAMPLES,
     ) -> None:
         self._sums = sums
         self._metrics = metrics
+        self._weighting = weighting
         self._round = 0
         self._cohort: frozenset[str] = frozenset()
         self._reach = 0.0
-        """How far examples * |value| of one update may go."""
+        """How far weight * |value| of one update may go."""
         self._reference: dict[str, _Reference] = {}
         self._extra: dict[str, dict[str, _Layout]] = {}
         self._answered: set[tuple[str, str]] = set()
@@ -137,10 +143,11 @@ class Admission:
             software_of(content)
             records = _array_records(content, [protocol.ARRAYS, *self._extra])
             examples = _examples(values, least=1)
-            admitted = self._update(records[protocol.ARRAYS], examples)
+            weight = _weight(values, self._weighting)
+            norm = self._norm_of(records[protocol.ARRAYS], weight)
             for name, layout in self._extra.items():
-                self._check_extra(name, records[name], layout, examples)
-            return admitted
+                self._check_extra(name, records[name], layout, weight)
+            return Admitted(examples, norm)
         except AdmissionFault as fault:
             return Rejected(fault.code, f"{silo}, round {round}, {phase}: {fault.reason}.")
 
@@ -164,7 +171,8 @@ class Admission:
                 "MDW-630", f"the task's metrics raise {type(error).__name__} for its sums"
             ) from None
 
-    def _update(self, record: ArrayRecord, examples: int) -> Admitted:
+    def _norm_of(self, record: ArrayRecord, weight: int) -> float:
+        """Check a model, and return the L2 norm of its difference to the one that was sent."""
         # All of the layout before any value: no array is read whose size was not checked.
         if record.keys() != self._reference.keys():
             raise AdmissionFault(
@@ -177,12 +185,12 @@ class Admission:
         for name, new in values.items():
             old = self._reference[name]
             measured = _measure(name, old.dtype, new, old.values)
-            self._check_reach(name, examples * measured.largest)
+            self._check_reach(name, weight * measured.largest)
             squares += measured.squares
-        return Admitted(examples, math.sqrt(squares))
+        return math.sqrt(squares)
 
     def _check_extra(
-        self, record: str, arrays: ArrayRecord, layouts: Mapping[str, _Layout], examples: int
+        self, record: str, arrays: ArrayRecord, layouts: Mapping[str, _Layout], weight: int
     ) -> None:
         """Check an algorithm's own record as the model is: all of its layout, then each value."""
         if arrays.keys() != layouts.keys():
@@ -193,13 +201,13 @@ class Admission:
         for name, new in values.items():
             # Measured against itself: there is nothing that it should be near to.
             measured = _measure(name, layouts[name].dtype, new, new)
-            self._check_reach(name, examples * measured.largest)
+            self._check_reach(name, weight * measured.largest)
 
     def _check_reach(self, name: str, reach: float) -> None:
         if reach > self._reach:
             raise AdmissionFault(
                 "MDW-621",
-                f"{name!r:.80} is too large for an average: examples times values reach"
+                f"{name!r:.80} is too large for an average: weight times values reach"
                 f" {reach:.3g}, and may reach {self._reach:.3g}",
             )
 
@@ -358,19 +366,27 @@ def _exactly(records: dict[str, T], names: Collection[str], kind: str) -> dict[s
 
 
 def _examples(values: dict[str, Any], least: int) -> int:
-    count = values.get(protocol.NUM_EXAMPLES)
+    return _count(values, protocol.NUM_EXAMPLES, least, MAX_EXAMPLES)
+
+
+def _weight(values: dict[str, Any], weighting: str) -> int:
+    """Return what an update weighs, of which only what weighs is read."""
+    if weighting == protocol.EQUAL:
+        return 1
+    if weighting == protocol.BY_SIZE:
+        return _count(values, protocol.SIZE, 1, MAX_SIZE)
+    return _examples(values, least=1)
+
+
+def _count(values: dict[str, Any], name: str, least: int, most: int) -> int:
+    count = values.get(name)
     if count is None:
-        raise AdmissionFault("MDW-616", f"it has no {protocol.NUM_EXAMPLES}")
+        raise AdmissionFault("MDW-616", f"it has no {name}")
     # Not isinstance: True is an int to Python, and no count.
     if type(count) is not int:
-        raise AdmissionFault(
-            "MDW-616", f"its {protocol.NUM_EXAMPLES} is not a whole number: {count!r:.40}"
-        )
-    if not least <= count <= MAX_EXAMPLES:
-        raise AdmissionFault(
-            "MDW-616",
-            f"its {protocol.NUM_EXAMPLES} is {count}, not between {least} and {MAX_EXAMPLES}",
-        )
+        raise AdmissionFault("MDW-616", f"its {name} is not a whole number: {count!r:.40}")
+    if not least <= count <= most:
+        raise AdmissionFault("MDW-616", f"its {name} is {count}, not between {least} and {most}")
     return count
 
 

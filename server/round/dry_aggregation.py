@@ -73,6 +73,7 @@ def _reply(message: Message, arrays: ArrayRecord, strategy: Strategy) -> Message
     metrics = MetricRecord(
         {
             protocol.NUM_EXAMPLES: 1,
+            protocol.SIZE: 1,
             protocol.LOSS: 1.0,
             protocol.SECONDS: 1.0,
             protocol.SAMPLES_PER_SECOND: 1.0,

@@ -76,7 +76,11 @@ class Rounds:
 
     def __post_init__(self) -> None:
         self.task = task_of(self.session.conf.task)
-        self.admission = Admission(sums.specs_of(self.task), partial(sums.metrics_of, self.task))
+        self.admission = Admission(
+            sums.specs_of(self.task),
+            partial(sums.metrics_of, self.task),
+            self.session.conf.strategy.weighting,
+        )
         self.choice = choice_of(self.session.conf.run, self.task)
 
     def run(self) -> bool:
@@ -410,7 +414,12 @@ class Rounds:
 
 def _means(record: MetricRecord | None) -> Metrics:
     """Return a strategy's aggregate, without what has no meaning as a mean over silos."""
-    no_mean = (protocol.SECONDS, protocol.SAMPLES_PER_SECOND, protocol.NUM_EXAMPLES)
+    no_mean = (
+        protocol.SECONDS,
+        protocol.SAMPLES_PER_SECOND,
+        protocol.NUM_EXAMPLES,
+        protocol.SIZE,
+    )
     values = (record or {}).items()
     return {
         name: float(v) for name, v in values if isinstance(v, int | float) and name not in no_mean

@@ -73,6 +73,8 @@ SILO: Final = "meadow-silo"
 # Keys of the metrics record
 NUM_EXAMPLES: Final = "num-examples"
 """Examples trained on or evaluated on: the weight of the reply (Flower's key)."""
+SIZE: Final = "size"
+"""What the task's size counts in the silo's training set: tokens, pixels. Only where it weighs."""
 LOSS: Final = "loss"
 SECONDS: Final = "seconds"
 """Seconds in the training or evaluation loop, data loading included."""
@@ -80,8 +82,20 @@ SAMPLES_PER_SECOND: Final = "samples-per-second"
 WITHHELD: Final = "withheld"
 """1 in the reply of an evaluation whose small counts the silo's owner withholds."""
 
+# What an update weighs by (`strategy.weighting`)
+BY_EXAMPLES: Final = "examples"
+BY_SIZE: Final = "size"
+EQUAL: Final = "equal"
+
 HELLO: Final = "query.hello"
 READINESS: Final = "query.ready"
+
+
+def weight_in(metrics: Mapping[str, object], weighting: str) -> object:
+    """Return what an update with such metrics weighs; nothing is checked of what a silo says."""
+    if weighting == EQUAL:
+        return 1
+    return metrics.get(SIZE if weighting == BY_SIZE else NUM_EXAMPLES)
 
 
 def to_record(state: Mapping[str, torch.Tensor]) -> ArrayRecord:

@@ -19,7 +19,7 @@ from client import loop
 from client.models import build_model
 from client.sums import metrics_of
 from client.tasks import task_named
-from client.tasks.base import Data
+from client.tasks.base import Data, Task
 from conf.errors import ConfigError, DataError
 from conf.schema import DataConf, MlpConf, ModelConf, ResNetConf, Silo, TrainerConf
 from strategies.fedprox import FedProxSilo
@@ -168,6 +168,51 @@ def test_two_batches_of_8_make_the_step_of_one_of_16(examples: int) -> None:
     assert close(whole, halves) and not close(
         whole, trained(TrainerConf(batch_size=8), part), atol=1e-3
     )
+
+
+class Tokens(Task):
+    """Sequences of numbers, padded with zeros; the loss is a mean over those that are not zero."""
+
+    name = "tokens"
+
+    def data(self, silo: Silo) -> Data:
+        raise NotImplementedError
+
+    def output(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        predicted: Tensor = model(batch[0].unsqueeze(-1))
+        return predicted.squeeze(-1)
+
+    def loss(self, output: Tensor, batch: tuple[Tensor, ...]) -> Tensor:
+        known = batch[0] != 0
+        return (((output - 1) ** 2) * known).sum() / known.sum()
+
+    def size(self, batch: tuple[Tensor, ...]) -> int:
+        return int((batch[0] != 0).sum())
+
+
+def test_batches_of_uneven_size_make_the_step_of_one_by_what_the_size_counts() -> None:
+    draws = torch.Generator().manual_seed(0)
+    sequences = torch.rand(12, 9, generator=draws) + 0.1
+    for row, length_of in enumerate([1, 9, 2, 8, 1, 1, 9, 9, 3, 1, 7, 2]):
+        sequences[row, length_of:] = 0
+    weights = []
+    losses = []
+    for conf in (TrainerConf(batch_size=12), TrainerConf(batch_size=4, accumulate=3)):
+        torch.manual_seed(1)
+        net = nn.Linear(1, 1)
+        done = loop.train(net, TensorDataset(sequences), Tokens(), conf, seed=3)
+        weights.append(net.weight.item())
+        losses.append(done.metrics[protocol.LOSS])
+        assert done.size == 53
+        assert done.metrics[protocol.NUM_EXAMPLES] == 12
+    assert weights[0] == pytest.approx(weights[1], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_the_size_is_that_of_one_epoch() -> None:
+    net = nn.Linear(1, 1)
+    ones = TensorDataset(torch.ones(5, 2))
+    assert loop.train(net, ones, Tokens(), TrainerConf(epochs=3), seed=3).size == 10
 
 
 def test_clipping_bounds_the_step(data: Data) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from client.app import app
+from client.batches import length
 from client.cache import load_cached
 from client.models import build_model
 from client.policy import check_examples, check_run, for_evaluation
@@ -108,11 +111,13 @@ def test_too_few_examples_are_not_trained_on() -> None:
 # ---- in the app
 
 
-def message(kind: str = "train") -> Message:
-    conf = compose(RUN)
+def message(
+    kind: str = "train", words: Sequence[str] = (), split: str = protocol.VALIDATION
+) -> Message:
+    conf = compose([*RUN, *words])
     text = run_config.pack(conf)
     config = {protocol.PROTOCOL_KEY: protocol.PROTOCOL, protocol.RUN_ID: "run", protocol.ROUND: 1}
-    config[protocol.SPLIT] = protocol.VALIDATION
+    config[protocol.SPLIT] = split
     record = ConfigRecord(
         {**config, protocol.RUN_CONFIG: text, protocol.RUN_DIGEST: run_config.digest(text)}
     )
@@ -126,12 +131,52 @@ def message(kind: str = "train") -> Message:
     )
 
 
-def ask(one: Silo, kind: str = "train") -> Message:
+def ask(one: Silo, kind: str = "train", **asked: Any) -> Message:
     node = {NODE_KEY: silo_to_json(one)}
     return app(
-        message(kind),
+        message(kind, **asked),
         Context(run_id=1, node_id=2, node_config={**node}, state=RecordDict(), run_config={}),
     )
+
+
+EQUAL = "strategy.weighting=equal"
+
+
+def numbers(reply: Message) -> dict[str, object]:
+    return dict(protocol.records(reply.content, MetricRecord)[protocol.METRICS])
+
+
+def test_who_keeps_the_counts_takes_part_only_where_each_silo_weighs_the_same() -> None:
+    keeps = silo(reveal_counts=False)
+    for weighting in ("examples", "size"):
+        with pytest.raises(SiloError, match=rf"MDW-341.*north.*weighting={weighting}.*equal"):
+            check_run(scope(f"strategy.weighting={weighting}"), keeps, 1)
+    check_run(scope(EQUAL), keeps, 1)
+    check_run(scope("strategy=scaffold"), keeps, 1)
+
+
+def test_what_leaves_a_silo_that_keeps_the_counts_does_not_tell_them() -> None:
+    told = numbers(ask(silo(), words=[EQUAL]))
+    kept = numbers(ask(silo(reveal_counts=False), words=[EQUAL]))
+    assert told[protocol.NUM_EXAMPLES] == length(load_cached(scope(), silo()).data.train)
+    assert kept[protocol.NUM_EXAMPLES] == 1
+    assert kept.keys() == {protocol.NUM_EXAMPLES, protocol.LOSS, protocol.SECONDS}
+    assert kept[protocol.LOSS] == told[protocol.LOSS], "it trains as any other"
+
+
+@pytest.mark.parametrize("split", [protocol.VALIDATION, protocol.TEST])
+def test_it_is_in_no_metric(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.loop.evaluate", lambda *given: pytest.fail("it evaluated"))
+    reply = ask(silo(reveal_counts=False), "evaluate", words=[EQUAL], split=split)
+    assert numbers(reply) == {protocol.NUM_EXAMPLES: 0}
+    assert not protocol.records(reply.content, ArrayRecord)
+
+
+def test_a_size_is_told_only_where_it_weighs() -> None:
+    assert protocol.SIZE not in numbers(ask(silo()))
+    told = numbers(ask(silo(), words=["strategy.weighting=size"]))
+    # Digits counts examples, whatever the epochs.
+    assert told[protocol.SIZE] == told[protocol.NUM_EXAMPLES]
 
 
 @pytest.mark.parametrize("kind", ["train", "evaluate"])

@@ -144,3 +144,13 @@ def test_the_split_of_before_is_refused_with_what_replaces_it() -> None:
         assert error.code == "MDW-101"
         assert "renamed" in str(error)
         assert "data.validation and data.test" in str(error)
+
+
+def test_a_silo_that_keeps_its_counts_needs_a_strategy_that_does_not_weigh_by_them() -> None:
+    keeps = "federation.silos={a:{policy:{reveal_counts:false}},b:{}}"
+    error = refused(keeps)
+    assert error.code == "MDW-164"
+    assert "federation.silos.a.policy.reveal_counts=false" in str(error)
+    assert refused(keeps, "strategy.weighting=size").code == "MDW-164"
+    compose([keeps, "strategy.weighting=equal"])
+    compose([keeps, "strategy=scaffold"])

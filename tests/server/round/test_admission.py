@@ -90,6 +90,43 @@ def rejected(verdict: Verdict, code: str | tuple[str, ...], *words: str) -> None
     assert all(word in verdict.reason for word in words), verdict.reason
 
 
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        (None, "no size"),
+        (0, "between 1 and"),
+        (2**40 + 1, "between 1 and"),
+        (1.5, "whole"),
+    ],
+)
+def test_a_size_that_weighs_is_a_count_within_its_bound(size: Any, says: str) -> None:
+    admission = Admission(SPECS, weighting="size")
+    admission.open(3, record(model()), ["north"])
+    more = {} if size is None else {"size": size}
+    rejected(
+        admission.check(reply(model(), **more), silo="north", round=3, phase="train"),
+        "MDW-616",
+        says,
+    )
+
+
+@pytest.mark.parametrize(
+    ("weighting", "admitted"), [("examples", True), ("equal", True), ("size", False)]
+)
+def test_an_update_reaches_as_far_as_it_weighs(weighting: str, admitted: bool) -> None:
+    admission = Admission(SPECS, weighting=weighting)
+    admission.open(3, record(model()), ["north"])
+    large = model()
+    large["conv.weight"] = large["conv.weight"] * 1000
+    content = reply(large, size=2**38)
+    verdict = admission.check(content, silo="north", round=3, phase="train")
+    if admitted:
+        assert isinstance(verdict, Admitted)
+        assert verdict.examples == 10
+    else:
+        rejected(verdict, "MDW-621", "weight times values")
+
+
 def saying(**software: Any) -> RecordDict:
     """A good update with what its silo says that it runs."""
     content = reply(model())
