@@ -17,7 +17,7 @@ from client.dry_round import dry_round
 from client.malloc import keep_activations_mapped
 from client.memory import Memory
 from client.own_software import software
-from client.policy import check_examples, check_run, for_evaluation, told
+from client.policy import check_examples, check_run, for_evaluation, reported
 from client.silo_settings import silo_of
 from client.tasks.base import Data
 from client.withholding import told
@@ -64,7 +64,7 @@ def train(message: Message, context: Context) -> Message:
         {
             **beside,
             protocol.ARRAYS: protocol.to_record(leaves),
-            protocol.METRICS: MetricRecord({**told(trained, scope.strategy, silo)}),
+            protocol.METRICS: MetricRecord({**reported(trained, scope.strategy, silo)}),
             protocol.SOFTWARE: software(scope).to_record(),
         }
     )

@@ -57,7 +57,7 @@ def check_examples(examples: int, silo: Silo) -> None:
         raise _refused(silo, what, "It takes part when it has more.")
 
 
-def told(trained: Trained, strategy: StrategyConf, silo: Silo) -> Metrics:
+def reported(trained: Trained, strategy: StrategyConf, silo: Silo) -> Metrics:
     """Return what the server learns of a training beside the update.
 
     Its size only where that weighs. Where the owner keeps the counts, what they could be made of
