@@ -35,7 +35,16 @@ from server.report.trained import Config, read_config, what_was_trained
 from server.run.files import write_atomic
 from server.run.history import rounds_of
 from server.run.result import RunResult
-from server.run.shown import CENTRAL, Known, headline_of, in_words, known, partial_note, score
+from server.run.shown import (
+    CENTRAL,
+    Known,
+    headline_of,
+    in_words,
+    known,
+    partial_note,
+    score,
+    written,
+)
 from server.run.units import duration, size
 
 if TYPE_CHECKING:
@@ -155,8 +164,8 @@ def _curve_in_words(points: Sequence[Point], name: str) -> str:
     first, begin = values[0]
     last, end = values[-1]
     return (
-        f"{in_words(name)} of all silos' {EXAMPLES_OF_ROUNDS}: {begin:.3f} after round {first},"
-        f" {end:.3f} after round {last}."
+        f"{in_words(name)} of all silos' {EXAMPLES_OF_ROUNDS}: {written(begin)} after round"
+        f" {first}, {written(end)} after round {last}."
     )
 
 

@@ -44,6 +44,8 @@ DASHES: Final = ((), (6, 2), (1.5, 1.8), (7, 2, 1.5, 2))
 """Lengths of lines and gaps, in widths of the line; each second silo has another."""
 MARKERS: Final = ("", "o", "s")
 """None, then circles and squares: for lines whose dashes have been used before."""
+HIGHEST: Final = 1e12
+"""Of a value that is drawn: the loss of a run that diverged would leave no room for the others."""
 SIZE: Final = (4.9, 3.1)
 LABEL_SIZE: Final = 8
 """Points of the numbers at the ends of lines."""
@@ -139,9 +141,12 @@ class Lines:
         return bool(self._values)
 
     def add(self, xs: Sequence[float], ys: Sequence[float], style: LineStyle) -> None:
-        """Draw a line; one of a single point is a dot."""
-        if not ys:
+        """Draw a line; one of a single point is a dot. Values beyond `HIGHEST` are left out."""
+        kept = [(x, y) for x, y in zip(xs, ys, strict=True) if abs(y) <= HIGHEST]
+        if not kept:
             return
+        xs = [x for x, _ in kept]
+        ys = [y for _, y in kept]
         how = style.for_matplotlib
         if len(ys) == 1:
             how["marker"] = how.get("marker", "o")
@@ -151,11 +156,15 @@ class Lines:
 
     def level(self, y: float, style: LineStyle) -> None:
         """Draw a horizontal line over the whole picture."""
+        if abs(y) > HIGHEST:
+            return
         self._axes.axhline(y, **style.for_matplotlib)
         self._note([y], style)
 
     def range(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float]) -> None:
-        """Fill the range between two lines."""
+        """Fill the range between two lines, cut at `HIGHEST`."""
+        low = [min(max(y, -HIGHEST), HIGHEST) for y in low]
+        high = [min(max(y, -HIGHEST), HIGHEST) for y in high]
         if len(xs) == 1:
             self._axes.vlines(xs, low, high, color=COLOURS[0], lw=4, alpha=0.35)
         else:

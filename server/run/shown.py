@@ -85,6 +85,8 @@ def written(value: float | None, digits: int = 3) -> str:
     if value is None or not math.isfinite(value):
         return NOT_KNOWN
     size = abs(value)
+    if size >= 1e9:
+        return f"{value:.3g}"
     if size >= 1000:
         return f"{value:,.0f}"
     if size >= 10:

@@ -343,6 +343,17 @@ def test_a_cold_first_round_does_not_flatten_the_others() -> None:
     assert "took 42 seconds: 17 of training, and 25 of everything else" in page
 
 
+@pytest.mark.parametrize("loss", [1.7e308, -1.7e308, 1e300, 5e-324])
+def test_a_loss_that_is_absurd_costs_no_page(loss: float) -> None:
+    for made in (sample(), sample(20, 5)):
+        for record in made.records[1:]:
+            record.aggregate["loss"] = loss
+            for metrics in record.metrics.values():
+                metrics["loss"] = loss
+        made.final["loss"] = loss
+        assert len(page_of(made)) < 300_000
+
+
 def test_both_parts_of_a_bar_that_is_cut_stay_in_sight() -> None:
     bars = [plots.Bar(1, 17.0, 33.0), plots.Bar(2, 1.0, 1.0), plots.Bar(3, 1.5, 0.5)]
     cut = plots.cut_bar(bars)
