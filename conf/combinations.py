@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import Final
 
 from conf.errors import ConfigError
-from conf.schema import Conf, ExternalStrategyConf
+from conf.schema import Conf
 
 Where = Callable[[str], str]
 """Says where a key got its value: a file, or the command line."""
@@ -71,6 +71,10 @@ def _optimizer(name: str, *, momentum: bool | None = None) -> Callable[[Conf], b
     return chosen
 
 
+def _weighting(name: str) -> Callable[[Conf], bool]:
+    return lambda conf: conf.strategy.weighting == name
+
+
 def _precision(name: str) -> Callable[[Conf], bool]:
     return lambda conf: conf.trainer.precision == name
 
@@ -84,9 +88,9 @@ AXES: Final = (
             Value("fedprox", "strategy=fedprox", _strategy("fedprox")),
             Value("scaffold", "strategy=scaffold", _strategy("scaffold")),
             Value(
-                "from outside",
+                "from Flower",
                 "strategy.target=flwr.serverapp.strategy.FedAdam strategy.args.eta=0.01",
-                lambda conf: isinstance(conf.strategy, ExternalStrategyConf),
+                lambda conf: getattr(conf.strategy, "target", "").startswith("flwr."),
             ),
         ),
     ),
@@ -123,6 +127,15 @@ AXES: Final = (
         (
             Value("one", "trainer.accumulate=1", lambda c: c.trainer.accumulate == 1),
             Value("several", "trainer.accumulate=2", lambda c: c.trainer.accumulate > 1),
+        ),
+    ),
+    Axis(
+        "weighting",
+        "strategy.weighting",
+        (
+            Value("by examples", "strategy.weighting=examples", _weighting("examples")),
+            Value("by size", "strategy.weighting=size", _weighting("size")),
+            Value("each the same", "strategy.weighting=equal", _weighting("equal")),
         ),
     ),
     Axis(
@@ -168,7 +181,19 @@ _NOT_SGD: Final = (
     " under SGD, and no gradient where each weight has a step size of its own"
 )
 _SGD: Final = "Train with trainer=sgd, or choose strategy=fedavg or strategy=fedprox."
+_UNKNOWN_SHARES: Final = (
+    "c is the mean of all c_i only with weights that are known before a silo has taken part"
+)
+_EQUAL: Final = "Leave strategy.weighting=equal."
 REFUSED: Final = (
+    Rule("scaffold", "by examples", _UNKNOWN_SHARES, _EQUAL),
+    Rule("scaffold", "by size", _UNKNOWN_SHARES, _EQUAL),
+    Rule(
+        "from Flower",
+        "by size",
+        "a strategy of Flower's weighs by examples or not at all",
+        "Use strategy.weighting=examples or equal.",
+    ),
     Rule("scaffold", "adam", _NOT_SGD, _SGD),
     Rule("scaffold", "adamw", _NOT_SGD, _SGD),
     Rule(
@@ -211,7 +236,7 @@ NOTES: Final = (
         "adamw",
         "the term's gradient passes through Adam's scaling as the loss's does",
     ),
-    Rule("from outside", "batch norm", "counters do not pass through a strategy of Flower's"),
+    Rule("from Flower", "batch norm", "counters do not pass through a strategy of Flower's"),
 )
 """What to know of pairs that work."""
 

@@ -366,7 +366,12 @@ class ScaffoldConf(StrategyConf):
     """Silos corrected by control variates (Karimireddy et al. 2020, arXiv 1910.06378)."""
 
     name: str = value("scaffold", help="the strategy")
-    weighting: str = one_of("equal", help="each silo's update weighs the same, as in the paper")
+    weighting: str = one_of(
+        "equal",
+        "examples",
+        "size",
+        help="what a silo's update weighs: each the same, as in the paper",
+    )
     server_lr: float = number(
         1.0, above=0, help="step of the server towards the mean", also=("eta_g", "global_lr")
     )

@@ -100,7 +100,7 @@ def test_each_value_is_known_again_in_what_it_is_written_as(value: Value) -> Non
 
 def test_every_choice_of_the_schema_has_its_value() -> None:
     (algorithms,) = [axis for axis in AXES if axis.name == "algorithm"]
-    own = {value.name for value in algorithms.values} - {"from outside"}
+    own = {value.name for value in algorithms.values} - {"from Flower"}
     assert own == set(VARIANTS["strategy"]) - {EXTERNAL}
     named = {f.name: f.metadata.get("one_of", ()) for f in fields(TrainerConf)}
     for key in ("optimizer", "precision"):
