@@ -39,6 +39,8 @@ class Key:
     help: str
     values: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    is_text: bool = False
+    is_list: bool = False
     only: str = ""
     """The choice that has it, such as `strategy=fedprox`; empty where every choice does."""
 
@@ -91,6 +93,8 @@ def _keys_of_field(f: Field[Any], hint: Any, path: str, only: str) -> Iterator[K
         help=metadata.get("help", ""),
         values=tuple(metadata.get("one_of", ())),
         also=tuple(metadata.get("also", ())),
+        is_text=inner is str,
+        is_list=typing.get_origin(inner) is list,
         only=only,
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from importlib.resources import files
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from conf.config_groups import groups, options
 from conf.errors import ConfigError
+from conf.meant_key import as_text, did_you_mean
 from conf.schema import EXTERNAL, VARIANTS, Conf
 from conf.schema_keys import check_key, nearest, unknown_key
 
@@ -18,21 +19,6 @@ COMMAND_LINE = "command line"
 TASKS_OWN = "model=task"
 """Chosen where a task from outside the tree is named and no model."""
 _STRAY = re.compile(r"token recognition error at: ('.*')$", re.DOTALL)
-
-
-def groups() -> list[str]:
-    """Return the groups of configuration files: the folders under conf/ that hold no code."""
-    folders = [f for f in files("conf").iterdir() if f.is_dir() and f.name[0] not in "_."]
-    return sorted(f.name for f in folders if not f.joinpath("__init__.py").is_file())
-
-
-def options(group: str) -> list[str]:
-    """Return the names of a group's files, without `.yaml`."""
-    return sorted(
-        f.name[: -len(".yaml")]
-        for f in files("conf").joinpath(group).iterdir()
-        if f.name.endswith(".yaml")
-    )
 
 
 def parse(overrides: list[str]) -> list[Override]:
@@ -112,14 +98,28 @@ def _ready(override: Override) -> str:
         return text
     if key == "hydra" or key.startswith("hydra.") or "/" in key:
         return text
-    top_level = {f.name for f in fields(Conf)}
-    if "." not in key and key not in top_level:
-        raise unknown_key(key, top_level | set(groups()), COMMAND_LINE)
-    takes_new_names = check_key(key, COMMAND_LINE)
+    head, _, raw = text.partition("=")
+    takes_new_names = _check_known(key, raw)
+    if not override.is_delete() and not override.is_sweep_override():
+        text = f"{head}={as_text(key, override.value(), raw, COMMAND_LINE)}"
     says_how = override.is_add() or override.is_delete() or text.startswith("+")
     if takes_new_names and not says_how:
         return f"++{text}"
     return text
+
+
+def _check_known(key: str, raw: str) -> bool:
+    """Return what `check_key` does; its error names the whole key that was meant, with its value."""
+    top_level = {f.name for f in fields(Conf)}
+    try:
+        if "." not in key and key not in top_level:
+            raise unknown_key(key, top_level | set(groups()), COMMAND_LINE)
+        return check_key(key, COMMAND_LINE)
+    except ConfigError as error:
+        hint = did_you_mean(key, raw)
+        if not hint or "renamed" in error.message:
+            raise
+        raise ConfigError(error.code, error.message, hint) from None
 
 
 def _check_chosen(override: Override, group: str, text: str) -> None:

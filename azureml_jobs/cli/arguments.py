@@ -61,6 +61,7 @@ class Argument:
     code: str = "MDW-111"
     needs: str = ""  # another argument, without which this one means nothing
     backend: str = ""  # the only one that has it
+    bare: bool = False  # may stand without its name, where no other word can be meant
     many: bool = False  # a word that may stand any number of times, and is the last one
 
     @property
@@ -204,6 +205,7 @@ class _Reader:
     def __init__(self, verb: Verb, others: frozenset[str]) -> None:
         self._verb = verb
         self._others = others
+        self._bare = next((one for one in verb.arguments if one.bare), None)
         self._words = [one for one in verb.arguments if one.is_word]
         self._named = {one.name: one for one in verb.arguments if not one.is_word}
         self._named |= {one.alias: one for one in verb.arguments if one.alias}
@@ -266,6 +268,8 @@ class _Reader:
             self._override(arg, key)
         elif not has_value and self._words:
             self._word(arg)
+        elif not has_value and self._bare is not None and self._bare.name not in self.values:
+            self._give(self._bare, arg)
         elif self._verb.hydra and self.rest and self.rest[-1] in HYDRA_FLAGS:
             # the value of one of Hydra's flags, such as `job` of `--cfg job`
             self.rest.append(arg)
@@ -326,6 +330,10 @@ class _Reader:
     def _unknown(self, arg: str, key: str) -> ConfigError:
         """Return the error of an argument that is none of the verb's, with the nearest that is."""
         names = {name: one.form for name, one in self._named.items()}
+        meant = self._meant(arg)
+        if meant:
+            what = f"meadow {self._verb.name}: '{_short(arg)}' is not an argument of it."
+            return ConfigError("MDW-111", what, meant)
         if self._verb.hydra:
             names |= {flag: flag for flag in HYDRA_FLAGS if flag.startswith("--")}
         close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
@@ -341,6 +349,17 @@ class _Reader:
             hint = f"It takes {', '.join(forms) or 'nothing'}."
         what = f"meadow {self._verb.name}: '{_short(arg)}' is not an argument of it."
         return ConfigError("MDW-111", what, hint)
+
+    def _meant(self, arg: str) -> str:
+        """Return which key of the configuration `--rounds` or `rounds` stands for; empty if none."""
+        if "" not in self._verb.overrides:
+            return ""
+        from conf.meant_key import did_you_mean, known_key
+
+        key, _, value = arg.lstrip("-").partition("=")
+        if known_key(key) is not None:
+            return f"Write {key}={value or 'VALUE'}."
+        return did_you_mean(key, value)
 
 
 def _short(text: str) -> str:

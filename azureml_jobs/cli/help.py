@@ -48,6 +48,20 @@ def verb_help(verb: Verb) -> str:
     return "\n\n".join(blocks)
 
 
+def keys_help() -> str:
+    """Return every key of the configuration with what it means; a silo's own are on their page."""
+    from conf.key_list import keys
+
+    rows = []
+    for key in keys():
+        if "NAME" not in key.path:
+            about = f"{key.help} (with {key.only})" if key.only else key.help
+            choices = f": {', '.join(key.values)}" if key.values else ""
+            rows.append((key.path, about + choices))
+    title = "== What the keys mean (all of them, with limits: docs/configuration.md) =="
+    return "\n".join([title, "", *_rows(rows, 34)])
+
+
 def _usage(verb: Verb) -> str:
     parts = [argument for argument in verb.arguments if argument.is_word]
     parts += [argument for argument in verb.arguments if not argument.is_word]

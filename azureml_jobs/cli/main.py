@@ -53,13 +53,17 @@ def describe(error: MeadowError) -> str:
 
 def _run(args: list[str]) -> int:
     from azureml_jobs.cli.arguments import HELP_FLAGS, parse
+    from azureml_jobs.cli.completion import CANDIDATES, answer
     from azureml_jobs.cli.help import group_help, overview, verb_help
     from azureml_jobs.cli.verbs import KEYS, VERBS, find
 
     if not args or args[0] in (*HELP_FLAGS, "help"):
         print(overview(VERBS))
         return 0
-    verb, rest = find(["version", *args[1:]] if args[0] == "--version" else args)
+    if args[:2] == ["completion", CANDIDATES]:
+        return answer(args[2:])
+    # Hydra would answer with its own, which nobody asked for.
+    verb, rest = find(["version"] if "--version" in args else args)
     if isinstance(verb, str):
         print(group_help(verb, VERBS))
         return 0

@@ -8,8 +8,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from azureml_jobs.cli.arguments import Arguments
+from azureml_jobs.cli.arguments import HELP_FLAGS, Arguments
 from azureml_jobs.cli.first_line import say, simulated
+from azureml_jobs.cli.help import keys_help
 
 if TYPE_CHECKING:
     from client.node.job import NodeSettings
@@ -47,6 +48,8 @@ def simulate(arguments: Arguments) -> int:
         from azureml_jobs.cli.compared_runs import end_of_sweep
 
         end_of_sweep(folders)
+    if status == 0 and any(flag in arguments.rest for flag in HELP_FLAGS):
+        print(keys_help())
     return status
 
 

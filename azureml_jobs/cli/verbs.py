@@ -25,7 +25,7 @@ WHICH: Final = ("federation.",)
 RUN: Final = Argument("run", "the id of a run; meadow status lists them", "RUN", required=True)
 PLACES: Final = ("task.target", "model.target", "strategy.target")
 FINISHED_RUN: Final = Argument(
-    "run", "a folder's name in outputs/, or the path of one", "RUN_ID", required=True
+    "run", "a folder's name in outputs/, or the path of one", "RUN_ID", required=True, bare=True
 )
 AS: Final = Argument("as", "as whom you act: orchestrator, silo:NAME or all (all)", "ROLE")
 BACKENDS: Final = ("local", "azure")
@@ -55,6 +55,9 @@ KEY_FOLDER: Final = Argument("keys", "private parts are in this folder", "FOLDER
 STORE: Final = Argument("store", "the orchestrator's store is in this folder", "FOLDER")
 NAME: Final = Argument("NAME", "the silo's name", required=True)
 PUBLIC_KEY: Final = Argument("FILE", "the .pub file that its owner made")
+SHELL: Final = Argument(
+    "SHELL", "bash, zsh or fish", required=True, choices=("bash", "zsh", "fish")
+)
 DAYS: Final = Argument("days", "for how many days the key may connect (365)", "DAYS")
 
 MODULE: Final = Argument("NAME", "of the module: small letters, digits and '_'", required=True)
@@ -369,6 +372,18 @@ _ROWS: Final = (
         ALL,
         "print versions, and the digest of the code that must agree",
         "finished_runs:version",
+    ),
+    Verb(
+        "completion",
+        ALL,
+        "print a shell's script that completes verbs, keys, values and runs",
+        "completion:completion",
+        (SHELL,),
+        examples=(
+            ('eval "$(meadow completion bash)"', "in ~/.bashrc"),
+            ('eval "$(meadow completion zsh)"', "in ~/.zshrc, after compinit"),
+            ("meadow completion fish | source", "in ~/.config/fish/config.fish"),
+        ),
     ),
     # ---- the commands of jobs
     Verb(

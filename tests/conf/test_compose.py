@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.compose import compose
+from conf.config_groups import groups, options
 from conf.errors import ConfigError
-from conf.overrides import groups, options
 from conf.schema import (
     VARIANTS,
     Conf,

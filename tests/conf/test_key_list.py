@@ -22,7 +22,7 @@ def is_wrong(text: str) -> bool:
     begins_small = text[:1].islower() or text.split(" ")[0].isupper()
     if not begins_small and not text.startswith(("GPUs", "MLflow", "SHA-256")):
         return True
-    return "\n" in text or text.endswith(".") or len(text) > 120
+    return "\n" in text or text.endswith(".") or len(text) > 160
 
 
 def test_every_key_has_a_text_of_one_line_that_begins_small_and_ends_without_a_stop() -> None:

@@ -18,6 +18,7 @@ from azureml_jobs.cli.hydra_app import REFUSED
 from azureml_jobs.cli.main import main
 from azureml_jobs.cli.verbs import VERBS
 from conf.errors import CheckpointError, DataError, Interrupted, MeadowError, RoundError
+from conf.key_list import keys
 from conf.schema import Conf
 
 ROOT = Path(__file__).parents[3]
@@ -50,7 +51,12 @@ def module(monkeypatch: pytest.MonkeyPatch, name: str, **content: Any) -> None:
 def simulation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Simulation:
     monkeypatch.chdir(tmp_path)
     fake = Simulation()
-    module(monkeypatch, "server.simulation", simulate_conf=fake.simulate_conf)
+    module(
+        monkeypatch,
+        "server.simulation",
+        simulate_conf=fake.simulate_conf,
+        copy_for_workers=lambda conf: None,
+    )
     return fake
 
 
@@ -220,9 +226,12 @@ def test_help_of_simulate_lists_the_flags_that_are_offered(
     simulation: Simulation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["simulate", "--help"]) == 0
-    listed = set(re.findall(r"--[a-z-]+", capsys.readouterr().out.partition("== Flags ==")[2])) - {
-        "--no-progress"
-    }
+    listed = set(
+        re.findall(
+            r"--[a-z-]+",
+            capsys.readouterr().out.partition("== Flags ==")[2].partition("== What")[0],
+        )
+    ) - {"--no-progress"}
     hydras = {
         flag
         for action in get_args_parser()._actions
@@ -230,6 +239,17 @@ def test_help_of_simulate_lists_the_flags_that_are_offered(
         if flag.startswith("--")
     }
     assert listed == hydras - {f"--{name.replace('_', '-')}" for name in REFUSED}
+
+
+def test_help_of_simulate_says_what_each_key_means(
+    simulation: Simulation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", "--help"]) == 0
+    _, _, told = capsys.readouterr().out.partition("== What the keys mean")
+    words = " ".join(told.split())
+    for key in keys():
+        if "NAME" not in key.path:
+            assert f"{key.path} {key.help}" in words
 
 
 def test_a_sweep_over_names_and_one_that_names_each_run_by_its_seed_run(
@@ -341,6 +361,6 @@ def test_a_verb_about_a_run_says_which_argument_it_takes(
 ) -> None:
     assert main([verb, "--help"]) == 0
     assert f"meadow {verb} run=RUN_ID" in capsys.readouterr().out
-    for wrong in ([], ["rum=one"], ["run="], ["one"]):
+    for wrong in ([], ["rum=one"], ["run="], ["one", "two"]):
         assert main([verb, *wrong]) == 2
         assert "run=RUN_ID" in capsys.readouterr().err
