@@ -12,7 +12,10 @@ BENCHMARKS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(BENCHMARKS), str(Path(__file__).parent)]
 # Ray's actors import this module, too.
 os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+from conf.telemetry import turn_off
+
+turn_off()
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict

@@ -115,7 +115,7 @@ def test_silos_with_data_of_their_own_need_no_part_of_the_public_set() -> None:
     [
         ("run.name=../x", "MDW-104"),
         ("task.name=../x", "MDW-104"),
-        ("run.name=''", "MDW-104"),
+        ("run.name=''", "MDW-123"),
         ("run.output=''", "MDW-104"),
         ("task.name=''", "MDW-104"),
         ("model.hidden=[8,0]", "MDW-104"),
