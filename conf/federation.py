@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from conf import plain_yaml
 from conf.errors import ConfigError
 from conf.hydra_errors import Origins
 from conf.overrides import parse
@@ -51,15 +50,15 @@ def read(path: Path) -> dict[str, Any]:
     """
     where = str(path)
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        content = plain_yaml.load(path.read_text(encoding="utf-8"))
     except OSError as e:
         what = f"The federation's file {where} can't be read: {e.strerror}."
         raise ConfigError("MDW-106", what, "Correct the path.") from e
-    except (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as e:
+    except (UnicodeDecodeError, yaml.YAMLError) as e:
         reason = " ".join(str(e).split())
         what = f"The federation's file {where} can't be read: {reason}."
         raise ConfigError("MDW-106", what, "Correct it.") from e
-    if content == {}:
+    if not content:
         what = f"The federation's file {where} is empty."
         raise ConfigError("MDW-106", what, "Name the silos in it, under `silos`.")
     _refuse_interpolations(content, "", where)

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from conf import plain_yaml
 from conf.errors import ConfigError
 from conf.fields import device, number, storage
 from conf.parse import from_plain
@@ -38,7 +39,7 @@ def with_own(conf: Conf, silo: str, path: Path) -> Conf:
     """
     where = str(path)
     try:
-        raw = yaml.safe_load(path.read_text()) or {}
+        raw = plain_yaml.load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         message = f"The silo's file {where} can't be read: {reason}."
