@@ -222,11 +222,18 @@ def test_a_reply_with_another_model_is_refused_by_the_array_that_differs(
         avg.aggregate_train(1, replies)
 
 
+def _block_with(line: str, page: str) -> str:
+    """Return the Python block of a page that holds a line."""
+    blocks = [part.split("```")[0] for part in page.split("```python\n")[1:]]
+    (found,) = (block for block in blocks if line in block)
+    return found
+
+
 def test_the_strategy_shown_in_the_docs_runs_from_its_file(
     tmp_path: Path, make_grid: Any, model: ArrayRecord
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
-    (tmp_path / "my_strategy.py").write_text(page.split("```python\n")[1].split("```")[0])
+    (tmp_path / "my_strategy.py").write_text(_block_with("class Damped", page))
 
     def one_round(step: float) -> np.ndarray:
         grid, damped = (
@@ -246,6 +253,7 @@ def test_the_strategy_shown_in_the_docs_runs_from_its_file(
 def test_the_tables_of_the_docs_name_each_of_flowers_strategies() -> None:
     page = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
     works, fails = page.split("| works | note |")[1].split("| does not work | why |")
+    fails = fails.split("\n\n")[0]
     named = {word for word in re.findall(r"\w+", works) if word in flower.__all__} - {"Strategy"}
     unfit = {line.split("|")[1].strip() for line in fails.splitlines() if line.startswith("| ")}
     assert unfit == set(UNFIT) and named | unfit == set(flower.__all__) - {"Strategy", "Result"}

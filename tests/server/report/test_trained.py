@@ -20,7 +20,7 @@ def test_it_names_model_task_training_data_rounds_and_seed() -> None:
     said = told("run.rounds=7", "run.seed=3", "trainer.lr=0.01", "model.hidden=[32,16]")
     assert said["task"] == "digits"
     assert said["model"] == "mlp, hidden [32, 16]"
-    assert said["strategy"] == "fedavg"
+    assert said["strategy"] == "fedavg, weighting examples"
     assert said["training at a silo"].startswith("optimizer sgd, lr 0.01, momentum 0.9, epochs 1")
     assert "batch size 32" in said["training at a silo"]
     assert said["data"].startswith("partition dirichlet, alpha 0.5, validation 0.1, test 0.1")
