@@ -81,6 +81,7 @@ def simulate_on_ray(server_main: ServerMain, run: RayRun) -> None:
         warnings.catch_warnings(action="ignore", category=ResourceWarning),  # see _shut_down
         logs_to(run.log_dir),
         _raylet_to_log(),
+        _exit_is_ctrl_c(),
         _ray(run),
         _signals(watch, backends),
     ):
@@ -273,6 +274,19 @@ def _keep_client_logs(folder: Path, log_dir: Path) -> None:
         if file.suffix in (".out", ".err") and (text := file.read_bytes()):
             with (log_dir / "workers.log").open("ab") as kept:
                 kept.write(text)
+
+
+@contextlib.contextmanager
+def _exit_is_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM interrupt a run also while Ray starts, when Ray's own handler is there, which
+    exits.
+    """
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code != signal.SIGTERM:
+            raise
+        raise KeyboardInterrupt from ended
 
 
 @contextlib.contextmanager

@@ -419,3 +419,20 @@ def test_a_stray_file_in_the_current_folder_is_not_taken_for_ours(
         assert [reply.error.reason for reply in replies if reply.has_error()] == []
 
     on_ray(main, 2, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "seen"),
+    [(signal.SIGTERM, KeyboardInterrupt), (1, SystemExit)],
+    ids=["SIGTERM", "other"],
+)
+def test_sigterm_while_ray_starts_interrupts_the_run(
+    code: int, seen: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*given: Any, **more: Any) -> None:
+        # What Ray's handler of SIGTERM does, which stands until the run's own is there.
+        sys.exit(code)
+
+    monkeypatch.setattr("server.engines.ray_simulation.ray.init", ended)
+    with pytest.raises(seen):
+        on_ray(lambda grid, context: None, 2, tmp_path)
