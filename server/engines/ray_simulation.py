@@ -45,6 +45,12 @@ from server.round.error_text import plain_reason
 
 log = logging.getLogger(__name__)
 
+STARTS = 2
+"""How often a private Ray is started: it gives its raylet 30 seconds, which no setting changes and
+a busy machine may need.
+"""
+TOO_SLOW = "timed out during startup"
+"""What Ray says then, in an error that has no type of its own."""
 END_SECONDS = 5.0
 """For Ray's processes to end before they are killed."""
 LONGEST_VARIABLE = 100_000
@@ -201,20 +207,40 @@ def _ray(run: RayRun) -> Iterator[None]:
     assert run.folder is not None
     try:
         with mock.patch.dict(os.environ, PYTHONPATH=_python_path(), **extra):
-            cpus = min(run.workers or _cores(), len(run.silos))
+            _start_private(run, str(run.folder))
+        yield
+    finally:
+        _shut_down()
+        _keep_client_logs(run.folder, run.log_dir)
+
+
+def _start_private(run: RayRun, folder: str) -> None:
+    """Start Ray on this machine, once more where its raylet was not there in time.
+
+    Raises SiloError MDW-318 where it was not there then either.
+    """
+    cpus = min(run.workers or _cores(), len(run.silos))
+    for attempt in range(STARTS):
+        try:
             ray.init(
                 "local",
                 num_cpus=max(1, cpus),
-                _temp_dir=str(run.folder),
+                _temp_dir=folder,
                 include_dashboard=False,
                 job_config=OwnPath(),
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
-        yield
-    finally:
-        _shut_down()
-        _keep_client_logs(run.folder, run.log_dir)
+            return
+        except Exception as error:
+            if TOO_SLOW not in str(error):
+                raise
+            if attempt + 1 == STARTS:
+                what = f"Ray did not start within its 30 seconds, {STARTS} times."
+                hint = "Try again when the machine is less busy, or use simulation=pool."
+                raise SiloError("MDW-318", what, hint) from error
+            log.warning("Ray did not start within its 30 seconds; it is started once more")
+            _shut_down()
 
 
 def _cores() -> int:

@@ -436,3 +436,36 @@ def test_sigterm_while_ray_starts_interrupts_the_run(
     monkeypatch.setattr("server.engines.ray_simulation.ray.init", ended)
     with pytest.raises(seen):
         on_ray(lambda grid, context: None, 2, tmp_path)
+
+
+class SlowStart:
+    """Ray on a machine so busy that its first `times` starts take too long."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.starts = 0
+
+    def __call__(self, *given: Any, **more: Any) -> None:
+        self.starts += 1
+        if self.starts <= self.times:
+            raise Exception("The current node timed out during startup. This could happen ...")
+        # Far enough: what follows would need a Ray.
+        raise RuntimeError("started")
+
+
+def test_ray_that_starts_too_slowly_is_started_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = SlowStart(1)
+    monkeypatch.setattr("server.engines.ray_simulation.ray.init", slow)
+    with pytest.raises(RuntimeError, match="started"):
+        on_ray(lambda grid, context: None, 2, tmp_path)
+    assert slow.starts == 2
+
+
+def test_ray_that_is_too_slow_twice_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.engines.ray_simulation.ray.init", SlowStart(2))
+    with pytest.raises(SiloError, match="MDW-318"):
+        on_ray(lambda grid, context: None, 2, tmp_path)
