@@ -45,12 +45,10 @@ from server.round.error_text import plain_reason
 
 log = logging.getLogger(__name__)
 
-STARTS = 2
-"""How often a private Ray is started: it gives its raylet 30 seconds, which no setting changes and
-a busy machine may need.
+STARTS = 3
+"""How often a private Ray is started: it gives each of its processes 30 seconds, which no setting
+changes and a busy machine may need.
 """
-TOO_SLOW = "timed out during startup"
-"""What Ray says then, in an error that has no type of its own."""
 END_SECONDS = 5.0
 """For Ray's processes to end before they are killed."""
 LONGEST_VARIABLE = 100_000
@@ -215,12 +213,12 @@ def _ray(run: RayRun) -> Iterator[None]:
 
 
 def _start_private(run: RayRun, folder: str) -> None:
-    """Start Ray on this machine, once more where its raylet was not there in time.
+    """Start Ray on this machine, again where one of its processes failed or was not there in time.
 
-    Raises SiloError MDW-318 where it was not there then either.
+    Raises SiloError MDW-318 where it did not start at the last attempt either.
     """
     cpus = min(run.workers or _cores(), len(run.silos))
-    for attempt in range(STARTS):
+    for attempt in range(1, STARTS + 1):
         try:
             ray.init(
                 "local",
@@ -232,14 +230,14 @@ def _start_private(run: RayRun, folder: str) -> None:
                 logging_level=logging.WARNING,
             )
             return
+        # Ray has no type for it: its raylet, its control store and its ports each raise another one.
         except Exception as error:
-            if TOO_SLOW not in str(error):
-                raise
-            if attempt + 1 == STARTS:
-                what = f"Ray did not start within its 30 seconds, {STARTS} times."
+            reason = plain_reason(f"{type(error).__name__}: {error}")
+            if attempt == STARTS:
+                what = f"Ray did not start in {STARTS} attempts: {reason}"
                 hint = "Try again when the machine is less busy, or use simulation=pool."
                 raise SiloError("MDW-318", what, hint) from error
-            log.warning("Ray did not start within its 30 seconds; it is started once more")
+            log.warning("Ray did not start, and is started again: %s", reason)
             _shut_down()
 
 

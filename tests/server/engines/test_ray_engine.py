@@ -439,33 +439,43 @@ def test_sigterm_while_ray_starts_interrupts_the_run(
 
 
 class SlowStart:
-    """Ray on a machine so busy that its first `times` starts take too long."""
+    """Ray on a machine so busy that its first `times` starts end with `error`."""
 
-    def __init__(self, times: int) -> None:
+    def __init__(self, times: int, error: Exception) -> None:
         self.times = times
+        self.error = error
         self.starts = 0
 
     def __call__(self, *given: Any, **more: Any) -> None:
         self.starts += 1
         if self.starts <= self.times:
-            raise Exception("The current node timed out during startup. This could happen ...")
+            raise self.error
         # Far enough: what follows would need a Ray.
-        raise RuntimeError("started")
+        raise Far
 
 
-def test_ray_that_starts_too_slowly_is_started_once_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Far(BaseException):
+    """Ray has started."""
+
+
+RAYLET = Exception("The current node timed out during startup. This could happen ...")
+CONTROL_STORE = RuntimeError("Timed out waiting for file /tmp/ray/gcs_server_port_13bb")
+
+
+@pytest.mark.parametrize("error", [RAYLET, CONTROL_STORE], ids=["raylet", "control store"])
+def test_ray_that_starts_too_slowly_is_started_again(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = SlowStart(1)
+    slow = SlowStart(2, error)
     monkeypatch.setattr("server.engines.ray_simulation.ray.init", slow)
-    with pytest.raises(RuntimeError, match="started"):
+    with pytest.raises(Far):
         on_ray(lambda grid, context: None, 2, tmp_path)
-    assert slow.starts == 2
+    assert slow.starts == 3
 
 
-def test_ray_that_is_too_slow_twice_is_told(
+def test_ray_that_is_too_slow_each_time_is_told_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.engines.ray_simulation.ray.init", SlowStart(2))
-    with pytest.raises(SiloError, match="MDW-318"):
+    monkeypatch.setattr("server.engines.ray_simulation.ray.init", SlowStart(3, CONTROL_STORE))
+    with pytest.raises(SiloError, match=r"MDW-318.*in 3 attempts: RuntimeError: Timed out"):
         on_ray(lambda grid, context: None, 2, tmp_path)
