@@ -48,7 +48,7 @@ class Origins:
         for file, path in candidates:
             if _has(file, path):
                 return f"conf/{file}"
-        return "default in conf/schema.py"
+        return "default in conf/schema/"
 
 
 def _related(key: str, other: str) -> bool:

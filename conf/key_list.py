@@ -20,7 +20,7 @@ _KINDS = {int: "whole number", float: "number", str: "text", bool: "true or fals
 _INTRODUCTION = """# Keys of the configuration
 
 Promise: every key that a run, a federation or a silo can be told is on this page, with what it
-takes and what it is when nothing is said. It is written from `conf/schema.py` by
+takes and what it is when nothing is said. It is written from `conf/schema/` by
 `python -m conf.key_list`, and a test compares the two.
 
 A key is given as `KEY=VALUE`, a whole file of a group as `GROUP=NAME`:

@@ -4,7 +4,7 @@ silo.
 `strategy=NAME` is the one `Strategy` class defined in `strategies/NAME.py`; the fields of its
 configuration, beyond `name`, are the arguments of its constructor. The class names what the silos
 do (`silo_half`, a `strategies.silo_half.SiloHalf`), which takes those of the same arguments that
-its own constructor has. So a new algorithm is its file, its dataclass in `conf/schema.py` (and the
+its own constructor has. So a new algorithm is its file, its dataclass in `conf/schema/strategies.py` (and the
 line there that names it) and its `conf/strategy/NAME.yaml`.
 
     MDW-670 a weight of the proximal term that can't be one

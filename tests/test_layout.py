@@ -11,13 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("conf", "strategies", "client", "server", "azureml_jobs")
 TESTED_ELSEWHERE = {
+    "conf/schema/": "tests/conf/test_validate.py",
     "conf/errors.py": "tests/test_errors_page.py",
     "conf/flower_version.py": "tests/faults/test_flower_version.py",
     "conf/config_groups.py": "tests/conf/test_compose.py",
     "conf/hydra_errors.py": "tests/conf/test_compose.py",
     "conf/overrides.py": "tests/conf/test_compose.py",
     "conf/fields.py": "tests/conf/test_key_list.py",
-    "conf/schema.py": "tests/conf/test_validate.py",
     "strategies/__init__.py": "tests/strategies/test_build.py",
     "strategies/fedprox.py": "tests/strategies/test_fedavg.py",
     "strategies/streaming.py": "tests/server/round/test_rounds.py",

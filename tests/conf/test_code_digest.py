@@ -37,7 +37,7 @@ REFUSED = (
     "strategies/__init__.py",
     "strategies/fedavg.py",
     "strategies/average.py",
-    "conf/schema.py",
+    "conf/schema/run.py",
     "conf/parse.py",
     "conf/seeds.py",
     "strategies/wire/packing.py",
@@ -127,7 +127,7 @@ def test_what_the_run_s_strategy_builds_on_counts_as_well(tree: Path) -> None:
 
 
 def test_a_default_of_the_schema_counts(tree: Path) -> None:
-    schema = tree / "conf" / "schema.py"
+    schema = tree / "conf" / "schema" / "run.py"
     text = schema.read_text()
     before = "rounds: int = number(\n        5, at_least=1,"
     assert before in text
@@ -136,7 +136,7 @@ def test_a_default_of_the_schema_counts(tree: Path) -> None:
 
 
 def test_the_text_of_a_key_does_not_count(tree: Path) -> None:
-    schema = tree / "conf" / "schema.py"
+    schema = tree / "conf" / "schema" / "run.py"
     text = schema.read_text()
     assert 'help="rounds of the run"' in text
     schema.write_text(text.replace('help="rounds of the run"', 'help="how many rounds"', 1))

@@ -17,7 +17,7 @@ def test_the_bundle_holds_what_a_silo_runs_and_nothing_of_tests_or_outputs() -> 
     made = app_bundle()
     assert name_and_version(made)[0] == "meadow/meadow-federated"
     names = zipfile.ZipFile(io.BytesIO(made)).namelist()
-    assert {"client/app.py", "conf/schema.py", "strategies/wire/protocol.py"} <= set(names)
+    assert {"client/app.py", "conf/schema/run.py", "strategies/wire/protocol.py"} <= set(names)
     assert [name for name in names if name.startswith(("tests/", "outputs/"))] == []
 
 

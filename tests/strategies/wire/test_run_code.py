@@ -32,7 +32,7 @@ def test_a_stock_server_says_nothing() -> None:
         (headers.RUN_CODE, "a" * 64 + "\n"),
         (headers.RUN_RELEASE, "a" * 65),
         (headers.RUN_FILES, "../../etc/passwd"),
-        (headers.RUN_FILES, "client/tasks/../../conf/schema.py"),
+        (headers.RUN_FILES, "client/tasks/../../conf/schema/run.py"),
         (headers.RUN_FILES, "client/node/node.py"),
         (headers.RUN_FILES, "client/tasks/" + "a" * 65 + ".py"),
         (headers.RUN_FILES, "client/tasks/a.py " * 9),

@@ -1,0 +1,135 @@
+"""What a run is: the dataclasses that every YAML file, override and message is checked against.
+Each group has a module of its own here; this one puts them together.
+
+Groups in `RUN_SCOPE` travel to the silos as plain values; everything else stays where it was
+written. A field has its limits and its text beside it (`conf.fields`); `conf.validate` enforces the
+limits, and help, docs/configuration.md and errors show the text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from conf.fields import OUTSIDE, device, number, section
+from conf.schema.federation import (
+    FederationConf,
+    InputConf,
+    OrchestratorConf,
+    SiloConf,
+    WorkspaceConf,
+)
+from conf.schema.machine import SimulationConf, TrackingConf
+from conf.schema.models import ExternalModelConf, MlpConf, ModelConf, ResNetConf, TaskModelConf
+from conf.schema.policies import PolicyConf
+from conf.schema.run import EarlyStopConf, RunConf
+from conf.schema.strategies import ExternalStrategyConf, FedProxConf, ScaffoldConf, StrategyConf
+from conf.schema.tasks import DataConf, TaskConf
+from conf.schema.training import CompressionConf, PrivacyConf, TrainerConf
+
+__all__ = [
+    "EXTERNAL",
+    "RUN_SCOPE",
+    "VARIANTS",
+    "CompressionConf",
+    "Conf",
+    "DataConf",
+    "EarlyStopConf",
+    "ExternalModelConf",
+    "ExternalStrategyConf",
+    "FedProxConf",
+    "FederationConf",
+    "InputConf",
+    "MlpConf",
+    "ModelConf",
+    "OrchestratorConf",
+    "PolicyConf",
+    "PrivacyConf",
+    "ResNetConf",
+    "RunConf",
+    "RunScope",
+    "ScaffoldConf",
+    "Silo",
+    "SiloConf",
+    "SimulationConf",
+    "StrategyConf",
+    "TaskConf",
+    "TaskModelConf",
+    "TrackingConf",
+    "TrainerConf",
+    "WorkspaceConf",
+    "is_outside",
+]
+
+
+@dataclass
+class Conf:
+    """The whole configuration of a run."""
+
+    run: RunConf = section(RunConf)
+    task: TaskConf = section(TaskConf)
+    data: DataConf = section(DataConf)
+    model: ModelConf = section(ModelConf)
+    trainer: TrainerConf = section(TrainerConf)
+    strategy: StrategyConf = section(StrategyConf)
+    privacy: PrivacyConf = section(PrivacyConf)
+    compression: CompressionConf = section(CompressionConf)
+    federation: FederationConf = section(FederationConf)
+    simulation: SimulationConf = section(SimulationConf)
+    tracking: TrackingConf = section(TrackingConf)
+
+
+RUN_SCOPE = ("run", "task", "model", "trainer", "strategy", "privacy", "compression")
+"""The groups that travel to a silo."""
+
+EXTERNAL = "external"
+"""The choice of a group that stands for every class from outside this tree."""
+VARIANTS: dict[str, dict[str, type[Any]]] = {
+    "model": {
+        "cnn": ModelConf,
+        "mlp": MlpConf,
+        "resnet18": ResNetConf,
+        "task": TaskModelConf,
+        EXTERNAL: ExternalModelConf,
+    },
+    "strategy": {
+        "fedavg": StrategyConf,
+        "fedprox": FedProxConf,
+        "scaffold": ScaffoldConf,
+        EXTERNAL: ExternalStrategyConf,
+    },
+}
+"""Groups whose keys depend on the chosen name."""
+
+
+def is_outside(name: str) -> bool:
+    """Say whether a name is that of a class from outside this tree, such as `wine.Wine`."""
+    return re.fullmatch(OUTSIDE, name) is not None
+
+
+@dataclass
+class RunScope:
+    """The part of a configuration that travels, as a silo reads it from a message."""
+
+    run: RunConf
+    task: TaskConf
+    model: ModelConf
+    trainer: TrainerConf
+    strategy: StrategyConf
+    privacy: PrivacyConf
+    compression: CompressionConf
+
+
+@dataclass
+class Silo:
+    """One silo as its own process sees it: its name, its index among `of` silos, its settings."""
+
+    name: str
+    index: int = 0
+    of: int = 1
+    data: DataConf = section(DataConf)
+    device: str | None = device(None)
+    threads: int | None = None
+    batch_size_at_most: int | None = number(None, at_least=1)
+    policy: PolicyConf = section(PolicyConf)

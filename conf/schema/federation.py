@@ -1,0 +1,149 @@
+"""Who takes part, and where: the silos and the orchestrator, each as its owner sets it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from conf.fields import device, entries, number, one_of, section, storage, text, value
+from conf.schema.policies import PolicyConf
+from conf.schema.tasks import DataConf
+
+
+@dataclass
+class WorkspaceConf:
+    """An Azure ML workspace, by the three names that make its id."""
+
+    subscription_id: str = text(
+        "", r"[0-9a-fA-F-]{36}", "the id of a subscription", help="its subscription's id"
+    )
+    resource_group: str = text(
+        "", r"[\w.()-]{1,90}", "the name of a resource group", help="its resource group"
+    )
+    name: str = text("", r"[A-Za-z0-9][\w-]{2,32}", "the name of a workspace", help="its name")
+
+
+@dataclass
+class InputConf:
+    """A silo's data on Azure ML, given to its job; the task finds it as `data.root`."""
+
+    type: str = one_of("uri_folder", "uri_file", help="what the path is")
+    path: str = text(
+        "",
+        r"azureml:.+",
+        "azureml://datastores/NAME/paths/PATH, or azureml:ASSET:VERSION",
+        help="azureml://datastores/NAME/paths/PATH, or azureml:ASSET:VERSION",
+    )
+    mode: str = one_of("ro_mount", "download", help="how it comes to the job")
+
+
+@dataclass
+class SiloConf:
+    """What a silo's owner sets, out of the run's reach.
+
+    None and absent keys fall back to `data` and `trainer`.
+    """
+
+    data: dict[str, Any] = entries(
+        dict, keys_of=DataConf, help="keys of data that are this silo's own"
+    )
+    device: str | None = device(None, help="where it trains; null = as the run says")
+    threads: int | None = number(None, at_least=1, help="threads of torch; null = as the run says")
+    batch_size_at_most: int | None = number(
+        None, at_least=1, help="largest batch that its memory takes; null = any"
+    )
+    policy: PolicyConf = section(PolicyConf, help="what its owner lets run; empty = all")
+    state: str | None = storage(
+        None,
+        help="where what its algorithm remembers lasts; null = its job's folder, on Azure ML the "
+        "blob store of its workspace",
+    )
+    # ---- on Azure ML
+    workspace: WorkspaceConf | None = value(None, help="its Azure ML workspace")
+    compute: str | None = value(None, help="its compute in the workspace")
+    instance_type: str | None = value(None, help="instance type of a Kubernetes compute (AKS, Arc)")
+    gpus: int = number(0, at_least=0, help="GPUs on each node; more than one: a process each")
+    nodes: int = number(1, at_least=1, help="nodes of its job")
+    shm_size: str | None = text(
+        None,
+        r"[1-9]\d*[kmg]",
+        "a size such as 8g",
+        help="shared memory for loader workers; null = 2g",
+    )
+    identity: str = one_of("managed", "user", help="as whom its job signs in")
+    key_vault: str | None = value(None, help="the Key Vault that holds its private key")
+    input: InputConf | None = value(None, help="its data, given to its job")
+    public_key: str | None = value(
+        None, help="a .pub file, to be admitted by the orchestrator's owner"
+    )
+
+
+@dataclass
+class OrchestratorConf:
+    """Where the orchestrator listens, how silos reach it, and how long it waits for another run."""
+
+    listen: str = value("127.0.0.1:0", help="host:port; port 0 = any free one")
+    stock_listen: str | None = value(
+        None,
+        help="host:port of a second port, HTTPS, for Flower's own nodes (flower-supernode 1.40+); "
+        "null = closed",
+    )
+    host: str = value(
+        "127.0.0.1",
+        help="IP address or DNS name that silos dial; the certificate is made for it; auto = the "
+        "job's own",
+    )
+    idle_timeout: float = number(
+        1800.0, at_least=0, help="seconds without a run before it ends; 0 = with its queue"
+    )
+    # ---- on Azure ML
+    workspace: WorkspaceConf | None = value(None, help="its Azure ML workspace")
+    compute: str | None = value(None, help="its compute in the workspace")
+    datastore: str | None = value(
+        None, help="the datastore whose container holds the store and the results"
+    )
+    key_vault: str | None = value(None, help="the Key Vault that holds the CA")
+    address: str | None = value(
+        None,
+        help="host:port of a gateway or private link; null = silos ask MLflow where the job is",
+    )
+    run_id: str | None = value(
+        None,
+        help="MLflow run (the job) that silos look at; null = the live one of this federation",
+    )
+    timeout: int = number(
+        7 * 86400, at_least=60, help="seconds after which Azure ML ends a job, the silos' too"
+    )
+    store: str | None = value(
+        None,
+        help="address of the blob container; null = looked up from the datastore at launch",
+    )
+    tracking: str | None = value(
+        None, help="MLflow address of the workspace; null = looked up at launch"
+    )
+    ca: str | None = value(
+        None, help="file of the CA's certificate, which silos trust; it is public"
+    )
+
+
+@dataclass
+class FederationConf:
+    """Who takes part: silos by name, or `size` generated ones (silo-1, ...) when none is named."""
+
+    name: str = value("federation", help="the federation's name")
+    size: int = number(
+        3,
+        at_least=1,
+        help="how many silos are generated (silo-1, ...) where none is named",
+        also=("num_silos", "num_clients", "num_supernodes", "silos", "clients"),
+    )
+    silos: dict[str, SiloConf] = entries(
+        dict, help="silos by name: federation.silos.NAME.KEY=VALUE"
+    )
+    file: str | None = value(
+        None, help="a YAML file of this same shape, from outside the tree; null = none"
+    )
+    folder: str | None = value(
+        None, help="of a local federation: keys, store, jobs; null = .meadow/<name>"
+    )
+    orchestrator: OrchestratorConf = section(OrchestratorConf)

@@ -1,0 +1,57 @@
+"""What runs a simulation on one machine, and where metrics go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conf.fields import number, one_of, text, value
+
+
+@dataclass
+class SimulationConf:
+    """What runs the silos on one machine: Meadow's pool of workers, or Flower's engine on Ray."""
+
+    engine: str = one_of(
+        "pool", "ray", help="pool: Meadow's own workers; ray: Flower's engine", also=("backend",)
+    )
+    workers: int | None = number(
+        None,
+        at_least=0,
+        help="processes that train; null = one a core; 0 = in this process (pool)",
+        also=("num_workers", "processes"),
+    )
+    ray_address: str | None = value(
+        None, help="an existing Ray cluster; null = a private one (ray)", also=("address",)
+    )
+    ray_insecure: bool = value(
+        False,
+        help="use such a cluster also where it asks nobody for a token: whoever reaches it can run "
+        "code there",
+    )
+    malloc: bool = value(
+        True, help="glibc thresholds that keep activations mapped (docs/benchmarks.md)"
+    )
+
+
+@dataclass
+class TrackingConf:
+    """Where metrics go beside the run's own folder."""
+
+    mlflow: str = one_of(
+        "off",
+        "local",
+        "environment",
+        help="off, a local file store, or where MLflow's environment variables say",
+    )
+    experiment: str = value(
+        "meadow", help="MLflow's experiment; in a job of Azure ML, the job's own is used"
+    )
+    register: bool = value(
+        False, help="the finished run's model becomes a version in MLflow's model registry"
+    )
+    model: str | None = text(
+        None,
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}",
+        "ASCII letters, digits, '.', '-' and '_'",
+        help="the name that it is registered under; null = <federation.name>-<task.name>",
+    )

@@ -1,0 +1,62 @@
+"""The models by name, and where their first weights come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from conf.fields import code, entries, one_of, target, value
+
+
+@dataclass
+class ModelConf:
+    """A model by its registered name, and where its first weights come from."""
+
+    name: str = value("cnn", help="the model")
+    init: str | None = value(
+        None,
+        help="first weights: a .safetensors file or a finished run's id; null = seeded by run.seed",
+        also=("pretrained", "checkpoint", "weights"),
+    )
+
+
+@dataclass
+class MlpConf(ModelConf):
+    """A multilayer perceptron."""
+
+    name: str = value("mlp", help="the model")
+    hidden: list[int] = entries(
+        lambda: [64],
+        at_least=1,
+        help="units of each hidden layer, such as [64,32]",
+        also=("hidden_sizes", "hidden_dim", "hidden_layer_sizes"),
+    )
+
+
+@dataclass
+class ResNetConf(ModelConf):
+    """ResNet-18 with its normalisation: batch (buffers travel) or group (none to travel)."""
+
+    name: str = value("resnet18", help="the model")
+    norm: str = one_of(
+        "batch", "group", help="normalisation: batch (its buffers travel) or group (it has none)"
+    )
+
+
+@dataclass
+class TaskModelConf(ModelConf):
+    """The model that the task brings itself."""
+
+    name: str = value("task", help="the model")
+
+
+@dataclass
+class ExternalModelConf(ModelConf):
+    """A model from outside this tree: a class or function that is called with `args`."""
+
+    name: str = value("external", help="the model")
+    target: str = target(help="a model of your own: where its class or function is")
+    args: dict[str, Any] = entries(
+        dict, help="arguments of the model: model.args.NAME=VALUE", also=("init_args", "kwargs")
+    )
+    code: str = code(help="digest of the model's code; filled in")

@@ -1,0 +1,56 @@
+"""What a silo's owner permits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conf.fields import NAMED, NAMED_IN_WORDS, SHA256, entries, number, value
+
+
+@dataclass
+class PolicyConf:
+    """What a silo's owner lets run on the silo's data; empty and None allow all.
+
+    Checked at the silo (`client/policy.py`). It holds a run to what the run says of itself;
+    what becomes of an update at the server can't be seen from a silo.
+    """
+
+    tasks: list[str] = entries(
+        list, pattern=NAMED, wanted=NAMED_IN_WORDS, help="tasks that may run; empty = any"
+    )
+    models: list[str] = entries(list, group="model", help="models that may train; empty = any")
+    strategies: list[str] = entries(
+        list, group="strategy", help="strategies that may be used; empty = any"
+    )
+    epochs_at_most: int | None = number(
+        None, at_least=1, help="epochs of a round; null = any number"
+    )
+    rounds_at_most: int | None = number(None, at_least=1, help="rounds of a run; null = any number")
+    examples_at_least: int | None = number(
+        None,
+        at_least=1,
+        help="examples to train on, with fewer of which the silo takes no part; null = any number",
+    )
+    evaluated_examples_at_least: int | None = number(
+        None,
+        at_least=1,
+        help="examples of a split to evaluate on: a smaller one is answered as if empty; null = any "
+        "number",
+    )
+    cells_at_least: int | None = number(
+        None,
+        at_least=2,
+        help="smallest count that an evaluation tells; smaller ones are withheld, and the metric is "
+        "called partial; null = all",
+    )
+    reveal_counts: bool = value(
+        True,
+        help="whether the server may learn how many examples there are; false needs weighting=equal",
+    )
+    code: list[str] = entries(
+        list,
+        pattern=SHA256,
+        wanted="a SHA-256 in hex",
+        help="SHA-256 of releases (meadow version) whose runs are taken part in beside the silo's "
+        "own",
+    )

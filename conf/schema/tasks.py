@@ -1,0 +1,80 @@
+"""The task, and where its examples come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from conf.fields import code, entries, name_of_a_file, number, one_of, target, text, value
+
+
+@dataclass
+class TaskConf:
+    """The task: `client/tasks/<name>.py`, or a class from outside this tree by its `target`."""
+
+    name: str = name_of_a_file("digits", help="the task: data, loss and metrics")
+    target: str = target(
+        help="a task of your own: where its class is; empty = the one of that name"
+    )
+    args: dict[str, Any] = entries(
+        dict, help="arguments of the task: task.args.NAME=VALUE", also=("init_args", "kwargs")
+    )
+    code: str = code(help="digest of a task's code from outside this tree; filled in")
+
+
+@dataclass
+class DataConf:
+    """Where a silo's examples come from and how a public set is partitioned among silos."""
+
+    root: str | None = value(
+        None, help="folder of the data; null = the task's own default", also=("data_dir", "path")
+    )
+    partition: str = one_of(
+        "dirichlet",
+        "iid",
+        "labels",
+        "quantity",
+        "own",
+        help="how a public set is divided among silos; own = each silo has all of its own root",
+        also=("partitioner", "split"),
+    )
+    alpha: float = number(
+        0.5,
+        above=0,
+        help="concentration of the Dirichlet partition, of labels or of sizes (quantity); less is "
+        "more uneven",
+        also=("concentration",),
+    )
+    labels_per_silo: int = number(
+        2, at_least=1, help="classes that a silo has (labels)", also=("num_classes_per_partition",)
+    )
+    validation: float = number(
+        0.1,
+        at_least=0,
+        at_most=0.9,
+        help="share of each silo's examples that choose: when to stop, which round's model to keep",
+        also=("val_size", "val_fraction", "dev"),
+    )
+    test: float = number(
+        0.1,
+        at_least=0,
+        at_most=0.9,
+        help="share of each silo's examples that say at the end what the model is worth",
+        also=("test_size", "test_fraction"),
+    )
+    group: str | None = text(
+        None,
+        r"(?s).*\S.*",
+        "a column's name or a pattern",
+        help="column, or pattern for file names: examples that share it stay in one split; null = "
+        "each by itself",
+        also=("group_by", "groups", "patient"),
+    )
+    examples: int | None = number(
+        None,
+        at_least=1,
+        help="use only this many examples of the set, from its start; null = all",
+        also=("max_samples", "limit", "samples"),
+    )
+    seed: int = number(0, at_least=0, help="seed of the partition")
+    download: bool = value(True, help="fetch a public set that is not there yet")

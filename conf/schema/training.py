@@ -1,0 +1,89 @@
+"""What a silo does with its examples in a round: the trainer, privacy and compression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conf.fields import device, number, one_of, value
+
+
+@dataclass
+class TrainerConf:
+    """The local training of one round."""
+
+    epochs: int = number(
+        1, at_least=1, help="epochs that a silo trains in a round", also=("local_epochs",)
+    )
+    batch_size: int = number(
+        32, at_least=1, help="examples in a batch of training", also=("train_batch_size", "batch")
+    )
+    eval_batch_size: int = number(512, at_least=1, help="examples in a batch of evaluation")
+    optimizer: str = one_of("sgd", "adam", "adamw", help="the optimizer at a silo", also=("optim",))
+    lr: float = number(
+        0.05, above=0, help="learning rate at a silo", also=("learning_rate", "eta", "client_lr")
+    )
+    momentum: float = number(0.9, at_least=0, at_most=1, help="momentum (sgd)")
+    weight_decay: float = number(
+        0.0, at_least=0, help="weight decay", also=("decay", "l2", "weight_penalty")
+    )
+    schedule: str = one_of(
+        "constant",
+        "cosine",
+        "step",
+        help="learning rate over the whole run, continued from round to round",
+        also=("lr_scheduler", "scheduler"),
+    )
+    schedule_gamma: float = number(
+        0.5, above=0, at_most=1, help="factor after each step (step)", also=("gamma",)
+    )
+    schedule_steps: int = number(
+        3, at_least=1, help="equal parts of the run, with a step between two (step)"
+    )
+    clip_norm: float | None = number(
+        None,
+        above=0,
+        help="largest norm of a gradient; null = not clipped",
+        also=("max_grad_norm", "grad_clip", "gradient_clip_val"),
+    )
+    accumulate: int = number(
+        1,
+        at_least=1,
+        help="batches for one optimizer step",
+        also=("gradient_accumulation_steps", "accumulate_grad_batches"),
+    )
+    precision: str = one_of(
+        "fp32", "bf16", "fp16", help="number format of the training", also=("dtype", "amp")
+    )
+    channels_last: bool = value(False, help="keep images in memory as channels_last")
+    compile: bool = value(False, help="compile the model with torch.compile")
+    deterministic: bool = value(True, help="only algorithms of torch that give the same bits")
+    device: str = device("auto", help="where a silo trains; auto = cuda, then mps, then cpu")
+    threads: int = number(
+        1,
+        at_least=1,
+        help="threads of torch; another number gives other bits",
+        also=("num_threads",),
+    )
+    loader_workers: int = number(
+        0,
+        at_least=0,
+        help="processes that load data which is not kept in memory; 0 = none",
+        also=("num_workers", "dataloader_num_workers"),
+    )
+    keep_on_device: bool = value(
+        True, help="keep the data on the GPU where it fits in a quarter of its free memory"
+    )
+
+
+@dataclass
+class PrivacyConf:
+    """What noise and clipping a run asks of its silos."""
+
+    name: str = one_of("none", help="the kind of privacy")
+
+
+@dataclass
+class CompressionConf:
+    """How an update is made smaller before it travels."""
+
+    name: str = one_of("none", help="the kind of compression")
