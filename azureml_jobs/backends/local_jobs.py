@@ -29,6 +29,7 @@ from typing import Any, Final
 
 import psutil
 
+from azureml_jobs.backends.process_identity import identity_of, process_of
 from conf.atomic_files import write_atomic
 from conf.errors import ConfigError
 
@@ -145,7 +146,7 @@ class LocalJobs:
             started = float(what["started"])
             if end is not None:
                 return Job(name, ENDED, pid, started, int(end["status"]), float(end["ended"]))
-            alive = any(_process(what.get(one)) for one in ("process", "supervisor"))
+            alive = any(process_of(what.get(one)) for one in ("process", "supervisor"))
         except (KeyError, TypeError, ValueError, IndexError):
             raise _damaged(folder / "job.json") from None
         return Job(name, RUNNING if alive else LOST, pid, started)
@@ -177,7 +178,7 @@ class LocalJobs:
         """Send a signal to a job, SIGKILL to all that it started; nothing happens where it has
         ended.
         """
-        process = _process((_read(self.folder(name) / "job.json") or {}).get("process"))
+        process = process_of((_read(self.folder(name) / "job.json") or {}).get("process"))
         if process is None:
             return
         with suppress(psutil.NoSuchProcess):
@@ -274,22 +275,6 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(content))
 
 
-def _identity(pid: int) -> list[float]:
-    return [pid, psutil.Process(pid).create_time()]
-
-
-def _process(identity: list[float] | None) -> psutil.Process | None:
-    """Return the process of that pid and time of birth while it lives; a reused pid was born later."""
-    if identity is None:
-        return None
-    try:
-        process = psutil.Process(int(identity[0]))
-        same = process.create_time() == identity[1] and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return None
-    return process if same else None
-
-
 # ---- the supervisor's process
 
 
@@ -320,7 +305,11 @@ def _command(folder: Path, refuse: Callable[[str], object], accept: Callable[[],
     except OSError as error:
         refuse(f"{error.filename}: {error.strerror}")
         return
-    own = {"pid": child.pid, "process": _identity(child.pid), "supervisor": _identity(os.getpid())}
+    own = {
+        "pid": child.pid,
+        "process": identity_of(child.pid),
+        "supervisor": identity_of(os.getpid()),
+    }
 
     def forward(number: int, _frame: FrameType | None) -> None:
         child.send_signal(number)

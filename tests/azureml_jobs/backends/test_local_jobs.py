@@ -121,12 +121,26 @@ def test_a_killed_job_is_told_from_one_whose_machine_went_down(jobs: LocalJobs) 
 def test_a_reused_pid_is_not_the_job(jobs: LocalJobs) -> None:
     folder = jobs.folder("a")
     folder.mkdir(parents=True)
-    other = [os.getpid(), psutil.Process().create_time() - 100]
+    other = [os.getpid(), "another boot:100"]
     (folder / "job.json").write_text(
         json.dumps({"started": 1.0, "pid": os.getpid(), "process": other})
     )
     assert jobs.status("a").state == LOST
     jobs.signal("a", signal.SIGKILL)  # would end this very process
+
+
+def test_a_step_of_the_system_clock_leaves_a_job_what_it_is(
+    jobs: LocalJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.start("a", python(FOREVER), ENV)
+    # What NTP does to /proc/stat when it steps the clock by a second.
+    booted = psutil.boot_time()
+    for step in (1.0, -1.0, 3600.0):
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda step=step: booted + step)
+        assert jobs.status("a").state == RUNNING
+        assert not jobs.start("a", python(FOREVER), ENV), "it would run twice"
+    [ended] = jobs.stop(["a"])
+    assert (ended.state, ended.status) == (ENDED, -signal.SIGTERM)
 
 
 def test_logs_are_merged_and_followed_to_the_end(jobs: LocalJobs) -> None:

@@ -1,0 +1,63 @@
+"""Which process a job is: a pid alone may be another's by now, and a time of birth by the clock moves
+whenever the clock is set.
+
+On Linux a process is named by the boot it belongs to and the kernel's ticks from that boot to its
+start: neither depends on the clock. Elsewhere by its time of birth, which the system notes once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+Identity = list[str | int]
+"""A pid, and what tells its process from any other that ever had it; as it stands in JSON."""
+
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+STATE_FIELD: Final = 0
+START_FIELD: Final = 19
+"""Behind the command's name in /proc/PID/stat, which is in brackets and may hold anything (proc(5):
+the fields 3 and 22).
+"""
+
+
+def identity_of(pid: int) -> Identity:
+    """Return the identity of a process, also of one that has just ended and that nobody waited for.
+
+    Raises psutil.NoSuchProcess.
+    """
+    return [pid, _birth(pid)[0]]
+
+
+def process_of(identity: object) -> psutil.Process | None:
+    """Return the process of an identity while it lives; None for anything that is no identity."""
+    if not isinstance(identity, list) or len(identity) != 2:
+        return None
+    try:
+        pid = int(identity[0])
+        # The process first: what is asked of it later is asked of the one that was compared.
+        process = psutil.Process(pid)
+        birth, alive = _birth(pid)
+    except (psutil.NoSuchProcess, TypeError, ValueError, OverflowError):
+        return None
+    return process if alive and birth == identity[1] else None
+
+
+def _birth(pid: int) -> tuple[str, bool]:
+    """Return what tells a process from others of its pid, and whether it lives: a zombie does not.
+
+    Raises psutil.NoSuchProcess.
+    """
+    try:
+        boot = BOOT_ID.read_text().strip()
+    except OSError:
+        process = psutil.Process(pid)
+        return repr(process.create_time()), process.status() != psutil.STATUS_ZOMBIE
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(pid) from None
+    # X is a process on its way out.
+    return f"{boot}:{fields[START_FIELD]}", fields[STATE_FIELD] not in ("Z", "X")
