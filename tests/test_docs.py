@@ -69,6 +69,15 @@ def test_named_tests_exist(page: Path) -> None:
     assert missing == []
 
 
+def test_nothing_tells_people_to_install_meadow_by_a_name_of_the_index() -> None:
+    """Nobody owns the distribution's name there yet: whoever does may upload anything."""
+    by_name = re.compile(rf"pip install[^\n]*['\" ](?:meadow|{PROJECT['name']})\b")
+    folders = ("conf", "strategies", "client", "server", "azureml_jobs")
+    modules = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    told = [file for file in [*PAGES, *modules] if by_name.search(file.read_text())]
+    assert told == []
+
+
 @pytest.mark.parametrize(
     ("page", "heading", "least"),
     [("README.md", "## Guarantees", 6), ("docs/guarantees.md", "# What Meadow promises", 30)],

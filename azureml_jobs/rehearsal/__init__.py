@@ -39,5 +39,5 @@ def require() -> None:
         raise AzureError(
             "MDW-875",
             f"A rehearsal needs {', '.join(missing)}, and this installation has not got them.",
-            "Install the extra: pip install 'meadow-federated[rehearsal]'.",
+            "In the folder of Meadow's source: pip install '.[rehearsal]'.",
         )
