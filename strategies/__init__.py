@@ -1,8 +1,9 @@
 """How updates become a model: one algorithm a file, with its half at the server and its half at a
 silo.
 
-`strategy=NAME` is the one `Strategy` class defined in `strategies/NAME.py`; the fields of its
-configuration, beyond `name`, are the arguments of its constructor. The class names what the silos
+`strategy=NAME` is the one `Strategy` class defined in `strategies/NAME.py`; the fields that its
+dataclass adds to those of every strategy are the arguments of its constructor, as `strategy.args`
+are for a class from outside. The class names what the silos
 do (`silo_half`, a `strategies.silo_half.SiloHalf`), which takes those of the same arguments that
 its own constructor has. So a new algorithm is its file, its dataclass in `conf/schema/strategies.py` (and the
 line there that names it) and its `conf/strategy/NAME.yaml`.
@@ -16,7 +17,6 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from flwr.serverapp.strategy import Strategy
@@ -25,19 +25,44 @@ from conf.errors import ConfigError, WireError
 from conf.schema import VARIANTS, ExternalStrategyConf, StrategyConf
 from conf.schema_keys import nearest
 from conf.targets import known
+from conf.targets.signature import arguments_of
 from strategies.silo_half import SiloHalf
 
 
 def build_strategy(conf: StrategyConf) -> Strategy:
     """Return the server's half of the algorithm that a configuration names, with its arguments.
 
-    Raises ConfigError: MDW-150 for an unknown name, MDW-166 where the half at the silos can't be
-    made, those of `strategies.external` for a class from outside this tree; SiloError MDW-346 or
-    MDW-347 for one that this process was not started with.
+    One derived from `strategies.algorithm.Algorithm`, of this tree or not, is returned as it is; any
+    other of Flower's is hosted (`strategies.external.External`). Raises ConfigError: MDW-150 for an
+    unknown name, MDW-163 where it can't weigh as it is asked to, MDW-166 where the half at the
+    silos can't be made, those of `strategies.external.construct`; SiloError MDW-346 or MDW-347 for
+    a class that this process was not started with.
     """
-    if isinstance(conf, ExternalStrategyConf):
-        return _outside(conf)
-    return _weighing(_strategy_class(conf)(**_arguments(conf)), conf)
+    from strategies.algorithm import Algorithm
+    from strategies.external import External, construct
+
+    cls = _strategy_class(conf)
+    args = arguments_of(conf, StrategyConf)
+    made = construct(cls, args, conf.name, "strategy.args")
+    try:
+        # Tried here, so that it does not fail at every silo.
+        silo_half(cls, args)
+    except Exception as error:
+        what = f"The half of {conf.name} at the silos can't be made: {error}."
+        hint = "Its arguments are those of the strategy's constructor of the same names."
+        raise ConfigError("MDW-166", what, hint) from error
+    if isinstance(made, Algorithm):
+        made.weighting = conf.weighting
+        return made
+    if conf.weighting == "size":
+        raise ConfigError(
+            "MDW-163",
+            f"strategy.weighting=size: {cls.__name__} is no strategy of Meadow's kind, and weighs"
+            " by examples or not at all.",
+            "Use strategy.weighting=examples or equal, or derive it from"
+            " strategies.algorithm.Algorithm.",
+        )
+    return External(made, conf.weighting)
 
 
 def silo_half_of(conf: StrategyConf, told: Mapping[str, Any] | None = None) -> SiloHalf:
@@ -48,11 +73,9 @@ def silo_half_of(conf: StrategyConf, told: Mapping[str, Any] | None = None) -> S
     the configuration (`flower_half`). Raises ConfigError MDW-150 for an unknown name, SiloError
     MDW-346 or MDW-347 for code that this process was not started with.
     """
-    if isinstance(conf, ExternalStrategyConf):
-        if not conf.code:
-            return flower_half(**(told or {}))
-        return silo_half(known.loaded("strategy", conf.name, conf.code), conf.args)
-    return silo_half(_strategy_class(conf), _arguments(conf))
+    if isinstance(conf, ExternalStrategyConf) and not conf.code:
+        return flower_half(**(told or {}))
+    return silo_half(_strategy_class(conf), arguments_of(conf, StrategyConf))
 
 
 def silo_half(strategy: type[Strategy], arguments: Mapping[str, Any]) -> SiloHalf:
@@ -90,47 +113,11 @@ def flower_half(proximal_mu: Any = None) -> SiloHalf:
     return silo_half(_class_in("fedprox"), {"mu": float(proximal_mu)})
 
 
-def _outside(conf: ExternalStrategyConf) -> Strategy:
-    """Return a strategy from outside this tree: one of ours as it is, any other hosted."""
-    from strategies.algorithm import Algorithm
-    from strategies.external import External, construct
-
-    cls = known.loaded("strategy", conf.name, conf.code)
-    made = construct(cls, conf.args, conf.name, "strategy.args")
-    try:
-        # Tried here, so that it does not fail at every silo.
-        silo_half(type(made), conf.args)
-    except Exception as error:
-        what = f"The half of {conf.name} at the silos can't be made: {error}."
-        hint = "Its arguments are those of the strategy's constructor of the same names."
-        raise ConfigError("MDW-166", what, hint) from error
-    if isinstance(made, Algorithm):
-        return _weighing(made, conf)
-    if conf.weighting == "size":
-        raise ConfigError(
-            "MDW-163",
-            f"strategy.weighting=size: {cls.__name__} is no strategy of Meadow's kind, and weighs"
-            " by examples or not at all.",
-            "Use strategy.weighting=examples or equal, or derive it from"
-            " strategies.algorithm.Algorithm.",
-        )
-    return External(made, conf.weighting)
-
-
-def _weighing(strategy: Strategy, conf: StrategyConf) -> Strategy:
-    """Return a strategy of ours that weighs as its configuration says."""
-    strategy.weighting = conf.weighting  # type: ignore[attr-defined]  # an Algorithm
-    return strategy
-
-
-def _arguments(conf: StrategyConf) -> dict[str, Any]:
-    arguments = asdict(conf)
-    for of_all in ("name", "weighting"):
-        del arguments[of_all]
-    return arguments
-
-
 def _strategy_class(conf: StrategyConf) -> type[Strategy]:
+    """Return the class that a configuration names: of this tree by its name, or from outside."""
+    if isinstance(conf, ExternalStrategyConf):
+        outside: type[Strategy] = known.loaded("strategy", conf.name, conf.code)
+        return outside
     names = VARIANTS["strategy"]
     if conf.name not in names:
         raise ConfigError(

@@ -39,6 +39,6 @@ class FedProx(FedAvg):
 
     silo_half = FedProxSilo
 
-    def __init__(self, mu: float) -> None:
+    def __init__(self, mu: float = 0.01) -> None:
         super().__init__()
         self.mu = mu

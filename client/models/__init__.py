@@ -1,22 +1,28 @@
 """The models of this tree, one file each, a task's own, and those from outside; their first weights
 come from a seed.
+
+All but the task's own are made in one way: by calling a class or function with plain arguments by
+their names, and with the task's contract where it takes one. In `client/models/NAME.py` that is
+`build`; its arguments are the fields of its dataclass in `conf.schema`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from client.models import task as of_the_task
 from client.registry import module_named
-from client.tasks.base import Contract, Task
+from client.tasks.base import Task
 from conf.errors import ConfigError, DataError
 from conf.schema import ExternalModelConf, ModelConf
 from conf.targets import known
-from conf.targets.signature import call
+from conf.targets.signature import arguments_of, call, parameters
 
 OF_THE_TASK = "task"
 """The name of the model that a task brings itself."""
@@ -40,38 +46,40 @@ def build_model(conf: ModelConf, task: Task, seed: int) -> nn.Module:
 
 
 def _builder(conf: ModelConf, task: Task) -> Callable[[], nn.Module]:
-    if isinstance(conf, ExternalModelConf):
-        outside = known.loaded("model", conf.name, conf.code)
-        return lambda: _from_outside(outside, conf, task)
-    build: Callable[..., nn.Module] = module_named(sys.modules[__name__], conf.name, "model").build
-    fits = task if conf.name == OF_THE_TASK else _contract(task, conf.name)
-    return lambda: build(conf, fits)
+    if conf.name == OF_THE_TASK:
+        return partial(of_the_task.build, task, conf)
+    build = _named(conf)
+    args = arguments_of(conf, ModelConf)
+    given = {"contract": task.contract}
+    if task.contract is None and _needs_contract(build):
+        raise DataError(
+            "MDW-212",
+            f"model={conf.name}: the task {task.name} has no contract that says what its examples are.",
+            "Use the task's own model (model=task), or give the task a contract.",
+        )
+    return lambda: _module(call(build, args, "model.args", given), conf.name)
 
 
-def _from_outside(build: Any, conf: ExternalModelConf, task: Task) -> nn.Module:
-    if not callable(build):
-        what = f"The model {conf.name} is a {type(build).__name__}."
+def _named(conf: ModelConf) -> Callable[..., Any]:
+    """Return the class or function that makes a model: of this tree by its name, or from outside."""
+    if not isinstance(conf, ExternalModelConf):
+        build: Callable[..., Any] = module_named(sys.modules[__name__], conf.name, "model").build
+        return build
+    outside = known.loaded("model", conf.name, conf.code)
+    if not callable(outside):
+        what = f"The model {conf.name} is a {type(outside).__name__}."
         raise ConfigError("MDW-172", what, "Name a class or function that makes a torch.nn.Module.")
-    made = call(build, conf.args, "model.args", {"contract": task.contract})
-    if not isinstance(made, nn.Module):
-        what = f"The model {conf.name} makes a {type(made).__name__}, no torch.nn.Module."
-        raise ConfigError("MDW-172", what, "Return the model.")
+    made: Callable[..., Any] = outside
     return made
 
 
-def _contract(task: Task, model: str) -> Contract:
-    """Return what a model of this tree is built from."""
-    if task.contract is None:
-        raise DataError(
-            "MDW-212",
-            f"model={model}: the task {task.name} has no contract that says what its examples are.",
-            "Use the task's own model (model=task), or give the task a contract.",
-        )
-    if task.contract.dense:
-        raise DataError(
-            "MDW-207",
-            f"model={model} gives one answer an example, the task {task.name} needs one for each"
-            " element of it.",
-            "Use the task's own model (model=task).",
-        )
-    return task.contract
+def _needs_contract(build: Callable[..., Any]) -> bool:
+    wanted = parameters(build).get("contract")
+    return wanted is not None and wanted.default is wanted.empty
+
+
+def _module(made: object, name: str) -> nn.Module:
+    if not isinstance(made, nn.Module):
+        what = f"The model {name} makes a {type(made).__name__}, no torch.nn.Module."
+        raise ConfigError("MDW-172", what, "Return the model.")
+    return made

@@ -9,7 +9,16 @@ from conf.errors import DataError
 
 
 def features(contract: Contract, model: str) -> int:
-    """Return how many numbers an example has; raises DataError MDW-207 where that varies."""
+    """Return how many numbers an example has.
+
+    Raises DataError MDW-207 where that varies, or where one answer an example is not enough.
+    """
+    if contract.dense:
+        raise unfit(
+            f"model={model} gives one answer an example, and the task needs one for each element"
+            " of it",
+            "Use the task's own model (model=task).",
+        )
     sides = [side for side in contract.shape if side is not None]
     if len(sides) < len(contract.shape):
         raise unfit(

@@ -8,10 +8,9 @@ from torch import nn
 
 from client.models.base import image, unfit
 from client.tasks.base import Contract
-from conf.schema import ModelConf
 
 
-def build(conf: ModelConf, contract: Contract) -> nn.Module:
+def build(contract: Contract) -> nn.Module:
     """Return two 5 x 5 convolutions (6, 16 channels), each max-pooled by 2, then 120, 84 and one
     unit an output.
 

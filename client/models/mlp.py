@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from torch import nn
 
 from client.models.base import features
 from client.tasks.base import Contract
-from conf.schema import MlpConf, ModelConf
 
 
-def build(conf: ModelConf, contract: Contract) -> nn.Module:
+def build(contract: Contract, hidden: Sequence[int] = (64,)) -> nn.Module:
     """Return `hidden` layers of the given units, then one unit an output; no hidden layer is
     logistic (or linear) regression.
 
     Examples of any shape are taken as rows. Raises DataError MDW-207 where their shape varies.
     """
     width = features(contract, "mlp")
-    hidden = conf.hidden if isinstance(conf, MlpConf) else MlpConf().hidden
     layers: list[nn.Module] = [nn.Flatten()]
     for units, following in itertools.pairwise([width, *hidden]):
         layers += [nn.Linear(units, following), nn.ReLU()]

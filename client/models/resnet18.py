@@ -5,18 +5,18 @@ normalisation.
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 from torch import nn
 
 from client.models.base import image
 from client.tasks.base import Contract
-from conf.schema import ModelConf, ResNetConf
 
 SMALL = 64
 """Images of fewer pixels a side keep their size in the first layer."""
 
 
-def build(conf: ModelConf, contract: Contract) -> nn.Module:
+def build(contract: Contract, norm: Literal["batch", "group"] = "batch") -> nn.Module:
     """Return ResNet-18 for the task's channels and outputs.
 
     Small images get the first layer of the paper's section 4.2 (3 x 3, stride 1, no pooling).
@@ -26,9 +26,8 @@ def build(conf: ModelConf, contract: Contract) -> nn.Module:
     from torchvision.models import resnet18  # seconds to import: only where it is used
 
     channels, height, width = image(contract, "resnet18")
-    group = isinstance(conf, ResNetConf) and conf.norm == "group"
-    norm = partial(nn.GroupNorm, 32) if group else nn.BatchNorm2d
-    model: nn.Module = resnet18(weights=None, num_classes=contract.outputs, norm_layer=norm)
+    layer = partial(nn.GroupNorm, 32) if norm == "group" else nn.BatchNorm2d
+    model: nn.Module = resnet18(weights=None, num_classes=contract.outputs, norm_layer=layer)
     if min(height, width) < SMALL:
         model.conv1, model.maxpool = (
             nn.Conv2d(channels, 64, 3, padding=1, bias=False),

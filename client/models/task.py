@@ -8,6 +8,6 @@ from client.tasks.base import Task
 from conf.schema import ModelConf
 
 
-def build(conf: ModelConf, task: Task) -> nn.Module:
+def build(task: Task, conf: ModelConf) -> nn.Module:
     """Return a new model of the task; raises DataError MDW-210 where it brings none."""
     return task.model(conf)

@@ -7,6 +7,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any, Final
 
 from conf.errors import ConfigError, MeadowError
@@ -21,6 +22,18 @@ _PLAIN: Final[dict[Any, tuple[type, ...]]] = {
 _LISTS: Final = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable)
 _MAPPINGS: Final = (dict, collections.abc.Mapping)
 _BY_NAME: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def arguments_of(chosen: Any, of_all: type[Any]) -> dict[str, Any]:
+    """Return the plain arguments that a configuration has for its chosen model or strategy.
+
+    From outside this tree they are `args`; of this tree's own they are the fields that its
+    dataclass adds to those of every choice (`of_all`).
+    """
+    if hasattr(chosen, "args"):
+        return dict(chosen.args)
+    common = {f.name for f in fields(of_all)}
+    return {f.name: getattr(chosen, f.name) for f in fields(chosen) if f.name not in common}
 
 
 def call(
