@@ -13,7 +13,7 @@ from client.models import build_model
 from client.policy import check_run
 from client.tasks import task_named, task_of
 from conf.compose import compose
-from conf.errors import ConfigError, SiloError
+from conf.errors import ConfigError, DataError, SiloError
 from conf.schema import Conf, PolicyConf, Silo
 from conf.targets import known
 from strategies.wire.run_config import pack, unpack
@@ -89,6 +89,15 @@ def test_a_model_gets_arguments_and_contract_and_first_weights_of_the_seed_alone
     assert torch.equal(model.weight, again.weight)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"MDW-172.*makes a int"):
         build_model(compose([f"model.target={wine}:nothing"]).model, digits, seed=1)
+
+
+def test_a_model_that_has_to_be_given_a_contract_needs_a_task_that_has_one(wine: str) -> None:
+    digits = task_named("digits")
+    without = type(digits)()
+    without.name = "mine"
+    without.contract = None
+    with pytest.raises(DataError, match=r"MDW-212: model=wine\.net: the task mine has no contract"):
+        build_model(composed(wine, f"model.target={wine}:net").model, without, seed=1)
 
 
 def at_a_silo(conf: Conf, monkeypatch: pytest.MonkeyPatch, listed: str) -> None:

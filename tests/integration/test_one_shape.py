@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import client.models
 import meadow
+from client.registry import module_named
+from conf.schema import EXTERNAL, VARIANTS, ModelConf, StrategyConf
+from conf.targets.signature import arguments_of, check, parameters
+from strategies import _class_in
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("data.examples=240", "run.rounds=2", "simulation.workers=0", "trainer.threads=1")
@@ -20,6 +27,36 @@ def digest(folder: Path, name: str, *overrides: str) -> str:
     assert result.model is not None
     found: str = result.model["digest"]
     return found
+
+
+def made_by(group: str, name: str) -> Any:
+    """Return the class or function that makes a model or strategy of this tree."""
+    if group == "strategy":
+        return _class_in(name)
+    return module_named(client.models, name, "model").build
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        (g, name)
+        for g, names in VARIANTS.items()
+        for name in names
+        if name not in (EXTERNAL, "task")
+    ],
+)
+def test_a_dataclass_says_of_each_argument_what_the_constructor_says(group: str, name: str) -> None:
+    """Names, types and defaults: the dataclass adds limits and a text, and nothing of its own."""
+    of_all = {"model": ModelConf, "strategy": StrategyConf}[group]
+    chosen = VARIANTS[group][name]()
+    declared = arguments_of(chosen, of_all)
+    build = made_by(group, name)
+    taken = {n: p.default for n, p in parameters(build).items() if n != "contract"}
+    assert {n: list(v) if isinstance(v, tuple) else v for n, v in taken.items()} == declared
+    check(build, declared, group, given=("contract",))
+    for field in fields(chosen):
+        for value in field.metadata.get("one_of", ()) if field.name in declared else ():
+            check(build, {field.name: value}, group, given=("contract",))
 
 
 @pytest.mark.parametrize(
