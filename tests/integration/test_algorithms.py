@@ -10,7 +10,6 @@ import pytest
 import torch
 from flwr.app import Context
 
-import strategies
 from azureml_jobs.storage.folder_store import FolderStore
 from client import loop
 from client.silo_settings import silo_of
@@ -19,11 +18,10 @@ from conf.schema import Silo
 from server.run.checkpoint import Checkpoints, RunState
 from server.run.finished import FinishedRun
 from server.simulation import simulate
-from strategies.fedavg import FedAvg
 from strategies.scaffold import Scaffold
 from strategies.state import restore
-from tests.strategies.sketches import FedBN, FedRep
 
+SKETCHES = Path(__file__).parents[1] / "strategies" / "sketches.py"
 SMALL = ["task=digits", "data.examples=300", "federation.size=4", "tracking=off"]
 HERE = ["simulation=pool", "simulation.workers=0"]
 SCAFFOLD = [*SMALL, "strategy=scaffold", "run.rounds=5", "run.cohort=2", "run.seed=3"]
@@ -137,21 +135,18 @@ def same_bits(a: FinishedRun, b: FinishedRun) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "arguments", "model"),
-    [
-        (FedBN, {"normalisation": ["bn1"]}, "resnet18"),
-        (FedRep, {"head": ["11"], "head_epochs": 1}, "cnn"),
-    ],
+    ("name", "argument", "stays_here", "model"),
+    [("FedBN", "normalisation", "bn1", "resnet18"), ("FedRep", "head", "11", "cnn")],
 )
 def test_what_a_half_keeps_never_leaves_the_silo_and_is_there_at_its_next_round(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    algorithm: type[FedAvg],
-    arguments: dict[str, Any],
+    name: str,
+    argument: str,
+    stays_here: str,
     model: str,
 ) -> None:
-    monkeypatch.setattr(strategies, "_strategy_class", lambda conf: algorithm)
-    monkeypatch.setattr(strategies, "_arguments", lambda conf: arguments)
+    algorithm = [f"strategy.target={SKETCHES}:{name}", f"strategy.args.{argument}=['{stays_here}']"]
     began: dict[int, list[Variates]] = defaultdict(list)
     ended: dict[int, list[Variates]] = defaultdict(list)
     inner = loop.train
@@ -172,9 +167,8 @@ def test_what_a_half_keeps_never_leaves_the_silo_and_is_there_at_its_next_round(
     monkeypatch.setattr("client.loop.train", train)
     monkeypatch.setattr("client.loop.evaluate", note)
     few = ["data.examples=120", "federation.size=2", "run.rounds=2", f"model={model}"]
-    run = simulate([*SMALL, *HERE, *few, f"run.output={tmp_path}"])
-    (kept,) = next(iter(arguments.values()))
-    stays = [name for name in began[1][0] if name.startswith(f"{kept}.")]
+    run = simulate([*SMALL, *HERE, *few, *algorithm, f"run.output={tmp_path}"])
+    stays = [name for name in began[1][0] if name.startswith(f"{stays_here}.")]
     final = run.model().state_dict()
     for silo in (0, 1):
         assert all(torch.equal(began[2][silo][n], ended[1][silo][n]) for n in stays)
