@@ -61,7 +61,9 @@ def write(state: RecordDict, memory: Memory) -> None:
 def check(half: SiloHalf, memory: Memory, config: ConfigRecord) -> None:
     """Raise WireError MDW-672 where a silo that has taken part has lost what it must remember."""
     counted = config.get(protocol.COUNTED, 0)
-    if half.remembers and counted != 0 and not memory.half:
+    # A personal layer that began anew would be trained again from the first weights, unnoticed.
+    lost = (half.remembers and not memory.half) or (half.keeps and not memory.kept)
+    if lost and counted != 0:
         raise WireError(
             "MDW-672",
             f"The state that this silo left in round {counted!r:.20} is not there, and"

@@ -157,6 +157,14 @@ AXES: Final = (
         ),
     ),
     Axis(
+        "personal layers",
+        "strategy.keeps",
+        (
+            Value("all shared", "strategy.keeps=[]", lambda c: not c.strategy.keeps),
+            Value("personal layers", "strategy.keeps=[fc]", lambda c: bool(c.strategy.keeps)),
+        ),
+    ),
+    Axis(
         "model that is kept",
         "run.keep",
         (
@@ -194,6 +202,12 @@ REFUSED: Final = (
         "a strategy of Flower's weighs by examples or not at all",
         "Use strategy.weighting=examples or equal.",
     ),
+    Rule(
+        "from Flower",
+        "personal layers",
+        "a strategy of Flower's expects all of the model's arrays in each reply",
+        "Use strategy=fedavg, fedprox or scaffold, or leave strategy.keeps out.",
+    ),
     Rule("scaffold", "adam", _NOT_SGD, _SGD),
     Rule("scaffold", "adamw", _NOT_SGD, _SGD),
     Rule(
@@ -224,6 +238,33 @@ NOTES: Final = (
         "some silos",
         "c moves by |S|/N of the mean change; a silo's own advances only with an update that"
         " counted",
+    ),
+    Rule(
+        "scaffold",
+        "personal layers",
+        "a personal layer has no control variate: its silo trains it uncorrected",
+    ),
+    Rule(
+        "fedprox",
+        "personal layers",
+        "the term holds a personal layer near to what it was before the round",
+    ),
+    Rule(
+        "batch norm",
+        "personal layers",
+        "a layer that is kept is kept with its buffers: with the names of all normalisation layers"
+        " this is FedBN (Li et al. 2021, arXiv 2102.07623)",
+    ),
+    Rule(
+        "some silos",
+        "personal layers",
+        "a silo that is not asked keeps what it has; its layers advance only with an update that"
+        " counted",
+    ),
+    Rule(
+        "the best",
+        "personal layers",
+        "the silos keep the personal layers of their last round that counted",
     ),
     Rule("fedprox", "clipped", "the gradient is clipped with the proximal term in it"),
     Rule(

@@ -34,7 +34,8 @@ def build_strategy(conf: StrategyConf) -> Strategy:
 
     One derived from `strategies.algorithm.Algorithm`, of this tree or not, is returned as it is; any
     other of Flower's is hosted (`strategies.external.External`). Raises ConfigError: MDW-150 for an
-    unknown name, MDW-163 where it can't weigh as it is asked to, MDW-166 where the half at the
+    unknown name, MDW-163 where it can't weigh as it is asked to, MDW-147 where silos can't keep
+    what they are asked to, MDW-166 where the half at the
     silos can't be made, those of `strategies.external.construct`; SiloError MDW-346 or MDW-347 for
     a class that this process was not started with.
     """
@@ -53,7 +54,15 @@ def build_strategy(conf: StrategyConf) -> Strategy:
         raise ConfigError("MDW-166", what, hint) from error
     if isinstance(made, Algorithm):
         made.weighting = conf.weighting
+        made.keeps = (*made.keeps, *conf.keeps)
         return made
+    if conf.keeps:
+        raise ConfigError(
+            "MDW-147",
+            f"strategy.keeps={conf.keeps}: {cls.__name__} is no strategy of Meadow's kind, and gets"
+            " all of the model's arrays.",
+            "Leave strategy.keeps out, or derive it from strategies.algorithm.Algorithm.",
+        )
     if conf.weighting == "size":
         raise ConfigError(
             "MDW-163",
@@ -75,7 +84,9 @@ def silo_half_of(conf: StrategyConf, told: Mapping[str, Any] | None = None) -> S
     """
     if isinstance(conf, ExternalStrategyConf) and not conf.code:
         return flower_half(**(told or {}))
-    return silo_half(_strategy_class(conf), arguments_of(conf, StrategyConf))
+    half = silo_half(_strategy_class(conf), arguments_of(conf, StrategyConf))
+    half.keeps = (*half.keeps, *conf.keeps)
+    return half
 
 
 def silo_half(strategy: type[Strategy], arguments: Mapping[str, Any]) -> SiloHalf:

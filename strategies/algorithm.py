@@ -65,17 +65,19 @@ class Algorithm(Streaming):
     """Names of the records that each reply holds beside the model, laid out as `layout` says."""
     keeps: Sequence[str] = ()
     """Beginnings of the names of arrays that the silos keep (`SiloHalf.keeps`): they have none in
-    their replies, and the server's own stay what they were.
+    their replies, and the server's own stay what they were. Those of `strategy.keeps` are added.
     """
 
     weighting: str = protocol.BY_EXAMPLES
     """What a reply weighs by (`strategy.weighting`): examples, size or equal."""
-    renewed: ClassVar[Collection[str]] = ("silos", "parameters", "weighting", "_sent")
+    renewed: ClassVar[Collection[str]] = ("silos", "parameters", "weighting", "keeps", "_sent")
     """Attributes that are set anew before they are read, so that no checkpoint holds them."""
     silos: int = 0
     """How many silos the run has, asked in this round or not."""
     parameters: Collection[str] | None = None
-    """Which of the model's arrays are parameters and no buffers; None where nobody has said so."""
+    """Which of the arrays that the silos send are parameters and no buffers; None where nobody has
+    said so.
+    """
     _sent: ArrayRecord = ArrayRecord()
 
     def open(self, silos: int, parameters: Collection[str]) -> None:
@@ -85,11 +87,15 @@ class Algorithm(Streaming):
         count as parameters.
         """
         self.silos = silos
-        self.parameters = parameters
+        self.parameters = [name for name in parameters if not belongs(name, self.keeps)]
 
     def layout(self, name: str, arrays: ArrayRecord) -> Layout:
-        """Return what an extra record must be: by default as the model's parameters are."""
-        floats = {n: a for n, a in arrays.items() if np.dtype(a.dtype).kind == "f"}
+        """Return what an extra record must be: by default as the parameters are that silos send.
+
+        What is said of an array that a silo keeps (its gradient, say) would tell of the array.
+        """
+        sent = self.travelling(arrays)
+        floats = {n: a for n, a in sent.items() if np.dtype(a.dtype).kind == "f"}
         if self.parameters is not None:
             floats = {n: a for n, a in floats.items() if n in self.parameters}
         return {n: (a.dtype, tuple(a.shape)) for n, a in floats.items()}
@@ -116,8 +122,8 @@ class Algorithm(Streaming):
     ) -> Arrays:
         """Return the next model.
 
-        `before` is the one that was sent, `mean` that of the replies and `extra` the means of the
-        other records. A round without replies is passed over.
+        `before` is the one that was sent, without what the silos keep, `mean` that of the replies
+        and `extra` the means of the other records. A round without replies is passed over.
         """
         return mean
 
@@ -154,7 +160,7 @@ class Algorithm(Streaming):
         if not count:
             return None, None
         extra = {name: mean.result() for name, mean in means.extra.items()}
-        result = self.after(_Read(self._sent), means.model.result(), extra, count)
+        result = self.after(_Read(self.travelling(self._sent)), means.model.result(), extra, count)
         return self._in_order(dict(result)), _record_of(means.metrics)
 
     def aggregate_evaluate(

@@ -24,7 +24,10 @@ class FedProxSilo(SiloHalf):
         self.start: list[Tensor] = []
 
     def begin(self, model: nn.Module, state: Records, sent: Records) -> None:
-        """Keep the weights from which the silo must not go far."""
+        """Keep the weights from which the silo must not go far.
+
+        A personal layer is among them: it is held near to what it was before the round.
+        """
         self.start = [w.detach().clone() for w in model.parameters() if w.requires_grad]
 
     def gradients(self, weights: Sequence[nn.Parameter]) -> None:

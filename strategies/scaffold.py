@@ -20,6 +20,7 @@ Where the code says more than the paper:
 - The correction comes before clipping, so what is clipped is the corrected gradient, and c_i then
   estimates clipped ones.
 - Weight decay is part of the gradient, and so of c_i.
+- A personal layer (`strategy.keeps`) has no control variate: the silo trains it by itself.
 - Buffers (BatchNorm's running means) have no gradient: they are averaged, and not moved by eta_g.
 - c_i advances only with an update that counted: a silo whose reply was lost or refused goes on from
   the c_i that the server knows (`strategies.wire.protocol.COUNTED`).
@@ -38,7 +39,7 @@ from torch import Tensor, nn
 
 from conf.errors import WireError
 from strategies.algorithm import Algorithm, Arrays
-from strategies.silo_half import Records, SiloHalf
+from strategies.silo_half import Records, SiloHalf, belongs
 
 C = "c"
 """The record of control variates: c on the way to the silos, c_i+ - c_i on the way back, and c_i
@@ -59,20 +60,27 @@ class ScaffoldSilo(SiloHalf):
         self.c = sent.get(C, {})
         before = state.get(C, {})
         weights = {n: w.detach() for n, w in model.named_parameters() if w.requires_grad}
-        for name, weight in weights.items():
+        # A personal layer is trained on its own: nothing corrects it, and nothing is said of it.
+        shared = {n: w for n, w in weights.items() if not belongs(n, self.keeps)}
+        for name, weight in shared.items():
             if name not in self.c or self.c[name].shape != weight.shape:
                 raise WireError(
                     "MDW-673",
                     f"The server sent no control variate of the shape of {name!r}.",
                     "Run the same version of Meadow on both sides.",
                 )
-        self.start = {name: weight.clone() for name, weight in weights.items()}
-        self.mine = {n: before.get(n, torch.zeros_like(w)) for n, w in weights.items()}
-        self.correction = [self.c[name] - self.mine[name] for name in weights]
+        self.start = {name: weight.clone() for name, weight in shared.items()}
+        self.mine = {n: before.get(n, torch.zeros_like(w)) for n, w in shared.items()}
+        # In the order in which `gradients` gets the weights.
+        self.correction = [
+            self.c[name] - self.mine[name] if name in shared else None for name in weights
+        ]
 
     def gradients(self, weights: Sequence[nn.Parameter]) -> None:
         """Add c - c_i to the gradient of each weight."""
         for weight, correction in zip(weights, self.correction, strict=True):
+            if correction is None:
+                continue
             if weight.grad is None:
                 # The loss does not depend on it: its gradient here is zero, and elsewhere not.
                 weight.grad = torch.zeros_like(weight)

@@ -13,15 +13,20 @@ The loop has no branch for any algorithm. What an algorithm does at a silo is a 
             half.gradients(weights)           # then clipping, then the optimizer's step
     sent, state = half.end(model, steps, rates)
 
+    MDW-146 personal layers that the model has not got
+
 Every hook has a default that does nothing, with which the loop is plain SGD to the bit. A half is
 made anew for each round: what it remembers beyond one goes through `state`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from conf.errors import ConfigError
+from conf.schema_keys import nearest
 
 if TYPE_CHECKING:
     # For annotations alone: who only asks what a half is called need not wait for torch.
@@ -76,7 +81,8 @@ class SiloHalf:
     keeps: Sequence[str] = ()
     """Beginnings of the names of the arrays that never leave the silo, such as ("bn",).
 
-    They are kept with the silo's state, and put back into the model at its next round.
+    They are kept with the silo's state, and put back into the model at its next round. Those of
+    `strategy.keeps` are added to a class's own before `begin`.
     """
 
     remembers: ClassVar[bool] = False
@@ -133,6 +139,26 @@ class SiloHalf:
         a gradient of one in every step would have moved a weight under SGD.
         """
         return {}, {}
+
+
+def check_keeps(names: Collection[str], keeps: Iterable[str]) -> None:
+    """Raise ConfigError MDW-146 where the silos would keep what a model has not got, or all of it.
+
+    `names` are those of the model's arrays. A misspelt name would send what was meant to stay.
+    """
+    for one in keeps:
+        if not any(belongs(name, [one]) for name in names):
+            parts = {part for name in names for part in _beginnings(name)}
+            what = f"strategy.keeps: the model has no array whose name begins with {one!r}."
+            raise ConfigError("MDW-146", what, nearest(one, parts))
+    if names and all(belongs(name, keeps) for name in names):
+        what = "strategy.keeps names all of the model's arrays, so that nothing would be shared."
+        raise ConfigError("MDW-146", what, "Name the personal layers alone.")
+
+
+def _beginnings(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
 
 
 def belongs(name: str, beginnings: Iterable[str]) -> bool:

@@ -21,6 +21,14 @@ class StrategyConf:
         "(tokens, pixels), or each the same",
         also=("weighted_by", "weighted_by_key"),
     )
+    keeps: list[str] = entries(
+        list,
+        pattern=r"\w+(\.\w+)*",
+        wanted="the beginning of names of arrays, such as fc or layer4.0",
+        help="personal layers: beginnings of the names of the model's arrays that never leave a "
+        "silo, such as [fc]",
+        also=("personal_layers", "local_layers", "head"),
+    )
 
 
 @dataclass

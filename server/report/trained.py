@@ -50,10 +50,13 @@ def what_was_trained(config: Config) -> list[tuple[str, str]]:
     if not config:
         return []
     run = _group(config, "run")
+    strategy = _group(config, "strategy")
+    keeps = strategy.pop("keeps", None)
     rows = [
         ("task", _named(_group(config, "task"))),
         ("model", _named(_group(config, "model"))),
-        ("strategy", _named(_group(config, "strategy"))),
+        ("strategy", _named(strategy)),
+        ("personal layers", _personal(keeps)),
         ("training at a silo", _chosen("trainer", _group(config, "trainer"))),
         ("data", _chosen("data", _group(config, "data"))),
         ("rounds", _rounds(run)),
@@ -82,6 +85,13 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _group(config: Config, name: str) -> dict[str, Any]:
     group = config.get(name)
     return dict(group) if isinstance(group, Mapping) else {}
+
+
+def _personal(keeps: Any) -> str:
+    if not isinstance(keeps, list) or not keeps:
+        return ""
+    names = ", ".join(map(_text, keeps))
+    return f"{names}: they stay at the silos, and in the final model they are the first weights"
 
 
 def _named(group: dict[str, Any]) -> str:

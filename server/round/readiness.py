@@ -28,6 +28,8 @@ from server.round.dry_aggregation import dry_aggregation
 from server.round.error_text import plain_reason
 from server.round.exchange import NODE_UNAVAILABLE, Closing, exchange
 from strategies import build_strategy
+from strategies.algorithm import Algorithm
+from strategies.silo_half import check_keeps
 from strategies.wire import protocol
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ def check_here(conf: Conf, task: Task, silos: int, examples: Dataset[Any] | None
     """Go through a dry round of a run in this process, before it has a folder.
 
     `examples` are real ones or made up; without any only the model's state and the aggregation are
-    tried. Raises DataError MDW-230 to 238, 208 and 209 (`client.dry_round`), and RoundError MDW-405
+    tried. Raises DataError MDW-230 to 238, 208 and 209 (`client.dry_round`), ConfigError
+    MDW-146 for personal layers that the model has not got, and RoundError MDW-405
     (`server.round.dry_aggregation`).
     """
     # What is compiled is thrown away.
@@ -55,6 +58,8 @@ def check_here(conf: Conf, task: Task, silos: int, examples: Dataset[Any] | None
     arrays = protocol.to_record(model.state_dict())
     parameters = [name for name, _ in model.named_parameters()]
     strategy = build_strategy(conf.strategy)
+    if isinstance(strategy, Algorithm):
+        check_keeps(list(arrays), strategy.keeps)
     dry_aggregation(strategy, arrays, conf.run.cohort or silos, parameters)
 
 

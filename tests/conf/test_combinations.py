@@ -56,9 +56,16 @@ def rows() -> list[Row]:
 ROWS = rows()
 
 
+LAST_LAYER = {"no buffers": "3", "batch norm": "fc"}
+"""Of the models of the table."""
+
+
 def overrides(row: Row) -> list[str]:
     """What is written for these values; a choice of a group before the keys inside it."""
     words = [word for value in row for word in value.written.split()]
+    for value in row:
+        if value.name in LAST_LAYER:
+            words = [word.replace("[fc]", f"['{LAST_LAYER[value.name]}']") for word in words]
     return sorted(words, key=lambda word: "." in word.partition("=")[0])
 
 

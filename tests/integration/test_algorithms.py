@@ -13,7 +13,7 @@ from flwr.app import Context
 from azureml_jobs.storage.folder_store import FolderStore
 from client import loop
 from client.silo_settings import silo_of
-from conf.errors import RoundError
+from conf.errors import ConfigError, RoundError
 from conf.schema import Silo
 from server.run.checkpoint import Checkpoints, RunState
 from server.run.finished import FinishedRun
@@ -117,6 +117,27 @@ def test_a_silo_that_has_lost_its_state_is_refused_and_named(
         simulate([*SCAFFOLD, *HERE, *more])
 
 
+def test_a_silo_that_has_lost_its_personal_layers_is_refused_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.memory.write", lambda *given: None)
+    more = ["strategy.keeps=['3']", "run.rounds=2", f"run.output={tmp_path}"]
+    with pytest.raises(RoundError, match=r"MDW-401: Round 2 has 0 .*MDW-672"):
+        simulate([*SMALL, *HERE, *more])
+
+
+@pytest.mark.parametrize(
+    ("keeps", "says"),
+    [("['3','fc']", "begins with 'fc'"), ("['1','3']", "nothing would be shared")],
+)
+def test_personal_layers_that_the_model_has_not_got_are_refused_before_the_run_has_a_folder(
+    tmp_path: Path, keeps: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"MDW-146.*{says}"):
+        simulate([*SMALL, *HERE, f"strategy.keeps={keeps}", f"run.output={tmp_path}/outputs"])
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_workers_change_no_bit_of_scaffold(tmp_path: Path) -> None:
     alone = simulate([*SCAFFOLD, *HERE, f"run.output={tmp_path}"])
     two = ["simulation=pool", "simulation.workers=2"]
@@ -135,18 +156,23 @@ def same_bits(a: FinishedRun, b: FinishedRun) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("name", "argument", "stays_here", "model"),
-    [("FedBN", "normalisation", "bn1", "resnet18"), ("FedRep", "head", "11", "cnn")],
+    ("algorithm", "argument", "stays_here", "model"),
+    [
+        (f"strategy.target={SKETCHES}:FedBN", "args.normalisation", "bn1", "resnet18"),
+        (f"strategy.target={SKETCHES}:FedRep", "args.head", "11", "cnn"),
+        ("strategy=fedavg", "keeps", "11", "cnn"),
+        ("strategy=scaffold", "keeps", "11", "cnn"),
+    ],
 )
 def test_what_a_half_keeps_never_leaves_the_silo_and_is_there_at_its_next_round(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    name: str,
+    algorithm: str,
     argument: str,
     stays_here: str,
     model: str,
 ) -> None:
-    algorithm = [f"strategy.target={SKETCHES}:{name}", f"strategy.args.{argument}=['{stays_here}']"]
+    personal = [algorithm, f"strategy.{argument}=['{stays_here}']"]
     began: dict[int, list[Variates]] = defaultdict(list)
     ended: dict[int, list[Variates]] = defaultdict(list)
     inner = loop.train
@@ -167,7 +193,7 @@ def test_what_a_half_keeps_never_leaves_the_silo_and_is_there_at_its_next_round(
     monkeypatch.setattr("client.loop.train", train)
     monkeypatch.setattr("client.loop.evaluate", note)
     few = ["data.examples=120", "federation.size=2", "run.rounds=2", f"model={model}"]
-    run = simulate([*SMALL, *HERE, *few, *algorithm, f"run.output={tmp_path}"])
+    run = simulate([*SMALL, *HERE, *few, *personal, f"run.output={tmp_path}"])
     stays = [name for name in began[1][0] if name.startswith(f"{stays_here}.")]
     final = run.model().state_dict()
     for silo in (0, 1):

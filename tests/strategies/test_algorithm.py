@@ -124,6 +124,14 @@ def test_what_the_silos_keep_is_missing_in_their_replies_and_stays_at_the_server
     assert result["bn.running_var"].data == model["bn.running_var"].data
 
 
+def test_nothing_is_sent_of_what_the_silos_keep(model: ArrayRecord) -> None:
+    strategy = Beside()
+    strategy.keeps = ["bias"]
+    assert list(strategy.layout("u", model)) == ["weight", "bn.running_var"]
+    strategy.open(5, ["weight", "bias"])
+    assert list(strategy.layout("u", model)) == list(strategy.parameters or ()) == ["weight"]
+
+
 def test_an_array_that_should_have_stayed_is_a_clear_error(
     make_grid: Any, model: ArrayRecord
 ) -> None:

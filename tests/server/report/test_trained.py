@@ -25,7 +25,13 @@ def test_it_names_model_task_training_data_rounds_and_seed() -> None:
     assert "batch size 32" in said["training at a silo"]
     assert said["data"].startswith("partition dirichlet, alpha 0.5, validation 0.1, test 0.1")
     assert (said["rounds"], said["seed"]) == ("7", "3")
-    assert "privacy" not in said
+    assert "privacy" not in said and "personal layers" not in said
+
+
+def test_personal_layers_are_told_with_what_the_final_model_has_in_their_place() -> None:
+    said = told("strategy.keeps=[fc,head.1]")
+    assert said["strategy"] == "fedavg, weighting examples"
+    assert said["personal layers"].startswith("fc, head.1: they stay at the silos")
 
 
 def test_what_means_nothing_is_not_told_and_what_was_changed_is() -> None:
