@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from conf import plain_yaml
+from conf import foreign, plain_yaml
 from conf.errors import ConfigError
 from conf.hydra_errors import Origins
 from conf.overrides import parse
@@ -24,7 +24,8 @@ def federation_of(
     """Return the federation that `composed` (plain values) describes.
 
     The file that it names lies beneath the command line. Raises ConfigError: MDW-106 a file that
-    can't be read, MDW-101 to MDW-104 a wrong key or value, with the file.
+    can't be read, MDW-114 a value that is not another party's to choose, MDW-101 to MDW-104 a wrong
+    key or value, with the file.
     """
     path = composed.get("file")
     if path is None:
@@ -44,9 +45,8 @@ def federation_of(
 def read(path: Path) -> dict[str, Any]:
     """Return the checked content of a federation's file: keys of FederationConf, plain values.
 
-    Somebody else may have written it, so no interpolation is resolved in it: `${oc.env:NAME}` would
-    copy a secret of this process into a job. Paths in it are taken from the directory where the
-    command is run. Raises ConfigError as `federation_of`.
+    Somebody else may have written it, so it is held to `conf.foreign`: no interpolation is resolved
+    in it, and its paths are those of files beside it. Raises ConfigError as `federation_of`.
     """
     where = str(path)
     try:
@@ -61,28 +61,14 @@ def read(path: Path) -> dict[str, Any]:
     if not content:
         what = f"The federation's file {where} is empty."
         raise ConfigError("MDW-106", what, "Name the silos in it, under `silos`.")
-    _refuse_interpolations(content, "", where)
+    foreign.check_plain(content, where)
     typed = from_plain(FederationConf, content, key="federation", where=where)
     check_limits(typed, "federation", lambda key: where)
     if typed.file is not None:
         what = f"{where} names another file (federation.file)."
         raise ConfigError("MDW-106", what, "Put the silos in one file.")
     assert isinstance(content, dict)
-    return {str(name): value for name, value in content.items()}
-
-
-def _refuse_interpolations(value: Any, key: str, where: str) -> None:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            _refuse_interpolations(inner, f"{key}.{name}".lstrip("."), where)
-    elif isinstance(value, list):
-        for inner in value:
-            _refuse_interpolations(inner, key, where)
-    elif isinstance(value, str) and "${" in value:
-        what = f"{where}: {key} holds an interpolation, and a federation's file has plain values."
-        raise ConfigError(
-            "MDW-106", what, "Write the value itself, or give it on the command line."
-        )
+    return foreign.meant(content, path)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
     check_limits(conf, "", where)
     for rule in (
         _variants,
+        _federation_name,
         _silo_names,
         _silo_data,
         _hidden_counts,
@@ -125,6 +126,17 @@ def _variants(conf: Conf, where: Where) -> None:
             what = f"{at} does not fit the keys of the chosen group."
             hint = f"Write {group}={chosen.name}, which brings its own keys."
             raise ConfigError("MDW-105", what, hint)
+
+
+def _federation_name(conf: Conf, where: Where) -> None:
+    name = conf.federation.name
+    if not _NAME.fullmatch(name):
+        # It names folders, blobs and MLflow runs: `../x` would be somebody else's.
+        raise ConfigError(
+            "MDW-104",
+            f"federation.name={name[:80]!r} ({where('federation.name')}) can't name a federation.",
+            "Use up to 64 ASCII letters, digits, '-' and '_', the first a letter or digit.",
+        )
 
 
 def _silo_names(conf: Conf, where: Where) -> None:

@@ -276,7 +276,9 @@ class AzureBackend(Backend):
         anybody's paths.
         """
         plain: dict[str, Any] = dataclasses.asdict(self.conf.federation)
-        plain["file"] = plain["folder"] = None
+        plain["file"] = None
+        plain["folder"] = None
+        plain["orchestrator"]["ca"] = None
         for silo in plain["silos"].values():
             silo["data"] = {}
             silo["public_key"] = None

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from conf import plain_yaml
 from conf.errors import ConfigError
@@ -34,13 +36,14 @@ class OwnConf:
 def with_own(conf: Conf, silo: str, path: Path) -> Conf:
     """Return the configuration in which a silo's own file overrides its entry.
 
-    Raises ConfigError: MDW-106 a file that can't be read, MDW-101 a key that a silo may not set,
-    MDW-103 and MDW-104 a wrong value.
+    It is its owner's own, so interpolations (`${oc.env:DATA}`) are resolved in it, here and not in
+    the job. Raises ConfigError: MDW-106 a file that can't be read, MDW-101 a key that a silo may
+    not set, MDW-103 and MDW-104 a wrong value.
     """
     where = str(path)
     try:
-        raw = plain_yaml.load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raw = _resolved(plain_yaml.load(path.read_text(encoding="utf-8")) or {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
         message = f"The silo's file {where} can't be read: {reason}."
         raise ConfigError("MDW-106", message, "Correct it.") from None
@@ -54,3 +57,10 @@ def with_own(conf: Conf, silo: str, path: Path) -> Conf:
     changes["policy"] = dataclasses.replace(entry.policy, **policy_changes)
     silos = {**conf.federation.silos, silo: dataclasses.replace(entry, **changes)}
     return dataclasses.replace(conf, federation=dataclasses.replace(conf.federation, silos=silos))
+
+
+def _resolved(raw: Any) -> Any:
+    """Return a mapping without its interpolations; anything else as it is."""
+    if not isinstance(raw, dict):
+        return raw
+    return OmegaConf.to_container(OmegaConf.create(raw), resolve=True)

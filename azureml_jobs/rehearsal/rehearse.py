@@ -228,7 +228,7 @@ class Rehearsal:
             "  datastore: federation",
             "  key_vault: kv-hub",
             "  store: https://hub.blob.core.windows.net/federation",
-            f"  ca: {self.folder / 'ca.pem'}",
+            "  ca: ca.pem",
             # A rehearsal's jobs all run on this machine, and no other may reach them.
             "  listen: localhost:0",
             "silos:",

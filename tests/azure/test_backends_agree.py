@@ -64,13 +64,12 @@ def here(
     script.write_text(STAY)
     monkeypatch.setattr(local, "MEADOW", [sys.executable, str(script)])
     file = folder / "hospitals.yaml"
-    file.write_text(
-        f"name: hospitals\nfolder: {folder / 'federation'}\nsilos: {{north: {{}}, south: {{}}}}\n"
-    )
+    file.write_text("name: hospitals\nsilos: {north: {}, south: {}}\n")
     jobs = LocalJobs(folder / "federation" / "jobs")
 
     def type_here(words: list[str]) -> int:
-        return main([*words, "backend=local", f"federation.file={file}"])
+        there = f"federation.folder={folder / 'federation'}"
+        return main([*words, "backend=local", f"federation.file={file}", there])
 
     def said() -> bool:
         return len(jobs.names()) == 3 and all(jobs.log(name).read_text() for name in jobs.names())

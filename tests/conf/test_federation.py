@@ -15,7 +15,7 @@ name: hospitals
 silos:
   south: {device: cuda, threads: 4}
   north:
-    data: {root: /srv/north, test: 0.3}
+    data: {root: data/north, test: 0.3}
 """
 
 
@@ -32,7 +32,7 @@ def test_the_silos_of_the_file_take_part(file: Path) -> None:
     assert conf.federation.name == "hospitals"
     assert (north.name, north.data.root, north.data.test, north.data.alpha) == (
         "north",
-        "/srv/north",
+        str(file.parent / "data/north"),
         0.3,
         0.5,
     )

@@ -62,7 +62,19 @@ def test_mappings_can_be_merged() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a: 1\na: 2", "a: {b: 1, b: 1}", "!!python/name:os.system x", "a: [1", "!mine x"]
+    "text",
+    [
+        "a: 1\na: 2",
+        "a: {b: 1, b: 1}",
+        "!!python/name:os.system x",
+        "a: [1",
+        "!mine x",
+        "9223372036854775808",
+        "-9223372036854775809",
+        "&a [*a]",
+        "[" * 50_000,
+        "a: &a [1]\n" + "\n".join(f"b{i}: &a [*a, *a, *a, *a]" for i in range(12)),
+    ],
 )
 def test_what_is_given_twice_or_is_no_plain_yaml_is_an_error(text: str) -> None:
     with pytest.raises(yaml.YAMLError):
@@ -74,7 +86,7 @@ def test_a_federations_file_is_read_so(tmp_path: Path) -> None:
     file.write_text("name: on\nsilos:\n  no: {data: {alpha: 1e-1, root: 1:30}}\n")
     read = federation.read(file)
     assert read["name"] == "on"
-    assert read["silos"] == {"no": {"data": {"alpha": 0.1, "root": "1:30"}}}
+    assert read["silos"] == {"no": {"data": {"alpha": 0.1, "root": str(tmp_path / "1:30")}}}
 
 
 def test_a_silos_own_file_is_read_so(tmp_path: Path) -> None:
