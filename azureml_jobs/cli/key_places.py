@@ -92,7 +92,6 @@ def places_of(arguments: Arguments) -> KeyPlaces:
     if arguments.has("keys") and arguments.has("key_vault"):
         raise arguments.wrong("keys= and key_vault= exclude each other")
     conf = compose(list(arguments.rest))
-    checked_name(conf.federation.name)
     name = arguments.get("NAME")
     if name:
         checked_name(name)

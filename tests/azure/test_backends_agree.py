@@ -45,6 +45,7 @@ class Typed:
         lines = []
         for line in text.splitlines():
             line = re.sub(rf"backend={self.backend}(?![|])", "backend=HERE", line)
+            line = re.sub(r"jobs on (this machine|Azure ML)$", "jobs on HERE", line)
             line = ROW.sub(r"\1  JOB", line)
             line = STARTED.sub(r": \1", line)
             line = ENDED.sub(r"\1OVER", line)

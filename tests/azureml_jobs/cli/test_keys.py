@@ -181,7 +181,7 @@ def test_a_federation_has_its_place_where_its_jobs_look_for_it(
     ):
         assert type_keys(*argv, "federation.name=clinics") == 0
     assert (folder.keys / "ca-key").is_file() and FolderStore(folder.store).list("keys/admitted/")
-    with pytest.raises(IdentityError, match=r"MDW-709"):
+    with pytest.raises(ConfigError, match=r"MDW-104"):
         type_keys("list", "federation.name=../elsewhere")
     assert type_keys("init") == 0 and FederationFolder.of(FederationConf()).keys.is_dir()
 
