@@ -11,50 +11,105 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Final
 
 from client.loop import Trained
 from client.sums import Metrics
+from conf.allowed import ALLOW_LIST, ROUNDS, Broken, asked, broken
 from conf.errors import SiloError
-from conf.schema import ModelConf, RunScope, Silo, StrategyConf, TaskConf, TrainerConf, is_outside
+from conf.schema import (
+    ModelConf,
+    PolicyConf,
+    RunScope,
+    Silo,
+    StrategyConf,
+    TaskConf,
+    TrainerConf,
+    is_outside,
+)
 from conf.targets import known
 from strategies.wire import protocol
 
+MOST_NAMED: Final = 20
+"""Of what is wrong with a run, named in one refusal: its names are another party's."""
+
 
 def check_run(scope: RunScope, silo: Silo, round: int) -> None:
-    """Raise SiloError MDW-340 or 341 where the silo takes no part in such a run or round, and
-    MDW-346 or 347 where the run names code from outside this tree that its job was not given.
+    """Raise SiloError MDW-340 or 341 where the silo takes no part in such a run or round, naming all
+    that its owner does not allow, and MDW-346 or 347 where the run names code from outside this tree
+    that its job was not given.
     """
-    policy = silo.policy
+    _check_listed(scope, silo)
     # A server that announces few rounds and goes on asking is held to what it asks.
     rounds = max(round, scope.run.rounds)
-    _check_listed(scope, silo)
-    _one_of("task", scope.task.name, policy.tasks, silo)
-    _one_of("model", scope.model.name, policy.models, silo)
-    _one_of("strategy", scope.strategy.name, policy.strategies, silo)
+    found = _broken(scope, silo, rounds)
+    batch = _too_large_a_batch(scope.trainer, silo)
+    if found:
+        raise _refused(silo, [*found, *batch])
+    if batch:
+        raise _batch_refused(scope.trainer, silo)
+
+
+def _broken(scope: RunScope, silo: Silo, rounds: int) -> list[Broken]:
+    """Return all that the owner's policy does not allow of a run."""
+    policy = silo.policy
+    found = []
+    if policy.version == ALLOW_LIST:
+        found += broken(policy.allow, asked(scope, rounds))
+    else:
+        found += _broken_in_version_1(scope, policy, rounds)
     weighting = scope.strategy.weighting
     if not policy.reveal_counts and weighting != protocol.EQUAL:
         what = f"strategy.weighting={weighting}, which tells how many examples the silo has"
-        raise _refused(silo, what, "Allowed: strategy.weighting=equal.")
-    _at_most("trainer.epochs", scope.trainer.epochs, policy.epochs_at_most, silo)
-    _at_most("run.rounds", rounds, policy.rounds_at_most, silo)
+        found.append(Broken(what, "strategy.weighting=equal"))
+    return found
+
+
+def _broken_in_version_1(scope: RunScope, policy: PolicyConf, rounds: int) -> list[Broken]:
+    """Return what the first version of a policy does not allow: what it does not name, it allows."""
+    found = []
+    listed = (
+        ("task", scope.task.name, policy.tasks),
+        ("model", scope.model.name, policy.models),
+        ("strategy", scope.strategy.name, policy.strategies),
+    )
+    for what, name, allowed in listed:
+        if allowed and name not in allowed:
+            found.append(Broken(f"{what}={name}", ", ".join(allowed)))
+    bounded = (
+        ("trainer.epochs", scope.trainer.epochs, policy.epochs_at_most),
+        (ROUNDS, rounds, policy.rounds_at_most),
+    )
+    for what, value, most in bounded:
+        if most is not None and value > most:
+            found.append(Broken(f"{what}={value}", f"at most {most}"))
+    return found
+
+
+def _too_large_a_batch(trainer: TrainerConf, silo: Silo) -> list[Broken]:
     limit = silo.batch_size_at_most
-    batch_size = scope.trainer.batch_size
-    if limit is not None and batch_size > limit:
-        what = f"{silo.name} takes at most {limit} examples a batch, not {batch_size}."
-        accumulate = scope.trainer.accumulate * math.ceil(batch_size / limit)
-        hint = (
-            f"Set trainer.batch_size={limit}, with trainer.accumulate={accumulate}"
-            " for as many examples a step."
-        )
-        raise SiloError("MDW-340", what, hint)
+    if limit is None or trainer.batch_size <= limit:
+        return []
+    return [Broken(f"trainer.batch_size={trainer.batch_size}", f"at most {limit}")]
+
+
+def _batch_refused(trainer: TrainerConf, silo: Silo) -> SiloError:
+    limit = silo.batch_size_at_most or 1
+    accumulate = trainer.accumulate * math.ceil(trainer.batch_size / limit)
+    return SiloError(
+        "MDW-340",
+        f"{silo.name} takes at most {limit} examples a batch, not {trainer.batch_size}.",
+        f"Set trainer.batch_size={limit}, with trainer.accumulate={accumulate}"
+        " for as many examples a step.",
+    )
 
 
 def check_examples(examples: int, silo: Silo) -> None:
     """Raise SiloError MDW-341 where there are fewer examples than the owner wants to train on."""
     least = silo.policy.examples_at_least
     if least is not None and examples < least:
-        what = f"training on fewer than {least} examples"
-        raise _refused(silo, what, "It takes part when it has more.")
+        what = f"The owner of {silo.name} does not allow training on fewer than {least} examples."
+        raise SiloError("MDW-341", what, "It takes part when it has more.")
 
 
 def reported(trained: Trained, strategy: StrategyConf, silo: Silo) -> Metrics:
@@ -101,15 +156,13 @@ def _check_listed(scope: RunScope, silo: Silo) -> None:
             raise SiloError(error.code, f"{silo.name}: {error.message}", error.hint) from None
 
 
-def _one_of(what: str, asked: str, allowed: list[str], silo: Silo) -> None:
-    if allowed and asked not in allowed:
-        raise _refused(silo, f"{what}={asked}", f"Allowed: {', '.join(allowed)}.")
-
-
-def _at_most(what: str, asked: int, most: int | None, silo: Silo) -> None:
-    if most is not None and asked > most:
-        raise _refused(silo, f"{what}={asked}", f"Allowed: at most {most}.")
-
-
-def _refused(silo: Silo, what: str, allowed: str) -> SiloError:
-    return SiloError("MDW-341", f"The owner of {silo.name} does not allow {what}.", allowed)
+def _refused(silo: Silo, found: list[Broken]) -> SiloError:
+    """Return the refusal of a run by all that is wrong with it: whoever asks again asks once."""
+    owner = f"The owner of {silo.name} does not allow"
+    if len(found) == 1:
+        return SiloError("MDW-341", f"{owner} {found[0].asked}.", f"Allowed: {found[0].allowed}.")
+    shown = "; ".join(f"{one.asked} (allowed: {one.allowed})" for one in found[:MOST_NAMED])
+    more = len(found) - MOST_NAMED
+    rest = f"; and {more} more" if more > 0 else ""
+    what = f"{owner} {len(found)} things of this run: {shown}{rest}."
+    return SiloError("MDW-341", what, "Ask for what is allowed, or talk to the owner.")
