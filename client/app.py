@@ -20,7 +20,7 @@ from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation, reported
 from client.silo_settings import silo_of
 from client.tasks.base import Data
-from client.withholding import told
+from client.withholding import nothing_told, told
 from conf.errors import WireError
 from conf.schema import RunScope, Silo
 from conf.seeds import seed_for
@@ -82,8 +82,7 @@ def evaluate(message: Message, context: Context) -> Message:
     round = int(_config(message)[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     loaded = _load_checked(round, scope, silo)
     if not silo.policy.reveal_counts:
-        # A sum says of how many examples it is: a silo that does not tell is in no metric.
-        none = MetricRecord({protocol.NUM_EXAMPLES: 0})
+        none = MetricRecord({**nothing_told().metrics})
         return Message(RecordDict({protocol.METRICS: none}), reply_to=message)
     loaded.model.load_state_dict(_weights(message) | memory.read(context.state).kept)
     trainer = for_evaluation(scope.trainer, silo)

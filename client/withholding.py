@@ -46,6 +46,15 @@ def told(evaluation: Evaluation, task: Task, policy: PolicyConf) -> Told:
     return Told(sent, sums.metrics_of(task, sent) | cost)
 
 
+def nothing_told() -> Told:
+    """Return what a silo answers whose owner tells no counts, without looking at its examples.
+
+    A sum says of how many examples it is, so that such a silo is in no metric, and says that it is
+    missing there.
+    """
+    return Told({}, {protocol.NUM_EXAMPLES: 0, protocol.WITHHELD: 1})
+
+
 def _without_small(given: Sums, task: Task, least: int) -> Sums:
     sent = dict(given)
     for name, spec in task.sum_specs().items():

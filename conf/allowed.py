@@ -92,7 +92,7 @@ def broken(rules: Mapping[str, Any], values: Mapping[str, Any]) -> list[Broken]:
     found = []
     for key, value in values.items():
         if key not in rules:
-            found.append(Broken(f"{key}={_short(value)}", "no value"))
+            found.append(Broken(f"{_short(key)}={_short(value)}", "no value"))
         elif not _follows(rules[key], value):
             found.append(Broken(f"{key}={_short(value)}", said(rules[key])))
     return found
@@ -208,7 +208,8 @@ def _fault_of_value(cls: type[Any], key: str, value: Any) -> str:
         made = from_plain(cls, {name: value}, key=group, where="allow")
         check_limits(made, group, lambda _: "allow")
     except ConfigError as error:
-        return f"{error.message.rstrip('.')} ({error.hint})"
+        hint = f" ({error.hint})" if error.hint != "Correct the value." else ""
+        return f"{error.message.rstrip('.')}{hint}"
     return ""
 
 
@@ -260,6 +261,8 @@ def _classes(group: str) -> list[type[Any]]:
 
 
 def _keys() -> list[str]:
-    names = {f"{group}.{name}" for group in GROUPS for cls in _classes(group) for name in hints(cls)}
+    names = {
+        f"{group}.{name}" for group in GROUPS for cls in _classes(group) for name in hints(cls)
+    }
     hidden = {f"{group}.{name}" for group in GROUPS for name in (*BLANKED, "args")}
     return sorted(names - hidden | {ROUNDS})

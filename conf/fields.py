@@ -61,6 +61,16 @@ def section(cls: type[Any], *, help: str = "") -> Any:
     return field(default_factory=cls, metadata={"help": help})
 
 
+YEAR = 366 * 86400.0
+"""Seconds: the ceiling of every wait."""
+MOST_ROUNDS = 1_000_000
+MOST_SILOS = 100_000
+MOST_EXAMPLES = 1_000_000
+"""Of a batch, and batches of a step."""
+MOST_THREADS = 1024
+"""Also of processes, GPUs and nodes."""
+MOST_EPOCHS = 10_000
+
 NAME = r"[A-Za-z_]\w*"
 DOTTED = rf"{NAME}(\.{NAME})+"
 FILE = r"[a-z][a-z0-9_]{0,63}"

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 
+from conf.allowed import check_policy
 from conf.errors import ConfigError
 from conf.parse import from_plain
 from conf.schema import Conf, DataConf, Silo, SiloConf
@@ -66,4 +67,5 @@ def silo_from_json(text: str) -> Silo:
         ) from e
     silo = from_plain(Silo, raw, key="silo", where=where)
     check_limits(silo, "silo", lambda key: where)
+    check_policy(silo.policy, "silo.policy", lambda key: where)
     return silo

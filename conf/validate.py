@@ -38,6 +38,7 @@ def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
         _federation_name,
         _silo_names,
         _silo_data,
+        _policies,
         _hidden_counts,
         _counts,
         _external,
@@ -67,6 +68,9 @@ def check_limits(value: Any, key: str, where: Where) -> None:
 
 def _check(value: Any, key: str, limits: dict[str, Any], where: Where) -> None:
     if isinstance(value, list):
+        most = limits.get("entries_at_most")
+        if most is not None and len(value) > most:
+            raise _refused(key, f"[{len(value)} entries]", where, f"must have at most {most}.")
         for i, element in enumerate(value):
             _check(element, f"{key}[{i}]", limits, where)
         return
@@ -147,6 +151,13 @@ def _silo_names(conf: Conf, where: Where) -> None:
                 f"'{name}' ({where('federation.silos')}) can't name a silo.",
                 "Use up to 64 ASCII letters, digits, '-' and '_', the first a letter or digit.",
             )
+
+
+def _policies(conf: Conf, where: Where) -> None:
+    from conf.allowed import check_policy  # conf.allowed checks limits with this module
+
+    for name, silo in conf.federation.silos.items():
+        check_policy(silo.policy, f"federation.silos.{name}.policy", where)
 
 
 def _hidden_counts(conf: Conf, where: Where) -> None:

@@ -304,6 +304,19 @@ _ROWS: Final = (
         examples=(("meadow launch client silo=silo-1 backend=local", ""),),
     ),
     Verb(
+        "policy draft",
+        SILO,
+        "write the policy that allows a run as it is, and nothing else",
+        "policy:draft_policy",
+        (FINISHED_RUN, Argument("file", "where it goes (policy-RUN_ID.yaml)", "FILE")),
+        about="A silo's owner reads it, turns values into ranges where more may be allowed, and gives it to their\n"
+        "silo (silo.file=). No file is written over. The run's folder needs no more in it than config.yaml.",
+        examples=(
+            ("meadow policy draft run=first", ""),
+            ("meadow launch client silo=north backend=local silo.file=policy-first.yaml", "then"),
+        ),
+    ),
+    Verb(
         "keys silo",
         SILO,
         "make a silo's node key, or hand out its public half again",

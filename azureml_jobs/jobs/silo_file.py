@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf import plain_yaml
+from conf.allowed import check_policy
 from conf.errors import ConfigError
 from conf.fields import device, number, storage
 from conf.parse import from_plain
@@ -36,9 +37,14 @@ class OwnConf:
 def with_own(conf: Conf, silo: str, path: Path) -> Conf:
     """Return the configuration in which a silo's own file overrides its entry.
 
+<<<<<<< HEAD
     It is its owner's own, so interpolations (`${oc.env:DATA}`) are resolved in it, here and not in
     the job. Raises ConfigError: MDW-106 a file that can't be read, MDW-101 a key that a silo may
     not set, MDW-103 and MDW-104 a wrong value.
+=======
+    Raises ConfigError: MDW-106 a file that can't be read, MDW-101 a key that a silo may not set,
+    MDW-103 and MDW-104 a wrong value, MDW-140 and MDW-141 rules of a policy that can't be meant.
+>>>>>>> f19b381 (Ceilings for every resource key; meadow policy draft; a silo without counts is named where metrics are partial)
     """
     where = str(path)
     try:
@@ -54,7 +60,9 @@ def with_own(conf: Conf, silo: str, path: Path) -> Conf:
     changes = {name: getattr(own, name) for name in raw}
     changes["data"] = {**entry.data, **own.data}
     policy_changes = {name: getattr(own.policy, name) for name in raw.get("policy", {})}
-    changes["policy"] = dataclasses.replace(entry.policy, **policy_changes)
+    policy = dataclasses.replace(entry.policy, **policy_changes)
+    check_policy(policy, f"federation.silos.{silo}.policy", lambda key: where)
+    changes["policy"] = policy
     silos = {**conf.federation.silos, silo: dataclasses.replace(entry, **changes)}
     return dataclasses.replace(conf, federation=dataclasses.replace(conf.federation, silos=silos))
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from conf.fields import device, entries, number, one_of, section, storage, text, value
+from conf.fields import (
+    MOST_EXAMPLES,
+    MOST_SILOS,
+    MOST_THREADS,
+    YEAR,
+    device,
+    entries,
+    number,
+    one_of,
+    section,
+    storage,
+    text,
+    value,
+)
 from conf.schema.policies import PolicyConf
 from conf.schema.tasks import DataConf
 
@@ -48,9 +61,14 @@ class SiloConf:
         dict, keys_of=DataConf, help="keys of data that are this silo's own"
     )
     device: str | None = device(None, help="where it trains; null = as the run says")
-    threads: int | None = number(None, at_least=1, help="threads of torch; null = as the run says")
+    threads: int | None = number(
+        None, at_least=1, at_most=MOST_THREADS, help="threads of torch; null = as the run says"
+    )
     batch_size_at_most: int | None = number(
-        None, at_least=1, help="largest batch that its memory takes; null = any"
+        None,
+        at_least=1,
+        at_most=MOST_EXAMPLES,
+        help="largest batch that its memory takes; null = any",
     )
     policy: PolicyConf = section(PolicyConf, help="what its owner lets run; empty = all")
     state: str | None = storage(
@@ -62,8 +80,10 @@ class SiloConf:
     workspace: WorkspaceConf | None = value(None, help="its Azure ML workspace")
     compute: str | None = value(None, help="its compute in the workspace")
     instance_type: str | None = value(None, help="instance type of a Kubernetes compute (AKS, Arc)")
-    gpus: int = number(0, at_least=0, help="GPUs on each node; more than one: a process each")
-    nodes: int = number(1, at_least=1, help="nodes of its job")
+    gpus: int = number(
+        0, at_least=0, at_most=MOST_THREADS, help="GPUs on each node; more than one: a process each"
+    )
+    nodes: int = number(1, at_least=1, at_most=MOST_THREADS, help="nodes of its job")
     shm_size: str | None = text(
         None,
         r"[1-9]\d*[kmg]",
@@ -94,7 +114,10 @@ class OrchestratorConf:
         "job's own",
     )
     idle_timeout: float = number(
-        1800.0, at_least=0, help="seconds without a run before it ends; 0 = with its queue"
+        1800.0,
+        at_least=0,
+        at_most=YEAR,
+        help="seconds without a run before it ends; 0 = with its queue",
     )
     # ---- on Azure ML
     workspace: WorkspaceConf | None = value(None, help="its Azure ML workspace")
@@ -112,7 +135,10 @@ class OrchestratorConf:
         help="MLflow run (the job) that silos look at; null = the live one of this federation",
     )
     timeout: int = number(
-        7 * 86400, at_least=60, help="seconds after which Azure ML ends a job, the silos' too"
+        7 * 86400,
+        at_least=60,
+        at_most=int(YEAR),
+        help="seconds after which Azure ML ends a job, the silos' too",
     )
     store: str | None = value(
         None,
@@ -134,6 +160,7 @@ class FederationConf:
     size: int = number(
         3,
         at_least=1,
+        at_most=MOST_SILOS,
         help="how many silos are generated (silo-1, ...) where none is named",
         also=("num_silos", "num_clients", "num_supernodes", "silos", "clients"),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.fields import number, one_of, text, value
+from conf.fields import MOST_THREADS, number, one_of, text, value
 
 
 @dataclass
@@ -17,6 +17,7 @@ class SimulationConf:
     workers: int | None = number(
         None,
         at_least=0,
+        at_most=MOST_THREADS,
         help="processes that train; null = one a core; 0 = in this process (pool)",
         also=("num_workers", "processes"),
     )

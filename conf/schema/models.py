@@ -28,6 +28,8 @@ class MlpConf(ModelConf):
     hidden: list[int] = entries(
         lambda: [64],
         at_least=1,
+        at_most=2**17,
+        entries_at_most=64,
         help="units of each hidden layer, such as [64,32]",
         also=("hidden_sizes", "hidden_dim", "hidden_layer_sizes"),
     )

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from conf.fields import NAMED, NAMED_IN_WORDS, SHA256, entries, number, value
 
 
 @dataclass
 class PolicyConf:
-    """What a silo's owner lets run on the silo's data; empty and None allow all.
+    """What a silo's owner lets run on the silo's data; in version 1 empty and None allow all, in
+    version 2 nothing is allowed but what `allow` says.
 
     Checked at the silo (`client/policy.py`). It holds a run to what the run says of itself;
     what becomes of an update at the server can't be seen from a silo.
     """
 
+    version: int = number(
+        1,
+        at_least=1,
+        at_most=2,
+        help="2 = nothing may run but what `allow` says; 1 = what no key here forbids",
+    )
+    allow: dict[str, Any] = entries(
+        dict,
+        help="values or a range for each key of a run (version 2); meadow policy draft writes it",
+    )
     tasks: list[str] = entries(
         list, pattern=NAMED, wanted=NAMED_IN_WORDS, help="tasks that may run; empty = any"
     )

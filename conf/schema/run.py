@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.fields import number, one_of, section, text, value
+from conf.fields import MOST_ROUNDS, MOST_SILOS, YEAR, number, one_of, section, text, value
 
 
 @dataclass
@@ -24,7 +24,10 @@ class EarlyStopConf:
         help="whether less or more of the metric is better; auto = what the task says",
     )
     patience: int | None = number(
-        None, at_least=1, help="rounds without an improvement before the run ends; null = never"
+        None,
+        at_least=1,
+        at_most=MOST_ROUNDS,
+        help="rounds without an improvement before the run ends; null = never",
     )
     min_delta: float = number(
         0.0, at_least=0, help="what the metric must change by to count as improved"
@@ -36,7 +39,11 @@ class RunConf:
     """How long a run lasts, when its rounds close, and what it leaves behind. Times in seconds."""
 
     rounds: int = number(
-        5, at_least=1, help="rounds of the run", also=("num_rounds", "num_server_rounds")
+        5,
+        at_least=1,
+        at_most=MOST_ROUNDS,
+        help="rounds of the run",
+        also=("num_rounds", "num_server_rounds"),
     )
     seed: int = number(
         0,
@@ -48,33 +55,46 @@ class RunConf:
     cohort: int | None = number(
         None,
         at_least=1,
+        at_most=MOST_SILOS,
         help="silos asked in each round; null = all",
         also=("clients_per_round", "cohort_size", "fraction_train", "fraction_fit"),
     )
     quorum: int | None = number(
         None,
         at_least=1,
+        at_most=MOST_SILOS,
         help="admitted updates that may close a round; null = more than half of the cohort",
         also=("min_train_nodes", "min_fit_clients"),
     )
     start_quorum: int | None = number(
         None,
         at_least=1,
+        at_most=MOST_SILOS,
         help="silos that must be connected before round 1; null = all",
         also=("min_available_nodes", "min_available_clients"),
     )
     start_timeout: float = number(
-        600.0, above=0, help="seconds in which the silos of start_quorum must have connected"
+        600.0,
+        above=0,
+        at_most=YEAR,
+        help="seconds in which the silos of start_quorum must have connected",
     )
     round_timeout: float = number(
-        3600.0, above=0, help="seconds after which a round closes if the quorum is there"
+        3600.0,
+        above=0,
+        at_most=YEAR,
+        help="seconds after which a round closes if the quorum is there",
     )
     reconnect_patience: float = number(
-        300.0, at_least=0, help="seconds to wait for silos to come back where the quorum is lacking"
+        300.0,
+        at_least=0,
+        at_most=YEAR,
+        help="seconds to wait for silos to come back where the quorum is lacking",
     )
     grace: float | None = number(
         None,
         at_least=0,
+        at_most=YEAR,
         help="seconds after the quorum at which a round closes; null = wait for all",
     )
     baseline: str = one_of(

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from conf.fields import code, entries, name_of_a_file, number, one_of, target, text, value
+from conf.fields import (
+    MOST_EXAMPLES,
+    code,
+    entries,
+    name_of_a_file,
+    number,
+    one_of,
+    target,
+    text,
+    value,
+)
 
 
 @dataclass
@@ -46,7 +56,11 @@ class DataConf:
         also=("concentration",),
     )
     labels_per_silo: int = number(
-        2, at_least=1, help="classes that a silo has (labels)", also=("num_classes_per_partition",)
+        2,
+        at_least=1,
+        at_most=MOST_EXAMPLES,
+        help="classes that a silo has (labels)",
+        also=("num_classes_per_partition",),
     )
     validation: float = number(
         0.1,
@@ -73,8 +87,9 @@ class DataConf:
     examples: int | None = number(
         None,
         at_least=1,
+        at_most=10**12,
         help="use only this many examples of the set, from its start; null = all",
         also=("max_samples", "limit", "samples"),
     )
-    seed: int = number(0, at_least=0, help="seed of the partition")
+    seed: int = number(0, at_least=0, at_most=2**31 - 1, help="seed of the partition")
     download: bool = value(True, help="fetch a public set that is not there yet")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.fields import device, number, one_of, value
+from conf.fields import (
+    MOST_EPOCHS,
+    MOST_EXAMPLES,
+    MOST_ROUNDS,
+    MOST_THREADS,
+    device,
+    number,
+    one_of,
+    value,
+)
 
 
 @dataclass
@@ -12,12 +21,22 @@ class TrainerConf:
     """The local training of one round."""
 
     epochs: int = number(
-        1, at_least=1, help="epochs that a silo trains in a round", also=("local_epochs",)
+        1,
+        at_least=1,
+        at_most=MOST_EPOCHS,
+        help="epochs that a silo trains in a round",
+        also=("local_epochs",),
     )
     batch_size: int = number(
-        32, at_least=1, help="examples in a batch of training", also=("train_batch_size", "batch")
+        32,
+        at_least=1,
+        at_most=MOST_EXAMPLES,
+        help="examples in a batch of training",
+        also=("train_batch_size", "batch"),
     )
-    eval_batch_size: int = number(512, at_least=1, help="examples in a batch of evaluation")
+    eval_batch_size: int = number(
+        512, at_least=1, at_most=MOST_EXAMPLES, help="examples in a batch of evaluation"
+    )
     optimizer: str = one_of("sgd", "adam", "adamw", help="the optimizer at a silo", also=("optim",))
     lr: float = number(
         0.05, above=0, help="learning rate at a silo", also=("learning_rate", "eta", "client_lr")
@@ -37,7 +56,10 @@ class TrainerConf:
         0.5, above=0, at_most=1, help="factor after each step (step)", also=("gamma",)
     )
     schedule_steps: int = number(
-        3, at_least=1, help="equal parts of the run, with a step between two (step)"
+        3,
+        at_least=1,
+        at_most=MOST_ROUNDS,
+        help="equal parts of the run, with a step between two (step)",
     )
     clip_norm: float | None = number(
         None,
@@ -48,6 +70,7 @@ class TrainerConf:
     accumulate: int = number(
         1,
         at_least=1,
+        at_most=MOST_EXAMPLES,
         help="batches for one optimizer step",
         also=("gradient_accumulation_steps", "accumulate_grad_batches"),
     )
@@ -61,12 +84,14 @@ class TrainerConf:
     threads: int = number(
         1,
         at_least=1,
+        at_most=MOST_THREADS,
         help="threads of torch; another number gives other bits",
         also=("num_threads",),
     )
     loader_workers: int = number(
         0,
         at_least=0,
+        at_most=MOST_THREADS,
         help="processes that load data which is not kept in memory; 0 = none",
         also=("num_workers", "dataloader_num_workers"),
     )

@@ -41,7 +41,7 @@ from server.run.shown import (
     headline_of,
     in_words,
     known,
-    partial_note,
+    partial_sentence,
     score,
     written,
 )
@@ -193,8 +193,7 @@ def _where_final(result: RunResult) -> str:
     if result.test is None:
         return f"On the silos' {EXAMPLES}."
     where = f"On the silos' {EXAMPLES}, once, by the model of round {result.test.round}."
-    partial = partial_note(result.test.partial)
-    return f"{where} All metrics but the loss are {partial}." if partial else where
+    return f"{where} {partial_sentence(result.test)}".rstrip()
 
 
 def _no_comparison(result: RunResult) -> str:

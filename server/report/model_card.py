@@ -11,7 +11,7 @@ from server.report.headline import EXAMPLES
 from server.report.overview import NUM_EXAMPLES, Overview, SiloOverview
 from server.report.software_table import mixed_software, software_table
 from server.run.result import Baseline, RunResult
-from server.run.shown import CENTRAL, direction, in_order, partial_note, score, value_of
+from server.run.shown import CENTRAL, direction, in_order, partial_sentence, score, value_of
 
 DIGITS = 4
 """Decimals of a metric."""
@@ -110,9 +110,9 @@ def _metrics(result: RunResult) -> list[str]:
             "",
             *_table(("metric", "value", "better"), rows),
         ]
-    partial = partial_note(result.test.partial) if result.test is not None else ""
+    partial = partial_sentence(result.test)
     if partial:
-        lines += ["", f"All metrics but the loss are {plain(partial)}."]
+        lines += ["", plain(partial)]
     return lines or ["None were measured."]
 
 

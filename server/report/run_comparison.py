@@ -24,7 +24,16 @@ from server.report.run_list import is_run, run_folders
 from server.report.trained import flat, read_config
 from server.run.history import rounds_of
 from server.run.result import RunResult
-from server.run.shown import CENTRAL, Known, best, in_words, known, partial_note, value_of, written
+from server.run.shown import (
+    CENTRAL,
+    Known,
+    best,
+    in_words,
+    known,
+    partial_sentence,
+    value_of,
+    written,
+)
 
 RunLike = str | os.PathLike[str]
 """A run's id, the path of its folder, or that of a folder of runs, such as a sweep's."""
@@ -300,9 +309,9 @@ def _notes(comparison: RunComparison) -> list[str]:
         more = " and more" if len(unfinished) > MOST_NAMES else ""
         notes.append(f"Not finished: {', '.join(unfinished[:MOST_NAMES])}{more}.")
     for run in runs:
-        partial = partial_note(run.result.test.partial) if run.result.test is not None else ""
+        partial = partial_sentence(run.result.test, f" of {run.name}")
         if partial:
-            notes.append(f"All metrics of {run.name} but the loss are {partial}.")
+            notes.append(partial)
     return notes + _over_seeds(comparison)
 
 

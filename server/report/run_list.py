@@ -17,7 +17,7 @@ from conf.errors import CheckpointError, ConfigError
 from server.report.headline import final_value
 from server.run.history import FILE as HISTORY
 from server.run.result import RunResult
-from server.run.shown import LOSS_ALONE, score
+from server.run.shown import LOSS_ALONE, partial_sentence, score
 
 QUIET_SECONDS: Final = 60.0
 """After which a run that is running and writes nothing is told to be quiet: it may have been
@@ -136,9 +136,10 @@ def _of_result(result: RunResult, folder: Path, name: str) -> ListedRun:
 
 def _score(result: RunResult, metric: str) -> str:
     """Return a metric at the end for people, with what it lacks where silos withheld counts."""
-    partial = result.test.partial if result.test is not None else []
+    sentence = partial_sentence(result.test)
     # The loss is a sum that no owner withholds in part.
-    note = ", partial" if partial and metric not in LOSS_ALONE else ""
+    whole = not sentence or (metric in LOSS_ALONE and "but the loss" in sentence)
+    note = "" if whole else ", partial"
     return f"{metric} {score(result.final, metric, 4)}{note}"
 
 

@@ -53,11 +53,11 @@ def final_test(
             continue
         said = evaluated(task, reply, verdict)
         heard(silo, said.metrics)
+        if said.withheld:
+            test.partial.append(silo)
         if said.sums is not None:
             union.add(silo, said.sums)
             test.metrics[silo] = said.metrics
-            if said.withheld:
-                test.partial.append(silo)
     test.partial.sort()
     test.metrics = dict(sorted(test.metrics.items()))
     test.aggregate = sums.metrics_of(task, union.total())

@@ -65,7 +65,7 @@ class Evaluated:
     metrics: Metrics
     sums: sums.Sums | None
     withheld: bool = False
-    """Whether the silo's owner keeps small counts back, so that the union's metrics lack them."""
+    """Whether the silo's owner keeps counts back, so that the union's metrics lack them."""
 
 
 def evaluated(task: Task, reply: Message, verdict: Admitted) -> Evaluated:
@@ -75,7 +75,7 @@ def evaluated(task: Task, reply: Message, verdict: Admitted) -> Evaluated:
     metrics = metrics_in(reply)
     if not verdict.examples:
         # It has answered, but its metrics are those of nothing.
-        return Evaluated(metrics, None)
+        return Evaluated(metrics, None, verdict.withheld)
     record = protocol.records(reply.content, ArrayRecord)[protocol.SUMS]
     of_silo = protocol.to_state(record)
     # A strategy of Flower's gets replies in Flower's own form.

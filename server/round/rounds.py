@@ -327,11 +327,11 @@ class Rounds:
             if not isinstance(verdict, Admitted):
                 continue
             said = evaluated(self.task, reply, verdict)
+            if said.withheld:
+                record.partial.append(silo)
             if said.sums is not None:
                 union.add(silo, said.sums)
                 record.metrics[silo] = said.metrics
-                if said.withheld:
-                    record.partial.append(silo)
                 replies.append((silo, reply))
             self.session.observer.reply(record.round, "evaluate", silo, said.metrics)
         record.partial.sort()

@@ -39,8 +39,8 @@ class RoundRecord:
     `aggregate` holds the metrics of all silos' validation examples together (made of their sums, not
     means of `metrics`), weighted means of the training metrics (prefixed `train_`), and the metrics
     of the central test set (prefixed `central_`) where `run.test=rounds` asks for them. `partial`
-    names the silos whose owners withheld small counts: all metrics of the union but the loss lack
-    these.
+    names the silos whose owners withheld counts: all metrics of the union but the loss lack these,
+    and the loss too those of a silo that is not in `metrics`.
     """
 
     round: int

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from server.run.result import FinalTest
 
 Better = Literal["max", "min"]
 Shown = Mapping[str, str]
@@ -110,14 +113,28 @@ def score(metrics: Known, name: str | None, digits: int = 3) -> str:
 
 
 def partial_note(partial: Sequence[str]) -> str:
-    """Return what to say beside metrics of a union that lack some silos' small counts; empty where
-    they lack none.
+    """Return what to say beside metrics of a union that lack some silos' counts; empty where they
+    lack none.
     """
     if not partial:
         return ""
     names = ", ".join(partial[:MOST_NAMES])
     more = f" and {len(partial) - MOST_NAMES} more" if len(partial) > MOST_NAMES else ""
-    return f"partial: {names}{more} withheld small counts"
+    return f"partial: {names}{more} withheld counts"
+
+
+def partial_sentence(test: FinalTest | None, whose: str = "") -> str:
+    """Return a sentence that says which metrics of a test lack some silos' counts; empty where none
+    does.
+
+    `whose` names the run where several are put side by side (" of first"). A silo without metrics of
+    its own withheld everything, so that the loss lacks it too.
+    """
+    note = partial_note(test.partial) if test is not None else ""
+    if test is None or not note:
+        return ""
+    but = " but the loss" if test.metrics.keys() >= set(test.partial) else ""
+    return f"All metrics{whose}{but} are {note}."
 
 
 def _rounded_up(bound: float) -> str:

@@ -16,6 +16,7 @@ from client.models import build_model
 from client.policy import check_examples, check_run, for_evaluation
 from client.silo_settings import NODE_KEY
 from client.tasks import task_named
+from conf.allowed import draft
 from conf.compose import compose
 from conf.errors import MeadowError, SiloError
 from conf.schema import PolicyConf, RunScope, Silo, TrainerConf
@@ -76,6 +77,49 @@ def test_what_is_not_is_refused_with_the_silo_s_name_and_what_is(asked: str, sai
     with pytest.raises(SiloError) as caught:
         check_run(scope(asked), silo(**ALLOWING), 1)
     assert str(caught.value) == f"MDW-341: The owner of north does not allow {said}"
+
+
+def test_all_that_is_not_allowed_is_named_at_once() -> None:
+    with pytest.raises(SiloError) as caught:
+        check_run(
+            scope("model=resnet18", "trainer.epochs=3", "run.rounds=6"),
+            silo(batch_size_at_most=8, **ALLOWING),
+            1,
+        )
+    said = str(caught.value)
+    assert said.startswith("MDW-341: The owner of north does not allow 4 things of this run: ")
+    for one in (
+        "model=resnet18 (allowed: cnn, mlp)",
+        "trainer.epochs=3 (allowed: at most 2)",
+        "run.rounds=6 (allowed: at most 5)",
+        "trainer.batch_size=64 (allowed: at most 8)",
+    ):
+        assert one in said
+
+
+def test_a_refusal_has_a_bounded_length_whatever_a_run_calls_its_arguments() -> None:
+    asked = scope()
+    asked.task.args = {f"{'x' * 500}{i}": "y" * 500 for i in range(100)}
+    with pytest.raises(SiloError, match="and 80 more") as caught:
+        check_run(asked, silo(version=2, allow=draft(scope())), 1)
+    assert len(str(caught.value)) < 4000
+
+
+def test_a_drafted_policy_allows_its_run_and_no_other_key_or_value() -> None:
+    closed = silo(version=2, allow=draft(scope()))
+    check_run(scope(), closed, 5)
+    # The timing at the server, and its seed, are not what a silo acts upon.
+    check_run(scope("run.round_timeout=7", "run.seed=3", "run.rounds=4"), closed, 4)
+    for asked in ("trainer.lr=0.06", "trainer.momentum=0", "model.hidden=[65]", "run.rounds=6"):
+        with pytest.raises(SiloError, match=f"MDW-341.*{asked.partition('=')[0]}"):
+            check_run(scope(asked), closed, 1)
+    with pytest.raises(SiloError, match=r"task\.args\.new=1 \(allowed: no value\)|args\.new=1"):
+        check_run(scope("+task.args.new=1"), closed, 1)
+
+
+def test_a_policy_of_version_2_without_rules_allows_nothing() -> None:
+    with pytest.raises(SiloError, match=r"MDW-341.*trainer\.lr=0\.05 \(allowed: no value\)"):
+        check_run(scope(), silo(version=2), 1)
 
 
 def test_a_server_that_goes_on_after_the_last_round_is_refused_too() -> None:
@@ -168,7 +212,7 @@ def test_what_leaves_a_silo_that_keeps_the_counts_does_not_tell_them() -> None:
 def test_it_is_in_no_metric(split: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.loop.evaluate", lambda *given: pytest.fail("it evaluated"))
     reply = ask(silo(reveal_counts=False), "evaluate", words=[EQUAL], split=split)
-    assert numbers(reply) == {protocol.NUM_EXAMPLES: 0}
+    assert numbers(reply) == {protocol.NUM_EXAMPLES: 0, protocol.WITHHELD: 1}
     assert not protocol.records(reply.content, ArrayRecord)
 
 

@@ -129,7 +129,7 @@ def test_what_the_run_s_strategy_builds_on_counts_as_well(tree: Path) -> None:
 def test_a_default_of_the_schema_counts(tree: Path) -> None:
     schema = tree / "conf" / "schema" / "run.py"
     text = schema.read_text()
-    before = "rounds: int = number(\n        5, at_least=1,"
+    before = "rounds: int = number(\n        5,\n        at_least=1,"
     assert before in text
     schema.write_text(text.replace(before, before.replace("5,", "6,"), 1))
     assert run_digest(RUN, tree) != run_digest(RUN)

@@ -70,6 +70,18 @@ def test_every_limit_of_the_schema_is_enforced(
     assert caught.value.code == "MDW-104"
 
 
+def test_every_whole_number_of_a_run_has_a_ceiling() -> None:
+    for group in (f.name for f in fields(Conf)):
+        for cls in {type(getattr(Conf(), group)), *VARIANTS.get(group, {}).values()}:
+            for f in fields(cls):
+                if str(f.type).removesuffix(" | None") in ("int", "list[int]"):
+                    assert f.metadata.get("at_most") is not None, f"{group}.{f.name}"
+
+
+def test_a_list_may_not_be_longer_than_its_key_says() -> None:
+    assert refused("model=mlp", f"model.hidden={[1] * 65}").code == "MDW-104"
+
+
 def test_the_schema_has_limits_to_enforce() -> None:
     assert len(limits()) > 40 and ("strategy", FedProxConf, "mu", -1) in limits()
 

@@ -62,7 +62,7 @@ def test_what_owners_withhold_is_missing_and_said_to_be(
     assert printed.count("partial: north withheld") == 3
     for page in ("report.html", "model/card.md"):
         text = " ".join((folder / page).read_text().split())
-        assert "All metrics but the loss are partial: north withheld small counts." in text, page
+        assert "All metrics but the loss are partial: north withheld counts." in text, page
 
 
 def test_a_run_whose_model_no_silo_could_test_does_not_end_well_and_keeps_its_model(
@@ -80,3 +80,22 @@ def test_a_run_whose_model_no_silo_could_test_does_not_end_well_and_keeps_its_mo
     assert result["final"] == {} and result["rounds"] == 2
     assert load_model(tmp_path / "outputs/a") is not None
     assert (tmp_path / "outputs/a/report.html").is_file()
+
+
+def test_a_silo_that_tells_no_counts_is_named_where_metrics_lack_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hospitals.yaml").write_text(
+        "silos: {east: {}, north: {policy: {reveal_counts: false}}, south: {}}"
+    )
+    asked = [*RUN, f"federation.file={tmp_path}/hospitals.yaml", f"run.output={tmp_path}"]
+    assert main(["simulate", "task=digits", "strategy.weighting=equal", *asked]) == 0
+    for record in read_history(tmp_path / "a"):
+        assert record.partial == ["north"] and not record.failed
+        assert sorted(record.metrics) == ["east", "south"]
+    test = RunResult.read(tmp_path / "a").test
+    assert test is not None and test.partial == ["north"]
+    for page in ("report.html", "model/card.md"):
+        text = " ".join((tmp_path / "a" / page).read_text().split())
+        assert "All metrics are partial: north withheld counts." in text, page
+    assert "partial: north withheld counts" in " ".join("".join(capsys.readouterr()).split())

@@ -204,7 +204,7 @@ def test_a_run_whose_metrics_are_partial_is_named(outputs: Path) -> None:
     made.test.partial = ["north"]
     put(made, outputs / "less")
     notes = compare("slow", "less", output=outputs).notes
-    assert "All metrics of less but the loss are partial: north withheld small counts." in notes
+    assert "All metrics of less but the loss are partial: north withheld counts." in notes
 
 
 def test_others_words_are_text_in_the_page(outputs: Path) -> None:

@@ -22,9 +22,9 @@ SHOWN = {"auprc": "max", "rmse": "min"}
 
 def test_a_note_names_who_withheld_counts_and_of_many_the_first() -> None:
     assert partial_note([]) == ""
-    assert partial_note(["north", "south"]) == "partial: north, south withheld small counts"
+    assert partial_note(["north", "south"]) == "partial: north, south withheld counts"
     many = [f"s{number}" for number in range(12)]
-    assert partial_note(many).endswith("s9 and 2 more withheld small counts")
+    assert partial_note(many).endswith("s9 and 2 more withheld counts")
 
 
 def test_the_headline_is_the_first_shown_metric_that_has_a_value() -> None:
