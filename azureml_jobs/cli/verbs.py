@@ -307,7 +307,7 @@ _ROWS: Final = (
         "policy draft",
         SILO,
         "write the policy that allows a run as it is, and nothing else",
-        "policy:draft_policy",
+        "policy_draft:draft_policy",
         (FINISHED_RUN, Argument("file", "where it goes (policy-RUN_ID.yaml)", "FILE")),
         about="A silo's owner reads it, turns values into ranges where more may be allowed, and gives it to their\n"
         "silo (silo.file=). No file is written over. The run's folder needs no more in it than config.yaml.",

@@ -417,6 +417,7 @@ def test_the_page_says_by_the_model_of_which_round_it_was_measured_and_what_is_w
     assert made.test is not None
     made.test.round = 7
     made.test.partial = ["north"]
+    made.test.metrics["north"] = {"loss": 0.1}
     page = page_of(made)
     assert "by the model of round 7. All metrics but the loss are partial: north withheld" in page
 

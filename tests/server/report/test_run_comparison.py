@@ -202,6 +202,7 @@ def test_a_run_whose_metrics_are_partial_is_named(outputs: Path) -> None:
     made = sample()
     assert made.test is not None
     made.test.partial = ["north"]
+    made.test.metrics["north"] = {"loss": 0.1}
     put(made, outputs / "less")
     notes = compare("slow", "less", output=outputs).notes
     assert "All metrics of less but the loss are partial: north withheld counts." in notes
