@@ -21,7 +21,7 @@ class PolicyConf:
         1,
         at_least=1,
         at_most=2,
-        help="2 = nothing may run but what `allow` says; 1 = what no key here forbids",
+        help="what may run: 2 = what `allow` says and nothing else, 1 = what no key here forbids",
     )
     allow: dict[str, Any] = entries(
         dict,
