@@ -52,9 +52,9 @@ def test_a_group_s_name_takes_the_names_of_its_choices() -> None:
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("run.rounds", "whole number, at least 1"),
+        ("run.rounds", "whole number, at least 1, at most 1000000"),
         ("data.validation", "number, at least 0, at most 0.9"),
-        ("model.hidden", "list of whole numbers, at least 1"),
+        ("model.hidden", "list of whole numbers, at least 1, at most 131072"),
         ("data.download", "true or false"),
         ("strategy.args", "names with values"),
     ],
