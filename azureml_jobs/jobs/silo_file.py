@@ -37,14 +37,10 @@ class OwnConf:
 def with_own(conf: Conf, silo: str, path: Path) -> Conf:
     """Return the configuration in which a silo's own file overrides its entry.
 
-<<<<<<< HEAD
     It is its owner's own, so interpolations (`${oc.env:DATA}`) are resolved in it, here and not in
     the job. Raises ConfigError: MDW-106 a file that can't be read, MDW-101 a key that a silo may
-    not set, MDW-103 and MDW-104 a wrong value.
-=======
-    Raises ConfigError: MDW-106 a file that can't be read, MDW-101 a key that a silo may not set,
-    MDW-103 and MDW-104 a wrong value, MDW-140 and MDW-141 rules of a policy that can't be meant.
->>>>>>> f19b381 (Ceilings for every resource key; meadow policy draft; a silo without counts is named where metrics are partial)
+    not set, MDW-103 and MDW-104 a wrong value, MDW-140 and MDW-141 rules of a policy that can't be
+    meant.
     """
     where = str(path)
     try:

@@ -34,7 +34,7 @@ def test_the_draft_of_a_run_allows_it_and_no_other(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["policy", "draft", "run=first"]) == 0
-    assert "wrote policy-first.yaml: 31 keys" in capsys.readouterr().out
+    assert "wrote policy-first.yaml: " in capsys.readouterr().out
     conf = with_own(compose(["federation.silos={north:{}}"]), "north", folder / "policy-first.yaml")
     (north,) = silos(conf)
 
