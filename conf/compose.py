@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from conf import own_files
 from conf.federation import federation_of
 from conf.hydra_errors import Origins, translate
 from conf.overrides import ready
@@ -41,12 +42,16 @@ class _OpenFederation(FederationConf):
 
 
 def register() -> None:
-    """Put the schema where Hydra looks for it: a node for the whole, one for each variant."""
+    """Put the schema where Hydra looks for it: a node for the whole, one for each variant.
+
+    And let Hydra read folders that people bring as `conf.own_files` does.
+    """
     store = ConfigStore.instance()
     store.store(name="schema", node=Conf(federation=_OpenFederation()), provider="meadow")
     for group, classes in VARIANTS.items():
         for name, cls in classes.items():
             store.store(name=f"{group}_{name}", node=cls, provider="meadow")
+    own_files.register()
 
 
 def compose(overrides: list[str]) -> Conf:

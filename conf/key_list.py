@@ -26,6 +26,10 @@ takes and what it is when nothing is said. It is written from `conf/schema/` by
 A key is given as `KEY=VALUE`, a whole file of a group as `GROUP=NAME`:
 `meadow simulate strategy=fedprox strategy.mu=0.01 run.rounds=20`. An unknown key or a wrong value is
 refused before anything starts ([errors](errors.md)). `null` means that a key is left open.
+
+Files of your own add choices to groups: with `--config-dir FOLDER`, `FOLDER/experiment/mine.yaml` is
+`experiment=mine`. They are read as YAML 1.2, as the file of a federation or a silo is: `010` is 10,
+`1e-3` is a number, and `on`, `yes` and `1_000` are text.
 """
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from conf import own_files
 from conf.config_groups import groups, options
 from conf.errors import ConfigError
 from conf.meant_key import as_text, did_you_mean
@@ -18,6 +20,8 @@ from conf.schema_keys import check_key, nearest, unknown_key
 COMMAND_LINE = "command line"
 TASKS_OWN = "model=task"
 """Chosen where a task from outside the tree is named and no model."""
+SEARCHPATH = "hydra.searchpath"
+"""Hydra's list of further folders with files of configuration."""
 _STRAY = re.compile(r"token recognition error at: ('.*')$", re.DOTALL)
 
 
@@ -96,6 +100,9 @@ def _ready(override: Override) -> str:
     if key in groups():
         _check_chosen(override, key, text)
         return text
+    folders = override.value()
+    if key == SEARCHPATH and isinstance(folders, list):
+        return _searchpath(text, folders)
     if key == "hydra" or key.startswith("hydra.") or "/" in key:
         return text
     head, _, raw = text.partition("=")
@@ -106,6 +113,14 @@ def _ready(override: Override) -> str:
     if takes_new_names and not says_how:
         return f"++{text}"
     return text
+
+
+def _searchpath(text: str, folders: list[Any]) -> str:
+    """Return Hydra's list of further folders, with addresses that are read as YAML 1.2."""
+    head, _, _ = text.partition("=")
+    addresses = [own_files.address(str(one)) for one in folders]
+    quoted = ["'" + one.replace("'", r"\'") + "'" for one in addresses]
+    return f"{head}=[{','.join(quoted)}]"
 
 
 def _check_known(key: str, raw: str) -> bool:

@@ -33,14 +33,15 @@ MOST_VALUES: Final = 100_000
 _LARGEST: Final = 2**63
 
 
-def load(text: str) -> Any:
+def load(text: str, name: str = "the text") -> Any:
     """Return the plain value that a YAML text holds; None for an empty one.
 
-    Raises yaml.YAMLError for what is no YAML, for tags, for a key that is given twice, and for what
-    is larger or deeper than settings are.
+    `name` is what an error calls it. Raises yaml.YAMLError for what is no YAML, for tags, for a key
+    that is given twice, and for what is larger or deeper than settings are.
     """
     # A subclass of the safe loader: it makes plain values and nothing else.
     loader = _Loader(text)
+    loader.name = name
     try:
         node = loader.get_single_node()
         if node is None:

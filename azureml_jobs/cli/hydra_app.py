@@ -30,7 +30,7 @@ from omegaconf import DictConfig
 from azureml_jobs.cli.main import describe
 from conf.compose import compose, finish
 from conf.errors import ConfigError, Interrupted, MeadowError
-from conf.overrides import parse, ready, typed
+from conf.overrides import SEARCHPATH, parse, ready, typed
 from conf.schema import Conf
 
 Task = Callable[[Conf, list[str], str], int]
@@ -64,7 +64,7 @@ def application(
     added = ["--config-dir", given.config_dir] if given.config_dir else []
     jobs = _Jobs(["meadow", *words, *added], task)
     argv = sys.argv
-    sys.argv = [f"meadow {verb}", *_flags(given), *ready(given.overrides)]
+    sys.argv = [f"meadow {verb}", *_flags(given), *ready([*_folder(given), *given.overrides])]
     try:
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(jobs.run)()
     except _Stop as stop:
@@ -138,7 +138,9 @@ def _written(app: HydraConf) -> list[str]:
     """Return a run's overrides as a person writes them: without our `++`, without what Hydra adds
     itself.
     """
-    own = [text for text in app.overrides.hydra if not text.startswith("hydra.mode=")]
+    # `--config-dir` stands before the overrides, and is this key to Hydra.
+    not_typed = ("hydra.mode=", f"{SEARCHPATH}=")
+    own = [text for text in app.overrides.hydra if not text.startswith(not_typed)]
     return [*typed([text.removeprefix("++") for text in app.overrides.task]), *own]
 
 
@@ -168,11 +170,22 @@ def _parsed(verb: str, args: list[str]) -> argparse.Namespace:
             refuse(f"--{name.replace('_', '-')} is not offered{instead}")
     if given.config_dir is not None and not Path(given.config_dir).is_dir():
         refuse(f"--config-dir {given.config_dir} is no folder")
+    if any(text.lstrip("+").startswith(f"{SEARCHPATH}=") for text in given.overrides):
+        refuse(f"{SEARCHPATH} is not offered; add files of your own with --config-dir")
     return given
 
 
+def _folder(given: argparse.Namespace) -> list[str]:
+    """Return the override that lets Hydra look for files in the folder of `--config-dir`."""
+    if given.config_dir is None:
+        return []
+    folder = str(Path(given.config_dir).resolve()).replace("'", r"\'")
+    return [f"{SEARCHPATH}=['{folder}']"]
+
+
 def _flags(given: argparse.Namespace) -> list[str]:
-    values = {name: value for name, value in vars(given).items() if name != "overrides" and value}
+    others = ("overrides", "config_dir")
+    values = {name: value for name, value in vars(given).items() if name not in others and value}
     flags = [
         [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
         for name, value in values.items()
@@ -187,9 +200,7 @@ def _check(given: argparse.Namespace, check: Check | None) -> None:
     """
     if given.hydra_help or given.info:
         return
-    extra = []
-    if given.config_dir is not None:
-        extra = [f"hydra.searchpath=['file://{Path(given.config_dir).resolve()}']"]
+    extra = _folder(given)
     names: set[str] = set()
     children = _children(given)
     for overrides in children:

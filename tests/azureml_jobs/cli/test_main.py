@@ -289,6 +289,38 @@ def test_files_of_ones_own_come_from_a_directory(simulation: Simulation) -> None
     assert conf.run.rounds == 7 and command == "meadow simulate --config-dir own experiment=mine"
 
 
+@pytest.mark.parametrize("sweep", [[], ["-m", "run.seed=0,1"]], ids=["one", "sweep"])
+def test_numbers_in_files_of_ones_own_are_those_of_yaml_1_2(
+    sweep: list[str], simulation: Simulation
+) -> None:
+    own = Path("it's own/experiment")
+    own.mkdir(parents=True)
+    text = "# @package _global_\nrun:\n  rounds: 010\ntrainer:\n  lr: 1e-3\n"
+    (own / "mine.yaml").write_text(text)
+    assert main(["simulate", "--config-dir", "it's own", "experiment=mine", *sweep]) == 0
+    for conf, command, _ in simulation.runs:
+        assert (conf.run.rounds, conf.trainer.lr) == (10, 0.001)
+        assert command.startswith("meadow simulate --config-dir 'it'\"'\"'s own' ")
+        assert "searchpath" not in command
+
+
+def test_a_file_of_ones_own_that_says_a_key_twice_is_an_error(
+    simulation: Simulation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path("own/experiment")
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\nrun: {rounds: 7}\nrun: {rounds: 8}\n")
+    assert main(["simulate", "--config-dir", "own", "experiment=mine"]) == 2
+    assert "MDW-100" in (said := capsys.readouterr().err) and "given twice" in said
+
+
+def test_hydra_s_own_key_for_folders_names_the_flag(
+    simulation: Simulation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", "hydra.searchpath=[file:///tmp]"]) == 2
+    assert "MDW-111" in (said := capsys.readouterr().err) and "--config-dir" in said
+
+
 def test_a_sweep_runs_every_combination_into_one_folder(simulation: Simulation) -> None:
     assert main(["simulate", "-m", "run.seed=0,1", "strategy=fedprox", "strategy.mu=0.1,0.2"]) == 0
     ran = [(conf.run.seed, conf.strategy.mu) for conf, _, _ in simulation.runs]  # type: ignore[attr-defined]
