@@ -13,7 +13,7 @@ from azureml_jobs.cli.keys import keys
 from azureml_jobs.cli.verbs import KEYS, VERBS, find
 from azureml_jobs.identity.node_key import fresh_node_key
 from azureml_jobs.storage.folder_store import FolderStore
-from conf.errors import ConfigError, IdentityError, MeadowError
+from conf.errors import ConfigError, MeadowError
 from conf.federation_folder import FederationFolder
 from conf.schema import FederationConf
 from server.store.admitted_keys import AdmittedKeys
