@@ -4,12 +4,16 @@ A rendezvous says only where the server is, never whom to trust. Each start of a
 higher epoch and its own record, so that one that seemed dead and comes back can't hide its
 successor.
 
+Beside the address it carries to each silo the certificate by which it was admitted: public, signed
+by the CA, and so as good from here as from anywhere.
+
     MDW-730 no server found in time    MDW-731 the rendezvous can't be used
     MDW-732 not an address
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -30,6 +34,7 @@ Clock = Callable[[], float]
 FRESH_SECONDS: Final = 90.0
 """A heartbeat older than this, or further ahead of our clock, does not count: 3 of 30 s missed."""
 MAX_BYTES: Final = 4096
+ADMISSION_BYTES: Final = 8192
 
 OPEN: Final = "open"
 OVER: Final = "over"
@@ -56,6 +61,19 @@ class Rendezvous(Protocol):
         """Publish the server of this epoch; called again as heartbeat.
 
         Raises IdentityError MDW-731.
+        """
+
+    def publish_admission(self, key: str, certificate: str) -> None:
+        """Publish the admission (PEM) of the silo whose key has this name (`admission_name`).
+
+        Raises IdentityError MDW-731.
+        """
+
+    def admission(self, key: str) -> bytes | None:
+        """Return the admission of a key, None where none is published or it is too long.
+
+        Nothing of it is to be believed before the CA's signature was checked. Raises IdentityError
+        MDW-731.
         """
 
     def find(self) -> Record | None:
@@ -121,6 +139,11 @@ def _age_order(record: Record) -> tuple[int, float]:
     return record.epoch, record.heartbeat
 
 
+def admission_name(line: str) -> str:
+    """Return the name under which the admission of a public key (OpenSSH's line) is published."""
+    return hashlib.sha256(line.encode()).hexdigest()[:32]
+
+
 class StaticRendezvous:
     """One address that does not change, from the silo's own configuration."""
 
@@ -129,6 +152,13 @@ class StaticRendezvous:
 
     def publish(self, record: Record) -> None:
         """Do nothing: silos have the address in their configuration."""
+
+    def publish_admission(self, key: str, certificate: str) -> None:
+        """Do nothing: silos have the file that `meadow keys admit` wrote."""
+
+    def admission(self, key: str) -> bytes | None:
+        """See `Rendezvous`: an address has none."""
+        return None
 
     def find(self) -> Record | None:
         """Return the address."""
@@ -164,6 +194,29 @@ class FolderRendezvous:
             raise IdentityError(
                 "MDW-731", f"Can't write {path}: {error.strerror}.", hint
             ) from error
+
+    def publish_admission(self, key: str, certificate: str) -> None:
+        """See `Rendezvous`."""
+        path = self._folder / f"admission-{key}.pem"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, certificate)
+        except OSError as error:
+            hint = "Name a folder that this user may write."
+            raise IdentityError(
+                "MDW-731", f"Can't write {path}: {error.strerror}.", hint
+            ) from error
+
+    def admission(self, key: str) -> bytes | None:
+        """See `Rendezvous`."""
+        path = self._folder / f"admission-{key}.pem"
+        try:
+            with path.open("rb") as file:
+                content = file.read(ADMISSION_BYTES + 1)
+        except OSError:
+            # There is none yet, or the folder can't be read now: asked again.
+            return None
+        return content if len(content) <= ADMISSION_BYTES else None
 
     def find(self) -> Record | None:
         """See `Rendezvous`."""
@@ -209,6 +262,7 @@ class MlflowRendezvous:
     """
 
     PREFIX: Final = "meadow_server_"
+    ADMISSION: Final = "meadow_admission_"
     RUNS: Final = 20
     """The most recent runs are enough: the live server was started after its predecessors."""
 
@@ -247,6 +301,22 @@ class MlflowRendezvous:
         make_tag: Any = RunTag  # MLflow leaves it without annotations
         tags = [make_tag(self.PREFIX + key, str(value)) for key, value in values.items()]
         self._call("publish", lambda client: client.log_batch(self._run_id, tags=tags))
+
+    def publish_admission(self, key: str, certificate: str) -> None:
+        """See `Rendezvous`; a tag holds it without the two lines around it."""
+        body = "".join(certificate.split("-----")[2].split())
+        tag = self.ADMISSION + key
+        self._call("publish", lambda client: client.set_tag(self._run_id, tag, body))
+
+    def admission(self, key: str) -> bytes | None:
+        """See `Rendezvous`; the most recent run that has one decides."""
+        for run in self._call("look", self._runs):
+            body = run.data.tags.get(self.ADMISSION + key, "")
+            if 0 < len(body) <= ADMISSION_BYTES:
+                lines = "\n".join(body[at : at + 64] for at in range(0, len(body), 64))
+                text = f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
+                return text.encode("ascii", "replace")
+        return None
 
     def find(self) -> Record | None:
         """See `Rendezvous`."""

@@ -84,18 +84,21 @@ def serve(conf: Conf) -> int:
 
 
 def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
-    queue, keys = RunQueue(here.store), AdmittedKeys(here.store, time.time)
+    queue = RunQueue(here.store)
     days = max(
         SERVER_DAYS, conf.federation.orchestrator.timeout // 86400 + 1
     )  # it outlives its job
     credentials = server_credentials(here.secrets, [here.host], datetime.now(UTC), days)
+    keys = AdmittedKeys(here.store, time.time, ca=credentials.ca)
     with _orchestrator(conf, credentials, keys.current()) as orchestrator:
         care = Caretaker(
             orchestrator, credentials, here.host, here.store, lease, here.rendezvous, keys, queue
         )
         with care:
             note("listening")
-            bundle = app_bundle() if conf.federation.orchestrator.stock_listen else None
+            where = conf.federation.orchestrator
+            for_stock_nodes = where.stock_listen or where.stock_grpc_listen
+            bundle = app_bundle() if for_stock_nodes else None
             _Work(conf, orchestrator, queue, here, care, bundle).until_idle()
             care.announce_end()
             orchestrator.stop(over=True)
@@ -130,7 +133,13 @@ def _orchestrator(
 ) -> Iterator[Orchestrator]:
     """Listen; `keys` are the silos by admitted key."""
     where = conf.federation.orchestrator
-    orchestrator = Orchestrator(where.listen, credentials, {}, stock_address=where.stock_listen)
+    orchestrator = Orchestrator(
+        where.listen,
+        credentials,
+        {},
+        stock_address=where.stock_listen,
+        stock_grpc_address=where.stock_grpc_listen,
+    )
     for pem, silo in keys.items():  # a silo may have two while its key is changed
         orchestrator.admit_key(silo, pem)
     orchestrator.start()

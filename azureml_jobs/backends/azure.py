@@ -24,11 +24,13 @@ import yaml
 from azureml_jobs.backends.azure_log import AzureLog
 from azureml_jobs.backends.base import ALL, ORCHESTRATOR, Backend, Job, parts_of, silos_first
 from azureml_jobs.backends.workspace import AzureJob, Workspace
+from azureml_jobs.identity.admission import check_admission
 from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import load_ca
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.jobs.snapshot import ROOT, image_with, snapshot
 from azureml_jobs.jobs.specification import (
+    ADMISSION_FILE,
     CA_FILE,
     FEDERATION_FILE,
     SERVER,
@@ -245,7 +247,8 @@ class AzureBackend(Backend):
             )
         text = silo_to_json(settings).encode() if settings else b""
         with _folder(folder) as place:
-            digest = snapshot(place, {SILO_FILE: text, CA_FILE: self._ca()}, self.root)
+            files = {SILO_FILE: text, CA_FILE: self._ca(), **self._admission(name)}
+            digest = snapshot(place, files, self.root)
             code = self._with_outside(Code(place, digest, _digest(text)), "silo")
             state = self._state(name, dry=folder is not None)
             yield silo_job(self.conf, name, code, self._tracking(), state)
@@ -282,6 +285,7 @@ class AzureBackend(Backend):
         for silo in plain["silos"].values():
             silo["data"] = {}
             silo["public_key"] = None
+            silo["admission"] = None
             silo["state"] = None
         return yaml.safe_dump(plain, sort_keys=True).encode()
 
@@ -296,6 +300,23 @@ class AzureBackend(Backend):
             raise AzureError("MDW-814", f"Can't read {path}: {error.strerror}.", hint) from None
         load_ca(certificate, path, datetime.now(UTC))
         return certificate
+
+    def _admission(self, silo: str) -> dict[str, bytes]:
+        """Return the file of a silo's admission, where its owner names one.
+
+        Raises IdentityError MDW-716, or AzureError MDW-814 where it can't be read.
+        """
+        own = self.conf.federation.silos.get(silo)
+        if own is None or not own.admission:
+            return {}
+        try:
+            content = Path(own.admission).read_bytes()
+        except OSError as error:
+            hint = "Name the file that `meadow keys admit` wrote."
+            what = f"Can't read {own.admission}: {error.strerror}."
+            raise AzureError("MDW-814", what, hint) from None
+        check_admission(content, self._ca(), own.admission)
+        return {ADMISSION_FILE: content}
 
     def store(self) -> str:
         """Return the address of the orchestrator's container, looked up where the file does not

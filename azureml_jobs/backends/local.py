@@ -268,6 +268,8 @@ class LocalBackend(Backend):
         }
         if own.stock_listen is not None:
             given["federation.orchestrator.stock_listen"] = own.stock_listen
+        if own.stock_grpc_listen is not None:
+            given["federation.orchestrator.stock_grpc_listen"] = own.stock_grpc_listen
         overrides = [f"{key}={quoted(value)}" for key, value in given.items()]
         overrides.append(f"federation.orchestrator.idle_timeout={own.idle_timeout}")
         return [*MEADOW, "serve", *overrides]

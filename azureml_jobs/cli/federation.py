@@ -21,6 +21,7 @@ from azureml_jobs.cli.arguments import Arguments
 from conf.errors import AzureError, ConfigError
 
 if TYPE_CHECKING:
+    from azureml_jobs.identity.admission import AdmissionAuthority
     from azureml_jobs.storage.base import Store
     from conf.schema import Conf
     from server.store.admitted_keys import AdmittedKeys
@@ -129,7 +130,23 @@ def keys_of(backend: Backend) -> AdmittedKeys:
     """Return the list of keys that may connect, in the orchestrator's store."""
     from server.store.admitted_keys import AdmittedKeys
 
-    return AdmittedKeys(store_of(backend), time.time)
+    return AdmittedKeys(store_of(backend), time.time, authority_of(backend))
+
+
+def authority_of(backend: Backend) -> AdmissionAuthority:
+    """Return what signs admissions: the CA's key, which is the orchestrator's owner's to use."""
+    from azureml_jobs.identity.admission import AdmissionAuthority
+    from azureml_jobs.identity.key_vault import VaultSecrets
+    from azureml_jobs.identity.secret_store import FolderSecrets, SecretStore
+    from conf.federation_folder import FederationFolder
+
+    federation = backend.conf.federation
+    vault = federation.orchestrator.key_vault
+    if backend.name == "azure" and vault:
+        secrets: SecretStore = VaultSecrets(vault)
+    else:
+        secrets = FolderSecrets(FederationFolder.of(federation).keys)
+    return AdmissionAuthority(secrets, federation.name)
 
 
 def _check_role(arguments: Arguments, role: str, silos: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azureml_jobs.cli.arguments import Arguments
+from azureml_jobs.identity.admission import AdmissionAuthority
 from azureml_jobs.identity.authority import CA_CERTIFICATE
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.node_key import node_secret
@@ -58,6 +59,21 @@ class KeyPlaces:
     def secrets(self) -> SecretStore:
         """Return where the private parts are."""
         return VaultSecrets(self.vault) if self.vault else FolderSecrets(self.folder)
+
+    @property
+    def authority(self) -> AdmissionAuthority:
+        """Return what signs admissions: the CA's key, in the orchestrator's own vault or folder."""
+        own = self.conf.federation.orchestrator.key_vault
+        vault = None if self.arguments.has("keys") else self.arguments.get("key_vault") or own
+        secrets = VaultSecrets(vault) if vault else FolderSecrets(self.folder)
+        return AdmissionAuthority(secrets, self.conf.federation.name)
+
+    @property
+    def admission(self) -> Path:
+        """Return the file of a silo's admission that is handed out."""
+        if not self.vault:
+            return self.folder / f"admission-{self.name}.pem"
+        return Path(self.silo.admission or f"{self.name}.admission.pem")
 
     @property
     def certificate(self) -> Path:

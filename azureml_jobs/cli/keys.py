@@ -81,7 +81,7 @@ class Keys:
         """The list, opened when it is needed: a silo's owner has no rights to it."""
         from server.store.admitted_keys import AdmittedKeys
 
-        return AdmittedKeys(self._places.open_store(), self._clock)
+        return AdmittedKeys(self._places.open_store(), self._clock, self._places.authority)
 
     def init(self) -> Iterator[str]:
         """Make the CA, or hand out again the one that is there.
@@ -125,7 +125,7 @@ class Keys:
     def admit(self) -> Iterator[str]:
         """Admit the public key in a file for a silo."""
         key = self._admitted.admit(self._name, self._given_key(), self._days)
-        yield f"{self._name} may connect with {key.fingerprint} until {_day(key.expires)}."
+        yield from self._admitted_lines(key)
 
     def rotate(self) -> Iterator[str]:
         """Admit a new key of a silo, then revoke its others: at no moment is the silo without a
@@ -138,7 +138,7 @@ class Keys:
             yield self._published(public)
         else:
             new = self._admitted.admit(self._name, self._given_key(), self._days)
-        yield f"{self._name} may connect with {new.fingerprint} until {_day(new.expires)}."
+        yield from self._admitted_lines(new)
         good = [
             key.fingerprint
             for key in self._admitted.all()
@@ -146,6 +146,13 @@ class Keys:
         ]
         if good != [new.fingerprint]:
             yield from map(_ended, self._admitted.revoke(self._name, but=new.fingerprint))
+
+    def _admitted_lines(self, key: AdmittedKey) -> Iterator[str]:
+        """Write the file of an admission, and say until when it counts."""
+        path = self._places.admission
+        _hand_out(path, key.certificate)
+        yield f"{self._name} may connect with {key.fingerprint} until {_day(key.expires)}."
+        yield f"Admission: {path}  (public; a silo that dials a fixed address needs it)"
 
     def revoke(self) -> Iterator[str]:
         """Revoke a silo's keys, or one."""

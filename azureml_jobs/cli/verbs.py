@@ -435,6 +435,9 @@ _ROWS: Final = (
                 needs="--tracking",
             ),
             Argument("--ca", "PEM of the only CA that is trusted", "FILE", required=True),
+            Argument(
+                "--admission", "what meadow keys admit wrote, where --server is given", "FILE"
+            ),
             Argument("--key", "this silo's private key", "FILE"),
             Argument(
                 "--key-vault", "the Key Vault that holds it, read by this job's identity", "VAULT"

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Final
@@ -12,6 +13,7 @@ from typing import Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from azureml_jobs.identity.admission import read_admission
 from azureml_jobs.identity.expiry import Span, expiry_warning
 from azureml_jobs.identity.node_key import fingerprint, load_public_key
 
@@ -23,6 +25,8 @@ class AdmittedKey:
     """A key that a silo may connect with.
 
     Times are in seconds since 1970; `revoked` is None as long as the key is not revoked.
+    `certificate` is the admission that the CA has signed (`identity.admission`), in PEM; the other
+    values are those that stand in it.
     """
 
     silo: str
@@ -30,6 +34,24 @@ class AdmittedKey:
     since: float
     expires: float
     revoked: float | None = None
+    certificate: str = ""
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, certificate: str, where: str) -> AdmittedKey:
+        """Return the key that a certificate admits, whoever has signed it.
+
+        Raises IdentityError MDW-716.
+        """
+        said = read_admission(certificate, where)
+        return cls(
+            said.silo,
+            said.line,
+            said.since,
+            said.expires,
+            certificate=certificate,
+            limits=said.limits,
+        )
 
     @property
     def public(self) -> ec.EllipticCurvePublicKey:

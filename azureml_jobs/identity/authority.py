@@ -4,6 +4,7 @@ Who may speak to whom is decided in these modules:
 
     authority.py      the CA and the orchestrator's certificate
     node_key.py       a silo's key, by which the orchestrator recognises it
+    admission.py      the client certificate over that key: the CA's word that it may connect
     admitted_keys.py  which of these keys may connect
     secret_store.py   where private parts are kept; key_vault.py keeps them in a Key Vault
     expiry.py         how long keys and certificates are valid
@@ -114,7 +115,7 @@ def server_credentials(
     """
     names = [_subject_name(host) for host in hosts]
     certificate = load_ca(secrets.get(CA_CERTIFICATE), secrets.where(CA_CERTIFICATE), now)
-    authority = _load_ca_key(secrets, certificate)
+    authority = load_ca_key(secrets, certificate)
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Meadow orchestrator")])
     builder = _builder(
@@ -200,7 +201,11 @@ def key_usage(certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _load_ca_key(secrets: SecretStore, certificate: x509.Certificate) -> ec.EllipticCurvePrivateKey:
+def load_ca_key(secrets: SecretStore, certificate: x509.Certificate) -> ec.EllipticCurvePrivateKey:
+    """Return the private key of the CA with this certificate; raises IdentityError MDW-702 or 706.
+
+    The caller lets go of it as soon as it has signed.
+    """
     where = secrets.where(CA_KEY)
     try:
         key = serialization.load_pem_private_key(secrets.get(CA_KEY), password=None)

@@ -34,7 +34,9 @@ LISTEN: Final = "0.0.0.0:9092"
 FEDERATION_FILE: Final = "federation.yaml"
 SILO_FILE: Final = "silo.json"
 CA_FILE: Final = "ca.pem"
-"""Beside the code in a snapshot: public federation file; one silo's settings; CA's certificate."""
+ADMISSION_FILE: Final = "admission.pem"
+"""Beside the code in a snapshot: public federation file; one silo's settings; CA's certificate; the
+silo's own, where its owner names one."""
 SHM: Final = "2g"
 ENVIRONMENTS: Final = Path(__file__).parents[1] / "environments"
 DEFAULT_DATASTORE: Final = "workspaceblobstore"
@@ -113,6 +115,8 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
     }
     if orchestrator.stock_listen is not None:
         overrides["federation.orchestrator.stock_listen"] = orchestrator.stock_listen
+    if orchestrator.stock_grpc_listen is not None:
+        overrides["federation.orchestrator.stock_grpc_listen"] = orchestrator.stock_grpc_listen
     # Each override is quoted twice: for Hydra's parser, then for the shell that runs the command.
     words = [shlex.quote(f"{key}={_hydra_quoted(value)}") for key, value in overrides.items()]
     # Azure ML replaces what stands in `${{...}}` when the job starts.
@@ -154,6 +158,8 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str, state: str = "") 
     arguments += ["--key-vault", vault, "--state", "state"]
     if state:
         arguments += ["--state-store", state]
+    if own.admission:
+        arguments += ["--admission", ADMISSION_FILE]
     if orchestrator.address:
         arguments += ["--server", orchestrator.address]
     else:

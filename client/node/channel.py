@@ -1,5 +1,5 @@
-"""The gRPC channel of a silo's node: TLS to one CA, kept alive, and every call signed with the
-node's key.
+"""The gRPC channel of a silo's node: TLS to one CA with the silo's own certificate, kept alive, and
+every call signed with the node's key.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import grpc
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
@@ -55,11 +56,14 @@ def signed_channel(
     authority: bytes,
     key: ec.EllipticCurvePrivateKey,
     extra: Mapping[str, str | int],
+    certificate: bytes | None = None,
 ) -> grpc.Channel:
     """Return a channel to `address` (host:port) whose calls are signed; nothing is sent before the
     first.
 
     `authority` is the PEM of the only CA that is trusted; `extra` are further gRPC channel options.
+    `certificate` is the silo's admission in PEM (`azureml_jobs.identity.admission`), by which the
+    handshake lets it in; a stock server asks for none.
     """
     options: dict[str, str | int] = {
         "grpc.max_send_message_length": -1,
@@ -76,6 +80,16 @@ def signed_channel(
         "grpc.max_reconnect_backoff_ms": int(LONGEST_BACKOFF * 1000),
         **extra,
     }
-    credentials = grpc.ssl_channel_credentials(authority)
+    private = _pkcs8(key) if certificate is not None else None
+    credentials = grpc.ssl_channel_credentials(authority, private, certificate)
     channel = grpc.secure_channel(address, credentials, options=list(options.items()))
     return grpc.intercept_channel(channel, Signer(key))
+
+
+def _pkcs8(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the key as TLS takes it; it goes into this process's memory, and nowhere else."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )

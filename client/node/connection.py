@@ -44,6 +44,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
 
+from client.node.admission import PATIENCE, SiloAdmission
 from client.node.channel import LONGEST_BACKOFF, signed_channel
 from client.node.transfers import side_by_side
 from conf.errors import IdentityError
@@ -118,11 +119,15 @@ class Connection:
         authority: bytes,
         key: ec.EllipticCurvePrivateKey,
         *,
+        admission: SiloAdmission | None = None,
         options: Mapping[str, str | int] | None = None,
     ) -> None:
         """`authority` is the PEM of the only CA that is trusted; `options` are further gRPC channel
-        options.
+        options. Without an `admission` no client certificate is shown: a stock server asks for none.
         """
+        self._admission = admission
+        self._certificate: bytes | None = None
+        self._unadmitted_since: float | None = None
         self._rendezvous = rendezvous
         self._authority = authority
         self._key = key
@@ -367,9 +372,18 @@ class Connection:
         while self._stub is None:
             self._move()
             if self._stub is None:
+                self._check_admission()
                 _check_time(give_up_at)
                 self._pause(1.0)
         return self._stub
+
+    def _check_admission(self) -> None:
+        """Raise IdentityError MDW-715 where a server is there and no admission has come for long."""
+        since = self._unadmitted_since
+        if self._admission is None or since is None:
+            return
+        if time.monotonic() - since >= PATIENCE:
+            raise self._admission.missing()
 
     def _move(self) -> None:
         """Ask where the server is, and go there if it is elsewhere."""
@@ -380,15 +394,36 @@ class Connection:
         except Exception as error:  # a rendezvous that can't be read now is asked again
             log.warning("the rendezvous can't be read: %s", error)
             return
+        if address is None:
+            return
+        certificate = self._find_admission()
+        if self._admission is not None and certificate is None:
+            return
         with self._lock:
-            if address is None or address == self._address:
+            if address == self._address and certificate == self._certificate:
                 return
             log.info("the server is at %s", address)
-            old, self._address = self._channel, address
-            self._channel = signed_channel(address, self._authority, self._key, self._options)
+            old = self._channel
+            self._address = address
+            self._certificate = certificate
+            self._channel = signed_channel(
+                address, self._authority, self._key, self._options, certificate
+            )
             self._stub = FleetStub(self._channel)
         if old is not None:
             old.close()
+
+    def _find_admission(self) -> bytes | None:
+        """Return the silo's admission, and note since when there is none."""
+        if self._admission is None:
+            return None
+        certificate = self._admission.find()
+        if certificate is not None:
+            self._unadmitted_since = None
+        elif self._unadmitted_since is None:
+            log.info("%s", self._admission.missing())
+            self._unadmitted_since = time.monotonic()
+        return certificate
 
     def _pause(self, seconds: float) -> None:
         if self._closed.wait(seconds):

@@ -38,6 +38,7 @@ from azureml_jobs.rendezvous import (
 )
 from azureml_jobs.storage.opened import open_store
 from client.malloc import keep_activations_mapped
+from client.node.admission import SiloAdmission
 from client.node.connection import Connection, FederationOver
 from client.node.journal import UpdateJournal
 from client.node.node import IDLE_SECONDS, IdleTimeout, Node
@@ -121,10 +122,11 @@ class NodeSettings:
     A silo's settings: `silo` (JSON, as `conf.silos.silo_to_json`) or `silo_file`. Where the server
     is: `server` (host:port), `rendezvous` (a folder), or `tracking` (an MLflow address, where
     `experiment`, `federation` and perhaps `run_id` say which). The node's private key: `key` or
-    `key_vault`.
+    `key_vault`. Its admission comes with the rendezvous, or from the file `admission`.
     """
 
     ca: Path
+    admission: Path | None = None
     silo: str = ""
     silo_file: Path | None = None
     server: str = ""
@@ -163,7 +165,15 @@ def make_node(settings: NodeSettings) -> Node:
     if settings.data:
         silo = dataclasses.replace(silo, data=dataclasses.replace(silo.data, root=settings.data))
     server = _rendezvous(settings)
-    connection = Connection(lambda: address_at(server), authority, _node_key(settings, silo.name))
+    key = _node_key(settings, silo.name)
+    admission = SiloAdmission(silo.name, key, authority, server, settings.admission)
+    connection = Connection(
+        lambda: address_at(server),
+        authority,
+        key,
+        # A stock server asks for no certificate, and nobody has signed one for it.
+        admission=None if settings.foreign_runs else admission,
+    )
     return Node(
         connection,
         app,

@@ -96,6 +96,10 @@ class SiloConf:
     public_key: str | None = value(
         None, help="a .pub file, to be admitted by the orchestrator's owner"
     )
+    admission: str | None = value(
+        None,
+        help="the file that meadow keys admit wrote, where the orchestrator has a fixed address",
+    )
 
 
 @dataclass
@@ -107,6 +111,10 @@ class OrchestratorConf:
         None,
         help="host:port of a second port, HTTPS, for Flower's own nodes (flower-supernode 1.40+); "
         "null = closed",
+    )
+    stock_grpc_listen: str | None = value(
+        None,
+        help="host:port of a port, gRPC, for Flower's own nodes of 1.39; null = closed",
     )
     host: str = value(
         "127.0.0.1",

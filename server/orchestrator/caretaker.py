@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final
 
+from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import ServerCredentials
 from azureml_jobs.identity.expiry import Reminder
-from azureml_jobs.rendezvous import OPEN, OVER, Record, Rendezvous
+from azureml_jobs.rendezvous import OPEN, OVER, Record, Rendezvous, admission_name
 from azureml_jobs.storage.base import Lease, LeaseLost, Store, StoreMissing
 from conf.errors import Interrupted, MeadowError
 from server.orchestrator.service import Orchestrator
@@ -63,6 +64,8 @@ class Caretaker:
     """What each silo said last that it runs; replaced, not changed, because a thread reads it."""
     _lost: MeadowError | None = None
     _admitted: dict[bytes, str] = field(default_factory=dict)
+    _shut_out: set[bytes] = field(default_factory=set)
+    _published: dict[str, str] = field(default_factory=dict)
     _request: Request | None = None
     _status: dict[str, Any] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event)
@@ -130,14 +133,28 @@ class Caretaker:
         self.rendezvous.publish(Record(address, self.lease.epoch, time.time(), state))
 
     def _follow_keys(self) -> None:
-        now = self.keys.current()
+        current = self.keys.current_keys()
+        now = {key.pem: key.silo for key in current}
+        for pem, expired in self.keys.shut_out().items():
+            if pem not in self._shut_out or pem in self._admitted:
+                self._shut_out.add(pem)
+                self.orchestrator.revoke_key(pem, expired=expired)
         for pem in self._admitted.keys() - now.keys():
             log.warning("the key of %s was revoked, or has ended", self._admitted[pem])
-            self.orchestrator.revoke_key(pem)
         for pem in now.keys() - self._admitted.keys():
             log.info("a key of %s was admitted", now[pem])
             self.orchestrator.admit_key(now[pem], pem)
+            self._shut_out.discard(pem)
         self._admitted = now
+        self._publish_admissions(current)
+
+    def _publish_admissions(self, keys: list[AdmittedKey]) -> None:
+        """Send new certificates to the silos, by the way on which they look for the server."""
+        for key in keys:
+            name = admission_name(key.line)
+            if self._published.get(name) != key.certificate:
+                self.rendezvous.publish_admission(name, key.certificate)
+                self._published[name] = key.certificate
 
     def _follow_queue(self) -> None:
         request = self._request

@@ -7,10 +7,16 @@ this process, which can't know whether its predecessor saw it; a clock that is w
 call carries: `flwr-public-key-bin` (PEM), `flwr-timestamp` (ISO 8601), `flwr-signature-bin` (ECDSA
 over the timestamp).
 
+On the port of Meadow's own nodes a call also comes over a connection whose client certificate the
+CA has signed (`azureml_jobs.identity.admission`). gRPC checks that certificate once, when the
+connection opens; here its key is compared with the list of admitted keys at each call, so that a
+key which is revoked, or admitted again, is so at once on connections that are open.
+
     MDW-741 signed before this server started
     MDW-742 headers missing or malformed      MDW-743 a key that is not admitted     MDW-744 a key that was revoked
     MDW-745 a wrong signature                 MDW-746 the silo's clock is wrong      MDW-747 a signature used before
     MDW-748 another node's id or key          MDW-749 too many calls of one key      MDW-753 another Flower
+    MDW-717 an admission that has expired     MDW-718 another key than that of the certificate
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import grpc
@@ -45,7 +51,10 @@ from flwr.supercore.primitives.asymmetric import (
     public_key_to_bytes,
     verify_signature,
 )
+from google.protobuf.message import DecodeError
 
+from azureml_jobs.identity.admission import certified_key
+from azureml_jobs.identity.node_key import fingerprint as key_fingerprint
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT, supports
 from server.orchestrator.nodes import node_id_of
@@ -59,6 +68,7 @@ BEHIND_SECONDS: Final = float(TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE)
 """How far it may be behind, the way included (Flower's)."""
 REMEMBERED: Final = 200_000
 """Signatures remembered per key: more than 650 calls a second for the whole window are refused."""
+REMEMBERED_CERTIFICATES: Final = 4096
 _HEADER_BYTES = {PUBLIC_KEY_HEADER: 1024, TIMESTAMP_HEADER: 64, SIGNATURE_HEADER: 256}
 
 Clock = Callable[[], float]
@@ -111,6 +121,19 @@ class OtherVersion(Refusal):
         return grpc.StatusCode.FAILED_PRECONDITION, refusal(str(self))
 
 
+class NotAMessage(Refusal):
+    """A call by an admitted key whose body can't be read: the call's fault, and not its sender's
+    identity.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__("MDW-644", why)
+
+    def answer(self) -> tuple[grpc.StatusCode, str]:
+        """See `Refusal`."""
+        return grpc.StatusCode.INVALID_ARGUMENT, str(self)
+
+
 class Keys:
     """The admitted public keys and the signatures that each has used; changes take effect at the
     next call.
@@ -125,7 +148,7 @@ class Keys:
         self._started = clock()
         self._lock = threading.Lock()
         self._admitted: dict[bytes, tuple[str, ec.EllipticCurvePublicKey]] = {}
-        self._revoked: set[bytes] = set()
+        self._shut_out: dict[bytes, bool] = {}  # whether it has expired; else it was revoked
         self._used: dict[bytes, OrderedDict[bytes, float]] = {}
 
     def admit(self, pem: bytes, silo: str) -> None:
@@ -135,14 +158,31 @@ class Keys:
         key = bytes_to_public_key(public_pem(pem))
         with self._lock:
             self._admitted[pem] = silo, key
-            self._revoked.discard(pem)
+            self._shut_out.pop(pem, None)
 
-    def revoke(self, pem: bytes) -> None:
-        """Shut a key out."""
+    def revoke(self, pem: bytes, *, expired: bool = False) -> None:
+        """Shut a key out, because it was revoked or its admission has `expired`."""
         with self._lock:
-            if self._admitted.pop(pem, None):
-                self._revoked.add(pem)
+            self._admitted.pop(pem, None)
+            self._shut_out[pem] = expired
             self._used.pop(pem, None)
+
+    def check_admitted(self, pem: bytes) -> None:
+        """Raise Refusal unless a key is admitted: MDW-717 or 744 where it was once, else 743."""
+        with self._lock:
+            known = self._admitted.get(pem)
+            expired = self._shut_out.get(pem)
+        if known is not None:
+            return
+        name = fingerprint(pem)
+        if expired is None:
+            why = f"The key {name} is not admitted to this federation."
+            raise Refusal("MDW-743", f"{why} Ask the orchestrator's owner.")
+        if expired:
+            why = f"The admission of the key {name} has expired."
+            raise Refusal("MDW-717", f"{why} Ask the orchestrator's owner for another.")
+        why = f"The key {name} was revoked."
+        raise Refusal("MDW-744", f"{why} Ask the orchestrator's owner.")
 
     def silo(self, pem: bytes) -> str | None:
         """Return the silo of an admitted key."""
@@ -153,13 +193,12 @@ class Keys:
     def check(self, headers: dict[str, bytes | str]) -> bytes:
         """Return the key that signed a call just now and for the first time; raises Refusal."""
         pem, timestamp, signature = _headers(headers)
+        self.check_admitted(pem)
         with self._lock:
             known = self._admitted.get(pem)
-            revoked = pem in self._revoked
         if known is None:
-            code = "MDW-744" if revoked else "MDW-743"
-            why = "was revoked" if revoked else "is not admitted to this federation"
-            raise Refusal(code, f"The key {fingerprint(pem)} {why}. Ask the orchestrator's owner.")
+            # Shut out between the two looks.
+            raise Refusal("MDW-744", f"The key {fingerprint(pem)} was revoked.")
         silo, key = known
         signed_at = self._checked_clock(timestamp, silo)
         try:
@@ -215,38 +254,101 @@ class Keys:
 class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
     """Checks each call of the Fleet service by `Keys`, in the call's own thread."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, *, certified: bool = True) -> None:
+        """`certified`: each connection has a client certificate, and its key has to be the call's."""
         self._keys = keys
+        self._certificates = CertifiedKeys() if certified else None
         self._log = SparseLog()
 
     def intercept_service(
         self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler | None:
-        """Wrap the handler; a key that is not admitted is refused before its request is parsed."""
+        """Wrap the handler.
+
+        The wrapped one takes a stream of requests, though each call has one: so gRPC begins it when
+        the headers are here, and a call that is refused costs neither the reading of its body nor
+        the memory for it.
+        """
         inner = continuation(details)
         if inner is None or inner.unary_unary is None:
             return inner
-        headers = dict(details.invocation_metadata)
-        deserializer = inner.request_deserializer
-        if self._keys.silo(_as_bytes(headers.get(PUBLIC_KEY_HEADER, b""))) is None:
-            deserializer = None
+        metadata = details.invocation_metadata
 
-        def checked(request: Any, context: grpc.ServicerContext) -> Any:
+        def checked(bodies: Iterator[bytes], context: grpc.ServicerContext) -> Any:
             try:
-                _single(details.invocation_metadata)
-                pem = self._keys.check(headers)
+                pem = self._caller(metadata, context)
+                request = _request(bodies, inner.request_deserializer)
                 check_node(request, pem)
-                check_version(details.invocation_metadata, self._keys.silo(pem) or "a silo")
+                check_version(metadata, self._keys.silo(pem) or "a silo")
             except Refusal as refusal:
                 self._log.refused(refusal, context.peer(), details.method)
                 context.abort(*refusal.answer())
             return inner.unary_unary(request, context)
 
-        return grpc.unary_unary_rpc_method_handler(
+        return grpc.stream_unary_rpc_method_handler(
             checked,
-            request_deserializer=deserializer,
+            request_deserializer=None,
             response_serializer=inner.response_serializer,
         )
+
+    def _caller(self, metadata: Sequence[tuple[str, Any]], context: grpc.ServicerContext) -> bytes:
+        """Return the key of a call, once its headers and its connection prove it; raises Refusal."""
+        certified = None
+        if self._certificates is not None:
+            certified = self._certificates.key_of(context)
+            # First of all: who is not admitted any more is told that, whatever the headers hold.
+            self._keys.check_admitted(certified)
+        _single(metadata)
+        pem = self._keys.check(dict(metadata))
+        if certified is not None and pem != certified:
+            raise Refusal(
+                "MDW-718",
+                f"The call's key {fingerprint(pem)} is not that of the connection's certificate,"
+                f" {fingerprint(certified)}.",
+            )
+        return pem
+
+
+class CertifiedKeys:
+    """The key of each client certificate, in the form in which Flower sends it.
+
+    gRPC hands out the certificate with every call; one is parsed once and remembered.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def key_of(self, context: grpc.ServicerContext) -> bytes:
+        """Return the key (PEM) of the certificate that the call's connection was opened with.
+
+        Raises Refusal MDW-742 where there is none, which the handshake should have refused.
+        """
+        certificate = b"".join(context.auth_context().get("x509_pem_cert", ()))
+        with self._lock:
+            known = self._known.get(certificate)
+            if known is not None:
+                self._known.move_to_end(certificate)
+                return known
+        key = certified_key(certificate)
+        if key is None:
+            raise Refusal("MDW-742", "The connection has no client certificate over a node key.")
+        pem = public_key_to_bytes(key)
+        with self._lock:
+            self._known[certificate] = pem
+            while len(self._known) > REMEMBERED_CERTIFICATES:
+                self._known.popitem(last=False)
+        return pem
+
+
+def _request(bodies: Iterator[bytes], deserializer: Callable[[bytes], Any]) -> Any:
+    """Return the one request of a call; raises Refusal MDW-644 where there is none, or no message."""
+    try:
+        return deserializer(next(bodies))
+    except StopIteration:
+        raise NotAMessage("The call has no body.") from None
+    except DecodeError:
+        raise NotAMessage("The body of the call is not a message.") from None
 
 
 class SparseLog:
@@ -295,8 +397,11 @@ def public_pem(text: bytes) -> bytes:
 
 
 def fingerprint(pem: bytes) -> str:
-    """Return the first half of a key's SHA-256, to name it in logs."""
-    return hashlib.sha256(pem).hexdigest()[:16]
+    """Return how a key is named in `meadow keys list`; for what is not a key, half of its SHA-256."""
+    try:
+        return key_fingerprint(bytes_to_public_key(pem))
+    except (ValueError, UnsupportedAlgorithm):
+        return hashlib.sha256(pem).hexdigest()[:32]
 
 
 def _single(metadata: Sequence[tuple[str, Any]]) -> None:

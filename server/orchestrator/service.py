@@ -17,44 +17,30 @@ How it is used:
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-import grpc
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from cryptography.x509 import load_pem_x509_certificate
-
 from azureml_jobs.identity.authority import ServerCredentials
 from client.malloc import keep_activations_mapped, share_one_heap
 from conf.code_digest import release_digest, run_digest
-from conf.errors import IdentityError, SiloError
+from conf.errors import SiloError
 from server.orchestrator.fleet import Fleet, Limits
-from server.orchestrator.identity import IdentityInterceptor, Keys, public_pem
+from server.orchestrator.grpc_port import GrpcPort
+from server.orchestrator.identity import Keys, public_pem
 from server.orchestrator.nodes import node_id_of
 from server.orchestrator.open_run import OpenRun
 from server.orchestrator.orchestrator_grid import OrchestratorGrid
 from server.orchestrator.stock_port import PortLimits, StockPort
 from strategies.wire import protocol
-from strategies.wire.fleet_calls import add_fleet
 from strategies.wire.run_code import RunCode
 
 log = logging.getLogger(__name__)
 
-KEEPALIVE_SECONDS: Final = 20.0
-"""Between two pings of a silent connection, from either side: below the idle limit of any load
-balancer.
-"""
 DRAIN_SECONDS: Final = 10.0
 """How long a stopping orchestrator waits for its silos to hear that the federation is over."""
-SPARE_THREADS: Final = 16
-"""Beside those of the registered keys, for calls that are refused."""
-THREADS_PER_KEY: Final = 6
-"""One waits for work, one beats, the others carry objects."""
 
 
 class Orchestrator:
@@ -69,26 +55,28 @@ class Orchestrator:
         keys: Mapping[str, bytes],
         limits: Limits | None = None,
         stock_address: str | None = None,
+        stock_grpc_address: str | None = None,
     ) -> None:
         """`address` is host:port (port 0: any free one); `keys` are public keys by silo, PEM or
         OpenSSH.
 
-        At `stock_address` Flower's own nodes of 1.40 and later are served over HTTPS; None: not at
-        all.
+        At `stock_address` Flower's own nodes of 1.40 and later are served over HTTPS, at
+        `stock_grpc_address` those of 1.39 over gRPC; None: not at all.
 
         Raises IdentityError MDW-740 for a key that can't be used.
         """
         self._limits = limits or Limits()
         self._fleet = Fleet(self._limits)
         self._keys = Keys()
-        self._interceptor = IdentityInterceptor(self._keys)
-        self._address = address
         self._credentials = credentials
-        self._server: grpc.Server | None = None
+        self._port = GrpcPort(address, credentials, self._fleet, self._keys)
+        self._listening = False
         self._run: OpenRun | None = None
         self._stock: StockPort | None = None
         self.address = address
         self.stock_address = stock_address
+        self.stock_grpc_address = stock_grpc_address
+        self._stock_grpc: GrpcPort | None = None
         for silo, key in keys.items():
             self.admit_key(silo, key)
 
@@ -99,30 +87,31 @@ class Orchestrator:
         """
         share_one_heap()
         keep_activations_mapped()  # chunks of updates are freed and needed again each round
-        threads = SPARE_THREADS + THREADS_PER_KEY * max(8, 2 * len(self._fleet.nodes))
-        server = grpc.server(
-            concurrent.futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="fleet"),
-            maximum_concurrent_rpcs=threads,
-            options=_options(self._limits.call_bytes),
-            interceptors=[self._interceptor],
-        )
-        add_fleet(self._fleet, server)
-        port = _bind(server, self._address, self._credentials)
-        self._open_stock_port()
-        server.start()
-        self._server = server
-        self.address = f"{self._address.rpartition(':')[0]}:{port}"
+        self._port.start()
+        self._listening = True
+        self.address = self._port.address
         log.info("listening on %s", self.address)
+        self._open_stock_ports()
 
-    def _open_stock_port(self) -> None:
-        if self.stock_address is None:
-            return
-        self._stock = StockPort(
-            self.stock_address, self._credentials, self._fleet, self._keys, PortLimits()
-        )
-        self._stock.start()
-        self.stock_address = self._stock.address
-        log.info("listening for Flower's own nodes on %s", self.stock_address)
+    def _open_stock_ports(self) -> None:
+        if self.stock_address is not None:
+            self._stock = StockPort(
+                self.stock_address, self._credentials, self._fleet, self._keys, PortLimits()
+            )
+            self._stock.start()
+            self.stock_address = self._stock.address
+            log.info("listening for Flower's own nodes on %s", self.stock_address)
+        if self.stock_grpc_address is not None:
+            self._stock_grpc = GrpcPort(
+                self.stock_grpc_address,
+                self._credentials,
+                self._fleet,
+                self._keys,
+                certified=False,
+            )
+            self._stock_grpc.start()
+            self.stock_grpc_address = self._stock_grpc.address
+            log.info("listening for Flower's own nodes of 1.39 on %s", self.stock_grpc_address)
 
     def admit_key(self, silo: str, public_key: bytes) -> None:
         """Let a key in as that silo's, at once; a silo may have two while its key is changed."""
@@ -132,12 +121,14 @@ class Orchestrator:
         if self._run is not None and silo in self._run.silos:
             self._run.add(node, silo)
 
-    def revoke_key(self, public_key: bytes) -> None:
+    def revoke_key(self, public_key: bytes, *, expired: bool = False) -> None:
         """Shut a key out, at once, also in the middle of a round: what its node was asked ends as
         'gone'.
+
+        A node that calls with it is told that it was revoked, or that its admission has `expired`.
         """
         pem = public_pem(public_key)
-        self._keys.revoke(pem)
+        self._keys.revoke(pem, expired=expired)
         with self._fleet.changed:
             if self._fleet.access is not None:
                 others = self._fleet.access.nodes - {node_id_of(pem)}
@@ -216,15 +207,18 @@ class Orchestrator:
         With `over`, Meadow's nodes are told first that they may end.
         """
         self.close_run()
-        if self._server is None:
+        if not self._listening:
             return
         if over:
             self._say_over(drain)
         if self._stock is not None:
             self._stock.stop()
             self._stock = None
-        self._server.stop(grace=1.0).wait()
-        self._server = None
+        if self._stock_grpc is not None:
+            self._stock_grpc.stop()
+            self._stock_grpc = None
+        self._port.stop()
+        self._listening = False
 
     def _say_over(self, drain: float) -> None:
         deadline = time.monotonic() + drain
@@ -251,51 +245,3 @@ def quiet_flower(level: int = logging.WARNING) -> None:
     logger.setLevel(level)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
-
-
-def _options(call_bytes: int) -> list[tuple[str, int]]:
-    return [
-        # Two orchestrators on one port would share the silos between them.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", call_bytes),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_metadata_size", 16 * 1024),
-        ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * 1000)),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    ]
-
-
-def _bind(server: grpc.Server, address: str, given: ServerCredentials) -> int:
-    host, _, number = address.rpartition(":")
-    if not host or not number.isdigit():
-        raise IdentityError(
-            "MDW-750", f"{address!r} is not host:port.", "Write it as in 0.0.0.0:9092."
-        )
-    try:
-        shown = load_pem_x509_certificate(given.certificate).public_key()
-        fits = load_pem_private_key(given.key, None).public_key() == shown
-    except (ValueError, TypeError):
-        fits = False
-    if not fits:
-        hint = "Make both anew with `meadow keys init`."
-        raise IdentityError(
-            "MDW-751",
-            "The server's certificate or private key can't be read, or they differ.",
-            hint,
-        )
-    credentials = grpc.ssl_server_credentials(
-        ((given.key, given.certificate),), root_certificates=given.ca
-    )
-    with contextlib.suppress(RuntimeError):
-        port = int(server.add_secure_port(address, credentials))
-        if port:
-            return port
-    hint = "End the process that listens there, or choose another port."
-    raise IdentityError(
-        "MDW-750",
-        f"Can't listen on {address}: it is taken, or not an address of this machine.",
-        hint,
-    )

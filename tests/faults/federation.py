@@ -19,10 +19,13 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from azureml_jobs.identity.admission import Admission, AdmissionAuthority
 from azureml_jobs.identity.authority import ServerCredentials, make_ca, server_credentials
 from azureml_jobs.identity.node_key import load_node_key, make_node_key, public_line
 from azureml_jobs.identity.secret_store import FolderSecrets
+from azureml_jobs.rendezvous import StaticRendezvous
 from azureml_jobs.storage.folder_store import FolderStore
+from client.node.admission import SiloAdmission
 from client.node.connection import Connection
 from client.node.job import load_app
 from client.node.journal import UpdateJournal
@@ -56,6 +59,19 @@ class Federation:
             load_node_key(self.secrets.get(f"node-{silo}"), silo).public_key()
         ).encode()
 
+    def admission(self, silo: str, line: str | None = None, days: float = 365) -> str:
+        """The client certificate over a silo's key, or over the key in a line."""
+        now = time.time()
+        public = line or self.public[silo].decode()
+        admission = Admission("test", silo, public, now, now + days * 86400)
+        return AdmissionAuthority(self.secrets, "test").sign(admission)
+
+    def admission_file(self, silo: str) -> Path:
+        """A file with the client certificate over a silo's key."""
+        path = self.folder / f"admission-{silo}.pem"
+        path.write_text(self.admission(silo))
+        return path
+
     @property
     def authority(self) -> bytes:
         return self.secrets.get("ca-certificate")
@@ -65,11 +81,15 @@ class Federation:
 
     @contextmanager
     def orchestrator(
-        self, port: int = 0, limits: Limits | None = None, stock: str | None = None
+        self,
+        port: int = 0,
+        limits: Limits | None = None,
+        stock: str | None = None,
+        stock_grpc: str | None = None,
     ) -> Iterator[Orchestrator]:
         """An orchestrator that listens and admits all silos; Flower's own nodes too, at `stock`."""
         orchestrator = Orchestrator(
-            f"127.0.0.1:{port}", self.credentials(), self.public, limits, stock
+            f"127.0.0.1:{port}", self.credentials(), self.public, limits, stock, stock_grpc
         )
         orchestrator.start()
         try:
@@ -79,7 +99,10 @@ class Federation:
 
     def connection(self, address: str, silo: str, **options: Any) -> Connection:
         key = load_node_key(self.secrets.get(f"node-{silo}"), silo)
-        return Connection(lambda: address, self.authority, key, **options)
+        place = StaticRendezvous("127.0.0.1:1")
+        file = self.admission_file(silo)
+        admission = SiloAdmission(silo, key, self.authority, place, file)
+        return Connection(lambda: address, self.authority, key, admission=admission, **options)
 
     @contextmanager
     def thread_node(
@@ -175,6 +198,7 @@ class ProcessNode:
                 "--key",
                 federation.secrets.where(f"node-{silo.name}"),
             ),
+            *("--admission", str(federation.admission_file(silo.name))),
             *("--app", app, *extra),
         ]
         with self.log.open("w") as log:

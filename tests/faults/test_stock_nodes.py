@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from azureml_jobs.identity.admission import AdmissionAuthority
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.federation_folder import FederationFolder
@@ -74,7 +75,8 @@ def test_serve_hands_meadows_app_to_a_stock_supernode(tmp_path: Path) -> None:
         for name in federation.secrets.list():
             secrets.set(name, federation.secrets.get(name))
     store = FolderStore(folder.store)
-    AdmittedKeys(store, time.time).admit("silo-1", federation.public["silo-1"].decode())
+    keys = AdmittedKeys(store, time.time, AdmissionAuthority(secrets, "test"))
+    keys.admit("silo-1", federation.public["silo-1"].decode())
     RunQueue(store).submit("a", compose(overrides))
     command = [sys.executable, "-m", "azureml_jobs.cli.main", "serve", *overrides]
     with stock(federation) as flower:

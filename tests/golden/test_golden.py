@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
+from azureml_jobs.identity.admission import Admission, AdmissionAuthority, read_admission
 from azureml_jobs.identity.node_key import node_secret
+from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.storage.base import Lease
 from azureml_jobs.storage.folder_store import FolderStore
 from azureml_jobs.storage.lease import lease_of, lease_record
@@ -148,6 +150,16 @@ def state_names() -> bytes:
     return json.dumps(list(context.state)).encode()
 
 
+class _Signed(AdmissionAuthority):
+    """Signs with what lies here: a signature of the CA is another each time."""
+
+    def __init__(self) -> None:
+        super().__init__(FolderSecrets(HERE), "golden")
+
+    def sign(self, admission: Admission) -> str:
+        return (HERE / "admission-1.pem").read_text()
+
+
 def in_store(folder: Path, name: str) -> bytes:
     """Return what lies under a name in a store to which everything was done that writes one."""
     store = FolderStore(folder)
@@ -157,7 +169,7 @@ def in_store(folder: Path, name: str) -> bytes:
     conf = compose(["run.name=golden"])
     request = queue.submit("golden", conf, "meadow submit")
     queue.ended(request, Outcome("failed", "MDW-401: too few.", 5, "outputs/golden"))
-    keys = AdmittedKeys(store, lambda: NOW)
+    keys = AdmittedKeys(store, lambda: NOW, _Signed())
     keys.admit("north", KEY)
     keys.revoke("north")
     found = next(one for one in store.list() if one.startswith(name))
@@ -192,7 +204,7 @@ WRITTEN: dict[str, Callable[[Path], bytes]] = {
     "store-1.json": lambda folder: in_store(folder, MARKER),
     "request-1.json": request_of,
     "outcome-1.json": lambda folder: in_store(folder, ENDED),
-    "admitted-key-1.json": lambda folder: in_store(folder, AdmittedKeys.ADMITTED),
+    "admitted-key-2.json": lambda folder: in_store(folder, AdmittedKeys.ADMITTED),
     "revoked-key-1.json": lambda folder: in_store(folder, AdmittedKeys.REVOKED),
     "silo-state-1.state": lambda folder: silo_states(folder, "runs/golden/round-000002.state"),
     "silo-runs-1.json": lambda folder: silo_states(folder, "runs.json"),
@@ -242,6 +254,14 @@ def test_the_result_is_read() -> None:
 def test_the_ledger_is_read() -> None:
     verdict = verify_file(HERE / "ledger-1.jsonl")
     assert (verdict.lines, verdict.faults) == (5, [])
+
+
+def test_the_admission_is_read() -> None:
+    limits = {"examples_at_most": 2000.0}
+    until = NOW + 365 * 86400
+    assert read_admission(golden("admission-1.pem"), "it") == Admission(
+        "golden", "north", KEY, NOW, until, limits
+    )
 
 
 def test_the_records_of_a_store_are_read(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import datetime
 from typing import Any, Self
 
 import grpc
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
-from azureml_jobs.identity.node_key import load_node_key
+from azureml_jobs.identity.node_key import load_node_key, public_line
 from server.orchestrator.nodes import node_id_of
 from strategies.wire.fleet_calls import FleetStub
 from tests.faults.federation import Federation
@@ -20,17 +21,37 @@ from tests.faults.federation import Federation
 Headers = list[tuple[str, Any]]
 
 
+def certified(
+    federation: Federation, key: ec.EllipticCurvePrivateKey, silo: str = "silo-2"
+) -> tuple[bytes, bytes]:
+    """Return a private key, and the certificate that the CA signed over it, in PEM."""
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return private, federation.admission(silo, public_line(key.public_key())).encode()
+
+
 class Caller:
     """One key and an open channel; the key may be anybody's."""
 
     def __init__(
-        self, federation: Federation, address: str, key: ec.EllipticCurvePrivateKey
+        self,
+        federation: Federation,
+        address: str,
+        key: ec.EllipticCurvePrivateKey,
+        certificate: tuple[bytes, bytes] | None = None,
     ) -> None:
+        """`certificate` (private key and certificate, PEM) is shown in the handshake; without it,
+        one that the CA has signed over the caller's own key.
+        """
         self.key = key
         self.pem = public_key_to_bytes(key.public_key())
         self.node = Node(node_id=node_id_of(self.pem))
+        private, shown = certificate or certified(federation, key)
         self.channel = grpc.secure_channel(
-            address, grpc.ssl_channel_credentials(federation.authority)
+            address, grpc.ssl_channel_credentials(federation.authority, private, shown)
         )
         self.stub = FleetStub(self.channel)
 

@@ -188,7 +188,7 @@ def test_a_node_can_not_speak_for_another(place: Place) -> None:
 def test_refusals_are_logged_once_a_minute_and_peer(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place.orchestrator._interceptor._log._last.clear()
+    place.orchestrator._port.interceptor._log._last.clear()
     with caplog.at_level(logging.WARNING, logger="server.orchestrator.identity"):
         for _ in range(5):
             place.stranger.knock(place.stranger.headers())

@@ -17,12 +17,14 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from azureml_jobs.identity.admission import AdmissionAuthority
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.node_key import fresh_node_key, load_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous
 from azureml_jobs.storage.base import LeaseLost
 from azureml_jobs.storage.folder_store import FolderStore
+from client.node.admission import SiloAdmission
 from client.node.connection import Connection
 from conf.compose import compose
 from conf.errors import CheckpointError, IdentityError, SiloError
@@ -49,7 +51,9 @@ class Place:
         self.secrets = FolderSecrets(self.folder.keys)
         make_ca(self.secrets, "test", datetime.now(UTC))
         self.store = FolderStore(self.folder.store)
-        self.queue, self.keys = RunQueue(self.store), AdmittedKeys(self.store, time.time)
+        self.queue = RunQueue(self.store)
+        authority = AdmissionAuthority(self.secrets, "test")
+        self.keys = AdmittedKeys(self.store, time.time, authority)
         self.rendezvous = FolderRendezvous(self.folder.rendezvous)
 
     def conf(self, *overrides: str) -> Conf:
@@ -259,7 +263,8 @@ def test_keys_are_admitted_and_revoked_while_it_runs(place: Place) -> None:
         record = place.rendezvous.find()
         assert record is not None
         key, authority = load_node_key(secret, "test"), place.secrets.get(CA_CERTIFICATE)
-        connection = Connection(lambda: record.address, authority, key)
+        admission = SiloAdmission("late", key, authority, place.rendezvous)
+        connection = Connection(lambda: record.address, authority, key, admission=admission)
         try:
             place.keys.admit("late", line)
             until(lambda: opened(connection))

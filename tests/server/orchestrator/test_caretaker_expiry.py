@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from azureml_jobs.identity.admission import AdmissionAuthority
 from azureml_jobs.rendezvous import FolderRendezvous
 from azureml_jobs.storage.folder_store import FolderStore
 from server.orchestrator import caretaker, fleet
@@ -45,9 +46,10 @@ def test_the_server_and_that_silo_say_once_that_a_key_and_the_ca_will_end(
     caplog.set_level(logging.INFO)
     federation = Federation(tmp_path, silos=2, made=datetime.now(UTC) - timedelta(days=3650 - 20))
     store, credentials = FolderStore(tmp_path / "store"), federation.credentials()
-    long_ago = AdmittedKeys(store, lambda: time.time() - 360 * DAY)
+    authority = AdmissionAuthority(federation.secrets, "test")
+    long_ago = AdmittedKeys(store, lambda: time.time() - 360 * DAY, authority)
     long_ago.admit("silo-1", federation.public["silo-1"].decode())
-    keys = AdmittedKeys(store, time.time)
+    keys = AdmittedKeys(store, time.time, authority)
     keys.admit("silo-2", federation.public["silo-2"].decode())
     orchestrator = Orchestrator("127.0.0.1:0", credentials, {})
     lease = store.acquire(LEASE, "this", 60)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from azureml_jobs.identity.admission import AdmissionAuthority
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.node_key import make_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets
@@ -47,7 +48,8 @@ class OneSilo:
         secrets = FolderSecrets(self.folder.keys)
         make_ca(secrets, "test", datetime.now(UTC))
         store = FolderStore(self.folder.store)
-        AdmittedKeys(store, time.time).admit("silo-1", make_node_key(secrets, "silo-1"))
+        keys = AdmittedKeys(store, time.time, AdmissionAuthority(secrets, "test"))
+        keys.admit("silo-1", make_node_key(secrets, "silo-1"))
         self.ca = path / "ca.pem"
         self.ca.write_bytes(secrets.get(CA_CERTIFICATE))
         self.key = secrets.where("node-silo-1")

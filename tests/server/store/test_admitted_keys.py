@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from azureml_jobs.identity.node_key import (
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import CheckpointError, IdentityError
 from server.store.admitted_keys import AdmittedKeys
+from tests.azureml_jobs.identity.authorities import authority_in
 
 PEM = serialization.Encoding.PEM
 
@@ -41,7 +43,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def admitted(tmp_path: Path, clock: Clock) -> AdmittedKeys:
-    return AdmittedKeys(FolderStore(tmp_path / "store"), clock)
+    return AdmittedKeys(FolderStore(tmp_path / "store"), clock, authority_in(tmp_path / "keys"))
 
 
 def flower_header(line: str) -> bytes:
@@ -110,7 +112,7 @@ def test_revoking_what_is_not_there_names_what_is(admitted: AdmittedKeys) -> Non
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"[]", b"{}", b'{"silo": "north", "key": "x", "since": 1, "expires": 9e99}']
+    "damage", [b"", b"[]", b"{}", b'{"version": 2}', b'{"version": 2, "certificate": "x"}']
 )
 def test_a_damaged_entry_admits_nobody_and_harms_nobody(
     tmp_path: Path, admitted: AdmittedKeys, damage: bytes, caplog: pytest.LogCaptureFixture
@@ -142,10 +144,15 @@ def test_an_entry_of_another_version_admits_nobody_and_both_versions_are_logged(
     store = FolderStore(tmp_path / "store")
     admitted.admit("north", fresh_node_key()[1])
     admitted.admit("south", fresh_node_key()[1])
-    name = next(one for one in store.list("keys/admitted/") if b'"north"' in store.read(one))
-    store.replace(name, store.read(name).replace(b'"version": 1', b'"version": 99'))
+    north = next(key for key in admitted.all() if key.silo == "north")
+    name = next(
+        one
+        for one in store.list("keys/admitted/")
+        if json.loads(store.read(one))["certificate"] == north.certificate
+    )
+    store.replace(name, store.read(name).replace(b'"version": 2', b'"version": 99'))
     again = AdmittedKeys(store, lambda: 0.0)
     assert list(again.current().values()) == ["south"]
-    assert "MDW-505" in caplog.text and "version 99; this Meadow reads version 1" in caplog.text
+    assert "MDW-505" in caplog.text and "version 99; this Meadow reads version 2" in caplog.text
     with pytest.raises(CheckpointError, match="MDW-505"):
         again.all()
