@@ -7,7 +7,7 @@ blob container.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], float]
 MOST_DAYS = 36500
+EXAMPLES = "examples_at_most"
+"""The name of a limit, as the argument of the verbs and in a signed admission."""
 
 
 def keys(arguments: Arguments, clock: Clock = time.time) -> int:
@@ -75,6 +77,19 @@ class Keys:
     @property
     def _days(self) -> float:
         return self._arguments.number("days", NODE_KEY_DAYS, MOST_DAYS)
+
+    @property
+    def _limits(self) -> dict[str, float]:
+        """Return the further limits that the CA's owner signs with an admission."""
+        if not self._arguments.has(EXAMPLES):
+            return {}
+        return {EXAMPLES: self._arguments.number(EXAMPLES, 0.0)}
+
+    def _limits_before(self) -> Mapping[str, float]:
+        """Return the limits of the key that a silo has now: a rotation keeps them."""
+        own = [key for key in self._admitted.all() if key.silo == self._name]
+        newest = max(own, key=lambda key: key.since, default=None)
+        return newest.limits if newest is not None else {}
 
     @cached_property
     def _admitted(self) -> AdmittedKeys:
@@ -124,20 +139,21 @@ class Keys:
 
     def admit(self) -> Iterator[str]:
         """Admit the public key in a file for a silo."""
-        key = self._admitted.admit(self._name, self._given_key(), self._days)
+        key = self._admitted.admit(self._name, self._given_key(), self._days, self._limits)
         yield from self._admitted_lines(key)
 
     def rotate(self) -> Iterator[str]:
         """Admit a new key of a silo, then revoke its others: at no moment is the silo without a
         good key.
         """
+        limits = self._limits or self._limits_before()
         if not self._arguments.has("FILE"):
             secret, public = fresh_node_key()
-            new = self._admitted.admit(self._name, public, self._days)
+            new = self._admitted.admit(self._name, public, self._days, limits)
             self._secrets.set(node_secret(self._name), secret)
             yield self._published(public)
         else:
-            new = self._admitted.admit(self._name, self._given_key(), self._days)
+            new = self._admitted.admit(self._name, self._given_key(), self._days, limits)
         yield from self._admitted_lines(new)
         good = [
             key.fingerprint

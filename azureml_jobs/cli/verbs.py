@@ -59,6 +59,9 @@ SHELL: Final = Argument(
     "SHELL", "bash, zsh or fish", required=True, choices=("bash", "zsh", "fish")
 )
 DAYS: Final = Argument("days", "for how many days the key may connect (365)", "DAYS")
+EXAMPLES: Final = Argument(
+    "examples_at_most", "how many examples one of its updates may count", "N"
+)
 
 MODULE: Final = Argument("NAME", "of the module: small letters, digits and '_'", required=True)
 
@@ -254,7 +257,7 @@ _ROWS: Final = (
         ORCHESTRATOR,
         "let a silo's key connect",
         "keys:keys",
-        (NAME, PUBLIC_KEY, DAYS, STORE),
+        (NAME, PUBLIC_KEY, DAYS, EXAMPLES, VAULT, KEY_FOLDER, STORE),
         overrides=WHICH,
         about=WHERE_KEYS_ARE,
         examples=(("meadow keys admit north north.pub days=90", "compare its SHA256 first"),),
@@ -264,7 +267,7 @@ _ROWS: Final = (
         ORCHESTRATOR,
         "let a silo's new key connect and revoke its older ones",
         "keys:keys",
-        (NAME, PUBLIC_KEY, DAYS, VAULT, KEY_FOLDER, STORE),
+        (NAME, PUBLIC_KEY, DAYS, EXAMPLES, VAULT, KEY_FOLDER, STORE),
         overrides=WHICH,
         about="Without FILE the new key is made here.",
     ),

@@ -11,7 +11,7 @@ from typing import Final
 
 from azureml_jobs.identity.admission import MOST_BYTES, Admission, check_admission
 from azureml_jobs.identity.node_key import NodeKey, fingerprint, public_line
-from azureml_jobs.rendezvous import Rendezvous, admission_name
+from azureml_jobs.rendezvous import Rendezvous, StaticRendezvous, admission_name
 from conf.errors import IdentityError, MeadowError
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,11 @@ class SiloAdmission:
             log.warning("%s", error)
         best = max(found, key=lambda one: one[0].expires, default=None)
         return best[1] if best is not None else None
+
+    @property
+    def patience(self) -> float:
+        """Return for how many seconds an admission may still come, once a server is there."""
+        return 0.0 if isinstance(self._place, StaticRendezvous) else PATIENCE
 
     def missing(self) -> IdentityError:
         """Return the error for a silo that found none."""

@@ -44,7 +44,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
 
-from client.node.admission import PATIENCE, SiloAdmission
+from client.node.admission import SiloAdmission
 from client.node.channel import LONGEST_BACKOFF, signed_channel
 from client.node.transfers import side_by_side
 from conf.errors import IdentityError
@@ -382,7 +382,7 @@ class Connection:
         since = self._unadmitted_since
         if self._admission is None or since is None:
             return
-        if time.monotonic() - since >= PATIENCE:
+        if time.monotonic() - since >= self._admission.patience:
             raise self._admission.missing()
 
     def _move(self) -> None:

@@ -57,11 +57,14 @@ def test_a_stock_supernode_joins_our_orchestrator_beside_our_own_node(tmp_path: 
     federation = Federation(tmp_path)
     app = app_folder(tmp_path, CLIENT)
     with (
-        federation.orchestrator() as orchestrator,
+        federation.orchestrator(stock_grpc="127.0.0.1:0") as orchestrator,
         stock(federation) as flower,
         federation.thread_node(orchestrator.address, federation.silos[1]),
     ):
-        flower.supernode("silo-1", orchestrator.address, node_config(federation.silos[0]))
+        assert orchestrator.stock_grpc_address is not None
+        flower.supernode(
+            "silo-1", orchestrator.stock_grpc_address, node_config(federation.silos[0])
+        )
         orchestrator.wait_for(["silo-1", "silo-2"], 2, 90)
         grid = PackedGrid(orchestrator.open_run("run", ["silo-1", "silo-2"], bundle=bundle(app)))
         packs = {name: grid._grid.packs(node) for node, name in grid.names().items()}

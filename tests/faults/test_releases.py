@@ -69,8 +69,12 @@ def test_nodes_of_this_release_train_for_an_orchestrator_of_the_other(tmp_path: 
 def test_a_stock_node_of_the_other_release_joins_our_orchestrator(tmp_path: Path) -> None:
     federation = Federation(tmp_path, silos=1)
     app = app_folder(tmp_path, CLIENT)
-    with federation.orchestrator() as orchestrator, stock(federation, OTHER) as flower:
-        flower.supernode("silo-1", orchestrator.address, node_config(federation.silos[0]))
+    opened = federation.orchestrator(stock_grpc="127.0.0.1:0")
+    with opened as orchestrator, stock(federation, OTHER) as flower:
+        assert orchestrator.stock_grpc_address is not None
+        flower.supernode(
+            "silo-1", orchestrator.stock_grpc_address, node_config(federation.silos[0])
+        )
         orchestrator.wait_for(["silo-1"], 1, 90)
         grid = PackedGrid(orchestrator.open_run("run", ["silo-1"], bundle=bundle(app)))
         for round in (1, 2):

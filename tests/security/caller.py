@@ -50,8 +50,13 @@ class Caller:
         self.pem = public_key_to_bytes(key.public_key())
         self.node = Node(node_id=node_id_of(self.pem))
         private, shown = certificate or certified(federation, key)
+        self.address = address
+        self.reopen(grpc.ssl_channel_credentials(federation.authority, private, shown))
+
+    def reopen(self, credentials: grpc.ChannelCredentials) -> None:
+        """Go on with another connection, of these credentials."""
         self.channel = grpc.secure_channel(
-            address, grpc.ssl_channel_credentials(federation.authority, private, shown)
+            self.address, credentials, options=[("grpc.use_local_subchannel_pool", 1)]
         )
         self.stub = FleetStub(self.channel)
 

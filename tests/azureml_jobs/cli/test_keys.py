@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from azureml_jobs.cli.arguments import parse
 from azureml_jobs.cli.keys import keys
 from azureml_jobs.cli.verbs import KEYS, VERBS, find
+from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.node_key import fresh_node_key
+from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import ConfigError, MeadowError
 from conf.federation_folder import FederationFolder
@@ -38,6 +41,8 @@ class Office:
         self._capsys = capsys
 
     def do(self, verb: str, *argv: str, store: Path | None = None) -> tuple[int, str, str]:
+        if verb in ("admit", "rotate") and not (self.keys / CA_CERTIFICATE).exists():
+            make_ca(FolderSecrets(self.keys), "test", datetime.fromtimestamp(START, UTC))
         where = {"keys": self.keys, "store": store or self.store}
         takes = {argument.name for argument in VERBS[f"keys {verb}"].arguments}
         taken = [f"{key}={path}" for key, path in where.items() if key in takes]
@@ -80,7 +85,8 @@ def test_silo_makes_a_key_and_says_where_its_public_half_is(office: Office) -> N
 
 def test_admit_list_and_revoke(office: Office) -> None:
     office.do("silo", "north")
-    status, out, _ = office.do("admit", "north", str(office.keys / "node-north.pub"), "days=100")
+    status, out, err = office.do("admit", "north", str(office.keys / "node-north.pub"), "days=100")
+    assert status == 0, err
     assert status == 0 and "north may connect" in out and office.current() == ["north"]
     _, table, _ = office.do("list")
     head, row = table.splitlines()

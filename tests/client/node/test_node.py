@@ -36,7 +36,14 @@ def settings(federation: Federation, *more: str, **changed: str) -> NodeSettings
     authority = federation.folder / "ca.pem"
     authority.write_bytes(federation.authority)
     key = federation.secrets.where("node-silo-1")
-    options = {"server": "127.0.0.1:1", "ca": str(authority), "key": key, "app": TOY, **changed}
+    options = {
+        "server": "127.0.0.1:1",
+        "ca": str(authority),
+        "admission": str(federation.admission_file("silo-1")),
+        "key": key,
+        "app": TOY,
+        **changed,
+    }
     named = [part for name, value in options.items() if value for part in (f"--{name}", value)]
     arguments = ["--silo", silo_to_json(federation.silos[0]), *named, *more]
     return node_settings(parse(VERBS["join"], arguments))
@@ -61,11 +68,11 @@ def test_an_unregistered_key_ends_with_the_reason(
     with federation.orchestrator() as orchestrator:
         make_node_key(federation.secrets, "stranger")
         key = federation.secrets.where("node-stranger")
-        assert run(settings(federation, server=orchestrator.address, key=key)) == 8
+        assert run(settings(federation, server=orchestrator.address, key=key, admission="")) == 8
     assert (
         capsys.readouterr()
         .err.splitlines()[-1]
-        .startswith("MDW-743: The server refuses this silo: The key ")
+        .startswith("MDW-715: There is no admission for the key SHA256:")
     )
 
 

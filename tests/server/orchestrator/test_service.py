@@ -126,6 +126,7 @@ def test_a_silo_whose_key_is_changed_takes_part_with_the_new_one_in_the_same_run
             old = federation.public["silo-1"]
             federation.secrets.delete("node-silo-1")
             new = make_node_key(federation.secrets, "silo-1").encode()
+            federation.public["silo-1"] = new
             orchestrator.admit_key("silo-1", new)
         with federation.thread_node(orchestrator.address, federation.silos[0]):
             orchestrator.revoke_key(old)
