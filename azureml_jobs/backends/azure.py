@@ -24,10 +24,10 @@ import yaml
 from azureml_jobs.backends.azure_log import AzureLog
 from azureml_jobs.backends.base import ALL, ORCHESTRATOR, Backend, Job, parts_of, silos_first
 from azureml_jobs.backends.workspace import AzureJob, Workspace
-from azureml_jobs.identity.admission import check_admission
 from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import load_ca
 from azureml_jobs.identity.key_vault import VaultSecrets
+from azureml_jobs.identity.signed_admission import check_admission
 from azureml_jobs.jobs.snapshot import ROOT, image_with, snapshot
 from azureml_jobs.jobs.specification import (
     ADMISSION_FILE,

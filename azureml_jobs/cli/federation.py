@@ -21,7 +21,7 @@ from azureml_jobs.cli.arguments import Arguments
 from conf.errors import AzureError, ConfigError
 
 if TYPE_CHECKING:
-    from azureml_jobs.identity.admission import AdmissionAuthority
+    from azureml_jobs.identity.signed_admission import AdmissionAuthority
     from azureml_jobs.storage.base import Store
     from conf.schema import Conf
     from server.store.admitted_keys import AdmittedKeys
@@ -135,9 +135,9 @@ def keys_of(backend: Backend) -> AdmittedKeys:
 
 def authority_of(backend: Backend) -> AdmissionAuthority:
     """Return what signs admissions: the CA's key, which is the orchestrator's owner's to use."""
-    from azureml_jobs.identity.admission import AdmissionAuthority
     from azureml_jobs.identity.key_vault import VaultSecrets
     from azureml_jobs.identity.secret_store import FolderSecrets, SecretStore
+    from azureml_jobs.identity.signed_admission import AdmissionAuthority
     from conf.federation_folder import FederationFolder
 
     federation = backend.conf.federation

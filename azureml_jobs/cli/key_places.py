@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azureml_jobs.cli.arguments import Arguments
-from azureml_jobs.identity.admission import AdmissionAuthority
 from azureml_jobs.identity.authority import CA_CERTIFICATE
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.node_key import node_secret
 from azureml_jobs.identity.secret_store import FolderSecrets, SecretStore, checked_name
+from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from conf.compose import compose
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf, SiloConf

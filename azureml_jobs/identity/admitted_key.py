@@ -13,9 +13,9 @@ from typing import Final
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from azureml_jobs.identity.admission import read_admission
 from azureml_jobs.identity.expiry import Span, expiry_warning
 from azureml_jobs.identity.node_key import fingerprint, load_public_key
+from azureml_jobs.identity.signed_admission import read_admission
 
 NODE_KEY_DAYS: Final = 365
 
@@ -25,7 +25,7 @@ class AdmittedKey:
     """A key that a silo may connect with.
 
     Times are in seconds since 1970; `revoked` is None as long as the key is not revoked.
-    `certificate` is the admission that the CA has signed (`identity.admission`), in PEM; the other
+    `certificate` is the admission that the CA has signed (`identity.signed_admission`), in PEM; the other
     values are those that stand in it.
     """
 

@@ -4,7 +4,7 @@ Who may speak to whom is decided in these modules:
 
     authority.py      the CA and the orchestrator's certificate
     node_key.py       a silo's key, by which the orchestrator recognises it
-    admission.py      the client certificate over that key: the CA's word that it may connect
+    signed_admission.py  the client certificate over that key: the CA's word that it may connect
     admitted_keys.py  which of these keys may connect
     secret_store.py   where private parts are kept; key_vault.py keeps them in a Key Vault
     expiry.py         how long keys and certificates are valid

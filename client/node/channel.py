@@ -62,7 +62,7 @@ def signed_channel(
     first.
 
     `authority` is the PEM of the only CA that is trusted; `extra` are further gRPC channel options.
-    `certificate` is the silo's admission in PEM (`azureml_jobs.identity.admission`), by which the
+    `certificate` is the silo's admission in PEM (`azureml_jobs.identity.signed_admission`), by which the
     handshake lets it in; a stock server asks for none.
     """
     options: dict[str, str | int] = {

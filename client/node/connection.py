@@ -44,8 +44,8 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
 
-from client.node.admission import SiloAdmission
 from client.node.channel import LONGEST_BACKOFF, signed_channel
+from client.node.own_admission import SiloAdmission
 from client.node.transfers import side_by_side
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT

@@ -38,10 +38,10 @@ from azureml_jobs.rendezvous import (
 )
 from azureml_jobs.storage.opened import open_store
 from client.malloc import keep_activations_mapped
-from client.node.admission import SiloAdmission
 from client.node.connection import Connection, FederationOver
 from client.node.journal import UpdateJournal
 from client.node.node import IDLE_SECONDS, IdleTimeout, Node
+from client.node.own_admission import SiloAdmission
 from client.node.state_store import SiloStateStore
 from conf.code_digest import release_digest
 from conf.errors import IdentityError, MeadowError, SiloError

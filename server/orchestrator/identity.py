@@ -8,7 +8,7 @@ call carries: `flwr-public-key-bin` (PEM), `flwr-timestamp` (ISO 8601), `flwr-si
 over the timestamp).
 
 On the port of Meadow's own nodes a call also comes over a connection whose client certificate the
-CA has signed (`azureml_jobs.identity.admission`). gRPC checks that certificate once, when the
+CA has signed (`azureml_jobs.identity.signed_admission`). gRPC checks that certificate once, when the
 connection opens; here its key is compared with the list of admitted keys at each call, so that a
 key which is revoked, or admitted again, is so at once on connections that are open.
 
@@ -53,8 +53,8 @@ from flwr.supercore.primitives.asymmetric import (
 )
 from google.protobuf.message import DecodeError
 
-from azureml_jobs.identity.admission import certified_key
 from azureml_jobs.identity.node_key import fingerprint as key_fingerprint
+from azureml_jobs.identity.signed_admission import certified_key
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT, supports
 from server.orchestrator.nodes import node_id_of

@@ -1,6 +1,6 @@
 """The list of keys that may connect, in the orchestrator's store, read again while it runs.
 
-An entry is the client certificate that the CA signed over the key (`identity.admission`), and
+An entry is the client certificate that the CA signed over the key (`identity.signed_admission`), and
 counts only as such: who can write the store, and has not the CA's key, admits nobody.
 
 MDW-710 admitted for another silo    MDW-711 revoked for good
@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from azureml_jobs.identity.admission import Admission, AdmissionAuthority, check_admission
 from azureml_jobs.identity.admitted_key import NODE_KEY_DAYS, AdmittedKey
 from azureml_jobs.identity.node_key import load_public_key, public_line
 from azureml_jobs.identity.secret_store import checked_name
+from azureml_jobs.identity.signed_admission import Admission, AdmissionAuthority, check_admission
 from azureml_jobs.storage.base import Store
 from conf.errors import CheckpointError, IdentityError
 from conf.versions import Format

@@ -19,17 +19,17 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from azureml_jobs.identity.admission import Admission, AdmissionAuthority
 from azureml_jobs.identity.authority import ServerCredentials, make_ca, server_credentials
 from azureml_jobs.identity.node_key import load_node_key, make_node_key, public_line
 from azureml_jobs.identity.secret_store import FolderSecrets
+from azureml_jobs.identity.signed_admission import Admission, AdmissionAuthority
 from azureml_jobs.rendezvous import StaticRendezvous
 from azureml_jobs.storage.folder_store import FolderStore
-from client.node.admission import SiloAdmission
 from client.node.connection import Connection
 from client.node.job import load_app
 from client.node.journal import UpdateJournal
 from client.node.node import Node
+from client.node.own_admission import SiloAdmission
 from client.node.state_store import SiloStateStore
 from conf.schema import Silo
 from conf.silos import silo_to_json

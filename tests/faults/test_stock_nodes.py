@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.identity.admission import AdmissionAuthority
+from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.federation_folder import FederationFolder

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from azureml_jobs.identity.admission import Admission, AdmissionAuthority, read_admission
 from azureml_jobs.identity.node_key import node_secret
 from azureml_jobs.identity.secret_store import FolderSecrets
+from azureml_jobs.identity.signed_admission import Admission, AdmissionAuthority, read_admission
 from azureml_jobs.storage.base import Lease
 from azureml_jobs.storage.folder_store import FolderStore
 from azureml_jobs.storage.lease import lease_of, lease_record

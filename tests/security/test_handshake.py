@@ -12,8 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 
-from azureml_jobs.identity.admission import Admission, check_admission, read_admission
 from azureml_jobs.identity.node_key import fresh_node_key, public_line
+from azureml_jobs.identity.signed_admission import Admission, check_admission, read_admission
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import IdentityError
 from server.orchestrator.service import Orchestrator

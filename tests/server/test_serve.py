@@ -17,15 +17,15 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from azureml_jobs.identity.admission import AdmissionAuthority
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.node_key import fresh_node_key, load_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets
+from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous
 from azureml_jobs.storage.base import LeaseLost
 from azureml_jobs.storage.folder_store import FolderStore
-from client.node.admission import SiloAdmission
 from client.node.connection import Connection
+from client.node.own_admission import SiloAdmission
 from conf.compose import compose
 from conf.errors import CheckpointError, IdentityError, SiloError
 from conf.federation_folder import FederationFolder

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from azureml_jobs.identity.admission import AdmissionAuthority
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.secret_store import FolderSecrets
+from azureml_jobs.identity.signed_admission import AdmissionAuthority
 
 BEGINS = datetime(2020, 1, 1, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.identity.admission import AdmissionAuthority
+from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from azureml_jobs.rendezvous import FolderRendezvous
 from azureml_jobs.storage.folder_store import FolderStore
 from server.orchestrator import caretaker, fleet

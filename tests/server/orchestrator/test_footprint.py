@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from azureml_jobs.identity.admission import AdmissionAuthority
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.node_key import make_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets
+from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.federation_folder import FederationFolder

@@ -9,8 +9,8 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from azureml_jobs.identity.admission import MOST_BYTES, Admission, check_admission
 from azureml_jobs.identity.node_key import NodeKey, fingerprint, public_line
+from azureml_jobs.identity.signed_admission import MOST_BYTES, Admission, check_admission
 from azureml_jobs.rendezvous import Rendezvous, StaticRendezvous, admission_name
 from conf.errors import IdentityError, MeadowError
 
