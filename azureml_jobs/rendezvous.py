@@ -1,14 +1,19 @@
 """How silos find the orchestrator: a fixed address, a shared folder, or the tags of an MLflow run.
 
-A rendezvous says only where the server is, never whom to trust. Each start of an orchestrator has a
-higher epoch and its own record, so that one that seemed dead and comes back can't hide its
-successor.
+A rendezvous says only where the server is, never whom to trust, and anybody may be able to write to
+it. So a record is signed by the key of the orchestrator's certificate, which the CA vouches for, and
+any other is passed over. A record may be old all the same, played again by a stranger: it leads to an
+address, where the server has to prove itself anew (`client.node.server_finder` tries one after the
+other), and it ends nothing: that a federation is over, a silo believes the server alone.
+
+Each start of an orchestrator has a higher epoch and its own record, so that one that seemed dead and
+comes back can't hide its successor.
 
 Beside the address it carries to each silo the certificate by which it was admitted: public, signed
 by the CA, and so as good from here as from anywhere.
 
-    MDW-730 no server found in time    MDW-731 the rendezvous can't be used
-    MDW-732 not an address
+    MDW-720 a record that is not signed by an orchestrator of this CA
+    MDW-731 the rendezvous can't be used    MDW-732 not an address
 """
 
 from __future__ import annotations
@@ -16,48 +21,118 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
-import time
-from collections.abc import Callable, Iterable
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from cryptography import x509
+
+from azureml_jobs.identity.signatures import HeadSigner, head_key, is_signed, sign
 from conf.atomic_files import write_atomic
-from conf.errors import IdentityError
+from conf.errors import IdentityError, MeadowError
 
 log = logging.getLogger(__name__)
 
-Clock = Callable[[], float]
-
-FRESH_SECONDS: Final = 90.0
-"""A heartbeat older than this, or further ahead of our clock, does not count: 3 of 30 s missed."""
-MAX_BYTES: Final = 4096
+MAX_BYTES: Final = 16384
+"""Of a record; one with its certificate has about 1,700."""
+MOST_RECORDS: Final = 200
+"""Files of a folder that are looked at: strangers may put more there than a silo has time to read."""
+PURPOSE: Final = "rendezvous record"
+"""Of the signature, so that nothing else that this key signs is a record."""
 ADMISSION_BYTES: Final = 8192
 
 OPEN: Final = "open"
 OVER: Final = "over"
-"""States of a record; `over` means that the federation has ended and silos need not wait."""
+"""States of a record; `over` tells people why nobody is there, and no silo goes home for it."""
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?):(\d{1,5})")
+_NO_RECORD = (ValueError, TypeError, LookupError, OverflowError, IdentityError)
+"""What values that are no record raise; OverflowError is an epoch of 1e999."""
 _FEDERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
 class Record:
-    """Where a server is: `host:port`, epoch of its start, last heartbeat (s since 1970), state."""
+    """Where a server is: `host:port`, the epoch of its start, its state.
+
+    `beat` counts the publications of this start, so that a record that rises while one watches is
+    of a server that runs; `heartbeat` is the server's own clock (s since 1970), for people.
+    """
 
     address: str
     epoch: int = 0
     heartbeat: float = 0.0
     state: str = OPEN
+    beat: int = 0
+
+    def statement(self, federation: str) -> bytes:
+        """Return what is signed."""
+        return json.dumps(asdict(self) | {"federation": federation}, sort_keys=True).encode()
+
+
+@dataclass(frozen=True)
+class SignedRecord:
+    """A record, of which federation it is, and who says so: a certificate (PEM) and its key's
+    signature.
+    """
+
+    record: Record
+    federation: str = ""
+    certificate: str = ""
+    signature: str = ""
+
+    def checked(
+        self, authorities: Sequence[x509.Certificate], federation: str | None, now: datetime
+    ) -> Record:
+        """Return the record, once an orchestrator that one of these CAs vouches for has signed it.
+
+        `federation` is the silo's own; None: it knows no name. Raises IdentityError MDW-720.
+        """
+        where = f"The record of {self.record.address}"
+        try:
+            public = head_key(self.certificate, authorities, "its certificate")
+        except MeadowError as error:
+            raise _unsigned(where, error.message.rstrip(".")) from None
+        statement = self.record.statement(self.federation)
+        if not is_signed(public, PURPOSE, statement, self.signature):
+            raise _unsigned(where, "its signature is wrong")
+        if federation is not None and federation != self.federation:
+            raise _unsigned(where, f"it is of the federation {self.federation[:64]!r}")
+        certificate = x509.load_pem_x509_certificate(self.certificate.encode())
+        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+            raise _unsigned(where, "its certificate is not valid now")
+        return self.record
+
+
+@dataclass(frozen=True)
+class RecordSigner:
+    """Signs a federation's records with the key that the orchestrator's port shows to its silos."""
+
+    signer: HeadSigner
+    federation: str
+
+    def signed(self, record: Record) -> SignedRecord:
+        """Return a record with its signature; raises IdentityError MDW-732 for a wrong address."""
+        checked_address(record.address)
+        signature = sign(self.signer.key, PURPOSE, record.statement(self.federation))
+        return SignedRecord(record, self.federation, self.signer.certificate, signature)
+
+
+def _unsigned(where: str, why: str) -> IdentityError:
+    hint = "If it is the right orchestrator, compare the CA's certificate with its owner."
+    return IdentityError("MDW-720", f"{where} is passed over: {why}.", hint)
 
 
 class Rendezvous(Protocol):
     """Where a server publishes its address and silos look for it."""
 
-    def publish(self, record: Record) -> None:
+    def publish(self, signed: SignedRecord) -> None:
         """Publish the server of this epoch; called again as heartbeat.
 
         Raises IdentityError MDW-731.
@@ -76,11 +151,8 @@ class Rendezvous(Protocol):
         MDW-731.
         """
 
-    def find(self) -> Record | None:
-        """Return the live server's record, or one that is `over`; None where no server is alive."""
-
-    def seen(self) -> list[Record]:
-        """Return every published record, whatever its age."""
+    def seen(self) -> list[SignedRecord]:
+        """Return every published record, whoever wrote it."""
 
 
 def checked_address(address: str) -> str:
@@ -92,53 +164,6 @@ def checked_address(address: str) -> str:
     return address
 
 
-def choose(records: Iterable[Record], now: float, fresh: float = FRESH_SECONDS) -> Record | None:
-    """Return the record that a silo follows: the fresh one of the highest epoch.
-
-    The highest epoch's record counts at any age where it says `over`: nobody renews it then.
-    """
-    newest_first = sorted(records, key=_age_order, reverse=True)
-    if newest_first and newest_first[0].state == OVER:
-        return newest_first[0]
-    for record in newest_first:
-        if record.state != OVER and abs(now - record.heartbeat) <= fresh:
-            return record
-    return None
-
-
-def no_server_found(rendezvous: Rendezvous, seconds: float, now: float) -> IdentityError:
-    """Return the error of a silo that looked for a server for so long, MDW-730.
-
-    It says which record was seen last, and what to do.
-    """
-    try:
-        records = rendezvous.seen()
-    except IdentityError as error:
-        # The rendezvous itself can't be used: that is what the owner has to know.
-        return error
-    last = max(records, key=_age_order, default=None)
-    if last is None:
-        state = "nothing was published"
-        hint = "Start the orchestrator, or check that both name the same rendezvous."
-    elif not last.heartbeat:
-        state = f"nobody answers at {last.address}"
-        hint = "Start the orchestrator; let this network reach its port."
-    else:
-        age = now - last.heartbeat
-        if age >= 0:
-            when = f"{age:.0f} s ago"
-            hint = "Start it again."
-        else:
-            when = f"{-age:.0f} s in the future"
-            hint = "If the orchestrator runs, compare the clocks of the two machines."
-        state = f"the last heartbeat is of {last.address}, epoch {last.epoch}, {when}"
-    return IdentityError("MDW-730", f"No server found in {seconds:.0f} s: {state}.", hint)
-
-
-def _age_order(record: Record) -> tuple[int, float]:
-    return record.epoch, record.heartbeat
-
-
 def admission_name(line: str) -> str:
     """Return the name under which the admission of a public key (OpenSSH's line) is published."""
     return hashlib.sha256(line.encode()).hexdigest()[:32]
@@ -148,9 +173,9 @@ class StaticRendezvous:
     """One address that does not change, from the silo's own configuration."""
 
     def __init__(self, address: str) -> None:
-        self._record = Record(checked_address(address))
+        self.address = checked_address(address)
 
-    def publish(self, record: Record) -> None:
+    def publish(self, signed: SignedRecord) -> None:
         """Do nothing: silos have the address in their configuration."""
 
     def publish_admission(self, key: str, certificate: str) -> None:
@@ -160,32 +185,25 @@ class StaticRendezvous:
         """See `Rendezvous`: an address has none."""
         return None
 
-    def find(self) -> Record | None:
-        """Return the address."""
-        return self._record
-
-    def seen(self) -> list[Record]:
-        """Return the address."""
-        return [self._record]
+    def seen(self) -> list[SignedRecord]:
+        """Return the address, which nobody has signed."""
+        return [SignedRecord(Record(self.address))]
 
 
 class FolderRendezvous:
     """A folder that both sides see, with one small file per epoch, each replaced atomically."""
 
-    def __init__(
-        self, folder: str | Path, clock: Clock = time.time, fresh: float = FRESH_SECONDS
-    ) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
-        self._clock = clock
-        self._fresh = fresh
 
-    def publish(self, record: Record) -> None:
+    def publish(self, signed: SignedRecord) -> None:
         """See `Rendezvous`; older epochs' files are removed."""
+        record = signed.record
         checked_address(record.address)
         path = self._folder / f"server-{record.epoch:09d}.json"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, json.dumps(asdict(record)))
+            write_atomic(path, json.dumps(asdict(record) | _evidence(signed)))
             for old in self._folder.glob("server-*.json"):
                 if old.name < path.name:
                     old.unlink(missing_ok=True)
@@ -211,46 +229,75 @@ class FolderRendezvous:
         """See `Rendezvous`."""
         path = self._folder / f"admission-{key}.pem"
         try:
-            with path.open("rb") as file:
-                content = file.read(ADMISSION_BYTES + 1)
+            content = _small_file(path)
         except OSError:
             # There is none yet, or the folder can't be read now: asked again.
             return None
         return content if len(content) <= ADMISSION_BYTES else None
 
-    def find(self) -> Record | None:
-        """See `Rendezvous`."""
-        return choose(self.seen(), self._clock(), self._fresh)
-
-    def seen(self) -> list[Record]:
+    def seen(self) -> list[SignedRecord]:
         """See `Rendezvous`; a file that is not a record is logged and left out."""
         records = []
-        for path in sorted(self._folder.glob("server-*.json")):
+        # The least epochs first, so that thousands of a stranger's with high ones don't come before.
+        for path in sorted(self._folder.glob("server-*.json"), key=_by_epoch)[:MOST_RECORDS]:
             # The file may have been removed since, or be another user's.
             with suppress(OSError):
-                with path.open("rb") as file:
-                    text = file.read(MAX_BYTES + 1)
-                record = _parsed(text, str(path))
+                record = _parsed(_small_file(path), str(path))
                 if record is not None:
                     records.append(record)
         return records
 
 
-def _parsed(text: bytes, where: str) -> Record | None:
+def _by_epoch(path: Path) -> tuple[int, str]:
+    return len(path.name), path.name
+
+
+def _small_file(path: Path) -> bytes:
+    """Return the beginning of a plain file, and nothing of a link, a pipe or a device."""
+    # A pipe would be waited for, and a link may lead anywhere.
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(f"{path} is not a plain file")
+        return file.read(MAX_BYTES + 1)
+
+
+def _parsed(text: bytes, where: str) -> SignedRecord | None:
     try:
         if len(text) > MAX_BYTES:
             raise ValueError("too long")
-        raw = json.loads(text)
-        return _record(raw["address"], raw["epoch"], raw["heartbeat"], raw["state"])
-    except (ValueError, TypeError, LookupError, RecursionError, IdentityError) as error:
+        return _record(json.loads(text))
+    except (*_NO_RECORD, RecursionError) as error:
         log.warning("%s is not a record of a server: %s", where, error)
         return None
 
 
-def _record(address: Any, epoch: Any, heartbeat: Any, state: Any) -> Record:
-    if state not in (OPEN, OVER):
-        raise ValueError(f"state {state!r:.20}")
-    return Record(checked_address(str(address)), int(epoch), float(heartbeat), state)
+def _record(raw: Mapping[str, Any]) -> SignedRecord:
+    """Return the record that values or tags hold.
+
+    Raises one of `_NO_RECORD` for anything else.
+    """
+    if raw["state"] not in (OPEN, OVER):
+        raise ValueError(f"state {str(raw['state'])[:20]!r}")
+    record = Record(
+        checked_address(str(raw["address"])),
+        int(raw["epoch"]),
+        float(raw["heartbeat"]),
+        str(raw["state"]),
+        int(raw["beat"]),
+    )
+    texts = [str(raw[name]) for name in ("federation", "certificate", "signature")]
+    if any(len(text) > MAX_BYTES for text in texts):
+        raise ValueError("too long")
+    return SignedRecord(record, *texts)
+
+
+def _evidence(signed: SignedRecord) -> dict[str, str]:
+    return {
+        "federation": signed.federation,
+        "certificate": signed.certificate,
+        "signature": signed.signature,
+    }
 
 
 class MlflowRendezvous:
@@ -272,8 +319,6 @@ class MlflowRendezvous:
         experiment: str,
         federation: str,
         run_id: str | None = None,
-        clock: Clock = time.time,
-        fresh: float = FRESH_SECONDS,
     ) -> None:
         if not _FEDERATION.fullmatch(federation):
             hint = "Use letters, digits, '.', '_' and '-'."
@@ -284,11 +329,9 @@ class MlflowRendezvous:
         self._experiment = experiment
         self._federation = federation
         self._run_id = run_id
-        self._clock = clock
-        self._fresh = fresh
         self._client: Any = None
 
-    def publish(self, record: Record) -> None:
+    def publish(self, signed: SignedRecord) -> None:
         """See `Rendezvous`; all tags in one call."""
         from mlflow.entities import RunTag
 
@@ -296,8 +339,8 @@ class MlflowRendezvous:
             raise IdentityError(
                 "MDW-731", "No MLflow run to publish in.", "Only an orchestrator publishes."
             )
-        checked_address(record.address)
-        values = asdict(record) | {"federation": self._federation}
+        checked_address(signed.record.address)
+        values = asdict(signed.record) | _evidence(signed) | {"federation": self._federation}
         make_tag: Any = RunTag  # MLflow leaves it without annotations
         tags = [make_tag(self.PREFIX + key, str(value)) for key, value in values.items()]
         self._call("publish", lambda client: client.log_batch(self._run_id, tags=tags))
@@ -318,24 +361,15 @@ class MlflowRendezvous:
                 return text.encode("ascii", "replace")
         return None
 
-    def find(self) -> Record | None:
-        """See `Rendezvous`."""
-        return choose(self.seen(), self._clock(), self._fresh)
-
-    def seen(self) -> list[Record]:
+    def seen(self) -> list[SignedRecord]:
         """See `Rendezvous`; a run whose tags are not a record is logged and left out."""
         records = []
         for run in self._call("look", self._runs):
-            tags = run.data.tags
+            prefix = self.PREFIX
+            tags = {name.removeprefix(prefix): value for name, value in run.data.tags.items()}
             try:
-                record = _record(
-                    tags.get(self.PREFIX + "address"),
-                    tags.get(self.PREFIX + "epoch"),
-                    tags.get(self.PREFIX + "heartbeat"),
-                    tags.get(self.PREFIX + "state"),
-                )
-                records.append(record)
-            except (ValueError, TypeError, IdentityError) as error:
+                records.append(_record(tags))
+            except _NO_RECORD as error:
                 log.warning("MLflow run %s holds no record of a server: %s", run.info.run_id, error)
         return records
 

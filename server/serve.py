@@ -92,7 +92,15 @@ def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
     keys = AdmittedKeys(here.store, time.time, ca=credentials.ca)
     with _orchestrator(conf, credentials, keys.current()) as orchestrator:
         care = Caretaker(
-            orchestrator, credentials, here.host, here.store, lease, here.rendezvous, keys, queue
+            orchestrator,
+            credentials,
+            here.host,
+            here.store,
+            lease,
+            here.rendezvous,
+            keys,
+            queue,
+            conf.federation.name,
         )
         with care:
             note("listening")

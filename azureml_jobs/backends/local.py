@@ -34,7 +34,6 @@ from azureml_jobs.identity.authority import CA_CERTIFICATE, load_ca, make_ca
 from azureml_jobs.identity.node_key import load_node_key, make_node_key, node_secret, public_line
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.preflight.findings import Table
-from azureml_jobs.rendezvous import OVER, FolderRendezvous
 from conf.errors import ConfigError
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf, Silo, SiloConf
@@ -203,7 +202,6 @@ class LocalBackend(Backend):
         if running is not None and running.live:
             return running, False
         if part == ORCHESTRATOR:
-            self._forget_the_end()
             also = ["MLFLOW_"] if self.conf.tracking.mlflow == "environment" else []
             command = self._serve()
         else:
@@ -286,14 +284,10 @@ class LocalBackend(Backend):
         own = self.conf.federation.silos.get(silo, SiloConf())
         if is_folder(own.state):
             paths["--state-store"] = Path(own.state)
-        arguments = [text for flag, path in paths.items() for text in (flag, str(path))]
+        arguments = ["--federation", self.conf.federation.name]
+        for flag, path in paths.items():
+            arguments += [flag, str(path)]
         return [*MEADOW, "join", *arguments]
-
-    def _forget_the_end(self) -> None:
-        """Remove the last server's word that the federation is over, or new silos would believe it."""
-        if any(record.state == OVER for record in FolderRendezvous(self.folder.rendezvous).seen()):
-            for path in self.folder.rendezvous.glob("server-*.json"):
-                path.unlink(missing_ok=True)
 
 
 def job_name(part: str) -> str:

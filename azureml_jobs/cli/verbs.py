@@ -428,9 +428,7 @@ _ROWS: Final = (
             Argument("--rendezvous", "a folder in which it says where it is", "FOLDER"),
             Argument("--tracking", "an MLflow address where it says so", "ADDRESS"),
             Argument("--experiment", "the experiment there (meadow)", "NAME", needs="--tracking"),
-            Argument(
-                "--federation", "the federation there (federation)", "NAME", needs="--tracking"
-            ),
+            Argument("--federation", "this silo's federation: no other is followed", "NAME"),
             Argument(
                 "--run-id",
                 "the orchestrator's MLflow run; without it the federation's live one",

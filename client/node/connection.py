@@ -56,10 +56,7 @@ from strategies.wire.release import release_headers, why_refused
 log = logging.getLogger(__name__)
 
 Rendezvous = Callable[[], str | None]
-"""Says where the server is: host:port, or None while nobody knows.
-
-Raises FederationOver when it never will be.
-"""
+"""Says where the server is: host:port, or None while nobody knows."""
 
 HEARTBEAT_SECONDS: Final = 10.0
 """The interval that the silo declares, the least that Flower takes: after twice that without a beat
@@ -120,15 +117,18 @@ class Connection:
         key: ec.EllipticCurvePrivateKey,
         *,
         admission: SiloAdmission | None = None,
+        elsewhere: Callable[[str], bool] | None = None,
         options: Mapping[str, str | int] | None = None,
     ) -> None:
         """`authority` is the PEM of the only CA that is trusted; `options` are further gRPC channel
         options. Without an `admission` no client certificate is shown: a stock server asks for none.
+        `elsewhere` hears of an address that failed, and says whether to go on looking.
         """
         self._admission = admission
         self._certificate: bytes | None = None
         self._unadmitted_since: float | None = None
         self._rendezvous = rendezvous
+        self._elsewhere = elsewhere or (lambda address: False)
         self._authority = authority
         self._key = key
         self._options = dict(options or {})
@@ -348,7 +348,11 @@ class Connection:
     def _raise_unless_gone(self, error: grpc.RpcError) -> None:
         code, details = error.code(), str(error.details())
         if code in _GONE:
-            if not self._trusted and _DISTRUST.search(details) and not _CODED.match(details):
+            goes_on = self._elsewhere(str(self._address))
+            distrusted = _DISTRUST.search(details) and not _CODED.match(details)
+            if distrusted and goes_on:
+                log.warning("the server at %s can't be trusted: %s", self._address, details[:200])
+            elif distrusted and not self._trusted:
                 hint = "Compare the CA certificate and the address with the orchestrator's owner."
                 what = f"The server at {self._address} can't be trusted: {details[:200]}."
                 raise IdentityError("MDW-755", what, hint) from None
@@ -389,8 +393,6 @@ class Connection:
         """Ask where the server is, and go there if it is elsewhere."""
         try:
             address = self._rendezvous()
-        except FederationOver:
-            raise
         except Exception as error:  # a rendezvous that can't be read now is asked again
             log.warning("the rendezvous can't be read: %s", error)
             return

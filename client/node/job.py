@@ -29,8 +29,8 @@ from azureml_jobs.identity.authority import load_ca, span_of
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.node_key import NodeKey, load_node_key, read_node_key
 from azureml_jobs.identity.secret_store import read_private
+from azureml_jobs.identity.signatures import authorities_in
 from azureml_jobs.rendezvous import (
-    OVER,
     FolderRendezvous,
     MlflowRendezvous,
     Rendezvous,
@@ -42,9 +42,11 @@ from client.node.connection import Connection, FederationOver
 from client.node.journal import UpdateJournal
 from client.node.node import IDLE_SECONDS, IdleTimeout, Node
 from client.node.own_admission import SiloAdmission
+from client.node.server_finder import ServerFinder
 from client.node.state_store import SiloStateStore
 from conf.code_digest import release_digest
 from conf.errors import IdentityError, MeadowError, SiloError
+from conf.schema import FederationConf
 from conf.silos import silo_from_json
 from conf.startup_log import note
 from conf.targets.requirements import check_job
@@ -79,17 +81,6 @@ def load_app(path: str) -> ClientApp:
     return app
 
 
-def address_at(place: Rendezvous) -> str | None:
-    """Return where the server is now, None where nobody knows.
-
-    Raises FederationOver where the place says so.
-    """
-    record = place.find()
-    if record is not None and record.state == OVER:
-        raise FederationOver("the rendezvous says so")
-    return record.address if record is not None else None
-
-
 def work(make: Callable[[], Node]) -> int:
     """Run a node to its end and return the process's exit status; one line on stderr says why."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -122,7 +113,8 @@ class NodeSettings:
     A silo's settings: `silo` (JSON, as `conf.silos.silo_to_json`) or `silo_file`. Where the server
     is: `server` (host:port), `rendezvous` (a folder), or `tracking` (an MLflow address, where
     `experiment`, `federation` and perhaps `run_id` say which). The node's private key: `key` or
-    `key_vault`. Its admission comes with the rendezvous, or from the file `admission`.
+    `key_vault`. Its admission comes with the rendezvous, or from the file `admission`. With
+    `federation` only that federation's records are followed.
     """
 
     ca: Path
@@ -133,7 +125,7 @@ class NodeSettings:
     rendezvous: Path | None = None
     tracking: str = ""
     experiment: str = "meadow"
-    federation: str = "federation"
+    federation: str = ""
     run_id: str | None = None
     key: Path | None = None
     key_vault: str = ""
@@ -164,15 +156,18 @@ def make_node(settings: NodeSettings) -> Node:
     hint = "Ask the orchestrator's owner for the next one."
     if settings.data:
         silo = dataclasses.replace(silo, data=dataclasses.replace(silo.data, root=settings.data))
-    server = _rendezvous(settings)
+    place = _rendezvous(settings)
+    authorities = authorities_in(authority)
+    server = ServerFinder(place, lambda: authorities, settings.federation or None)
     key = _node_key(settings, silo.name)
-    admission = SiloAdmission(silo.name, key, authority, server, settings.admission)
+    admission = SiloAdmission(silo.name, key, authority, place, settings.admission)
     connection = Connection(
-        lambda: address_at(server),
+        server,
         authority,
         key,
         # A stock server asks for no certificate, and nobody has signed one for it.
         admission=None if settings.foreign_runs else admission,
+        elsewhere=server.failed,
     )
     return Node(
         connection,
@@ -183,7 +178,7 @@ def make_node(settings: NodeSettings) -> Node:
         idle_timeout=settings.idle_timeout,
         foreign_runs=settings.foreign_runs,
         spans=[span_of(f"The CA in {settings.ca}", certificate, hint)],
-        place=server,
+        finder=server,
     )
 
 
@@ -217,7 +212,10 @@ def _rendezvous(settings: NodeSettings) -> Rendezvous:
     for name in ("azure", "azureml"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowRendezvous(
-        settings.tracking, settings.experiment, settings.federation, settings.run_id
+        settings.tracking,
+        settings.experiment,
+        settings.federation or FederationConf.name,
+        settings.run_id,
     )
 
 

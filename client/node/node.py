@@ -19,12 +19,12 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 
 from azureml_jobs.identity.expiry import Reminder, Span
-from azureml_jobs.rendezvous import Rendezvous, no_server_found
 from azureml_jobs.storage.base import LeaseLost
 from client.malloc import give_back
 from client.node.agreement import refusal
 from client.node.connection import CallRefused, Connection, NodeUnknown
 from client.node.journal import LARGEST, InstructionKey, UpdateJournal
+from client.node.server_finder import ServerFinder
 from client.node.state_store import AnotherProcess, SiloStateStore
 from client.silo_settings import NODE_KEY
 from conf.errors import MeadowError, WireError
@@ -61,15 +61,15 @@ class Node:
         idle_timeout: float = IDLE_SECONDS,
         foreign_runs: bool = False,
         spans: Sequence[Span] = (),
-        place: Rendezvous | None = None,
+        finder: ServerFinder | None = None,
     ) -> None:
         """Without `states` the silo's state lasts as long as this process.
 
         With `foreign_runs` it also takes part in runs of a server that names no code (stock
         Flower's).
 
-        Of the end of `spans` it warns in its log; `place`, where the connection looks, is for the
-        error of finding nobody there.
+        Of the end of `spans` it warns in its log; `finder`, which the connection asks, is for the
+        error of finding nobody.
         """
         self._spans = spans
         self._reminder = Reminder(log)
@@ -80,7 +80,7 @@ class Node:
         self._states = states
         self._idle_timeout = idle_timeout
         self._foreign_runs = foreign_runs
-        self._place = place
+        self._finder = finder
         self._node_id = 0
         self._context: Context | None = None
         self._why_refused: str | None = None  # of the context's run
@@ -113,8 +113,8 @@ class Node:
                 elif time.monotonic() - last_work > self._idle_timeout:
                     raise IdleTimeout(f"no work for {self._idle_timeout:.0f} s")
         except TimeoutError:
-            if self._place is not None:
-                log.error("%s", no_server_found(self._place, self._idle_timeout, time.time()))
+            if self._finder is not None:
+                log.error("%s", self._finder.not_found(self._idle_timeout))
             raise IdleTimeout(f"no server for {self._idle_timeout:.0f} s") from None
         finally:
             self._connection.close()

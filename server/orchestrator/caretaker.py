@@ -23,9 +23,18 @@ from typing import Any, Final
 from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import ServerCredentials
 from azureml_jobs.identity.expiry import Reminder
-from azureml_jobs.rendezvous import OPEN, OVER, Record, Rendezvous, admission_name
+from azureml_jobs.identity.signatures import HeadSigner
+from azureml_jobs.rendezvous import (
+    OPEN,
+    OVER,
+    Record,
+    RecordSigner,
+    Rendezvous,
+    admission_name,
+)
 from azureml_jobs.storage.base import Lease, LeaseLost, Store, StoreMissing
 from conf.errors import Interrupted, MeadowError
+from conf.schema import FederationConf
 from server.orchestrator.service import Orchestrator
 from server.store.admitted_keys import AdmittedKeys
 from server.store.run_queue import Request, RunQueue
@@ -60,8 +69,10 @@ class Caretaker:
     rendezvous: Rendezvous
     keys: AdmittedKeys
     queue: RunQueue
+    federation: str = FederationConf.name
     software: dict[str, dict[str, str]] = field(default_factory=dict)
     """What each silo said last that it runs; replaced, not changed, because a thread reads it."""
+    _beat: int = 0
     _lost: MeadowError | None = None
     _admitted: dict[bytes, str] = field(default_factory=dict)
     _shut_out: set[bytes] = field(default_factory=set)
@@ -130,7 +141,10 @@ class Caretaker:
 
     def _publish(self, state: str) -> None:
         address = f"{self.host}:{self.orchestrator.address.rpartition(':')[2]}"
-        self.rendezvous.publish(Record(address, self.lease.epoch, time.time(), state))
+        self._beat += 1
+        record = Record(address, self.lease.epoch, time.time(), state, self._beat)
+        signer = RecordSigner(HeadSigner.of(self.credentials), self.federation)
+        self.rendezvous.publish(signer.signed(record))
 
     def _follow_keys(self) -> None:
         current = self.keys.current_keys()

@@ -21,7 +21,7 @@ from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.node_key import fresh_node_key, load_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.identity.signed_admission import AdmissionAuthority
-from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous
+from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous, Record
 from azureml_jobs.storage.base import LeaseLost
 from azureml_jobs.storage.folder_store import FolderStore
 from client.node.connection import Connection
@@ -61,9 +61,11 @@ class Place:
         own = [f"federation.folder={self.folder.path}", f"run.output={self.output}"]
         return compose([*small, *own, *overrides])
 
+    def records(self) -> list[Record]:
+        return [signed.record for signed in self.rendezvous.seen()]
+
     def is_open(self) -> bool:
-        record = self.rendezvous.find()
-        return record is not None and record.state == OPEN
+        return [record.state for record in self.records()] == [OPEN]
 
 
 @pytest.fixture
@@ -111,8 +113,7 @@ def end() -> None:
 
 def test_an_idle_orchestrator_ends_well_and_says_that_the_federation_is_over(place: Place) -> None:
     assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
-    record = place.rendezvous.find()
-    assert record is not None and record.state == OVER
+    assert [record.state for record in place.records()] == [OVER]
     assert place.store.acquire(LEASE, "another", 10) is not None, "the lease was given up"
 
 
@@ -124,7 +125,7 @@ def test_sigterm_ends_it_with_143_and_silos_go_on_looking(place: Place) -> None:
     join = meanwhile(ask)
     assert serve(place.conf()) == 143
     join()
-    assert [record.state for record in place.rendezvous.seen()] == [OPEN]
+    assert [record.state for record in place.records()] == [OPEN]
     assert place.store.acquire(LEASE, "another", 10) is not None
 
 
@@ -260,8 +261,7 @@ def test_keys_are_admitted_and_revoked_while_it_runs(place: Place) -> None:
 
     def connect() -> None:
         until(place.is_open)
-        record = place.rendezvous.find()
-        assert record is not None
+        (record,) = place.records()
         key, authority = load_node_key(secret, "test"), place.secrets.get(CA_CERTIFICATE)
         admission = SiloAdmission("late", key, authority, place.rendezvous)
         connection = Connection(lambda: record.address, authority, key, admission=admission)

@@ -23,7 +23,6 @@ from azureml_jobs.cli.main import main
 from azureml_jobs.cli.runs import submit_run
 from azureml_jobs.identity.node_key import load_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets
-from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous, Record
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.errors import ConfigError, IdentityError, Interrupted
@@ -313,16 +312,6 @@ def test_a_revoked_silo_is_not_let_in_again_by_launching(place: Place) -> None:
     with pytest.raises(IdentityError, match="MDW-711"):
         place.launch(queue)
     assert queue.runs == {} and place.states() == dict.fromkeys(JOBS, ENDED)
-
-
-def test_silos_are_not_told_that_the_last_federation_is_over(place: Place) -> None:
-    rendezvous = FolderRendezvous(place.folder.rendezvous)
-    rendezvous.publish(Record("127.0.0.1:1", 3, time.time(), OVER))
-    place.start(ORCHESTRATOR)
-    assert rendezvous.seen() == []
-    rendezvous.publish(Record("127.0.0.1:1", 4, time.time(), OPEN))
-    place.start(ORCHESTRATOR)
-    assert len(rendezvous.seen()) == 1
 
 
 def test_a_folder_that_can_not_be_written_is_one_line(place: Place, tmp_path: Path) -> None:

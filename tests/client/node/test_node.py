@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +14,6 @@ from azureml_jobs.cli.arguments import parse
 from azureml_jobs.cli.programs import node_settings
 from azureml_jobs.cli.verbs import VERBS
 from azureml_jobs.identity.node_key import make_node_key
-from azureml_jobs.rendezvous import OVER, FolderRendezvous, Record
 from client.node.job import IDLE_STATUS, NodeSettings, make_node, run
 from client.node.journal import InstructionKey, UpdateJournal
 from conf.silos import silo_to_json
@@ -106,16 +104,6 @@ def test_bad_input_is_one_line_that_says_what(
     )
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(code) and status in (4, 8)
-
-
-def test_the_rendezvous_says_where_and_when_it_is_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    federation = Federation(tmp_path, silos=1)
-    place = FolderRendezvous(tmp_path / "place")
-    place.publish(Record("127.0.0.1:1", epoch=1, heartbeat=time.time(), state=OVER))
-    assert run(settings(federation, "--rendezvous", str(tmp_path / "place"), server="")) == 0
-    assert capsys.readouterr().err == "the federation is over\n"
 
 
 def test_a_server_at_a_new_address_is_found_and_asked_again(tmp_path: Path) -> None:

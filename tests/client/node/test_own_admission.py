@@ -87,7 +87,7 @@ def test_a_file_that_is_not_this_silo_s_is_refused(silo: Silo, what: str) -> Non
 
 
 def test_a_file_that_is_not_there_is_named(silo: Silo) -> None:
-    with pytest.raises(IdentityError, match="MDW-756.*nothing"):
+    with pytest.raises(IdentityError, match=r"MDW-756.*nothing"):
         silo.admission(silo.folder / "nothing")
 
 
