@@ -127,12 +127,12 @@ _is_host: Final = _matching(_HOST, "is not a host")
 RULES: Final[dict[str, Rule]] = {
     r"file|folder": _refused,
     r"orchestrator\.ca": _beside,
-    r"silos\.[^.]+\.(public_key|data\.root)": _beside,
+    r"silos\.[^.]+\.(public_key|admission|data\.root)": _beside,
     r"silos\.[^.]+\.state": _state,
     r"silos\.[^.]+\.input\.path": _matching(_ASSET, "is not an asset of Azure ML"),
     r"orchestrator\.store": _matching(_CONTAINER, "is not a container of Azure's"),
     r"orchestrator\.tracking": _matching(_TRACKING, "is not an address of Azure ML's MLflow"),
-    r"orchestrator\.(listen|stock_listen|host|address)": _is_host,
+    r"orchestrator\.(listen|stock_listen|stock_grpc_listen|host|address)": _is_host,
     r"orchestrator\.(compute|datastore|key_vault|run_id)": _is_name,
     r"silos\.[^.]+\.(compute|instance_type|key_vault)": _is_name,
 }

@@ -95,7 +95,13 @@ def test_the_federation_s_name_cant_leave_its_folder(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize(
-    "key", ["silos.north.data.root", "silos.north.state", "silos.north.public_key"]
+    "key",
+    [
+        "silos.north.data.root",
+        "silos.north.state",
+        "silos.north.public_key",
+        "silos.north.admission",
+    ],
 )
 @pytest.mark.parametrize(
     "value", ["/etc", "../x", "a/../../x", "~/.ssh", ".ssh/id", "a/.git/x", "", "a\\..\\x", "link"]
