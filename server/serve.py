@@ -174,14 +174,15 @@ class _Work:
 
         Raises Interrupted, and what the care met.
         """
-        idle_since = time.monotonic()
+        clock = self.orchestrator.clock
+        idle_since = clock()
         while True:
             self.care.check()
             request = self.queue.next()
             if request is not None:
                 self._run(request)
-                idle_since = time.monotonic()
-            elif time.monotonic() - idle_since >= self.conf.federation.orchestrator.idle_timeout:
+                idle_since = clock()
+            elif clock() - idle_since >= self.conf.federation.orchestrator.idle_timeout:
                 return
             else:
                 time.sleep(POLL_SECONDS)

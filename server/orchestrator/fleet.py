@@ -54,6 +54,7 @@ from flwr.supercore.inflatable.inflatable_object import is_valid_sha256_hash, it
 from flwr.supercore.run import Run
 
 from conf.errors import WireError
+from conf.running_clock import RunningClock
 from server.orchestrator.instructions import Instructions, PendingInstruction, Upload
 from server.orchestrator.nodes import NodeEntry, NodeTable, is_interval, node_id_of
 from strategies.wire.headers import KEY_ENDS, NODE_HEADER, OVER_HEADER
@@ -95,10 +96,11 @@ class Fleet:
     `changed` guards and signals all of its state.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, clock: RunningClock | None = None) -> None:
         self.limits = limits
+        self.clock = clock or RunningClock()
         self.changed = threading.Condition()
-        self.nodes = NodeTable()
+        self.nodes = NodeTable(self.clock)
         self.instructions = Instructions()
         self.access: RunAccess | None = None
         self.over = False

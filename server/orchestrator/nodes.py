@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +18,8 @@ from flwr.common.constant import (
     HEARTBEAT_MIN_INTERVAL,
     HEARTBEAT_PATIENCE,
 )
+
+from conf.running_clock import RunningClock
 
 DEFAULT_INTERVAL: Final = float(HEARTBEAT_DEFAULT_INTERVAL)
 """Seconds between two heartbeats of a node that has not said its own interval (Flower's default).
@@ -54,15 +55,21 @@ class NodeEntry:
     interval: float = DEFAULT_INTERVAL
     """Seconds between two of its heartbeats."""
     online_until: float = -math.inf
-    """Monotonic seconds."""
+    """Seconds of the table's clock."""
     question: int = 0
     """The number of its latest question for work; an earlier one that still waits gives way."""
 
 
 class NodeTable:
-    """The nodes of all admitted keys, by id; safe to use from any thread."""
+    """The nodes of all admitted keys, by id; safe to use from any thread.
 
-    def __init__(self) -> None:
+    By `clock`, a pause of this process costs no node its patience; after one, each node that was
+    there has its whole patience once more, because it has to find its way back first.
+    """
+
+    def __init__(self, clock: RunningClock | None = None) -> None:
+        self._clock = clock or RunningClock()
+        self._resumed = self._clock.resumed
         self._lock = threading.Lock()
         self._nodes: dict[int, NodeEntry] = {}
 
@@ -103,7 +110,7 @@ class NodeTable:
                 entry.interval = interval
             if own is not None:
                 entry.own = own
-            entry.online_until = time.monotonic() + PATIENCE * entry.interval
+            entry.online_until = self._now() + PATIENCE * entry.interval
             return True
 
     def left(self, node: int) -> None:
@@ -111,14 +118,27 @@ class NodeTable:
         with self._lock:
             entry = self._nodes.get(node)
             if entry is not None:
-                entry.online_until = time.monotonic()
+                entry.online_until = self._now()
 
     def is_online(self, node: int) -> bool:
         """Return whether a node has been heard from within its patience."""
-        entry = self.get(node)
-        return entry is not None and entry.online_until > time.monotonic()
+        with self._lock:
+            entry = self._nodes.get(node)
+            return entry is not None and entry.online_until > self._now()
 
     def is_own(self, node: int) -> bool:
         """Return whether a node is Meadow's own kind."""
         entry = self.get(node)
         return entry is not None and entry.own
+
+    def _now(self) -> float:
+        """Return the time, after the nodes have been given their grace where this process stood
+        still; the caller holds the lock.
+        """
+        now = self._clock()
+        if self._clock.resumed != self._resumed:
+            self._resumed = self._clock.resumed
+            for entry in self._nodes.values():
+                if entry.online_until > self._resumed:
+                    entry.online_until = self._resumed + PATIENCE * entry.interval
+        return now

@@ -5,7 +5,6 @@ it is complete.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
@@ -41,6 +40,10 @@ class OrchestratorGrid(PackingGrid):
     def run(self) -> Run:
         """Flower's description of the run."""
         return self._run
+
+    def now(self) -> float:
+        """Return the seconds for which this process was running."""
+        return self._fleet.clock()
 
     def add(self, node: int, silo: str) -> None:
         """Let another node of a silo take part."""
@@ -83,7 +86,7 @@ class OrchestratorGrid(PackingGrid):
         A node that has gone before it answered is yielded as an error, NODE_UNAVAILABLE.
         """
         waiting = {id for id in message_ids if self._fleet.instructions.get(id) is not None}
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else self.now() + timeout
         while waiting:
             ready = self._ready(waiting, deadline)
             if not ready:
@@ -112,7 +115,7 @@ class OrchestratorGrid(PackingGrid):
                 ready = [id for id in waiting if self._is_ready(id)]
                 left = TICK_SECONDS
                 if deadline is not None:
-                    left = min(left, deadline - time.monotonic())
+                    left = min(left, deadline - self.now())
                 if ready or left <= 0:
                     return ready
                 self._fleet.changed.wait(left)

@@ -40,6 +40,10 @@ class PackedGrid(SiloGrid):
         """Flower's description of the run."""
         return self._grid.run
 
+    def now(self) -> float:
+        """Return the time of the grid behind."""
+        return self._grid.now()
+
     def names(self) -> dict[int, str]:
         """Return the silos by node id."""
         return self._grid.names()

@@ -17,6 +17,7 @@ How it is used:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ from azureml_jobs.identity.authority import ServerCredentials
 from client.malloc import keep_activations_mapped, share_one_heap
 from conf.code_digest import release_digest, run_digest
 from conf.errors import SiloError
+from conf.running_clock import RunningClock
 from server.orchestrator.fleet import Fleet, Limits
 from server.orchestrator.grpc_port import GrpcPort
 from server.orchestrator.identity import Keys, public_pem
@@ -66,7 +68,12 @@ class Orchestrator:
         Raises IdentityError MDW-740 for a key that can't be used.
         """
         self._limits = limits or Limits()
-        self._fleet = Fleet(self._limits)
+        self.clock = RunningClock()
+        """Of the time for which this process was running: by it nobody is late, or has gone,
+        because this process stood still.
+        """
+        self._watch = contextlib.ExitStack()
+        self._fleet = Fleet(self._limits, self.clock)
         self._keys = Keys()
         self._credentials = credentials
         self._port = GrpcPort(address, credentials, self._fleet, self._keys)
@@ -89,6 +96,7 @@ class Orchestrator:
         keep_activations_mapped()  # chunks of updates are freed and needed again each round
         self._port.start()
         self._listening = True
+        self._watch.enter_context(self.clock.watched())
         self.address = self._port.address
         log.info("listening on %s", self.address)
         self._open_stock_ports()
@@ -153,10 +161,11 @@ class Orchestrator:
 
         Raises SiloError MDW-330.
         """
-        wanted, deadline = set(silos), time.monotonic() + timeout
+        wanted = set(silos)
+        deadline = self.clock() + timeout
         with self._fleet.changed:
             while len(here := wanted.intersection(self.connected())) < quorum:
-                left = deadline - time.monotonic()
+                left = deadline - self.clock()
                 if left <= 0:
                     missing = ", ".join(sorted(wanted - here))
                     raise SiloError(
@@ -214,11 +223,9 @@ class Orchestrator:
         if self._stock is not None:
             self._stock.stop()
             self._stock = None
-        if self._stock_grpc is not None:
-            self._stock_grpc.stop()
-            self._stock_grpc = None
         self._port.stop()
         self._listening = False
+        self._watch.close()
 
     def _say_over(self, drain: float) -> None:
         deadline = time.monotonic() + drain

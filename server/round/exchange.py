@@ -92,13 +92,15 @@ def exchange(
     closing: Closing,
     judge: Judge = without_error,
     *,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Answer]:
     """Ask each node once, and again where it was lost and comes back.
 
-    The `Step` of every algorithm so far.
+    The `Step` of every algorithm so far. Without a `clock`, the grid's own is taken.
     """
+    if clock is None:
+        clock = grid.now if isinstance(grid, SiloGrid) else time.monotonic
     return Exchange(grid, closing, judge, clock, sleep).run(messages)
 
 

@@ -5,6 +5,7 @@ Names, replies as they arrive, closed rounds forgotten.
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 
@@ -16,6 +17,12 @@ from flwr.supercore.run import Run
 
 class SiloGrid(Grid):
     """A Flower `Grid` that knows its silos by name and yields each reply as it arrives."""
+
+    def now(self) -> float:
+        """Return the time in seconds by which silos are late: one that a pause of this process
+        need not move.
+        """
+        return time.monotonic()
 
     @abstractmethod
     def names(self) -> dict[int, str]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import pytest
 
+from conf.running_clock import RunningClock
 from server.orchestrator.nodes import NodeTable, is_interval, node_id_of
 
 
 class Clock:
-    """A monotonic clock that the test sets."""
+    """The system's time, set by the test."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("server.orchestrator.nodes.time.monotonic", lambda: self.now)
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+def clock() -> Clock:
+    return Clock()
 
 
 def test_a_key_has_the_same_id_in_every_orchestrator_and_another_key_another() -> None:
@@ -28,7 +31,7 @@ def test_a_key_has_the_same_id_in_every_orchestrator_and_another_key_another() -
 
 
 def test_a_node_is_there_for_two_intervals_after_each_sign_of_life(clock: Clock) -> None:
-    table = NodeTable()
+    table = NodeTable(RunningClock(clock))
     node = table.admit(b"key", "a")
     assert not table.is_online(node), "admitted is not there"
     assert table.heard_from(node, 10.0, own=True)
@@ -42,13 +45,39 @@ def test_a_node_is_there_for_two_intervals_after_each_sign_of_life(clock: Clock)
 
 
 def test_a_node_that_signs_off_is_gone_at_once_and_may_come_back(clock: Clock) -> None:
-    table = NodeTable()
+    table = NodeTable(RunningClock(clock))
     node = table.admit(b"key", "a")
     table.heard_from(node, 10.0)
     table.left(node)
     assert not table.is_online(node)
     table.heard_from(node)
     assert table.is_online(node)
+
+
+def test_after_a_pause_of_this_process_who_was_there_has_its_whole_patience_again(
+    clock: Clock,
+) -> None:
+    running = RunningClock(clock)
+    table = NodeTable(running)
+    there, gone, left = (table.admit(key, "a") for key in (b"there", b"gone", b"left"))
+    with running.watched():
+        table.heard_from(gone, 10.0)
+        for _ in range(6):
+            clock.now += 4.0
+            table.is_online(gone)
+        table.heard_from(there, 10.0)
+        table.heard_from(left, 10.0)
+        table.left(left)
+        for _ in range(4):
+            clock.now += 4.0
+            table.is_online(there)
+        clock.now += 62.0
+        assert [table.is_online(node) for node in (there, gone, left)] == [True, False, False]
+        for _ in range(4):
+            clock.now += 4.9
+            assert table.is_online(there), "its patience begins when this process runs again"
+        clock.now += 0.5
+        assert not table.is_online(there)
 
 
 def test_a_node_whose_key_is_not_admitted_is_never_there() -> None:
