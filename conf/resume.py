@@ -1,5 +1,5 @@
-"""Going on with a stored run: its own configuration, of which only rounds, tracking and the engine
-may change.
+"""Going on with a stored run: its own configuration, of which only rounds, patience, tracking and
+the engine may change.
 """
 
 from __future__ import annotations
@@ -18,7 +18,26 @@ from conf.validate import validate
 
 PLACES: Final = ("task.target", "model.target", "strategy.target")
 """Where code from outside this tree is now: it must be the same code."""
-MAY_CHANGE: Final = ("run.resume", "run.rounds", "run.output", "tracking", "simulation", *PLACES)
+PATIENCE: Final = (
+    "run.quorum",
+    "run.start_quorum",
+    "run.start_timeout",
+    "run.round_timeout",
+    "run.reconnect_patience",
+    "run.grace",
+)
+"""For whom a run waits, and how long: what ends a run must not keep it from being resumed with
+fewer silos, or with more patience.
+"""
+MAY_CHANGE: Final = (
+    "run.resume",
+    "run.rounds",
+    "run.output",
+    "tracking",
+    "simulation",
+    *PATIENCE,
+    *PLACES,
+)
 """What a resumed run may be told anew; anything else would make it another run."""
 
 
@@ -77,6 +96,9 @@ def resumed(asked: Conf, overrides: list[str]) -> Conf:
         output=asked.run.output,
         rounds=asked.run.rounds if "run.rounds" in given else conf.run.rounds,
     )
+    for key in given.intersection(PATIENCE):
+        name = key.removeprefix("run.")
+        setattr(conf.run, name, getattr(asked.run, name))
     conf.tracking = asked.tracking if _any(given, "tracking") else conf.tracking
     conf.simulation = asked.simulation if _any(given, "simulation") else conf.simulation
     for place in PLACES:

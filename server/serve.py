@@ -43,6 +43,7 @@ from server.orchestrator.backends import OrchestratorBackends
 from server.orchestrator.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator, quiet_flower
+from server.round.patience import needed_at_start
 from server.round.readiness import check_here
 from server.run.result import RoundRecord
 from server.session import session
@@ -243,9 +244,8 @@ class _Work:
         with session(
             conf, members, mode=mode, command=request.command, display=display, store=below
         ) as run:
-            self.orchestrator.wait_for(
-                names, conf.run.start_quorum or len(names), conf.run.start_timeout
-            )
+            needed = needed_at_start(conf.run, len(names), run.state.round)
+            self.orchestrator.wait_for(names, needed, conf.run.start_timeout)
             files = run_files(conf.task.name, conf.model.name, conf.strategy.name)
             opened = self.orchestrator.open_run(
                 request.run_id, names, files=files, bundle=self.bundle

@@ -14,13 +14,21 @@ from typing import Final
 from azureml_jobs.storage.base import Store
 from azureml_jobs.storage.folder_store import FolderStore
 from client.tasks import task_of
-from conf.errors import CheckpointError, ConfigError, DataError, Interrupted, MeadowError
+from conf.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    MeadowError,
+    RoundError,
+)
 from conf.schema import Conf, Silo
 from server.observers.base import Observer, Observers
 from server.observers.metrics_file import MetricsFile
 from server.observers.tracking import registered_name, tracking, tracking_uri
 from server.report.overview import Overview, overview
 from server.round.choice import choice_of
+from server.round.error_text import reasons_of
 from server.run.checkpoint import Checkpoints, Kept, RunState
 from server.run.environment import environment
 from server.run.history import FILE as HISTORY
@@ -74,9 +82,20 @@ class Session:
         self.result.status = "stopped_early" if stopped_early else "finished"
         self.result.test = test
         self.result.final = test.final
-        if test.is_failure:
-            error = _not_tested(self)
+        error = self.untold
+        if error is not None:
             self.result.error = {"code": error.code, "message": error.message}
+
+    @property
+    def untold(self) -> MeadowError | None:
+        """What makes a run that went to its end a failure: its model is there, but nobody could say
+        what it is worth.
+        """
+        if self.result.test is not None and self.result.test.is_failure:
+            return _not_tested(self)
+        if self.history.unevaluated and not self.history.evaluated:
+            return _not_evaluated(self)
+        return None
 
 
 @contextlib.contextmanager
@@ -94,7 +113,8 @@ def session(
 
     Checkpoints lie in the folder, or in a `store` that outlives it: what is found there is resumed.
     KeyboardInterrupt becomes Interrupted (MDW-900), which says how to resume. Raises DataError
-    MDW-214 at the end where every silo that was asked to test the model failed.
+    MDW-214 at the end where every silo that was asked to test the model failed, and RoundError
+    MDW-410 where no silo could evaluate any round.
     """
     opened = _open(conf, members, mode, command, display, store)
     result, observer = opened.result, opened.observer
@@ -122,9 +142,9 @@ def session(
     finally:
         observer.close()
         opened.ledger.close()
-    if result.test is not None and result.test.is_failure:
+    if opened.result.test is not None and opened.untold is not None:
         # Only now: the model is there, and so is all else that a run leaves.
-        raise _not_tested(opened)
+        raise opened.untold
 
 
 def _not_tested(opened: Session) -> DataError:
@@ -137,6 +157,18 @@ def _not_tested(opened: Session) -> DataError:
         f"No silo could test the model of {opened.folder.run_id} ({silo}: {why.rstrip('.')}{others}).",
         "The model is written. Correct what the silos say, then score it with"
         f" meadow evaluate run={opened.folder.known_as}, or resume the run with more rounds.",
+    )
+
+
+def _not_evaluated(opened: Session) -> RoundError:
+    record = opened.history.last
+    assert record is not None
+    why = reasons_of({silo: record.failed[silo] for silo in record.unevaluated})
+    return RoundError(
+        "MDW-410",
+        f"No silo could evaluate any round of {opened.folder.run_id} ({why}).",
+        "The model is written. Correct what the silos say, and start the run anew: it had no curve,"
+        " and whatever was to stop it early or to choose its best round had nothing to go by.",
     )
 
 

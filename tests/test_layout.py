@@ -59,6 +59,8 @@ TESTED_ELSEWHERE = {
     "server/report/tables.py": "tests/server/report/test_overview.py",
     "server/round/imagined_grid.py": "tests/server/round/test_dry_aggregation.py",
     "server/round/silo_grid.py": "tests/server/round/test_exchange.py",
+    "server/round/means.py": "tests/server/round/test_rounds.py",
+    "server/round/train_phase.py": "tests/server/round/test_rounds.py",
     "server/round/phase.py": "tests/server/round/test_end_of_run.py",
     "server/round/replies.py": "tests/server/round/test_rounds.py",
     "server/round/roster.py": "tests/server/round/test_rounds.py",

@@ -172,7 +172,7 @@ class Orchestrator:
                         "MDW-330",
                         f"{len(here)} of the {quorum} silos needed are connected after {timeout:.0f} s;"
                         f" missing: {missing}.",
-                        "Look at their jobs' logs, or lower run.start_quorum.",
+                        "Look at their jobs' logs, or resume the run with a lower run.start_quorum.",
                     )
                 self._fleet.changed.wait(min(left, 0.5))
         return sorted(here)
@@ -223,6 +223,9 @@ class Orchestrator:
         if self._stock is not None:
             self._stock.stop()
             self._stock = None
+        if self._stock_grpc is not None:
+            self._stock_grpc.stop()
+            self._stock_grpc = None
         self._port.stop()
         self._listening = False
         self._watch.close()

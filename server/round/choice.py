@@ -24,6 +24,11 @@ class Choice:
     metric: str
     mode: str
 
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether silos' evaluations give the metric, and not their training."""
+        return not self.metric.startswith(_PREFIX_OF_TRAINING)
+
     def value(self, aggregate: Metrics) -> float:
         """Return the metric of a round; raises ConfigError MDW-107 where there is no such metric."""
         if self.metric in aggregate:

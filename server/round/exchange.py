@@ -9,6 +9,7 @@ or an error that says that it has gone or that it was late.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -118,6 +119,8 @@ class Exchange:
     """Sent and not answered, by message id."""
     _lost: dict[int, Message] = field(default_factory=dict, init=False)
     """Not answered because the node has gone, by node id."""
+    _next_ask: float = field(default=-math.inf, init=False)
+    """When lost nodes may be asked again."""
 
     def run(self, messages: Iterable[Message]) -> Iterator[Answer]:
         """Send the messages, then yield the answers as they arrive, at last those that never came.
@@ -232,12 +235,14 @@ class Exchange:
                 self._lost[message.metadata.dst_node_id] = message
 
     def _ask_again(self) -> None:
-        if not self._lost:
+        # Not at once: a grid may call a node there that is lost again the moment it is asked.
+        if not self._lost or self.clock() < self._next_ask:
             return
         there = set(self.grid.get_node_ids())
         back = [node for node in self._lost if node in there]
         if back:
             log.info("asking %d silos again that have come back", len(back))
+            self._next_ask = self.clock() + TICK_SECONDS
             self._send([_copy(self._lost.pop(node)) for node in back])
 
     def _forget_late(self) -> list[Message]:

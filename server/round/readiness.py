@@ -26,7 +26,8 @@ from conf.errors import RoundError
 from conf.schema import Conf, RunConf
 from server.round.dry_aggregation import dry_aggregation
 from server.round.error_text import plain_reason
-from server.round.exchange import NODE_UNAVAILABLE, Closing, exchange
+from server.round.exchange import NODE_UNAVAILABLE, exchange
+from server.round.patience import closing_of
 from strategies import build_strategy
 from strategies.algorithm import Algorithm
 from strategies.silo_half import check_keeps
@@ -72,8 +73,8 @@ def ask_silos(grid: Grid, silos: Mapping[int, str], run: RunConf, config: Config
     config[protocol.ROUND] = 1
     content = RecordDict({protocol.CONFIG: config})
     questions = [Message(content, node, protocol.READINESS) for node in sorted(silos)]
-    needed = run.quorum or (run.cohort or len(silos)) // 2 + 1
-    closing = Closing(run.round_timeout, quorum=needed, grace=GRACE_SECONDS)
+    closing = replace(closing_of(run, run.cohort or len(silos)), grace=GRACE_SECONDS)
+    needed = closing.quorum
     unfit: dict[str, str] = {}
     for node, reply, _ in exchange(grid, questions, closing):
         if not reply.has_error() or reply.error.code == NODE_UNAVAILABLE:

@@ -11,12 +11,14 @@ from conf.errors import RoundError, SiloError
 from conf.schema import Conf
 from server.round.error_text import plain_reason
 from server.round.exchange import NO_REPLY, Closing, exchange
+from server.round.patience import needed_at_start
 from server.round.silo_grid import SiloGrid
 from strategies.wire import protocol
 
 
-def silo_names(grid: Grid, conf: Conf, expected: int) -> dict[int, str]:
-    """Return the silos of a grid by node id, once `run.start_quorum` of them are there.
+def silo_names(grid: Grid, conf: Conf, expected: int, closed: int) -> dict[int, str]:
+    """Return the silos of a grid by node id, once as many are there as the run needs after `closed`
+    rounds (`server.round.patience`).
 
     A grid of ours knows them; on any other each node is asked. Raises RoundError MDW-402 after
     `run.start_timeout`.
@@ -24,7 +26,7 @@ def silo_names(grid: Grid, conf: Conf, expected: int) -> dict[int, str]:
     if isinstance(grid, SiloGrid):
         return grid.names()
     run = conf.run
-    needed = run.start_quorum or expected
+    needed = needed_at_start(run, expected, closed)
     deadline = time.monotonic() + run.start_timeout
     while len(nodes := list(grid.get_node_ids())) < needed:
         if time.monotonic() >= deadline:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -23,19 +22,21 @@ from client.tasks import task_of
 from client.tasks.base import Task
 from conf.errors import RoundError
 from conf.seeds import seed_for
-from server.round.admission import Admission, Admitted, Verdict, software_of
+from server.round.admission import Admission
 from server.round.choice import CENTRAL, Choice, choice_of
 from server.round.cohort import CohortGrid, select
 from server.round.counted import say_what_counted
 from server.round.early_stop import EarlyStop
 from server.round.end_of_run import final_test, test_config
-from server.round.error_text import reasons_of
-from server.round.exchange import Closing, Step, exchange
-from server.round.phase import Phase, evaluated, metrics_in
+from server.round.evaluate_phase import EvaluatePhase
+from server.round.exchange import Step, exchange
+from server.round.means import means
+from server.round.patience import closing_of
+from server.round.phase import Phase
 from server.round.readiness import ask_silos
-from server.round.replies import ReadOnce, in_order, update_digest
 from server.round.roster import silo_names
 from server.round.silo_grid import SiloGrid
+from server.round.train_phase import TrainPhase
 from server.run.checkpoint import Kept
 from server.run.ledger import arrays_digest
 from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord
@@ -43,7 +44,6 @@ from server.scoring.evaluation import parameter_names
 from server.session import Session
 from strategies.algorithm import Algorithm
 from strategies.state import restore, state_of
-from strategies.streaming import Streaming
 from strategies.wire import protocol, run_config
 
 log = logging.getLogger(__name__)
@@ -86,13 +86,13 @@ class Rounds:
     def run(self) -> bool:
         """Continue from the session's state and keep it up to date; return True if stopped early.
 
-        Raises RoundError MDW-401 when a round cannot close with its quorum, MDW-402 when too few
-        silos start, MDW-406 where too few are ready, MDW-403 and 404 for what a strategy may not
-        do; the state then is that of the last closed round.
+        Raises RoundError MDW-401 when a round cannot close with its quorum, MDW-411 when one cannot
+        be judged, MDW-402 when too few silos start, MDW-406 where too few are ready, MDW-403 and
+        404 for what a strategy may not do; the state then is that of the last closed round.
         """
         conf = self.session.conf
         state = self.session.state
-        self.silos = silo_names(self.grid, conf, len(self.session.members))
+        self.silos = silo_names(self.grid, conf, len(self.session.members), state.round)
         early_stop = EarlyStop(conf.run.early_stop, self.choice, **state.early_stop)
         restore(self.strategy, state.strategy)
         if isinstance(self.strategy, Algorithm):
@@ -128,7 +128,7 @@ class Rounds:
             kept.arrays,
             test_config(self._config(), kept.round),
             self._phase(TEST_PHASE, kept.round),
-            Closing(session.conf.run.round_timeout),
+            closing_of(session.conf.run, len(self.silos)),
             lambda silo, metrics: session.observer.reply(kept.round, TEST_PHASE, silo, metrics),
             session.state.counted,
         )
@@ -156,10 +156,11 @@ class Rounds:
         # 2. Train, and aggregate: a streaming strategy does the second while the first goes on.
         asked = self.strategy.configure_train(number, arrays, self._config(), cohort)
         messages = self._to_cohort(asked, nodes, self.session.state.counted)
-        mean, metrics = self._train_phase(record, messages)
+        training = TrainPhase(self.session, self.strategy, self._phase("train", number), self.clock)
+        mean, metrics = training.run(record, messages)
         if mean is not None:
             arrays = mean
-        record.aggregate |= {f"train_{name}": value for name, value in _means(metrics).items()}
+        record.aggregate |= {f"train_{name}": value for name, value in means(metrics).items()}
 
         # 3. Only where a curve of it was asked for: score the new model on the central test set.
         #    Whoever is idle does that while the silos evaluate.
@@ -172,7 +173,10 @@ class Rounds:
         config[protocol.SPLIT] = protocol.VALIDATION
         asked = self.strategy.configure_evaluate(number, arrays, config, cohort)
         messages = self._to_cohort(asked, nodes, self._counted(record))
-        record.aggregate |= self._evaluate_phase(record, messages)
+        evaluation = EvaluatePhase(
+            self.session, self.strategy, self._phase("evaluate", number), self.task, self.choice
+        )
+        record.aggregate |= evaluation.run(record, messages)
 
         if central:
             scores = central()
@@ -238,118 +242,6 @@ class Rounds:
         names = select(list(nodes), cohort=run.cohort, seed=run.seed, round=number)
         return {name: nodes[name] for name in names}
 
-    def _train_phase(self, record: RoundRecord, messages: list[Message]) -> Aggregate:
-        """Return the strategy's aggregate of the admitted updates; raises RoundError MDW-401."""
-        run = self.session.conf.run
-        quorum = run.quorum or len(record.cohort) // 2 + 1
-        closes = Closing(run.round_timeout, quorum, run.grace, run.reconnect_patience)
-        for message in messages:
-            silo = self.silos[message.metadata.dst_node_id]
-            record.bytes_down[silo] = protocol.size(message.content)
-        started = self.clock()
-        # Closed in any case, so that a strategy that raises leaves no message open in the grid.
-        with closing(self._updates(record, messages, closes)) as updates:
-            aggregate = self._aggregate(record.round, updates)
-        training = max(record.seconds_training.values(), default=0.0)
-        record.seconds_waiting = self.clock() - started - training
-        record.replied.sort()
-        if len(record.replied) < quorum:
-            raise self._too_few(record, quorum)
-        return aggregate
-
-    def _aggregate(
-        self, number: int, updates: Generator[tuple[str, Message], None, None]
-    ) -> Aggregate:
-        """Hand the updates to the strategy.
-
-        One by one as they arrive, or all in the order of their silos' names.
-        """
-        if not isinstance(self.strategy, Streaming):
-            return self.strategy.aggregate_train(number, in_order(updates))
-        aggregate = self.strategy.aggregate_train(number, ReadOnce(updates, self.strategy))
-        # A strategy may stop reading: the round is over when all have been heard, not before.
-        # Otherwise silos that
-        # answered in time would be called late, and the ledger would miss their updates.
-        for _ in updates:
-            pass
-        return aggregate
-
-    def _updates(
-        self, record: RoundRecord, messages: list[Message], closes: Closing
-    ) -> Generator[tuple[str, Message], None, None]:
-        """Yield the admitted updates with their silos' names, each noted in record and ledger."""
-        for silo, reply, verdict in self._judged("train", record, messages, closes):
-            self.session.ledger.update(record.round, silo, verdict, update_digest(reply))
-            if isinstance(verdict, Admitted):
-                self._note_update(record, silo, reply, verdict)
-                yield silo, reply
-            # Let go before the wait for the next one: an update is as large as the model.
-            del reply
-
-    def _note_update(
-        self, record: RoundRecord, silo: str, reply: Message, verdict: Admitted
-    ) -> None:
-        metrics = metrics_in(reply)
-        record.replied.append(silo)
-        record.train[silo] = dict(metrics)
-        if verdict.norm is not None:
-            record.train[silo]["update-norm"] = verdict.norm
-        self._note_software(record, silo, reply)
-        record.seconds_training[silo] = metrics.get(protocol.SECONDS, 0.0)
-        record.bytes_up[silo] = protocol.size(reply.content)
-        self.session.observer.reply(record.round, "train", silo, metrics)
-
-    def _note_software(self, record: RoundRecord, silo: str, reply: Message) -> None:
-        """Note what a silo says that it runs, at first and where it has changed."""
-        said = software_of(reply.content)
-        if said is None:
-            return
-        # The strategy gets what Flower's own silos send.
-        del reply.content[protocol.SOFTWARE]
-        facts = said.to_json()
-        known = self.session.result.software
-        if known.get(silo) == facts:
-            return
-        known[silo] = facts
-        record.software[silo] = facts
-        self.session.ledger.software(record.round, silo, facts)
-
-    def _evaluate_phase(self, record: RoundRecord, messages: list[Message]) -> Metrics:
-        """Return the metrics of the union of the silos' validation examples; empty without any.
-
-        Made of the silos' sums by the task's own function, not as means of the silos' metrics. What
-        the strategy itself makes of the replies is added under names that the task does not use.
-        """
-        closes = Closing(self.session.conf.run.round_timeout)
-        replies: list[tuple[str, Message]] = []
-        union = sums.Union()
-        for silo, reply, verdict in self._judged("evaluate", record, messages, closes):
-            if not isinstance(verdict, Admitted):
-                continue
-            said = evaluated(self.task, reply, verdict)
-            if said.withheld:
-                record.partial.append(silo)
-            if said.sums is not None:
-                union.add(silo, said.sums)
-                record.metrics[silo] = said.metrics
-                replies.append((silo, reply))
-            self.session.observer.reply(record.round, "evaluate", silo, said.metrics)
-        record.partial.sort()
-        if not replies:
-            return {}
-        others = _means(self.strategy.aggregate_evaluate(record.round, in_order(replies)))
-        return others | sums.metrics_of(self.task, union.total())
-
-    def _judged(
-        self, phase: str, record: RoundRecord, messages: list[Message], closes: Closing
-    ) -> Iterator[tuple[str, Message, Verdict]]:
-        """Send a phase's messages and yield (silo, reply, verdict) of each.
-
-        The rejected are noted with a reason.
-        """
-        asked = self._phase(phase, record.round)
-        return asked.judged(messages, closes, record)
-
     def _phase(self, name: str, round: int) -> Phase:
         return Phase(name, round, self.grid, self.step, self.admission, self.silos)
 
@@ -385,16 +277,6 @@ class Rounds:
         say_what_counted(sent, self.silos, counted)
         return sent
 
-    def _too_few(self, record: RoundRecord, quorum: int) -> RoundError:
-        resume_argument = self.session.folder.known_as
-        return RoundError(
-            "MDW-401",
-            f"Round {record.round} has {len(record.replied)} of the {quorum} updates it needs"
-            f" ({reasons_of(record.failed)}).",
-            f"Fix the silos, then resume with run.resume={resume_argument};"
-            " a new run may set a lower run.quorum.",
-        )
-
     def _config(self) -> ConfigRecord:
         """Return what a round's messages say beside the model.
 
@@ -410,20 +292,6 @@ class Rounds:
                 protocol.LEDGER: self.session.state.anchor,
             }
         )
-
-
-def _means(record: MetricRecord | None) -> Metrics:
-    """Return a strategy's aggregate, without what has no meaning as a mean over silos."""
-    no_mean = (
-        protocol.SECONDS,
-        protocol.SAMPLES_PER_SECOND,
-        protocol.NUM_EXAMPLES,
-        protocol.SIZE,
-    )
-    values = (record or {}).items()
-    return {
-        name: float(v) for name, v in values if isinstance(v, int | float) and name not in no_mean
-    }
 
 
 def _seed_strategy(seed: int, round: int) -> None:

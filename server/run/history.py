@@ -77,8 +77,9 @@ class History:
     What lies behind the mark belongs to a round that never counted, and is cut off. With a `store`,
     each line is also an object there, from which the file is made again on another machine.
     `failed` counts, by silo, the rounds in which it failed; `software` is what each silo said last
-    that it runs. Raises CheckpointError MDW-507 where the lines up to the mark are not there,
-    MDW-508 for a broken chain, MDW-505 for another version.
+    that it runs; `evaluated` and `unevaluated` count the rounds that some silo evaluated, and those
+    that were to be evaluated and no silo did. Raises CheckpointError MDW-507 where the lines up to
+    the mark are not there, MDW-508 for a broken chain, MDW-505 for another version.
     """
 
     def __init__(self, path: Path, mark: Mark, store: Store | None = None) -> None:
@@ -88,6 +89,8 @@ class History:
         self._last: RoundRecord | None = None
         self.failed: Counter[str] = Counter()
         self.software: dict[str, dict[str, str]] = {}
+        self.evaluated = 0
+        self.unevaluated = 0
         lines = self._restored()
         for record in read_lines(lines, path):
             self._note(record)
@@ -122,6 +125,8 @@ class History:
         self._last = record
         self.failed.update(record.failed.keys())
         self.software.update(record.software)
+        self.evaluated += bool(record.evaluated)
+        self.unevaluated += bool(record.unevaluated and not record.evaluated)
 
     def _restored(self) -> Sequence[bytes]:
         """Return the lines up to the mark, and leave the file with exactly those."""

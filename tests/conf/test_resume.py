@@ -54,6 +54,16 @@ def test_rounds_may_be_told_anew(run: Path) -> None:
     assert resume(run, "run.rounds=9").run.rounds == 9
 
 
+def test_for_whom_a_run_waits_and_how_long_may_be_told_anew(run: Path) -> None:
+    asked = ["run.quorum=1", "run.start_quorum=2", "run.start_timeout=9", "run.round_timeout=8"]
+    conf = resume(run, *asked, "run.reconnect_patience=7", "run.grace=6")
+    own = conf.run
+    assert (own.quorum, own.start_quorum) == (1, 2)
+    assert (own.start_timeout, own.round_timeout) == (9, 8)
+    assert (own.reconnect_patience, own.grace) == (7, 6)
+    assert resume(run, "run.quorum=1").run.start_quorum == stored(run).run.start_quorum
+
+
 @pytest.mark.parametrize("override", ["trainer.lr=1", "strategy=fedprox", "run.seed=3", "data=iid"])
 def test_what_would_make_it_another_run_is_refused_by_name(run: Path, override: str) -> None:
     with pytest.raises(ConfigError, match=f"MDW-185: {override.split('=')[0]}") as caught:

@@ -24,6 +24,7 @@ from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous, Record
 from azureml_jobs.storage.base import LeaseLost
 from azureml_jobs.storage.folder_store import FolderStore
+from azureml_jobs.storage.prefix import PrefixStore
 from client.node.connection import Connection
 from client.node.own_admission import SiloAdmission
 from conf.compose import compose
@@ -35,7 +36,9 @@ from server.orchestrator import caretaker
 from server.orchestrator.backends import OrchestratorBackends
 from server.orchestrator.caretaker import LEASE, read_status
 from server.run.audit import audit
+from server.run.checkpoint import Checkpoints, RunState
 from server.run.result import RoundRecord, RunResult
+from server.scoring.evaluation import first_weights
 from server.serve import _Display, serve
 from server.store.admitted_keys import AdmittedKeys
 from server.store.run_queue import RunQueue
@@ -192,6 +195,21 @@ def test_a_run_that_could_not_start_leaves_a_result_that_says_why_and_can_be_gon
         json.loads(line)["event"] for line in (folder / "ledger.jsonl").read_text().splitlines()
     ]
     assert events == ["run started", "run finished", "run resumed", "run finished"]
+
+
+@pytest.mark.parametrize(("closed", "needed"), [(0, 3), (1, 2)])
+def test_a_restarted_orchestrator_needs_the_silos_that_a_round_needs_and_not_all(
+    place: Place, closed: int, needed: int
+) -> None:
+    for silo in ("silo-1", "silo-2", "silo-3"):
+        place.keys.admit(silo, fresh_node_key()[1])
+    conf = place.conf("run.start_timeout=0.2", "federation.size=3")
+    checkpoints = Checkpoints(PrefixStore(place.store, "runs/a/"))
+    checkpoints.save(RunState(closed, first_weights(conf)))
+    place.queue.submit("a", conf)
+    assert serve(place.conf("federation.orchestrator.idle_timeout=0")) == 0
+    outcome = place.queue.outcome("a")
+    assert outcome is not None and f"0 of the {needed} silos needed" in outcome.reason
 
 
 def test_a_run_that_names_a_silo_without_a_key_leaves_a_result_too(place: Place) -> None:

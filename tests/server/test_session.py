@@ -7,18 +7,21 @@ import json
 import os
 import pkgutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flwr.app import RecordDict
 
 from azureml_jobs.storage.folder_store import FolderStore
 from azureml_jobs.storage.prefix import PrefixStore
 from conf.compose import compose
-from conf.errors import CheckpointError, ConfigError, Interrupted
+from conf.errors import CheckpointError, ConfigError, Interrupted, RoundError
 from conf.silos import silos
 from server.app import federate
 from server.engines.pool import PoolGrid
 from server.observers.base import Observer
 from server.report.build import write_report
+from server.round.admission import Admission, Rejected, Verdict
 from server.run.audit import audit
 from server.run.finished import FinishedRun
 from server.run.history import read_history
@@ -105,6 +108,28 @@ def test_killed_anywhere_while_a_round_closes_it_ends_with_the_same_bits(
     assert digest(after) == digest(whole)
     assert [record.round for record in read_history(tmp_path / "a")] == [1, 2, 3]
     assert after.result.history["lines"] == 3
+
+
+def test_a_run_of_which_no_silo_could_evaluate_any_round_does_not_end_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = Admission.check
+
+    def refusing(self: Admission, content: RecordDict, **more: Any) -> Verdict:
+        if more["phase"] == "evaluate":
+            return Rejected("MDW-304", "no evaluation here")
+        return check(self, content, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Admission, "check", refusing)
+        with pytest.raises(RoundError, match=r"MDW-410: No silo could evaluate any round of a"):
+            run(tmp_path, "run.name=a", "run.rounds=2")
+    result = RunResult.read(tmp_path / "a")
+    assert (result.status, result.error and result.error["code"]) == ("finished", "MDW-410")
+    assert result.test is not None and result.test.metrics, "its final test works"
+    assert result.model["digest"]
+    # One round that was evaluated is a curve to look at, however little of it.
+    assert resumed(tmp_path, 3).result.error is None
 
 
 def test_a_history_that_was_deleted_is_not_continued(tmp_path: Path) -> None:

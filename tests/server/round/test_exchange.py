@@ -87,6 +87,16 @@ def test_what_never_came_says_why(clock: Clock) -> None:
     ]
 
 
+def test_a_node_that_is_lost_again_whenever_it_is_asked_is_not_asked_without_end(
+    clock: Clock,
+) -> None:
+    grid = ScriptedGrid(clock, {1: [(0, NODE_UNAVAILABLE)] * 100})
+    got = exchanged(grid, Closing(timeout=10, quorum=1, patience=10))
+    assert got == [(1, NODE_UNAVAILABLE)]
+    assert clock.now == pytest.approx(10)
+    assert len(grid.silos.sent) <= 1 + 10 / TICK_SECONDS
+
+
 def test_without_a_quorum_asked_for_it_closes_at_the_timeout_whatever_came(clock: Clock) -> None:
     grid = ScriptedGrid(clock, {1: [(50, None)], 2: [(3, None)]})
     # A grace has no meaning without a quorum: 0 replies must not count as one that is reached.
