@@ -42,6 +42,10 @@ PACKAGES: Final = ("azureml_jobs", "client", "conf", "server", "strategies")
 """The packages of the whole tree: their Python files, and the YAML files of conf."""
 FRONT: Final = "meadow.py"
 """What people import, beside the packages."""
+HOSTED: Final = "strategies/fedprox.py"
+"""What a silo does for a hosted strategy of Flower's that asks for a proximal term
+(`strategies.flower_half`), whichever class that is.
+"""
 NOT_TREE: Final = ("azureml_jobs/rehearsal/", "conf/federation/", "conf/experiment/")
 """Not part of the tree that a job is sent with: a stand-in for Azure, and what differs between
 users.
@@ -51,12 +55,16 @@ users.
 def run_files(task: str, model: str, strategy: str) -> tuple[str, ...]:
     """Return the run's own files of this tree, as paths from the root.
 
-    What is from outside the tree has a digest of its own (`conf.targets`).
+    What is from outside the tree has a digest of its own (`conf.targets`); in the place of such a
+    strategy stands what silos do for it.
     """
     named = {"task": task, "model": model, "strategy": strategy}
-    return tuple(
+    own = [
         f"{OWN_FOLDERS[group]}/{name}.py" for group, name in named.items() if not is_outside(name)
-    )
+    ]
+    if is_outside(strategy):
+        own.append(HOSTED)
+    return tuple(own)
 
 
 def run_digest(files: Iterable[str], root: Path | None = None) -> str:

@@ -126,6 +126,14 @@ def test_what_the_run_s_strategy_builds_on_counts_as_well(tree: Path) -> None:
     assert run_digest(fedprox, tree) != run_digest(fedprox)
 
 
+def test_what_silos_do_for_a_hosted_fedprox_counts(tree: Path) -> None:
+    hosted = run_files("digits", "mlp", "flwr.FedProx")
+    assert hosted == ("client/tasks/digits.py", "client/models/mlp.py", "strategies/fedprox.py")
+    add(tree / "strategies" / "fedprox.py", LINE)
+    assert run_digest(hosted, tree) != run_digest(hosted)
+    assert run_digest(RUN, tree) == run_digest(RUN)
+
+
 def test_a_default_of_the_schema_counts(tree: Path) -> None:
     schema = tree / "conf" / "schema" / "run.py"
     text = schema.read_text()
