@@ -90,6 +90,11 @@ def _archived(
     return RecordDict(kept)
 
 
+def holds(archive: RecordDict, run_id: str, round: int) -> bool:
+    """Say whether an archive has a state that a round of a run left."""
+    return any(key.startswith(_key(run_id, round, "")) for key in archive)
+
+
 def versions(archive: RecordDict) -> dict[tuple[str, int], RecordDict]:
     """Return the states in an archive by run and round, each under the archive's own names.
 

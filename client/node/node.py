@@ -20,6 +20,7 @@ from flwr.proto.message_pb2 import ObjectTree
 
 from azureml_jobs.identity.expiry import Reminder, Span
 from azureml_jobs.storage.base import LeaseLost
+from client.context_state import holds
 from client.malloc import give_back
 from client.node.agreement import refusal
 from client.node.connection import CallRefused, Connection, NodeUnknown
@@ -235,7 +236,9 @@ class Node:
         `_with_state_kept`. Raises AnotherProcess or LeaseLost.
         """
         run = _run_of(message)
-        if self._states is None or run is None or self._restored == run:
+        if self._states is None or run is None:
+            return
+        if self._restored == run and not self._gone_back(run, context, message):
             return
         self._not_restored = None
         context.state = RecordDict()
@@ -247,6 +250,16 @@ class Node:
             log.error("the state of the run %s could not be read: %s", run, error)
             self._not_restored = error
         self._restored = run
+
+    def _gone_back(self, run: str, context: Context, message: Message) -> bool:
+        """Say whether the server goes on from a round whose state is in the storage alone: it has
+        fallen back to an earlier checkpoint than the one that this process heard of last.
+        """
+        config = protocol.records(message.content, ConfigRecord)[protocol.CONFIG]
+        counted = config.get(protocol.COUNTED)
+        if self._states is None or not isinstance(counted, int) or not context.state:
+            return False
+        return not holds(context.state, run, counted) and self._states.has(run, counted)
 
     def _with_state_kept(
         self, reply: Message, message: Message, key: InstructionKey | None, context: Context

@@ -5,7 +5,9 @@
     <silo>/writer.lease                      which process of this silo may write
 
 Of a run, the state that its latest round began with and the one that it ended with are kept: which
-of the two counts is known when the silo is asked again (`client.context_state`). A state is stored
+of the two counts is known when the silo is asked again (`client.context_state`). The one before
+these is kept as well, here and not in memory: a server whose latest checkpoint is damaged goes on
+from the one before it, and then asks for the round that is closed already. A state is stored
 before the update that goes with it is journaled or sent, so that no update counts whose state is
 not there.
 
@@ -90,6 +92,10 @@ class SiloStateStore:
                 state[key] = record
         return state
 
+    def has(self, run: str, round: int) -> bool:
+        """Say whether the state after a round of a run is stored, as far as this process knows."""
+        return round in self._rounds.get(run, ())
+
     def keep(self, run: str, round: int, archive: RecordDict) -> None:
         """Store the state after a round, out of `context.state`; nothing where there is none.
 
@@ -110,9 +116,12 @@ class SiloStateStore:
         data = b"".join([entry.line(), *parts])
         self._store.replace(self._name(run, round), data, under=lease)
         # From here on the state lasts; what follows only tidies up.
-        for old in self._rounds[run] - set(states):
+        stored = self._rounds[run] | {round}
+        earlier = [one for one in stored if one < min(states)]
+        stay = (stored & set(states)) | set(sorted(earlier)[-1:])
+        for old in stored - stay:
             self._store.delete(self._name(run, old))
-        self._rounds[run] = (self._rounds[run] & set(states)) | {round}
+        self._rounds[run] = stay
 
     def close(self) -> None:
         """Give the lease up, so that the next process of this silo need not wait."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-from client.context_state import state_mod
+from client.context_state import holds, state_mod
 from conf.errors import CheckpointError
 from strategies.wire import protocol
 
@@ -51,6 +51,14 @@ def test_going_back_two_rounds_is_possible_and_forgets_the_later_ones() -> None:
     here = context()
     assert [ask(here, r) for r in (1, 2, 3)] == [1, 2, 3]
     assert [ask(here, 3), ask(here, 4)] == [3, 4]
+
+
+def test_what_an_archive_holds_can_be_asked() -> None:
+    here = context()
+    ask(here, 1)
+    ask(here, 12)
+    assert holds(here.state, "run", 12) and holds(here.state, "run", 1)
+    assert not holds(here.state, "run", 2) and not holds(here.state, "other", 1)
 
 
 def test_runs_do_not_mix() -> None:

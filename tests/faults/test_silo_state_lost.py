@@ -10,7 +10,7 @@ import itertools
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from client.node.journal import UpdateJournal
 from client.node.state_store import AnotherProcess, SiloStateStore
 from conf.errors import CheckpointError
 from server.orchestrator.packed_grid import PackedGrid
+from strategies.wire import protocol
 from tests.faults.drifting import APP
 from tests.faults.federation import TOY, Federation, ask, model, until
 from tests.faults.small_disk import small_disk
@@ -179,6 +180,39 @@ def test_a_crash_at_any_step_between_training_and_reply_changes_no_bit(
         for node in opened.values():
             node.end()
     assert bits(arrays) == undisturbed
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["running on", "restarted"])
+def test_a_server_that_falls_back_to_its_checkpoint_before_finds_each_silo_s_state(
+    tmp_path: Path, restarted: bool
+) -> None:
+    """Its latest checkpoint is of round 3, and damaged; the silos have trained round 4 already."""
+    federation = Federation(tmp_path)
+    at: dict[int, ArrayRecord] = {0: model(seed=1)}
+
+    def train(grid: PackedGrid, number: int) -> ArrayRecord:
+        until(lambda: len(list(grid.get_node_ids())) == 2, 60)
+        asked = ask(grid, number, at[number - 1], **{protocol.COUNTED: number - 1})
+        return mean(grid.send_and_receive(asked, timeout=60))
+
+    def nodes(address: str) -> ExitStack:
+        stack = ExitStack()
+        for silo in federation.silos:
+            stack.enter_context(federation.thread_node(address, silo, tmp_path / silo.name, APP))
+        return stack
+
+    with grid_of(federation) as (grid, address):
+        running = nodes(address)
+        for number in (1, 2, 3, 4):
+            at[number] = train(grid, number)
+        if restarted:
+            running.close()
+            running = nodes(address)
+        with running:
+            # From the checkpoint of round 2, twice: what came after it is of no run any more.
+            for number in (3, 4, 5, 4):
+                again = train(grid, number)
+                assert bits(again) == bits(at.setdefault(number, again)), number
 
 
 def test_a_full_disk_is_said_and_the_update_does_not_count(tmp_path: Path) -> None:

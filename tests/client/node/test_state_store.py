@@ -61,14 +61,35 @@ def test_what_was_kept_comes_back_in_another_process(make: Make, tmp_path: Path)
     assert found["1|run|2|c"]["w"].numpy().tolist() == [2.0] * 1000  # type: ignore[index,union-attr]
 
 
-def test_of_a_run_two_states_are_kept(make: Make, tmp_path: Path) -> None:
+def kept_rounds(folder: Path) -> list[int]:
+    return [int(name[6:12]) for name in files(folder)]
+
+
+def test_of_a_run_the_last_two_states_are_kept_and_the_one_before(
+    make: Make, tmp_path: Path
+) -> None:
     one = make()
     one.keep("run", 1, archive(1))
     one.keep("run", 2, archive(1, 2))
     one.keep("run", 5, archive(2, 5))
-    assert files(tmp_path) == ["round-000002.state", "round-000005.state"]
+    assert kept_rounds(tmp_path) == [1, 2, 5]
+    # Round 5 did not count.
     one.keep("run", 7, archive(2, 7))
-    assert files(tmp_path) == ["round-000002.state", "round-000007.state"]
+    assert kept_rounds(tmp_path) == [1, 2, 7]
+    one.keep("run", 8, archive(7, 8))
+    assert kept_rounds(tmp_path) == [2, 7, 8]
+    # The server went back: what came after is of no run any more.
+    one.keep("run", 4, archive(2, 4))
+    assert kept_rounds(tmp_path) == [2, 4]
+
+
+def test_a_state_that_the_server_goes_back_to_is_known_to_be_there(make: Make) -> None:
+    one = make()
+    for number in (1, 2, 3, 4):
+        one.keep("run", number, archive(*range(max(number - 1, 1), number + 1)))
+    assert one.has("run", 2) and one.has("run", 4)
+    assert not one.has("run", 1) and not one.has("other", 1)
+    assert "1|run|2|c" in one.restore("run")
 
 
 def test_files_are_the_owner_s_alone(make: Make, tmp_path: Path) -> None:
