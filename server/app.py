@@ -13,9 +13,11 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
 from client.silo_settings import hand_over
+from client.tasks import task_of
 from conf.compose import compose
 from conf.silos import silos
 from server.observers.progress import progress
+from server.round.readiness import check_here
 from server.round.rounds import Rounds
 from server.scoring.central import Workers, central_score
 from server.session import Session, session
@@ -36,6 +38,8 @@ def main(grid: Grid, context: Context) -> None:
         conf.federation.size = _settled_size(grid, conf.run.start_timeout)
     members = silos(conf)
     strategy = build_strategy(conf.strategy)
+    task = task_of(conf.task)
+    check_here(conf, task, len(members), task.made_up())
     left_for_workers = hand_over(members, context.run_id)
     command = f"flwr run . --run-config 'overrides=\"{overrides}\"'"
     try:

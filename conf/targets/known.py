@@ -83,7 +83,9 @@ def find(group: str, name: str, code: str) -> Known:
     raise SiloError(
         UNLISTED,
         f"The run's {group} is {name[:140]} ({code[:12]}), which this job was not submitted with.",
-        f"Start the job again with {group}.target=FILE.py:Class, or install the package that has it.",
+        f"Start the job again with {group}.target=FILE.py:Class, or install the package that has it;"
+        " a process that Flower starts (flwr run, flower-supernode) can have it from a package"
+        " alone, by the name of its entry point.",
     )
 
 

@@ -133,3 +133,26 @@ def test_flwr_run_trains_the_same_app(flower_environment: dict[str, str], tmp_pa
     # Flower simulates two nodes unless told otherwise.
     assert list(read_history(folder))[-1].replied == ["silo-1", "silo-2"]
     assert (folder / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_code_from_outside_is_refused_by_name_before_the_first_round(
+    flower_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Flower hands its silos' processes the bundle of this tree, and no file of anybody's."""
+    mine = tmp_path / "mine.py"
+    mine.write_text((ROOT / "client" / "tasks" / "digits.py").read_text())
+    overrides = (
+        f"task.target={mine}:Digits model=mlp run.rounds=2 run.output={tmp_path / 'outputs'}"
+    )
+    log = flwr(
+        *("run", str(ROOT), "--run-config", f'overrides="{overrides}"', "--stream"),
+        environment=flower_environment,
+        cwd=tmp_path,
+    )
+    # The stream wraps its lines.
+    said = "".join(log.split())
+    assert "MDW-406:Beforeround1,0of2silosareready" in said, log[-4000:]
+    assert "MDW-346" in said and "mine.Digits" in said and "flwrrun" in said
+    (folder,) = (tmp_path / "outputs").iterdir()
+    assert json.loads((folder / "result.json").read_text())["rounds"] == 0
