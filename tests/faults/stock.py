@@ -15,8 +15,12 @@ from typing import Any
 import psutil
 from flwr.cli.build import build_fab_from_files
 
+from conf.schema import Silo
+from conf.silos import silo_to_json
 from conf.telemetry import OFF
-from tests.faults.federation import ROOT, Federation, free_port
+from server.orchestrator.packed_grid import PackedGrid
+from server.orchestrator.service import Orchestrator
+from tests.faults.federation import ROOT, Federation, ask, free_port, model, total
 
 LAST_WITH_GRPC_NODES = (1, 39)
 """Later releases' own nodes speak HTTP only."""
@@ -43,6 +47,21 @@ clientapp = "toyapp:client"
 [tool.flwr.app.config]
 {config}
 """
+
+
+TOY = """
+from flwr.serverapp import ServerApp
+from tests.faults.toy import app as client
+
+server = ServerApp()
+"""
+"""An app whose silos are those of `tests.faults.toy`."""
+
+
+def node_config(silo: Silo) -> str:
+    """Return a silo's settings as a stock node is given them."""
+    # TOML's literal string: Flower's reader takes no escaped quotes.
+    return f"silo='{silo_to_json(silo)}'"
 
 
 def app_folder(folder: Path, module: str, config: dict[str, Any] | None = None) -> Path:
@@ -211,6 +230,19 @@ class Stock:
             except psutil.Error:
                 continue
         return found
+
+
+def two_rounds_of_the_toy(orchestrator: Orchestrator, flower: Stock) -> None:
+    """Train with silo-1, whose node is Flower's own, beside silo-2, whose node is Meadow's."""
+    app = app_folder(flower.folder, TOY)
+    names = ["silo-1", "silo-2"]
+    grid = PackedGrid(orchestrator.open_run("run", names, bundle=bundle(app)))
+    packs = {name: grid._grid.packs(node) for node, name in grid.names().items()}
+    assert packs == {"silo-1": False, "silo-2": True}
+    for round in (1, 2):
+        replies = grid.send_and_receive(ask(grid, round, model()), timeout=90)
+        assert [m.error.reason for m in replies if m.has_error()] == [], flower.logs()
+        assert total(replies) == 3 * 1000 * (1 + 2) + 3
 
 
 def flower_of(python: str) -> tuple[int, int]:

@@ -7,20 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from server.orchestrator.packed_grid import PackedGrid
 from server.run.history import read_history
 from server.run.result import RunResult
-from tests.faults.federation import ROOT, Federation, ask, model, total, until
-from tests.faults.stock import app_folder, bundle, nodes_speak_grpc, stock
+from tests.faults.federation import ROOT, Federation, until
+from tests.faults.stock import (
+    app_folder,
+    node_config,
+    nodes_speak_grpc,
+    stock,
+    two_rounds_of_the_toy,
+)
 
 pytestmark = pytest.mark.slow
-
-CLIENT = """
-from flwr.serverapp import ServerApp
-from tests.faults.toy import app as client
-
-server = ServerApp()
-"""
 
 SERVER = """
 import json
@@ -44,18 +42,11 @@ def main(grid: Grid, context: Context) -> None:
 """
 
 
-def node_config(silo: object) -> str:
-    from conf.silos import silo_to_json
-
-    return f"silo='{silo_to_json(silo)}'"  # TOML's literal string: Flower's reader takes no escaped quotes
-
-
 @pytest.mark.skipif(
     not nodes_speak_grpc(), reason="Flower's own nodes speak HTTP only from 1.40 on"
 )
 def test_a_stock_supernode_joins_our_orchestrator_beside_our_own_node(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
-    app = app_folder(tmp_path, CLIENT)
     with (
         federation.orchestrator(stock_grpc="127.0.0.1:0") as orchestrator,
         stock(federation) as flower,
@@ -66,13 +57,7 @@ def test_a_stock_supernode_joins_our_orchestrator_beside_our_own_node(tmp_path: 
             "silo-1", orchestrator.stock_grpc_address, node_config(federation.silos[0])
         )
         orchestrator.wait_for(["silo-1", "silo-2"], 2, 90)
-        grid = PackedGrid(orchestrator.open_run("run", ["silo-1", "silo-2"], bundle=bundle(app)))
-        packs = {name: grid._grid.packs(node) for node, name in grid.names().items()}
-        assert packs == {"silo-1": False, "silo-2": True}
-        for round in (1, 2):
-            replies = grid.send_and_receive(ask(grid, round, model()), timeout=90)
-            assert [m.error.reason for m in replies if m.has_error()] == [], flower.logs()
-            assert total(replies) == 3 * 1000 * (1 + 2) + 3
+        two_rounds_of_the_toy(orchestrator, flower)
 
 
 def test_our_node_joins_a_stock_superlink(tmp_path: Path) -> None:

@@ -15,8 +15,16 @@ import pytest
 
 from server.orchestrator.packed_grid import PackedGrid
 from tests.faults.federation import ROOT, Federation, ask, free_port, lines, model, total, until
-from tests.faults.stock import app_folder, bundle, flower_of, nodes_speak_grpc, stock
-from tests.faults.test_interoperation import CLIENT, SERVER, node_config
+from tests.faults.stock import (
+    TOY,
+    app_folder,
+    bundle,
+    flower_of,
+    node_config,
+    nodes_speak_grpc,
+    stock,
+)
+from tests.faults.test_interoperation import SERVER
 
 OTHER = os.environ.get("MEADOW_OTHER_FLOWER", "")
 pytestmark = [
@@ -68,7 +76,7 @@ def test_nodes_of_this_release_train_for_an_orchestrator_of_the_other(tmp_path: 
 )
 def test_a_stock_node_of_the_other_release_joins_our_orchestrator(tmp_path: Path) -> None:
     federation = Federation(tmp_path, silos=1)
-    app = app_folder(tmp_path, CLIENT)
+    app = app_folder(tmp_path, TOY)
     opened = federation.orchestrator(stock_grpc="127.0.0.1:0")
     with opened as orchestrator, stock(federation, OTHER) as flower:
         assert orchestrator.stock_grpc_address is not None

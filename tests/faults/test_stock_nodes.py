@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -13,35 +14,22 @@ from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.federation_folder import FederationFolder
-from conf.silos import silo_to_json
-from server.orchestrator.packed_grid import PackedGrid
+from conf.targets import known
 from server.run.history import read_history
 from server.run.result import RunResult
 from server.store.admitted_keys import AdmittedKeys
 from server.store.run_queue import RunQueue
-from tests.faults.federation import ROOT, Federation, ask, free_port, model, total
-from tests.faults.stock import app_folder, bundle, nodes_speak_grpc, stock
+from tests.faults.federation import ROOT, Federation, free_port
+from tests.faults.stock import node_config, nodes_speak_grpc, stock, two_rounds_of_the_toy
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(nodes_speak_grpc(), reason="Flower's own nodes of 1.39 have no HTTPS"),
 ]
 
-CLIENT = """
-from flwr.serverapp import ServerApp
-from tests.faults.toy import app as client
-
-server = ServerApp()
-"""
-
-
-def node_config(silo: object) -> str:
-    return f"silo='{silo_to_json(silo)}'"
-
 
 def test_a_stock_supernode_joins_over_https_beside_our_own_node(tmp_path: Path) -> None:
     federation = Federation(tmp_path)
-    app = app_folder(tmp_path, CLIENT)
     with (
         federation.orchestrator(stock="127.0.0.1:0") as orchestrator,
         stock(federation) as flower,
@@ -50,16 +38,11 @@ def test_a_stock_supernode_joins_over_https_beside_our_own_node(tmp_path: Path) 
         assert orchestrator.stock_address is not None
         flower.supernode("silo-1", orchestrator.stock_address, node_config(federation.silos[0]))
         orchestrator.wait_for(["silo-1", "silo-2"], 2, 90)
-        grid = PackedGrid(orchestrator.open_run("run", ["silo-1", "silo-2"], bundle=bundle(app)))
-        packs = {name: grid._grid.packs(node) for node, name in grid.names().items()}
-        assert packs == {"silo-1": False, "silo-2": True}
-        for round in (1, 2):
-            replies = grid.send_and_receive(ask(grid, round, model()), timeout=90)
-            assert [m.error.reason for m in replies if m.has_error()] == [], flower.logs()
-            assert total(replies) == 3 * 1000 * (1 + 2) + 3
+        two_rounds_of_the_toy(orchestrator, flower)
 
 
-def test_serve_hands_meadows_app_to_a_stock_supernode(tmp_path: Path) -> None:
+def served(tmp_path: Path, *asked: str) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Do one run with one silo whose node is Flower's own; return what `serve` and Flower said."""
     federation = Federation(tmp_path, silos=1)
     folder = FederationFolder(tmp_path)
     port = free_port()
@@ -77,14 +60,39 @@ def test_serve_hands_meadows_app_to_a_stock_supernode(tmp_path: Path) -> None:
     store = FolderStore(folder.store)
     keys = AdmittedKeys(store, time.time, AdmissionAuthority(secrets, "test"))
     keys.admit("silo-1", federation.public["silo-1"].decode())
-    RunQueue(store).submit("a", compose(overrides))
+    RunQueue(store).submit("a", compose([*overrides, *asked]))
     command = [sys.executable, "-m", "azureml_jobs.cli.main", "serve", *overrides]
     with stock(federation) as flower:
         flower.supernode("silo-1", f"127.0.0.1:{port}", node_config(federation.silos[0]))
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+            command,
+            cwd=ROOT,
+            env=os.environ | {known.VARIABLE: known.exported()},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr + flower.logs()
+        return done, flower.logs()
+
+
+def test_serve_hands_meadows_app_to_a_stock_supernode(tmp_path: Path) -> None:
+    done, logs = served(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr + logs
     (run,) = (tmp_path / "outputs").iterdir()
     assert RunResult.read(run).status == "finished"
     assert list(read_history(run))[-1].replied == ["silo-1"]
+
+
+def test_code_from_outside_is_refused_at_a_stock_node_by_name_before_the_first_round(
+    tmp_path: Path,
+) -> None:
+    """The orchestrator has the file; Flower's own node gets the bundle of this tree and no more."""
+    mine = tmp_path / "mine.py"
+    mine.write_text((ROOT / "client" / "tasks" / "digits.py").read_text())
+    done, logs = served(tmp_path, f"task.target={mine}:Digits", "model=mlp")
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "MDW-406: Before round 1, 0 of 1 silos are ready" in said, said + logs
+    assert "MDW-346: silo-1: The run's task is mine.Digits" in said
+    (run,) = (tmp_path / "outputs").iterdir()
+    assert RunResult.read(run).rounds == 0
