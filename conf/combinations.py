@@ -11,10 +11,11 @@ round with each pair of it that is not refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
-from typing import Final
+from typing import Any, Final
 
 from conf.errors import ConfigError
 from conf.schema import Conf
@@ -59,65 +60,66 @@ class Rule:
         return {self.first, self.second} == {a.name, b.name}
 
 
-def _strategy(name: str) -> Callable[[Conf], bool]:
-    return lambda conf: conf.strategy.name == name
+def _at(conf: Conf, key: str) -> Any:
+    """Return a configuration's value at a dotted key; None where the chosen group has none."""
+    found: Any = conf
+    for name in key.split("."):
+        found = getattr(found, name, None)
+    return found
 
 
-def _optimizer(name: str, *, momentum: bool | None = None) -> Callable[[Conf], bool]:
-    def chosen(conf: Conf) -> bool:
-        fits = momentum is None or (conf.trainer.momentum > 0) == momentum
-        return conf.trainer.optimizer == name and fits
+def _named(name: str, key: str, said: Mapping[str, object], *, group: str = "") -> Axis:
+    """Return an axis of which each value is one of a key, by its name.
 
-    return chosen
-
-
-def _weighting(name: str) -> Callable[[Conf], bool]:
-    return lambda conf: conf.strategy.weighting == name
+    With a `group` that is what is written: a choice of `strategy` decides `strategy.name`.
+    """
+    values = [_one(one, group or key, key, value) for one, value in said.items()]
+    return Axis(name, group or key, tuple(values))
 
 
-def _precision(name: str) -> Callable[[Conf], bool]:
-    return lambda conf: conf.trainer.precision == name
+def _one(name: str, written: str, key: str, value: object) -> Value:
+    text = "null" if value is None else str(value)
+    return Value(name, f"{written}={text}", lambda conf: bool(_at(conf, key) == value))
 
+
+def _sgd(conf: Conf, *, momentum: bool) -> bool:
+    return conf.trainer.optimizer == "sgd" and (conf.trainer.momentum > 0) == momentum
+
+
+_ALGORITHMS: Final = _named(
+    "algorithm",
+    "strategy.name",
+    {"fedavg": "fedavg", "fedprox": "fedprox", "scaffold": "scaffold"},
+    group="strategy",
+)
+_FROM_FLOWER: Final = Value(
+    "from Flower",
+    "strategy.target=flwr.serverapp.strategy.FedAdam strategy.args.eta=0.01",
+    lambda conf: str(_at(conf, "strategy.target") or "").startswith("flwr."),
+)
 
 AXES: Final = (
-    Axis(
-        "algorithm",
-        "strategy",
-        (
-            Value("fedavg", "strategy=fedavg", _strategy("fedavg")),
-            Value("fedprox", "strategy=fedprox", _strategy("fedprox")),
-            Value("scaffold", "strategy=scaffold", _strategy("scaffold")),
-            Value(
-                "from Flower",
-                "strategy.target=flwr.serverapp.strategy.FedAdam strategy.args.eta=0.01",
-                lambda conf: getattr(conf.strategy, "target", "").startswith("flwr."),
-            ),
-        ),
-    ),
+    replace(_ALGORITHMS, values=(*_ALGORITHMS.values, _FROM_FLOWER)),
     Axis(
         "optimizer",
         "trainer.optimizer",
         (
-            Value("sgd", "trainer.momentum=0", _optimizer("sgd", momentum=False)),
-            Value("momentum", "trainer.momentum=0.9", _optimizer("sgd", momentum=True)),
-            Value("adam", "trainer=adam", _optimizer("adam")),
-            Value("adamw", "trainer=adam trainer.optimizer=adamw", _optimizer("adamw")),
+            Value("sgd", "trainer.momentum=0", partial(_sgd, momentum=False)),
+            Value("momentum", "trainer.momentum=0.9", partial(_sgd, momentum=True)),
+            _one("adam", "trainer", "trainer.optimizer", "adam"),
+            Value(
+                "adamw",
+                "trainer=adam trainer.optimizer=adamw",
+                lambda conf: conf.trainer.optimizer == "adamw",
+            ),
         ),
     ),
-    Axis(
-        "precision",
-        "trainer.precision",
-        (
-            Value("fp32", "trainer.precision=fp32", _precision("fp32")),
-            Value("bf16", "trainer.precision=bf16", _precision("bf16")),
-            Value("fp16", "trainer.precision=fp16", _precision("fp16")),
-        ),
-    ),
+    _named("precision", "trainer.precision", {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}),
     Axis(
         "clipping",
         "trainer.clip_norm",
         (
-            Value("unclipped", "trainer.clip_norm=null", lambda c: c.trainer.clip_norm is None),
+            _one("unclipped", "trainer.clip_norm", "trainer.clip_norm", None),
             Value("clipped", "trainer.clip_norm=1", lambda c: c.trainer.clip_norm is not None),
         ),
     ),
@@ -125,34 +127,28 @@ AXES: Final = (
         "batches a step",
         "trainer.accumulate",
         (
-            Value("one", "trainer.accumulate=1", lambda c: c.trainer.accumulate == 1),
+            _one("one", "trainer.accumulate", "trainer.accumulate", 1),
             Value("several", "trainer.accumulate=2", lambda c: c.trainer.accumulate > 1),
         ),
     ),
-    Axis(
+    _named(
         "weighting",
         "strategy.weighting",
-        (
-            Value("by examples", "strategy.weighting=examples", _weighting("examples")),
-            Value("by size", "strategy.weighting=size", _weighting("size")),
-            Value("each the same", "strategy.weighting=equal", _weighting("equal")),
-        ),
+        {"by examples": "examples", "by size": "size", "each the same": "equal"},
     ),
     Axis(
         "normalisation",
         "model",
         (
             Value("no buffers", "model=mlp", lambda c: c.model.name in ("mlp", "cnn")),
-            Value(
-                "batch norm", "model=resnet18", lambda c: getattr(c.model, "norm", "") == "batch"
-            ),
+            Value("batch norm", "model=resnet18", lambda c: _at(c, "model.norm") == "batch"),
         ),
     ),
     Axis(
         "participation",
         "run.cohort",
         (
-            Value("all silos", "run.cohort=null", lambda c: c.run.cohort is None),
+            _one("all silos", "run.cohort", "run.cohort", None),
             Value("some silos", "run.cohort=2", lambda c: c.run.cohort is not None),
         ),
     ),
@@ -160,28 +156,13 @@ AXES: Final = (
         "personal layers",
         "strategy.keeps",
         (
-            Value("all shared", "strategy.keeps=[]", lambda c: not c.strategy.keeps),
+            _one("all shared", "strategy.keeps", "strategy.keeps", []),
             Value("personal layers", "strategy.keeps=[fc]", lambda c: bool(c.strategy.keeps)),
         ),
     ),
-    Axis(
-        "model that is kept",
-        "run.keep",
-        (
-            Value("the last", "run.keep=last", lambda c: c.run.keep == "last"),
-            Value("the best", "run.keep=best", lambda c: c.run.keep == "best"),
-        ),
-    ),
-    Axis(
-        "privacy",
-        "privacy",
-        (Value("no privacy", "privacy=none", lambda c: c.privacy.name == "none"),),
-    ),
-    Axis(
-        "compression",
-        "compression",
-        (Value("no compression", "compression=none", lambda c: c.compression.name == "none"),),
-    ),
+    _named("model that is kept", "run.keep", {"the last": "last", "the best": "best"}),
+    _named("privacy", "privacy.name", {"no privacy": "none"}, group="privacy"),
+    _named("compression", "compression.name", {"no compression": "none"}, group="compression"),
 )
 
 _NOT_SGD: Final = (

@@ -35,7 +35,7 @@ from azureml_jobs.storage.base import (
     checked_name,
     checked_prefix,
 )
-from azureml_jobs.storage.lease import TRIES, Leases
+from azureml_jobs.storage.lease import TRIES, Leased
 from conf.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ The first ones come after seconds, not after the client's own 15, so that a leas
 """
 
 
-class BlobStore:
+class BlobStore(Leased):
     """A store below a prefix of a container.
 
     Raises CheckpointError where storage refuses or can't be reached, AzureError MDW-803 where
@@ -61,7 +61,7 @@ class BlobStore:
     ) -> None:
         self._container = container
         self._prefix = prefix.strip("/") + "/" if prefix else ""
-        self._leases = Leases(self, self._where, clock)
+        super().__init__(self._where, clock)
 
     @staticmethod
     def at(url: str, credential: TokenCredential, retries: int = A_COMMANDS_RETRIES) -> BlobStore:
@@ -132,18 +132,6 @@ class BlobStore:
         """See `Store`."""
         with self._asking("delete", name), suppress(ResourceNotFoundError):
             self._container.delete_blob(self._blob(name))
-
-    def acquire(self, name: str, owner: str, seconds: float) -> Lease | None:
-        """See `Store`."""
-        return self._leases.acquire(name, owner, seconds)
-
-    def renew(self, lease: Lease, seconds: float) -> Lease:
-        """See `Store`; a lease that expired and that nobody took is renewed."""
-        return self._leases.renew(lease, seconds)
-
-    def release(self, lease: Lease) -> None:
-        """See `Store`; the epoch stays on record."""
-        self._leases.release(lease)
 
     def read_versioned(self, name: str) -> tuple[bytes, str]:
         """See `azureml_jobs.storage.lease.Versioned`; the version is the blob's ETag."""

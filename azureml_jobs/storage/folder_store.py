@@ -26,7 +26,7 @@ from azureml_jobs.storage.base import (
     checked_prefix,
 )
 from azureml_jobs.storage.disk_errors import disk_error
-from azureml_jobs.storage.lease import Leases
+from azureml_jobs.storage.lease import Leased
 from azureml_jobs.storage.pointer import digest
 from conf.atomic_files import sync_folder
 from conf.errors import CheckpointError
@@ -37,7 +37,7 @@ STALE_SECONDS: Final = 3600.0
 _TEMPORARY = ".tmp-"
 
 
-class FolderStore:
+class FolderStore(Leased):
     """A store in a folder, for all processes that see it.
 
     Files that it makes are the owner's alone (0600 in 0700). Dot files are its own or strangers'
@@ -47,7 +47,7 @@ class FolderStore:
 
     def __init__(self, path: str | Path, clock: Clock = time.time) -> None:
         self._path = Path(path)
-        self._leases = Leases(self, str(path), clock)
+        super().__init__(str(path), clock)
 
     def __repr__(self) -> str:
         return f"FolderStore({str(self._path)!r})"
@@ -109,15 +109,7 @@ class FolderStore:
     def acquire(self, name: str, owner: str, seconds: float) -> Lease | None:
         """See `Store`; also removes what writers that were killed left behind."""
         self._sweep()
-        return self._leases.acquire(name, owner, seconds)
-
-    def renew(self, lease: Lease, seconds: float) -> Lease:
-        """See `Store`; a lease that expired and that nobody took is renewed."""
-        return self._leases.renew(lease, seconds)
-
-    def release(self, lease: Lease) -> None:
-        """See `Store`; the epoch stays on record."""
-        self._leases.release(lease)
+        return super().acquire(name, owner, seconds)
 
     def read_versioned(self, name: str) -> tuple[bytes, str]:
         """See `azureml_jobs.storage.lease.Versioned`; the version is the digest."""

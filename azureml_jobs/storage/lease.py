@@ -8,6 +8,7 @@ earlier epoch has lost it, whatever its clock says, and writes no more (fencing)
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Final, Protocol
@@ -114,6 +115,33 @@ class Leases:
 
     def _write(self, lease: Lease, version: str | None) -> bool:
         return self._store.write_if_version(_file(lease.name), lease_record(lease), version)
+
+
+class Leased(ABC):
+    """The part of a store that has to do with leases: derive from it, and be `Versioned`."""
+
+    def __init__(self, where: str, clock: Clock) -> None:
+        self._leases = Leases(self, where, clock)
+
+    @abstractmethod
+    def read_versioned(self, name: str) -> tuple[bytes, str]:
+        """See `Versioned`."""
+
+    @abstractmethod
+    def write_if_version(self, name: str, data: Data, version: str | None) -> bool:
+        """See `Versioned`."""
+
+    def acquire(self, name: str, owner: str, seconds: float) -> Lease | None:
+        """See `Store`."""
+        return self._leases.acquire(name, owner, seconds)
+
+    def renew(self, lease: Lease, seconds: float) -> Lease:
+        """See `Store`; a lease that expired and that nobody took is renewed."""
+        return self._leases.renew(lease, seconds)
+
+    def release(self, lease: Lease) -> None:
+        """See `Store`; the epoch stays on record."""
+        self._leases.release(lease)
 
 
 def _file(name: str) -> str:
