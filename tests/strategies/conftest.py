@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+
+from tests.unused_grid import UnusedGrid
 
 
-class FakeGrid(Grid):
+class FakeGrid(UnusedGrid):
     """Node k has 10 + k examples; its answer depends on k, the round and what it was sent, on nothing else."""
 
     def __init__(self, nodes: int) -> None:
@@ -42,32 +41,6 @@ class FakeGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
-
-    def get_nodes(self) -> Iterable[NodeInfo]:
-        raise NotImplementedError
-
-    def set_run(self, run: Run) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Run:
-        raise NotImplementedError
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        raise NotImplementedError
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        raise NotImplementedError
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        raise NotImplementedError
 
 
 def _moved(array: Array, rng: np.random.Generator) -> Array:

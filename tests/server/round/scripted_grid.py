@@ -9,13 +9,12 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from server.round.exchange import Answer
 from server.round.silo_grid import SiloGrid
 from strategies.wire import protocol
+from tests.unused_grid import UnusedGrid
 
 FAILS = -1.0
 """In a script: the message can't be sent."""
@@ -209,7 +208,7 @@ def weights(values: np.ndarray) -> ArrayRecord:
     return ArrayRecord({"w": Array(values.astype(np.float32))})
 
 
-class PolledGrid(Grid):
+class PolledGrid(UnusedGrid):
     """A grid as Flower has it, which has to be asked again and again, over such silos."""
 
     def __init__(self, clock: Clock, script: Script) -> None:
@@ -226,31 +225,6 @@ class PolledGrid(Grid):
 
     def get_node_ids(self) -> list[int]:
         return self.silos.there()
-
-    def get_nodes(self) -> list[NodeInfo]:
-        raise NotImplementedError
-
-    def set_run(self, run: Run) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Run:
-        raise NotImplementedError
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        raise NotImplementedError
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> list[Message]:
-        raise NotImplementedError
 
 
 def outcome(answer: Answer) -> tuple[int, int | None]:
