@@ -271,7 +271,9 @@ def main() -> None:
     args = parser.parse_args()
     profile = str(Path(args.profile).absolute()) if args.profile else ""
     print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores\n")
-    print("| silos | server: CPU ms a silo and round | silos: CPU ms | round s | server's memory MB |")
+    print(
+        "| silos | server: CPU ms a silo and round | silos: CPU ms | round s | server's memory MB |"
+    )
     print("|---|---|---|---|---|")
     for count in args.silos:
         print(row(count, measured(count, args.rounds, profile)), flush=True)

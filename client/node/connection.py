@@ -17,7 +17,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
@@ -46,11 +46,11 @@ from flwr.supercore.run import Run
 
 from client.node.channel import LONGEST_BACKOFF, signed_channel
 from client.node.own_admission import SiloAdmission
-from client.node.transfers import side_by_side
+from client.node.transfers import CallLost, TransferLost, Transfers, side_by_side
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT
 from strategies.wire.fleet_calls import FleetStub
-from strategies.wire.headers import KEY_ENDS, NODE_HEADER, OVER_HEADER
+from strategies.wire.headers import KEY_ENDS, NODE_HEADER, OVER_HEADER, PARTS_HEADER
 from strategies.wire.release import release_headers, why_refused
 
 log = logging.getLogger(__name__)
@@ -68,8 +68,10 @@ BEAT_DEADLINE: Final = 5.0
 WORK_DEADLINE: Final = 45.0
 """For a question for work, which the orchestrator answers after 15 s at the latest."""
 OBJECT_DEADLINE: Final = 120.0
-"""For a chunk of 5 MiB: a link that carries less than 45 kB/s is not one to train over."""
+"""For a chunk of 5 MiB to or from a server that knows no parts (`client.node.transfers`)."""
 CALL_DEADLINE: Final = 15.0
+TRANSFER_BACKOFF: Final = 2.0
+"""Seconds between two tries of a transfer, at most: it was in progress a moment ago."""
 STOCK_PATIENCE: Final = 90.0
 GOODBYE_DEADLINE: Final = 3.0
 UPLOAD_TRIES: Final = 10
@@ -142,6 +144,9 @@ class Connection:
         self._trusted = False  # a server that proved its identity has been reached
         self._node: NodeId | None = None
         self._beating: threading.Thread | None = None
+        self._transfers = Transfers(self._once)
+        self._in_parts = False  # whether the server has the calls for it, as it last said
+        self._failures = 0  # of calls that were made once, one after another
         self.failure: Exception | None = None  # why the heartbeat gave up
         self.key_ends: datetime | None = None  # as the server last said; it does when that is near
 
@@ -189,6 +194,7 @@ class Connection:
         if OVER_HEADER in said:
             raise FederationOver("the orchestrator says so")
         self.key_ends = _time(said.get(KEY_ENDS))
+        self._in_parts = PARTS_HEADER in said
         if not response.messages_list:
             return None
         return message_from_proto(response.messages_list[0]), response.message_object_trees[0]
@@ -202,15 +208,19 @@ class Connection:
         return run_from_proto(response.run), trailing
 
     def pull(self, head: Message, tree: ObjectTree) -> dict[str, bytes]:
-        """Return the objects of an instruction by id, and tell the server that they are here."""
+        """Return the objects of an instruction by id, and tell the server that they are here.
+
+        Raises CallRefused where it has one no longer; what has arrived stays for the next call.
+        """
         run_id = head.metadata.run_id
-
-        def one(object_id: str) -> tuple[str, bytes]:
-            return object_id, self._pull_object(run_id, object_id)
-
-        contents = dict(
-            side_by_side(one, dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
-        )
+        ids = list(dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
+        if self._in_parts:
+            try:
+                contents = self._transfers.pull(self._node, run_id, ids)
+            except TransferLost as lost:
+                raise CallRefused(str(lost)) from None
+        else:
+            contents = dict(side_by_side(lambda id: (id, self._pull_object(run_id, id)), ids))
         self.confirm(head)
         return contents
 
@@ -236,19 +246,26 @@ class Connection:
             message_object_trees=[tree],
             clientapp_runtime_list=[seconds],
         )
+        run_id = head.metadata.run_id
         for _ in range(UPLOAD_TRIES):
             response = self._call("PushMessages", request, CALL_DEADLINE)
-
-            def one(object_id: str, session: str = response.session_id) -> bool:
-                return self._push_object(
-                    head.metadata.run_id, session, object_id, contents[object_id]
-                )
-
-            if all(list(side_by_side(one, response.objects_to_push))):
+            if self._push(run_id, response.session_id, response.objects_to_push, contents):
                 return
             # The upload was dropped in between, or an object arrived twice: ask what is missing.
             self._pause(0.2)
         raise CallRefused(f"the server did not take all objects in {UPLOAD_TRIES} tries")
+
+    def _push(
+        self, run_id: int, session: str, ids: Sequence[str], contents: Mapping[str, bytes]
+    ) -> bool:
+        """Send some objects of a reply; False where the server has not taken all of them."""
+        if self._in_parts:
+            return self._transfers.push(self._node, run_id, session, contents, ids)
+
+        def one(id: str) -> bool:
+            return self._push_object(run_id, session, id, contents[id])
+
+        return all(list(side_by_side(one, ids)))
 
     def close(self) -> None:
         """Say goodbye, if the server can be reached, and end all calls; once is enough."""
@@ -345,6 +362,36 @@ class Connection:
             self._move()
         raise ConnectionClosed
 
+    def _once(self, name: str, request: Any, deadline: float) -> Any:
+        """Make a call once; raises CallLost where it is not answered, after the pause before the
+        next.
+        """
+        stub = self._reach(None)
+        slow = False
+        try:
+            response = stub[name](request, timeout=deadline, metadata=self._metadata)
+        except grpc.RpcError as error:
+            self._raise_unless_gone(error)
+            slow = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            if self._failures == 0:
+                log.info("%s: %s, continuing from what has arrived", name, error.code().name)
+        except ValueError:
+            # Another thread has changed the channel.
+            pass
+        else:
+            self._failures = 0
+            return response
+        if self._closed.is_set():
+            raise ConnectionClosed
+        self._failures += 1
+        if slow:
+            # What still lies in the old connection's buffers would go before all that follows, and
+            # after a cut its next try may be as far away as the cut was long.
+            self._connect_anew(stub)
+        self._pause(min(TRANSFER_BACKOFF, 0.1 * 2.0 ** min(self._failures, 8)))
+        self._move()
+        raise CallLost(slow)
+
     def _raise_unless_gone(self, error: grpc.RpcError) -> None:
         code, details = error.code(), str(error.details())
         if code in _GONE:
@@ -405,13 +452,9 @@ class Connection:
             if address == self._address and certificate == self._certificate:
                 return
             log.info("the server is at %s", address)
-            old = self._channel
             self._address = address
             self._certificate = certificate
-            self._channel = signed_channel(
-                address, self._authority, self._key, self._options, certificate
-            )
-            self._stub = FleetStub(self._channel)
+            old = self._open_channel(address)
         if old is not None:
             old.close()
 
@@ -426,6 +469,24 @@ class Connection:
             log.info("%s", self._admission.missing())
             self._unadmitted_since = time.monotonic()
         return certificate
+
+    def _connect_anew(self, stub: FleetStub) -> None:
+        """Replace the connection that a stub uses by another to the same address."""
+        with self._lock:
+            if self._stub is not stub or self._address is None:
+                return
+            old = self._open_channel(self._address)
+        if old is not None:
+            old.close()
+
+    def _open_channel(self, address: str) -> grpc.Channel | None:
+        """Open a channel to an address, and return the one that it replaces."""
+        old = self._channel
+        self._channel = signed_channel(
+            address, self._authority, self._key, self._options, self._certificate
+        )
+        self._stub = FleetStub(self._channel)
+        return old
 
     def _pause(self, seconds: float) -> None:
         if self._closed.wait(seconds):

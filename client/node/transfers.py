@@ -1,16 +1,344 @@
-"""Several transfers of objects side by side."""
+"""A silo's transfers: what has arrived stays, and how much one call carries follows the link.
+
+Where the server has the calls of `strategies.wire.transfer_calls`, objects travel in parts. A part
+is as large as the link carries in some seconds, as measured, so that a broken call costs seconds
+and a heartbeat never waits long behind one; a call that fails is followed by one for what is still
+missing, on either side. Over a fast link a call carries a whole chunk, or all small objects of a
+message at once. There is no deadline for a transfer: it goes on as long as parts arrive.
+
+Objects of the last large message are kept, by their digest: evaluation of one round and training of
+the next begin from the same model, and it is received once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from conf.errors import WireError
+from strategies.wire.transfer_calls import (
+    ABSENT,
+    MOST_PARTS,
+    Part,
+    PullPartsRequest,
+    PushPartsRequest,
+)
+
+log = logging.getLogger(__name__)
 
 OBJECTS_AT_ONCE: Final = 2
 """One is on the wire while the other is signed and copied."""
+PART_SECONDS: Final = 2.0
+"""What one call may take, by the rate of the calls before: what a cut costs at most."""
+PART_DEADLINE: Final = 20.0
+"""After which a call has failed: the link is a tenth of what it was, or carries nothing at all."""
+FIRST_BYTES: Final = 256 * 2**10
+"""Of the first call, when nothing is known of the link: 4 s at 500 kbit/s."""
+LEAST_BYTES: Final = 16 * 2**10
+"""Of a call over the slowest link: it is served as long as it carries a part in `PART_DEADLINE`."""
+MOST_BYTES: Final = 6 * 2**20
+"""Of one call: a whole chunk of 5 MiB and some small objects."""
+FAST: Final = MOST_BYTES
+"""Bytes of a call from which on a link is fast enough for two of them at once."""
+KEPT_BYTES: Final = 2 * 2**30
+"""Of the objects that are kept of the last large message."""
+LARGE: Final = 64 * 2**10
+"""Bytes of a message from which on its objects take the place of those kept before."""
+TELL_SECONDS: Final = 30.0
+"""Between two lines of the log about a transfer that takes long."""
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+class CallLost(Exception):
+    """A call was not answered: the server or the way to it is gone, or slower than thought."""
+
+    def __init__(self, slow: bool) -> None:
+        super().__init__("slow" if slow else "gone")
+        self.slow = slow
+        """Whether its deadline ended it."""
+
+
+class TransferLost(Exception):
+    """The server does not know this transfer (any more), or refuses an object of it."""
+
+
+class Once(Protocol):
+    """Makes a call once; raises CallLost where there is no answer, after a pause."""
+
+    def __call__(self, name: str, request: Any, deadline: float) -> Any:
+        """Return the answer."""
+
+
+class Pace:
+    """How many bytes a call carries in one direction; safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes = FIRST_BYTES
+        self.rate = 0.0
+        """Bytes a second, of the last call."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the next call."""
+        with self._lock:
+            return self._bytes
+
+    def carried(self, count: int, seconds: float) -> None:
+        """Learn from a call that carried so many bytes in so much time."""
+        with self._lock:
+            self.rate = count / max(seconds, 0.001)
+            if count < self._bytes // 2:
+                # The end of a message: its time is that of the way and not of the bytes.
+                return
+            # Growth is bounded, because one call may be quick by chance.
+            fit = min(int(self.rate * PART_SECONDS), 8 * self._bytes)
+            self._bytes = min(max(fit, LEAST_BYTES), MOST_BYTES)
+
+    def lost(self, error: CallLost) -> None:
+        """Learn from a call that was not answered."""
+        with self._lock:
+            if error.slow:
+                self._bytes = max(LEAST_BYTES, self._bytes // 16)
+
+
+class Arrivals:
+    """What has arrived of the message in progress, and the objects of the last large one."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, bytes] = {}
+        self._whole: dict[str, bytes] = {}
+        self._parts: dict[str, bytearray] = {}
+        self._sizes: dict[str, int] = {}
+
+    def begin(self, ids: Sequence[str]) -> None:
+        """Begin a message, or continue one that was interrupted: what it has not is forgotten."""
+        self._whole = {id: self._whole[id] for id in ids if id in self._whole}
+        self._parts = {id: self._parts[id] for id in ids if id in self._parts}
+        self._sizes = {}
+
+    def missing(self, ids: Iterable[str]) -> list[Gap]:
+        """Return what is missing of the message."""
+        gaps: list[Gap] = []
+        for id in ids:
+            if id not in self._whole and id not in self._kept:
+                here = len(self._parts.get(id, b""))
+                gaps.append(Gap(id, here, self._sizes.get(id)))
+        return gaps
+
+    def add(self, part: Any) -> None:
+        """Take a part of an object; one that begins elsewhere than the last one ended is ignored.
+
+        Raises WireError MDW-651 where parts make an object of another digest than its name.
+        """
+        id = part.object_id
+        self._sizes[id] = part.size
+        if part.start == 0 and len(part.content) == part.size:
+            self._whole[id] = part.content
+            return
+        here = self._parts.setdefault(id, bytearray())
+        if part.start == len(here):
+            here += part.content
+        if len(here) < part.size:
+            return
+        del self._parts[id]
+        whole = bytes(here)
+        # Parts may be of two servers, one after the other.
+        if hashlib.sha256(whole).hexdigest() != id:
+            raise WireError(
+                "MDW-651",
+                f"The object {id[:12]} is complete and has another digest.",
+                "The server's code or memory is damaged.",
+            )
+        self._whole[id] = whole
+
+    def make_room(self, ids: Iterable[str]) -> None:
+        """Let go of kept objects that the message does not have, where it will take their place."""
+        if sum(self._sizes.values()) >= LARGE:
+            self._kept = {id: self._kept[id] for id in ids if id in self._kept}
+
+    def finish(self, ids: Iterable[str]) -> dict[str, bytes]:
+        """Return the message's objects by id; they are kept for the next one where they are large."""
+        known = self._kept | self._whole
+        contents = {id: known[id] for id in ids}
+        self._whole = {}
+        self._parts = {}
+        size = sum(len(content) for content in contents.values())
+        if LARGE <= size <= KEPT_BYTES:
+            self._kept = dict(contents)
+        elif size > KEPT_BYTES:
+            self._kept = {}
+        return contents
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What is missing of an object: all from byte `start` on; its size may be unknown yet."""
+
+    id: str
+    start: int
+    size: int | None
+
+    @property
+    def bytes(self) -> int:
+        """Return how many bytes are missing, 0 where that is unknown."""
+        return 0 if self.size is None else self.size - self.start
+
+
+class Transfers:
+    """What a connection receives and sends in parts."""
+
+    def __init__(self, once: Once) -> None:
+        self._once = once
+        self._down = Pace()
+        self._up = Pace()
+        self._arrivals = Arrivals()
+        self._sent: dict[str, int] = {}
+        """Of the objects that are being sent, how many bytes the server has said it has."""
+        self._told_at = 0.0
+
+    def pull(self, node: Any, run_id: int, ids: Sequence[str]) -> dict[str, bytes]:
+        """Return objects by id; those of the last large message are not asked for again.
+
+        Raises TransferLost where the server has one no longer; what has arrived stays for the next
+        call. Raises WireError MDW-651.
+        """
+        self._arrivals.begin(ids)
+        self._told_at = time.monotonic()
+        while gaps := self._arrivals.missing(ids):
+            unknown = any(gap.size is None for gap in gaps)
+            if not unknown:
+                self._arrivals.make_room(ids)
+            groups = _groups(gaps, self._down.bytes)
+            if unknown or self._down.bytes < FAST:
+                groups = groups[:1]
+            left = sum(gap.bytes for gap in gaps)
+            self._tell("receiving", left, self._down)
+
+            def one(group: list[Gap], left: int = left) -> Any:
+                return self._pull_group(node, run_id, group, left)
+
+            for answer in side_by_side(one, groups):
+                for part in answer:
+                    if part.size == ABSENT:
+                        raise TransferLost(f"object {part.object_id[:12]} is not there any more")
+                    self._arrivals.add(part)
+        return self._arrivals.finish(ids)
+
+    def push(
+        self,
+        node: Any,
+        run_id: int,
+        session: str,
+        contents: Mapping[str, bytes],
+        ids: Sequence[str],
+    ) -> bool:
+        """Send objects of `contents`; False where the server does not know the upload any more.
+
+        What the server has of them already, after a transfer that was interrupted, is not sent
+        again. Raises TransferLost where it does not take one.
+        """
+        self._sent = {id: self._sent.get(id, 0) for id in ids}
+        self._told_at = time.monotonic()
+        while gaps := self._unsent(contents):
+            groups = _groups(gaps, self._up.bytes)
+            if self._up.bytes < FAST:
+                groups = groups[:1]
+            left = sum(gap.bytes for gap in gaps)
+            self._tell("sending", left, self._up)
+
+            def one(group: list[Gap], left: int = left) -> Any:
+                return self._push_group(node, run_id, session, contents, group, left)
+
+            for answer in side_by_side(one, groups):
+                if answer is UNKNOWN:
+                    return False
+                for part in answer:
+                    self._sent[part.object_id] = part.start
+        self._sent = {}
+        return True
+
+    def _unsent(self, contents: Mapping[str, bytes]) -> list[Gap]:
+        gaps = [Gap(id, start, len(contents[id])) for id, start in self._sent.items()]
+        return [gap for gap in gaps if gap.bytes > 0]
+
+    def _pull_group(self, node: Any, run_id: int, group: list[Gap], left: int) -> Any:
+        """Return the parts of one call, none where it was lost."""
+        most = self._down.bytes
+        parts = [Part(object_id=gap.id, start=gap.start) for gap in group]
+        others = max(0, left - sum(gap.bytes for gap in group))
+        request = PullPartsRequest(node=node, run_id=run_id, parts=parts, most=most, left=others)
+        began = time.monotonic()
+        try:
+            answer = self._once("PullParts", request, PART_DEADLINE)
+        except CallLost as error:
+            self._down.lost(error)
+            return ()
+        count = sum(len(part.content) for part in answer.parts)
+        self._down.carried(count, time.monotonic() - began)
+        return answer.parts
+
+    def _push_group(
+        self,
+        node: Any,
+        run_id: int,
+        session: str,
+        contents: Mapping[str, bytes],
+        group: list[Gap],
+        left: int,
+    ) -> Any:
+        """Return what the server then has of each object; UNKNOWN where it knows no such upload."""
+        room = self._up.bytes
+        parts = []
+        for gap in group:
+            content = contents[gap.id][gap.start : gap.start + room]
+            room -= len(content)
+            parts.append(Part(object_id=gap.id, start=gap.start, size=gap.size, content=content))
+        count = sum(len(part.content) for part in parts)
+        request = PushPartsRequest(
+            node=node, run_id=run_id, session_id=session, parts=parts, left=left - count
+        )
+        began = time.monotonic()
+        try:
+            answer = self._once("PushParts", request, PART_DEADLINE)
+        except CallLost as error:
+            self._up.lost(error)
+            return ()
+        self._up.carried(count, time.monotonic() - began)
+        return answer.parts or UNKNOWN
+
+    def _tell(self, what: str, left: int, pace: Pace) -> None:
+        now = time.monotonic()
+        if now - self._told_at >= TELL_SECONDS:
+            self._told_at = now
+            log.info(
+                "%s: %.1f MB left, %.0f kB/s in the last call", what, left / 1e6, pace.rate / 1e3
+            )
+
+
+UNKNOWN: Final = ("unknown",)
+"""In place of an answer: the server does not know the upload."""
+
+
+def _groups(gaps: Sequence[Gap], most: int) -> list[list[Gap]]:
+    """Divide what is missing into calls, in order: as many as fit into `most` bytes, at least one."""
+    groups: list[list[Gap]] = []
+    room = 0
+    for gap in gaps:
+        if not groups or gap.bytes > room or len(groups[-1]) >= MOST_PARTS:
+            groups.append([])
+            room = most
+        groups[-1].append(gap)
+        room -= gap.bytes
+    return groups
 
 
 def side_by_side(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final
 
 import grpc
 from flwr.app import Message
@@ -57,7 +57,9 @@ from conf.errors import WireError
 from conf.running_clock import RunningClock
 from server.orchestrator.instructions import Instructions, PendingInstruction, Upload
 from server.orchestrator.nodes import NodeEntry, NodeTable, is_interval, node_id_of
-from strategies.wire.headers import KEY_ENDS, NODE_HEADER, OVER_HEADER
+from server.orchestrator.refused import refuse
+from server.orchestrator.transfer_progress import TransferProgress
+from strategies.wire.headers import KEY_ENDS, NODE_HEADER, OVER_HEADER, PARTS_HEADER
 from strategies.wire.objects import tree_size
 from strategies.wire.run_code import RunCode
 
@@ -101,7 +103,8 @@ class Fleet:
         self.clock = clock or RunningClock()
         self.changed = threading.Condition()
         self.nodes = NodeTable(self.clock)
-        self.instructions = Instructions()
+        self.instructions = Instructions(limits.call_bytes)
+        self.progress = TransferProgress()
         self.access: RunAccess | None = None
         self.over = False
         self.key_ends: dict[int, float] = {}  # of nodes whose key ends soon, seconds since 1970
@@ -140,13 +143,13 @@ class Fleet:
         self, request: RegisterNodeFleetRequest, context: grpc.ServicerContext
     ) -> RegisterNodeFleetResponse:
         """Refuse: silos are admitted by the orchestrator's owner."""
-        _refuse(context, "MDW-748", "Silos do not register themselves.")
+        refuse(context, "MDW-748", "Silos do not register themselves.")
 
     def UnregisterNode(
         self, request: UnregisterNodeFleetRequest, context: grpc.ServicerContext
     ) -> UnregisterNodeFleetResponse:
         """Refuse, as `RegisterNode`."""
-        _refuse(context, "MDW-748", "Silos do not unregister themselves.")
+        refuse(context, "MDW-748", "Silos do not unregister themselves.")
 
     def ActivateNode(
         self, request: ActivateNodeRequest, context: grpc.ServicerContext
@@ -156,8 +159,8 @@ class Fleet:
         node = node_id_of(request.public_key)
         with self.changed:
             if not self.nodes.heard_from(node, request.heartbeat_interval, _is_own(context)):
-                _refuse(context, "MDW-743", "The key is not admitted any more.")
-            self.instructions.deliver_again(node)
+                refuse(context, "MDW-743", "The key is not admitted any more.")
+            self.instructions.node_started(node)
             self.changed.notify_all()
         return ActivateNodeResponse(node_id=node)
 
@@ -213,7 +216,7 @@ class Fleet:
     ) -> PullObjectResponse:
         """Return an object of one of the node's own instructions."""
         node = request.node.node_id
-        self._check_run(request.run_id, node, context)
+        self.check_run(request.run_id, node, context)
         with self.changed:
             readable = self.instructions.may_read(node, request.object_id)
         content = self.instructions.store.get(request.object_id) if readable else None
@@ -228,7 +231,7 @@ class Fleet:
     ) -> ConfirmMessageReceivedResponse:
         """Free the objects of the node's own instruction."""
         node = request.node.node_id
-        self._check_run(request.run_id, node, context)
+        self.check_run(request.run_id, node, context)
         with self.changed:
             asked = self.instructions.get(request.message_object_id)
             if asked is not None and asked.node == node:
@@ -237,15 +240,15 @@ class Fleet:
 
     def GetRun(self, request: GetRunRequest, context: grpc.ServicerContext) -> GetRunResponse:
         """Describe the open run to a node that takes part in it."""
-        access = self._check_run(request.run_id, request.node.node_id, context)
+        access = self.check_run(request.run_id, request.node.node_id, context)
         context.set_trailing_metadata(access.code.to_headers())
         return GetRunResponse(run=run_to_proto(access.run))
 
     def GetFab(self, request: GetFabRequest, context: grpc.ServicerContext) -> GetFabResponse:
         """Hand the app's bundle to a stock node that takes part in the run; Meadow's own never ask."""
-        access = self._check_run(request.run_id, request.node.node_id, context)
+        access = self.check_run(request.run_id, request.node.node_id, context)
         if request.hash_str != access.run.fab_hash:
-            _refuse(context, "MDW-645", "That is not the bundle of the open run.")
+            refuse(context, "MDW-645", "That is not the bundle of the open run.")
         return GetFabResponse(fab=Fab(hash_str=access.run.fab_hash, content=access.bundle))
 
     def PushMessages(
@@ -272,7 +275,7 @@ class Fleet:
     ) -> PushObjectResponse:
         """Take one object of a reply whose head is here."""
         node = request.node.node_id
-        self._check_run(request.run_id, node, context)
+        self.check_run(request.run_id, node, context)
         id = request.object_id
         size = len(request.object_content)
         with self.changed:
@@ -286,9 +289,7 @@ class Fleet:
                 here = self.instructions.store.is_held_by(asked.reply_holder, id)
                 return PushObjectResponse(stored=here)
             if self.instructions.uploaded_by(node) + size > self.limits.update_bytes:
-                _refuse(
-                    context, "MDW-642", f"More than {self.limits.update_bytes} bytes in flight."
-                )
+                refuse(context, "MDW-642", f"More than {self.limits.update_bytes} bytes in flight.")
             # Counted before it is stored, so that two calls at once can't both pass the limit.
             upload.bytes += size
         stored = self.instructions.store.put(id, request.object_content)
@@ -301,6 +302,15 @@ class Fleet:
                 self.changed.notify_all()
         return PushObjectResponse(stored=stored)
 
+    def check_run(self, run_id: int, node: int, context: grpc.ServicerContext) -> RunAccess:
+        """Return the open run if it is the one that a node's call is about, and names the node."""
+        access = self.access
+        if access is None or access.run.run_id != run_id:
+            refuse(context, "MDW-645", f"Run {run_id} is not open here.")
+        if node not in access.nodes:
+            refuse(context, "MDW-645", f"Run {run_id} does not name this silo.")
+        return access
+
     # Inside
 
     def _question(self, node: int, context: grpc.ServicerContext) -> tuple[NodeEntry, int]:
@@ -309,7 +319,7 @@ class Fleet:
         with self.changed:
             entry = self.nodes.get(node)
             if entry is None:
-                _refuse(context, "MDW-743", "The key is not admitted any more.")
+                refuse(context, "MDW-743", "The key is not admitted any more.")
             entry.question += 1
             if own:
                 self.instructions.forgive_lost(node)
@@ -317,8 +327,10 @@ class Fleet:
             if not self.nodes.is_online(node):
                 self.changed.notify_all()
             self.nodes.heard_from(node, own=own)
+            trailing = [(PARTS_HEADER, "1")]
             if node in self.key_ends:
-                context.set_trailing_metadata(((KEY_ENDS, f"{self.key_ends[node]:.0f}"),))
+                trailing.append((KEY_ENDS, f"{self.key_ends[node]:.0f}"))
+            context.set_trailing_metadata(tuple(trailing))
             return entry, entry.question
 
     def _is_asking(self, entry: NodeEntry, question: int, context: grpc.ServicerContext) -> bool:
@@ -343,7 +355,7 @@ class Fleet:
         if asked.is_over:
             upload = asked.upload
             if upload is None or upload.metadata.message_id != metadata.message_id:
-                _refuse(context, "MDW-646", f"{asked.id[:12]} has been answered already.")
+                refuse(context, "MDW-646", f"{asked.id[:12]} has been answered already.")
             return upload
         return self.instructions.begin_reply(asked, metadata_from_proto(metadata), tree)
 
@@ -351,30 +363,22 @@ class Fleet:
         try:
             tree_size(tree, self.limits.objects)
         except WireError as error:
-            _refuse(context, error.code, error.message)
+            refuse(context, error.code, error.message)
         if not all(is_valid_sha256_hash(node.object_id) for node in iterate_object_tree(tree)):
-            _refuse(context, "MDW-644", "An object's name is not a SHA-256.")
-
-    def _check_run(self, run_id: int, node: int, context: grpc.ServicerContext) -> RunAccess:
-        access = self.access
-        if access is None or access.run.run_id != run_id:
-            _refuse(context, "MDW-645", f"Run {run_id} is not open here.")
-        if node not in access.nodes:
-            _refuse(context, "MDW-645", f"Run {run_id} does not name this silo.")
-        return access
+            refuse(context, "MDW-644", "An object's name is not a SHA-256.")
 
     def _checked_reply(
         self, request: PushMessagesRequest, context: grpc.ServicerContext
     ) -> PendingInstruction:
         """Return the instruction that a reply's head answers, if it is fit to answer it."""
         if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
-            _refuse(context, "MDW-644", "A call carries one reply.")
+            refuse(context, "MDW-644", "A call carries one reply.")
         metadata = request.messages_list[0].metadata
         tree = request.message_object_trees[0]
-        self._check_run(metadata.run_id, request.node.node_id, context)
+        self.check_run(metadata.run_id, request.node.node_id, context)
         asked = self.instructions.get(metadata.reply_to_message_id)
         if asked is None or asked.node != request.node.node_id:
-            _refuse(
+            refuse(
                 context,
                 "MDW-645",
                 "Nobody waits for this reply; the round it belongs to has closed.",
@@ -387,7 +391,7 @@ class Fleet:
             and metadata.message_type == sent.message_type
         )
         if not fits:
-            _refuse(context, "MDW-644", "The reply's metadata do not fit the instruction.")
+            refuse(context, "MDW-644", "The reply's metadata do not fit the instruction.")
         return asked
 
 
@@ -405,13 +409,4 @@ def _is_own(context: grpc.ServicerContext) -> bool:
 
 def _check_interval(seconds: float, context: grpc.ServicerContext) -> None:
     if not is_interval(seconds):
-        _refuse(context, "MDW-644", f"A heartbeat interval of {seconds} s.")
-
-
-def _refuse(context: grpc.ServicerContext, code: str, why: str) -> NoReturn:
-    """End a call that breaks the rules: PERMISSION_DENIED, which a stock node takes for a run that
-    is over.
-    """
-    log.warning("%s: refused a call of %s: %s", code, context.peer(), why)
-    context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{code}: {why}")
-    raise AssertionError("abort raises")
+        refuse(context, "MDW-644", f"A heartbeat interval of {seconds} s.")

@@ -21,6 +21,7 @@ from azureml_jobs.identity.authority import ServerCredentials
 from conf.errors import IdentityError
 from server.orchestrator.fleet import Fleet
 from server.orchestrator.identity import IdentityInterceptor, Keys
+from server.orchestrator.transfers import Transfers, add_transfers
 from strategies.wire.fleet_calls import add_fleet
 
 KEEPALIVE_SECONDS: Final = 20.0
@@ -69,6 +70,9 @@ class GrpcPort:
             interceptors=[self.interceptor],
         )
         add_fleet(self._fleet, server)
+        if self._certified:
+            # Flower's own nodes move whole objects.
+            add_transfers(Transfers(self._fleet), server)
         port = self._bind(server)
         server.start()
         self._server = server

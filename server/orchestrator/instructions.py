@@ -17,12 +17,18 @@ An instruction goes through these states; whatever is not drawn can't happen:
 ANSWERED and FAILED are ends. An instruction that is closed is gone, in whichever state it was. A
 reply whose head comes in ASKED was made before its node was thought to have lost the instruction;
 it counts all the same.
+
+What has arrived of a reply that was interrupted is set aside for its node, and is not sent again
+when it answers the same content once more: the instruction itself or a copy of it. It is let go
+when the node has answered or is given another content, and when the run is closed.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
+from collections import OrderedDict
+from collections.abc import Set
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -33,11 +39,13 @@ from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
+    iterate_object_tree,
     no_object_id_recompute,
 )
 
 from server.orchestrator.deliveries import Deliveries, reason
 from server.orchestrator.object_store import ObjectStore
+from server.orchestrator.partial_objects import PartialObjects
 from strategies.wire import protocol
 from strategies.wire.objects import Pieces
 
@@ -63,6 +71,10 @@ class State(Enum):
 
 WITH_ITS_NODE: Final = frozenset({State.DELIVERED, State.ARRIVED, State.UPLOADING})
 """A node was given the instruction and has not answered it."""
+OBJECT_BYTES: Final = 8 * 2**20
+"""Of the largest object: a chunk is 5 MiB; other records are one object each."""
+SET_ASIDE_BYTES: Final = 4 * 2**30
+"""Of all interrupted replies together; beyond them the oldest is let go, and is sent anew."""
 
 
 @dataclass
@@ -125,9 +137,15 @@ class Instructions:
     The caller holds the lock that guards them, but for `prepare`.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, object_bytes: int = OBJECT_BYTES, set_aside_bytes: int = SET_ASIDE_BYTES
+    ) -> None:
         self.store = ObjectStore()
+        self.partial = PartialObjects(object_bytes)
         self.deliveries = Deliveries()
+        self._set_aside_bytes = set_aside_bytes
+        self._set_aside: OrderedDict[int, str] = OrderedDict()
+        """The content that an interrupted reply answers, by node."""
         self._pending: dict[str, PendingInstruction] = {}
         self._of_node: dict[int, dict[str, PendingInstruction]] = {}
 
@@ -184,6 +202,13 @@ class Instructions:
         """Return whether an object is part of what a node is asked, and has not confirmed."""
         return any(self.store.is_held_by(one.id, object_id) for one in self.of(node))
 
+    def readable(self, node: int, object_ids: Set[str]) -> set[str]:
+        """Return which of some objects are part of what a node is asked, and has not confirmed."""
+        found: set[str] = set()
+        for asked in self.of(node):
+            found |= self.store.ids_of(asked.id) & object_ids
+        return found
+
     def deliver_next(self, node: int) -> PendingInstruction | None:
         """Return the node's oldest instruction that is not delivered, DELIVERED now; None where
         there is none.
@@ -192,6 +217,8 @@ class Instructions:
             if asked.state is State.ASKED:
                 asked.state = State.DELIVERED
                 self.deliveries.given(node, asked.content)
+                if self._set_aside.get(node) != asked.content:
+                    self.let_go(node)
                 return asked
         return None
 
@@ -211,9 +238,15 @@ class Instructions:
         The same head may come again: a node asks in this way which objects are missing.
         """
         before = asked.upload.bytes if asked.upload is not None else 0
+        # Only what this node has sent or was sent: that another one's object is here says nothing of
+        # whether this node has it too.
+        known = self._known_to(asked)
         missing = self.store.hold(asked.reply_holder, tree)
+        missing |= self.store.ids_of(asked.reply_holder) - known
         asked.upload = Upload(metadata, secrets.token_hex(16), missing, before)
-        asked.state = State.UPLOADING if missing else State.ANSWERED
+        asked.state = State.UPLOADING
+        if not missing:
+            self._answered(asked)
         return asked.upload
 
     def upload_of(self, node: int, session: str) -> PendingInstruction | None:
@@ -230,7 +263,7 @@ class Instructions:
         if asked.upload is upload and asked.state is State.UPLOADING:
             upload.missing.discard(id)
             if not upload.missing:
-                asked.state = State.ANSWERED
+                self._answered(asked)
 
     def uploaded_by(self, node: int) -> int:
         """Return the bytes that a node has sent for all its pending instructions."""
@@ -246,18 +279,26 @@ class Instructions:
             self.deliveries.taken_back(node, asked.content)
 
     def forgive_lost(self, node: int) -> None:
-        """Count as never given what did not reach a node that lives on, and asks for work again."""
+        """Count as never given what did not reach a node that lives on, and asks for work again.
+
+        What it was lost with before is not counted either: its process had not died.
+        """
+        self.deliveries.lives(node)
         for asked in self.unanswered(node):
             if asked.state is State.DELIVERED:
                 self.deliveries.taken_back(node, asked.content)
+
+    def node_started(self, node: int) -> None:
+        """Deliver again what a process of a node had that has ended, whatever ended it."""
+        self.deliveries.started(node)
+        self.deliver_again(node)
 
     def deliver_again(self, node: int) -> None:
         """Make what a node was given and has lost deliverable again, or fail what it was given too
         often.
         """
         for asked in self.unanswered(node):
-            self.store.drop(asked.reply_holder)
-            asked.upload = None
+            self._put_aside(asked)
             if self.deliveries.exhausted(node, asked.content):
                 self.fail_instruction(asked)
                 continue
@@ -276,11 +317,19 @@ class Instructions:
         asked.state = State.FAILED
         self.store.drop(asked.id)
 
-    def close(self, id: str) -> None:
-        """Forget an instruction, with its objects and its reply as far as it has arrived."""
+    def close(self, id: str, *, node_gone: bool = False) -> None:
+        """Forget an instruction, with its objects and its reply as far as it has arrived.
+
+        Where its node has gone, what has arrived is set aside, because the node may come back and
+        be asked the same once more.
+        """
         closed = self._pending.pop(id, None)
         if closed is None:
             return
+        if node_gone and not closed.is_over:
+            self._put_aside(closed)
+            if closed.state in WITH_ITS_NODE:
+                self.deliveries.lost(closed.node, closed.content)
         del self._of_node[closed.node][id]
         if not self._of_node[closed.node]:
             del self._of_node[closed.node]
@@ -288,6 +337,49 @@ class Instructions:
         self.store.drop(closed.reply_holder)
         if closed.is_over:
             self.deliveries.answered(closed.node, closed.content)
+
+    def let_go(self, node: int) -> None:
+        """Forget what was set aside of a node's interrupted reply."""
+        self._set_aside.pop(node, None)
+        self.store.drop(_aside_holder(node))
+        self.partial.drop(node)
+
+    def forget_run(self, run: int) -> None:
+        """Close all instructions of a run, and forget what was set aside for it."""
+        for asked in self.of_run(run):
+            self.close(asked.id)
+        for node in list(self._set_aside):
+            self.let_go(node)
+        self.partial.clear()
+        self.deliveries.forget()
+
+    def _answered(self, asked: PendingInstruction) -> None:
+        asked.state = State.ANSWERED
+        self.let_go(asked.node)
+
+    def _known_to(self, asked: PendingInstruction) -> set[str]:
+        """Return the objects that an instruction's node is known to have."""
+        known = {node.object_id for node in iterate_object_tree(asked.tree)}
+        known |= self.store.ids_of(_aside_holder(asked.node))
+        if asked.upload is not None:
+            known |= self.store.ids_of(asked.reply_holder) - asked.upload.missing
+        return known
+
+    def _put_aside(self, asked: PendingInstruction) -> None:
+        """Keep what has arrived of a reply for its node, in place of what was set aside before."""
+        if asked.upload is None:
+            return
+        node = asked.node
+        missing = asked.upload.missing
+        asked.upload = None
+        self.store.hand_over(asked.reply_holder, _aside_holder(node), missing)
+        self._set_aside[node] = asked.content
+        self._set_aside.move_to_end(node)
+        while self._bytes_aside() > self._set_aside_bytes:
+            self.let_go(next(iter(self._set_aside)))
+
+    def _bytes_aside(self) -> int:
+        return sum(self.store.size_of(_aside_holder(node)) for node in self._set_aside)
 
     def _put_objects(self, asked: PendingInstruction) -> None:
         """Put an instruction's objects into the store, those that it lacks.
@@ -300,6 +392,10 @@ class Instructions:
             for id, one in get_all_nested_objects(asked.message).items():
                 if id in missing:
                     self.store.put_own(id, one.deflate())
+
+
+def _aside_holder(node: int) -> str:
+    return f"set aside for {node}"
 
 
 def release(message: Message) -> None:

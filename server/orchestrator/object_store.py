@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
+from collections.abc import Set
 from typing import Final
 
 from flwr.proto.message_pb2 import ObjectTree
@@ -52,18 +53,34 @@ class ObjectStore:
         with self._lock:
             self._release(self._trees.pop(holder, NOTHING))
 
+    def hand_over(self, holder: str, to: str, without: Set[str]) -> None:
+        """Let another holder have a holder's objects, but for some and those that are not here, in
+        place of its own.
+        """
+        with self._lock:
+            ids = self._trees.pop(holder, NOTHING)
+            arrived = frozenset(id for id in ids - without if id in self._contents)
+            before = self._trees.pop(to, NOTHING)
+            if arrived:
+                self._trees[to] = arrived
+                self._holds.update(arrived)
+            self._release(before)
+            self._release(ids)
+
     def put(self, id: str, content: bytes) -> bool:
         """Take an object that somebody sent; False where nobody holds it or its bytes are not what
         its id says.
         """
-        if self._has(id):
-            return True
+        # Its bytes, and not its name alone: who knows the name of another's object does not have it.
+        known = self.get(id)
+        if known is not None:
+            return known == content
         if hashlib.sha256(content).hexdigest() != id:
             return False
         return self.put_own(id, content)
 
     def put_own(self, id: str, content: bytes) -> bool:
-        """Take an object that this process made itself, without hashing it again; False where
+        """Take an object whose digest is known to be its id, without hashing it again; False where
         nobody holds it.
         """
         with self._lock:
@@ -84,14 +101,21 @@ class ObjectStore:
             ids = self._trees.get(holder, NOTHING)
             return {id: self._contents[id] for id in ids if id in self._contents}
 
+    def ids_of(self, holder: str) -> frozenset[str]:
+        """Return the ids of a holder's objects, here or not."""
+        with self._lock:
+            return self._trees.get(holder, NOTHING)
+
+    def size_of(self, holder: str) -> int:
+        """Return the bytes of a holder's objects that are here."""
+        with self._lock:
+            ids = self._trees.get(holder, NOTHING)
+            return sum(len(self._contents[id]) for id in ids if id in self._contents)
+
     def is_held_by(self, holder: str, id: str) -> bool:
         """Return whether an object, here or not yet, is one of a holder's."""
         with self._lock:
             return id in self._trees.get(holder, NOTHING)
-
-    def _has(self, id: str) -> bool:
-        with self._lock:
-            return id in self._contents
 
     def _release(self, ids: frozenset[str]) -> None:
         for id in ids:

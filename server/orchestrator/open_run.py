@@ -69,9 +69,7 @@ class OpenRun:
         """End the run and free everything it holds."""
         with self._fleet.changed:
             self._fleet.access = None
-            self._fleet.instructions.deliveries.forget()
-            for asked in self._fleet.instructions.of_run(self._run.run_id):
-                self._fleet.instructions.close(asked.id)
+            self._fleet.instructions.forget_run(self._run.run_id)
             self._fleet.changed.notify_all()
 
     def _allow(self) -> None:

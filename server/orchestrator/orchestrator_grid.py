@@ -131,7 +131,7 @@ class OrchestratorGrid(PackingGrid):
         with self._fleet.changed:
             state = asked.state
             contents = self._fleet.instructions.store.held_by(asked.reply_holder)
-            self._fleet.instructions.close(asked.id)
+            self._fleet.instructions.close(asked.id, node_gone=True)
         if asked.error is not None:
             return Message(asked.error, reply_to=asked.message)
         if state is not State.ANSWERED or asked.upload is None:

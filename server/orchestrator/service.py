@@ -142,6 +142,7 @@ class Orchestrator:
                 others = self._fleet.access.nodes - {node_id_of(pem)}
                 self._fleet.access = replace(self._fleet.access, nodes=others)
             self._fleet.nodes.expel(pem)
+            self._fleet.instructions.let_go(node_id_of(pem))
             self._fleet.changed.notify_all()
 
     def tell_end(self, public_key: bytes, ends: float) -> None:

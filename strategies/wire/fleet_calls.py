@@ -16,6 +16,8 @@ import grpc
 from flwr.proto import fab_pb2, fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
 from google.protobuf.message import Message
 
+from strategies.wire import transfer_calls
+
 SERVICE: Final = "flwr.proto.Fleet"
 """The service's name in the paths of gRPC: `/flwr.proto.Fleet/PullMessages`."""
 
@@ -74,7 +76,9 @@ FLEET_CALLS: Final[Mapping[str, FleetCall]] = {
 
 
 class FleetStub:
-    """The calls on one channel, by name."""
+    """The calls on one channel, by name; those of `transfer_calls` too, which only Meadow's own
+    servers have.
+    """
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._calls = {
@@ -84,6 +88,13 @@ class FleetStub:
                 response_deserializer=call.response.FromString,
             )
             for name, call in FLEET_CALLS.items()
+        } | {
+            name: channel.unary_unary(
+                f"/{transfer_calls.SERVICE}/{name}",
+                request_serializer=request.SerializeToString,
+                response_deserializer=response.FromString,
+            )
+            for name, (request, response) in transfer_calls.TRANSFER_CALLS.items()
         }
 
     def __getitem__(self, name: str) -> grpc.UnaryUnaryMultiCallable:

@@ -21,3 +21,6 @@ RUN_FILES: Final = "meadow-files"
 KEY_ENDS: Final = "meadow-key-ends"
 """Trailing header of an answer to a question for work: when the key that asks will not be admitted
 any more (seconds since 1970); sent when that is near."""
+PARTS_HEADER: Final = "meadow-parts"
+"""Trailing header of an answer to a question for work: this server has the calls of
+`strategies.wire.transfer_calls`."""

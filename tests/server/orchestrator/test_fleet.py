@@ -417,14 +417,16 @@ def test_a_reply_that_names_another_s_objects_as_its_own_takes_nothing_from_it(
     ids = grid.push_messages(ask(grid, 1, model()))
     liar_head, _ = scene.one.work()
     head, tree = scene.two.work()
-    request, _ = scene.one.head(update(liar_head))
+    reply = update(liar_head)
+    request, _ = scene.one.head(reply)
     # The liar's reply is called what the other's instruction is called, and is made of its objects.
     request.message_object_trees[0].CopyFrom(tree)
     request.messages_list[0].metadata.message_id = tree.object_id
     taken = scene.one.call("PushMessages", request)
-    assert list(taken.objects_to_push) == [], "they are here, for the other"
-    mine = [id for id in ids if id == liar_head.metadata.message_id]
-    assert [reply.metadata.message_type for reply in grid.replies(mine, 5)] == ["train"]
+    only_the_others = [tree.object_id]
+    assert list(taken.objects_to_push) == only_the_others, "the rest it was sent itself"
+    assert not scene.one.push(reply, taken.session_id, tree.object_id, b"guessed").stored
+    grid.forget([id for id in ids if id == liar_head.metadata.message_id])
     assert all(scene.two.pull(head, node.object_id) for node in iterate_object_tree(tree))
     assert all(scene.two.answer(update(head)))
 

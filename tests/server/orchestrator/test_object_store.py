@@ -58,7 +58,8 @@ def test_an_object_that_is_not_what_its_name_says_or_that_nobody_holds_is_not_ta
     assert store.get(id_of(b"root")) is None
     assert not store.put(id_of(b"nobody's"), b"nobody's")
     assert store.put(id_of(b"root"), b"root")
-    assert store.put(id_of(b"root"), b"something else"), "it is here: the second is not looked at"
+    assert store.put(id_of(b"root"), b"root"), "it is here already"
+    assert not store.put(id_of(b"root"), b"something else"), "its name alone is not enough"
     assert store.get(id_of(b"root")) == b"root"
 
 

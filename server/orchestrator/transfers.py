@@ -1,0 +1,143 @@
+"""The calls by which objects travel in parts (`strategies.wire.transfer_calls`), at the server.
+
+They move what `fleet` has agreed on: a node reads objects of its own pending instructions, and
+sends objects of a reply whose head is here. A call that arrives is a sign of life.
+
+    MDW-642 too large                     MDW-644 a malformed call
+    MDW-650 a range beyond its object     MDW-651 an object that is not what its name says
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import grpc
+
+from conf.errors import WireError
+from server.orchestrator.fleet import Fleet
+from server.orchestrator.instructions import PendingInstruction, Upload
+from server.orchestrator.refused import refuse
+from server.orchestrator.transfer_progress import DOWN, UP
+from strategies.wire.transfer_calls import (
+    ABSENT,
+    MOST_PARTS,
+    SERVICE,
+    TRANSFER_CALLS,
+    PullPartsResponse,
+    PushPartsResponse,
+)
+
+MOST_BYTES: Final = 8 * 2**20
+"""Of one answer, whatever its node asks for."""
+
+
+class Transfers:
+    """The service's calls, over the instructions and nodes of a `Fleet`."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def PullParts(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Return parts of objects of the node's own instructions."""
+        node = request.node.node_id
+        self._begin(request, context)
+        fleet = self._fleet
+        with fleet.changed:
+            readable = fleet.instructions.readable(node, {part.object_id for part in request.parts})
+        room = min(request.most, MOST_BYTES)
+        if room <= 0:
+            refuse(context, "MDW-644", f"A call for {request.most} bytes.")
+        answer = PullPartsResponse()
+        for asked in request.parts:
+            content = fleet.instructions.store.get(asked.object_id)
+            if content is None or asked.object_id not in readable:
+                answer.parts.add(object_id=asked.object_id, size=ABSENT)
+                continue
+            if not 0 <= asked.start <= len(content):
+                refuse(
+                    context, "MDW-650", f"Byte {asked.start} of an object of {len(content)} bytes."
+                )
+            part = content[asked.start : asked.start + room]
+            room -= len(part)
+            answer.parts.add(
+                object_id=asked.object_id, start=asked.start, size=len(content), content=part
+            )
+        count = 0
+        left = request.left
+        for part in answer.parts:
+            count += len(part.content)
+            left += max(0, part.size - part.start - len(part.content))
+        fleet.progress.moved(node, DOWN, count, left, time.monotonic())
+        return answer
+
+    def PushParts(self, request: Any, context: grpc.ServicerContext) -> Any:
+        """Take parts of a reply's objects, and say how much of each is here."""
+        node = request.node.node_id
+        self._begin(request, context)
+        fleet = self._fleet
+        answer = PushPartsResponse()
+        for part in request.parts:
+            with fleet.changed:
+                asked = fleet.instructions.upload_of(node, request.session_id)
+                upload = asked.upload if asked is not None else None
+            if asked is None or upload is None:
+                # Also where it ended between two parts: its node asks anew what is missing.
+                return PushPartsResponse()
+            here = self._take(asked, upload, part, context)
+            answer.parts.add(object_id=part.object_id, start=here, size=part.size)
+        count = sum(len(part.content) for part in request.parts)
+        fleet.progress.moved(node, UP, count, request.left, time.monotonic())
+        return answer
+
+    def _begin(self, request: Any, context: grpc.ServicerContext) -> None:
+        """Check what both calls have in common."""
+        node = request.node.node_id
+        self._fleet.check_run(request.run_id, node, context)
+        if not 0 < len(request.parts) <= MOST_PARTS:
+            refuse(context, "MDW-644", f"A call with {len(request.parts)} parts.")
+        # A link that is busy with this transfer may hold up the heartbeat.
+        self._fleet.nodes.heard_from(node)
+
+    def _take(
+        self, asked: PendingInstruction, upload: Upload, part: Any, context: grpc.ServicerContext
+    ) -> int:
+        """Take one part, and return how many of the first bytes of its object are here."""
+        instructions = self._fleet.instructions
+        id = part.object_id
+        with self._fleet.changed:
+            if id not in upload.missing:
+                if id not in instructions.store.ids_of(asked.reply_holder):
+                    refuse(context, "MDW-644", "A part of an object that the reply does not have.")
+                return int(part.size)
+            most = self._fleet.limits.update_bytes
+            if instructions.uploaded_by(asked.node) + len(part.content) > most:
+                refuse(context, "MDW-642", f"More than {most} bytes in flight.")
+            # Counted before it is stored, so that two calls at once can't both pass the limit.
+            upload.bytes += len(part.content)
+        try:
+            whole = instructions.partial.add(asked.node, id, part.size, part.start, part.content)
+        except WireError as error:
+            refuse(context, error.code, error.message)
+        if whole is None:
+            return instructions.partial.arrived(asked.node, id)
+        stored = instructions.store.put_own(id, whole)
+        with self._fleet.changed:
+            if stored:
+                instructions.object_came(asked, upload, id)
+            if asked.is_over:
+                self._fleet.changed.notify_all()
+        return int(part.size) if stored else 0
+
+
+def add_transfers(servicer: Transfers, server: grpc.Server) -> None:
+    """Let a server answer the calls."""
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(
+            getattr(servicer, name),
+            request_deserializer=request.FromString,
+            response_serializer=response.SerializeToString,
+        )
+        for name, (request, response) in TRANSFER_CALLS.items()
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
