@@ -56,11 +56,11 @@ class UpdateJournal:
         """Keep the content `root` of the answer to an instruction, in place of the one before."""
         self._write("update", {"instruction": asdict(key)}, root, contents)
 
-    def update(self, key: InstructionKey) -> RecordDict | None:
-        """Return the kept answer to this very instruction; None where there is none, or it is
-        damaged.
+    def update(self, content: str) -> RecordDict | None:
+        """Return the kept answer to the instruction with this content; None where there is none, or
+        it is damaged.
         """
-        return self._read("update", {"instruction": asdict(key)})
+        return self._read("update", content)
 
     def keep_anchor(self, run: str, round: int, anchor: str) -> None:
         """Append what the server says its ledger was after a round: a JSON line, for who audits the
@@ -76,11 +76,11 @@ class UpdateJournal:
         head = json.dumps({**what, "root": root, "objects": sizes}).encode() + b"\n"
         write_atomic(self._folder / name, [head, *contents.values()], mode=0o600)
 
-    def _read(self, name: str, what: dict[str, Any]) -> RecordDict | None:
+    def _read(self, name: str, content: str) -> RecordDict | None:
         try:
             with open(self._folder / name, "rb") as file:
                 head = json.loads(file.readline(_HEAD_BYTES))
-                if any(head.get(key) != value for key, value in what.items()):
+                if head["instruction"]["content"] != content:
                     return None
                 contents = {str(id): file.read(int(size)) for id, size in head["objects"]}
             if any(hashlib.sha256(content).hexdigest() != id for id, content in contents.items()):

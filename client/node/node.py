@@ -159,6 +159,11 @@ class Node:
         self, head: Message, tree: ObjectTree, context: Context
     ) -> tuple[Message, InstructionKey | None]:
         """Return the reply, and the instruction's key where the reply is new and worth keeping."""
+        known = self._kept_update(head, tree)
+        if known is not None:
+            # The model of this instruction is not fetched for an answer that is here.
+            self._connection.confirm(head)
+            return Message(known, reply_to=head), None
         try:
             content = inflate(tree.object_id, self._connection.pull(head, tree), LARGEST)
         except WireError as error:
@@ -172,12 +177,22 @@ class Node:
         self._restore(context, message)
         if self._journal is not None and key is not None:
             self._remember(key, message)
-            known = self._journal.update(key)
-            if known is not None:
-                log.info("round %d was trained before, answering with the kept update", key.round)
-                return Message(known, reply_to=head), None
         reply = _call(self._app, message, context)
         return self._with_state_kept(reply, message, key, context), key
+
+    def _kept_update(self, head: Message, tree: ObjectTree) -> RecordDict | None:
+        """Return the kept answer to an instruction of which only the tree is here.
+
+        The id of its content says which it is: the digest of everything in it, run and round
+        included.
+        """
+        trains = head.metadata.message_type.startswith("train")
+        if self._journal is None or not trains or not tree.children:
+            return None
+        known = self._journal.update(tree.children[0].object_id)
+        if known is not None:
+            log.info("this was trained before, answering with the kept update")
+        return known
 
     def _remember(self, key: InstructionKey, message: Message) -> None:
         """Keep the anchor that came with a round: that of the ledger after the round before."""

@@ -99,15 +99,15 @@ class Pace:
             if count < self._bytes // 2:
                 # The end of a message: its time is that of the way and not of the bytes.
                 return
-            # Growth is bounded, because one call may be quick by chance.
-            fit = min(int(self.rate * PART_SECONDS), 8 * self._bytes)
+            # Growth is bounded: one call may be quick by chance, and a link that is cut every second
+            # must not be tried with two seconds' worth after each success.
+            fit = min(int(self.rate * PART_SECONDS), 2 * self._bytes)
             self._bytes = min(max(fit, LEAST_BYTES), MOST_BYTES)
 
     def lost(self, error: CallLost) -> None:
         """Learn from a call that was not answered."""
         with self._lock:
-            if error.slow:
-                self._bytes = max(LEAST_BYTES, self._bytes // 16)
+            self._bytes = max(LEAST_BYTES, self._bytes // (16 if error.slow else 2))
 
 
 class Arrivals:

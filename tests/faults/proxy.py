@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 
 
 class Proxy:
@@ -20,10 +21,20 @@ class Proxy:
         self.carried = 0
         self.returned = 0
         self.connections = 0
+        self._rate: float | None = None
         self._cut = threading.Event()
         self._passing = threading.Event()
         self._passing.set()
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def limit(self, rate: float) -> None:
+        """Let no more than so many bytes a second through, each way and connection."""
+        self._rate = rate
+
+    def target(self, address: str) -> None:
+        """Lead new connections elsewhere."""
+        host, _, port = address.rpartition(":")
+        self._target = host, int(port)
 
     def cut(self) -> None:
         """Break every connection and refuse new ones."""
@@ -72,6 +83,8 @@ class Proxy:
             while data := source.recv(65536):
                 self._passing.wait()
                 sink.sendall(data)
+                if self._rate is not None:
+                    time.sleep(len(data) / self._rate)
                 if counted:
                     self.carried += len(data)
                 else:
