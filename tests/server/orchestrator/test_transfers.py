@@ -49,6 +49,13 @@ class PartSilo(Silo):
         return PushPartsRequest(node=self.node, run_id=run_id, session_id=session, parts=parts)
 
 
+class Parts(Scene):
+    """A scene whose silos have parts."""
+
+    one: PartSilo
+    two: PartSilo
+
+
 def part(id: str, content: bytes, start: int = 0, end: int | None = None) -> Any:
     return Part(object_id=id, start=start, size=len(content), content=content[start:end])
 
@@ -62,7 +69,7 @@ def ids_of(tree: ObjectTree) -> list[str]:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
+def scene(tmp_path: Path) -> Iterator[Parts]:
     federation = Federation(tmp_path)
     limits = Limits(call_bytes=200_000, update_bytes=300_000)
     with federation.orchestrator(limits=limits) as orchestrator:
@@ -70,10 +77,10 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         two = PartSilo.silo(federation, orchestrator.address, "silo-2")
         one.activate()
         two.activate()
-        yield Scene(orchestrator, one, two, orchestrator.open_run("run", ["silo-1", "silo-2"]))
+        yield Parts(orchestrator, one, two, orchestrator.open_run("run", ["silo-1", "silo-2"]))
 
 
-def asked(scene: Scene) -> tuple[list[str], Message, ObjectTree]:
+def asked(scene: Parts) -> tuple[list[str], Message, ObjectTree]:
     """Ask both silos, and hand the first its instruction."""
     ids = scene.grid.push_messages(ask(scene.grid, 1, model(SIZE, seed=1)))
     head, tree = scene.one.work()
@@ -81,14 +88,14 @@ def asked(scene: Scene) -> tuple[list[str], Message, ObjectTree]:
     return mine, head, tree
 
 
-def gone(scene: Scene, ids: list[str]) -> None:
+def gone(scene: Parts, ids: list[str]) -> None:
     """Let the first silo be thought to have gone, with what it was asked."""
     scene.orchestrator._fleet.nodes.left(scene.one.node.node_id)
     (reply,) = scene.grid.replies(ids, 5)
     assert reply.error.code == NODE_UNAVAILABLE
 
 
-def test_an_instruction_is_read_in_ranges(scene: Scene) -> None:
+def test_an_instruction_is_read_in_ranges(scene: Parts) -> None:
     _, head, tree = asked(scene)
     whole = {id: scene.one.pull(head, id) for id in ids_of(tree)}
     answers = scene.one.parts(head, *(Part(object_id=id) for id in whole))
@@ -101,7 +108,7 @@ def test_an_instruction_is_read_in_ranges(scene: Scene) -> None:
     assert (second.content, second.size) == (b"", len(whole[id])), "no room was left for it"
 
 
-def test_a_range_beyond_an_object_is_refused(scene: Scene) -> None:
+def test_a_range_beyond_an_object_is_refused(scene: Parts) -> None:
     _, head, tree = asked(scene)
     run_id, node = head.metadata.run_id, scene.one.node
     for start in (10**6, -1):
@@ -110,7 +117,7 @@ def test_a_range_beyond_an_object_is_refused(scene: Scene) -> None:
         assert "MDW-650" in scene.one.refused("PullParts", request)
 
 
-def test_what_is_another_s_or_not_asked_any_more_is_not_there(scene: Scene) -> None:
+def test_what_is_another_s_or_not_asked_any_more_is_not_there(scene: Parts) -> None:
     _, head, tree = asked(scene)
     (answer,) = scene.two.parts(head, Part(object_id=tree.object_id))
     assert (answer.size, answer.content) == (ABSENT, b"")
@@ -119,7 +126,7 @@ def test_what_is_another_s_or_not_asked_any_more_is_not_there(scene: Scene) -> N
     assert answer.size == ABSENT
 
 
-def test_a_call_with_no_or_too_many_parts_or_no_room_is_refused(scene: Scene) -> None:
+def test_a_call_with_no_or_too_many_parts_or_no_room_is_refused(scene: Parts) -> None:
     _, head, tree = asked(scene)
     run_id, node = head.metadata.run_id, scene.one.node
     many = [Part(object_id=tree.object_id)] * (MOST_PARTS + 1)
@@ -147,7 +154,7 @@ def test_a_silo_that_the_run_does_not_name_gets_and_sends_nothing(tmp_path: Path
         assert "MDW-748" in two.refused("PullParts", request), "nor by another's name"
 
 
-def test_a_reply_in_parts_is_the_reply(scene: Scene) -> None:
+def test_a_reply_in_parts_is_the_reply(scene: Parts) -> None:
     ids, head, _ = asked(scene)
     reply = update(head, SIZE)
     taken, contents = scene.one.begin(reply)
@@ -165,7 +172,7 @@ def test_a_reply_in_parts_is_the_reply(scene: Scene) -> None:
     assert len(scene.orchestrator._fleet.instructions.partial) == 0
 
 
-def test_an_upload_is_continued_after_the_silo_was_thought_to_have_gone(scene: Scene) -> None:
+def test_an_upload_is_continued_after_the_silo_was_thought_to_have_gone(scene: Parts) -> None:
     ids, head, _ = asked(scene)
     message = scene.orchestrator._fleet.instructions.get(ids[0]).message  # type: ignore[union-attr]
     reply = update(head, SIZE)
@@ -189,7 +196,7 @@ def test_an_upload_is_continued_after_the_silo_was_thought_to_have_gone(scene: S
     assert scene.left()[0] == len(ids_of_open(scene)), "nothing stays aside"
 
 
-def ids_of_open(scene: Scene) -> set[str]:
+def ids_of_open(scene: Parts) -> set[str]:
     """Return the objects of the instructions that are still open: the second silo's."""
     instructions = scene.orchestrator._fleet.instructions
     return {
@@ -199,7 +206,7 @@ def ids_of_open(scene: Scene) -> set[str]:
     }
 
 
-def test_three_interrupted_downloads_are_no_crash_of_the_silo(scene: Scene) -> None:
+def test_three_interrupted_downloads_are_no_crash_of_the_silo(scene: Parts) -> None:
     ids, head, tree = asked(scene)
     message = scene.orchestrator._fleet.instructions.get(ids[0]).message  # type: ignore[union-attr]
     for _ in range(MOST + 1):
@@ -213,7 +220,7 @@ def test_three_interrupted_downloads_are_no_crash_of_the_silo(scene: Scene) -> N
     assert reply.has_content(), reply.error.reason
 
 
-def test_three_connections_lost_while_it_trains_are_no_crash_of_the_silo(scene: Scene) -> None:
+def test_three_connections_lost_while_it_trains_are_no_crash_of_the_silo(scene: Parts) -> None:
     ids, head, _ = asked(scene)
     message = scene.orchestrator._fleet.instructions.get(ids[0]).message  # type: ignore[union-attr]
     for _ in range(MOST + 1):
@@ -226,7 +233,7 @@ def test_three_connections_lost_while_it_trains_are_no_crash_of_the_silo(scene: 
     assert reply.has_content(), reply.error.reason
 
 
-def test_a_transfer_that_moves_is_a_sign_of_life(scene: Scene) -> None:
+def test_a_transfer_that_moves_is_a_sign_of_life(scene: Parts) -> None:
     _, head, tree = asked(scene)
     nodes, node = scene.orchestrator._fleet.nodes, scene.one.node.node_id
     nodes.left(node)
@@ -234,7 +241,7 @@ def test_a_transfer_that_moves_is_a_sign_of_life(scene: Scene) -> None:
     assert nodes.is_online(node)
 
 
-def test_a_liar_s_ranges_are_refused_and_take_no_memory(scene: Scene) -> None:
+def test_a_liar_s_ranges_are_refused_and_take_no_memory(scene: Parts) -> None:
     _, head, _ = asked(scene)
     reply = update(head, SIZE)
     taken, contents = scene.one.begin(reply)
@@ -249,7 +256,7 @@ def test_a_liar_s_ranges_are_refused_and_take_no_memory(scene: Scene) -> None:
     assert scene.one.send(reply, "another session", part(id, contents[id])) == []
 
 
-def test_a_digest_that_is_wrong_after_the_last_range_is_refused(scene: Scene) -> None:
+def test_a_digest_that_is_wrong_after_the_last_range_is_refused(scene: Parts) -> None:
     ids, head, _ = asked(scene)
     reply = update(head, SIZE)
     taken, contents = scene.one.begin(reply)
@@ -264,7 +271,7 @@ def test_a_digest_that_is_wrong_after_the_last_range_is_refused(scene: Scene) ->
     assert all(one.start == one.size for one in answers), "the true one is taken all the same"
 
 
-def test_uploads_that_are_begun_and_never_finished_hold_a_bounded_memory(scene: Scene) -> None:
+def test_uploads_that_are_begun_and_never_finished_hold_a_bounded_memory(scene: Parts) -> None:
     """Each begins the largest object of another reply, stops before its end, and vanishes."""
     ids, head, _ = asked(scene)
     message = scene.orchestrator._fleet.instructions.get(ids[0]).message  # type: ignore[union-attr]
@@ -286,7 +293,7 @@ def test_uploads_that_are_begun_and_never_finished_hold_a_bounded_memory(scene: 
     assert (len(instructions.partial), len(instructions.store)) == (0, 0)
 
 
-def test_more_than_one_key_may_have_in_flight_is_refused_in_parts_too(scene: Scene) -> None:
+def test_more_than_one_key_may_have_in_flight_is_refused_in_parts_too(scene: Parts) -> None:
     _, head, _ = asked(scene)
     reply = update(head, SIZE)
     taken, contents = scene.one.begin(reply)
@@ -298,7 +305,7 @@ def test_more_than_one_key_may_have_in_flight_is_refused_in_parts_too(scene: Sce
 
 
 def test_another_key_can_t_read_continue_or_claim_what_a_vanished_node_has_sent(
-    scene: Scene,
+    scene: Parts,
 ) -> None:
     ids, head, _ = asked(scene)
     reply = update(head, SIZE)
@@ -318,7 +325,7 @@ def test_another_key_can_t_read_continue_or_claim_what_a_vanished_node_has_sent(
     assert here.start == 0, "it can't complete what it does not have"
 
 
-def test_a_revoked_key_s_interrupted_upload_is_forgotten(scene: Scene) -> None:
+def test_a_revoked_key_s_interrupted_upload_is_forgotten(scene: Parts) -> None:
     ids, head, _ = asked(scene)
     reply = update(head, SIZE)
     taken, contents = scene.one.begin(reply)
@@ -329,7 +336,7 @@ def test_a_revoked_key_s_interrupted_upload_is_forgotten(scene: Scene) -> None:
     assert len(scene.orchestrator._fleet.instructions.partial) == 0
 
 
-def test_what_a_silo_receives_is_told_with_rate_and_rest(scene: Scene) -> None:
+def test_what_a_silo_receives_is_told_with_rate_and_rest(scene: Parts) -> None:
     _, head, tree = asked(scene)
     whole = {id: scene.one.pull(head, id) for id in ids_of(tree)}
     id = largest(whole)
