@@ -21,7 +21,7 @@ from azureml_jobs.identity.authority import ServerCredentials
 from conf.errors import IdentityError
 from server.orchestrator.fleet import Fleet
 from server.orchestrator.identity import IdentityInterceptor, Keys
-from server.orchestrator.transfers import Transfers, add_transfers
+from server.orchestrator.part_calls import PartCalls, add_part_calls
 from strategies.wire.fleet_calls import add_fleet
 
 KEEPALIVE_SECONDS: Final = 20.0
@@ -72,7 +72,7 @@ class GrpcPort:
         add_fleet(self._fleet, server)
         if self._certified:
             # Flower's own nodes move whole objects.
-            add_transfers(Transfers(self._fleet), server)
+            add_part_calls(PartCalls(self._fleet), server)
         port = self._bind(server)
         server.start()
         self._server = server

@@ -32,7 +32,7 @@ MOST_BYTES: Final = 8 * 2**20
 """Of one answer, whatever its node asks for."""
 
 
-class Transfers:
+class PartCalls:
     """The service's calls, over the instructions and nodes of a `Fleet`."""
 
     def __init__(self, fleet: Fleet) -> None:
@@ -130,7 +130,7 @@ class Transfers:
         return int(part.size) if stored else 0
 
 
-def add_transfers(servicer: Transfers, server: grpc.Server) -> None:
+def add_part_calls(servicer: PartCalls, server: grpc.Server) -> None:
     """Let a server answer the calls."""
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
