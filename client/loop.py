@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from client import sums
+from client import sums, wanted
 from client.batches import Batch, Batches
 from client.device import autocast, choose, device_of, full_precision, reproducible, scaler
 from client.optimizer import learning_rate, momentum_of, optimizer_of, set_learning_rate
@@ -168,6 +168,7 @@ class _Training:
         for _ in range(epochs):
             supply = iter(batches)
             while group := list(islice(supply, conf.accumulate)):
+                wanted.check()
                 rate = learning_rate(conf, self._progress(passed.steps / steps))
                 set_learning_rate(optimizer, rate)
                 passed.seen += self._backward(model, group, scale, loss_sum)
@@ -315,6 +316,7 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerC
     model.eval()
     with reproducible(device, 0, conf), torch.inference_mode():
         for batch in batches:
+            wanted.check()
             with precision:
                 output = map_tensors(full_precision, task.output(model, batch))
             sums.add(total, sums.of_batch(task, output, batch))

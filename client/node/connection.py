@@ -15,9 +15,11 @@ from __future__ import annotations
 import logging
 import random
 import re
+import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
@@ -50,7 +52,15 @@ from client.node.transfers import CallLost, TransferLost, Transfers, side_by_sid
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT
 from strategies.wire.fleet_calls import FleetStub
-from strategies.wire.headers import KEY_ENDS, NODE_HEADER, OVER_HEADER, PARTS_HEADER
+from strategies.wire.headers import (
+    CLOSED_HEADER,
+    KEY_ENDS,
+    NODE_HEADER,
+    OVER_HEADER,
+    PARTS_HEADER,
+    TWIN_HEADER,
+    WORKING_HEADER,
+)
 from strategies.wire.release import release_headers, why_refused
 
 log = logging.getLogger(__name__)
@@ -135,7 +145,7 @@ class Connection:
         self._key = key
         self._options = dict(options or {})
         self._public = public_key_to_bytes(key.public_key())
-        self._metadata = (*release_headers("SuperNode"), (NODE_HEADER, "1"))
+        self._metadata = (*release_headers("SuperNode"), (NODE_HEADER, secrets.token_hex(8)))
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._channel: grpc.Channel | None = None
@@ -147,6 +157,8 @@ class Connection:
         self._transfers = Transfers(self._once)
         self._in_parts = False  # whether the server has the calls for it, as it last said
         self._failures = 0  # of calls that were made once, one after another
+        self._work: tuple[str, threading.Event] | None = None
+        self._has_twin = False
         self.failure: Exception | None = None  # why the heartbeat gave up
         self.key_ends: datetime | None = None  # as the server last said; it does when that is near
 
@@ -195,9 +207,35 @@ class Connection:
             raise FederationOver("the orchestrator says so")
         self.key_ends = _time(said.get(KEY_ENDS))
         self._in_parts = PARTS_HEADER in said
+        self._note_twin(TWIN_HEADER in said)
         if not response.messages_list:
             return None
         return message_from_proto(response.messages_list[0]), response.message_object_trees[0]
+
+    @contextmanager
+    def working_on(self, content: str) -> Iterator[threading.Event]:
+        """Ask in this block with each heartbeat whether the server still waits for the answer to a
+        content; what is yielded is set when it does not.
+        """
+        closed = threading.Event()
+        self._work = (content, closed)
+        try:
+            yield closed
+        finally:
+            self._work = None
+
+    def _note_twin(self, has_twin: bool) -> None:
+        """Say once that another process uses the same key, and once that it does no more."""
+        if has_twin == self._has_twin:
+            return
+        self._has_twin = has_twin
+        if has_twin:
+            log.error(
+                "another process with this silo's key is connected, and is given the work;"
+                " this one gets none until that one ends: end one of the two"
+            )
+        else:
+            log.info("this process is given the silo's work again")
 
     def run(self, run_id: int) -> tuple[Run, Headers]:
         """Return Flower's description of a run, and the headers beside it
@@ -313,8 +351,14 @@ class Connection:
             request = SendNodeHeartbeatRequest(
                 node=self._node, heartbeat_interval=HEARTBEAT_SECONDS
             )
+            work = self._work
+            doing = () if work is None else ((WORKING_HEADER, work[0]),)
             try:
-                self._call("SendNodeHeartbeat", request, BEAT_DEADLINE)
+                _, trailing = self._call_traced(
+                    "SendNodeHeartbeat", request, BEAT_DEADLINE, headers=doing
+                )
+                if work is not None and CLOSED_HEADER in dict(trailing):
+                    work[1].set()
             except (NodeUnknown, CallRefused) as error:
                 # The next question for work fixes it.
                 log.info("the server does not take the heartbeat: %s", error)
@@ -331,7 +375,12 @@ class Connection:
         return self._call_traced(name, request, deadline, give_up_at)[0]
 
     def _call_traced(
-        self, name: str, request: Any, deadline: float, give_up_at: float | None = None
+        self,
+        name: str,
+        request: Any,
+        deadline: float,
+        give_up_at: float | None = None,
+        headers: Headers = (),
     ) -> tuple[Any, Headers]:
         """Make a call until it is answered; return the answer and its trailing headers."""
         tries = 0
@@ -339,7 +388,7 @@ class Connection:
             stub = self._reach(give_up_at)
             try:
                 response, call = stub[name].with_call(
-                    request, timeout=deadline, metadata=self._metadata
+                    request, timeout=deadline, metadata=(*self._metadata, *headers)
                 )
             except grpc.RpcError as error:
                 self._raise_unless_gone(error)

@@ -28,6 +28,7 @@ from client.node.journal import LARGEST, InstructionKey, UpdateJournal
 from client.node.server_finder import ServerFinder
 from client.node.state_store import AnotherProcess, SiloStateStore
 from client.silo_settings import NODE_KEY
+from client.wanted import NotWanted, until
 from conf.errors import MeadowError, WireError
 from conf.schema import Silo
 from conf.silos import silo_to_json
@@ -177,7 +178,8 @@ class Node:
         self._restore(context, message)
         if self._journal is not None and key is not None:
             self._remember(key, message)
-        reply = _call(self._app, message, context)
+        with self._connection.working_on(_content_of(tree)) as closed, until(closed):
+            reply = _call(self._app, message, context)
         return self._with_state_kept(reply, message, key, context), key
 
     def _kept_update(self, head: Message, tree: ObjectTree) -> RecordDict | None:
@@ -311,8 +313,15 @@ def _call(app: ClientApp, message: Message, context: Context) -> Message:
     """Return the app's reply, or what it raised as an error that names it."""
     try:
         return packing_mod(message, context, app)
+    except NotWanted:
+        raise CallRefused("its round has closed, so it was not worked on any longer") from None
     except Exception as error:  # an app may raise anything, and the federation must hear of it
         return _failure(error, message)
+
+
+def _content_of(tree: ObjectTree) -> str:
+    """Return the object id of an instruction's records: the same in every copy of it."""
+    return tree.children[0].object_id if tree.children else ""
 
 
 def _as_it_travels(reply: Message) -> tuple[Message, ObjectTree, dict[str, bytes]]:

@@ -56,10 +56,26 @@ from flwr.supercore.run import Run
 from conf.errors import WireError
 from conf.running_clock import RunningClock
 from server.orchestrator.instructions import Instructions, PendingInstruction, Upload
-from server.orchestrator.nodes import NodeEntry, NodeTable, is_interval, node_id_of
+from server.orchestrator.nodes import (
+    DEFAULT_INTERVAL,
+    PATIENCE,
+    NodeEntry,
+    NodeTable,
+    is_interval,
+    node_id_of,
+)
 from server.orchestrator.refused import refuse
 from server.orchestrator.transfer_progress import TransferProgress
-from strategies.wire.headers import KEY_ENDS, NODE_HEADER, OVER_HEADER, PARTS_HEADER
+from server.orchestrator.twins import Twins
+from strategies.wire.headers import (
+    CLOSED_HEADER,
+    KEY_ENDS,
+    NODE_HEADER,
+    OVER_HEADER,
+    PARTS_HEADER,
+    TWIN_HEADER,
+    WORKING_HEADER,
+)
 from strategies.wire.objects import tree_size
 from strategies.wire.run_code import RunCode
 
@@ -68,6 +84,9 @@ log = logging.getLogger(__name__)
 LONG_POLL_SECONDS: Final = 15.0
 """How long a node's question for work waits for an answer: less than any proxy's idle limit, and
 than the heartbeat patience of a stock node."""
+
+MOST_HEADER: Final = 128
+"""Characters that are read of a header of a node's."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +122,7 @@ class Fleet:
         self.clock = clock or RunningClock()
         self.changed = threading.Condition()
         self.nodes = NodeTable(self.clock)
+        self.twins = Twins(self.clock, PATIENCE * DEFAULT_INTERVAL)
         self.instructions = Instructions(limits.call_bytes)
         self.progress = TransferProgress()
         self.access: RunAccess | None = None
@@ -160,6 +180,8 @@ class Fleet:
         with self.changed:
             if not self.nodes.heard_from(node, request.heartbeat_interval, _is_own(context)):
                 refuse(context, "MDW-743", "The key is not admitted any more.")
+            if process := _process(context):
+                self.twins.signed_on(node, process, context.peer())
             self.instructions.node_started(node)
             self.changed.notify_all()
         return ActivateNodeResponse(node_id=node)
@@ -168,6 +190,10 @@ class Fleet:
         self, request: DeactivateNodeRequest, context: grpc.ServicerContext
     ) -> DeactivateNodeResponse:
         """Let a node go; what it was given and has not answered is handed back."""
+        process = _process(context)
+        if process and not self.twins.left(request.node_id, process):
+            # The other process with its key stays, and with it the silo.
+            return DeactivateNodeResponse()
         with self.changed:
             self.nodes.left(request.node_id)
             self.instructions.hand_back(request.node_id)
@@ -185,6 +211,8 @@ class Fleet:
         if known and not was_online:
             with self.changed:
                 self.changed.notify_all()
+        self._answers_for(node, context)
+        self._say_if_closed(node, context)
         return SendNodeHeartbeatResponse(success=known)
 
     def PullMessages(
@@ -195,8 +223,10 @@ class Fleet:
         A node of Meadow's own works on one instruction at a time, so when it asks for work it holds
         none: whatever it had been given and has not answered is lost, and delivered again.
         """
-        entry, question = self._question(request.node.node_id, context)
         end = time.monotonic() + LONG_POLL_SECONDS
+        if not self._answers_for(request.node.node_id, context):
+            return self._nothing_for_a_twin(request.node.node_id, end, context)
+        entry, question = self._question(request.node.node_id, context)
         with self.changed:
             while self._is_asking(entry, question, context):
                 asked = self.instructions.deliver_next(entry.id)
@@ -313,6 +343,40 @@ class Fleet:
 
     # Inside
 
+    def _answers_for(self, node: int, context: grpc.ServicerContext) -> bool:
+        """Return whether the process that calls answers for its silo (`twins`); stock nodes do."""
+        process = _process(context)
+        entry = self.nodes.get(node)
+        if not process or entry is None:
+            return True
+        return self.twins.answers(node, entry.silo, process, context.peer())
+
+    def _nothing_for_a_twin(
+        self, node: int, end: float, context: grpc.ServicerContext
+    ) -> PullMessagesResponse:
+        """Let a twin's question for work wait as any other, and answer it with nothing.
+
+        Earlier where the other process has gone: this one then asks again, and is given the work.
+        """
+        with self.changed:
+            while not self.over and context.is_active() and time.monotonic() < end:
+                self.changed.wait(1.0)
+                if self._answers_for(node, context):
+                    return PullMessagesResponse()
+        header = OVER_HEADER if self.over else TWIN_HEADER
+        context.set_trailing_metadata(((header, "1"),))
+        return PullMessagesResponse()
+
+    def _say_if_closed(self, node: int, context: grpc.ServicerContext) -> None:
+        """Tell a node that works on something that nobody waits for it any more."""
+        content = _header(context, WORKING_HEADER)
+        if not content:
+            return
+        with self.changed:
+            closed = self.instructions.is_closed(node, content)
+        if closed:
+            context.set_trailing_metadata(((CLOSED_HEADER, "1"),))
+
     def _question(self, node: int, context: grpc.ServicerContext) -> tuple[NodeEntry, int]:
         """Note a node's question for work, and return its node and its number."""
         own = _is_own(context)
@@ -404,7 +468,16 @@ def _work(asked: PendingInstruction) -> PullMessagesResponse:
 
 
 def _is_own(context: grpc.ServicerContext) -> bool:
-    return NODE_HEADER in dict(context.invocation_metadata())
+    return bool(_process(context))
+
+
+def _process(context: grpc.ServicerContext) -> str:
+    """Return what names the process of a node of Meadow's own; empty for a stock one."""
+    return _header(context, NODE_HEADER)
+
+
+def _header(context: grpc.ServicerContext, name: str) -> str:
+    return str(dict(context.invocation_metadata()).get(name, ""))[:MOST_HEADER]
 
 
 def _check_interval(seconds: float, context: grpc.ServicerContext) -> None:

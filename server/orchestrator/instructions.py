@@ -69,6 +69,8 @@ class State(Enum):
     """It was answered in its node's place, and is not given again."""
 
 
+MOST_CLOSED: Final = 10_000
+"""Contents that are remembered as closed: those of some rounds of a large federation."""
 WITH_ITS_NODE: Final = frozenset({State.DELIVERED, State.ARRIVED, State.UPLOADING})
 """A node was given the instruction and has not answered it."""
 OBJECT_BYTES: Final = 8 * 2**20
@@ -148,6 +150,12 @@ class Instructions:
         """The content that an interrupted reply answers, by node."""
         self._pending: dict[str, PendingInstruction] = {}
         self._of_node: dict[int, dict[str, PendingInstruction]] = {}
+        self._may_return: set[tuple[int, str]] = set()
+        """Node and content of what was lost with its node while its round goes on: asked again when
+        the node is back.
+        """
+        self._closed: dict[tuple[int, str], None] = {}
+        """Node and content of what nobody waits for any more, the latest last."""
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -188,6 +196,7 @@ class Instructions:
         if asked.id in self._pending:
             return self._pending[asked.id]
         self._pending[asked.id] = asked
+        self._closed.pop((asked.node, asked.content), None)
         self._of_node.setdefault(asked.node, {})[asked.id] = asked
         if self.deliveries.exhausted(asked.node, asked.content):
             self.fail_instruction(asked)
@@ -317,6 +326,24 @@ class Instructions:
         asked.state = State.FAILED
         self.store.drop(asked.id)
 
+    def is_closed(self, node: int, content: str) -> bool:
+        """Return whether nobody waits for a node's answer to a content any more.
+
+        False for what this process knows nothing of: the next round may ask for it.
+        """
+        return (node, content) in self._closed
+
+    def end_exchange(self) -> None:
+        """Close for good what was lost with its node: its round does not ask again."""
+        for key in self._may_return:
+            self._note_closed(key)
+        self._may_return.clear()
+
+    def _note_closed(self, key: tuple[int, str]) -> None:
+        self._closed[key] = None
+        if len(self._closed) > MOST_CLOSED:
+            del self._closed[next(iter(self._closed))]
+
     def close(self, id: str, *, node_gone: bool = False) -> None:
         """Forget an instruction, with its objects and its reply as far as it has arrived.
 
@@ -326,10 +353,14 @@ class Instructions:
         closed = self._pending.pop(id, None)
         if closed is None:
             return
+        key = (closed.node, closed.content)
         if node_gone and not closed.is_over:
+            self._may_return.add(key)
             self._put_aside(closed)
             if closed.state in WITH_ITS_NODE:
                 self.deliveries.lost(closed.node, closed.content)
+        else:
+            self._note_closed(key)
         del self._of_node[closed.node][id]
         if not self._of_node[closed.node]:
             del self._of_node[closed.node]

@@ -101,6 +101,8 @@ class OrchestratorGrid(PackingGrid):
         """Drop the messages of a closed round; a reply that still comes is refused."""
         for id in message_ids:
             self._fleet.close(id)
+        with self._fleet.changed:
+            self._fleet.instructions.end_exchange()
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that are there."""

@@ -157,6 +157,11 @@ class Orchestrator:
         nodes = self._fleet.nodes
         return sorted({entry.silo for entry in nodes.entries() if nodes.is_online(entry.id)})
 
+    def twins(self) -> list[str]:
+        """Return the names of the silos whose key two processes use at this time."""
+        entries = [self._fleet.nodes.get(node) for node in self._fleet.twins.nodes()]
+        return sorted({entry.silo for entry in entries if entry is not None})
+
     def wait_for(self, silos: Iterable[str], quorum: int, timeout: float) -> list[str]:
         """Return the named silos that are there once `quorum` of them are.
 

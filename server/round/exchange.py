@@ -248,7 +248,8 @@ class Exchange:
     def _forget_late(self) -> list[Message]:
         """Tell the grid that the open messages are no longer waited for, and return them."""
         late = list(self._waiting.values())
-        if late and isinstance(self.grid, SiloGrid):
+        if isinstance(self.grid, SiloGrid):
+            # Also without any that are late: those that were lost hear now that it is over.
             self.grid.forget(set(self._waiting))
         self._waiting.clear()
         return late

@@ -8,8 +8,16 @@ from typing import Final
 
 NODE_HEADER: Final = "meadow-node"
 """Header of every call of Meadow's own nodes: they work on one instruction at a time, and read
-packed records.
+packed records. Its value is another for each process, so that two with the same key are told apart.
 """
+TWIN_HEADER: Final = "meadow-twin"
+"""Trailing header of an empty answer to a question for work: another process with the same key is
+given the work.
+"""
+WORKING_HEADER: Final = "meadow-working"
+"""Header of a heartbeat: the content (object id) of the instruction that the node works on."""
+CLOSED_HEADER: Final = "meadow-closed"
+"""Trailing header of the answer to such a heartbeat: nobody waits for that content any more."""
 OVER_HEADER: Final = "meadow-over"
 """Trailing header of an empty answer to a question for work: the federation is over."""
 WIRE_VERSION: Final = "meadow-wire"

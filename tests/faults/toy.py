@@ -11,6 +11,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from client import wanted
 from client.context_state import state_mod
 from client.silo_settings import silo_of
 
@@ -33,7 +34,10 @@ def train(message: Message, context: Context) -> Message:
     if config.get("kill") == silo.name:
         os.kill(os.getpid(), signal.SIGKILL)
     if config.get("sleep-silo", silo.name) == silo.name:
-        time.sleep(float(config.get("sleep", 0.0)))
+        end = time.monotonic() + float(config.get("sleep", 0.0))
+        while time.monotonic() < end:
+            wanted.check()
+            time.sleep(0.01)
     counter = context.state.setdefault("counter", ConfigRecord({"rounds": 0}))
     counter["rounds"] = int(counter["rounds"]) + 1
     arrays = ArrayRecord()
