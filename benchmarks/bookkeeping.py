@@ -42,12 +42,13 @@ from server.round.rounds import Rounds
 from server.round.silo_grid import SiloGrid
 from server.run.checkpoint import Checkpoints
 from server.run.history import FILE, History
-from server.run.ledger import Ledger, arrays_digest
+from server.run.ledger import Ledger
 from server.run.result import RoundRecord
 from server.session import session
 from server.simulation import simulate_conf
 from strategies import build_strategy
 from strategies.wire import protocol
+from strategies.wire.digests import arrays_digest
 
 WINDOW = 10
 """Rounds of each measurement, the last of them the one that is named."""

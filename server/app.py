@@ -60,6 +60,7 @@ def federate(run: Session, grid: Grid, strategy: Strategy, workers: Workers | No
     rounds = Rounds(run, grid, strategy, central.begin if central else None)
     stopped_early = rounds.run()
     run.finish(rounds.test(), stopped_early=stopped_early)
+    run.farewell = rounds.farewell()
 
 
 def _settled_size(grid: Grid, timeout: float) -> int:

@@ -27,6 +27,7 @@ from typing import Final
 from rich.console import Console
 
 from azureml_jobs.identity.authority import SERVER_DAYS, ServerCredentials, server_credentials
+from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.storage.base import Lease, LeaseLost, Store
 from azureml_jobs.storage.prefix import PrefixStore
 from client.tasks import task_of
@@ -108,7 +109,8 @@ def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
             where = conf.federation.orchestrator
             for_stock_nodes = where.stock_listen or where.stock_grpc_listen
             bundle = app_bundle() if for_stock_nodes else None
-            _Work(conf, orchestrator, queue, here, care, bundle).until_idle()
+            signer = HeadSigner.of(credentials)
+            _Work(conf, orchestrator, queue, here, care, bundle, signer, keys).until_idle()
             care.announce_end()
             orchestrator.stop(over=True)
 
@@ -169,6 +171,10 @@ class _Work:
     care: Caretaker
     bundle: bytes | None = None
     """Flower's app bundle of this tree, where Flower's own nodes may join."""
+    signer: HeadSigner | None = None
+    """Who signs the ledgers' heads."""
+    keys: AdmittedKeys | None = None
+    """The list of admitted keys, whose certificates vouch for the receipts in the ledgers."""
 
     def until_idle(self) -> None:
         """Do what is asked until nothing has been for `idle_timeout`.
@@ -220,6 +226,12 @@ class _Work:
             self.orchestrator.close_run()
         self.queue.ended(request, outcome)
 
+    def _admission_of(self, key: str) -> str:
+        """Return the certificate by which the CA admits a key, of several the last."""
+        entries = self.keys.all() if self.keys is not None else []
+        found = [entry.certificate for entry in entries if entry.pem.decode() == key]
+        return found[-1] if found else ""
+
     def _left(self, request: Request) -> str:
         """Return the folder of a run's files, kept beyond this disk where results are; empty where
         it has none.
@@ -242,7 +254,13 @@ class _Work:
         display.care = self.care
         mode = "azure" if self.conf.federation.orchestrator.workspace else "local"
         with session(
-            conf, members, mode=mode, command=request.command, display=display, store=below
+            conf,
+            members,
+            mode=mode,
+            command=request.command,
+            display=display,
+            store=below,
+            signer=self.signer,
         ) as run:
             needed = needed_at_start(conf.run, len(names), run.state.round)
             self.orchestrator.wait_for(names, needed, conf.run.start_timeout)
@@ -251,6 +269,7 @@ class _Work:
                 request.run_id, names, files=files, bundle=self.bundle
             )
             grid = PackedGrid(opened)
+            run.admission_of = self._admission_of
             federate(run, grid, strategy)
         return Outcome(run.result.status, folder=self._left(request))
 

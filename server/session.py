@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.storage.base import Store
 from azureml_jobs.storage.folder_store import FolderStore
 from client.tasks import task_of
@@ -33,12 +34,15 @@ from server.run.checkpoint import Checkpoints, Kept, RunState
 from server.run.environment import environment
 from server.run.history import FILE as HISTORY
 from server.run.history import History, read_history
-from server.run.ledger import FILE, Ledger, arrays_digest
+from server.run.ledger import AdmissionOf, Ledger
 from server.run.result import FinalTest, RoundRecord, RunResult
 from server.run.run_folder import RunFolder, find
 from server.run.silo_states import SiloStates
+from server.run.verdict import FILE
 from server.scoring.evaluation import first_weights
 from strategies.wire import run_config
+from strategies.wire.digests import arrays_digest
+from strategies.wire.receipts import SignedAnchor
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,10 @@ class Session:
     observer: Observer
     silo_states: SiloStates | None = None
     """Of a simulation; a silo's node keeps its own."""
+    admission_of: AdmissionOf = lambda key: ""
+    """For the ledger: by which certificate the CA admits a silo's key."""
+    farewell: Callable[[int, SignedAnchor, str], None] | None = None
+    """Tells the silos at the end: the last round, the ledger's anchor, the model's digest."""
 
     @property
     def kept(self) -> Kept:
@@ -107,16 +115,18 @@ def session(
     command: str = "",
     display: Observer | None = None,
     store: Store | None = None,
+    signer: HeadSigner | None = None,
 ) -> Iterator[Session]:
     """Open a run, and leave its folder whole however it ends, with result, model and report as far
     as the disk lets.
 
     Checkpoints lie in the folder, or in a `store` that outlives it: what is found there is resumed.
+    The ledger's head is signed by the `signer`, where there is one.
     KeyboardInterrupt becomes Interrupted (MDW-900), which says how to resume. Raises DataError
     MDW-214 at the end where every silo that was asked to test the model failed, and RoundError
     MDW-410 where no silo could evaluate any round.
     """
-    opened = _open(conf, members, mode, command, display, store)
+    opened = _open(conf, members, mode, command, display, store, signer)
     result, observer = opened.result, opened.observer
     try:
         observer.run_started(result, conf.run.rounds)
@@ -189,6 +199,7 @@ def _open(
     command: str,
     display: Observer | None,
     store: Store | None,
+    signer: HeadSigner | None,
 ) -> Session:
     # What can be wrong with the tracking, the first weights or the checkpoint is found before there
     # is a folder.
@@ -204,7 +215,7 @@ def _open(
     # MLflow may have answered after the first checkpoint, or after the last.
     result.mlflow_run_id = state.mlflow_run_id or (before.mlflow_run_id if before else None)
     # The ledger first: it is open in one process alone, and only that one may cut back the history.
-    ledger = Ledger(folder.path / FILE, folder.run_id, store)
+    ledger = Ledger(folder.path / FILE, folder.run_id, store, signer=signer)
     try:
         history = History(folder.path / HISTORY, state.history, store)
         # A silo says again what it runs only where that has changed.
@@ -212,14 +223,18 @@ def _open(
         silo_states = _silo_states(folder, state) if mode == SIMULATE else None
         # After all that may refuse to continue the run: what is refused is not changed.
         folder.write_config(conf, result.command)
-        ledger.run_started(
+        begun = ledger.run_started(
             federation=conf.federation.name,
             code=result.environment["code"],
             tree=result.environment["tree"],
             config=result.config_digest,
             silos=result.silos,
             resumed=state.round > 0 or before is not None,
+            config_file=folder.config_digest(),
         )
+        if not state.anchor:
+            # Kept in the first checkpoint, so that round 1 is asked again in the same words.
+            state.anchor = str(begun)
     except BaseException:
         ledger.close()
         raise
@@ -334,7 +349,7 @@ def _close(opened: Session, *, failed: bool = False) -> None:
     kept = opened.kept
     digest = arrays_digest(kept.arrays)
     with each("the ledger's last line"):
-        result.ledger = str(opened.ledger.run_finished(result.status, digest))
+        _close_ledger(opened, digest)
     rounds = Overview()
     with each("what pages say of the rounds"):
         rounds = overview(_closed_rounds(opened), result.silos, result.shown)
@@ -347,9 +362,10 @@ def _close(opened: Session, *, failed: bool = False) -> None:
     try:
         # Its plots take a second to import, which the first round need not wait for.
         from server.report.build import write_report
+        from server.run.audit import Outside
 
         with _said("the report"):
-            write_report(opened.folder.path, rounds)
+            write_report(opened.folder.path, rounds, Outside(opened.ledger.authorities))
     except Exception:
         log.exception(
             "the report of %s could not be written; try `meadow report run=%s`",
@@ -360,6 +376,18 @@ def _close(opened: Session, *, failed: bool = False) -> None:
     opened.observer.run_finished(result)
     if result.registered_model or result.mlflow_run_id != written:
         opened.folder.write_result(result)
+
+
+def _close_ledger(opened: Session, model: str) -> None:
+    """Note how the run ended, tell the silos, and note what each of them holds."""
+    result = opened.result
+    ledger = opened.ledger
+    anchor = ledger.run_finished(result.status, model, result.digest)
+    if ledger.signs:
+        if opened.farewell is not None:
+            opened.farewell(opened.state.round, ledger.signed(str(anchor)), model)
+        anchor = ledger.run_closed(result.silos)
+    result.ledger = str(anchor)
 
 
 def _closed_rounds(opened: Session) -> Iterator[RoundRecord]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.cli.first_line import described, say
 from azureml_jobs.cli.table import columns
-from conf.errors import CheckpointError
 
 if TYPE_CHECKING:
     from server.report.run_list import ListedRun
@@ -126,16 +125,14 @@ def report(arguments: Arguments) -> int:
 
     folder = folder_of(arguments.get("run"))
     if not arguments.has("--verify"):
+        from azureml_jobs.cli.verify import outside_of
         from server.report.build import write_report
 
-        print(write_report(folder))
+        print(write_report(folder, outside=outside_of(arguments, folder)))
         return 0
-    from server.run.audit import audit
+    from azureml_jobs.cli.verify import of_folder
 
-    anchors = [Path(file) for file in arguments.get("anchors").split(",") if file]
-    verdict = audit(folder, anchors)
-    print(verdict)
-    return CheckpointError.exit_status if verdict.faults else 0
+    return of_folder(arguments, folder)
 
 
 def version(arguments: Arguments) -> int:

@@ -6,6 +6,7 @@ A verb is one row here and one function.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from azureml_jobs.cli.arguments import HELP_FLAGS, Argument, Verb
@@ -64,6 +65,17 @@ EXAMPLES: Final = Argument(
 )
 
 MODULE: Final = Argument("NAME", "of the module: small letters, digits and '_'", required=True)
+
+OUTSIDE: Final = (
+    Argument("ca", "the federation's CA, to have the signatures in the ledger count", "FILE"),
+    Argument("keys", "public keys that came from the silos themselves: NAME.pub", "FOLDER"),
+    Argument(
+        "records",
+        "files that silos kept: ledger-record.jsonl in a node's state folder",
+        "FILE,FILE",
+    ),
+)
+"""What `meadow verify` may be given that does not come from the run's folder."""
 
 NEW: Final = """The files are written into this folder, and run as they are: change what works. No file is written over.
 docs/your-own-task.md goes through a task of one's own, step by step."""
@@ -168,13 +180,8 @@ _ROWS: Final = (
         "finished_runs:report",
         (
             FINISHED_RUN,
-            Argument("--verify", "compare its ledger with what others remember of it instead"),
-            Argument(
-                "anchors",
-                "files that silos kept: anchors.jsonl in a node's state folder",
-                "FILE,FILE",
-                needs="--verify",
-            ),
+            Argument("--verify", "do what meadow verify does instead"),
+            *(replace(argument, needs="--verify") for argument in OUTSIDE),
         ),
         statuses=(("6", "the ledger does not hold (with --verify)"),),
     ),
@@ -334,6 +341,26 @@ _ROWS: Final = (
         about=WHERE_KEYS_ARE,
     ),
     # ---- everybody
+    Verb(
+        "verify",
+        ALL,
+        "say whether a run is what its ledger says, and who confirms it",
+        "verify:verify",
+        (
+            replace(FINISHED_RUN, required=False),
+            *OUTSIDE,
+            Argument("weights", "a model's file, with records= alone: is it the run's?", "FILE"),
+        ),
+        about="Compares model, configuration, metrics and history with the ledger, and the ledger with what is\n"
+        "known outside the run's folder. Without any of that it says so: confirmed by nothing but the folder.\n"
+        "A silo looks at what its node kept, without a run's folder: records= alone.",
+        examples=(
+            ("meadow verify first", "beside its federation, whose CA and keys are found"),
+            ("meadow verify runs/first ca=ca.pem", "an auditor"),
+            ("meadow verify records=state/ledger-record.jsonl ca=ca.pem", "a silo"),
+        ),
+        statuses=(("6", "the ledger does not hold"),),
+    ),
     Verb(
         "launch all",
         ALL,

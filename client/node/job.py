@@ -44,6 +44,7 @@ from client.node.node import IDLE_SECONDS, IdleTimeout, Node
 from client.node.own_admission import SiloAdmission
 from client.node.server_finder import ServerFinder
 from client.node.state_store import SiloStateStore
+from client.node.witness import LedgerRecord, Witness
 from conf.code_digest import release_digest
 from conf.errors import IdentityError, MeadowError, SiloError
 from conf.schema import FederationConf
@@ -175,6 +176,12 @@ def make_node(settings: NodeSettings) -> Node:
         silo,
         journal=journal,
         states=_states(settings, silo.name),
+        witness=Witness(
+            silo.name,
+            key,
+            authorities_in(authority),
+            LedgerRecord(settings.state) if settings.state else None,
+        ),
         idle_timeout=settings.idle_timeout,
         foreign_runs=settings.foreign_runs,
         spans=[span_of(f"The CA in {settings.ca}", certificate, hint)],

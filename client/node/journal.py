@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from flwr.app import RecordDict
 
-from conf.atomic_files import TEMPORARY, append_line, write_atomic
+from conf.atomic_files import TEMPORARY, write_atomic
 from conf.errors import WireError
 from strategies.wire.objects import inflate_content
 
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 LARGEST: Final = 16 * 2**30
 """Bytes of arrays that a kept file may have: more than any update that may travel."""
 _HEAD_BYTES = 64 * 2**20
-ANCHORS: Final = "anchors.jsonl"
-"""The server's anchors, a line a round; `meadow report --verify` compares a ledger with it."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,6 @@ class UpdateJournal:
         it is damaged.
         """
         return self._read("update", content)
-
-    def keep_anchor(self, run: str, round: int, anchor: str) -> None:
-        """Append what the server says its ledger was after a round: a JSON line, for who audits the
-        run.
-        """
-        line = json.dumps({"run": run, "round": round, "anchor": anchor[:200]})
-        append_line(self._folder / ANCHORS, line, mode=0o600)
 
     def _write(
         self, name: str, what: dict[str, Any], root: str, contents: Mapping[str, bytes]

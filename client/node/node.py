@@ -27,6 +27,7 @@ from client.node.connection import CallRefused, Connection, NodeUnknown
 from client.node.journal import LARGEST, InstructionKey, UpdateJournal
 from client.node.server_finder import ServerFinder
 from client.node.state_store import AnotherProcess, SiloStateStore
+from client.node.witness import Witness
 from client.silo_settings import NODE_KEY
 from client.wanted import NotWanted, until
 from conf.errors import MeadowError, WireError
@@ -60,6 +61,7 @@ class Node:
         *,
         journal: UpdateJournal | None = None,
         states: SiloStateStore | None = None,
+        witness: Witness | None = None,
         idle_timeout: float = IDLE_SECONDS,
         foreign_runs: bool = False,
         spans: Sequence[Span] = (),
@@ -69,6 +71,8 @@ class Node:
 
         With `foreign_runs` it also takes part in runs of a server that names no code (stock
         Flower's).
+
+        With a `witness` it signs what the server says of its ledger.
 
         Of the end of `spans` it warns in its log; `finder`, which the connection asks, is for the
         error of finding nobody.
@@ -80,6 +84,7 @@ class Node:
         self._silo = silo
         self._journal = journal
         self._states = states
+        self._witness = witness
         self._idle_timeout = idle_timeout
         self._foreign_runs = foreign_runs
         self._finder = finder
@@ -175,12 +180,18 @@ class Node:
             ), None
         message = make_message(metadata=head.metadata, content=content)
         key = _key_of(message, tree)
+        if message.metadata.message_type == protocol.CLOSING and self._witness is not None:
+            return self._witness.farewell(message), None
         self._restore(context, message)
-        if self._journal is not None and key is not None:
-            self._remember(key, message)
+        if self._witness is not None and key is not None:
+            self._witness.hear(message)
         with self._connection.working_on(_content_of(tree)) as closed, until(closed):
             reply = _call(self._app, message, context)
-        return self._with_state_kept(reply, message, key, context), key
+        reply = self._with_state_kept(reply, message, key, context)
+        if self._witness is not None and key is not None:
+            # Before it goes into the journal: an update that is sent again is sent with its receipt.
+            reply = self._witness.answer(message, reply)
+        return reply, key
 
     def _kept_update(self, head: Message, tree: ObjectTree) -> RecordDict | None:
         """Return the kept answer to an instruction of which only the tree is here.
@@ -195,17 +206,6 @@ class Node:
         if known is not None:
             log.info("this was trained before, answering with the kept update")
         return known
-
-    def _remember(self, key: InstructionKey, message: Message) -> None:
-        """Keep the anchor that came with a round: that of the ledger after the round before."""
-        anchor = protocol.records(message.content, ConfigRecord)[protocol.CONFIG].get(
-            protocol.LEDGER
-        )
-        if self._journal is not None and isinstance(anchor, str) and anchor:
-            try:
-                self._journal.keep_anchor(key.run, key.round - 1, anchor)
-            except OSError as error:
-                log.warning("the ledger's anchor could not be kept: %s", error)
 
     def _send(
         self,

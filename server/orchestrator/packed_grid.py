@@ -48,6 +48,10 @@ class PackedGrid(SiloGrid):
         """Return the silos by node id."""
         return self._grid.names()
 
+    def is_own(self, node: int) -> bool:
+        """See `SiloGrid`."""
+        return self._grid.packs(node)
+
     def get_node_ids(self) -> list[int]:
         """Return the nodes that are there."""
         return self._grid.get_node_ids()

@@ -48,7 +48,8 @@ from server.run.shown import (
 from server.run.units import duration, size
 
 if TYPE_CHECKING:
-    from server.run.ledger import Verdict
+    from server.run.audit import Outside
+    from server.run.verdict import Verdict
 
 FILES: Final = (
     "config.yaml",
@@ -75,11 +76,13 @@ class Surroundings:
     audit: Verdict | None = None
 
 
-def write_report(folder: Path, rounds: Overview | None = None) -> Path:
+def write_report(
+    folder: Path, rounds: Overview | None = None, outside: Outside | None = None
+) -> Path:
     """Write a run's report and return its path; `rounds` spares reading the history again.
 
-    Its ledger is verified for it. Raises CheckpointError where `result.json` or `history.jsonl`
-    can't be read, or do not belong together.
+    Its ledger is verified for it, with what is known `outside` of the folder. Raises
+    CheckpointError where `result.json` or `history.jsonl` can't be read, or do not belong together.
     """
     result = RunResult.read(folder)
     if rounds is None:
@@ -87,17 +90,18 @@ def write_report(folder: Path, rounds: Overview | None = None) -> Path:
     path = folder / "report.html"
     files = [name for name in FILES if (folder / name).exists()]
     write_atomic(
-        path, html(result, rounds, Surroundings(read_config(folder), files, _audit(folder)))
+        path,
+        html(result, rounds, Surroundings(read_config(folder), files, _audit(folder, outside))),
     )
     return path
 
 
-def _audit(folder: Path) -> Verdict | None:
+def _audit(folder: Path, outside: Outside | None) -> Verdict | None:
     """Return what the ledger says, None where there is none to read."""
     from server.run.audit import audit
 
     try:
-        return audit(folder)
+        return audit(folder, outside)
     except (CheckpointError, OSError):
         return None
 

@@ -146,7 +146,7 @@ PAGE = r"""
 
 {% if result.ledger %}<dt>ledger</dt><dd>ledger.jsonl, anchor <code>{{ result.ledger }}</code></dd>{% endif %}
 
-{% if audit %}<dt>verification</dt><dd>when this page was written: <strong class="{{ "bad" if audit.faults else "good" }}">{{ audit }}</strong>. Beside what the silos kept: <code>meadow report run={{ known_as }} --verify anchors=FILE,FILE</code></dd>{% endif %}
+{% if audit %}<dt>verification</dt><dd>when this page was written: <strong class="{{ "bad" if audit.faults else ("good" if audit.confirmed else "") }}">{{ audit }}</strong>.{% for note in audit.notes %} {{ note }}.{% endfor %} Beside what others keep: <code>meadow verify run={{ known_as }} ca=FILE records=FILE,FILE</code></dd>{% endif %}
 
 {% if result.privacy %}<dt>privacy</dt><dd>{% for name, value in result.privacy.items() %}{{ name }} {{ value }}{{ ", " if not loop.last }}{% endfor %}</dd>{% endif %}
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import Message
 from flwr.serverapp.strategy import Strategy
 
 from conf.errors import RoundError
-from server.run.ledger import arrays_digest
-from strategies.wire import protocol
 
 
 class ReadOnce(Iterator[Message]):
@@ -47,20 +45,3 @@ def in_order(updates: Iterable[tuple[str, Message]]) -> list[Message]:
     The name is the one that was asked, not one that a reply says.
     """
     return [reply for _, reply in sorted(updates, key=lambda update: update[0])]
-
-
-def update_digest(reply: Message) -> str:
-    """Return the digest of an update's arrays.
-
-    Empty where there is none, or none that can be read. With records of the algorithm's own it is
-    that of all arrays, theirs under RECORD/NAME.
-    """
-    try:
-        records = protocol.records(reply.content, ArrayRecord)
-        update = records.pop(protocol.ARRAYS)
-        if not records:
-            return arrays_digest(update)
-        beside = {f"{name}/{n}": a for name, record in records.items() for n, a in record.items()}
-        return arrays_digest(ArrayRecord({**update, **beside}))
-    except (ValueError, LookupError):
-        return ""

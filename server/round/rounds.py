@@ -34,17 +34,18 @@ from server.round.means import means
 from server.round.patience import closing_of
 from server.round.phase import Phase
 from server.round.readiness import ask_silos
+from server.round.receipt_check import Farewell, Receipts
 from server.round.roster import silo_names
 from server.round.silo_grid import SiloGrid
 from server.round.train_phase import TrainPhase
 from server.run.checkpoint import Kept
-from server.run.ledger import arrays_digest
 from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord
 from server.scoring.evaluation import parameter_names
 from server.session import Session
 from strategies.algorithm import Algorithm
 from strategies.state import restore, state_of
 from strategies.wire import protocol, run_config
+from strategies.wire.digests import arrays_digest
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Rounds:
     task: Task = field(init=False)
     admission: Admission = field(init=False)
     choice: Choice | None = field(init=False)
+    receipts: Receipts = field(init=False)
     silos: dict[int, str] = field(default_factory=dict, init=False)
     """The silos' names by node id, of the round in progress."""
 
@@ -82,6 +84,12 @@ class Rounds:
             self.session.conf.strategy.weighting,
         )
         self.choice = choice_of(self.session.conf.run, self.task)
+        self.receipts = Receipts(
+            self.session.ledger,
+            self.session.folder.run_id,
+            run_config.digest(run_config.pack(self.session.conf)),
+            self.session.admission_of,
+        )
 
     def run(self) -> bool:
         """Continue from the session's state and keep it up to date; return True if stopped early.
@@ -110,6 +118,12 @@ class Rounds:
             early_stop.take(record.aggregate)
             self._close(record, arrays, early_stop)
         return early_stop.stopped
+
+    def farewell(self) -> Farewell | None:
+        """Return who tells the silos of the end; None where nobody signs heads."""
+        if not self.session.ledger.signs or not isinstance(self.grid, SiloGrid):
+            return None
+        return Farewell(self.grid, self.receipts)
 
     def test(self) -> FinalTest:
         """Evaluate the model that the run keeps on all silos' test splits, and on the task's own
@@ -156,7 +170,8 @@ class Rounds:
         # 2. Train, and aggregate: a streaming strategy does the second while the first goes on.
         asked = self.strategy.configure_train(number, arrays, self._config(), cohort)
         messages = self._to_cohort(asked, nodes, self.session.state.counted)
-        training = TrainPhase(self.session, self.strategy, self._phase("train", number), self.clock)
+        phase = self._phase("train", number)
+        training = TrainPhase(self.session, self.strategy, phase, self.receipts, self.clock)
         mean, metrics = training.run(record, messages)
         if mean is not None:
             arrays = mean
@@ -289,7 +304,7 @@ class Rounds:
                 protocol.RUN_ID: self.session.folder.run_id,
                 protocol.RUN_CONFIG: text,
                 protocol.RUN_DIGEST: run_config.digest(text),
-                protocol.LEDGER: self.session.state.anchor,
+                **self.session.ledger.signed(self.session.state.anchor).to_config(),
             }
         )
 

@@ -18,11 +18,13 @@ from server.round.admission import Admitted, software_of
 from server.round.error_text import reasons_of
 from server.round.patience import closing_of
 from server.round.phase import Phase, metrics_in
-from server.round.replies import ReadOnce, in_order, update_digest
+from server.round.receipt_check import Receipts
+from server.round.replies import ReadOnce, in_order
 from server.run.result import RoundRecord
 from server.session import Session
 from strategies.streaming import Streaming
 from strategies.wire import protocol
+from strategies.wire.digests import update_digest
 
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 
@@ -34,6 +36,7 @@ class TrainPhase:
     session: Session
     strategy: Strategy
     phase: Phase
+    receipts: Receipts
     clock: Callable[[], float] = time.monotonic
 
     def run(self, record: RoundRecord, messages: list[Message]) -> Aggregate:
@@ -76,12 +79,20 @@ class TrainPhase:
         """Yield the admitted updates with their silos' names, each noted in record and ledger."""
         closes = closing_of(self.session.conf.run, len(record.cohort))
         for silo, reply, verdict in self.phase.judged(messages, closes, record):
-            self.session.ledger.update(record.round, silo, verdict, update_digest(reply))
+            digest = update_digest(reply.content) if reply.has_content() else ""
+            self.session.ledger.update(record.round, silo, verdict, digest)
+            self._note_receipt(record.round, silo, reply, digest)
             if isinstance(verdict, Admitted):
                 self._note_update(record, silo, reply, verdict)
                 yield silo, reply
             # Let go before the wait for the next one: an update is as large as the model.
             del reply
+
+    def _note_receipt(self, round: int, silo: str, reply: Message, digest: str) -> None:
+        """Note what the silo signed of the ledger and of its update."""
+        anchor = self.session.state.anchor
+        expected = self.receipts.expected(silo, round, anchor, digest)
+        self.receipts.take(reply.metadata.src_node_id, reply, expected)
 
     def _note_update(
         self, record: RoundRecord, silo: str, reply: Message, verdict: Admitted

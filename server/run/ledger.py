@@ -1,99 +1,49 @@
 """The append-only record of a run: JSON lines, each of which holds the SHA-256 of the line before
 it.
 
-A chain alone proves nothing against who can rewrite all of it, so its head is anchored elsewhere
-each round, as the text `lines:head`: in result.json, in an MLflow tag, in every silo's own record.
-`verify` compares (docs/ledger.md).
+A chain alone proves nothing against who can rewrite all of it. So the head of each round is signed
+by the orchestrator's key and goes out to the silos, as the text `lines:head`, and their signed
+answers become lines too. `server.run.audit` compares (docs/ledger.md).
 
-    MDW-520 the chain is broken    MDW-521 two writers or two histories    MDW-522 an anchor is not readable
+    MDW-520 the chain is broken    MDW-521 two writers or two histories
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from flwr.app import ArrayRecord
-
+from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.storage.base import Store
 from azureml_jobs.storage.disk_errors import disk_error
+from conf.canonical import canonical
 from conf.errors import CheckpointError
-from conf.versions import VERSION_KEY, Format
 from server.round.admission import Admitted, Rejected
 from server.run.chain import NOTHING, line_digest, whole_lines
 from server.run.files import write_all
-from strategies.wire.objects import view
+from server.run.verdict import FORMAT, Anchor, Facts, check_version, verify
+from strategies.wire.receipts import Receipt, SignedAnchor, head_statement
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
-Facts = Mapping[str, Any]
+AdmissionOf = Callable[[str], str]
+"""Returns the certificate by which the CA admits a key (both in PEM); empty where there is none."""
 
-FILE: Final = "ledger.jsonl"
-FORMAT: Final = Format("ledger", 1, damaged="MDW-520")
-"""The lines `run started` and `run resumed` carry the version of all that follow."""
 SEGMENTS: Final = "ledger"
 """Prefix of the immutable segments in a store: `ledger/<run_id>/<first line>.jsonl`."""
-
-_ANCHOR = re.compile(r"(?:.*\s)?(\d{1,12}):([0-9a-f]{64})")
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """What someone outside remembers of a ledger: how many lines it had and the digest of the last
-    one.
-    """
-
-    where: str
-    lines: int
-    head: str
-
-    def __str__(self) -> str:
-        return f"{self.lines}:{self.head}"
-
-    @staticmethod
-    def parse(where: str, text: str) -> Anchor:
-        """Read `lines:head`, the last word of a text; raises CheckpointError MDW-522."""
-        match = _ANCHOR.fullmatch(text.strip())
-        if match is None:
-            raise CheckpointError(
-                "MDW-522", f"{where} holds no anchor: {text[:60]!r}.", "It should be LINES:SHA256."
-            )
-        return Anchor(where, int(match[1]), match[2])
-
-
-@dataclass
-class Verdict:
-    """What `verify` found; `status` is verified, unanchored or broken."""
-
-    lines: int
-    head: str
-    faults: list[str] = field(default_factory=list)
-    confirmed: list[str] = field(default_factory=list)  # anchors that agree
-    anchored: int = 0  # lines up to the last anchor that agrees; only those are proven
-
-    @property
-    def status(self) -> str:
-        """Return the verdict in a word."""
-        return "broken" if self.faults else "verified" if self.confirmed else "unanchored"
-
-    def __str__(self) -> str:
-        if self.faults:
-            return "broken: " + "; ".join(self.faults)
-        if not self.confirmed:
-            return f"unanchored: {self.lines} lines agree with each other, and nothing outside confirms them"
-        loose = self.lines - self.anchored
-        after = f"; the last {loose} not anchored yet" if loose else ""
-        return f"verified: {self.lines} lines, confirmed by {', '.join(self.confirmed)}{after}"
+REMEMBERED: Final = 8
+"""Signed heads that an open ledger knows: a restart goes on from one of the last rounds."""
+_TO_REMEMBER: Final = tuple(
+    f'"event":"{event}"'.encode()
+    for event in ("run started", "run resumed", "head signed", "silo key", "receipt")
+)
 
 
 class Ledger:
@@ -110,12 +60,27 @@ class Ledger:
     """
 
     def __init__(
-        self, path: Path, run_id: str, store: Store | None = None, clock: Clock = time.time
+        self,
+        path: Path,
+        run_id: str,
+        store: Store | None = None,
+        clock: Clock = time.time,
+        signer: HeadSigner | None = None,
     ) -> None:
-        self._path, self._run_id, self._store, self._clock = path, run_id, store, clock
-        self._lines, self.head = 0, NOTHING
+        """Without a `signer` no head is signed and no receipt is expected: a simulation has no CA."""
+        self._path = path
+        self._run_id = run_id
+        self._store = store
+        self._clock = clock
+        self._signer = signer
+        self._lines = 0
+        self.head = NOTHING
         self._unwritten: list[bytes] = []
         self._unsealed: list[bytes] = []
+        self._certificate = ""  # of the key that signed the lines that follow
+        self._signed: dict[str, SignedAnchor] = {}  # the last ones, by anchor
+        self._keys: dict[str, str] = {}  # by silo, the one of its last receipt
+        self._held: dict[str, dict[str, Any]] = {}  # by silo, the last anchor that it has signed
         self._file = self._opened()
         try:
             self._continue()
@@ -128,6 +93,7 @@ class Ledger:
 
         `facts` are plain JSON values.
         """
+        named = {"event": event} | facts
         line = canonical(
             {
                 "line": self._lines + 1,
@@ -135,9 +101,9 @@ class Ledger:
                 "time": round(self._clock(), 3),
                 "run": self._run_id,
             }
-            | {"event": event}
-            | facts
+            | named
         )
+        self._remember(named)
         self._unwritten.append(line)
         self._count(line)
         return self.head
@@ -170,16 +136,29 @@ class Ledger:
         config: str,
         silos: Sequence[str],
         resumed: bool,
-    ) -> None:
-        """Note that a run begins or is resumed.
+        config_file: str = "",
+    ) -> Anchor:
+        """Note that a run begins or is resumed; seal, return the anchor.
 
         `code` is the digest of what must agree (`release_digest`), `tree` that of all that is
-        installed at the server (`tree_digest`), `config` that of the run-scoped configuration.
+        installed at the server (`tree_digest`), `config` that of the run-scoped configuration, as
+        silos get it, `config_file` that of all of `config.yaml`. The certificates that vouch for
+        the key which signs the heads that follow stand in the line too.
         """
         event = "run resumed" if resumed else "run started"
         facts = {"federation": federation, "code": code, "tree": tree, "config": config}
-        self.append(event, **FORMAT.stamp, **facts, silos=list(silos))
-        self.seal()
+        signer = None
+        if self._signer is not None:
+            signer = {"certificate": self._signer.certificate, "ca": self._signer.ca}
+        self.append(
+            event,
+            **FORMAT.stamp,
+            **facts,
+            config_file=config_file,
+            silos=list(silos),
+            signer=signer,
+        )
+        return self._seal_signed()
 
     def update(
         self, round: int, silo: str, verdict: Admitted | Rejected, digest: str, phase: str = "train"
@@ -225,7 +204,7 @@ class Ledger:
             admitted=sorted(admitted),
             privacy=dict(privacy or {}),
         )
-        return self.seal()
+        return self._seal_signed()
 
     def model_tested(self, round: int, model: str, test: str) -> Anchor:
         """Note that a round's model was evaluated on the test splits; `test` is the digest of what
@@ -236,10 +215,63 @@ class Ledger:
         self.append("model tested", round=round, model=model, test=test)
         return self.seal()
 
-    def run_finished(self, status: str, model: str) -> Anchor:
-        """Note how the run ended and with which model; seal, return the anchor."""
-        self.append("run finished", status=status, model=model)
-        return self.seal()
+    def run_finished(self, status: str, model: str, result: str = "") -> Anchor:
+        """Note how the run ended, with which model and with which `result` (`RunResult.digest`);
+        seal, return the anchor.
+        """
+        self.append("run finished", status=status, model=model, result=result)
+        return self._seal_signed()
+
+    def receipt(self, receipt: Receipt, admission_of: AdmissionOf) -> None:
+        """Note a silo's receipt that was checked, and before it the silo's key where that is new,
+        with its admission: the CA's word that it is this silo's.
+        """
+        if self._keys.get(receipt.silo) != receipt.key:
+            admission = admission_of(receipt.key)
+            self.append("silo key", silo=receipt.silo, key=receipt.key, admission=admission)
+        self.append(
+            "receipt",
+            round=receipt.round,
+            silo=receipt.silo,
+            anchor=receipt.anchor,
+            config=receipt.config,
+            update=receipt.update,
+            closing=receipt.closing,
+            signature=receipt.signature,
+        )
+
+    def receipt_missing(self, round: int, silo: str, reason: str, *, closing: bool = False) -> None:
+        """Note that a silo gave no receipt, or one that does not fit; that is not an error."""
+        self.append("receipt missing", round=round, silo=silo, reason=reason, closing=closing)
+
+    def run_closed(self, silos: Sequence[str]) -> Anchor:
+        """Note what each silo holds, after the closing message was answered; seal, return the
+        anchor.
+
+        Of each it is the last anchor that it has signed: of a silo that was away at the end an
+        earlier one, of one that never signed any None.
+        """
+        held = {silo: self._held.get(silo) for silo in silos}
+        self.append("run closed", held=held)
+        return self._seal_signed()
+
+    @property
+    def signs(self) -> bool:
+        """Whether heads are signed here, so that receipts are expected."""
+        return self._signer is not None
+
+    @property
+    def authorities(self) -> bytes:
+        """The CA that vouches for the key, in PEM; empty where nobody signs."""
+        return self._signer.ca.encode() if self._signer is not None else b""
+
+    def signed(self, anchor: str) -> SignedAnchor:
+        """Return an anchor of one of the last rounds as it was signed.
+
+        The same after a restart, though the key is another then: a round that is asked again is
+        asked in the same words.
+        """
+        return self._signed.get(anchor, SignedAnchor(anchor))
 
     def close(self) -> None:
         """Let go of the file; another process may then continue it.
@@ -255,6 +287,32 @@ class Ledger:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _seal_signed(self) -> Anchor:
+        """Sign the head, and write that line with those before it, in one sync."""
+        anchor = Anchor(str(self._path), self._lines, self.head)
+        if self._signer is not None:
+            signature = self._signer.sign(head_statement(self._run_id, str(anchor)))
+            self.append("head signed", anchor=str(anchor), signature=signature)
+        self.seal()
+        return anchor
+
+    def _remember(self, facts: Facts) -> None:
+        """Take from a line what later ones need."""
+        event = facts.get("event")
+        if event in ("run started", "run resumed"):
+            self._certificate = (facts.get("signer") or {}).get("certificate", "")
+        elif event == "head signed":
+            anchor = str(facts["anchor"])
+            proof = SignedAnchor(anchor, str(facts["signature"]), self._certificate)
+            self._signed[anchor] = proof
+            if len(self._signed) > REMEMBERED:
+                del self._signed[next(iter(self._signed))]
+        elif event == "silo key":
+            self._keys[str(facts["silo"])] = str(facts["key"])
+        elif event == "receipt":
+            names = ("anchor", "round", "closing")
+            self._held[str(facts["silo"])] = {name: facts[name] for name in names}
 
     def _opened(self) -> int:
         try:
@@ -287,7 +345,14 @@ class Ledger:
             log.warning("%s: dropped an unfinished last line", self._path)
             os.ftruncate(self._file, whole)
         self._write(b"".join(line + b"\n" for line in lines[len(here) :]))
-        self._lines, self.head, self._unsealed = len(lines), verdict.head, lines[len(there) :]
+        self._lines = len(lines)
+        self.head = verdict.head
+        self._unsealed = lines[len(there) :]
+        for line in lines:
+            # Cheap first: most lines are updates.
+            if any(event in line for event in _TO_REMEMBER):
+                with FORMAT.reading(self._path):
+                    self._remember(json.loads(line))
 
     def _write(self, data: bytes) -> None:
         try:
@@ -296,7 +361,8 @@ class Ledger:
             raise disk_error(error, "write", str(self._path)) from error
 
     def _count(self, line: bytes) -> None:
-        self._lines, self.head = self._lines + 1, line_digest(line)
+        self._lines += 1
+        self.head = line_digest(line)
         if self._store is not None:
             self._unsealed.append(line)
 
@@ -307,32 +373,6 @@ class Ledger:
         )
 
 
-def canonical(facts: Facts) -> bytes:
-    """Return facts as the one JSON text that digests are taken of.
-
-    Raises ValueError for NaN and infinities.
-    """
-    return json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def arrays_digest(arrays: ArrayRecord) -> str:
-    """Return the SHA-256 of a model or update: of each array, by name, its name, dtype, shape and
-    values.
-
-    The same however the arrays were packed for the wire, and in whatever order. Raises ValueError
-    for one that can't be read.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(canonical({"name": name, "dtype": array.dtype, "shape": list(array.shape)}))
-        try:
-            digest.update(view(array))
-        except Exception as error:  # numpy's reader of headers raises more than it says
-            raise ValueError(f"{name[:80]!r}: {error}") from None
-    return digest.hexdigest()
-
-
 def stored_lines(store: Store, run_id: str) -> list[bytes]:
     """Return the lines of a run's segments in a store, in order."""
     return [
@@ -340,99 +380,3 @@ def stored_lines(store: Store, run_id: str) -> list[bytes]:
         for name in store.list(f"{SEGMENTS}/{run_id}/")
         for line in whole_lines(store.read(name))[0]
     ]
-
-
-def verify(lines: Sequence[bytes], anchors: Sequence[Anchor] = ()) -> Verdict:
-    """Re-compute a chain and compare it with what others remember of it.
-
-    Finds a line changed, removed, added or moved, and an end cut off before an anchor. What comes
-    after the last anchor can have been rewritten: `Verdict.anchored` says how far the proof goes.
-    """
-    digests = [line_digest(line) for line in lines]
-    verdict = Verdict(len(lines), digests[-1] if digests else NOTHING)
-    verdict.faults = _faults(lines, digests)
-    for anchor in anchors:
-        known = (
-            NOTHING
-            if anchor.lines == 0
-            else (digests[anchor.lines - 1] if anchor.lines <= len(lines) else None)
-        )
-        if known == anchor.head:
-            verdict.confirmed.append(anchor.where)
-            verdict.anchored = max(verdict.anchored, anchor.lines)
-        elif known is None:
-            verdict.faults.append(
-                f"cut after line {len(lines)}: {anchor.where} has seen {anchor.lines}"
-            )
-        else:
-            verdict.faults.append(
-                f"line {anchor.lines} is not the one that {anchor.where} has seen"
-            )
-    return verdict
-
-
-def check_version(lines: Sequence[bytes], where: Path) -> None:
-    """Raise CheckpointError MDW-505 where a process of another version has written to a ledger.
-
-    A line that can't be read is left to `verify`, which says what was done to it.
-    """
-    for line in lines:
-        # Cheap first: of a hundred thousand lines a handful carry the version.
-        facts = _facts(line) if b'"version":' in line else None
-        if facts is not None and facts.get("event") in ("run started", "run resumed"):
-            version = facts.get(VERSION_KEY)
-            if isinstance(version, int) and version != FORMAT.version:
-                raise FORMAT.of_another_version(where, version)
-
-
-def verify_file(path: Path, anchors: Sequence[Anchor] = ()) -> Verdict:
-    """Verify a `ledger.jsonl`; raises CheckpointError where it can't be read."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise disk_error(error, "read", str(path)) from error
-    lines, whole = whole_lines(data)
-    check_version(lines, path)
-    verdict = verify(lines, anchors)
-    if whole < len(data):
-        verdict.faults.append(f"line {len(lines) + 1} is unfinished")
-    return verdict
-
-
-def _faults(lines: Sequence[bytes], digests: Sequence[str]) -> list[str]:
-    faults, places = [], {digest: number for number, digest in enumerate(digests, 1)}
-    last, expected = NOTHING, 1
-    for number, (line, digest) in enumerate(zip(lines, digests, strict=True), 1):
-        facts = _facts(line)
-        if facts is None:
-            faults.append(f"line {number} was changed: it is not a line of a ledger")
-        elif facts["previous"] != last or facts["line"] != expected:
-            faults.append(_break(number, facts, expected, places))
-        last, expected = digest, facts["line"] + 1 if facts else expected + 1
-    return faults
-
-
-def _break(number: int, facts: Facts, expected: int, places: Mapping[str, int]) -> str:
-    """Say what most likely happened before a line that does not follow the one above it."""
-    if (
-        facts["previous"] in places
-        or (facts["previous"] == NOTHING and number > 1)
-        or facts["line"] < expected
-    ):
-        return f"line {number} is out of order: it was line {facts['line']}"
-    if facts["line"] > expected:
-        return f"lines {expected} to {facts['line'] - 1} were removed before line {number}"
-    return f"line {number - 1} was changed: line {number} holds another digest of it"
-
-
-def _facts(line: bytes) -> dict[str, Any] | None:
-    try:
-        facts = json.loads(line)
-        plain = (
-            isinstance(facts["line"], int)
-            and isinstance(facts["previous"], str)
-            and canonical(facts) == line
-        )
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return None
-    return facts if plain else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from conf.canonical import canonical
 from conf.versions import Format
 from server.run.shown import LOSS_ALONE
 
@@ -25,6 +26,17 @@ FORMAT: Final = Format(
 )
 
 Metrics = dict[str, float]
+NOT_IN_DIGEST: Final = (
+    "folder",
+    "command",
+    "ledger",
+    "model",
+    "mlflow_run_id",
+    "registered_model",
+    "error",
+    "schema_version",
+)
+"""Of a result, what `RunResult.digest` leaves out."""
 TEST_PHASE: Final = "test"
 """The phase after the last round, beside `train` and `evaluate`."""
 
@@ -97,9 +109,7 @@ class FinalTest:
     @property
     def digest(self) -> str:
         """The SHA-256 of what was found, which the ledger holds; the same after JSON and back."""
-        facts = finite({k: v for k, v in dataclasses.asdict(self).items() if k != "seconds"})
-        text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest({k: v for k, v in dataclasses.asdict(self).items() if k != "seconds"})
 
 
 @dataclass
@@ -167,6 +177,19 @@ class RunResult:
     error: dict[str, str] | None = None  # code, message
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what a run found out, which the ledger holds; the same after JSON and
+        back.
+
+        Without what is known only after the ledger's last line, what says where files are, and
+        texts of errors, which may be forgotten.
+        """
+        facts = dataclasses.asdict(self)
+        for name in NOT_IN_DIGEST:
+            del facts[name]
+        return _digest(facts)
+
     def to_json(self) -> str:
         """Return the result as indented JSON text; NaN and infinities become null."""
         return json.dumps(finite(dataclasses.asdict(self)), indent=1, allow_nan=False)
@@ -197,6 +220,10 @@ class RunResult:
         except OSError as error:
             raise FORMAT.fault(path, error.strerror or str(error)) from error
         return RunResult.from_json(text, path)
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(finite(facts))).hexdigest()
 
 
 def _baseline(raw: dict[str, Any]) -> Baseline:

@@ -93,6 +93,10 @@ class RunFolder:
             self.path / "config.yaml", head + yaml.safe_dump(asdict(conf), sort_keys=False)
         )
 
+    def config_digest(self) -> str:
+        """Return the SHA-256 of `config.yaml` below the comment of its first lines."""
+        return config_digest(self.path)
+
     def write_result(self, result: RunResult) -> None:
         """Write `result.json` as it stands."""
         write_atomic(self.path / "result.json", result.to_json())
@@ -100,7 +104,7 @@ class RunFolder:
     def write_model(self, kept: Kept, result: RunResult, rounds: Overview, digest: str) -> None:
         """Write the model as safetensors with its card, and note both in the result.
 
-        `digest` is the tensors' own (`server.run.ledger.arrays_digest`): the file's also covers the
+        `digest` is the tensors' own (`strategies.wire.digests.arrays_digest`): the file's also covers the
         run's name.
         """
         tensors = protocol.to_numpy(kept.arrays)
@@ -118,6 +122,18 @@ class RunFolder:
             "parameters": sum(array.size for array in tensors.values()),
         }
         write_atomic(self.path / "model/card.md", card(result, rounds))
+
+
+def config_digest(folder: Path) -> str:
+    """Return the SHA-256 of a run's `config.yaml`, without the commands that stand above it as a
+    comment; empty where there is none.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return ""
+    lines = path.read_bytes().splitlines(keepends=True)
+    start = next((n for n, line in enumerate(lines) if not line.startswith(b"#")), len(lines))
+    return hashlib.sha256(b"".join(lines[start:])).hexdigest()
 
 
 def _put(made: Path, path: Path) -> None:

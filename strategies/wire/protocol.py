@@ -3,12 +3,14 @@
 Server to silo, `train` and `evaluate`:  arrays (the global model), config (the keys below),
                                          and in `train` what the algorithm sends beside the model.
 Silo to server, `train`:                 arrays (the silo's model), metrics (num-examples, loss, seconds, ...),
-                                         software (versions; for the records), and the records that
-                                         the algorithm declares (`strategies.algorithm`).
+                                         software (versions; for the records), receipt (of the
+                                         node), and the records that the algorithm declares (`strategies.algorithm`).
 Silo to server, `evaluate`:              sums (of the silo's split, by the task's own names),
                                          metrics (num-examples, loss, the task's metrics, seconds).
 `query.ready` and its reply:             config (protocol, silo); asked before round 1, an error where the silo can't
                                          take part.
+`query.closing` and its reply:           config (the ledger's last anchor, the model's digest) and receipt; told after
+                                         the last round to Meadow's own nodes, which answer without their app.
 `query.hello` and its reply:             config (protocol, silo); asked where a grid does not know its silos' names.
 The names are Flower's own defaults wherever Flower has one, so that stock strategies fit.
 """
@@ -38,6 +40,9 @@ SUMS: Final = "sums"
 """Of an evaluation: int64 and float64 arrays that add up over silos (`client.sums`)."""
 SOFTWARE: Final = "software"
 """What the silo runs (`strategies.wire.software`), a config record beside its update."""
+RECEIPT: Final = "receipt"
+"""The silo's signed answer to the ledger's anchor (`strategies.wire.receipts`), a config record
+beside its update."""
 
 # Keys of the config record
 ROUND: Final = "server-round"
@@ -67,6 +72,11 @@ LEDGER: Final = "meadow-ledger"
 """The anchor of the server's ledger after the last round (`server.run.ledger.Anchor`), for the silo
 to keep.
 """
+LEDGER_SIGNATURE: Final = "meadow-ledger-signature"
+LEDGER_CERTIFICATE: Final = "meadow-ledger-certificate"
+"""The orchestrator's signature of that anchor, and the certificate of its key
+(`strategies.wire.receipts`); not there where nobody signs.
+"""
 SILO: Final = "meadow-silo"
 """The silo's name, in the reply to `query.hello`."""
 
@@ -89,6 +99,7 @@ EQUAL: Final = "equal"
 
 HELLO: Final = "query.hello"
 READINESS: Final = "query.ready"
+CLOSING: Final = "query.closing"
 
 
 def weight_in(metrics: Mapping[str, object], weighting: str) -> object:

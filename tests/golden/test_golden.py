@@ -31,9 +31,10 @@ from server.round.admission import Admitted, Rejected
 from server.run.checkpoint import RunState, decode, encode
 from server.run.history import FILE as HISTORY
 from server.run.history import History, Mark, read_lines
-from server.run.ledger import FILE as LEDGER
-from server.run.ledger import Ledger, verify_file
+from server.run.ledger import Ledger
 from server.run.result import Baseline, RoundRecord, RunResult, Scores
+from server.run.verdict import FILE as LEDGER
+from server.run.verdict import verify_file
 from server.store.admitted_keys import AdmittedKeys
 from server.store.layout import MARKER, claim
 from server.store.run_queue import ENDED, REQUESTS, Outcome, Request, RunQueue
@@ -198,7 +199,7 @@ WRITTEN: dict[str, Callable[[Path], bytes]] = {
     "checkpoint-2.safetensors": lambda folder: encode(checkpoint()),
     "history-1.jsonl": history_of,
     "result-2.json": lambda folder: result().to_json().encode(),
-    "ledger-1.jsonl": ledger_of,
+    "ledger-2.jsonl": ledger_of,
     "pointer-1.json": lambda folder: in_store(folder, "checkpoints/latest.json"),
     "lease-1.json": lambda folder: lease_record(LEASE),
     "store-1.json": lambda folder: in_store(folder, MARKER),
@@ -252,7 +253,7 @@ def test_the_result_is_read() -> None:
 
 
 def test_the_ledger_is_read() -> None:
-    verdict = verify_file(HERE / "ledger-1.jsonl")
+    verdict = verify_file(HERE / "ledger-2.jsonl")
     assert (verdict.lines, verdict.faults) == (5, [])
 
 

@@ -146,7 +146,7 @@ def test_a_run_of_another_version_is_not_continued(tmp_path: Path, name: str) ->
     run(tmp_path, "run.name=a", "run.rounds=2")
     path = tmp_path / "a" / name
     text = path.read_text()
-    for stamp in ('"version":1', '"schema_version": 2'):
+    for stamp in ('"version":1', '"version":2', '"schema_version": 2'):
         text = text.replace(stamp, stamp[:-1] + "99")
     path.write_text(text)
     before = contents(tmp_path / "a")
@@ -313,7 +313,7 @@ def test_killed_while_it_is_tested_a_run_has_no_test_and_when_resumed_the_unbrok
     assert after.result.test.aggregate == whole.result.test.aggregate
     assert after.result.final == whole.result.final
     assert len(after.rounds) == 2
-    assert audit(tmp_path / "a").status == "verified"
+    assert audit(tmp_path / "a").faults == []
 
 
 def test_a_run_that_is_interrupted_has_no_test_and_says_where_it_stopped(
@@ -338,7 +338,7 @@ def test_a_run_that_is_resumed_for_more_rounds_is_tested_again_at_its_new_end(
     assert after.test is not None
     assert (first.test.round, after.test.round) == (2, 3)
     assert ledger_events(tmp_path / "a").count("model tested") == 2
-    assert audit(tmp_path / "a").status == "verified"
+    assert audit(tmp_path / "a").faults == []
 
 
 def test_a_run_that_stopped_early_is_tested(tmp_path: Path) -> None:

@@ -377,13 +377,19 @@ def test_the_page_says_what_the_check_of_the_ledger_said(tmp_path: Path) -> None
     made.test = None
     with Ledger(tmp_path / "ledger.jsonl", made.run_id) as ledger:
         ledger.run_started(
-            federation="f", code="c", tree="t", config="g", silos=made.silos, resumed=False
+            federation="f",
+            code="c",
+            tree="t",
+            config=made.config_digest,
+            silos=made.silos,
+            resumed=False,
         )
-        made.ledger = str(ledger.run_finished("finished", "ab"))
+        made.ledger = str(ledger.run_finished("finished", "ab", made.digest))
     read(made, tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert "verified: 2 lines, confirmed by result.json" in page
-    assert f"meadow report run={made.folder} --verify" in page
+    assert "unconfirmed: 2 lines agree with each other" in page
+    assert "confirmed by nothing but the folder itself" in page
+    assert f"meadow verify run={made.folder} ca=FILE records=FILE,FILE" in page
     lines = (tmp_path / "ledger.jsonl").read_text()
     (tmp_path / "ledger.jsonl").write_text(lines.replace("finished", "stopped!"))
     write_report(tmp_path)

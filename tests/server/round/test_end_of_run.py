@@ -18,10 +18,10 @@ from server.round.exchange import exchange
 from server.round.rounds import Rounds
 from server.run.checkpoint import Checkpoints
 from server.run.history import read_history
-from server.run.ledger import arrays_digest
 from server.run.result import FinalTest, Metrics
 from strategies.fedavg import FedAvg
 from strategies.wire import protocol
+from strategies.wire.digests import arrays_digest
 from tests.server.round.scripted_grid import Clock, TrainingGrid, sums_of
 from tests.server.round.sessions import session_in
 

@@ -28,8 +28,8 @@ from server.round.exchange import Answer, Closing, Judge, exchange
 from server.round.rounds import Rounds
 from server.run.checkpoint import Checkpoints
 from server.run.history import Mark, read_history
-from server.run.ledger import verify_file
 from server.run.result import Metrics, RoundRecord
+from server.run.verdict import verify_file
 from strategies.fedavg import FedAvg
 from strategies.wire import protocol
 from tests.server.round.scripted_grid import Clock, TrainingGrid, sums_of, weights
