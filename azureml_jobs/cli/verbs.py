@@ -355,9 +355,9 @@ _ROWS: Final = (
         "known outside the run's folder. Without any of that it says so: confirmed by nothing but the folder.\n"
         "A silo looks at what its node kept, without a run's folder: records= alone.",
         examples=(
-            ("meadow verify first", "beside its federation, whose CA and keys are found"),
+            ("meadow verify first", "beside its federation: CA and keys are found"),
             ("meadow verify runs/first ca=ca.pem", "an auditor"),
-            ("meadow verify records=state/ledger-record.jsonl ca=ca.pem", "a silo"),
+            ("meadow verify records=ledger-record.jsonl ca=ca.pem", "a silo"),
         ),
         statuses=(("6", "the ledger does not hold"),),
     ),

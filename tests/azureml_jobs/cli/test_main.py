@@ -382,7 +382,11 @@ def test_report_writes_the_report_of_a_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "config.yaml").write_text("")
-    module(monkeypatch, "server.report.build", write_report=lambda folder: folder / "report.html")
+    module(
+        monkeypatch,
+        "server.report.build",
+        write_report=lambda folder, outside: folder / "report.html",
+    )
     assert main(["report", f"run={tmp_path}"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
     assert main(["report", "run=nowhere"]) == 2

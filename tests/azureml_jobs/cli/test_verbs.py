@@ -53,7 +53,7 @@ def test_names_are_given_once_and_an_argument_means_one_thing() -> None:
         known = set(names)
         assert all(argument.needs in known or not argument.needs for argument in verb.arguments)
         assert all(name in known for group in verb.one_of for name in group)
-    assert {"run", "silo", "backend", "as", "timeout", "anchors", "days"} <= KEYS
+    assert {"run", "silo", "backend", "as", "timeout", "records", "days"} <= KEYS
 
 
 def test_a_verb_of_two_words_is_found_wherever_its_second_one_stands() -> None:
