@@ -49,6 +49,8 @@ TESTED_ELSEWHERE = {
     "server/orchestrator/orchestrator_grid.py": "tests/server/orchestrator/test_fleet.py",
     "server/orchestrator/identity.py": "tests/security/test_identity.py",
     "server/orchestrator/refused.py": "tests/server/orchestrator/test_fleet.py",
+    "server/orchestrator/interceptor.py": "tests/security/test_handshake.py",
+    "server/orchestrator/refusals.py": "tests/security/test_identity.py",
     "server/orchestrator/packed_grid.py": "tests/server/orchestrator/test_service.py",
     "server/report/comparison_page.py": "tests/server/report/test_run_comparison.py",
     "server/report/comparison_plots.py": "tests/server/report/test_run_comparison.py",

@@ -5,6 +5,7 @@ kinds of job.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,6 +59,8 @@ def serve(arguments: Arguments) -> int:
     from azureml_jobs.cli.hydra_app import application
 
     def work(conf: Conf, overrides: list[str], command: str) -> int:
+        # Before gRPC is imported: it would write a line for each stranger's broken handshake.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         from server.serve import serve
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")

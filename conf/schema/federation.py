@@ -116,6 +116,13 @@ class OrchestratorConf:
         None,
         help="host:port of a port, gRPC, for Flower's own nodes of 1.39; null = closed",
     )
+    relays: list[str] = entries(
+        list,
+        pattern=r"[0-9a-fA-F:.]+(/\d{1,3})?",
+        wanted="an IP address or a network such as 10.1.0.0/16",
+        help="addresses or networks (10.1.0.0/16) that carry many silos, such as a gateway's: "
+        "their connections are ended last in a flood",
+    )
     host: str = value(
         "127.0.0.1",
         help="IP address or DNS name that silos dial; the certificate is made for it; auto = the "

@@ -9,8 +9,9 @@ Flower's own nodes have none, and is closed unless it is asked for.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
+import resource
+from collections.abc import Collection
 from typing import Final
 
 import grpc
@@ -19,9 +20,13 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from azureml_jobs.identity.authority import ServerCredentials
 from conf.errors import IdentityError
+from server.orchestrator.call_threads import CallThreads
+from server.orchestrator.calls_in_flight import CALLS_PER_KEY, CallsInFlight
 from server.orchestrator.fleet import Fleet
-from server.orchestrator.identity import IdentityInterceptor, Keys
+from server.orchestrator.identity import Keys
+from server.orchestrator.interceptor import IdentityInterceptor
 from server.orchestrator.part_calls import PartCalls, add_part_calls
+from server.orchestrator.strangers import Strangers, Watch
 from strategies.wire.fleet_calls import add_fleet
 
 KEEPALIVE_SECONDS: Final = 20.0
@@ -29,9 +34,17 @@ KEEPALIVE_SECONDS: Final = 20.0
 balancer.
 """
 SPARE_THREADS: Final = 16
-"""Beside those of the registered keys, for calls that are refused."""
-THREADS_PER_KEY: Final = 6
-"""One waits for work, one beats, the others carry objects."""
+"""Beside those of the admitted keys, for calls that are refused."""
+HANDSHAKE_SECONDS: Final = 5.0
+"""For the TLS handshake and the first frame of HTTP/2 together."""
+IDLE_SECONDS: Final = 120.0
+"""A silo asks for work all the time; a connection without any call for so long is closed."""
+STREAMS_PER_CONNECTION: Final = 32
+"""More than a key may have in flight; the caller itself keeps back what is beyond."""
+STRANGERS: Final = 1000
+"""Connections at once over which no admitted silo has called yet; less where the process may open
+few files.
+"""
 
 
 class GrpcPort:
@@ -45,15 +58,24 @@ class GrpcPort:
         keys: Keys,
         *,
         certified: bool = True,
+        relays: Collection[str] = (),
     ) -> None:
         """`address` is host:port (port 0: any free one). `certified`: only who has a client
-        certificate of the CA gets through the handshake.
+        certificate of the CA gets through the handshake. `relays` are addresses or networks that
+        carry many silos, whose connections are ended last.
         """
         self._asked = address
         self._credentials = credentials
         self._fleet = fleet
         self._certified = certified
-        self.interceptor = IdentityInterceptor(keys, certified=certified)
+        self._relays = relays
+        self._calls = CallsInFlight()
+        self._strangers: Strangers | None = None
+        self._watch: Watch | None = None
+        self.threads = CallThreads(self._needed_threads(), "fleet")
+        self.interceptor = IdentityInterceptor(
+            keys, certified=certified, calls=self._calls, called=self._called
+        )
         self._server: grpc.Server | None = None
         self.address = address
 
@@ -62,10 +84,9 @@ class GrpcPort:
 
         Raises IdentityError MDW-750 or MDW-751.
         """
-        threads = SPARE_THREADS + THREADS_PER_KEY * max(8, 2 * len(self._fleet.nodes))
+        # No limit of calls in all: strangers do not come so far, and each key has a limit of its own.
         server = grpc.server(
-            concurrent.futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="fleet"),
-            maximum_concurrent_rpcs=threads,
+            self.threads,
             options=_options(self._fleet.limits.call_bytes),
             interceptors=[self.interceptor],
         )
@@ -77,12 +98,31 @@ class GrpcPort:
         server.start()
         self._server = server
         self.address = f"{self._asked.rpartition(':')[0]}:{port}"
+        self._strangers = Strangers(port, strangers_at_once(), self._relays)
+        self._watch = Watch((self._strangers.look, self._calls.end_late_bodies))
+        self._watch.start()
+
+    def follow_keys(self) -> None:
+        """Allow as many threads as the keys that are admitted now can need."""
+        self.threads.limit = self._needed_threads()
+
+    def _needed_threads(self) -> int:
+        return SPARE_THREADS + CALLS_PER_KEY * len(self._fleet.nodes)
+
+    def _called(self, peer: str) -> None:
+        """Hear that an admitted silo has called."""
+        if self._strangers is not None:
+            self._strangers.called(peer)
 
     def stop(self) -> None:
         """Close the port and its connections."""
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
         if self._server is not None:
             self._server.stop(grace=1.0).wait()
             self._server = None
+            self.threads.shutdown(wait=False, cancel_futures=True)
 
     def _bind(self, server: grpc.Server) -> int:
         host, _, number = self._asked.rpartition(":")
@@ -109,6 +149,27 @@ class GrpcPort:
         )
 
 
+def strangers_at_once() -> int:
+    """Return how many connections may be nobody's at once: a quarter of what may be open, at most.
+
+    The rest is for silos and for files.
+    """
+    return min(STRANGERS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+
+
+def allow_many_files(most: int = 65_536) -> None:
+    """Raise this process's own limit of open files as far as its user may, up to `most`.
+
+    Many systems begin a process with 1,024, which a thousand connections fill.
+    """
+    now, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+    if now == resource.RLIM_INFINITY or now >= wanted:
+        return
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, allowed))
+
+
 def _check_pair(given: ServerCredentials) -> None:
     """Raise IdentityError MDW-751 unless the server's key belongs to its certificate."""
     try:
@@ -132,6 +193,10 @@ def _options(call_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", call_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.absolute_max_metadata_size", 32 * 1024),
+        ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
+        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+        ("grpc.max_connection_idle_ms", int(IDLE_SECONDS * 1000)),
         ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * 1000)),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

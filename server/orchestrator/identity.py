@@ -27,7 +27,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import grpc
@@ -51,14 +51,13 @@ from flwr.supercore.primitives.asymmetric import (
     public_key_to_bytes,
     verify_signature,
 )
-from google.protobuf.message import DecodeError
 
 from azureml_jobs.identity.node_key import fingerprint as key_fingerprint
-from azureml_jobs.identity.signed_admission import certified_key
 from conf.errors import IdentityError
-from conf.flower_version import REQUIREMENT, supports
+from conf.flower_version import supports
 from server.orchestrator.nodes import node_id_of
-from strategies.wire.release import our_version, refusal, release_of
+from server.orchestrator.refusals import OtherVersion, Refusal, SignedTooEarly
+from strategies.wire.release import release_of
 
 log = logging.getLogger(__name__)
 
@@ -68,70 +67,10 @@ BEHIND_SECONDS: Final = float(TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE)
 """How far it may be behind, the way included (Flower's)."""
 REMEMBERED: Final = 200_000
 """Signatures remembered per key: more than 650 calls a second for the whole window are refused."""
-REMEMBERED_CERTIFICATES: Final = 4096
-_HEADER_BYTES = {PUBLIC_KEY_HEADER: 1024, TIMESTAMP_HEADER: 64, SIGNATURE_HEADER: 256}
+HEADERS = {PUBLIC_KEY_HEADER: 1024, TIMESTAMP_HEADER: 64, SIGNATURE_HEADER: 256}
 
 Clock = Callable[[], float]
 Handler = Callable[[Any, grpc.ServicerContext], Any]
-
-
-class Refusal(Exception):
-    """A call that is not let in, with the code and the reason that its caller and the log are told."""
-
-    def __init__(self, code: str, why: str) -> None:
-        super().__init__(f"{code}: {why}")
-        self.code, self.why = code, why
-
-    def answer(self) -> tuple[grpc.StatusCode, str]:
-        """Return the status and the details of the call's answer."""
-        return grpc.StatusCode.UNAUTHENTICATED, str(self)
-
-
-class SignedTooEarly(Refusal):
-    """A call signed before this server started, perhaps a replay of one to its predecessor.
-
-    It is answered as a server that is not there yet would: every node, stock ones too, signs
-    another call and tries again, so that one whose clock is behind is let in as soon as its clock
-    has passed the start.
-    """
-
-    def __init__(self, silo: str, early: float) -> None:
-        what = f"The call of {silo} was signed {early:.1f} s before this orchestrator started."
-        super().__init__(
-            "MDW-741", f"{what} If it continues, the clock of {silo} is behind by as much: set it."
-        )
-
-    def answer(self) -> tuple[grpc.StatusCode, str]:
-        """See `Refusal`."""
-        return grpc.StatusCode.UNAVAILABLE, str(self)
-
-
-class OtherVersion(Refusal):
-    """A call by a release of Flower that is not supported.
-
-    It is answered as Flower answers it, so that its own node says why it ends.
-    """
-
-    def __init__(self, silo: str, theirs: str) -> None:
-        what = f"{silo} runs Flower {theirs[:20]!r}, the orchestrator {our_version()!r}."
-        super().__init__("MDW-753", f"{what} Install '{REQUIREMENT}' on both sides.")
-
-    def answer(self) -> tuple[grpc.StatusCode, str]:
-        """See `Refusal`."""
-        return grpc.StatusCode.FAILED_PRECONDITION, refusal(str(self))
-
-
-class NotAMessage(Refusal):
-    """A call by an admitted key whose body can't be read: the call's fault, and not its sender's
-    identity.
-    """
-
-    def __init__(self, why: str) -> None:
-        super().__init__("MDW-644", why)
-
-    def answer(self) -> tuple[grpc.StatusCode, str]:
-        """See `Refusal`."""
-        return grpc.StatusCode.INVALID_ARGUMENT, str(self)
 
 
 class Keys:
@@ -251,128 +190,6 @@ class Keys:
             used[number] = now + AHEAD_SECONDS + BEHIND_SECONDS
 
 
-class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
-    """Checks each call of the Fleet service by `Keys`, in the call's own thread."""
-
-    def __init__(self, keys: Keys, *, certified: bool = True) -> None:
-        """`certified`: each connection has a client certificate, and its key has to be the call's."""
-        self._keys = keys
-        self._certificates = CertifiedKeys() if certified else None
-        self._log = SparseLog()
-
-    def intercept_service(
-        self, continuation: Callable[[Any], Any], details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler | None:
-        """Wrap the handler.
-
-        The wrapped one takes a stream of requests, though each call has one: so gRPC begins it when
-        the headers are here, and a call that is refused costs neither the reading of its body nor
-        the memory for it.
-        """
-        inner = continuation(details)
-        if inner is None or inner.unary_unary is None:
-            return inner
-        metadata = details.invocation_metadata
-
-        def checked(bodies: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-            try:
-                pem = self._caller(metadata, context)
-                request = _request(bodies, inner.request_deserializer)
-                check_node(request, pem)
-                check_version(metadata, self._keys.silo(pem) or "a silo")
-            except Refusal as refusal:
-                self._log.refused(refusal, context.peer(), details.method)
-                context.abort(*refusal.answer())
-            return inner.unary_unary(request, context)
-
-        return grpc.stream_unary_rpc_method_handler(
-            checked,
-            request_deserializer=None,
-            response_serializer=inner.response_serializer,
-        )
-
-    def _caller(self, metadata: Sequence[tuple[str, Any]], context: grpc.ServicerContext) -> bytes:
-        """Return the key of a call, once its headers and its connection prove it; raises Refusal."""
-        certified = None
-        if self._certificates is not None:
-            certified = self._certificates.key_of(context)
-            # First of all: who is not admitted any more is told that, whatever the headers hold.
-            self._keys.check_admitted(certified)
-        _single(metadata)
-        pem = self._keys.check(dict(metadata))
-        if certified is not None and pem != certified:
-            raise Refusal(
-                "MDW-718",
-                f"The call's key {fingerprint(pem)} is not that of the connection's certificate,"
-                f" {fingerprint(certified)}.",
-            )
-        return pem
-
-
-class CertifiedKeys:
-    """The key of each client certificate, in the form in which Flower sends it.
-
-    gRPC hands out the certificate with every call; one is parsed once and remembered.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: OrderedDict[bytes, bytes] = OrderedDict()
-
-    def key_of(self, context: grpc.ServicerContext) -> bytes:
-        """Return the key (PEM) of the certificate that the call's connection was opened with.
-
-        Raises Refusal MDW-742 where there is none, which the handshake should have refused.
-        """
-        certificate = b"".join(context.auth_context().get("x509_pem_cert", ()))
-        with self._lock:
-            known = self._known.get(certificate)
-            if known is not None:
-                self._known.move_to_end(certificate)
-                return known
-        key = certified_key(certificate)
-        if key is None:
-            raise Refusal("MDW-742", "The connection has no client certificate over a node key.")
-        pem = public_key_to_bytes(key)
-        with self._lock:
-            self._known[certificate] = pem
-            while len(self._known) > REMEMBERED_CERTIFICATES:
-                self._known.popitem(last=False)
-        return pem
-
-
-def _request(bodies: Iterator[bytes], deserializer: Callable[[bytes], Any]) -> Any:
-    """Return the one request of a call; raises Refusal MDW-644 where there is none, or no message."""
-    try:
-        return deserializer(next(bodies))
-    except StopIteration:
-        raise NotAMessage("The call has no body.") from None
-    except DecodeError:
-        raise NotAMessage("The body of the call is not a message.") from None
-
-
-class SparseLog:
-    """Logs the first refusal of a kind and peer a minute, so that a flood of calls is not a flood
-    of lines.
-    """
-
-    def __init__(self) -> None:
-        self._last: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def refused(self, refusal: Refusal, peer: str, method: str) -> None:
-        """Log a refused call of a peer (host:port), unless its like was logged within the minute."""
-        kind = (refusal.code, peer.rpartition(":")[0])
-        now = time.monotonic()
-        with self._lock:
-            if now - self._last.get(kind, -60.0) < 60.0:
-                return
-            self._last[kind] = now
-            while len(self._last) > 1000:
-                self._last.popitem(last=False)
-        log.warning("refused %s from %s: %s", method.rpartition("/")[2], peer, refusal)
-
-
 def public_pem(text: bytes) -> bytes:
     """Return a public key in the form in which Flower sends it, from PEM or OpenSSH's one line.
 
@@ -404,15 +221,9 @@ def fingerprint(pem: bytes) -> str:
         return hashlib.sha256(pem).hexdigest()[:32]
 
 
-def _single(metadata: Sequence[tuple[str, Any]]) -> None:
-    names = [name for name, _ in metadata if name in _HEADER_BYTES]
-    if len(names) != len(set(names)):
-        raise Refusal("MDW-742", "An authentication header occurs twice.")
-
-
 def _headers(headers: dict[str, bytes | str]) -> tuple[bytes, str, bytes]:
-    values = [_as_bytes(headers.get(name, b"")) for name in _HEADER_BYTES]
-    for value, (name, most) in zip(values, _HEADER_BYTES.items(), strict=True):
+    values = [_as_bytes(headers.get(name, b"")) for name in HEADERS]
+    for value, (name, most) in zip(values, HEADERS.items(), strict=True):
         if not value:
             raise Refusal("MDW-742", f"The header {name} is missing.")
         if len(value) > most:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -30,7 +30,7 @@ from conf.code_digest import release_digest, run_digest
 from conf.errors import SiloError
 from conf.running_clock import RunningClock
 from server.orchestrator.fleet import Fleet, Limits
-from server.orchestrator.grpc_port import GrpcPort
+from server.orchestrator.grpc_port import GrpcPort, allow_many_files
 from server.orchestrator.identity import Keys, public_pem
 from server.orchestrator.nodes import node_id_of
 from server.orchestrator.open_run import OpenRun
@@ -58,12 +58,15 @@ class Orchestrator:
         limits: Limits | None = None,
         stock_address: str | None = None,
         stock_grpc_address: str | None = None,
+        relays: Collection[str] = (),
     ) -> None:
         """`address` is host:port (port 0: any free one); `keys` are public keys by silo, PEM or
         OpenSSH.
 
         At `stock_address` Flower's own nodes of 1.40 and later are served over HTTPS, at
         `stock_grpc_address` those of 1.39 over gRPC; None: not at all.
+
+        `relays` are addresses or networks that carry many silos: see `strangers`.
 
         Raises IdentityError MDW-740 for a key that can't be used.
         """
@@ -76,14 +79,14 @@ class Orchestrator:
         self._fleet = Fleet(self._limits, self.clock)
         self._keys = Keys()
         self._credentials = credentials
-        self._port = GrpcPort(address, credentials, self._fleet, self._keys)
+        self._port = GrpcPort(address, credentials, self._fleet, self._keys, relays=relays)
+        self._stock_grpc: GrpcPort | None = None
         self._listening = False
         self._run: OpenRun | None = None
         self._stock: StockPort | None = None
         self.address = address
         self.stock_address = stock_address
         self.stock_grpc_address = stock_grpc_address
-        self._stock_grpc: GrpcPort | None = None
         for silo, key in keys.items():
             self.admit_key(silo, key)
 
@@ -92,6 +95,7 @@ class Orchestrator:
 
         Raises IdentityError MDW-750, MDW-751 or MDW-757.
         """
+        allow_many_files()
         share_one_heap()
         keep_activations_mapped()  # chunks of updates are freed and needed again each round
         self._port.start()
@@ -126,6 +130,9 @@ class Orchestrator:
         pem = public_pem(public_key)
         self._keys.admit(pem, silo)
         node = self._fleet.nodes.admit(pem, silo)
+        self._port.follow_keys()
+        if self._stock_grpc is not None:
+            self._stock_grpc.follow_keys()
         if self._run is not None and silo in self._run.silos:
             self._run.add(node, silo)
 

@@ -38,7 +38,8 @@ from server.orchestrator.http_call import (
     reason,
     response,
 )
-from server.orchestrator.identity import Keys, Refusal, SparseLog, check_node, check_version
+from server.orchestrator.identity import Keys, check_node, check_version
+from server.orchestrator.refusals import Refusal, SparseLog
 from server.orchestrator.tls import server_context
 from strategies.wire.fleet_calls import FLEET_CALLS
 

@@ -115,7 +115,7 @@ def test_our_orchestrator_refuses_a_node_out_of_range_both_say_so_and_the_run_co
         what = f"{versions} Install 'flwr>=1.39,<1.43' on both sides."
         assert str(node.ended_with) == f"MDW-753: The server refuses this silo: {what}"
         said = [
-            one.getMessage() for one in caplog.records if one.name == "server.orchestrator.identity"
+            one.getMessage() for one in caplog.records if one.name == "server.orchestrator.refusals"
         ]
         assert len(said) == 1 and f"MDW-753: {what}" in said[0]
         grid = PackedGrid(orchestrator.open_run("run", ["silo-1", "silo-2"]))

@@ -22,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.node import channel
-from server.orchestrator.identity import Keys, Refusal
+from server.orchestrator.identity import Keys
 from server.orchestrator.packed_grid import PackedGrid
+from server.orchestrator.refusals import Refusal
 from server.orchestrator.service import Orchestrator
 from tests.faults.federation import Federation, ask, model, total
 from tests.security.caller import Caller, Headers
@@ -167,7 +168,7 @@ def test_a_silo_whose_clock_is_behind_gets_in_once_its_clock_has_passed_the_star
         orchestrator.wait_for(["silo-1"], 1, 30)
         assert time.monotonic() - started > 2
     said = {one.name: one.getMessage() for one in caplog.records if "MDW-741" in one.getMessage()}
-    assert {"server.orchestrator.identity", "client.node.connection"} <= said.keys()
+    assert {"server.orchestrator.refusals", "client.node.connection"} <= said.keys()
     assert all("clock of silo-1 is behind" in text for text in said.values())
 
 
@@ -189,7 +190,7 @@ def test_refusals_are_logged_once_a_minute_and_peer(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     place.orchestrator._port.interceptor._log._last.clear()
-    with caplog.at_level(logging.WARNING, logger="server.orchestrator.identity"):
+    with caplog.at_level(logging.WARNING, logger="server.orchestrator.refusals"):
         for _ in range(5):
             place.stranger.knock(place.stranger.headers())
     lines = [record.getMessage() for record in caplog.records if "MDW-743" in record.getMessage()]
