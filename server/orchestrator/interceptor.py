@@ -75,6 +75,8 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
 
         def checked(bodies: Iterator[bytes], context: grpc.ServicerContext) -> Any:
             entered = b""
+            # Now: gRPC does not name the peer of a call that has ended.
+            peer = context.peer()
             try:
                 pem = self._caller(metadata, context)
                 silo = self._keys.silo(pem) or "a silo"
@@ -82,14 +84,14 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
                     raise TooManyCalls(silo)
                 entered = pem
                 if self._called is not None:
-                    self._called(context.peer())
+                    self._called(peer)
                 with self._calls.body(context, seconds):
                     request = _request(bodies, inner.request_deserializer, silo, seconds)
                 check_node(request, pem)
                 check_version(metadata, silo)
                 return inner.unary_unary(request, context)
             except Refusal as refusal:
-                self._log.refused(refusal, context.peer(), details.method)
+                self._log.refused(refusal, peer, details.method)
                 context.abort(*refusal.answer())
             finally:
                 if entered:
@@ -161,11 +163,9 @@ def _request(
     """
     try:
         return deserializer(next(bodies))
-    except grpc.RpcError:
-        # The call was ended: by the caller, or because its body was late.
+    except (grpc.RpcError, StopIteration):
+        # The call was ended, by the caller or because its body was late; or it has no body.
         raise LateBody(silo, seconds) from None
-    except StopIteration:
-        raise NotAMessage("The call has no body.") from None
     except DecodeError:
         raise NotAMessage("The body of the call is not a message.") from None
 

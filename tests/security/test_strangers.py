@@ -54,6 +54,8 @@ def test_a_silo_whose_bodies_never_come_costs_another_silo_no_call(
         assert {one.code() for one in hung} <= {
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             grpc.StatusCode.CANCELLED,
+            # A stream beyond those of a connection that had not been told the limit yet.
+            grpc.StatusCode.UNAVAILABLE,
         }
         assert beat(liar) < 5.0, "its share is free again"
 
