@@ -211,18 +211,30 @@ def test_it_learns_and_pulls(tmp_path: Path) -> None:
 EXAMPLES: Final = 240
 """Rows of the task's example data: each of three silos then has some of every class."""
 COLUMNS: Final = ("warm", "bright", "round", "heavy", "class")
+CENTRES: Final = (
+    (2.0, 0.0, 1.0, 0.0),
+    (0.0, 2.0, 0.0, 1.0),
+    (-1.0, -1.0, 2.0, 2.0),
+)
+"""Of each class: what its rows measure in the mean."""
 
 
 def example_rows() -> str:
     """Return example data as CSV text: three overlapping classes around centres of their own."""
     draw = random.Random(0)
-    centres = ((2.0, 0.0, 1.0, 0.0), (0.0, 2.0, 0.0, 1.0), (-1.0, -1.0, 2.0, 2.0))
     lines = [",".join(COLUMNS)]
     for number in range(EXAMPLES):
-        label = number % len(centres)
-        values = [f"{draw.gauss(centre, 1.0):.3f}" for centre in centres[label]]
-        lines.append(",".join([*values, str(label)]))
+        label = number % len(CENTRES)
+        lines.append(_example_row(draw, label))
     return "\n".join(lines) + "\n"
+
+
+def _example_row(draw: random.Random, label: int) -> str:
+    measured = []
+    for mean in CENTRES[label]:
+        value = draw.gauss(mean, 1.0)
+        measured.append(f"{value:.3f}")
+    return ",".join([*measured, str(label)])
 
 
 def filled(template: str, name: str) -> str:
