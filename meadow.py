@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from client.tasks.base import Data as Data
     from client.tasks.base import SumSpec as SumSpec
     from client.tasks.base import Task as Task
+    from client.tasks.base import root_of as root_of
+    from client.tasks.base import splits_of as splits_of
     from client.tasks.kinds.classification import Classification as Classification
     from client.tasks.kinds.multi_label import MultiLabel as MultiLabel
     from client.tasks.kinds.regression import Regression as Regression
     from client.tasks.kinds.segmentation import Segmentation as Segmentation
     from client.tasks.kinds.token_classification import TokenClassification as TokenClassification
+    from conf.errors import DataError as DataError
     from conf.errors import MeadowError as MeadowError
     from conf.schema import Silo as Silo
     from server.report.run_comparison import compare as compare
@@ -44,6 +47,8 @@ _WHERE: Final = {
     "Data": "client.tasks.base",
     "Contract": "client.tasks.base",
     "SumSpec": "client.tasks.base",
+    "root_of": "client.tasks.base",
+    "splits_of": "client.tasks.base",
     "Classification": "client.tasks.kinds.classification",
     "MultiLabel": "client.tasks.kinds.multi_label",
     "Regression": "client.tasks.kinds.regression",
@@ -54,6 +59,7 @@ _WHERE: Final = {
     "SiloHalf": "strategies.silo_half",
     "Silo": "conf.schema",
     "MeadowError": "conf.errors",
+    "DataError": "conf.errors",
 }
 """Each public name, and the module that has it."""
 

@@ -60,7 +60,7 @@ def simulate_conf(conf: Conf, *, command: str = "", shown: Shown = "nothing") ->
     choose(conf.trainer.device)
     partition = class_counts(task, members)
     check_baseline(conf, members)
-    check_here(conf, task, len(members), task.data(members[0]).train)
+    check_here(conf, task, len(members), task.data(members[0]))
     display = None if shown == "nothing" else progress_display(live=shown == "live")
     with (
         sigterm_is_ctrl_c(),

@@ -38,8 +38,9 @@ def check_run(conf: Conf) -> int:
     _say("data", _data(task, members))
     model = _model(conf, task)
     _say("model", model)
-    check_here(conf, task, len(members), task.data(members[0]).train)
+    check_here(conf, task, len(members), task.data(members[0]))
     _say("batch", f"through {', '.join(METHODS)}: nothing is wrong")
+    _say("algorithm", "its half at the silos trains, and sends what the other half expects")
     _say("aggregation", f"{conf.strategy.name} gives a model of the same arrays")
     print("A run of this would start: meadow simulate with the same words.")
     return 0

@@ -68,7 +68,9 @@ def _raised(sources: Sources, error: BaseException, key: str) -> ConfigError:
     at = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else sources.place.target
     reason = f"{type(error).__name__}: {str(error)[:300]}"
     hint = "It is imported as a module: nothing in it may end the program or need a terminal."
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
+        hint = "Correct the import: the module is there, and has no such name."
+    elif isinstance(error, ImportError):
         hint = "Install what it imports, and declare it there: requires = ('NAME>=VERSION',)."
     return ConfigError("MDW-171", f"{key}: importing {at} failed: {reason}.", hint)
 

@@ -21,10 +21,11 @@ from client.dry_round import dry_round
 from client.loop import prepare
 from client.model_state import check_state
 from client.models import build_model
-from client.tasks.base import Task
+from client.tasks.base import Data, Task
 from conf.errors import RoundError
 from conf.schema import Conf, RunConf
 from server.round.dry_aggregation import dry_aggregation
+from server.round.dry_half import dry_half
 from server.round.error_text import plain_reason
 from server.round.exchange import NODE_UNAVAILABLE, exchange
 from server.round.patience import closing_of
@@ -41,17 +42,19 @@ for round 1.
 """
 
 
-def check_here(conf: Conf, task: Task, silos: int, examples: Dataset[Any] | None) -> None:
+def check_here(conf: Conf, task: Task, silos: int, data: Data | Dataset[Any] | None) -> None:
     """Go through a dry round of a run in this process, before it has a folder.
 
-    `examples` are real ones or made up; without any only the model's state and the aggregation are
-    tried. Raises DataError MDW-230 to 238, 208 and 209 (`client.dry_round`), ConfigError
+    `data` is a silo's, with which the algorithm's half there is tried too, or a few examples that
+    are made up; without any only the model's state and the aggregation are tried. Raises DataError MDW-230
+    to 239, 208 and 209 (`client.dry_round`, `server.round.dry_half`), ConfigError
     MDW-146 for personal layers that the model has not got, and RoundError MDW-405
     (`server.round.dry_aggregation`).
     """
     # What is compiled is thrown away.
     trainer = replace(conf.trainer, compile=False)
     model = prepare(build_model(conf.model, task, seed=0), trainer)
+    examples = data.train if isinstance(data, Data) else data
     if examples is None:
         check_state(model)
     else:
@@ -62,6 +65,8 @@ def check_here(conf: Conf, task: Task, silos: int, examples: Dataset[Any] | None
     if isinstance(strategy, Algorithm):
         check_keeps(list(arrays), strategy.keeps)
     dry_aggregation(strategy, arrays, conf.run.cohort or silos, parameters)
+    if isinstance(data, Data) and isinstance(strategy, Algorithm):
+        dry_half(conf.strategy, strategy, model, data.train, data.labels, task, trainer)
 
 
 def ask_silos(grid: Grid, silos: Mapping[int, str], run: RunConf, config: ConfigRecord) -> None:
