@@ -44,6 +44,7 @@ from server.orchestrator.backends import OrchestratorBackends
 from server.orchestrator.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator, quiet_flower
+from server.round.lateness import Lateness
 from server.round.patience import needed_at_start
 from server.round.readiness import check_here
 from server.run.result import RoundRecord
@@ -282,6 +283,10 @@ class _Display(PlainProgress):
 
     care: Caretaker | None = None
 
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._lateness = Lateness()
+
     def round_started(self, round: int, cohort: list[str]) -> None:
         """See `Observer`."""
         note("first round")
@@ -289,6 +294,9 @@ class _Display(PlainProgress):
     def round_closed(self, record: RoundRecord) -> None:
         """See `Observer`."""
         super().round_closed(record)
+        self._lateness.take(record)
+        if self.care is not None:
+            self.care.late = self._lateness.said()
         if self.care is not None and record.software:
             self.care.software = {**self.care.software, **record.software}
 

@@ -51,6 +51,8 @@ def status(arguments: Arguments) -> int:
                 (part, "not asked", "", connected, "", f"not yours to see, as={federation.role}")
             )
     print("\n".join(columns(rows)))
+    for silo, what in (told.get("named", {}) if live else {}).items():
+        print(f"{silo}: {what}")
     if federation.has_orchestrator:
         print()
         print("\n".join(_runs(federation, told.get("run") if live else None, unreadable)))

@@ -151,12 +151,19 @@ def _compute(
         types = ", ".join(compute.instance_types) or "none"
         seen = f"{wanted.instance_type} does not exist"
         yield Finding(part, "instance type", ERROR, seen, f"Those of {compute.name}: {types}.")
-    if compute.most_nodes is not None and wanted.nodes > compute.most_nodes:
-        seen = f"{compute.name} has at most {compute.most_nodes}, {wanted.nodes} wanted"
-        fix = f"Raise its maximum, or set nodes to {compute.most_nodes} or less."
-        yield Finding(part, "nodes", ERROR, seen, fix)
+    yield from _one_process(part, wanted)
     if compute.size:
         yield from _size(part, workspace, compute, wanted.gpus)
+
+
+def _one_process(part: str, wanted: Machines) -> Iterator[Finding]:
+    """Refuse what would start a silo's process several times: each would be taken for the silo."""
+    if wanted.nodes > 1:
+        seen = f"{wanted.nodes} wanted, and a silo trains on one"
+        yield Finding(part, "nodes", ERROR, seen, "Set nodes to 1.")
+    if wanted.gpus > 1:
+        seen = f"{wanted.gpus} wanted, and a silo trains on one"
+        yield Finding(part, "GPUs", ERROR, seen, "Set gpus to 1.")
 
 
 def _identity(part: str, compute: Compute) -> Finding:
@@ -188,7 +195,8 @@ def _size(
     except MeadowError as error:
         yield Finding(part, "quota", WARNING, f"can't be seen: {error.message}", error.hint)
         return
-    if gpus is not None and wanted_gpus > gpus:
+    # More than one is refused already.
+    if gpus is not None and gpus < wanted_gpus == 1:
         seen = f"{compute.size} has {gpus}, {wanted_gpus} wanted"
         yield Finding(part, "GPUs", ERROR, seen, "Name a larger machine.")
     if free_cores is not None and free_cores <= 0:

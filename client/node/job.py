@@ -41,6 +41,7 @@ from client.malloc import keep_activations_mapped
 from client.node.connection import Connection, FederationOver
 from client.node.journal import UpdateJournal
 from client.node.node import IDLE_SECONDS, IdleTimeout, Node
+from client.node.one_process import check_alone
 from client.node.own_admission import SiloAdmission
 from client.node.server_finder import ServerFinder
 from client.node.state_store import SiloStateStore
@@ -153,6 +154,7 @@ def make_node(settings: NodeSettings) -> Node:
         what = f"{error.filename or 'a file'} can't be used: {error.strerror}."
         raise IdentityError("MDW-756", what, "Look at --silo-file, --ca and --state.") from None
     check_job(silo.name)
+    check_alone(silo.name, os.environ)
     certificate = load_ca(authority, str(settings.ca), datetime.now(UTC))
     hint = "Ask the orchestrator's owner for the next one."
     if settings.data:

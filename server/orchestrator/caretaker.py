@@ -36,6 +36,7 @@ from azureml_jobs.storage.base import Lease, LeaseLost, Store, StoreMissing
 from conf.errors import Interrupted, MeadowError
 from conf.schema import FederationConf
 from server.orchestrator.service import Orchestrator
+from server.orchestrator.twins import TWINS
 from server.store.admitted_keys import AdmittedKeys
 from server.store.run_queue import Request, RunQueue
 
@@ -73,6 +74,8 @@ class Caretaker:
     software: dict[str, dict[str, str]] = field(default_factory=dict)
     """What each silo said last that it runs; replaced, not changed, because a thread reads it."""
     _beat: int = 0
+    late: dict[str, str] = field(default_factory=dict)
+    """What there is to say of silos that gave no answer round after round; replaced, not changed."""
     _lost: MeadowError | None = None
     _admitted: dict[bytes, str] = field(default_factory=dict)
     _shut_out: set[bytes] = field(default_factory=set)
@@ -182,10 +185,16 @@ class Caretaker:
             "run": run,
             "epoch": self.lease.epoch,
             "software": self.software,
+            "named": self._named(),
         }
         if now != self._status:
             self.store.replace(STATUS_FILE, json.dumps(now).encode())
             self._status = now
+
+    def _named(self) -> dict[str, str]:
+        """Return the silos that need a look, each with what there is to say."""
+        twins = dict.fromkeys(self.orchestrator.twins(), f"two processes use its key ({TWINS})")
+        return {**self.late, **twins}
 
     def _warn(self) -> None:
         """Say in the log what will end, and tell each silo of its key; once a day, however often
@@ -210,7 +219,7 @@ def read_status(store: Store) -> dict[str, Any]:
     """Return what the last orchestrator said of itself, empty where none ever did.
 
     `connected`: silos; `run`: its id or null; `epoch`; `software`: by silo, what it said last that
-    it runs.
+    it runs; `named`: by silo, what there is to look at.
     """
     try:
         content: dict[str, Any] = json.loads(store.read(STATUS_FILE))

@@ -17,12 +17,20 @@ from conf.errors import WireError
 from server.orchestrator.fleet import Fleet
 from server.orchestrator.instructions import PendingInstruction, State, release
 from server.orchestrator.packed_grid import PackingGrid
+from server.round.silo_grid import NEVER_ASKED
 from strategies.wire.objects import inflate
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 0.5
 """Between two looks at nodes whose heartbeat may have run out; everything else wakes the grid."""
+
+PROGRESS: Final = {
+    State.ASKED: NEVER_ASKED,
+    State.DELIVERED: "it was receiving the model",
+    State.ARRIVED: "it was working on it",
+    State.UPLOADING: "it was sending its answer",
+}
 
 
 class OrchestratorGrid(PackingGrid):
@@ -96,6 +104,11 @@ class OrchestratorGrid(PackingGrid):
                 asked = self._fleet.instructions.get(id)
                 if asked is not None:
                     yield self._take(asked)
+
+    def progress(self, message_id: str) -> str:
+        """Return in a few words how far a node is with a message."""
+        asked = self._fleet.instructions.get(message_id)
+        return PROGRESS.get(asked.state, "") if asked is not None else ""
 
     def forget(self, message_ids: Iterable[str]) -> None:
         """Drop the messages of a closed round; a reply that still comes is refused."""

@@ -77,6 +77,10 @@ class PackedGrid(SiloGrid):
             _unpacked, self._grid.replies(message_ids, timeout)
         )  # a loop would hold on to the last reply
 
+    def progress(self, message_id: str) -> str:
+        """Return in a few words how far a node is with a message."""
+        return self._grid.progress(message_id)
+
     def forget(self, message_ids: Iterable[str]) -> None:
         """Drop the messages of a closed round."""
         self._grid.forget(message_ids)

@@ -21,6 +21,8 @@ from conf.running_clock import Clock
 
 log = logging.getLogger(__name__)
 
+TWINS: Final = "MDW-362"
+"""The code of two processes that use one key."""
 TOLD_SECONDS: Final = 600.0
 """Between two lines in the log about the same silo."""
 
@@ -71,9 +73,9 @@ class Twins:
                 holder.told = now
         if tells:
             log.warning(
-                "MDW-362: two processes use the key of %s, from %s and from %s: only the one from"
+                "%s: two processes use the key of %s, from %s and from %s: only the one from"
                 " %s is given work; end one of them",
-                *(silo, holder.peer, peer, holder.peer),
+                *(TWINS, silo, holder.peer, peer, holder.peer),
             )
         return False
 

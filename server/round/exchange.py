@@ -13,14 +13,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from server.round.admission import Admitted, Rejected, Verdict
 from server.round.error_text import plain_reason
-from server.round.silo_grid import SiloGrid
+from server.round.silo_grid import NEVER_ASKED, SiloGrid
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,10 @@ The node was asked and had not answered at the end.
 NODE_UNAVAILABLE = 5
 """Flower's error code for a node that has gone: it may come back, unlike an app that raised."""
 
+LATE: Final = "MDW-359"
+IDLE: Final = "MDW-360"
+GONE: Final = "MDW-361"
+"""Codes of silos that gave no answer: working, connected and not working, not there."""
 Judge = Callable[[int, Message], Verdict]
 """Says of (node id, reply) whether the reply counts; must not raise for what a silo sent."""
 
@@ -68,9 +72,12 @@ class Closing:
 
 def without_error(node: int, reply: Message) -> Verdict:
     """Judge a reply by nothing but whether it is an error."""
-    if reply.has_error():
-        return Rejected("MDW-304", plain_reason(reply.error.reason))
-    return Admitted(0)
+    if not reply.has_error():
+        return Admitted(0)
+    reason = plain_reason(reply.error.reason)
+    if reply.error.code == NO_REPLY:
+        return Rejected(IDLE if reason.startswith(_NEVER_ASKED) else LATE, reason)
+    return Rejected(GONE if reply.error.code == NODE_UNAVAILABLE else "MDW-304", reason)
 
 
 class Step(Protocol):
@@ -129,6 +136,7 @@ class Exchange:
         """
         deadline = self.clock() + self.closing.timeout
         self._send(list(messages))
+        late: list[tuple[Message, str]] = []
         try:
             yield from self._until(deadline)
             if self._quorum_is_missing() and (self._lost or self._waiting):
@@ -141,8 +149,8 @@ class Exchange:
             late = self._forget_late()
         for message in self._lost.values():
             yield self._judged(message, _error(message, NODE_UNAVAILABLE, _GONE))
-        for message in late:
-            yield self._judged(message, _error(message, NO_REPLY, _LATE))
+        for message, why in late:
+            yield self._judged(message, _error(message, NO_REPLY, why))
 
     def _until(self, deadline: float) -> Iterator[Answer]:
         """Yield answers until all are there, the deadline, or the end of the grace."""
@@ -245,14 +253,22 @@ class Exchange:
             self._next_ask = self.clock() + TICK_SECONDS
             self._send([_copy(self._lost.pop(node)) for node in back])
 
-    def _forget_late(self) -> list[Message]:
-        """Tell the grid that the open messages are no longer waited for, and return them."""
-        late = list(self._waiting.values())
+    def _forget_late(self) -> list[tuple[Message, str]]:
+        """Tell the grid that the open messages are no longer waited for; return each with what is
+        known of why it has no answer.
+        """
+        late = [(message, self._why_late(id)) for id, message in self._waiting.items()]
         if isinstance(self.grid, SiloGrid):
             # Also without any that are late: those that were lost hear now that it is over.
             self.grid.forget(set(self._waiting))
         self._waiting.clear()
         return late
+
+    def _why_late(self, message_id: str) -> str:
+        progress = self.grid.progress(message_id) if isinstance(self.grid, SiloGrid) else ""
+        if progress == NEVER_ASKED:
+            return _NEVER_ASKED
+        return f"{_LATE} ({progress})" if progress else _LATE
 
     def _replies(self, seconds: float) -> Iterator[Message]:
         """Yield the replies of the next `seconds`; return earlier once there was at least one."""
@@ -275,6 +291,7 @@ class Exchange:
 
 _GONE = "the silo has gone and did not come back"
 _LATE = "no reply before the round closed"
+_NEVER_ASKED = "connected, but it never asked for its work before the round closed"
 
 
 def _error(message: Message, code: int, reason: str) -> Message:

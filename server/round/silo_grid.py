@@ -8,11 +8,15 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from flwr.app import Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+
+NEVER_ASKED: Final = "it never asked for it"
+"""The progress of a message that waits for its node, which is connected."""
 
 
 class SiloGrid(Grid):
@@ -44,6 +48,10 @@ class SiloGrid(Grid):
     @abstractmethod
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages and return their ids, empty where a node can't be asked."""
+
+    def progress(self, message_id: str) -> str:
+        """Return in a few words how far a node is with a message; empty where nobody knows."""
+        return ""
 
     @abstractmethod
     def replies(self, message_ids: Iterable[str], timeout: float | None) -> Iterator[Message]:

@@ -57,7 +57,7 @@ class FakeWorkspace:
         return self._there(path)
 
     def gpus_of(self, size: str, location: str) -> int | None:
-        return 1
+        return self.world.gpus
 
     def cores_left(self, size: str, location: str) -> int | None:
         return self.world.cores
@@ -75,6 +75,7 @@ class World:
         self.gone: set[str] = set()
         self.computes: dict[str, Compute] = {}
         self.cores: int | None = 100
+        self.gpus = 1
         self.assets: dict[str, str] = {}
         self.unseen = ""
         self.asked: list[str] = []
@@ -143,8 +144,13 @@ def no_identity(conf: Conf, world: World) -> None:
     world.computes["gpu-north"] = compute("gpu-north")
 
 
-def too_few_gpus(conf: Conf, world: World) -> None:
+def several_gpus(conf: Conf, world: World) -> None:
     conf.federation.silos["north"].gpus = 4
+
+
+def no_gpu(conf: Conf, world: World) -> None:
+    world.gpus = 0
+    conf.federation.silos["south"].gpus = 0
 
 
 def too_many_nodes(conf: Conf, world: World) -> None:
@@ -225,7 +231,8 @@ def no_vault(conf: Conf, world: World) -> None:
     ("change", "place", "what", "security"),
     [
         (no_identity, "north", "identity", True),
-        (too_few_gpus, "north", "GPUs", False),
+        (several_gpus, "north", "GPUs", False),
+        (no_gpu, "north", "GPUs", False),
         (too_many_nodes, "north", "nodes", False),
         (other_instance_type, "north", "instance type", False),
         (missing_compute, "north", "compute", False),

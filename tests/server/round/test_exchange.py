@@ -24,6 +24,7 @@ from server.round.exchange import (
     exchange,
     without_error,
 )
+from server.round.silo_grid import NEVER_ASKED
 from tests.server.round.scripted_grid import FAILS, Clock, PolledGrid, ScriptedGrid, outcome
 
 pytestmark = pytest.mark.usefixtures("task_identity")
@@ -82,8 +83,8 @@ def test_what_never_came_says_why(clock: Clock) -> None:
     messages = [Message(RecordDict(), node, "train") for node in (1, 2)]
     answers = exchange(grid, messages, Closing(timeout=10), clock=clock, sleep=clock.sleep)
     assert [answer.verdict for answer in answers] == [
-        Rejected("MDW-304", "the silo has gone and did not come back"),
-        Rejected("MDW-304", "no reply before the round closed"),
+        Rejected("MDW-361", "the silo has gone and did not come back"),
+        Rejected("MDW-359", "no reply before the round closed"),
     ]
 
 
@@ -95,6 +96,31 @@ def test_a_node_that_is_lost_again_whenever_it_is_asked_is_not_asked_without_end
     assert got == [(1, NODE_UNAVAILABLE)]
     assert clock.now == pytest.approx(10)
     assert len(grid.silos.sent) <= 1 + 10 / TICK_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("progress", "verdict"),
+    [
+        (
+            "it was working on it",
+            Rejected("MDW-359", "no reply before the round closed (it was working on it)"),
+        ),
+        (
+            NEVER_ASKED,
+            Rejected(
+                "MDW-360", "connected, but it never asked for its work before the round closed"
+            ),
+        ),
+    ],
+)
+def test_how_far_a_late_silo_was_is_said(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, progress: str, verdict: Rejected
+) -> None:
+    grid = ScriptedGrid(clock, {1: [(50, None)]})
+    monkeypatch.setattr(grid, "progress", lambda id: progress)
+    message = Message(RecordDict(), 1, "train")
+    [answer] = exchange(grid, [message], Closing(timeout=10), clock=clock, sleep=clock.sleep)
+    assert answer.verdict == verdict
 
 
 def test_without_a_quorum_asked_for_it_closes_at_the_timeout_whatever_came(clock: Clock) -> None:
