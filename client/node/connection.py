@@ -252,15 +252,17 @@ class Connection:
         """
         run_id = head.metadata.run_id
         ids = list(dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
-        if self._in_parts:
-            try:
-                contents = self._transfers.pull(self._node, run_id, ids)
-            except TransferLost as lost:
-                raise CallRefused(str(lost)) from None
-        else:
+        if not self._in_parts:
             contents = dict(side_by_side(lambda id: (id, self._pull_object(run_id, id)), ids))
-        self.confirm(head)
-        return contents
+            self.confirm(head)
+            return contents
+        try:
+            pulled = self._transfers.pull(self._node, run_id, ids)
+        except TransferLost as lost:
+            raise CallRefused(str(lost)) from None
+        if not pulled.in_one_call:
+            self.confirm(head)
+        return pulled.contents
 
     def confirm(self, head: Message) -> None:
         """Tell the server that it need not keep an instruction's objects for this silo."""
@@ -285,6 +287,8 @@ class Connection:
             clientapp_runtime_list=[seconds],
         )
         run_id = head.metadata.run_id
+        if self._in_parts and self._transfers.push_at_once(request, run_id, contents):
+            return
         for _ in range(UPLOAD_TRIES):
             response = self._call("PushMessages", request, CALL_DEADLINE)
             if self._push(run_id, response.session_id, response.objects_to_push, contents):

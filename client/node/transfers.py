@@ -180,6 +180,15 @@ class Arrivals:
 
 
 @dataclass(frozen=True)
+class Pulled:
+    """The objects of a message, by id."""
+
+    contents: dict[str, bytes]
+    in_one_call: bool
+    """Whether the server has sent all of them in one call, and needs no confirmation."""
+
+
+@dataclass(frozen=True)
 class Gap:
     """What is missing of an object: all from byte `start` on; its size may be unknown yet."""
 
@@ -205,14 +214,16 @@ class Transfers:
         """Of the objects that are being sent, how many bytes the server has said it has."""
         self._told_at = 0.0
 
-    def pull(self, node: Any, run_id: int, ids: Sequence[str]) -> dict[str, bytes]:
-        """Return objects by id; those of the last large message are not asked for again.
+    def pull(self, node: Any, run_id: int, ids: Sequence[str]) -> Pulled:
+        """Return a message's objects; those of the last large message are not asked for again.
 
         Raises TransferLost where the server has one no longer; what has arrived stays for the next
         call. Raises WireError MDW-651.
         """
         self._arrivals.begin(ids)
         self._told_at = time.monotonic()
+        calls = 0
+        all_asked = len(self._arrivals.missing(ids)) == len(ids)
         while gaps := self._arrivals.missing(ids):
             unknown = any(gap.size is None for gap in gaps)
             if not unknown:
@@ -226,12 +237,33 @@ class Transfers:
             def one(group: list[Gap], left: int = left) -> Any:
                 return self._pull_group(node, run_id, group, left)
 
+            calls += len(groups)
             for answer in side_by_side(one, groups):
                 for part in answer:
                     if part.size == ABSENT:
                         raise TransferLost(f"object {part.object_id[:12]} is not there any more")
                     self._arrivals.add(part)
-        return self._arrivals.finish(ids)
+        return Pulled(self._arrivals.finish(ids), all_asked and calls == 1)
+
+    def push_at_once(self, head: Any, run_id: int, contents: Mapping[str, bytes]) -> bool:
+        """Send a small reply, head and all, in one call; False where it is too large for that, or
+        where the call was lost: then `push` does it.
+        """
+        size = sum(len(content) for content in contents.values())
+        if size > self._up.bytes or len(contents) > MOST_PARTS:
+            return False
+        parts = [
+            Part(object_id=id, size=len(content), content=content)
+            for id, content in contents.items()
+        ]
+        request = PushPartsRequest(node=head.node, run_id=run_id, parts=parts, head=head)
+        try:
+            answer = self._once("PushParts", request, PART_DEADLINE)
+        except CallLost as error:
+            self._up.lost(error)
+            return False
+        here = {part.object_id for part in answer.parts if part.start == part.size}
+        return here == set(contents)
 
     def push(
         self,

@@ -5,7 +5,8 @@ An instruction goes through these states; whatever is not drawn can't happen:
 
     from                           what happens                                        to
     ASKED                          its node asks for work                              DELIVERED
-    DELIVERED                      its node says that it has every object of it        ARRIVED
+    DELIVERED                      its node says that it has every object of it, or    ARRIVED
+                                   was sent all of them in one call
     ASKED, DELIVERED, ARRIVED      the head of the reply comes                         UPLOADING
     UPLOADING                      another head comes: the upload begins anew          UPLOADING
     UPLOADING                      the last object of the reply comes                  ANSWERED
@@ -237,6 +238,16 @@ class Instructions:
             asked.state = State.ARRIVED
         if asked.state is not State.ASKED:
             self.store.drop(asked.id)
+
+    def sent(self, node: int, object_ids: Set[str]) -> None:
+        """Note which objects a node was sent, whole, in one call.
+
+        They stay until the instruction is closed: the call's answer may be lost, and asked for
+        again.
+        """
+        for asked in self.of(node):
+            if asked.state is State.DELIVERED and self.store.ids_of(asked.id) <= object_ids:
+                asked.state = State.ARRIVED
 
     def begin_reply(
         self, asked: PendingInstruction, metadata: Metadata, tree: ObjectTree

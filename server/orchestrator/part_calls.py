@@ -69,6 +69,9 @@ class PartCalls:
             count += len(part.content)
             left += max(0, part.size - part.start - len(part.content))
         fleet.progress.moved(node, DOWN, count, left, time.monotonic())
+        whole = {part.object_id for part in answer.parts if len(part.content) == part.size}
+        with fleet.changed:
+            fleet.instructions.sent(node, whole)
         return answer
 
     def PushParts(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -76,10 +79,15 @@ class PartCalls:
         node = request.node.node_id
         self._begin(request, context)
         fleet = self._fleet
+        session = request.session_id
+        if request.HasField("head"):
+            # Whoever signed the call speaks for one node alone.
+            request.head.node.CopyFrom(request.node)
+            session = fleet.PushMessages(request.head, context).session_id
         answer = PushPartsResponse()
         for part in request.parts:
             with fleet.changed:
-                asked = fleet.instructions.upload_of(node, request.session_id)
+                asked = fleet.instructions.upload_of(node, session)
                 upload = asked.upload if asked is not None else None
             if asked is None or upload is None:
                 # Also where it ended between two parts: its node asks anew what is missing.

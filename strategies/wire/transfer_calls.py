@@ -12,10 +12,12 @@ many bytes as its node finds fit for its link:
     PullParts (node, run_id, parts, most, left) -> (parts)
         asked: id and start of each;  answered: the bytes from there, `most` in all; a part that found
         no room has a size and no content, and one that is not there the size -1
-    PushParts (node, run_id, session_id, parts, left) -> (parts)
+    PushParts (node, run_id, session_id, parts, left, head) -> (parts)
         answered: of each object, in `start`, how many of its first bytes are here; without parts
-        where there is no such upload (any more)
+        where there is no such upload (any more). With a `head` (Flower's PushMessagesRequest) and
+        no session the upload begins with this call, so that a small reply is one call
 
+A node that is sent all objects of an instruction in one call need not confirm them.
 `left` is how many bytes the node has to receive or send beside the parts of the call, for those who
 look on. The messages
 are those of protobuf, declared here instead of generated: they are few, and no compiler is needed.
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from flwr.proto import node_pb2
+from flwr.proto import fleet_pb2, node_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 SERVICE: Final = "meadow.Transfers"
@@ -38,6 +40,7 @@ ABSENT: Final = -1
 _Field = descriptor_pb2.FieldDescriptorProto
 _NODE: Final = ".flwr.proto.Node"
 _PART: Final = ".meadow.Part"
+_HEAD: Final = ".flwr.proto.PushMessagesRequest"
 _MESSAGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "Part": (
         ("object_id", "string"),
@@ -59,6 +62,7 @@ _MESSAGES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("session_id", "string"),
         ("parts", _PART),
         ("left", "int64"),
+        ("head", _HEAD),
     ),
     "PushPartsResponse": (("parts", _PART),),
 }
@@ -77,7 +81,7 @@ def _declare() -> dict[str, Any]:
         name="meadow/transfers.proto",
         package="meadow",
         syntax="proto3",
-        dependency=[node_pb2.DESCRIPTOR.name],
+        dependency=[node_pb2.DESCRIPTOR.name, fleet_pb2.DESCRIPTOR.name],
     )
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)

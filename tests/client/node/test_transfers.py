@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.node_pb2 import Node
 
 from client.node import transfers
 from client.node.transfers import (
@@ -88,7 +90,7 @@ def lose(*calls: int, slow: bool = False) -> Callable[[int], None]:
 
 
 def pull(transfers: Transfers, contents: dict[str, bytes]) -> dict[str, bytes]:
-    return transfers.pull(None, 1, list(contents))
+    return transfers.pull(None, 1, list(contents)).contents
 
 
 def push(transfers: Transfers, contents: dict[str, bytes]) -> bool:
@@ -102,6 +104,31 @@ def test_a_small_message_takes_one_call() -> None:
     assert len(server.requests) == 1
     assert push(Transfers(server.once), contents) and len(server.requests) == 2
     assert {id: bytes(part) for id, part in server.arrived.items()} == contents
+
+
+def test_what_came_in_one_call_needs_no_confirmation() -> None:
+    small, large = named(b"one", b"two"), named(random_bytes(600_000))
+    node = Transfers(Server(small | large).once)
+    assert node.pull(None, 1, list(small)).in_one_call
+    assert not node.pull(None, 1, list(large)).in_one_call
+    assert not node.pull(None, 1, list(large)).in_one_call, "it has them, and was sent none"
+    again = Server(small)
+    again.before = lose(1)
+    pulled = Transfers(again.once).pull(None, 1, list(small))
+    assert not pulled.in_one_call, "nobody knows what became of the first"
+
+
+def test_a_small_reply_is_one_call_and_a_large_or_lost_one_is_left_to_the_others() -> None:
+    server = Server()
+    head = PushMessagesRequest(node=Node(node_id=5))
+    small, large = named(b"one", b"two"), named(random_bytes(600_000))
+    assert Transfers(server.once).push_at_once(head, 1, small)
+    (request,) = server.requests
+    assert request.head == head and request.node.node_id == 5 and not request.session_id
+    assert not Transfers(server.once).push_at_once(head, 1, large)
+    server.before = lose(2)
+    assert not Transfers(server.once).push_at_once(head, 1, small)
+    assert not Transfers(lambda *_: PushPartsResponse()).push_at_once(head, 1, small)
 
 
 def test_a_large_message_arrives_whole_in_parts() -> None:

@@ -13,6 +13,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
 from server.orchestrator.deliveries import MOST
 from server.orchestrator.fleet import Limits
+from server.orchestrator.instructions import State
 from server.orchestrator.partial_objects import AT_ONCE
 from server.round.exchange import NODE_UNAVAILABLE
 from strategies.wire.transfer_calls import (
@@ -24,6 +25,7 @@ from strategies.wire.transfer_calls import (
 )
 from tests.faults.federation import Federation, ask, model
 from tests.server.orchestrator.test_fleet import Scene, Silo, copy_of, update
+from tests.server.orchestrator.test_instructions import is_in
 
 SIZE = 20_000
 """Elements of a model and of an update: 80 kB."""
@@ -170,6 +172,45 @@ def test_a_reply_in_parts_is_the_reply(scene: Parts) -> None:
     (got,) = scene.grid.replies(ids, 5)
     assert got.content["arrays"]["w"].numpy().shape == (SIZE,)
     assert len(scene.orchestrator._fleet.instructions.partial) == 0
+
+
+def test_a_small_reply_comes_with_its_head_in_one_call(scene: Parts) -> None:
+    ids, head, _ = asked(scene)
+    reply = update(head)
+    first, contents = scene.one.head(reply)
+    parts = [part(id, content) for id, content in contents.items()]
+    request = scene.one.sending(reply, "", *parts)
+    request.head.CopyFrom(first)
+    for _ in range(2):
+        answers = scene.one.call("PushParts", request).parts
+        assert all(one.start == one.size for one in answers), "the second time too"
+    (got,) = scene.grid.replies(ids, 5)
+    assert got.has_content()
+    assert "MDW-645" in scene.one.refused("PushParts", request), "it is taken, once"
+
+
+def test_a_head_speaks_for_the_node_that_signed_the_call(scene: Parts) -> None:
+    ids, head, _ = asked(scene)
+    scene.two.work()
+    reply = update(head)
+    first, contents = scene.one.head(reply)
+    request = scene.two.sending(reply, "", *(part(id, one) for id, one in contents.items()))
+    request.head.CopyFrom(first)
+    assert "MDW-645" in scene.two.refused("PushParts", request)
+    assert list(scene.grid.replies(ids, 0)) == []
+
+
+def test_what_was_sent_whole_in_one_call_has_arrived(scene: Parts) -> None:
+    ids, head, tree = asked(scene)
+    instruction = scene.orchestrator._fleet.instructions.get(ids[0])
+    assert instruction is not None
+    whole = [Part(object_id=id) for id in ids_of(tree)]
+    scene.one.parts(head, *whole[:-1])
+    scene.one.parts(head, *whole, most=1000)
+    assert is_in(instruction, State.DELIVERED)
+    scene.one.parts(head, *whole)
+    assert is_in(instruction, State.ARRIVED)
+    assert all(one.size > 0 for one in scene.one.parts(head, *whole)), "the answer may be lost"
 
 
 def test_an_upload_is_continued_after_the_silo_was_thought_to_have_gone(scene: Parts) -> None:
