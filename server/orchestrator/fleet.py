@@ -67,6 +67,7 @@ from server.orchestrator.nodes import (
 from server.orchestrator.refused import refuse
 from server.orchestrator.transfer_progress import TransferProgress
 from server.orchestrator.twins import Twins
+from server.orchestrator.work_signals import WorkSignals
 from strategies.wire.headers import (
     CLOSED_HEADER,
     KEY_ENDS,
@@ -114,13 +115,16 @@ class RunAccess:
 class Fleet:
     """The service's calls, and what the grid needs of them.
 
-    `changed` guards and signals all of its state.
+    `changed` guards all of its state and signals it, but for new work, of which its node alone is
+    told.
     """
 
     def __init__(self, limits: Limits, clock: RunningClock | None = None) -> None:
         self.limits = limits
         self.clock = clock or RunningClock()
-        self.changed = threading.Condition()
+        lock = threading.RLock()
+        self.changed = threading.Condition(lock)
+        self._work = WorkSignals(lock)
         self.nodes = NodeTable(self.clock)
         self.twins = Twins(self.clock, PATIENCE * DEFAULT_INTERVAL)
         self.instructions = Instructions(limits.call_bytes)
@@ -149,13 +153,22 @@ class Fleet:
                 self.instructions.discard(prepared)
                 return None
             asked = self.instructions.enqueue(prepared)
-            self.changed.notify_all()
+            self._work.tell(node.id)
+            if asked.is_over:
+                self.changed.notify_all()
             return asked.id
 
     def close(self, id: str) -> None:
         """Forget an instruction, with its objects and its reply as far as it has arrived."""
         with self.changed:
             self.instructions.close(id)
+
+    def end(self) -> None:
+        """Say from now on that the federation is over, also to those that wait for work."""
+        with self.changed:
+            self.over = True
+            self._work.tell_all()
+            self.changed.notify_all()
 
     # What nodes call
 
@@ -236,7 +249,7 @@ class Fleet:
                 if left <= 0:
                     break
                 # Nobody signals that a caller has gone, or that a node's heartbeat has run out.
-                self.changed.wait(min(left, 1.0))
+                self._work.wait(entry.id, min(left, 1.0))
         if self.over:
             context.set_trailing_metadata(((OVER_HEADER, "1"),))
         return PullMessagesResponse()
@@ -385,6 +398,8 @@ class Fleet:
             if entry is None:
                 refuse(context, "MDW-743", "The key is not admitted any more.")
             entry.question += 1
+            # An earlier one that still waits gives way.
+            self._work.tell(node)
             if own:
                 self.instructions.forgive_lost(node)
                 self.instructions.deliver_again(node)

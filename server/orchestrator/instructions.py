@@ -150,6 +150,10 @@ class Instructions:
         self._set_aside: OrderedDict[int, str] = OrderedDict()
         """The content that an interrupted reply answers, by node."""
         self._pending: dict[str, PendingInstruction] = {}
+        self._over: set[str] = set()
+        """Those pending instructions that are answered or have failed: who waits for one of many
+        looks here.
+        """
         self._of_node: dict[int, dict[str, PendingInstruction]] = {}
         self._may_return: set[tuple[int, str]] = set()
         """Node and content of what was lost with its node while its round goes on: asked again when
@@ -164,6 +168,10 @@ class Instructions:
     def get(self, id: str) -> PendingInstruction | None:
         """Return a pending instruction, None where it is closed or was never asked."""
         return self._pending.get(id)
+
+    def over_among(self, ids: Set[str]) -> list[str]:
+        """Return which of some instructions are over."""
+        return list(self._over & ids)
 
     def of(self, node: int) -> list[PendingInstruction]:
         """Return what one node is asked, oldest first."""
@@ -335,6 +343,7 @@ class Instructions:
         log.error("%s", why)
         asked.error = Error(ErrorCode.CLIENT_APP_CRASHED, why)
         asked.state = State.FAILED
+        self._over.add(asked.id)
         self.store.drop(asked.id)
 
     def is_closed(self, node: int, content: str) -> bool:
@@ -347,6 +356,9 @@ class Instructions:
     def end_exchange(self) -> None:
         """Close for good what was lost with its node: its round does not ask again."""
         for key in self._may_return:
+            node, content = key
+            if self._set_aside.get(node) == content:
+                self.let_go(node)
             self._note_closed(key)
         self._may_return.clear()
 
@@ -372,6 +384,7 @@ class Instructions:
                 self.deliveries.lost(closed.node, closed.content)
         else:
             self._note_closed(key)
+        self._over.discard(id)
         del self._of_node[closed.node][id]
         if not self._of_node[closed.node]:
             del self._of_node[closed.node]
@@ -397,6 +410,7 @@ class Instructions:
 
     def _answered(self, asked: PendingInstruction) -> None:
         asked.state = State.ANSWERED
+        self._over.add(asked.id)
         self.let_go(asked.node)
 
     def _known_to(self, asked: PendingInstruction) -> set[str]:

@@ -43,6 +43,7 @@ class OrchestratorGrid(PackingGrid):
         self._fleet = fleet
         self._run = run
         self._silos = dict(silos)
+        self._next_look = 0.0  # at nodes that may have gone
 
     @property
     def run(self) -> Run:
@@ -127,17 +128,31 @@ class OrchestratorGrid(PackingGrid):
         """
         with self._fleet.changed:
             while True:
-                ready = [id for id in waiting if self._is_ready(id)]
                 left = TICK_SECONDS
                 if deadline is not None:
                     left = min(left, deadline - self.now())
+                ready = self._fleet.instructions.over_among(waiting)
+                if not ready:
+                    ready = self._gone(waiting, last_look=left <= 0)
                 if ready or left <= 0:
                     return ready
                 self._fleet.changed.wait(left)
 
-    def _is_ready(self, id: str) -> bool:
+    def _gone(self, waiting: set[str], last_look: bool) -> list[str]:
+        """Return the messages whose nodes are gone, or that are closed; none between two ticks.
+
+        Each reply wakes who waits for all of them: to look at every node each time would cost the
+        square of their number.
+        """
+        now = self.now()
+        if now < self._next_look and not last_look:
+            return []
+        self._next_look = now + TICK_SECONDS
+        return [id for id in waiting if self._is_gone(id)]
+
+    def _is_gone(self, id: str) -> bool:
         asked = self._fleet.instructions.get(id)
-        return asked is None or asked.is_over or not self._fleet.nodes.is_online(asked.node)
+        return asked is None or not self._fleet.nodes.is_online(asked.node)
 
     def _take(self, asked: PendingInstruction) -> Message:
         """Return the reply to an instruction, or the error that stands for it; the instruction is

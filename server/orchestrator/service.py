@@ -246,8 +246,7 @@ class Orchestrator:
     def _say_over(self, drain: float) -> None:
         deadline = time.monotonic() + drain
         with self._fleet.changed:
-            self._fleet.over = True
-            self._fleet.changed.notify_all()
+            self._fleet.end()
             while self._own_nodes_online():
                 left = deadline - time.monotonic()
                 if left <= 0:
