@@ -19,13 +19,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from strategies.wire.objects import DTYPES, array_of, elements
+
+if TYPE_CHECKING:
+    # Imported where tensors are made: who reads a ledger's digests need not wait for it.
+    import torch
 
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -111,6 +114,8 @@ def weight_in(metrics: Mapping[str, object], weighting: str) -> object:
 
 def to_record(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
     """Return a state dict as named arrays; half types travel as float32 (numpy has no bfloat16)."""
+    import torch
+
     half = (torch.bfloat16, torch.float16)
     return ArrayRecord(
         {
@@ -127,6 +132,8 @@ def to_numpy(record: ArrayRecord) -> dict[str, np.ndarray]:
 
 def to_state(record: ArrayRecord) -> dict[str, torch.Tensor]:
     """Return a record as a state dict of fresh tensors."""
+    import torch
+
     return {name: torch.from_numpy(np.array(elements(array))) for name, array in record.items()}
 
 

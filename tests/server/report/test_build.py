@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from tests.server.sample_results import (
     with_nan,
     write_history,
 )
+
+ROOT = Path(__file__).parents[3]
 
 
 def result(silos: int = 3, rounds: int = 4, **changes: object) -> Made:
@@ -446,3 +450,12 @@ def test_a_silo_s_part_has_its_share_and_the_length_of_its_updates(tmp_path: Pat
     rows = {row[0]: row for row in read(made, tmp_path).tables["Each silo's part"]}
     assert rows["silo-1"][3] == "60.0%" and rows["silo-1"][6] == "0.250"
     assert rows["silo-3"][3] == "20.0%" and rows["silo-3"][6] == "0.500"
+
+
+def test_a_page_is_written_and_its_ledger_verified_without_torch() -> None:
+    """It takes most of the seconds that such a command would take."""
+    code = (
+        "import sys, server.report.build, server.run.audit, azureml_jobs.cli.finished_runs;"
+        " sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
