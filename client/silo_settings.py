@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import stat
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +18,11 @@ SILOS_VARIABLE = "MEADOW_SILOS"
 """Environment of a simulation's workers: a JSON list of silos, in the order of Flower's partition
 ids.
 """
+
+FILE_VARIABLE = "MEADOW_SILOS_FILE"
+"""Environment of the workers of a private Ray: the path of a file that holds that list."""
+MAX_BYTES = 1 << 26
+"""Of such a file: 64 MiB, some 100,000 silos."""
 
 NODE_KEY = "silo"
 """Key of the node configuration that holds the silo as JSON, set by our own node and pool."""
@@ -51,18 +56,26 @@ def _parsed(text: str) -> Silo:
 
 
 def hand_over(silos: list[Silo], run_id: int) -> Path:
-    """Leave the silos' settings where this machine's client processes of Flower's run `run_id` find
-    them.
+    """Leave the silos' settings where this user's client processes of Flower's run `run_id` find
+    them: in Flower's own home, which is no place that another user can make first.
 
     Used where Flower itself starts those processes and gives them nothing but a partition number.
-    Readable by this user only; returns the file, to be removed when the run ends.
+    Returns the file, to be removed when the run ends. Raises SiloError MDW-325 where the folder is
+    not this user's alone.
     """
     path = _hand_over_path(run_id)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(path.parent, os.lstat(path.parent))
     path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(silos_to_json(silos))
+    write_silos(silos, path)
     return path
+
+
+def write_silos(silos: list[Silo], path: Path) -> None:
+    """Write silos into a new file that this user alone may read."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
+        file.write(silos_to_json(silos))
 
 
 def silos_to_json(silos: list[Silo]) -> str:
@@ -73,12 +86,46 @@ def silos_to_json(silos: list[Silo]) -> str:
 def _handed_over(run_id: int) -> list[Silo]:
     text = os.environ.get(SILOS_VARIABLE)
     if text is None:
-        path = _hand_over_path(run_id)
-        if not path.is_file() or path.stat().st_uid != os.getuid():
-            return []
-        text = path.read_text()
-    return [silo_from_json(one) for one in json.loads(text)]
+        named = os.environ.get(FILE_VARIABLE)
+        text = _read(Path(named) if named else _hand_over_path(run_id))
+    return [silo_from_json(one) for one in json.loads(text)] if text else []
+
+
+def _read(path: Path) -> str:
+    """Return what a file of this user says, or nothing where there is none.
+
+    What is looked at is the open file, and no link is followed: nobody can swap it in between.
+    Raises SiloError MDW-325 where another user may have written it.
+    """
+    try:
+        _check_private(path.parent, os.lstat(path.parent))
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise _not_private(path) from error
+    with open(handle, encoding="utf-8") as file:
+        found = os.fstat(handle)
+        _check_private(path, found)
+        return file.read(MAX_BYTES)
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    plain = stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)
+    if plain and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        return
+    raise _not_private(path)
+
+
+def _not_private(path: Path) -> SiloError:
+    return SiloError(
+        "MDW-325",
+        f"{path}, which says what each silo of this simulation is, is not this user's alone.",
+        "Remove it, or set FLWR_HOME to a folder of your own.",
+    )
 
 
 def _hand_over_path(run_id: int) -> Path:
-    return Path(tempfile.gettempdir()) / f"meadow-{os.getuid()}" / f"silos-{run_id}.json"
+    home = os.environ.get("FLWR_HOME")
+    flower = Path(home) if home else Path.home() / ".flwr"
+    return flower / "meadow" / f"silos-{run_id}.json"

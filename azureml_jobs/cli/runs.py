@@ -179,6 +179,7 @@ def _downloaded(federation: Federation, run_id: str, target: Path) -> int:
     names = [name for name in federation.store.list(prefix) if ".." not in name]
     if not names:
         raise _no_files(run_id)
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in names:
         path = target / name.removeprefix(prefix)
         path.parent.mkdir(parents=True, exist_ok=True)

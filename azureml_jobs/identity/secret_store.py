@@ -3,7 +3,7 @@
 `azureml_jobs.identity.key_vault` has the same interface for a Key Vault.
 
     MDW-700 missing         MDW-701 others may read it    MDW-702 not readable
-    MDW-709 not a name      MDW-713 the disk failed
+    MDW-709 not a name      MDW-713 the disk failed        MDW-776 no modes on this file system
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import re
 import stat
+import tempfile
 from pathlib import Path
 from typing import Protocol
 
-from conf.atomic_files import write_atomic
+from conf.atomic_files import TEMPORARY, write_atomic
 from conf.errors import IdentityError
 
 Names = list[str]
@@ -63,6 +64,7 @@ class FolderSecrets:
         path = self._file(name)
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _check_modes_are_kept(self._folder)
             _check_folder(self._folder)
             write_atomic(path, secret, mode=0o600)
         except OSError as error:
@@ -119,6 +121,21 @@ def read_private(path: Path) -> bytes:
         ) from error
 
 
+def _check_modes_are_kept(folder: Path) -> None:
+    """Raise IdentityError MDW-776 where what is made in a folder is everybody's, whatever its mode:
+    on a share that is mounted for all (Azure Files), on exFAT.
+    """
+    made = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
+    try:
+        mode = stat.S_IMODE(made.stat().st_mode)
+    finally:
+        made.rmdir()
+    if mode & 0o077:
+        message = f"The file system of {folder} keeps no modes: what is made there is everybody's."
+        hint = "Name a folder on a local disk (keys=FOLDER), or a Key Vault (key_vault=NAME)."
+        raise IdentityError("MDW-776", message, hint)
+
+
 def _check_folder(folder: Path) -> None:
     _check_mode(folder.stat(), folder, "0700")
 
@@ -127,10 +144,28 @@ def _check_mode(status: os.stat_result, path: Path, wanted: str) -> None:
     """Raise IdentityError MDW-701 where others may read a file, or change a folder.
 
     Others may look into a folder (0755), and may write into one with the sticky bit, as /tmp: there
-    nobody can replace another user's files.
+    nobody can replace another user's files. On a file that bit means nothing.
     """
-    forbidden = 0o022 if stat.S_ISDIR(status.st_mode) else 0o077
-    if status.st_mode & forbidden and not status.st_mode & stat.S_ISVTX:
+    if stat.S_ISDIR(status.st_mode):
+        sticky = status.st_mode & stat.S_ISVTX
+        forbidden = 0 if sticky else 0o022
+    else:
+        forbidden = 0o077
+    if status.st_mode & forbidden:
         message = f"Others may use {path} (mode {stat.S_IMODE(status.st_mode):04o})."
-        hint = f"Run: chmod {wanted} {path} - and make a new key if it was shared."
+        hint = (
+            f"Run: chmod {wanted} {path} - and make a new key if it was shared. Where that changes "
+            "nothing, its file system keeps no modes: name a folder elsewhere."
+        )
         raise IdentityError("MDW-701", message, hint)
+    _check_owner(status, path)
+
+
+def _check_owner(status: os.stat_result, path: Path) -> None:
+    """Raise IdentityError MDW-701 where another user than this one and root could change a private
+    file or its folder at any time; root itself reads for others, as in a container.
+    """
+    if os.geteuid() in (0, status.st_uid) or status.st_uid == 0:
+        return
+    message = f"{path} belongs to another user (uid {status.st_uid})."
+    raise IdentityError("MDW-701", message, "Name a file of your own, in a folder of your own.")

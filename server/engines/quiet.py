@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 
 from conf.telemetry import turn_off
@@ -23,13 +24,26 @@ def quiet_environment() -> None:
     )  # Ray warns of a future default unless it is set
 
 
+class PrivateLog(logging.FileHandler):
+    """A log that its user alone may read: it names silos, and says what became of them."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = private(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        return os.fdopen(descriptor, "a", encoding="utf-8")
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file of this user alone, as the `opener` of `open`."""
+    return os.open(path, flags, 0o600)
+
+
 @contextlib.contextmanager
 def logs_to(folder: Path) -> Iterator[None]:
     """Send what Flower, Ray, Meadow and Python's warnings have to say to `folder/server.log`, not
     to the screen.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    to_file = logging.FileHandler(folder / "server.log", delay=True)
+    to_file = PrivateLog(folder / "server.log", delay=True)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]

@@ -33,11 +33,11 @@ from ray.exceptions import RayError, RayTaskError
 from ray.job_config import JobConfig
 
 from client.malloc import VARIABLE as MALLOC_VARIABLE
-from client.silo_settings import SILOS_VARIABLE, hand_over, silos_to_json
+from client.silo_settings import FILE_VARIABLE, SILOS_VARIABLE, silos_to_json, write_silos
 from conf.errors import SiloError
 from conf.schema import Silo
 from conf.targets import known
-from server.engines.quiet import logs_to
+from server.engines.quiet import logs_to, private
 from server.engines.ray_engine import RayRun, ServerMain
 from server.engines.ray_grid import RayGrid, Watch
 from server.engines.worker import load_app
@@ -69,7 +69,6 @@ def simulate_on_ray(server_main: ServerMain, run: RayRun) -> None:
         return backends[-1]
 
     def main(grid: Grid, context: Context) -> None:
-        left = None if run.address else hand_over(run.silos, context.run_id)
         try:
             server_main(RayGrid(grid, run.silos, watch), context)
         except BaseException as error:
@@ -78,8 +77,6 @@ def simulate_on_ray(server_main: ServerMain, run: RayRun) -> None:
             watch.ending = True
             for one in backends:
                 one.kill()
-            if left:
-                left.unlink(missing_ok=True)
 
     with (
         warnings.catch_warnings(action="ignore", category=ResourceWarning),  # see _shut_down
@@ -203,6 +200,10 @@ def _ray(run: RayRun) -> Iterator[None]:
             ray.shutdown()
         return
     assert run.folder is not None
+    # Beside Ray's own folder, which Ray opens to everyone, and inside the private one.
+    silos = run.folder.parent / "silos.json"
+    write_silos(run.silos, silos)
+    extra[FILE_VARIABLE] = str(silos)
     try:
         with mock.patch.dict(os.environ, PYTHONPATH=_python_path(), **extra):
             _start_private(run, str(run.folder))
@@ -296,7 +297,7 @@ def _keep_client_logs(folder: Path, log_dir: Path) -> None:
     """Keep what the clients wrote; the rest of Ray's own logs goes with its folder."""
     for file in sorted(folder.glob("session_2*/logs/worker-*")):
         if file.suffix in (".out", ".err") and (text := file.read_bytes()):
-            with (log_dir / "workers.log").open("ab") as kept:
+            with open(log_dir / "workers.log", "ab", opener=private) as kept:
                 kept.write(text)
 
 

@@ -338,7 +338,7 @@ def _end_with_parent() -> None:
 
 
 def _write_to(log_file: str) -> None:
-    target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(target, stream)
     os.close(target)

@@ -37,9 +37,9 @@ class RunFolder:
     def create(conf: Conf, command: str = "", *, anew: bool = True) -> RunFolder:
         """Make the folder of a run, with its configuration in it from the first moment.
 
-        It is made beside its place and renamed: a process that is killed leaves no folder that is
-        taken and can't be resumed. Raises ConfigError: MDW-181 where the name is taken and the run
-        is `anew`, MDW-182 where the place can't be written.
+        It is its user's alone (mode 0700). It is made beside its place and renamed: a process that
+        is killed leaves no folder that is taken and can't be resumed. Raises ConfigError: MDW-181
+        where the name is taken and the run is `anew`, MDW-182 where the place can't be written.
         """
         name = (
             conf.run.name
@@ -56,7 +56,7 @@ class RunFolder:
                 dir=path.parent, prefix=TEMPORARY, ignore_cleanup_errors=True
             ) as made:
                 new = RunFolder(Path(made) / "run")
-                new.path.mkdir()
+                new.path.mkdir(mode=0o700)
                 new.write_config(conf, command)
                 _put(new.path, path)
         except FileExistsError:

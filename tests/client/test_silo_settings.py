@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from flwr.app import Context, RecordDict
 
-from client.silo_settings import NODE_KEY, SILOS_VARIABLE, hand_over, silo_of, silos_to_json
+from client.silo_settings import (
+    FILE_VARIABLE,
+    NODE_KEY,
+    SILOS_VARIABLE,
+    hand_over,
+    silo_of,
+    silos_to_json,
+    write_silos,
+)
 from conf.errors import ConfigError, SiloError
 from conf.schema import DataConf, Silo
 from conf.silos import silo_to_json
@@ -24,9 +32,10 @@ def context(run_id: int = 7, **node_config: str | int) -> Context:
 
 
 @pytest.fixture(autouse=True)
-def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+def own_home_of_flower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
     monkeypatch.delenv(SILOS_VARIABLE, raising=False)
+    monkeypatch.delenv(FILE_VARIABLE, raising=False)
 
 
 def test_a_node_of_ours_is_told_by_its_own_configuration() -> None:
@@ -48,11 +57,37 @@ def test_a_worker_that_flower_started_finds_what_its_own_run_left() -> None:
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
-def test_what_another_user_left_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_of_a_private_ray_is_told_by_a_file_that_its_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "private"
+    folder.mkdir(mode=0o700)
+    write_silos([NORTH, SOUTH], folder / "silos.json")
+    monkeypatch.setenv(FILE_VARIABLE, str(folder / "silos.json"))
+    assert silo_of(context(**{"partition-id": 1, "num-partitions": 2})) == SOUTH
+
+
+def test_what_another_user_left_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     file = hand_over([NORTH, SOUTH], run_id=7)
-    monkeypatch.setattr("client.silo_settings._hand_over_path", lambda run_id: file)
     monkeypatch.setattr("os.getuid", lambda: file.stat().st_uid + 1)
-    assert silo_of(context(7, **{"partition-id": 0, "num-partitions": 2})).name == "silo-1"
+    with pytest.raises(SiloError, match="MDW-325"):
+        silo_of(context(7, **{"partition-id": 0, "num-partitions": 2}))
+
+
+def test_a_folder_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "meadow").mkdir()
+    (tmp_path / "meadow").chmod(0o777)
+    with pytest.raises(SiloError, match="MDW-325"):
+        hand_over([NORTH, SOUTH], run_id=7)
+
+
+def test_a_link_in_the_files_place_is_not_followed(tmp_path: Path) -> None:
+    file = hand_over([NORTH, SOUTH], run_id=7)
+    elsewhere = tmp_path / "elsewhere.json"
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+    with pytest.raises(SiloError, match="MDW-325"):
+        silo_of(context(7, **{"partition-id": 0, "num-partitions": 2}))
 
 
 def test_a_bare_partition_is_a_generated_silo() -> None:

@@ -39,7 +39,7 @@ def test_secrets_are_the_owner_s_alone_whatever_the_umask(
     assert secrets.list() == []
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o1644, 0o1666])
 def test_a_private_file_that_others_may_use_is_refused_with_how_to_mend_it(
     secrets: FolderSecrets, tmp_path: Path, mode: int
 ) -> None:
@@ -61,6 +61,39 @@ def test_a_folder_that_others_may_write_is_refused(secrets: FolderSecrets, tmp_p
         secrets.set("other", b"two")
     (tmp_path / "keys").chmod(0o700)
     assert secrets.list() == ["token"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_private_file_of_another_user_is_refused(
+    secrets: FolderSecrets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets.set("token", b"one")
+    for path in (tmp_path / "keys" / "token", tmp_path / "keys"):
+        os.chown(path, 4343, -1)
+        monkeypatch.setattr("os.geteuid", lambda: 4242)
+        with raises("MDW-701: .* belongs to another user .uid 4343"):
+            secrets.get("token")
+        monkeypatch.undo()
+        os.chown(path, os.geteuid(), -1)
+    assert secrets.get("token") == b"one"
+
+
+def test_a_file_system_without_modes_is_named_before_a_key_is_written(
+    secrets: FolderSecrets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Azure Files is mounted: `dir_mode=0777,file_mode=0777`."""
+
+    def made_for_everybody(**given: object) -> str:
+        folder = tmp_path / "keys" / "probe"
+        folder.mkdir()
+        folder.chmod(0o777)
+        return str(folder)
+
+    monkeypatch.setattr("tempfile.mkdtemp", made_for_everybody)
+    with raises("MDW-776: .* keeps no modes.*key_vault"):
+        secrets.set("token", b"one")
+    assert secrets.list() == []
+    assert list((tmp_path / "keys").iterdir()) == []
 
 
 def test_a_missing_or_unreadable_secret_says_so(secrets: FolderSecrets, tmp_path: Path) -> None:
