@@ -30,7 +30,17 @@ def silos(conf: Conf) -> list[Silo]:
 def _silo(conf: Conf, name: str, index: int, of: int) -> Silo:
     own = conf.federation.silos.get(name, SiloConf())
     data = data_of(conf.data, own, f"federation.silos.{name}.data", lambda key: "federation")
-    return Silo(name, index, of, data, own.device, own.threads, own.batch_size_at_most, own.policy)
+    return Silo(
+        name,
+        index,
+        of,
+        data,
+        own.device,
+        own.threads,
+        own.batch_size_at_most,
+        own.policy,
+        own.lifetimes,
+    )
 
 
 def data_of(data: DataConf, own: SiloConf, key: str, where: Where) -> DataConf:

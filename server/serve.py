@@ -50,6 +50,7 @@ from server.round.readiness import check_here
 from server.run.result import RoundRecord
 from server.session import session
 from server.store.admitted_keys import AdmittedKeys
+from server.store.expired_runs import expire
 from server.store.layout import claim
 from server.store.run_queue import CANCELLED_OUTCOME, Outcome, Request, RunQueue
 from strategies import build_strategy
@@ -58,6 +59,8 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.5
 """Between two looks at an empty queue."""
+EXPIRE_SECONDS: Final = 3600.0
+"""Between two looks at what has outlived its lifetime, while no run is in progress."""
 TERMINATED_STATUS: Final = 143
 
 
@@ -185,8 +188,12 @@ class _Work:
         """
         clock = self.orchestrator.clock
         idle_since = clock()
+        expire_at = clock()
         while True:
             self.care.check()
+            if clock() >= expire_at:
+                self._expire()
+                expire_at = clock() + EXPIRE_SECONDS
             request = self.queue.next()
             if request is not None:
                 self._run(request)
@@ -195,6 +202,12 @@ class _Work:
                 return
             else:
                 time.sleep(POLL_SECONDS)
+
+    def _expire(self) -> None:
+        """Delete what ended runs have left for longer than its lifetime."""
+        lifetimes = self.conf.federation.orchestrator.lifetimes
+        output = Path(self.conf.run.output)
+        expire(self.here.store, self.queue, output, lifetimes, time.time())
 
     def _run(self, request: Request) -> None:
         """Do one run. What is wrong with the run ends the run; what is wrong with this orchestrator

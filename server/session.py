@@ -33,7 +33,7 @@ from server.round.error_text import reasons_of
 from server.run.checkpoint import Checkpoints, Kept, RunState
 from server.run.environment import environment
 from server.run.history import FILE as HISTORY
-from server.run.history import History, read_history
+from server.run.history import SEGMENTS, History, read_history
 from server.run.ledger import AdmissionOf, Ledger
 from server.run.result import FinalTest, RoundRecord, RunResult
 from server.run.run_folder import RunFolder, find
@@ -298,6 +298,10 @@ def _new_run(conf: Conf, command: str, store: Store | None) -> tuple[RunFolder, 
     """Begin a new run, or continue with what a store that outlives folders has of it."""
     state = Checkpoints(store).load() if store else None
     if state is None:
+        if store is not None and store.list(SEGMENTS):
+            # They were forgotten: to begin at round 0 would cut back the record of what happened.
+            hint = "Start a new run from its model: model.init=RUN_ID."
+            raise CheckpointError("MDW-503", f"The run {conf.run.name} has no checkpoint.", hint)
         state = RunState(0, first_weights(conf))
     return RunFolder.create(conf, command, anew=store is None), state
 

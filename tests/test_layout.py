@@ -68,6 +68,7 @@ TESTED_ELSEWHERE = {
     "server/round/roster.py": "tests/server/round/test_rounds.py",
     "server/run/chain.py": "tests/server/run/test_ledger.py",
     "server/run/verdict.py": "tests/server/run/test_ledger.py",
+    "conf/schema/lifetimes.py": "tests/conf/test_key_list.py",
     "server/run/proofs.py": "tests/security/test_ledger_attacks.py",
     "server/run/silo_record.py": "tests/server/run/test_audit.py",
     "strategies/wire/receipts.py": "tests/client/node/test_witness.py",

@@ -25,6 +25,9 @@ WHICH: Final = ("federation.",)
 
 RUN: Final = Argument("run", "the id of a run; meadow status lists them", "RUN", required=True)
 PLACES: Final = ("task.target", "model.target", "strategy.target")
+RUN_TO_FORGET: Final = Argument(
+    "run", "the id of a run that has ended", "RUN", required=True, bare=True
+)
 FINISHED_RUN: Final = Argument(
     "run", "a folder's name in outputs/, or the path of one", "RUN_ID", required=True, bare=True
 )
@@ -341,6 +344,33 @@ _ROWS: Final = (
         about=WHERE_KEYS_ARE,
     ),
     # ---- everybody
+    Verb(
+        "forget",
+        ALL,
+        "delete what an ended run has left, on your side; what proves it stays",
+        "forget:forget",
+        (
+            RUN_TO_FORGET,
+            Argument(
+                "what", "checkpoints, logs, errors; at silos updates, states (all)", "KIND,KIND"
+            ),
+            ONE_SILO,
+            Argument("state", "a silo's state folder, where no federation's file is", "FOLDER"),
+            Argument(
+                "state_store", "where that silo's state is, if elsewhere", "PLACE", needs="state"
+            ),
+            ON,
+            AS,
+        ),
+        overrides=(*WHICH, "run.output"),
+        about="Deletes checkpoints, logs and the text of the error at the orchestrator; the last update and the\n"
+        "algorithm's states at silos. Ledger, history, result, configuration and model stay, and a line of the\n"
+        "ledger says what was deleted. A run whose checkpoints are gone can't be resumed.",
+        examples=(
+            ("meadow forget run=first", "on every side that is yours"),
+            ("meadow forget run=first state=state silo=north", "a silo's owner"),
+        ),
+    ),
     Verb(
         "verify",
         ALL,

@@ -44,6 +44,7 @@ from client.node.node import IDLE_SECONDS, IdleTimeout, Node
 from client.node.one_process import check_alone
 from client.node.own_admission import SiloAdmission
 from client.node.server_finder import ServerFinder
+from client.node.silo_forgetting import Lifetimes, SiloFiles
 from client.node.state_store import SiloStateStore
 from client.node.witness import LedgerRecord, Witness
 from conf.code_digest import release_digest
@@ -172,18 +173,16 @@ def make_node(settings: NodeSettings) -> Node:
         admission=None if settings.foreign_runs else admission,
         elsewhere=server.failed,
     )
+    states = _states(settings, silo.name)
+    record = LedgerRecord(settings.state) if settings.state else None
     return Node(
         connection,
         app,
         silo,
         journal=journal,
-        states=_states(settings, silo.name),
-        witness=Witness(
-            silo.name,
-            key,
-            authorities_in(authority),
-            LedgerRecord(settings.state) if settings.state else None,
-        ),
+        states=states,
+        witness=Witness(silo.name, key, authorities_in(authority), record),
+        lifetimes=Lifetimes(SiloFiles(journal, states, record), silo.lifetimes),
         idle_timeout=settings.idle_timeout,
         foreign_runs=settings.foreign_runs,
         spans=[span_of(f"The CA in {settings.ca}", certificate, hint)],

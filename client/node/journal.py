@@ -60,6 +60,32 @@ class UpdateJournal:
         """
         return self._read("update", content)
 
+    def forget(self, run: str | None = None, older_than: float | None = None) -> int:
+        """Delete the kept update and return its bytes, 0 where there is none.
+
+        Of one `run` alone, and where it was written before `older_than` (seconds since 1970).
+        Raises OSError.
+        """
+        path = self._folder / "update"
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return 0
+        if older_than is not None and found.st_mtime >= older_than:
+            return 0
+        if run is not None and self._run_of(path) != run:
+            return 0
+        path.unlink()
+        return found.st_size
+
+    def _run_of(self, path: Path) -> str | None:
+        try:
+            with path.open("rb") as file:
+                return str(json.loads(file.readline(_HEAD_BYTES))["instruction"]["run"])
+        except (ValueError, TypeError, LookupError):
+            # Damaged, so of no use to anybody, and of no run that can be named.
+            return None
+
     def _write(
         self, name: str, what: dict[str, Any], root: str, contents: Mapping[str, bytes]
     ) -> None:

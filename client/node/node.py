@@ -26,6 +26,7 @@ from client.node.agreement import refusal
 from client.node.connection import CallRefused, Connection, NodeUnknown
 from client.node.journal import LARGEST, InstructionKey, UpdateJournal
 from client.node.server_finder import ServerFinder
+from client.node.silo_forgetting import Lifetimes
 from client.node.state_store import AnotherProcess, SiloStateStore
 from client.node.witness import Witness
 from client.silo_settings import NODE_KEY
@@ -62,6 +63,7 @@ class Node:
         journal: UpdateJournal | None = None,
         states: SiloStateStore | None = None,
         witness: Witness | None = None,
+        lifetimes: Lifetimes | None = None,
         idle_timeout: float = IDLE_SECONDS,
         foreign_runs: bool = False,
         spans: Sequence[Span] = (),
@@ -72,7 +74,8 @@ class Node:
         With `foreign_runs` it also takes part in runs of a server that names no code (stock
         Flower's).
 
-        With a `witness` it signs what the server says of its ledger.
+        With a `witness` it signs what the server says of its ledger; with `lifetimes` it deletes
+        what has outlived its own, while it waits for work.
 
         Of the end of `spans` it warns in its log; `finder`, which the connection asks, is for the
         error of finding nobody.
@@ -85,6 +88,7 @@ class Node:
         self._journal = journal
         self._states = states
         self._witness = witness
+        self._lifetimes = lifetimes
         self._idle_timeout = idle_timeout
         self._foreign_runs = foreign_runs
         self._finder = finder
@@ -115,6 +119,8 @@ class Node:
                     self._node_id = self._connection.open()
                     self._context = None
                     worked = False
+                if self._lifetimes is not None and not worked:
+                    self._lifetimes.look()
                 if worked:
                     last_work = time.monotonic()
                 elif time.monotonic() - last_work > self._idle_timeout:

@@ -1,7 +1,7 @@
 """What a silo's algorithm remembers, in storage of the silo's own that outlives its node's disk.
 
     <silo>/runs/<run>/round-000005.state     an entry of `client.state_entry`: the state after a round
-    <silo>/runs.json                         the runs in the order in which they first kept a state
+    <silo>/runs.json                         the runs in the order in which they first kept a state, and when
     <silo>/writer.lease                      which process of this silo may write
 
 Of a run, the state that its latest round began with and the one that it ended with are kept: which
@@ -28,7 +28,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -49,7 +49,7 @@ RENEW_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.2
 KEPT_RUNS: Final = 8
 """Runs of which a silo keeps the states: an older one that ended can't be resumed here any more."""
-RUNS_FORMAT: Final = Format("list of runs", 1, damaged="MDW-519", fix="Delete it.")
+RUNS_FORMAT: Final = Format("list of runs", 2, damaged="MDW-519", fix="Delete it.")
 _STATE: Final = re.compile(r"round-(\d{6,12})\.state")
 
 
@@ -60,8 +60,14 @@ class AnotherProcess(SiloError):
 class SiloStateStore:
     """The states of one silo; `open_store` is called when the first is read or written."""
 
-    def __init__(self, open_store: Callable[[], Store], silo: str) -> None:
+    def __init__(
+        self,
+        open_store: Callable[[], Store],
+        silo: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._open = open_store
+        self._clock = clock
         self._silo = checked_name(silo)
         self._opened: Store | None = None
         self._lease: Lease | None = None
@@ -123,6 +129,34 @@ class SiloStateStore:
             self._store.delete(self._name(run, old))
         self._rounds[run] = stay
 
+    def forget(self, run: str) -> int:
+        """Delete what is stored of a run; return how many files that were.
+
+        Raises MeadowError; AnotherProcess where one is running, which may need it.
+        """
+        stored = self._store.list(self._folder(run))
+        if not stored:
+            return 0
+        lease = self._hold()
+        for name in stored:
+            self._store.delete(name)
+        self._rounds.pop(run, None)
+        others = {one: when for one, when in self._noted_runs().items() if one != run}
+        self._store.replace(self._runs_name, _runs_record(others), under=lease)
+        return len(stored)
+
+    def expire(self, older_than: float) -> list[str]:
+        """Delete what is stored of the runs that were first noted before `older_than` (seconds
+        since 1970), but the last one's, and return their ids.
+
+        Raises MeadowError.
+        """
+        noted = list(self._noted_runs().items())
+        old = [run for run, when in noted[:-1] if when < older_than]
+        for run in old:
+            self.forget(run)
+        return old
+
     def close(self) -> None:
         """Give the lease up, so that the next process of this silo need not wait."""
         self._closed.set()
@@ -165,23 +199,31 @@ class SiloStateStore:
 
     # ---- runs
 
+    @property
+    def _runs_name(self) -> str:
+        return f"{self._silo}/runs.json"
+
+    def _noted_runs(self) -> dict[str, float]:
+        """Return when each run was noted, in the order in which they first kept a state."""
+        try:
+            data = self._store.read(self._runs_name)
+        except StoreMissing:
+            return {}
+        where = f"{self._runs_name} in {self._store!r}"
+        raw = RUNS_FORMAT.loads(data, where)
+        with RUNS_FORMAT.reading(where):
+            return {str(run): float(when) for run, when in raw["runs"]}
+
     def _note_run(self, run: str, lease: Lease) -> None:
         """Add a run to the list, and forget those beyond `KEPT_RUNS`, the oldest first."""
-        name = f"{self._silo}/runs.json"
-        runs: list[str] = []
-        with suppress(StoreMissing):
-            where = f"{name} in {self._store!r}"
-            raw = RUNS_FORMAT.loads(self._store.read(name), where)
-            with RUNS_FORMAT.reading(where):
-                runs = [str(one) for one in raw["runs"]]
-        runs = [*(one for one in runs if one != run), run]
-        for old in runs[:-KEPT_RUNS]:
+        runs = [(one, when) for one, when in self._noted_runs().items() if one != run]
+        runs.append((run, round(self._clock(), 3)))
+        for old, _ in runs[:-KEPT_RUNS]:
             log.info("the states of the run %s are deleted: %d later ones", old, KEPT_RUNS)
             for stored in self._store.list(self._folder(old)):
                 self._store.delete(stored)
             self._rounds.pop(old, None)
-        record = RUNS_FORMAT.stamp | {"runs": runs[-KEPT_RUNS:]}
-        self._store.replace(name, json.dumps(record).encode(), under=lease)
+        self._store.replace(self._runs_name, _runs_record(dict(runs[-KEPT_RUNS:])), under=lease)
 
     # ---- the lease
 
@@ -232,3 +274,7 @@ class SiloStateStore:
                 return
             except MeadowError as error:
                 log.warning("%s; trying again", error)
+
+
+def _runs_record(runs: Mapping[str, float]) -> bytes:
+    return json.dumps(RUNS_FORMAT.stamp | {"runs": [list(one) for one in runs.items()]}).encode()

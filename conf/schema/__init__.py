@@ -20,6 +20,7 @@ from conf.schema.federation import (
     SiloConf,
     WorkspaceConf,
 )
+from conf.schema.lifetimes import RunLifetimes, SiloLifetimes
 from conf.schema.machine import SimulationConf, TrackingConf
 from conf.schema.models import ExternalModelConf, MlpConf, ModelConf, ResNetConf, TaskModelConf
 from conf.schema.policies import PolicyConf
@@ -48,10 +49,12 @@ __all__ = [
     "PrivacyConf",
     "ResNetConf",
     "RunConf",
+    "RunLifetimes",
     "RunScope",
     "ScaffoldConf",
     "Silo",
     "SiloConf",
+    "SiloLifetimes",
     "SimulationConf",
     "StrategyConf",
     "TaskConf",
@@ -133,3 +136,4 @@ class Silo:
     threads: int | None = None
     batch_size_at_most: int | None = number(None, at_least=1)
     policy: PolicyConf = section(PolicyConf)
+    lifetimes: SiloLifetimes = section(SiloLifetimes)

@@ -19,6 +19,7 @@ from conf.fields import (
     text,
     value,
 )
+from conf.schema.lifetimes import RunLifetimes, SiloLifetimes
 from conf.schema.policies import PolicyConf
 from conf.schema.tasks import DataConf
 
@@ -75,6 +76,10 @@ class SiloConf:
         None,
         help="where what its algorithm remembers lasts; null = its job's folder, on Azure ML the "
         "blob store of its workspace",
+    )
+    lifetimes: SiloLifetimes = section(
+        SiloLifetimes,
+        help="for how many days what it keeps of a run stays; empty = until forgotten",
     )
     # ---- on Azure ML
     workspace: WorkspaceConf | None = value(None, help="its Azure ML workspace")
@@ -165,6 +170,7 @@ class OrchestratorConf:
     ca: str | None = value(
         None, help="file of the CA's certificate, which silos trust; it is public"
     )
+    lifetimes: RunLifetimes = section(RunLifetimes)
 
 
 @dataclass

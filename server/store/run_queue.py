@@ -9,7 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from azureml_jobs.storage.base import Store, StoreMissing
@@ -149,6 +149,13 @@ class RunQueue:
                 "MDW-183", f"The run {run_id} was never submitted here.", f"Submitted: {known}."
             )
         return self._ended(request)
+
+    def forget_reason(self, run_id: str) -> None:
+        """Delete the text of why a run ended; its status and exit status stay."""
+        request = self._latest(run_id)
+        outcome = self._ended(request) if request is not None else None
+        if request is not None and outcome is not None and outcome.reason:
+            self._end(request.name, replace(outcome, reason=""))
 
     def cancel(self, run_id: str, live: bool) -> None:
         """End a run that waits or is in progress; a `live` orchestrator is asked and sees to it."""

@@ -179,7 +179,7 @@ def in_store(folder: Path, name: str) -> bytes:
 
 def silo_states(folder: Path, name: str) -> bytes:
     """Return what lies under a name in a silo's own storage after a round of an algorithm with a state."""
-    states = SiloStateStore(lambda: FolderStore(folder), "north")
+    states = SiloStateStore(lambda: FolderStore(folder), "north", lambda: NOW)
     weights = Array(np.array([1.5, -2.0], np.float32))
     records = {"1|golden|2|c": ArrayRecord({"w": weights}), "1|golden|2|n": MetricRecord({"t": 2})}
     states.keep("golden", 2, RecordDict({**records}))
@@ -208,7 +208,7 @@ WRITTEN: dict[str, Callable[[Path], bytes]] = {
     "admitted-key-2.json": lambda folder: in_store(folder, AdmittedKeys.ADMITTED),
     "revoked-key-1.json": lambda folder: in_store(folder, AdmittedKeys.REVOKED),
     "silo-state-1.state": lambda folder: silo_states(folder, "runs/golden/round-000002.state"),
-    "silo-runs-1.json": lambda folder: silo_states(folder, "runs.json"),
+    "silo-runs-2.json": lambda folder: silo_states(folder, "runs.json"),
     "context-state-1.json": lambda folder: state_names(),
     "node-key-name-1.txt": lambda folder: node_secret("north").encode(),
 }

@@ -203,6 +203,16 @@ def pieces(file: Path) -> list[str]:
     return [body[-1], secret]
 
 
+def test_its_silos_confirm_the_run_and_say_what_they_hold(launched: Launched) -> None:
+    status, text = done(launched.folder, "verify", "a")
+    assert status == 0, text
+    assert "with the model, configuration, history and metrics" in text
+    assert "confirmed by silo-1, silo-2, silo-3, the orchestrator's key" in text
+    lines = (launched.folder / "outputs/a/ledger.jsonl").read_text().splitlines()
+    (closed,) = [json.loads(line) for line in lines if '"event":"run closed"' in line]
+    assert [held["closing"] for held in closed["held"].values()] == [True] * 3
+
+
 def test_each_silo_holds_its_own_key_and_no_other(launched: Launched) -> None:
     for name in JOBS - {"server"}:
         keys = launched.jobs.folder(name) / "keys"

@@ -1,0 +1,79 @@
+"""`meadow verify` after a real federation: an orchestrator that was killed and started again, a silo that left."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from azureml_jobs.backends.local_jobs import LocalJobs
+from azureml_jobs.storage.folder_store import FolderStore
+from client.node.witness import LEDGER_RECORD
+from conf.errors import CheckpointError
+from tests.integration.test_local_federation import (  # noqa: F401  # folder is a fixture
+    SMALL,
+    checkpoints,
+    done,
+    folder,
+    until,
+)
+
+VERIFIED = "agree with each other and with the model, configuration, history and metrics"
+
+
+def record_of(folder: Path, silo: str) -> Path:  # noqa: F811  # not the fixture
+    return folder / f".meadow/federation/jobs/silo-{silo}/state" / LEDGER_RECORD
+
+
+@pytest.mark.slow
+def test_killed_and_left_by_a_silo_a_run_is_verified_and_says_what_that_silo_holds(
+    folder: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    asked = ["run.rounds=40", "run.name=a"]
+    status, text = done(folder, "launch", "all", "backend=local", "--detach", *SMALL, *asked)
+    assert status == 0, text
+    jobs = LocalJobs(folder / ".meadow/federation/jobs")
+    store = FolderStore(folder / ".meadow/federation/store")
+    until(lambda: checkpoints(store)[-1:] > ["runs/a/checkpoints/round-000003"])
+    jobs.signal("server", signal.SIGKILL)
+    jobs.wait("server", 20)
+    assert done(folder, "launch", "server", "backend=local")[0] == 0
+    until(lambda: checkpoints(store)[-1:] > ["runs/a/checkpoints/round-000012"])
+    # It takes part until here, and is away at the end.
+    jobs.signal("silo-silo-2", signal.SIGKILL)
+    status, text = done(folder, "wait", "run=a", "timeout=110")
+    assert status == 0, text + jobs.log("server").read_text()
+
+    status, text = done(folder, "verify", "a")
+    assert status == 0 and VERIFIED in text, text
+    assert "confirmed by silo-1, silo-2, silo-3, the orchestrator's key" in text
+    assert "silo-2 was away at the end: it holds the ledger as of round" in text
+    ledger = (folder / "outputs/a/ledger.jsonl").read_text().splitlines()
+    begun = [json.loads(line) for line in ledger if '"event":"run ' in line]
+    assert [line["event"] for line in begun[:2]] == ["run started", "run resumed"]
+    signers = {line["signer"]["certificate"] for line in begun if line.get("signer")}
+    assert len(signers) == 2, "each start has a key of its own"
+
+    # An auditor with a copy, elsewhere: the CA, then one silo's record, then nothing.
+    folder.joinpath("elsewhere").mkdir()
+    auditor = folder / "elsewhere"
+    authority = folder / ".meadow/federation/keys/ca-certificate"
+    status, text = done(auditor, "verify", "../outputs/a", f"ca={authority}")
+    assert status == 0 and "confirmed by silo-1, silo-2, silo-3, the orchestrator's key" in text
+    status, text = done(auditor, "verify", "../outputs/a", f"records={record_of(folder, 'silo-2')}")
+    assert status == 0 and "confirmed by silo-2; the last" in text, text
+    status, text = done(auditor, "verify", "../outputs/a")
+    assert status == 0 and "confirmed by nothing but the folder itself" in text
+
+    # Each silo by itself, with the model that it was handed.
+    model = folder / "outputs/a/model/model.safetensors"
+    for silo, told in (("silo-1", 0), ("silo-2", CheckpointError.exit_status)):
+        record = record_of(folder, silo)
+        status, text = done(
+            auditor, "verify", f"records={record}", f"ca={authority}", f"weights={model}"
+        )
+        assert status == told, text
+    assert "nobody told this silo which model is the run's" in text
