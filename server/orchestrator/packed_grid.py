@@ -4,6 +4,7 @@ again.
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 
@@ -16,7 +17,9 @@ from flwr.supercore.run import Run
 from conf.errors import WireError
 from server.round.silo_grid import SiloGrid
 from strategies.wire import protocol
-from strategies.wire.packing import PACKED, pack_content, unpack_content
+from strategies.wire.packing import PACKED, Bounds, pack_content, unpack_content
+
+log = logging.getLogger(__name__)
 
 
 class PackingGrid(SiloGrid):
@@ -34,6 +37,8 @@ class PackedGrid(SiloGrid):
 
     def __init__(self, grid: PackingGrid) -> None:
         self._grid = grid
+        self._sent: dict[str, str] = {}
+        """The last layout that was sent under each record's name."""
 
     @property
     def run(self) -> Run:
@@ -64,8 +69,9 @@ class PackedGrid(SiloGrid):
         """Send messages, each in the form that its node reads; a record that several share is
         packed once.
         """
-        sent, known = list(messages), dict[int, tuple[ArrayRecord, str]]()
-        return self._grid.push_messages([self._packed(message, known) for message in sent])
+        known: dict[int, tuple[ArrayRecord, str]] = {}
+        packed = [self._packed(message, known) for message in messages]
+        return self._grid.push_messages(packed)
 
     def replies(
         self, message_ids: Iterable[str], timeout: float | None = None
@@ -73,9 +79,8 @@ class PackedGrid(SiloGrid):
         """Yield replies as they arrive, with named arrays; one that does not fit its layout is an
         error reply.
         """
-        return map(
-            _unpacked, self._grid.replies(message_ids, timeout)
-        )  # a loop would hold on to the last reply
+        # Not a loop: it would hold on to the last reply.
+        return map(self._unpacked, self._grid.replies(message_ids, timeout))
 
     def progress(self, message_id: str) -> str:
         """Return in a few words how far a node is with a message."""
@@ -90,17 +95,33 @@ class PackedGrid(SiloGrid):
         return list(self.replies(message_ids, timeout=0))
 
     def _packed(self, message: Message, known: dict[int, tuple[ArrayRecord, str]]) -> Message:
-        if not protocol.records(message.content, ArrayRecord) or not self._grid.packs(
-            message.metadata.dst_node_id
-        ):
+        arrays = protocol.records(message.content, ArrayRecord)
+        if not arrays or not self._grid.packs(message.metadata.dst_node_id):
             return message
-        return make_message(metadata=message.metadata, content=pack_content(message.content, known))
+        content = pack_content(message.content, known)
+        for name, record in arrays.items():
+            self._sent[name] = known[id(record)][1]
+        return make_message(metadata=message.metadata, content=content)
+
+    def _unpacked(self, reply: Message) -> Message:
+        if not reply.has_content() or PACKED not in reply.content:
+            return reply
+        bounds = Bounds().of_answers(list(self._sent.values()))
+        try:
+            content = unpack_content(reply.content, bounds)
+        except Exception as error:
+            # Whatever it is: the one fault of the one silo whose reply this is.
+            return make_message(metadata=reply.metadata, error=_unreadable(error))
+        return make_message(metadata=reply.metadata, content=content)
 
 
-def _unpacked(reply: Message) -> Message:
-    if not reply.has_content() or PACKED not in reply.content:
-        return reply
-    try:
-        return make_message(metadata=reply.metadata, content=unpack_content(reply.content))
-    except WireError as error:
-        return make_message(metadata=reply.metadata, error=Error(ErrorCode.UNKNOWN, str(error)))
+def _unreadable(error: Exception) -> Error:
+    """Return the error that takes the place of a reply whose arrays can't be made of it."""
+    if not isinstance(error, WireError):
+        log.error("a packed reply could not be read", exc_info=error)
+        error = WireError(
+            "MDW-643",
+            f"A packed record can't be read: {type(error).__name__}.",
+            "Run the same version of Meadow on both sides.",
+        )
+    return Error(ErrorCode.UNKNOWN, str(error))

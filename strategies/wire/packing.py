@@ -13,9 +13,9 @@ record.
 from __future__ import annotations
 
 import json
-import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -29,6 +29,36 @@ PACKED: Final = "meadow-packed"
 """The config record that holds the layouts: name of an array record -> JSON list of [name, dtype,
 shape].
 """
+MOST_DIMENSIONS: Final = 32
+"""Of an array; numpy of release 1 has no more, and no model comes near."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How long a layout that another party wrote may be, before it is read.
+
+    `letters` of its JSON text and `names` of arrays: what either may cost is known before memory is
+    taken for it. What it declares is bounded by the flat arrays that are there.
+    """
+
+    letters: int = 16 * 2**20
+    names: int = 200_000
+
+    def of_answers(self, layouts: Sequence[str]) -> Bounds:
+        """Return the bounds of answers to messages with such layouts.
+
+        An answer has the model's arrays and what an algorithm adds, or the sums of a task: each
+        record as long as the longest that was sent, or as a small one.
+        """
+        longest = max((len(layout) for layout in layouts), default=0)
+        letters = min(self.letters, max(longest + 1024, SMALL_LAYOUT))
+        # No row is shorter than `["a", "bool", []]`.
+        return Bounds(letters, min(self.names, letters // 16))
+
+
+SMALL_LAYOUT: Final = 2**16
+"""Letters that the layout of an answer may have whatever was sent: a task may have many sums."""
+UNBOUNDED_BY_WHAT_WAS_SENT: Final = Bounds()
 
 
 def packing_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -63,7 +93,7 @@ def pack_content(
     return RecordDict({**packed, PACKED: layouts})
 
 
-def unpack_content(content: RecordDict) -> RecordDict:
+def unpack_content(content: RecordDict, bounds: Bounds = UNBOUNDED_BY_WHAT_WAS_SENT) -> RecordDict:
     """Return a message's content as it was before `pack_content`; the arrays lie in the buffers of
     the packed ones.
 
@@ -74,7 +104,9 @@ def unpack_content(content: RecordDict) -> RecordDict:
         raise _unfit("the layouts name other records than the message has")
     return RecordDict(
         {
-            name: unpack(record, layouts[name]) if isinstance(record, ArrayRecord) else record
+            name: unpack(record, layouts[name], bounds)
+            if isinstance(record, ArrayRecord)
+            else record
             for name, record in content.items()
             if name != PACKED
         }
@@ -99,36 +131,66 @@ def pack(record: ArrayRecord) -> tuple[ArrayRecord, str]:
     )
 
 
-def unpack(flat: ArrayRecord, layout: object) -> ArrayRecord:
+def unpack(
+    flat: ArrayRecord, layout: object, bounds: Bounds = UNBOUNDED_BY_WHAT_WAS_SENT
+) -> ArrayRecord:
     """Return the named arrays of a packed record as views of it.
 
     Raises WireError MDW-643 where the two do not fit.
     """
-    declared = _layout(layout)
+    declared = _layout(layout, bounds)
     if any(array.dtype != dtype for dtype, array in flat.items()):
         raise _unfit("a flat array has another element type than its name says")
     rows = {
         dtype: deque(array.pieces if isinstance(array, Pieces) else [view(array)])
         for dtype, array in flat.items()
     }
+    sizes = _sizes(declared, rows)
     record = ArrayRecord()
     for name, (dtype, shape) in declared.items():
-        if dtype not in rows:
-            raise _unfit(f"no flat array of {dtype[:20]!r}")
-        record[name] = Pieces(
-            dtype, shape, _cut(rows[dtype], math.prod(shape) * DTYPES[dtype].itemsize, dtype)
-        )
-    if any(piece.nbytes for row in rows.values() for piece in row):
-        raise _unfit("there are more elements than declared")
+        record[name] = Pieces(dtype, shape, _cut(rows[dtype], sizes[name]))
     return record
 
 
-def _cut(row: deque[memoryview], size: int, dtype: str) -> list[memoryview]:
-    """Take the next `size` bytes off a row of buffers, as views."""
+def _sizes(
+    declared: Mapping[str, tuple[str, tuple[int, ...]]], rows: Mapping[str, deque[memoryview]]
+) -> dict[str, int]:
+    """Return the bytes of each declared array, once all of them are known to be there, and no more.
+
+    Before the first array is made of them: a layout that lies costs nothing.
+    """
+    left = {dtype: sum(piece.nbytes for piece in row) for dtype, row in rows.items()}
+    sizes: dict[str, int] = {}
+    for name, (dtype, shape) in declared.items():
+        if dtype not in left:
+            raise _unfit(f"no flat array of {dtype}")
+        itemsize = DTYPES[dtype].itemsize
+        sizes[name] = itemsize * _elements(shape, left[dtype] // itemsize)
+        left[dtype] -= sizes[name]
+    if any(left.values()):
+        raise _unfit("there are more elements than declared")
+    return sizes
+
+
+def _elements(shape: tuple[int, ...], most: int) -> int:
+    """Return the number of elements of a shape; raises WireError MDW-643 beyond `most`.
+
+    Compared at each step, so that no product is ever much larger than what is there.
+    """
+    if 0 in shape:
+        return 0
+    count = 1
+    for side in shape:
+        count *= side
+        if count > most:
+            raise _unfit("there are fewer elements than declared")
+    return count
+
+
+def _cut(row: deque[memoryview], size: int) -> list[memoryview]:
+    """Take the next `size` bytes off a row of buffers, as views; they are there."""
     taken = []
     while size:
-        if not row:
-            raise _unfit(f"{dtype} has {size} bytes fewer than declared")
         piece = row.popleft()
         taken.append(piece[:size])
         if piece.nbytes > size:
@@ -137,17 +199,24 @@ def _cut(row: deque[memoryview], size: int, dtype: str) -> list[memoryview]:
     return taken
 
 
-def _layout(text: object) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+def _layout(text: object, bounds: Bounds) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+    if not isinstance(text, str) or len(text) > bounds.letters:
+        raise _unfit(f"it is no text of at most {bounds.letters} letters")
     try:
-        rows: Any = json.loads(str(text))
+        rows: Any = json.loads(text)
+        if len(rows) > bounds.names:
+            raise _unfit(f"it names more than {bounds.names} arrays")
         declared = {str(name): (str(dtype), tuple(shape)) for name, dtype, shape in rows}
     except (ValueError, TypeError, RecursionError):
         raise _unfit("it is no list of name, element type and shape") from None
     if len(declared) != len(rows):
         raise _unfit("a name occurs twice")
     for dtype, shape in declared.values():
-        if dtype not in DTYPES or any(type(n) is not int or n < 0 for n in shape):
-            raise _unfit(f"{dtype[:20]!r} {shape}")
+        if dtype not in DTYPES:
+            raise _unfit(f"{dtype[:20]!r} is no element type")
+        if len(shape) > MOST_DIMENSIONS or any(type(n) is not int or n < 0 for n in shape):
+            # The shape itself is not repeated: to print a number of many digits is an error too.
+            raise _unfit("it declares a shape that no array has")
     return declared
 
 
