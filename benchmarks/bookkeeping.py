@@ -37,7 +37,7 @@ from conf.schema import Conf
 from conf.silos import silos
 from server.app import federate
 from server.observers.base import Observer
-from server.round.admission import Admitted
+from server.round.judgement import Admitted
 from server.round.rounds import Rounds
 from server.round.silo_grid import SiloGrid
 from server.run.checkpoint import Checkpoints

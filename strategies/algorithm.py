@@ -33,9 +33,10 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from conf.errors import WireError
-from strategies.average import MetricMeans, WeightedMean
+from strategies.average import Checked, WeightedMean
+from strategies.metric_means import MetricMeans
 from strategies.silo_half import SiloHalf, belongs
-from strategies.streaming import Streaming
+from strategies.streaming import Replies, Streaming
 from strategies.wire import protocol
 
 log = logging.getLogger(__name__)
@@ -148,14 +149,21 @@ class Algorithm(Streaming):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the next model, and the means of the metrics that all replies have.
 
-        Both are None without replies. Raises WireError (MDW-660 to 665) for a reply that can't be
-        averaged.
+        Both are None without replies. A reply that can't be averaged is refused where the replies
+        can be (`Replies`); elsewhere WireError (MDW-660 to 665) is raised for it.
         """
-        means = _Means({name: WeightedMean() for name in self.extra})
+        extra_means = {name: WeightedMean() for name in self.extra}
+        means = _Means(extra_means, WeightedMean(protocol.to_numpy(self._sent)))
         for reply in replies:
             if not reply.has_error():
-                self._fold(reply, means)
-            del reply  # the iterator may free it before it waits for the next
+                try:
+                    self._fold(reply, means)
+                except WireError as why:
+                    if not isinstance(replies, Replies):
+                        raise
+                    replies.refuse(why)
+            # The iterator may free it before it waits for the next one.
+            del reply
         count = means.model.count
         if not count:
             return None, None
@@ -173,7 +181,8 @@ class Algorithm(Streaming):
         metrics = MetricMeans()
         for reply in replies:
             if not reply.has_error():
-                _fold_metrics(reply, metrics, protocol.BY_EXAMPLES)
+                values = dict(_only(protocol.records(reply.content, MetricRecord)))
+                _fold_metrics(values, metrics, _weight_in(values, protocol.BY_EXAMPLES))
         return _record_of(metrics) if metrics.weight else None
 
     def summary(self) -> None:
@@ -185,13 +194,21 @@ class Algorithm(Streaming):
         )
 
     def _fold(self, reply: Message, means: _Means) -> None:
-        weight = self.weight(_fold_metrics(reply, means.metrics, self.weighting))
+        """Fold a reply into all means, or raise MeadowError and fold nothing of it."""
+        values = dict(_only(protocol.records(reply.content, MetricRecord)))
+        counted = _weight_in(values, self.weighting)
+        weight = self.weight(counted)
         records = protocol.records(reply.content, ArrayRecord)
+        checked: list[tuple[WeightedMean, Checked]] = []
         for name, mean in means.extra.items():
             if name not in records:
                 raise _wrong_records(list(records))
-            mean.add(_arrays(records.pop(name)), weight)
-        means.model.add(_arrays(_only(records)), weight)
+            checked.append((mean, mean.checked(_arrays(records.pop(name)), weight)))
+        checked.append((means.model, means.model.checked(_arrays(_only(records)), weight)))
+        # Only now: every one of them takes it.
+        for mean, update in checked:
+            mean.fold(update)
+        _fold_metrics(values, means.metrics, counted)
 
     def _in_order(self, result: dict[str, NDArray[Any]]) -> ArrayRecord:
         if not self._sent:
@@ -214,7 +231,7 @@ class _Means:
     """What a round's replies are folded into."""
 
     extra: dict[str, WeightedMean]
-    model: WeightedMean = field(default_factory=WeightedMean)
+    model: WeightedMean
     metrics: MetricMeans = field(default_factory=MetricMeans)
 
 
@@ -267,9 +284,8 @@ def _arrays(record: ArrayRecord) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _fold_metrics(reply: Message, metrics: MetricMeans, weighting: str) -> int:
-    """Fold the metrics of a reply and return its weight: its examples, its size, or 1."""
-    values = dict(_only(protocol.records(reply.content, MetricRecord)))
+def _weight_in(values: Mapping[str, object], weighting: str) -> int:
+    """Return what a reply with such metrics weighs: its examples, its size, or 1."""
     weight = protocol.weight_in(values, weighting)
     name = protocol.SIZE if weighting == protocol.BY_SIZE else protocol.NUM_EXAMPLES
     if not isinstance(weight, int):
@@ -278,10 +294,12 @@ def _fold_metrics(reply: Message, metrics: MetricMeans, weighting: str) -> int:
             f"A reply's {name} is {weight!r:.40}.",
             "It must be a whole number.",
         )
-    for count in (protocol.NUM_EXAMPLES, protocol.SIZE):
-        values.pop(count, None)
-    metrics.add(values, weight)
     return weight
+
+
+def _fold_metrics(values: Mapping[str, object], metrics: MetricMeans, weight: int) -> None:
+    counts = (protocol.NUM_EXAMPLES, protocol.SIZE)
+    metrics.add({name: value for name, value in values.items() if name not in counts}, weight)
 
 
 def _only(records: Mapping[str, R]) -> R:

@@ -4,7 +4,9 @@ Floating-point addition depends on its order; integer addition does not. So each
 turned into fixed point on its own and added as integers: `high` counts steps of 2^-16, `low` steps
 of 2^-63 below them, 16 bytes a parameter however many updates come. n*w of a float32 or float16
 parameter is exact in float64 for n < 2^29, so its sum is exact for |w| >= 2^-40 and off by less
-than 2^-63 an update below that; float64 parameters are rounded once an update, to 53 bits. As long
+than 2^-63 an update below that; float64 parameters are rounded once an update, to 53 bits. Of an
+array whose values are large in the model that was sent, the changes are added up and not the
+values: what the model itself holds then takes no room in the counters (`is_folded_as_change`). As long
 as the updates themselves are no larger than those sums would be (four of float32) they are held
 instead, and added up array by array at the end. docs/strategies.md has the measured cost.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -33,6 +35,11 @@ CARRY_EVERY: Final = 1 << 15
 """Updates after which `low` (below 2^47 each) is carried into `high`, before 63 bits overflow."""
 _SUM_BYTES: Final = 16
 """Of one parameter, in fixed point."""
+LARGE: Final = 2.0**7
+"""A magnitude in the model beyond which an array's changes are averaged in place of its values.
+
+Up to it the room is enough for 1,000 silos of the largest number of examples.
+"""
 _FLOATS: Final = "f"
 _COUNTS: Final = "iub"
 
@@ -48,18 +55,37 @@ def largest_reach(updates: int) -> float:
     return float(int(LIMIT) // max(updates, 1))
 
 
+def is_folded_as_change(values: NDArray[Any]) -> bool:
+    """Say whether the changes of such an array of the model are averaged, and not its values."""
+    if not _averaged(values.dtype) or not values.size:
+        return False
+    return max(-float(values.min()), float(values.max())) > LARGE
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An update that a mean takes, and what its arrays then reach."""
+
+    arrays: dict[str, NDArray[Any]]
+    weight: int
+    reach: dict[str, float]
+
+
 class WeightedMean:
     """sum(n_k * w_k) / sum(n_k) over updates k of named arrays: the same bits in any order.
 
     Integer and boolean arrays are counters (BatchNorm's `num_batches_tracked`): the mean of counts
     is no count and their sum would grow with the number of silos, so the largest is kept. Arrays of
     floats, running means and variances among them, are averaged. One update alone comes back as it
-    was, bit for bit.
+    was, bit for bit. `before` is the model that was sent, where there is one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: Arrays | None = None) -> None:
         self.weight = 0
         self.count = 0
+        self._before = {} if before is None else before
+        self._bases: dict[str, NDArray[Any]] = {}
+        """The arrays of `before` whose changes are averaged, in one row each."""
         self._held: list[tuple[dict[str, NDArray[Any]], int]] = []
         self._sums: dict[str, _Sum | _Largest] = {}  # empty while updates are held
         self._reach: dict[str, float] = {}  # sum of n * max|w|
@@ -68,9 +94,16 @@ class WeightedMean:
     def add(self, arrays: Arrays, weight: int) -> None:
         """Fold one update in, weighted by its number of examples; the update itself is not changed.
 
-        Raises WireError, with nothing folded: MDW-660 names, shape or dtype differ from the first
-        update's, MDW-661 values are not finite, MDW-662 the sum leaves the range of the counters,
-        MDW-663 the weight is not positive.
+        Raises WireError, with nothing folded, as `checked` does.
+        """
+        self.fold(self.checked(arrays, weight))
+
+    def checked(self, arrays: Arrays, weight: int) -> Checked:
+        """Return an update as `fold` takes it, once it is known to fit; nothing is folded.
+
+        Raises WireError: MDW-660 names, shape or dtype differ from the first update's, MDW-661
+        values are not finite, MDW-662 the sum leaves the range of the counters, MDW-663 the weight
+        is not positive.
         """
         if weight < 1:
             raise WireError(
@@ -79,22 +112,29 @@ class WeightedMean:
                 "It must be a positive number of examples.",
             )
         self._check_layout(arrays)
-        reach = {
-            name: self._reach.get(name, 0.0) + weight * _largest_magnitude(name, array)
-            for name, array in arrays.items()
-            if _averaged(array.dtype)
-        }
-        for name, value in reach.items():
-            if value > LIMIT:
-                raise _out_of_range(name, value)
-        self._reach = reach
+        reach: dict[str, float] = {}
+        for name, array in arrays.items():
+            if not _averaged(array.dtype):
+                continue
+            far = _largest_magnitude(name, array)
+            if name in self._bases:
+                far = _largest_change(array, self._bases[name])
+            reach[name] = self._reach.get(name, 0.0) + weight * far
+            if reach[name] > LIMIT:
+                raise _out_of_range(name, reach[name])
+        return Checked(dict(arrays), weight, reach)
+
+    def fold(self, update: Checked) -> None:
+        """Fold an update in that was checked after the last one was folded."""
+        arrays = update.arrays
+        self._reach = update.reach
         self.count += 1
-        self.weight += weight
+        self.weight += update.weight
         if self._sums:
             for name, array in arrays.items():
-                self._sums[name].add(array, weight)
+                self._sums[name].add(array, update.weight)
             return
-        self._held.append((dict(arrays), weight))
+        self._held.append((arrays, update.weight))
         size = sum(array.nbytes for array in arrays.values())
         if len(self._held) * size > sum(_SUM_BYTES * array.size for array in arrays.values()):
             self._sums = {name: self._added_up(name) for name in self._layout}
@@ -113,12 +153,17 @@ class WeightedMean:
             return self._held.pop()[0]
         if self._sums:
             return {name: self._sums.pop(name).mean(self.weight) for name in self._layout}
-        return {name: _mean_of(self._taken(name), self.weight) for name in self._layout}
+        return {
+            name: _mean_of(self._taken(name), self.weight, self._bases.get(name))
+            for name in self._layout
+        }
 
     def _added_up(self, name: str) -> _Sum | _Largest:
         """Return the sum of one array of the updates that are held, which let it go."""
         shape, dtype = self._layout[name]
-        added = _Sum(shape, dtype) if _averaged(dtype) else _Largest()
+        added: _Sum | _Largest = _Largest()
+        if _averaged(dtype):
+            added = _Sum(shape, dtype, self._bases.get(name))
         for array, weight in self._taken(name):
             added.add(array, weight)
         return added
@@ -129,10 +174,17 @@ class WeightedMean:
     def _check_layout(self, arrays: Arrays) -> None:
         layout = {name: (array.shape, array.dtype) for name, array in arrays.items()}
         if not self.count:
+            bases: dict[str, NDArray[Any]] = {}
             for name, array in arrays.items():
                 if array.dtype.kind not in _FLOATS + _COUNTS or array.dtype.itemsize > 8:
                     raise _mismatch(name, f"its dtype {array.dtype} can't be averaged")
+                before = self._before.get(name)
+                if before is None or before.shape != array.shape:
+                    continue
+                if is_folded_as_change(before):
+                    bases[name] = before.reshape(-1)
             self._layout = layout
+            self._bases = bases
             return
         for name in sorted(self._layout.keys() ^ layout.keys()):
             raise _mismatch(
@@ -152,19 +204,29 @@ class _Scratch:
 
     def __init__(self, size: int) -> None:
         size = min(size, CHUNK)
-        self._product, self._whole, self._steps = (
-            np.empty(size),
-            np.empty(size),
-            np.empty(size, np.int64),
-        )
+        self._product = np.empty(size)
+        self._whole = np.empty(size)
+        self._steps = np.empty(size, np.int64)
 
     def fold(
-        self, piece: NDArray[Any], weight: int, high: NDArray[np.int64], low: NDArray[np.int64]
+        self,
+        piece: NDArray[Any],
+        weight: int,
+        high: NDArray[np.int64],
+        low: NDArray[np.int64],
+        base: NDArray[Any] | None = None,
     ) -> None:
-        """Add n*w of a chunk to its counters."""
+        """Add n*w of a chunk to its counters, or with a `base` n*(w - base)."""
         n = piece.size
-        product, whole, steps = self._product[:n], self._whole[:n], self._steps[:n]
-        np.multiply(piece, weight * 2.0**HIGH_BITS, out=product, dtype=np.float64)
+        product = self._product[:n]
+        whole = self._whole[:n]
+        steps = self._steps[:n]
+        scale = weight * 2.0**HIGH_BITS
+        if base is None:
+            np.multiply(piece, scale, out=product, dtype=np.float64)
+        else:
+            np.subtract(piece, base, out=product, dtype=np.float64)
+            np.multiply(product, scale, out=product)
         np.floor(product, out=whole)
         np.copyto(steps, whole, casting="unsafe")
         high += steps
@@ -174,33 +236,51 @@ class _Scratch:
         low += steps
 
     def mean(
-        self, high: NDArray[np.int64], low: NDArray[np.int64], weight: int
+        self,
+        high: NDArray[np.int64],
+        low: NDArray[np.int64],
+        weight: int,
+        base: NDArray[Any] | None = None,
     ) -> NDArray[np.float64]:
-        """Return the quotient of a chunk's counters and the sum of weights.
+        """Return the quotient of a chunk's counters and the sum of weights, from its `base` on.
 
         The counters are used up.
         """
-        total, rest = self._product[: high.size], self._whole[: high.size]
+        total = self._product[: high.size]
+        rest = self._whole[: high.size]
         _carry(high, low)
         np.multiply(high, 2.0**-HIGH_BITS, out=total)
         np.multiply(low, 2.0 ** -(HIGH_BITS + LOW_BITS), out=rest)
         total += rest
         total /= weight
+        if base is not None:
+            total += base
         return total
 
 
 class _Sum:
-    """The sum of n*w of one array of floats, in fixed point: high * 2^-16 + low * 2^-63."""
+    """The sum of n*w of one array of floats, in fixed point: high * 2^-16 + low * 2^-63.
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._shape, self._dtype, size = shape, dtype, math.prod(shape)
-        self.high, self.low = np.zeros(size, np.int64), np.zeros(size, np.int64)
-        self._scratch, self._count = _Scratch(size), 0
+    With a `base`, one row of the model that was sent, that of n*(w - base).
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], base: NDArray[Any] | None = None
+    ) -> None:
+        size = math.prod(shape)
+        self._shape = shape
+        self._dtype = dtype
+        self._base = base
+        self.high = np.zeros(size, np.int64)
+        self.low = np.zeros(size, np.int64)
+        self._scratch = _Scratch(size)
+        self._count = 0
 
     def add(self, array: NDArray[Any], weight: int) -> None:
         flat = array.reshape(-1)
         for at in _chunks(flat.size):
-            self._scratch.fold(flat[at], weight, self.high[at], self.low[at])
+            base = None if self._base is None else self._base[at]
+            self._scratch.fold(flat[at], weight, self.high[at], self.low[at], base)
         self._count += 1
         if self._count % CARRY_EVERY == 0:
             _carry(self.high, self.low)
@@ -209,7 +289,10 @@ class _Sum:
         mean = np.empty(self._shape, self._dtype)
         flat = mean.reshape(-1)
         for at in _chunks(flat.size):
-            flat[at] = self._scratch.mean(self.high[at].copy(), self.low[at].copy(), weight)
+            base = None if self._base is None else self._base[at]
+            high = self.high[at].copy()
+            low = self.low[at].copy()
+            flat[at] = self._scratch.mean(high, low, weight, base)
         return mean
 
 
@@ -228,7 +311,9 @@ class _Largest:
         return self._largest
 
 
-def _mean_of(updates: list[tuple[NDArray[Any], int]], weight: int) -> NDArray[Any]:
+def _mean_of(
+    updates: list[tuple[NDArray[Any], int]], weight: int, base: NDArray[Any] | None
+) -> NDArray[Any]:
     """Return the mean of one array of a few updates.
 
     The bits of `_Sum`, a chunk of all at a time.
@@ -236,51 +321,23 @@ def _mean_of(updates: list[tuple[NDArray[Any], int]], weight: int) -> NDArray[An
     first = updates[0][0]
     if not _averaged(first.dtype):
         return np.asarray(np.maximum.reduce([array for array, _ in updates]))
-    mean, scratch = np.empty(first.shape, first.dtype), _Scratch(first.size)
-    flat, flats = mean.reshape(-1), [(array.reshape(-1), n) for array, n in updates]
+    mean = np.empty(first.shape, first.dtype)
+    scratch = _Scratch(first.size)
+    flat = mean.reshape(-1)
+    rows = [(array.reshape(-1), n) for array, n in updates]
     for at in _chunks(flat.size):
-        high, low = np.zeros(flat[at].size, np.int64), np.zeros(flat[at].size, np.int64)
-        for array, n in flats:
-            scratch.fold(array[at], n, high, low)
-        flat[at] = scratch.mean(high, low, weight)
+        size = flat[at].size
+        high = np.zeros(size, np.int64)
+        low = np.zeros(size, np.int64)
+        below = None if base is None else base[at]
+        for row, n in rows:
+            scratch.fold(row[at], n, high, low, below)
+        flat[at] = scratch.mean(high, low, weight, below)
     return mean
 
 
 def _chunks(size: int) -> Iterator[slice]:
     return (slice(start, start + CHUNK) for start in range(0, size, CHUNK))
-
-
-class MetricMeans:
-    """Example-weighted means of the metrics that every reply has: the same bits in any order."""
-
-    def __init__(self) -> None:
-        self.weight = 0
-        self._count = 0
-        self._sums: dict[str, Fraction] = {}
-        self._seen: dict[str, int] = {}
-        self._undefined: set[str] = set()
-
-    def add(self, metrics: Mapping[str, object], weight: int) -> None:
-        """Fold one reply's metrics in; lists and other values that are no number are left out."""
-        self._count += 1
-        self.weight += weight
-        for name, value in metrics.items():
-            if isinstance(value, int | float):
-                self._seen[name] = self._seen.get(name, 0) + 1
-                if math.isfinite(value):
-                    self._sums[name] = self._sums.get(name, Fraction(0)) + weight * Fraction(value)
-                else:
-                    self._undefined.add(name)
-
-    def result(self) -> dict[str, float]:
-        """Return the means by name, sorted; NaN where any reply had a value that is not finite."""
-        common = sorted(name for name, seen in self._seen.items() if seen == self._count)
-        if not self.weight:
-            return {}
-        return {
-            name: math.nan if name in self._undefined else float(self._sums[name] / self.weight)
-            for name in common
-        }
 
 
 def _averaged(dtype: np.dtype[Any]) -> bool:
@@ -297,6 +354,17 @@ def _largest_magnitude(name: str, array: NDArray[Any]) -> float:
             f"{name!r} of an update holds values that are not finite.",
             "Lower the learning rate.",
         )
+    return largest
+
+
+def _largest_change(array: NDArray[Any], base: NDArray[Any]) -> float:
+    """Return the largest magnitude of the differences of two arrays of finite values."""
+    flat = array.reshape(-1)
+    largest = 0.0
+    with np.errstate(over="ignore"):
+        for at in _chunks(flat.size):
+            change = np.subtract(flat[at], base[at], dtype=np.float64)
+            largest = max(largest, float(change.max()), -float(change.min()))
     return largest
 
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
+
+from conf.errors import MeadowError
+
+
+class Replies(Iterator[Message]):
+    """A round's replies as Meadow's loop hands them over: one can be given back."""
+
+    @abstractmethod
+    def refuse(self, why: MeadowError) -> None:
+        """Take the last reply out of the round: it can't be folded. Nothing of it was."""
 
 
 class Streaming(Strategy):
@@ -27,5 +37,7 @@ class Streaming(Strategy):
         `replies` may be an iterator that waits for the next reply: go through it once (a second
         time is RoundError MDW-403), drop each reply before the next one, and read its records with
         `strategies.wire.protocol.records`. The result must not depend on the order, which is that
-        of arrival. The replies that are not read count as having arrived all the same.
+        of arrival. The replies that are not read count as having arrived all the same. One that
+        can't be folded costs its silo's update and not the round, where `replies` are `Replies`
+        and it is refused.
         """

@@ -35,6 +35,35 @@ class EarlyStopConf:
 
 
 @dataclass
+class AdmissionConf:
+    """What an update must be to count, beyond what can be averaged; a silo can't relax it."""
+
+    norm_at_most: float | None = number(
+        None,
+        above=0,
+        help="largest L2 norm of a silo's change of the model; null = any",
+        also=("max_norm", "max_update_norm"),
+    )
+    norm_times_median: float | None = number(
+        None,
+        at_least=1,
+        help="largest norm of a change, as a multiple of the median of `norm_median`; null = any",
+    )
+    norm_median: str = one_of(
+        "last_round",
+        "cohort",
+        help="of which updates that median is: those of the last closed round (round 1 has only "
+        "norm_at_most), or the round's own, for strategies that hold a list of them",
+    )
+    examples_at_most: int | None = number(
+        None,
+        at_least=1,
+        help="examples that a silo may say it has, where it was admitted without a number of its "
+        "own; null = 536870911",
+    )
+
+
+@dataclass
 class RunConf:
     """How long a run lasts, when its rounds close, and what it leaves behind. Times in seconds."""
 
@@ -104,6 +133,7 @@ class RunConf:
         "all",
         help="also train for comparison: each silo alone, one model on all data, or both",
     )
+    admission: AdmissionConf = section(AdmissionConf)
     early_stop: EarlyStopConf = section(EarlyStopConf)
     keep: str = one_of(
         "last",

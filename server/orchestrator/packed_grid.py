@@ -14,7 +14,7 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.run import Run
 
-from conf.errors import WireError
+from conf.errors import Interrupted, WireError
 from server.round.silo_grid import SiloGrid
 from strategies.wire import protocol
 from strategies.wire.packing import PACKED, Bounds, pack_content, unpack_content
@@ -109,6 +109,8 @@ class PackedGrid(SiloGrid):
         bounds = Bounds().of_answers(list(self._sent.values()))
         try:
             content = unpack_content(reply.content, bounds)
+        except Interrupted:
+            raise
         except Exception as error:
             # Whatever it is: the one fault of the one silo whose reply this is.
             return make_message(metadata=reply.metadata, error=_unreadable(error))

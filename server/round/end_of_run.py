@@ -16,10 +16,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from client import sums
 from client.tasks.base import Task
-from server.round.admission import Admitted
 from server.round.counted import say_what_counted
 from server.round.exchange import Closing
-from server.round.phase import Phase, evaluated
+from server.round.judgement import Admitted
+from server.round.phase import Phase, evaluated, metrics_of_union
 from server.run.result import FinalTest, Metrics
 from strategies.wire import protocol
 
@@ -60,7 +60,7 @@ def final_test(
             test.metrics[silo] = said.metrics
     test.partial.sort()
     test.metrics = dict(sorted(test.metrics.items()))
-    test.aggregate = sums.metrics_of(task, union.total())
+    test.aggregate = metrics_of_union(task, union)
     test.seconds = time.monotonic() - started
     return test
 

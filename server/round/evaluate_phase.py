@@ -15,13 +15,13 @@ from flwr.serverapp.strategy import Strategy
 
 from client import sums
 from client.tasks.base import Task
-from conf.errors import RoundError
-from server.round.admission import Admitted
+from conf.errors import MeadowError, RoundError
 from server.round.choice import Choice
 from server.round.error_text import reasons_of
+from server.round.judgement import Admitted
 from server.round.means import means
 from server.round.patience import closing_of
-from server.round.phase import Phase, evaluated
+from server.round.phase import Phase, evaluated, metrics_of_union
 from server.round.replies import in_order
 from server.run.result import Metrics, RoundRecord
 from server.session import Session
@@ -69,8 +69,21 @@ class EvaluatePhase:
             self._told(record, closes.quorum)
         if not replies:
             return {}
-        others = means(self.strategy.aggregate_evaluate(record.round, in_order(replies)))
-        return others | sums.metrics_of(self.task, union.total())
+        return self._others(record.round, replies) | metrics_of_union(self.task, union)
+
+    def _others(self, number: int, replies: list[tuple[str, Message]]) -> Metrics:
+        """Return what the strategy makes of the evaluations; nothing where it raises.
+
+        It raises for values that the silos' sums gave: that costs a line of the record, not the run.
+        """
+        try:
+            return means(self.strategy.aggregate_evaluate(number, in_order(replies)))
+        except MeadowError:
+            raise
+        except Exception:
+            name = type(self.strategy).__name__
+            log.exception("round %d: %s.aggregate_evaluate raised and is left out", number, name)
+            return {}
 
     def _told(self, record: RoundRecord, quorum: int) -> None:
         """Say that fewer than the quorum have evaluated; raises RoundError where that decides."""

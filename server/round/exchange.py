@@ -18,8 +18,8 @@ from typing import Final, NamedTuple, Protocol
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
-from server.round.admission import Admitted, Rejected, Verdict
 from server.round.error_text import plain_reason
+from server.round.judgement import Admitted, Rejected, Verdict
 from server.round.silo_grid import NEVER_ASKED, SiloGrid
 
 log = logging.getLogger(__name__)

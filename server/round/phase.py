@@ -13,8 +13,10 @@ from flwr.serverapp import Grid
 
 from client import sums
 from client.tasks.base import Task
-from server.round.admission import Admission, Admitted, Rejected, Verdict
+from conf.errors import Interrupted
+from server.round.admission import Admission
 from server.round.exchange import Closing, Step, without_error
+from server.round.judgement import Admitted, Rejected, Verdict
 from server.run.result import FinalTest, Metrics, RoundRecord
 from strategies.wire import protocol
 
@@ -69,18 +71,47 @@ class Evaluated:
 
 
 def evaluated(task: Task, reply: Message, verdict: Admitted) -> Evaluated:
-    """Return what a silo's evaluation says, and take the sums out of the reply."""
-    # Said to us: for a strategy it would be one more metric, which not all replies have.
-    protocol.records(reply.content, MetricRecord)[protocol.METRICS].pop(protocol.WITHHELD, None)
-    metrics = metrics_in(reply)
+    """Return what a silo's evaluation says, and leave in the reply what is for a strategy.
+
+    The metrics are made here of the sums: what the silo itself calls its loss is not looked at.
+    """
+    cost = {
+        name: value
+        for name, value in metrics_in(reply).items()
+        if name in (protocol.NUM_EXAMPLES, protocol.SECONDS, protocol.SAMPLES_PER_SECOND)
+    }
     if not verdict.examples:
         # It has answered, but its metrics are those of nothing.
-        return Evaluated(metrics, None, verdict.withheld)
-    record = protocol.records(reply.content, ArrayRecord)[protocol.SUMS]
-    of_silo = protocol.to_state(record)
-    # A strategy of Flower's gets replies in Flower's own form.
+        return Evaluated(cost, None, verdict.withheld)
+    of_silo = protocol.to_state(protocol.records(reply.content, ArrayRecord)[protocol.SUMS])
+    made = sums.metrics_of(task, of_silo)
+    # A strategy of Flower's gets replies in Flower's own form, all of the same names.
     del reply.content[protocol.SUMS]
-    return Evaluated(metrics | sums.metrics_of(task, of_silo), of_silo, verdict.withheld)
+    reply.content[protocol.METRICS] = MetricRecord(
+        {protocol.NUM_EXAMPLES: verdict.examples, **made}
+    )
+    return Evaluated(cost | made, of_silo, verdict.withheld)
+
+
+def metrics_of_union(task: Task, union: sums.Union) -> Metrics:
+    """Return the metrics of all silos' sums together; the loss alone where the task's `metrics`
+    raises for them.
+
+    Each silo's own were taken at admission, so no one of them is to be named.
+    """
+    total = union.total()
+    try:
+        return sums.metrics_of(task, total)
+    except Interrupted:
+        raise
+    except Exception as error:
+        log.exception(
+            "MDW-628: the metrics of the task %s raise %s for the sums of all silos together;"
+            " only the loss is known",
+            task.name,
+            type(error).__name__,
+        )
+        return {sums.LOSS: float(total[sums.LOSS]) / int(total[sums.SIZE])}
 
 
 def metrics_in(reply: Message) -> Metrics:

@@ -28,6 +28,7 @@ from server.round.dry_aggregation import dry_aggregation
 from server.round.dry_half import dry_half
 from server.round.error_text import plain_reason
 from server.round.exchange import NODE_UNAVAILABLE, exchange
+from server.round.gate import check_bounds
 from server.round.patience import closing_of
 from strategies import build_strategy
 from strategies.algorithm import Algorithm
@@ -49,7 +50,7 @@ def check_here(conf: Conf, task: Task, silos: int, data: Data | Dataset[Any] | N
     are made up; without any only the model's state and the aggregation are tried. Raises DataError MDW-230
     to 239, 208 and 209 (`client.dry_round`, `server.round.dry_half`), ConfigError
     MDW-146 for personal layers that the model has not got, and RoundError MDW-405
-    (`server.round.dry_aggregation`).
+    (`server.round.dry_aggregation`) or MDW-409 (`server.round.gate`).
     """
     # What is compiled is thrown away.
     trainer = replace(conf.trainer, compile=False)
@@ -64,6 +65,7 @@ def check_here(conf: Conf, task: Task, silos: int, data: Data | Dataset[Any] | N
     strategy = build_strategy(conf.strategy)
     if isinstance(strategy, Algorithm):
         check_keeps(list(arrays), strategy.keeps)
+    check_bounds(conf.run, strategy)
     dry_aggregation(strategy, arrays, conf.run.cohort or silos, parameters)
     if isinstance(data, Data) and isinstance(strategy, Algorithm):
         dry_half(conf.strategy, strategy, model, data.train, data.labels, task, trainer)

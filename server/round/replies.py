@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from flwr.app import Message
 from flwr.serverapp.strategy import Strategy
 
-from conf.errors import RoundError
+from conf.errors import MeadowError, RoundError
+from strategies.streaming import Replies
 
 
-class ReadOnce(Iterator[Message]):
+class ReadOnce(Replies):
     """The replies as a streaming strategy gets them.
 
-    A second reading would find nothing, so it is an error.
+    A second reading would find nothing, so it is an error. `refuse_of` takes the update of a silo
+    out of the round.
     """
 
-    def __init__(self, updates: Iterator[tuple[str, Message]], strategy: Strategy) -> None:
+    def __init__(
+        self,
+        updates: Iterator[tuple[str, Message]],
+        strategy: Strategy,
+        refuse_of: Callable[[str, MeadowError], None],
+    ) -> None:
         self._updates = updates
         self._reader = type(strategy).__name__
+        self._refuse_of = refuse_of
         self._ended = False
+        self.last: str | None = None
+        """The silo whose update was read last."""
+        self.count = 0
+        """How many were read."""
+        self.raised: BaseException | None = None
+        """What the round raised while it waited for an update."""
 
     def __iter__(self) -> Iterator[Message]:
         if self._ended:
@@ -33,10 +47,20 @@ class ReadOnce(Iterator[Message]):
 
     def __next__(self) -> Message:
         try:
-            return next(self._updates)[1]
+            self.last, reply = next(self._updates)
         except StopIteration:
             self._ended = True
             raise
+        except BaseException as error:
+            self.raised = error
+            raise
+        self.count += 1
+        return reply
+
+    def refuse(self, why: MeadowError) -> None:
+        """See `Replies`."""
+        assert self.last is not None
+        self._refuse_of(self.last, why)
 
 
 def in_order(updates: Iterable[tuple[str, Message]]) -> list[Message]:

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from client import sums
 from client.tasks import task_of
 from client.tasks.base import Task
 from conf.errors import RoundError
@@ -30,6 +29,8 @@ from server.round.early_stop import EarlyStop
 from server.round.end_of_run import final_test, test_config
 from server.round.evaluate_phase import EvaluatePhase
 from server.round.exchange import Step, exchange
+from server.round.gate import admission_of
+from server.round.influence import median_norm, owner_of, warn_of_owner
 from server.round.means import means
 from server.round.patience import closing_of
 from server.round.phase import Phase
@@ -51,7 +52,6 @@ log = logging.getLogger(__name__)
 
 Score = Callable[[ArrayRecord], Callable[[], Metrics]]
 """Begins to score a model; what it returns waits for the metrics."""
-Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 
 
 @dataclass
@@ -75,14 +75,14 @@ class Rounds:
     receipts: Receipts = field(init=False)
     silos: dict[int, str] = field(default_factory=dict, init=False)
     """The silos' names by node id, of the round in progress."""
+    _new: RecordDict = field(default_factory=RecordDict, init=False)
+    """The state of a strategy that has seen no round."""
+    _owner: str | None = field(default=None, init=False)
+    """The silo that was said to own the model, which is said once."""
 
     def __post_init__(self) -> None:
         self.task = task_of(self.session.conf.task)
-        self.admission = Admission(
-            sums.specs_of(self.task),
-            partial(sums.metrics_of, self.task),
-            self.session.conf.strategy.weighting,
-        )
+        self.admission = admission_of(self.session.conf, self.task, self.strategy)
         self.choice = choice_of(self.session.conf.run, self.task)
         self.receipts = Receipts(
             self.session.ledger,
@@ -102,6 +102,8 @@ class Rounds:
         state = self.session.state
         self.silos = silo_names(self.grid, conf, len(self.session.members), state.round)
         early_stop = EarlyStop(conf.run.early_stop, self.choice, **state.early_stop)
+        # What a strategy that is tried again begins with, before there is a checkpoint.
+        self._new = state_of(self.strategy)
         restore(self.strategy, state.strategy)
         if isinstance(self.strategy, Algorithm):
             self.strategy.open(len(self.session.members), parameter_names(conf))
@@ -170,9 +172,11 @@ class Rounds:
         # 2. Train, and aggregate: a streaming strategy does the second while the first goes on.
         asked = self.strategy.configure_train(number, arrays, self._config(), cohort)
         messages = self._to_cohort(asked, nodes, self.session.state.counted)
+        rewind = partial(self._rewind, number, cohort)
         phase = self._phase("train", number)
-        training = TrainPhase(self.session, self.strategy, phase, self.receipts, self.clock)
+        training = TrainPhase(self.session, self.strategy, phase, self.receipts, rewind, self.clock)
         mean, metrics = training.run(record, messages)
+        self._warn_of_owner(record)
         if mean is not None:
             arrays = mean
         record.aggregate |= {f"train_{name}": value for name, value in means(metrics).items()}
@@ -229,6 +233,7 @@ class Rounds:
             history=history,
             silo_states=marked,
             anchor=str(anchor),
+            norm_median=median_norm(record.train),
         )
         session.checkpoints.save(closed)
         session.state.become(closed)
@@ -257,17 +262,35 @@ class Rounds:
         names = select(list(nodes), cohort=run.cohort, seed=run.seed, round=number)
         return {name: nodes[name] for name in names}
 
+    def _rewind(self, number: int, cohort: CohortGrid) -> None:
+        """Put the strategy back to where it was when this round's messages were sent.
+
+        By the way on which a resumed run gets there.
+        """
+        state = self.session.state
+        restore(self.strategy, state.strategy or self._new)
+        _seed_strategy(self.session.conf.run.seed, number)
+        list(self.strategy.configure_train(number, state.arrays, self._config(), cohort))
+
+    def _warn_of_owner(self, record: RoundRecord) -> None:
+        owner = owner_of(record.train)
+        if owner is not None and owner != self._owner:
+            warn_of_owner(record.round, record.train)
+        self._owner = owner
+
     def _phase(self, name: str, round: int) -> Phase:
         return Phase(name, round, self.grid, self.step, self.admission, self.silos)
 
     def _open_admission(self, record: RoundRecord, arrays: ArrayRecord) -> None:
         """Say what updates of this round must be: the model, and what the algorithm declares."""
         strategy = self.strategy
+        median = self.session.state.norm_median
         if not isinstance(strategy, Algorithm):
-            self.admission.open(record.round, arrays, record.cohort)
+            self.admission.open(record.round, arrays, record.cohort, median=median)
             return
         extra = {name: strategy.layout(name, arrays) for name in strategy.extra}
-        self.admission.open(record.round, strategy.travelling(arrays), record.cohort, extra)
+        travelling = strategy.travelling(arrays)
+        self.admission.open(record.round, travelling, record.cohort, extra, median)
 
     def _counted(self, record: RoundRecord) -> dict[str, int]:
         """Return the last round that counted of each silo, with the one that is about to close."""

@@ -66,6 +66,7 @@ class RunState:
     silo_states: StatesMark = field(default_factory=StatesMark)
     best: Kept | None = None  # of the best round, with run.keep=best
     counted: dict[str, int] = field(default_factory=dict)  # round by silo (`server.round.counted`)
+    norm_median: float | None = None  # of the updates of this round, for `run.admission`
 
     def become(self, other: RunState) -> None:
         """Take over another state, all of it at once: whoever holds this one sees the closed round."""
@@ -180,6 +181,8 @@ def encode(state: RunState) -> bytes:
         header["best"] = {"round": state.best.round, "value": state.best.value}
     if state.counted:
         header["counted"] = state.counted
+    if state.norm_median is not None:
+        header["norm_median"] = state.norm_median
     return save(tensors, {_HEADER: json.dumps(header)})
 
 
@@ -220,6 +223,7 @@ def _state(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> RunState:
         best=_best(header, tensors),
         counted={str(silo): int(round) for silo, round in header.get("counted", {}).items()},
         history=Mark.from_json(header["history"]),
+        norm_median=_number(header.get("norm_median")),
         silo_states=_states(header.get("silo_states")),
         mlflow_run_id=_text(header["mlflow_run_id"]),
         anchor=_text(header["anchor"]) or "",
@@ -237,6 +241,12 @@ def _best(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Kept | None
         return None
     arrays = ArrayRecord({name: Array(tensors[f"best/{name}"]) for name in header["order"]})
     return Kept(int(best["round"]), arrays, float(best["value"]))
+
+
+def _number(value: object) -> float | None:
+    if value is not None and type(value) is not float:
+        raise TypeError(f"{value!r} is not a number")
+    return value
 
 
 def _text(value: object) -> str | None:

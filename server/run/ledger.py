@@ -24,7 +24,7 @@ from azureml_jobs.storage.base import Store
 from azureml_jobs.storage.disk_errors import disk_error
 from conf.canonical import canonical
 from conf.errors import CheckpointError
-from server.round.admission import Admitted, Rejected
+from server.round.judgement import Admitted, Rejected
 from server.run.chain import NOTHING, line_digest, whole_lines
 from server.run.files import write_all
 from server.run.verdict import FORMAT, Anchor, Facts, check_version, verify

@@ -11,6 +11,7 @@ import hashlib
 from flwr.app import ArrayRecord, RecordDict
 
 from conf.canonical import canonical
+from conf.errors import Interrupted
 from strategies.wire import protocol
 from strategies.wire.objects import view
 
@@ -46,5 +47,8 @@ def update_digest(content: RecordDict) -> str:
             return arrays_digest(update)
         beside = {f"{name}/{n}": a for name, record in records.items() for n, a in record.items()}
         return arrays_digest(ArrayRecord({**update, **beside}))
-    except (ValueError, LookupError):
+    except Interrupted:
+        raise
+    except Exception:
+        # It may have been refused for what it is: then there is nothing to take a digest of.
         return ""

@@ -27,7 +27,7 @@ from client.node.state_store import SiloStateStore
 from client.state_entry import decode_whole
 from conf.compose import compose
 from conf.errors import CheckpointError
-from server.round.admission import Admitted, Rejected
+from server.round.judgement import Admitted, Rejected
 from server.run.checkpoint import RunState, decode, encode
 from server.run.history import FILE as HISTORY
 from server.run.history import History, Mark, read_lines

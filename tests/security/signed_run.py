@@ -32,7 +32,7 @@ from conf.canonical import canonical
 from conf.compose import compose
 from server.orchestrator.nodes import node_id_of
 from server.report.overview import Overview
-from server.round.admission import Admitted
+from server.round.judgement import Admitted
 from server.round.receipt_check import Receipts
 from server.run.chain import NOTHING, line_digest
 from server.run.checkpoint import Kept

@@ -21,7 +21,8 @@ from server.app import federate
 from server.engines.pool import PoolGrid
 from server.observers.base import Observer
 from server.report.build import write_report
-from server.round.admission import Admission, Rejected, Verdict
+from server.round.admission import Admission
+from server.round.judgement import Rejected, Verdict
 from server.run.audit import audit
 from server.run.finished import FinishedRun
 from server.run.history import read_history

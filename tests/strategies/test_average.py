@@ -15,7 +15,8 @@ from hypothesis.extra.numpy import arrays as np_arrays
 
 from conf.errors import WireError
 from strategies import average
-from strategies.average import LIMIT, MetricMeans, WeightedMean, largest_reach
+from strategies.average import LIMIT, WeightedMean, largest_reach
+from strategies.metric_means import MetricMeans
 
 Updates = list[tuple[dict[str, np.ndarray], int]]
 SHAPE = (3, 2)
@@ -275,9 +276,18 @@ def test_metrics_are_the_exact_mean_in_any_order(
     assert means(values) == means(mixed) == float(exact)
 
 
-def test_metrics_that_not_all_have_are_left_out_and_undefined_ones_stay_undefined() -> None:
+def test_metrics_that_not_all_have_are_left_out() -> None:
     metrics = MetricMeans()
-    metrics.add({"loss": 1.0, "rare": 2.0, "auc": math.nan, "by_class": [1.0, 2.0]}, 1)
-    metrics.add({"loss": 2.0, "auc": 0.5, "by_class": [1.0, 2.0]}, 3)
-    result = metrics.result()
-    assert result["loss"] == 1.75 and math.isnan(result["auc"]) and set(result) == {"loss", "auc"}
+    metrics.add({"loss": 1.0, "rare": 2.0, "by_class": [1.0, 2.0]}, 1)
+    metrics.add({"loss": 2.0, "by_class": [1.0, 2.0]}, 3)
+    assert metrics.result() == {"loss": 1.75}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_loss_that_is_not_finite_does_not_take_the_loss_from_all(value: float) -> None:
+    metrics = MetricMeans()
+    metrics.add({"loss": value}, 5)
+    assert math.isnan(metrics.result()["loss"])
+    metrics.add({"loss": 1.0}, 1)
+    metrics.add({"loss": 2.0}, 3)
+    assert metrics.result() == {"loss": 1.75}

@@ -18,15 +18,10 @@ from hypothesis import strategies as st
 
 from client.sums import Sums, metrics_of, specs_of
 from client.tasks import task_named
-from server.round.admission import (
-    CHUNK,
-    MAX_EXAMPLES,
-    Admission,
-    Admitted,
-    Rejected,
-    Verdict,
-    software_of,
-)
+from server.round.admission import Admission, software_of
+from server.round.judgement import Admitted, Rejected, Verdict
+from server.round.measure import CHUNK
+from server.round.reply_numbers import MAX_EXAMPLES
 from strategies.average import largest_reach
 from strategies.wire import protocol
 from strategies.wire.objects import Pieces

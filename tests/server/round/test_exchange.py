@@ -12,7 +12,6 @@ import pytest
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 
-from server.round.admission import Admitted, Rejected, Verdict
 from server.round.exchange import (
     NO_REPLY,
     NODE_UNAVAILABLE,
@@ -24,6 +23,7 @@ from server.round.exchange import (
     exchange,
     without_error,
 )
+from server.round.judgement import Admitted, Rejected, Verdict
 from server.round.silo_grid import NEVER_ASKED
 from tests.server.round.scripted_grid import FAILS, Clock, PolledGrid, ScriptedGrid, outcome
 

@@ -324,7 +324,9 @@ class TestTheStrategy:
             raise LookupError("a strategy of a user")
 
         rounds = rounds_over(grid, conf, tmp_path, self.Reading(raises))
-        with pytest.raises(LookupError):
+        with pytest.raises(
+            RoundError, match=r"MDW-408: .* raised LookupError with the update of c"
+        ):
             rounds.run()
         assert grid.forgotten == {"m1", "m2"}, "the third had answered"
         assert rounds.session.state.round == 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import CheckpointError
-from server.round.admission import Admitted, Rejected
+from server.round.judgement import Admitted, Rejected
 from server.run.chain import NOTHING
 from server.run.ledger import Ledger, stored_lines
 from server.run.verdict import Anchor, verify, verify_file

@@ -1,0 +1,61 @@
+"""What a run's silos are held to, put together from its configuration, task and strategy.
+
+MDW-409 a median of the round's own updates, of which the strategy holds one at a time
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from flwr.serverapp.strategy import Strategy
+
+from client import sums
+from client.tasks.base import Task
+from conf.errors import RoundError
+from conf.schema import Conf, RunConf
+from conf.seeds import seed_for
+from server.round.admission import Admission, Limits
+from server.round.reply_numbers import MAX_EXAMPLES
+from server.round.sketch import Sketcher
+from strategies.algorithm import Algorithm
+from strategies.streaming import Streaming
+
+COHORT: Final = "cohort"
+"""The `run.admission.norm_median` that is of a round's own updates."""
+
+
+def admission_of(conf: Conf, task: Task, strategy: Strategy) -> Admission:
+    """Return the admission of a run."""
+    asked = conf.run.admission
+    of_last_round = asked.norm_median != COHORT
+    limits = Limits(
+        norm_at_most=asked.norm_at_most,
+        norm_times_median=asked.norm_times_median if of_last_round else None,
+        examples_at_most=asked.examples_at_most or MAX_EXAMPLES,
+        # A task that says nothing else of its size counts examples.
+        counts_examples=type(task).size is Task.size,
+        # Only ours are known to make nothing of a loss but a mean that leaves it out.
+        finite_loss=not isinstance(strategy, Algorithm),
+    )
+    return Admission(
+        sums.specs_of(task),
+        partial(sums.metrics_of, task),
+        conf.strategy.weighting,
+        limits,
+        Sketcher(seed_for(conf.run.seed, "server", 0, "sketch")),
+    )
+
+
+def check_bounds(run: RunConf, strategy: Strategy) -> None:
+    """Raise RoundError MDW-409 where a run asks for a median that its strategy can't have."""
+    asked = run.admission
+    if asked.norm_times_median is None or asked.norm_median != COHORT:
+        return
+    if isinstance(strategy, Streaming):
+        raise RoundError(
+            "MDW-409",
+            f"run.admission.norm_median=cohort: {type(strategy).__name__} folds each update in as"
+            " it arrives, before the others are known.",
+            "Set run.admission.norm_median=last_round, or choose a strategy that holds a list.",
+        )

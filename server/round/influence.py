@@ -1,0 +1,120 @@
+"""How much of a round each silo is: what it weighs, how far it went, and in which direction.
+
+A mean says nothing of who made it. A silo whose update is a thousand times as long as the others'
+has the model to itself, whether it lies or has forgotten to scale its data; here it is named.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from server.round.judgement import Admitted
+from server.round.sketch import WIDTH, cosine
+from server.run.result import Metrics
+
+log = logging.getLogger(__name__)
+
+NORM: Final = "update-norm"
+"""The L2 norm of a silo's change of the model."""
+SHARE: Final = "update-share"
+"""What a silo's update weighs, as a share of the round's weights."""
+COSINE: Final = "update-cosine"
+"""The cosine of the angle between a silo's change and the round's mean change, as two sketches have
+it (`server.round.sketch`): its standard error is 0.022.
+"""
+OWNS: Final = 0.9
+"""The share of a round's movement from which one silo is said to own the model."""
+FEWEST: Final = 3
+"""Updates in a round below which nobody is called its owner: of two silos one may be the larger."""
+
+
+class Influence:
+    """What each admitted update of a round is of the whole; 8 KiB are held of each."""
+
+    def __init__(self) -> None:
+        self._admitted: dict[str, Admitted] = {}
+
+    def add(self, silo: str, verdict: Admitted) -> None:
+        """Note an admitted update."""
+        self._admitted[silo] = verdict
+
+    def remove(self, silo: str) -> None:
+        """Forget an update that was refused after all."""
+        self._admitted.pop(silo, None)
+
+    def metrics(self) -> dict[str, Metrics]:
+        """Return by silo what its record says of its update, where there are norms."""
+        total = sum(verdict.weight for verdict in self._admitted.values())
+        mean = self._mean_direction()
+        found: dict[str, Metrics] = {}
+        for silo, verdict in self._admitted.items():
+            if verdict.norm is None or not total:
+                continue
+            found[silo] = {NORM: verdict.norm, SHARE: verdict.weight / total}
+            angle = None if verdict.sketch is None else cosine(verdict.sketch, mean)
+            if angle is not None:
+                found[silo][COSINE] = angle
+        return found
+
+    def _mean_direction(self) -> np.ndarray:
+        """Return the sketch of the round's mean change, of some length."""
+        mean = np.zeros(WIDTH)
+        longest = max((v.weight * (v.norm or 0.0) for v in self._admitted.values()), default=0.0)
+        if not 0.0 < longest < math.inf:
+            return mean
+        # In the order of the names: the sum of floats must not depend on who came first.
+        for _, verdict in sorted(self._admitted.items()):
+            if verdict.sketch is not None and verdict.norm is not None:
+                mean += (verdict.weight * verdict.norm / longest) * verdict.sketch
+        return mean
+
+
+def moved_by(metrics: Mapping[str, Metrics]) -> dict[str, float]:
+    """Return by silo its share of a round's movement: weight times norm, of all of these."""
+    pulls: dict[str, float] = {}
+    for silo, said in metrics.items():
+        norm = said.get(NORM)
+        share = said.get(SHARE)
+        if norm is not None and share is not None and math.isfinite(norm):
+            pulls[silo] = share * norm
+    total = sum(pulls.values())
+    if not 0.0 < total < math.inf:
+        return {}
+    return {silo: pull / total for silo, pull in pulls.items()}
+
+
+def owner_of(metrics: Mapping[str, Metrics]) -> str | None:
+    """Return the one silo that moved the model by `OWNS` or more, None where there is none."""
+    moved = moved_by(metrics)
+    if len(moved) < FEWEST:
+        return None
+    silo = max(sorted(moved), key=lambda name: moved[name])
+    return silo if moved[silo] >= OWNS else None
+
+
+def warn_of_owner(round: int, metrics: Mapping[str, Metrics]) -> str | None:
+    """Log that one silo owns the model, and return its name; None where no silo does."""
+    owner = owner_of(metrics)
+    if owner is not None:
+        log.warning(
+            "round %d: %s moved the model by %.0f %% of all movement (its update weighs %.0f %%"
+            " and has the norm %.4g). Look at its data and its scale, or bound updates with"
+            " run.admission.norm_at_most and run.admission.norm_times_median",
+            round,
+            owner,
+            100 * moved_by(metrics)[owner],
+            100 * metrics[owner][SHARE],
+            metrics[owner][NORM],
+        )
+    return owner
+
+
+def median_norm(metrics: Mapping[str, Metrics]) -> float | None:
+    """Return the median of the norms of a round's updates; None where there are none."""
+    norms = [said[NORM] for said in metrics.values() if math.isfinite(said.get(NORM, math.nan))]
+    return float(np.median(norms)) if norms else None

@@ -1,0 +1,43 @@
+"""What admission says of a reply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.round.sketch import Sketch
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A reply that may be aggregated.
+
+    `norm` is the L2 norm of (update - global model) over all arrays of floats, None for metrics
+    alone. `withheld` says of an evaluation that the silo's owner keeps small counts back. `weight`
+    is what an update weighs in the mean, and `sketch` a small picture of its change.
+    """
+
+    examples: int
+    norm: float | None = None
+    withheld: bool = False
+    weight: int = field(default=0, compare=False)
+    sketch: Sketch | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A reply that is left out: a code of docs/errors.md, a sentence that names the silo."""
+
+    code: str
+    reason: str
+
+
+Verdict = Admitted | Rejected
+
+
+class AdmissionFault(ValueError):
+    """What is wrong with a reply; `Admission.check` turns it into `Rejected`."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason

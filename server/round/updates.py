@@ -1,0 +1,97 @@
+"""The updates of one round as record, ledger and observers hear of them: admitted, and some refused
+after all.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from flwr.app import Message, MetricRecord
+
+from conf.errors import MeadowError
+from server.round.admission import software_of
+from server.round.influence import NORM, Influence
+from server.round.judgement import Admitted, Rejected, Verdict
+from server.round.phase import metrics_in
+from server.run.result import RoundRecord
+from server.session import Session
+from strategies.wire import protocol
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Updates:
+    """Notes what becomes of each update of a round."""
+
+    session: Session
+    record: RoundRecord
+    influence: Influence = field(default_factory=Influence)
+    _digests: dict[str, str] = field(default_factory=dict)
+
+    def note(self, silo: str, verdict: Verdict, digest: str) -> None:
+        """Note what admission said of a reply whose arrays have this digest."""
+        self._digests[silo] = digest
+        self.session.ledger.update(self.record.round, silo, verdict, digest)
+
+    def refuse(self, silo: str, why: MeadowError) -> None:
+        """Take an admitted update out of the round again."""
+        record = self.record
+        reason = f"{silo}, round {record.round}, train: {why.message}"
+        log.warning("round %d, %s: %s %s", record.round, silo, why.code, reason)
+        record.replied.remove(silo)
+        record.train.pop(silo, None)
+        record.failed[silo] = reason
+        record.codes[silo] = why.code
+        self.influence.remove(silo)
+        # A second line about the same update: what counts is in the line of the round.
+        refused = Rejected(why.code, reason)
+        self.session.ledger.update(record.round, silo, refused, self._digests[silo])
+
+    def close(self) -> None:
+        """Say of each update that counts what it is of the round."""
+        self.record.replied.sort()
+        for silo, metrics in self.influence.metrics().items():
+            self.record.train[silo] |= metrics
+
+    def note_admitted(self, silo: str, reply: Message, verdict: Admitted) -> None:
+        """Note what an update says beside its arrays, and take out of it what is said to us alone."""
+        record = self.record
+        metrics = metrics_in(reply)
+        record.replied.append(silo)
+        record.train[silo] = dict(metrics)
+        if verdict.norm is not None:
+            record.train[silo][NORM] = verdict.norm
+        self.influence.add(silo, verdict)
+        self._note_software(silo, reply)
+        record.seconds_training[silo] = metrics.get(protocol.SECONDS, 0.0)
+        record.bytes_up[silo] = protocol.size(reply.content)
+        self.session.observer.reply(record.round, "train", silo, metrics)
+        _leave_what_has_a_mean(reply)
+
+    def _note_software(self, silo: str, reply: Message) -> None:
+        """Note what a silo says that it runs, at first and where it has changed."""
+        said = software_of(reply.content)
+        if said is None:
+            return
+        # The strategy gets what Flower's own silos send.
+        del reply.content[protocol.SOFTWARE]
+        facts = said.to_json()
+        known = self.session.result.software
+        if known.get(silo) == facts:
+            return
+        known[silo] = facts
+        self.record.software[silo] = facts
+        self.session.ledger.software(self.record.round, silo, facts)
+
+
+def _leave_what_has_a_mean(reply: Message) -> None:
+    """Take out of an update's numbers what a strategy makes nothing of.
+
+    Flower's strategies give up on a whole round whose replies do not have the same numbers, and a
+    silo may leave these out.
+    """
+    numbers = protocol.records(reply.content, MetricRecord)[protocol.METRICS]
+    for name in (protocol.SECONDS, protocol.SAMPLES_PER_SECOND, protocol.ROUND):
+        numbers.pop(name, None)
