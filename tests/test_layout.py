@@ -100,6 +100,8 @@ TESTED_ELSEWHERE = {
     "azureml_jobs/preflight/data.py": "tests/azure/test_workspace.py",
     "server/observers/mlflow_writer.py": "tests/server/observers/test_tracking.py",
     "azureml_jobs/backends/azure_log.py": "tests/azure/test_azure_verbs.py",
+    "azureml_jobs/backends/job_files.py": "tests/azureml_jobs/backends/test_local_jobs.py",
+    "azureml_jobs/backends/supervisor.py": "tests/azureml_jobs/backends/test_local_jobs.py",
     "azureml_jobs/backends/base.py": "tests/azureml_jobs/backends/test_local.py",
     "azureml_jobs/backends/paths.py": "tests/azureml_jobs/backends/test_local.py",
     "azureml_jobs/identity/admitted_key.py": "tests/server/store/test_admitted_keys.py",

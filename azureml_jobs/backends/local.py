@@ -29,6 +29,7 @@ from azureml_jobs.backends.base import (
 )
 from azureml_jobs.backends.local_jobs import LOST, RUNNING, LocalJobs, Tail, environment
 from azureml_jobs.backends.local_jobs import Job as Process
+from azureml_jobs.backends.restarts import Restarts
 from azureml_jobs.backends.running_settings import diff, requested_changes
 from azureml_jobs.identity.authority import CA_CERTIFICATE, load_ca, make_ca
 from azureml_jobs.identity.node_key import load_node_key, make_node_key, node_secret, public_line
@@ -45,6 +46,8 @@ SERVER: Final = "server"
 MEADOW: Final = [sys.executable, "-m", "azureml_jobs.cli.main"]
 """The command line, by the interpreter and the tree that are in use here."""
 POLL_SECONDS: Final = 0.2
+RESTARTS: Final = Restarts()
+"""How often a part of a federation that was killed is started again."""
 
 
 class LocalLog:
@@ -210,7 +213,8 @@ class LocalBackend(Backend):
         folder = self.jobs.folder(job_name(part))
         with disk(folder):
             own = {known.VARIABLE: outside_code.given(self.conf, folder)}
-        new = self.jobs.start(job_name(part), command, environment(os.environ, also) | own)
+        variables = environment(os.environ, also) | own
+        new = self.jobs.start(job_name(part), command, variables, restarts=RESTARTS)
         return self._seen(part), new
 
     def job(self, part: str) -> Job | None:
@@ -309,9 +313,12 @@ def _from_here(path: Path) -> str:
 
 
 def _state(process: Process) -> str:
-    if process.status is None:
-        return process.state
-    return f"{process.state}, status {process.status}"
+    said = process.state
+    if process.status is not None:
+        said = f"{said}, status {process.status}"
+    if process.restarts:
+        said = f"{said}, restarts: {process.restarts}"
+    return said
 
 
 def _other_settings(silo: str, keys: list[str]) -> ConfigError:

@@ -5,8 +5,8 @@ jobs = LocalJobs(Path(".meadow/federation/jobs")) jobs.start("server", [sys.exec
 "azureml_jobs.cli.main", "serve"], environment(os.environ)) jobs.wait("server")
 
 `jobs/<name>/` holds job.json (what runs), log.txt (what it says) and exit.json (how it ended). A
-small supervisor (`python -m azureml_jobs.backends.local_jobs FOLDER`) starts the command and
-outlives whoever asked for it, so that the exit status is found later by anybody.
+small process beside each job (`supervisor.py`) starts the command, starts it again where it is
+killed, and outlives whoever asked for it.
 
     MDW-190 the job can't be started    MDW-191 there is no such job
 """
@@ -14,23 +14,29 @@ outlives whoever asked for it, so that the exit status is found later by anybody
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
-from azureml_jobs.backends.process_identity import identity_of, process_of
-from conf.atomic_files import write_atomic
+from azureml_jobs.backends.job_files import (
+    EXIT_FILE,
+    JOB_FILE,
+    STOP_FILE,
+    damaged,
+    read_file,
+    write_file,
+)
+from azureml_jobs.backends.process_identity import process_of
+from azureml_jobs.backends.restarts import Restarts
 from conf.errors import ConfigError
 
 STOP_SECONDS: Final = 20.0
@@ -72,6 +78,8 @@ class Job:
     started: float
     status: int | None = None
     ended: float | None = None
+    restarts: int = 0
+    """How often it was started again because it was killed."""
 
 
 def environment(of: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, str]:
@@ -104,15 +112,21 @@ class LocalJobs:
 
     def names(self) -> list[str]:
         """Return the jobs that were ever started, the server first."""
-        found = [path.parent.name for path in self._folder.glob("*/job.json")]
+        found = [path.parent.name for path in self._folder.glob(f"*/{JOB_FILE}")]
         return sorted(found, key=lambda name: (name != "server", name))
 
     def start(
-        self, name: str, argv: list[str], env: Mapping[str, str], cwd: Path | None = None
+        self,
+        name: str,
+        argv: list[str],
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        restarts: Restarts | None = None,
     ) -> bool:
         """Start a job, by default in its own folder; return False, and start nothing, where it runs
         already.
 
+        Where it is killed it is started again as `restarts` say; without them it is not.
         Raises ConfigError MDW-190 where the folder can't be written or the command can't be
         started.
         """
@@ -122,11 +136,11 @@ class LocalJobs:
             with _locked(folder):
                 if self._state(name) == RUNNING:
                     return False
-                (folder / "exit.json").unlink(missing_ok=True)
-                _write(
-                    folder / "job.json",
-                    {"argv": argv, "cwd": str(cwd or folder), "started": time.time()},
-                )
+                (folder / EXIT_FILE).unlink(missing_ok=True)
+                (folder / STOP_FILE).unlink(missing_ok=True)
+                job = {"argv": argv, "cwd": str(cwd or folder), "started": time.time()}
+                rule = None if restarts is None else restarts.to_json()
+                write_file(folder / JOB_FILE, {**job, "restarts": rule})
                 self._supervise(name, folder, env)
                 return True
         except OSError as error:
@@ -135,7 +149,7 @@ class LocalJobs:
     def status(self, name: str) -> Job:
         """Return what is known of a job; raises ConfigError MDW-191 where it was never started."""
         folder = self.folder(name)
-        what, end = _read(folder / "job.json"), _read(folder / "exit.json")
+        what, end = read_file(folder / JOB_FILE), read_file(folder / EXIT_FILE)
         if what is None:
             there = ", ".join(self.names()) or "none"
             raise ConfigError(
@@ -144,12 +158,15 @@ class LocalJobs:
         try:
             pid = int(what.get("pid", 0))
             started = float(what["started"])
+            restarted = int(what.get("restarted", 0))
             if end is not None:
-                return Job(name, ENDED, pid, started, int(end["status"]), float(end["ended"]))
+                ended = float(end["ended"])
+                return Job(name, ENDED, pid, started, int(end["status"]), ended, restarted)
             alive = any(process_of(what.get(one)) for one in ("process", "supervisor"))
         except (KeyError, TypeError, ValueError, IndexError):
-            raise _damaged(folder / "job.json") from None
-        return Job(name, RUNNING if alive else LOST, pid, started)
+            raise damaged(folder / JOB_FILE) from None
+        state = RUNNING if alive else LOST
+        return Job(name, state, pid, started, restarts=restarted)
 
     def wait(self, name: str, seconds: float | None = None) -> Job:
         """Return the job once it has ended, or as it is after `seconds`."""
@@ -162,10 +179,13 @@ class LocalJobs:
 
     def stop(self, names: Iterable[str], seconds: float = STOP_SECONDS) -> list[Job]:
         """Ask jobs to end with SIGTERM, all at once; end with SIGKILL those that still run after
-        `seconds`.
+        `seconds`. None of them is started again.
         """
-        chosen, deadline = list(names), time.monotonic() + seconds
+        chosen = list(names)
+        deadline = time.monotonic() + seconds
         for name in chosen:
+            # Before the signal: its supervisor looks for it when the command has ended.
+            (self.folder(name) / STOP_FILE).touch()
             self.signal(name, signal.SIGTERM)
         ended = []
         for name in chosen:
@@ -176,9 +196,9 @@ class LocalJobs:
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a job, SIGKILL to all that it started; nothing happens where it has
-        ended.
+        ended. One that was killed may be started again: `stop` ends it for good.
         """
-        process = process_of((_read(self.folder(name) / "job.json") or {}).get("process"))
+        process = process_of((read_file(self.folder(name) / JOB_FILE) or {}).get("process"))
         if process is None:
             return
         with suppress(psutil.NoSuchProcess):
@@ -203,10 +223,10 @@ class LocalJobs:
             time.sleep(POLL_SECONDS)
 
     def _state(self, name: str) -> str | None:
-        return self.status(name).state if (self.folder(name) / "job.json").exists() else None
+        return self.status(name).state if (self.folder(name) / JOB_FILE).exists() else None
 
     def _supervise(self, name: str, folder: Path, env: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "azureml_jobs.backends.local_jobs", str(folder)]
+        command = [sys.executable, "-m", "azureml_jobs.backends.supervisor", str(folder)]
         try:
             done = subprocess.run(
                 command, env=dict(env), capture_output=True, text=True, timeout=START_SECONDS
@@ -214,7 +234,7 @@ class LocalJobs:
         except subprocess.TimeoutExpired:
             raise _not_started(name, f"it took longer than {START_SECONDS:.0f} s") from None
         if done.returncode:
-            (folder / "job.json").unlink(missing_ok=True)
+            (folder / JOB_FILE).unlink(missing_ok=True)
             raise _not_started(
                 name, (done.stderr.strip().splitlines() or ["its supervisor failed"])[-1]
             )
@@ -243,84 +263,8 @@ def _not_started(name: str, why: str) -> ConfigError:
     )
 
 
-def _damaged(path: Path) -> ConfigError:
-    hint = f"End its process by hand if it runs, then delete {path.parent / '*.json'}."
-    return ConfigError("MDW-198", f"{path} is damaged.", hint)
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     with open(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return what a job's file holds, None where there is none.
-
-    Raises ConfigError MDW-198 for a damaged one.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        raise _damaged(path) from None
-    if not isinstance(content, dict):
-        raise _damaged(path)
-    return content
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomic(path, json.dumps(content))
-
-
-# ---- the supervisor's process
-
-
-def supervise(folder: Path) -> int:
-    """Start the command of `folder`/job.json, return, and in a process of its own session note how
-    it ends.
-    """
-    answer, started = os.pipe()
-    if os.fork():
-        os.close(started)
-        with open(answer, "rb") as said:
-            why = said.read().decode()
-        print(why, file=sys.stderr)
-        return int(bool(why))
-    os.setsid()
-    os.close(answer)
-    with (folder / "log.txt").open("ab") as log, open(os.devnull) as nothing:
-        for ours, theirs in ((nothing, 0), (log, 1), (log, 2)):
-            os.dup2(ours.fileno(), theirs)
-    _command(folder, lambda why: os.write(started, why.encode()), lambda: os.close(started))
-    return 0
-
-
-def _command(folder: Path, refuse: Callable[[str], object], accept: Callable[[], None]) -> None:
-    what = _read(folder / "job.json") or {}
-    try:
-        child = subprocess.Popen(what["argv"], cwd=what["cwd"], stdin=subprocess.DEVNULL)
-    except OSError as error:
-        refuse(f"{error.filename}: {error.strerror}")
-        return
-    own = {
-        "pid": child.pid,
-        "process": identity_of(child.pid),
-        "supervisor": identity_of(os.getpid()),
-    }
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        child.send_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, forward)
-    _write(folder / "job.json", {**what, **own})
-    accept()
-    status = child.wait()
-    _write(folder / "exit.json", {"status": status, "ended": time.time()})
-
-
-if __name__ == "__main__":
-    sys.exit(supervise(Path(sys.argv[1])))

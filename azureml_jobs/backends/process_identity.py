@@ -32,16 +32,23 @@ def identity_of(pid: int) -> Identity:
 
 
 def process_of(identity: object) -> psutil.Process | None:
-    """Return the process of an identity while it lives; None for anything that is no identity."""
-    if not isinstance(identity, list) or len(identity) != 2:
+    """Return the process of an identity while it lives; None without an identity.
+
+    Raises ValueError for what is none.
+    """
+    if identity is None:
         return None
+    if not isinstance(identity, list) or len(identity) != 2:
+        raise ValueError("an identity is a pid and a birth")
     try:
         pid = int(identity[0])
         # The process first: what is asked of it later is asked of the one that was compared.
         process = psutil.Process(pid)
         birth, alive = _birth(pid)
-    except (psutil.NoSuchProcess, TypeError, ValueError, OverflowError):
+    except psutil.NoSuchProcess:
         return None
+    except (TypeError, OverflowError):
+        raise ValueError("a pid is a number") from None
     return process if alive and birth == identity[1] else None
 
 

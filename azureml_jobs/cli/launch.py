@@ -7,9 +7,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from azureml_jobs.backends.base import ORCHESTRATOR, parts_of
+from azureml_jobs.backends.restarts import Restarts
 from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.cli.federation import Federation, federation_of
 from azureml_jobs.cli.first_line import launched, say
@@ -26,10 +27,6 @@ from conf.errors import AzureError, CheckpointError, Interrupted, MeadowError
 if TYPE_CHECKING:
     from conf.schema import Conf
 
-MOST_RESTARTS: Final = 3
-"""Of an orchestrator that was killed while its run is followed; after that, whatever kills it has
-to be looked at.
-"""
 Work = Callable[[Federation, str], int]
 """What a launch does with a federation; the text is the command that gives this very launch."""
 
@@ -195,8 +192,9 @@ class Follower:
     """Shows a run that is followed: the orchestrator's lines, and which silos have ended with which
     last words.
 
-    An orchestrator that was killed (out of memory, say) is started again, and goes on after the
-    last closed round; one that ended by itself is not.
+    On this machine a job that is killed is started again by the process beside it. Where that one
+    has gone as well, an orchestrator is started again from here, and goes on after the last closed
+    round; one that ended by itself is not.
     """
 
     def __init__(self, federation: Federation, started: list[str], echo: Echo) -> None:
@@ -205,7 +203,7 @@ class Follower:
         self._echo = echo
         self._running = [p for p in parts_of(self._backend, federation.role) if p != ORCHESTRATOR]
         self._log = self._backend.log_from_now(ORCHESTRATOR)
-        self._restarts = 0
+        self._restarts = Restarts()
         self._next_look = 0.0
 
     def look(self) -> None:
@@ -218,12 +216,16 @@ class Follower:
                 self._name_if_ended(part)
 
     def orchestrator_ended(self) -> bool:
-        """Start the orchestrator again where it was killed and a silo still waits for it."""
+        """Start the orchestrator again where it is lost and a silo still waits for it."""
         job = self._backend.job(ORCHESTRATOR)
-        if job is None or not job.killed or not self._running or self._restarts >= MOST_RESTARTS:
+        # One with a status was looked after to its end.
+        if job is None or not job.killed or job.status is not None or not self._running:
             return False
-        self._restarts += 1
-        self._echo("It was killed. It is started again, and goes on after the last closed round.")
+        pause = self._restarts.pause(time.monotonic())
+        if pause is None:
+            return False
+        self._echo("It is lost. It is started again, and goes on after the last closed round.")
+        time.sleep(pause)
         _, new = self._backend.start(ORCHESTRATOR)
         if new:
             self._started.append(ORCHESTRATOR)

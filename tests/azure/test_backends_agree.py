@@ -6,7 +6,6 @@ Names, times and addresses of jobs, and the words for their states, are each bac
 from __future__ import annotations
 
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -77,7 +76,7 @@ def here(
 
     yield Typed(capfd, type_here, said, "local")
     for name in jobs.names():
-        jobs.signal(name, signal.SIGKILL)
+        jobs.stop([name], seconds=0)
         jobs.wait(name, 20)
 
 

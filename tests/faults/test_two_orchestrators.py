@@ -36,7 +36,7 @@ def folder() -> Iterator[Path]:
         yield Path(made)
         for name in jobs.names():
             jobs.signal(name, signal.SIGCONT)
-            jobs.signal(name, signal.SIGKILL)
+            jobs.stop([name], seconds=0)
             jobs.wait(name, 20)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -37,7 +36,7 @@ def folder() -> Iterator[Path]:
         yield Path(made)
         jobs = LocalJobs(Path(made) / ".meadow/hospitals/jobs")
         for name in jobs.names():
-            jobs.signal(name, signal.SIGKILL)
+            jobs.stop([name], seconds=0)
             jobs.wait(name, 20)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from azureml_jobs.backends import local
@@ -17,8 +19,9 @@ from azureml_jobs.backends.base import ORCHESTRATOR, Job
 from azureml_jobs.backends.local import LocalBackend, quoted
 from azureml_jobs.backends.local_jobs import ENDED, RUNNING
 from azureml_jobs.backends.paths import with_absolute_paths
+from azureml_jobs.backends.restarts import Restarts
 from azureml_jobs.cli.federation import Federation, backend_of
-from azureml_jobs.cli.launch import MOST_RESTARTS, launch_and_run, start_parts
+from azureml_jobs.cli.launch import launch_and_run, start_parts
 from azureml_jobs.cli.main import main
 from azureml_jobs.cli.runs import submit_run
 from azureml_jobs.identity.node_key import load_node_key
@@ -96,10 +99,11 @@ class Place:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     tmp_path.chmod(0o700)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local, "RESTARTS", Restarts(first_pause=0.05, most=3))
     made = Place(tmp_path, monkeypatch)
     yield made
     for name in made.jobs.names():
-        made.jobs.signal(name, signal.SIGKILL)
+        made.jobs.stop([name], seconds=0)
         made.jobs.wait(name, 20)
 
 
@@ -172,14 +176,10 @@ def test_a_server_that_is_killed_is_started_again_and_its_run_goes_on(place: Pla
     assert queue.cancelled == [] and place.states() == dict.fromkeys(JOBS, ENDED)
     assert [line for line in place.said if "life" in line or "ended" in line] == [
         "orchestrator  life 1",
-        "orchestrator  ended, status -9",
         "orchestrator  life 2",
-        "orchestrator  ended, status -9",
         "orchestrator  life 3",
     ]
-    assert (
-        "It was killed. It is started again, and goes on after the last closed round." in place.said
-    )
+    assert "orchestrator  It was killed (SIGKILL). It is started again in 0.1 s." in place.said
 
 
 def test_a_server_that_is_killed_again_and_again_ends_the_launch_and_the_run_can_be_gone_on_with(
@@ -189,18 +189,43 @@ def test_a_server_that_is_killed_again_and_again_ends_the_launch_and_the_run_can
     queue = Queue(lambda: False)
     assert place.launch(queue) == 128 + signal.SIGKILL
     lives = place.jobs.folder("server") / "lives"
-    assert len(lives.read_text()) == 1 + MOST_RESTARTS
+    assert len(lives.read_text()) == 1 + local.RESTARTS.most
+    assert any("no further restart. Look at its memory." in line for line in place.said)
     assert queue.cancelled == [("a", False)] and place.states() == dict.fromkeys(JOBS, ENDED)
     assert place.said[-1] == "run a: cancelled; if a round was closed, resume it: run.resume=a"
 
 
-def test_a_server_that_ends_when_every_silo_has_is_not_started_again(place: Place) -> None:
-    place.scripts(
-        serve="import time; time.sleep(2); " + DIE.format(times=99),
-        join="print('MDW-743: no'); sys.exit(8)",
+def test_a_server_that_is_lost_with_the_process_beside_it_is_started_again_by_its_follower(
+    place: Place,
+) -> None:
+    lost: list[int] = []
+
+    def goes_on() -> bool:
+        if not lost:
+            what = json.loads((place.jobs.folder("server") / "job.json").read_text())
+            for one in ("supervisor", "process"):
+                psutil.Process(what[one][0]).kill()
+            lost.append(what["pid"])
+        return place.jobs.status("server").pid != lost[0]
+
+    assert place.launch(Queue(goes_on)) == 5
+    assert "It is lost. It is started again, and goes on after the last closed round." in place.said
+    assert place.states() == dict.fromkeys(JOBS, ENDED)
+
+
+def test_a_silo_that_is_killed_is_started_again(place: Place) -> None:
+    place.scripts(join=DIE.format(times=1))
+    assert (
+        place.launch(Queue(lambda: all(place.jobs.status(name).restarts == 1 for name in JOBS[1:])))
+        == 5
     )
-    assert place.launch(Queue(lambda: False)) == 128 + signal.SIGKILL
-    assert len((place.jobs.folder("server") / "lives").read_text()) == 1
+    said = place.jobs.log(JOBS[1]).read_text()
+    assert said.splitlines()[:3] == [
+        "life 1",
+        "It was killed (SIGKILL). It is started again in 0.05 s.",
+        "life 2",
+    ]
+    assert place.states() == dict.fromkeys(JOBS, ENDED)
 
 
 def test_a_silo_that_ends_early_is_named_with_its_last_words(place: Place) -> None:

@@ -23,6 +23,7 @@ from azureml_jobs.backends.local_jobs import (
     Tail,
     environment,
 )
+from azureml_jobs.backends.restarts import Restarts
 from conf.errors import ConfigError
 
 ENV = environment(os.environ)
@@ -116,6 +117,43 @@ def test_a_killed_job_is_told_from_one_whose_machine_went_down(jobs: LocalJobs) 
         psutil.Process(int(what[one][0])).kill()
     until(lambda: jobs.status("b").state == LOST)
     assert jobs.start("b", python("pass"), ENV), "a lost job can be started again"
+
+
+def test_a_killed_job_is_started_again_until_it_is_stopped(jobs: LocalJobs) -> None:
+    rule = Restarts(first_pause=0.05, most=2)
+    jobs.start("a", python(FOREVER), ENV, restarts=rule)
+    first = jobs.status("a")
+    jobs.signal("a", signal.SIGKILL)
+    until(lambda: jobs.status("a").restarts == 1)
+    again = jobs.status("a")
+    assert (again.state, again.started) == (RUNNING, first.started) and again.pid != first.pid
+    [ended] = jobs.stop(["a"])
+    assert (ended.state, ended.status, ended.restarts) == (ENDED, -signal.SIGTERM, 1)
+
+
+def test_a_job_is_stopped_in_the_pause_before_its_next_start(jobs: LocalJobs) -> None:
+    jobs.start("a", python(FOREVER), ENV, restarts=Restarts(600.0, 600.0))
+    jobs.signal("a", signal.SIGKILL)
+    until(lambda: "It is started again in 600 s." in said(jobs, "a"))
+    assert jobs.status("a").state == RUNNING, "it is looked after"
+    [ended] = jobs.stop(["a"])
+    assert (ended.state, ended.status) == (ENDED, -signal.SIGKILL)
+    assert jobs.start("a", python("pass"), ENV), "and may be started anew"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_what_is_asked_to_end_is_not_started_again(jobs: LocalJobs, number: int) -> None:
+    jobs.start("a", python(FOREVER), ENV, restarts=Restarts(first_pause=0.0))
+    until(lambda: "up" in said(jobs, "a"))
+    jobs.signal("a", number)
+    ended = jobs.wait("a", 20)
+    assert (ended.state, ended.restarts) == (ENDED, 0)
+
+
+def test_what_ends_by_itself_is_not_started_again(jobs: LocalJobs) -> None:
+    jobs.start("a", python("import sys; sys.exit(3)"), ENV, restarts=Restarts(first_pause=0.0))
+    ended = jobs.wait("a", 20)
+    assert (ended.state, ended.status, ended.restarts) == (ENDED, 3, 0)
 
 
 def test_a_reused_pid_is_not_the_job(jobs: LocalJobs) -> None:

@@ -41,9 +41,11 @@ def test_one_that_has_ended_is_gone_also_while_nobody_has_waited_for_it() -> Non
         identity_of(child.pid)
 
 
-@pytest.mark.parametrize("damaged", [None, [], [1], ["x", "y"], [10**30, ""], {"pid": 1}, "text"])
-def test_what_is_no_identity_is_no_process(damaged: object) -> None:
-    assert process_of(damaged) is None
+@pytest.mark.parametrize("damaged", [[], [1], ["x", "y"], [[], ""], {"pid": 1}, "text"])
+def test_what_is_no_identity_is_refused_and_none_is_no_process(damaged: object) -> None:
+    assert process_of(None) is None
+    with pytest.raises(ValueError, match=r"identity|pid|int"):
+        process_of(damaged)
 
 
 def test_a_system_that_names_no_boot_goes_by_the_time_of_birth(
