@@ -280,9 +280,16 @@ def _differences(runs: Sequence[ComparedRun]) -> list[Difference]:
         if key in NOT_COMPARED or key.startswith(WHERE_IT_RAN):
             continue
         values = [run.settings.get(key, "") for run in runs]
-        if len(set(values)) > 1:
+        if len({_meant(key, value) for value in values}) > 1:
             differences.append(Difference(key, values))
     return differences
+
+
+def _meant(key: str, value: str) -> str:
+    """Return what a value means: a folder is one, written whole (by a launch) or from here."""
+    if key.endswith("data.root") and value:
+        return os.path.abspath(value)
+    return value
 
 
 def _notes(comparison: RunComparison) -> list[str]:

@@ -144,6 +144,14 @@ def test_runs_that_test_on_other_examples_have_no_winner(tmp_path: Path) -> None
     ]
 
 
+def test_one_folder_of_data_is_one_however_it_was_written(tmp_path: Path) -> None:
+    put(sample(), tmp_path / "a", 0.8, data__root="wine.csv")
+    put(sample(), tmp_path / "b", 0.9, data__root=str(Path("wine.csv").absolute()))
+    assert compare("a", "b", output=tmp_path).best is not None
+    put(sample(), tmp_path / "c", 0.9, data__root="other.csv")
+    assert compare("a", "c", output=tmp_path).best is None
+
+
 def test_runs_that_differ_in_their_seeds_have_a_mean_and_a_spread(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.8, 0.9, 1.0)):
         put(sample(), tmp_path / f"s{seed}", accuracy, run__seed=seed, data__seed=seed)
