@@ -213,7 +213,9 @@ def _open(
     result = _first_result(conf, members, mode, folder, before)
     result.command = _commands(before, command)
     # MLflow may have answered after the first checkpoint, or after the last.
-    result.mlflow_run_id = state.mlflow_run_id or (before.mlflow_run_id if before else None)
+    result.mlflow_run_id = state.mlflow_run_id
+    if result.mlflow_run_id is None and before is not None:
+        result.mlflow_run_id = before.mlflow_run_id
     # The ledger first: it is open in one process alone, and only that one may cut back the history.
     ledger = Ledger(folder.path / FILE, folder.run_id, store, signer=signer)
     try:
@@ -223,21 +225,50 @@ def _open(
         silo_states = _silo_states(folder, state) if mode == SIMULATE else None
         # After all that may refuse to continue the run: what is refused is not changed.
         folder.write_config(conf, result.command)
-        begun = ledger.run_started(
-            federation=conf.federation.name,
-            code=result.environment["code"],
-            tree=result.environment["tree"],
-            config=result.config_digest,
-            silos=result.silos,
-            resumed=state.round > 0 or before is not None,
-            config_file=folder.config_digest(),
-        )
+        begun = _noted(ledger, result, folder, conf, state.round > 0 or before is not None)
         if not state.anchor:
             # Kept in the first checkpoint, so that round 1 is asked again in the same words.
-            state.anchor = str(begun)
+            state.anchor = begun
     except BaseException:
         ledger.close()
         raise
+    return Session(
+        conf,
+        members,
+        folder,
+        state,
+        result,
+        checkpoints=Checkpoints(store or FolderStore(folder.path)),
+        history=history,
+        ledger=ledger,
+        observer=_observers(conf, folder, result, state, history, display),
+        silo_states=silo_states,
+    )
+
+
+def _noted(ledger: Ledger, result: RunResult, folder: RunFolder, conf: Conf, resumed: bool) -> str:
+    """Write into the ledger that the run starts; return the anchor of that line."""
+    begun = ledger.run_started(
+        federation=conf.federation.name,
+        code=result.environment["code"],
+        tree=result.environment["tree"],
+        config=result.config_digest,
+        silos=result.silos,
+        resumed=resumed,
+        config_file=folder.config_digest(),
+    )
+    return str(begun)
+
+
+def _observers(
+    conf: Conf,
+    folder: RunFolder,
+    result: RunResult,
+    state: RunState,
+    history: History,
+    display: Observer | None,
+) -> Observers:
+    """Return who watches the run: its own files first, then MLflow, then the terminal."""
     observers: list[Observer] = [
         _ResultFile(folder, result, state, history),
         MetricsFile(folder.path, history.last),
@@ -245,19 +276,7 @@ def _open(
     ]
     if display:
         observers.append(display)
-    checkpoints = Checkpoints(store or FolderStore(folder.path))
-    return Session(
-        conf,
-        members,
-        folder,
-        state,
-        result,
-        checkpoints,
-        history,
-        ledger,
-        Observers(observers),
-        silo_states,
-    )
+    return Observers(observers)
 
 
 def _silo_states(folder: RunFolder, state: RunState) -> SiloStates:
