@@ -214,7 +214,7 @@ def _open(
     result.command = _commands(before, command)
     # MLflow may have answered after the first checkpoint, or after the last.
     result.mlflow_run_id = state.mlflow_run_id
-    if result.mlflow_run_id is None and before is not None:
+    if not result.mlflow_run_id and before is not None:
         result.mlflow_run_id = before.mlflow_run_id
     # The ledger first: it is open in one process alone, and only that one may cut back the history.
     ledger = Ledger(folder.path / FILE, folder.run_id, store, signer=signer)
