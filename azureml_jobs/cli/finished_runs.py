@@ -105,7 +105,13 @@ def evaluate(arguments: Arguments) -> int:
     from server.run.start_checks import MODEL, check_weights
 
     check_weights(folder / MODEL, str(folder))
-    say(f"{folder.name}: {described(stored(folder))}")
+    conf = stored(folder)
+    say(f"{folder.name}: {described(conf)}")
+    if conf.strategy.keeps:
+        say(
+            f"The silos keep {', '.join(conf.strategy.keeps)}: what is scored here is the model with"
+            " their first weights, and not what the silos use."
+        )
     from conf.overrides import parse
     from server.scoring.evaluation import evaluate_run
 

@@ -358,20 +358,26 @@ def test_a_sweep_ends_when_it_is_interrupted(simulation: Simulation, error: Base
     assert len(simulation.runs) == 1
 
 
+@pytest.mark.parametrize("keeps", [[], ["head"]], ids=["all shared", "personal layers"])
 def test_evaluate_prints_a_line_for_all_silos_and_for_each(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    keeps: list[str],
 ) -> None:
     run = tmp_path / "one"
     (run / "model").mkdir(parents=True)
     (run / "model" / "model.safetensors").touch()
-    (run / "config.yaml").write_text("{}\n")
+    (run / "config.yaml").write_text(f"strategy: {{name: fedavg, keeps: {keeps}}}\n")
     scores = types.SimpleNamespace(
         union={"loss": 0.5, "accuracy": 0.9}, by_silo={"north": {"accuracy": 0.8}}
     )
     module(monkeypatch, "server.scoring.evaluation", evaluate_run=lambda run, places: scores)
     assert main(["evaluate", f"run={run}"]) == 0
     out, err = capsys.readouterr()
-    assert err == "one: 3 silos, digits, fedavg\n"
+    first, *more = err.splitlines()
+    assert first == "one: 3 silos, digits, fedavg"
+    assert [line.partition(":")[0] for line in more] == ["The silos keep head"] * len(keeps)
     assert out.splitlines() == [
         "all silos  loss 0.5000  accuracy 0.9000",
         "north      accuracy 0.8000",
