@@ -26,10 +26,15 @@ class FederationFolder:
 
     @property
     def store(self) -> Path:
-        """What must outlive the orchestrator's process: runs, checkpoints, ledger segments,
-        admitted keys.
+        """What must outlive the orchestrator's process and is its own: checkpoints, ledger segments.
+
+        What others ask, admit and read is beside it (`place`).
         """
         return self.path / "store"
+
+    def place(self, name: str) -> Path:
+        """A place of the store with a right of its own (`azureml_jobs.storage.rights`)."""
+        return self.path / name
 
     @property
     def rendezvous(self) -> Path:

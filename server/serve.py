@@ -258,7 +258,7 @@ class _Work:
         return str(folder)
 
     def _outcome(self, request: Request) -> Outcome:
-        conf = request.checked()
+        conf = request.checked(self.conf.federation.orchestrator.targets)
         conf.run.output, conf.run.baseline = self.conf.run.output, "none"
         members, strategy = silos(conf), build_strategy(conf.strategy)
         task = task_of(conf.task)
@@ -267,6 +267,7 @@ class _Work:
         below = PrefixStore(self.here.store, f"runs/{request.run_id}/")
         display = _Display(Console(highlight=False))
         display.care = self.care
+        self.queue.begins(request)
         mode = "azure" if self.conf.federation.orchestrator.workspace else "local"
         with session(
             conf,

@@ -40,6 +40,7 @@ from conf.federation_folder import FederationFolder
 from conf.schema import Conf, Silo, SiloConf
 from conf.silos import silo_from_json, silo_to_json, silos
 from conf.targets import known
+from conf.targets.asked import nested_targets
 
 SERVER: Final = "server"
 """The orchestrator's job; a silo's is `silo-NAME`."""
@@ -274,6 +275,9 @@ class LocalBackend(Backend):
             given["federation.orchestrator.stock_grpc_listen"] = own.stock_grpc_listen
         overrides = [f"{key}={quoted(value)}" for key, value in given.items()]
         overrides.append(f"federation.orchestrator.idle_timeout={own.idle_timeout}")
+        # Whoever launches the server owns it: what this command names is allowed.
+        targets = [*own.targets, *nested_targets(self.conf)]
+        overrides.append(f"federation.orchestrator.targets=[{','.join(targets)}]")
         return [*MEADOW, "serve", *overrides]
 
     def _join(self, silo: str) -> list[str]:

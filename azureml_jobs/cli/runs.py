@@ -13,6 +13,7 @@ from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.cli.federation import Federation, federation_of
 from azureml_jobs.cli.statuses import NOBODY_STATUS, SIGNED_OUT_STATUS, TIMEOUT_STATUS
 from conf.errors import AzureError, CheckpointError, ConfigError, MeadowError
+from conf.targets.asked import check_brought_home
 
 if TYPE_CHECKING:
     from conf.schema import Conf
@@ -181,9 +182,13 @@ def _downloaded(federation: Federation, run_id: str, target: Path) -> int:
         raise _no_files(run_id)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in names:
-        path = target / name.removeprefix(prefix)
+        inside = name.removeprefix(prefix)
+        content = federation.store.read(name)
+        if inside == "config.yaml":
+            check_brought_home(content, run_id)
+        path = target / inside
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(federation.store.read(name))
+        path.write_bytes(content)
     return len(names)
 
 

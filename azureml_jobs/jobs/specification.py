@@ -20,6 +20,7 @@ import yaml
 
 from conf.errors import AzureError
 from conf.schema import Conf, OrchestratorConf, SiloConf, WorkspaceConf
+from conf.targets.asked import nested_targets
 from conf.targets.known import VARIABLE as OUTSIDE
 from conf.telemetry import OFF
 
@@ -117,8 +118,13 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
         overrides["federation.orchestrator.stock_listen"] = orchestrator.stock_listen
     if orchestrator.stock_grpc_listen is not None:
         overrides["federation.orchestrator.stock_grpc_listen"] = orchestrator.stock_grpc_listen
+    nested = nested_targets(conf)
     # Each override is quoted twice: for Hydra's parser, then for the shell that runs the command.
     words = [shlex.quote(f"{key}={_hydra_quoted(value)}") for key, value in overrides.items()]
+    if nested:
+        # Whoever launches the server owns it: what this command names is allowed.
+        allowed = ",".join([*orchestrator.targets, *nested])
+        words.append(shlex.quote(f"federation.orchestrator.targets=[{allowed}]"))
     # Azure ML replaces what stands in `${{...}}` when the job starts.
     output = "\"run.output='${{outputs.runs}}'\""
     command = f"python -m azureml_jobs.cli.main serve {' '.join(words)} {output}"

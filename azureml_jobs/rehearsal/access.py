@@ -24,7 +24,10 @@ ROLES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 
 @dataclass(frozen=True)
 class Grant:
-    """One role of one identity at one resource, as `kind:name`."""
+    """One role of one identity at one resource, as `kind:name`.
+
+    `storage:ACCOUNT/CONTAINER` is one container; a role at `storage:ACCOUNT` holds in each of them.
+    """
 
     identity: str
     role: str
@@ -52,7 +55,8 @@ class Access:
         """Return whether an identity may `read` or `write` a resource, and log the question."""
         allowed = False
         for grant in self.grants:
-            if grant.identity == identity and grant.resource == resource:
+            above = resource.partition("/")[0]
+            if grant.identity == identity and grant.resource in (resource, above):
                 _, actions = ROLES[grant.role]
                 allowed = allowed or action in actions
         access = AccessCheck(identity, action, resource, allowed, role_for(action, resource))

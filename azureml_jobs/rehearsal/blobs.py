@@ -130,12 +130,14 @@ class BlobGate:
         except NotSignedIn as reason:
             return storage_failure(401, "InvalidAuthenticationInfo", str(reason))
         action = "read" if request.method in ("GET", "HEAD") else "write"
-        access = self._access.allows(identity.name, action, f"storage:{account}")
+        container = request.url.path.strip("/").partition("/")[0]
+        resource = f"{account}/{container}" if container else account
+        access = self._access.allows(identity.name, action, f"storage:{resource}")
         if access.allowed:
             return None
         message = (
-            f"This request is not authorized: {identity.name} may not {action} the storage account"
-            f" {account}; it lacks the role '{access.role}'."
+            f"This request is not authorized: {identity.name} may not {action} the storage"
+            f" {resource}; it lacks the role '{access.role}'."
         )
         return storage_failure(403, "AuthorizationPermissionMismatch", message)
 

@@ -97,10 +97,11 @@ class Mounts:
     def _check_access(self, identity: str, action: str, location: BlobLocation) -> None:
         if not location.by_identity:
             return
-        access = self.access.allows(identity, action, f"storage:{location.account}")
+        resource = f"storage:{location.account}/{location.container}"
+        access = self.access.allows(identity, action, resource)
         if not access.allowed:
             raise MountFailed(
-                f"{identity} may not {action} the storage account {location.account}:"
+                f"{identity} may not {action} the {resource.replace(':', ' ')}:"
                 f" it lacks the role '{access.role}'"
             )
 

@@ -29,6 +29,7 @@ from azureml_jobs.identity.node_key import make_node_key
 from azureml_jobs.jobs.snapshot import ROOT
 from azureml_jobs.rehearsal.azurite import installed
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
+from azureml_jobs.storage.rights import PLACES
 from conf.compose import compose
 from conf.errors import AzureError
 from conf.schema import Conf
@@ -40,6 +41,18 @@ if TYPE_CHECKING:
 Echo = Callable[[str], None]
 NAMES: Final = ("north", "south", "west")
 ENGINEER: Final = "engineer"
+SCIENTIST: Final = "data scientist"
+SERVER_RIGHTS: Final = {
+    "federation": "Storage Blob Data Contributor",
+    "federation-queue": "Storage Blob Data Reader",
+    "federation-admissions": "Storage Blob Data Reader",
+    "federation-results": "Storage Blob Data Contributor",
+}
+SCIENTIST_RIGHTS: Final = {
+    "federation-queue": "Storage Blob Data Contributor",
+    "federation-results": "Storage Blob Data Reader",
+}
+"""Roles at the containers of the federation's store, as docs/azure.md gives them."""
 SUBSCRIPTION: Final = "00000000-0000-0000-0000-000000000001"
 RUN_SECONDS: Final = 300.0
 NOT_SHOWN: Final = """\
@@ -67,9 +80,14 @@ class Rehearsal:
         hub = self.cloud.workspace("hub", account="hub")
         server = self.cloud.compute(hub, "cpu")
         self.cloud.datastore(hub, "federation", "hub", "federation")
+        for place in PLACES:
+            self.cloud.accounts.container("hub", f"federation-{place}")
         self._grants(ENGINEER, workspace="hub", vault="kv-hub", storage="hub", owner=True)
-        self._grants(server, workspace="hub", vault="kv-hub", storage="hub", owner=False)
-        self.cloud.access.grant(server, "Storage Blob Data Contributor", "storage:hub")
+        self._grants(server, workspace="hub", vault="kv-hub", owner=False)
+        for identity, rights in ((server, SERVER_RIGHTS), (SCIENTIST, SCIENTIST_RIGHTS)):
+            for container, role in rights.items():
+                self.cloud.access.grant(identity, role, f"storage:hub/{container}")
+        self.cloud.access.grant(SCIENTIST, "Reader", "workspace:hub")
         for name in self.names:
             workspace = self.cloud.workspace(name, account=name)
             job = self.cloud.compute(workspace, f"gpu-{name}", "Standard_NC6s_v3")
@@ -124,8 +142,8 @@ class Rehearsal:
             return self.federation().backend.start(part)
 
     def submit(self, run_id: str) -> None:
-        """Ask for a run."""
-        with self.signed_in(ENGINEER):
+        """Ask for a run, as who may ask and admit nobody."""
+        with self.signed_in(SCIENTIST):
             self.federation().queue.submit(run_id, self.conf(), "meadow rehearse")
 
     def wait(self, run_id: str, seconds: float = RUN_SECONDS) -> Outcome:
@@ -133,7 +151,7 @@ class Rehearsal:
 
         Raises AzureError MDW-874 where the time is over or the orchestrator has ended.
         """
-        with self.signed_in(ENGINEER):
+        with self.signed_in(SCIENTIST):
             federation = self.federation()
             wait_for_run(federation, run_id, seconds, echo=self.echo)
             outcome = federation.queue.outcome(run_id)
@@ -160,7 +178,7 @@ class Rehearsal:
 
     def download(self, run_id: str, output: Path) -> Path:
         """Bring a run's files into a folder below `output`."""
-        with self.signed_in(ENGINEER):
+        with self.signed_in(SCIENTIST):
             folder, _ = bring_home(self.federation(), run_id, output)
         return folder
 
@@ -209,13 +227,14 @@ class Rehearsal:
                     os.environ[key] = value
 
     def _grants(
-        self, identity: str, *, workspace: str, vault: str, storage: str, owner: bool
+        self, identity: str, *, workspace: str, vault: str, owner: bool, storage: str = ""
     ) -> None:
         vault_role = "Key Vault Secrets Officer" if owner else "Key Vault Secrets User"
         storage_role = "Storage Blob Data Contributor" if owner else "Storage Blob Data Reader"
         self.cloud.access.grant(identity, "AzureML Data Scientist", f"workspace:{workspace}")
         self.cloud.access.grant(identity, vault_role, f"vault:{vault}")
-        self.cloud.access.grant(identity, storage_role, f"storage:{storage}")
+        if storage:
+            self.cloud.access.grant(identity, storage_role, f"storage:{storage}")
 
     def _file(self) -> None:
         """Write the federation's file, as its people would."""

@@ -6,6 +6,7 @@ absent (`If-None-Match: *`), replace whole. Large files are immutable and writte
 orchestrators is the live one.
 
     MDW-510 no such name          MDW-513 disk full             MDW-516 the lease was lost
+    MDW-766 larger than its place allows                       MDW-767 a link or device in its place
     MDW-511 not a valid name      MDW-514 may not write/read    MDW-517 not what was written
                                   MDW-515 the disk or storage failed
 """
@@ -88,6 +89,9 @@ class Store(Protocol):
         Raises LeaseLost where it was taken over.
         """
 
+    def check(self, lease: Lease) -> None:
+        """Raise LeaseLost where the lease was taken over."""
+
     def release(self, lease: Lease) -> None:
         """Give the lease up, so that the next `acquire` need not wait.
 
@@ -95,11 +99,22 @@ class Store(Protocol):
         """
 
 
+def is_name(name: str) -> bool:
+    """Return whether something can be stored under that name."""
+    return len(name) <= LONGEST_NAME and NAME.fullmatch(name) is not None
+
+
 def checked_name(name: str) -> str:
     """Return a name that can be stored under; raises CheckpointError MDW-511."""
-    if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
+    if not is_name(name):
         raise _invalid(name)
     return name
+
+
+def too_large(where: str, size: int, most: int) -> CheckpointError:
+    """Return the error for what is larger than its place allows, MDW-766."""
+    hint = "Remove it: nothing that Meadow writes there is so large."
+    return CheckpointError("MDW-766", f"{where} has {size:,} bytes, of {most:,} allowed.", hint)
 
 
 def checked_prefix(prefix: str) -> str:

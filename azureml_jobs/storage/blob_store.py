@@ -34,6 +34,8 @@ from azureml_jobs.storage.base import (
     StoreMissing,
     checked_name,
     checked_prefix,
+    is_name,
+    too_large,
 )
 from azureml_jobs.storage.lease import TRIES, Leased
 from conf.errors import CheckpointError
@@ -57,21 +59,32 @@ class BlobStore(Leased):
     """
 
     def __init__(
-        self, container: ContainerClient, prefix: str = "", clock: Clock = time.time
+        self,
+        container: ContainerClient,
+        prefix: str = "",
+        clock: Clock = time.time,
+        largest: int | None = None,
     ) -> None:
+        """`largest` is how many bytes a blob may have where others write; None: any number."""
+        self._largest = largest
         self._container = container
         self._prefix = prefix.strip("/") + "/" if prefix else ""
         super().__init__(self._where, clock)
 
     @staticmethod
-    def at(url: str, credential: TokenCredential, retries: int = A_COMMANDS_RETRIES) -> BlobStore:
+    def at(
+        url: str,
+        credential: TokenCredential,
+        retries: int = A_COMMANDS_RETRIES,
+        largest: int | None = None,
+    ) -> BlobStore:
         """Return the store at `https://ACCOUNT.blob.core.windows.net/CONTAINER[/PREFIX]`."""
         account, container, *prefix = url.removeprefix("https://").rstrip("/").split("/", 2)
         policy = ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=retries)
         client = ContainerClient(
             f"https://{account}", container, credential=credential, retry_policy=policy
         )
-        return BlobStore(client, prefix[0] if prefix else "")
+        return BlobStore(client, prefix[0] if prefix else "", largest=largest)
 
     def __repr__(self) -> str:
         return f"BlobStore({self._where!r})"
@@ -85,7 +98,9 @@ class BlobStore(Leased):
         start = self._prefix + checked_prefix(prefix)
         with self._asking("list", prefix):
             names = self._container.list_blob_names(name_starts_with=start)
-            return sorted(name.removeprefix(self._prefix) for name in names)
+            inside = [name.removeprefix(self._prefix) for name in names]
+        # Others may write there too, under names that nobody can ask for.
+        return sorted(name for name in inside if is_name(name))
 
     def read(self, name: str) -> bytes:
         """See `Store`."""
@@ -138,6 +153,8 @@ class BlobStore(Leased):
         try:
             with self._asking("read", name):
                 found = self._container.download_blob(self._blob(name))
+                if self._largest is not None and found.size > self._largest:
+                    raise too_large(f"{name} in {self._where}", found.size, self._largest)
                 return found.readall(), str(found.properties.etag)
         except ResourceNotFoundError:
             raise StoreMissing(
@@ -182,7 +199,13 @@ class BlobStore(Leased):
         """
         try:
             yield
-        except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
+        except ResourceNotFoundError as error:
+            if getattr(error, "error_code", None) == "ContainerNotFound":
+                hint = "Create it: docs/azure.md names the containers of a federation."
+                message = f"There is no container for {self._where}."
+                raise CheckpointError("MDW-515", message, hint) from error
+            raise
+        except (ResourceExistsError, ResourceModifiedError):
             raise
         except AzureError as error:
             said = " ".join(str(error).split())[:300]

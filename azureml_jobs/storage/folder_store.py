@@ -7,8 +7,10 @@ MDW-511 not a valid name      MDW-514 may not write/read    MDW-517 not readable
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -24,6 +26,8 @@ from azureml_jobs.storage.base import (
     StoreMissing,
     checked_name,
     checked_prefix,
+    is_name,
+    too_large,
 )
 from azureml_jobs.storage.disk_errors import disk_error
 from azureml_jobs.storage.lease import Leased
@@ -40,13 +44,18 @@ _TEMPORARY = ".tmp-"
 class FolderStore(Leased):
     """A store in a folder, for all processes that see it.
 
-    Files that it makes are the owner's alone (0600 in 0700). Dot files are its own or strangers'
-    and never listed. Raises CheckpointError where the disk is full (MDW-513), may not be written
-    (MDW-514) or fails (MDW-515).
+    Files that it makes are the owner's alone (0600 in 0700), or the group's too where the folder
+    is: its mode says who may read and write. Dot files are its own or strangers' and never listed;
+    a link, a pipe or a device in it is not read (MDW-767). Raises CheckpointError where the disk is
+    full (MDW-513), may not be written (MDW-514) or fails (MDW-515).
     """
 
-    def __init__(self, path: str | Path, clock: Clock = time.time) -> None:
+    def __init__(
+        self, path: str | Path, clock: Clock = time.time, largest: int | None = None
+    ) -> None:
+        """`largest` is how many bytes a file may have where others write; None: any number."""
         self._path = Path(path)
+        self._largest = largest
         super().__init__(str(path), clock)
 
     def __repr__(self) -> str:
@@ -54,14 +63,15 @@ class FolderStore(Leased):
 
     def list(self, prefix: str = "") -> Names:
         """See `Store`."""
-        start = self._path.joinpath(*checked_prefix(prefix).split("/")[:-1])
+        start = self._unlinked(self._path.joinpath(*checked_prefix(prefix).split("/")[:-1]))
         found = []
         for folder, folders, files in os.walk(start, onerror=self._unlisted):
             # In place: os.walk goes into those that are left.
             folders[:] = [f for f in folders if not f.startswith(".")]
             for file in files:
                 name = Path(folder, file).relative_to(self._path).as_posix()
-                if name.startswith(prefix) and not file.startswith("."):
+                # Others may write there too, under names that nobody can ask for.
+                if name.startswith(prefix) and is_name(name):
                     found.append(name)
         return sorted(found)
 
@@ -69,7 +79,7 @@ class FolderStore(Leased):
         """See `Store`."""
         path = self._file(name)
         try:
-            return path.read_bytes()
+            return self._content(path, name)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise StoreMissing(
                 "MDW-510", f"Nothing is stored under {name} in {self._path}."
@@ -130,7 +140,41 @@ class FolderStore(Leased):
             return True
 
     def _file(self, name: str) -> Path:
-        return self._path / checked_name(name)
+        path = self._path / checked_name(name)
+        self._unlinked(path.parent)
+        return path
+
+    def _unlinked(self, folder: Path) -> Path:
+        """Return a folder of the store, once none on the way to it is a link.
+
+        Who may write to one place of a store could lead its reader into another. The store's own
+        folder may be a link: its owner made that.
+        """
+        below = folder
+        while below != self._path:
+            if below.is_symlink():
+                raise _not_plain(below)
+            below = below.parent
+        return folder
+
+    def _content(self, path: Path, name: str) -> bytes:
+        """Return the bytes of a plain file, of which it is said before how many they may be."""
+        # A pipe would be waited for, and a link may lead anywhere.
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                raise _not_plain(path) from None
+            raise
+        with open(handle, "rb") as file:
+            status = os.fstat(handle)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+            if not stat.S_ISREG(status.st_mode):
+                raise _not_plain(path)
+            if self._largest is not None and status.st_size > self._largest:
+                raise too_large(f"{name} in {self._path}", status.st_size, self._largest)
+            return file.read()
 
     @contextmanager
     def _written(self, name: str, data: Data) -> Iterator[Path]:
@@ -141,10 +185,13 @@ class FolderStore(Leased):
         path = self._file(name)
         temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
         try:
-            _make_folder(path.parent)
-            with open(
-                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
-            ) as file:
+            _make_folder(path.parent, self._path)
+            mode = _mode(self._path, 0o600)
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with open(handle, "wb") as file:
+                if mode != 0o600:
+                    # Whatever the umask has taken from it.
+                    os.fchmod(handle, mode)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -163,7 +210,7 @@ class FolderStore(Leased):
         The system frees it when its holder dies.
         """
         try:
-            _make_folder(self._path)
+            _make_folder(self._path, self._path)
             lock = os.open(self._path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise self._failure(error, "lock", ".lock") from error
@@ -204,9 +251,30 @@ class FolderStore(Leased):
         return disk_error(error, verb, f"{name} in {self._path}")
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, root: Path) -> None:
+    """Make a folder of the store at `root`, for whom that one is."""
     if not folder.is_dir():
-        _make_folder(folder.parent)
+        _make_folder(folder.parent, root)
+        mode = _mode(root, 0o700)
         with suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=mode)
+            if mode != 0o700:
+                folder.chmod(mode)
         sync_folder(folder.parent)
+
+
+def _mode(root: Path, own: int) -> int:
+    """Return the mode of something new in a store: the owner's, and the group's where `root` is."""
+    try:
+        group = stat.S_IMODE(root.stat().st_mode) & 0o2070
+    except FileNotFoundError:
+        return own
+    if own == 0o700:
+        # The group of a new folder, and so of what is in it, is that of the folder above.
+        return own | group
+    return own | (group & 0o060)
+
+
+def _not_plain(path: Path) -> CheckpointError:
+    hint = "Remove it: Meadow makes none there."
+    return CheckpointError("MDW-767", f"{path} is not a plain file or folder.", hint)

@@ -139,6 +139,10 @@ class Leased(ABC):
         """See `Store`; a lease that expired and that nobody took is renewed."""
         return self._leases.renew(lease, seconds)
 
+    def check(self, lease: Lease) -> None:
+        """See `Store`."""
+        self._leases.check(lease)
+
     def release(self, lease: Lease) -> None:
         """See `Store`; the epoch stays on record."""
         self._leases.release(lease)

@@ -47,6 +47,10 @@ class PrefixStore:
         """See `Store`."""
         return self.whole.renew(lease, seconds)
 
+    def check(self, lease: Lease) -> None:
+        """See `Store`."""
+        self.whole.check(lease)
+
     def release(self, lease: Lease) -> None:
         """See `Store`."""
         self.whole.release(lease)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.fields import (
+    DOTTED,
     MOST_EXAMPLES,
     MOST_SILOS,
     MOST_THREADS,
@@ -138,6 +139,13 @@ class OrchestratorConf:
         at_least=0,
         at_most=YEAR,
         help="seconds without a run before it ends; 0 = with its queue",
+    )
+    targets: list[str] = entries(
+        list,
+        pattern=DOTTED,
+        wanted="PACKAGE.MODULE.CLASS",
+        help="classes, beside Flower's own, that a run's strategy.args may name; what else a run "
+        "may have imported is what the server is launched with",
     )
     # ---- on Azure ML
     workspace: WorkspaceConf | None = value(None, help="its Azure ML workspace")

@@ -16,6 +16,7 @@ from azureml_jobs.identity.secret_store import FolderSecrets, SecretStore
 from azureml_jobs.rendezvous import FolderRendezvous, MlflowRendezvous, Rendezvous
 from azureml_jobs.storage.base import NAME, Store
 from azureml_jobs.storage.folder_store import FolderStore
+from azureml_jobs.storage.rights import LARGEST, StoreOfRights
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf
 
@@ -79,11 +80,37 @@ def store_of(conf: Conf, *, server: bool = False) -> Store:
     """
     own = conf.federation.orchestrator
     if not own.store:
-        return FolderStore(FederationFolder.of(conf.federation).store)
+        return store_in(FederationFolder.of(conf.federation))
     from azureml_jobs.storage.blob_store import A_COMMANDS_RETRIES, A_SERVERS_RETRIES, BlobStore
 
     retries = A_SERVERS_RETRIES if server else A_COMMANDS_RETRIES
-    return BlobStore.at(f"{own.store}/{conf.federation.name}/store", sign_in(), retries)
+    credential = sign_in()
+
+    def place(name: str) -> Store:
+        address = f"{container_of(str(own.store), name)}/{conf.federation.name}"
+        return BlobStore.at(address, credential, retries, LARGEST.get(name))
+
+    state = BlobStore.at(f"{own.store}/{conf.federation.name}/store", credential, retries)
+    return StoreOfRights.opened(state, place)
+
+
+def store_in(folder: FederationFolder) -> Store:
+    """Return the store of a federation on this machine: a folder for each right."""
+
+    def place(name: str) -> Store:
+        return FolderStore(folder.place(name), largest=LARGEST.get(name))
+
+    return StoreOfRights.opened(FolderStore(folder.store), place)
+
+
+def container_of(store: str, place: str) -> str:
+    """Return the address of the container of one right, beside that of the store's own.
+
+    `https://ACCOUNT.blob.core.windows.net/fl/PREFIX` has its queue in `fl-queue/PREFIX`: roles are
+    given at a container, and not at a prefix.
+    """
+    account, container, *prefix = store.removeprefix("https://").rstrip("/").split("/", 2)
+    return "/".join([f"https://{account}", f"{container}-{place}", *prefix])
 
 
 def own_host() -> str:

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from azureml_jobs.storage.base import Store, StoreMissing
 from conf.errors import CheckpointError, ConfigError, Interrupted
 from conf.parse import from_plain
 from conf.schema import Conf
+from conf.targets.asked import check_asked
 from conf.validate import validate
 from conf.versions import Format
 from server.store.layout import check
@@ -25,9 +26,14 @@ log = logging.getLogger(__name__)
 
 REQUESTS: Final = "queue/requests/"
 CANCELLED: Final = "queue/cancelled/"
+BEGUN: Final = "queue/begun/"
 ENDED: Final = "queue/ended/"
 REQUEST_FORMAT: Final = Format("request", 1, fix="Submit the run again under another name.")
 OUTCOME_FORMAT: Final = Format("record of how a run ended", 1)
+_ITS_OWN_FAULT: Final = ("MDW-505", "MDW-506", "MDW-510", "MDW-514", "MDW-766", "MDW-767")
+"""Of a request that can't be read; any other is the store's, and may be over in a moment."""
+LONGEST_COMMAND: Final = 4000
+"""Characters of the command that asked; a longer one is cut where it is read."""
 RUN_ID: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._=-]{0,98}[A-Za-z0-9_=-])?")
 
 
@@ -42,14 +48,16 @@ class Request:
     conf: dict[str, Any]
     command: str = ""
 
-    def checked(self) -> Conf:
-        """Return the configuration, held to this tree's own schema.
+    def checked(self, allowed: Sequence[str] = ()) -> Conf:
+        """Return the configuration, held to this tree's own schema, and to the code that the
+        orchestrator's owner has `allowed`.
 
-        Raises ConfigError for anything else.
+        Raises ConfigError for anything else, MDW-115 for other code.
         """
         where = f"the request for {self.run_id}"
         conf = from_plain(Conf, self.conf, where=where)
         conf.run.name, conf.run.resume = self.run_id, None
+        check_asked(conf, allowed)
         validate(conf, lambda key: where)
         return conf
 
@@ -95,7 +103,8 @@ class RunQueue:
                     f"The run {run_id} has not ended.",
                     f"Wait: meadow wait run={run_id}.",
                 )
-            if conf.run.resume is None and self.store.list(f"runs/{run_id}/"):
+            begun = BEGUN + run_id in self.store.list(BEGUN)
+            if conf.run.resume is None and begun:
                 hint = f"Choose another run.name, or go on with run.resume={run_id}."
                 raise ConfigError("MDW-187", f"The run {run_id} was submitted before.", hint)
         request = Request(
@@ -129,9 +138,15 @@ class RunQueue:
             try:
                 return self._request(name)
             except CheckpointError as error:
+                if error.code not in _ITS_OWN_FAULT:
+                    raise
                 log.error("%s", error)
                 self._end(short, Outcome("failed", str(error), error.exit_status))
         return None
+
+    def begins(self, request: Request) -> None:
+        """Note that a run is about to leave something, so that its name is not used for another."""
+        self.store.put_if_absent(BEGUN + request.run_id, b"{}")
 
     def ended(self, request: Request, outcome: Outcome) -> None:
         """Note how a run ended, so that it is not taken up again."""
@@ -178,16 +193,23 @@ class RunQueue:
     def _request(self, name: str) -> Request:
         """Read a request.
 
-        Raises CheckpointError MDW-506 for a damaged one, MDW-505 for one of another version.
+        Whoever may ask for a run has written it, so what it says of itself must be what its name
+        says: it names folders and records. Raises CheckpointError MDW-506 for a damaged one,
+        MDW-505 for one of another version.
         """
         raw = REQUEST_FORMAT.loads(self.store.read(name), name)
         with REQUEST_FORMAT.reading(name):
-            return Request(
+            request = Request(
                 name=str(raw["name"]),
                 run_id=str(raw["run_id"]),
                 conf=dict(raw["conf"]),
-                command=str(raw["command"]),
+                command=" ".join(str(raw["command"])[:LONGEST_COMMAND].split()),
             )
+            if REQUESTS + request.name != name or _run_of(name) != request.run_id:
+                raise ValueError("it has the name of another")
+            if not RUN_ID.fullmatch(request.run_id):
+                raise ValueError("its run has no name")
+            return request
 
     def _latest(self, run_id: str) -> Request | None:
         """Return the last request for a run, found by its name: one that can't be read is an error
