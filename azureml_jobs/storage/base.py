@@ -6,7 +6,6 @@ absent (`If-None-Match: *`), replace whole. Large files are immutable and writte
 orchestrators is the live one.
 
     MDW-510 no such name          MDW-513 disk full             MDW-516 the lease was lost
-    MDW-766 larger than its place allows                       MDW-767 a link or device in its place
     MDW-511 not a valid name      MDW-514 may not write/read    MDW-517 not what was written
                                   MDW-515 the disk or storage failed
 """
@@ -112,9 +111,9 @@ def checked_name(name: str) -> str:
 
 
 def too_large(where: str, size: int, most: int) -> CheckpointError:
-    """Return the error for what is larger than its place allows, MDW-766."""
+    """Return the error for what is larger than its place allows, MDW-517."""
     hint = "Remove it: nothing that Meadow writes there is so large."
-    return CheckpointError("MDW-766", f"{where} has {size:,} bytes, of {most:,} allowed.", hint)
+    return CheckpointError("MDW-517", f"{where} has {size:,} bytes, of {most:,} allowed.", hint)
 
 
 def checked_prefix(prefix: str) -> str:

@@ -46,7 +46,7 @@ class FolderStore(Leased):
 
     Files that it makes are the owner's alone (0600 in 0700), or the group's too where the folder
     is: its mode says who may read and write. Dot files are its own or strangers' and never listed;
-    a link, a pipe or a device in it is not read (MDW-767). Raises CheckpointError where the disk is
+    a link, a pipe or a device in it is not read (MDW-517). Raises CheckpointError where the disk is
     full (MDW-513), may not be written (MDW-514) or fails (MDW-515).
     """
 
@@ -152,7 +152,8 @@ class FolderStore(Leased):
         """
         below = folder
         while below != self._path:
-            if below.is_symlink():
+            # Where it may not be looked at, the system refuses what comes next.
+            if os.path.islink(below):
                 raise _not_plain(below)
             below = below.parent
         return folder
@@ -277,4 +278,4 @@ def _mode(root: Path, own: int) -> int:
 
 def _not_plain(path: Path) -> CheckpointError:
     hint = "Remove it: Meadow makes none there."
-    return CheckpointError("MDW-767", f"{path} is not a plain file or folder.", hint)
+    return CheckpointError("MDW-517", f"{path} is not a plain file or folder.", hint)

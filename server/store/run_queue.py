@@ -30,7 +30,7 @@ BEGUN: Final = "queue/begun/"
 ENDED: Final = "queue/ended/"
 REQUEST_FORMAT: Final = Format("request", 1, fix="Submit the run again under another name.")
 OUTCOME_FORMAT: Final = Format("record of how a run ended", 1)
-_ITS_OWN_FAULT: Final = ("MDW-505", "MDW-506", "MDW-510", "MDW-514", "MDW-766", "MDW-767")
+_ITS_OWN_FAULT: Final = ("MDW-505", "MDW-506", "MDW-510", "MDW-514", "MDW-517")
 """Of a request that can't be read; any other is the store's, and may be over in a moment."""
 LONGEST_COMMAND: Final = 4000
 """Characters of the command that asked; a longer one is cut where it is read."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from azureml_jobs.storage.rights import PLACES
 from conf.federation_folder import FederationFolder
 from conf.schema import FederationConf
 
@@ -29,6 +30,7 @@ def test_the_orchestrator_s_secrets_its_store_and_each_job_lie_apart(tmp_path: P
     places = [
         folder.keys,
         folder.store,
+        *(folder.place(name) for name in PLACES),
         folder.rendezvous,
         folder.job("server"),
         folder.job("silo-north"),

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from azureml_jobs.identity.signed_admission import AdmissionAuthority
-from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.federation_folder import FederationFolder
 from conf.targets import known
+from server.orchestrator.backends import store_in
 from server.run.history import read_history
 from server.run.result import RunResult
 from server.store.admitted_keys import AdmittedKeys
@@ -57,7 +57,7 @@ def served(tmp_path: Path, *asked: str) -> tuple[subprocess.CompletedProcess[str
     if folder.keys != tmp_path / "secrets":
         for name in federation.secrets.list():
             secrets.set(name, federation.secrets.get(name))
-    store = FolderStore(folder.store)
+    store = store_in(folder)
     keys = AdmittedKeys(store, time.time, AdmissionAuthority(secrets, "test"))
     keys.admit("silo-1", federation.public["silo-1"].decode())
     RunQueue(store).submit("a", compose([*overrides, *asked]))

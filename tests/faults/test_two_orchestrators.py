@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from azureml_jobs.backends.local_jobs import LocalJobs
-from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import CheckpointError
+from conf.federation_folder import FederationFolder
+from server.orchestrator.backends import store_in
 from server.run.audit import audit
 from server.scoring.evaluation import load_model
 from server.simulation import simulate
@@ -55,7 +56,7 @@ def test_the_one_that_lost_its_lease_writes_nothing_more(folder: Path) -> None:
     ) as launching:
         assert launching.wait(120) == 0
     federation = folder / ".meadow/federation"
-    jobs, store = LocalJobs(federation / "jobs"), FolderStore(federation / "store")
+    jobs, store = LocalJobs(federation / "jobs"), store_in(FederationFolder(federation))
     until(
         lambda: store.list("runs/a/checkpoints/round-")[-1:] > ["runs/a/checkpoints/round-000003"],
         120,

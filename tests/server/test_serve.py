@@ -23,7 +23,6 @@ from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from azureml_jobs.rendezvous import OPEN, OVER, FolderRendezvous, Record
 from azureml_jobs.storage.base import LeaseLost
-from azureml_jobs.storage.folder_store import FolderStore
 from azureml_jobs.storage.prefix import PrefixStore
 from client.node.connection import Connection
 from client.node.own_admission import SiloAdmission
@@ -33,7 +32,7 @@ from conf.federation_folder import FederationFolder
 from conf.schema import Conf
 from server import serve as orchestrator_job
 from server.orchestrator import caretaker
-from server.orchestrator.backends import OrchestratorBackends
+from server.orchestrator.backends import OrchestratorBackends, store_in
 from server.orchestrator.caretaker import LEASE, read_status
 from server.run.audit import audit
 from server.run.checkpoint import Checkpoints, RunState
@@ -53,7 +52,7 @@ class Place:
         self.output = path / "outputs"
         self.secrets = FolderSecrets(self.folder.keys)
         make_ca(self.secrets, "test", datetime.now(UTC))
-        self.store = FolderStore(self.folder.store)
+        self.store = store_in(self.folder)
         self.queue = RunQueue(self.store)
         authority = AdmissionAuthority(self.secrets, "test")
         self.keys = AdmittedKeys(self.store, time.time, authority)

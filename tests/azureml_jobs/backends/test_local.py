@@ -31,6 +31,7 @@ from conf.compose import compose
 from conf.errors import ConfigError, IdentityError, Interrupted
 from conf.schema import Conf
 from conf.silos import silo_from_json, silos
+from server.orchestrator.backends import store_in
 from server.store.admitted_keys import AdmittedKeys
 from server.store.run_queue import Outcome, RunQueue
 
@@ -69,7 +70,7 @@ class Place:
         assert isinstance(self.backend, LocalBackend)
         self.jobs = self.backend.jobs
         self.folder = self.backend.folder
-        self.keys = AdmittedKeys(FolderStore(self.folder.store), time.time)
+        self.keys = AdmittedKeys(store_in(self.folder), time.time)
         self.said: list[str] = []
         self._script = folder / "job.py"
         monkeypatch.setattr(local, "MEADOW", [sys.executable, str(self._script)])
@@ -308,7 +309,7 @@ def test_a_submitted_run_that_asks_for_other_data_than_its_silos_have_is_refused
     assert said.startswith(
         f"error MDW-194: silo-2 is running with another {SUBMITTED[asked]} than asked for,"
     ), said
-    assert RunQueue(FolderStore(place.folder.store)).all() == []
+    assert RunQueue(store_in(place.folder)).all() == []
 
 
 @pytest.mark.parametrize(
@@ -327,7 +328,7 @@ def test_a_submitted_run_that_asks_for_what_its_silos_have_or_for_none_of_it_is_
 ) -> None:
     place.start("silo:silo-2", "data.examples=60")
     assert main(["submit", "federation.size=2", asked, "run.name=b"]) == 0
-    assert [one.run_id for one in RunQueue(FolderStore(place.folder.store)).all()] == ["b"]
+    assert [one.run_id for one in RunQueue(store_in(place.folder)).all()] == ["b"]
 
 
 def test_a_revoked_silo_is_not_let_in_again_by_launching(place: Place) -> None:
@@ -429,7 +430,7 @@ def test_status_logs_wait_and_stop_of_a_federation(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.scripts(join="print('hello', flush=True); " + STAY)
-    place.launch(RunQueue(FolderStore(place.folder.store)), detach=True)
+    place.launch(RunQueue(store_in(place.folder)), detach=True)
     deadline = time.monotonic() + 30
     while not all(place.jobs.log(name).read_text() for name in JOBS[1:]):
         assert time.monotonic() < deadline
@@ -510,7 +511,7 @@ def test_a_silo_is_not_named_like_the_orchestrator(
 def test_download_says_where_the_files_are_and_copies_them_elsewhere(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    queue = RunQueue(FolderStore(place.folder.store))
+    queue = RunQueue(store_in(place.folder))
     assert main(["check"]) == 0
     request = queue.submit("a", compose(TWO))
     assert main(["download", "run=a"]) == 9 and "MDW-802" in capsys.readouterr().err

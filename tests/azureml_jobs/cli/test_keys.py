@@ -19,6 +19,7 @@ from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import ConfigError, MeadowError
 from conf.federation_folder import FederationFolder
 from conf.schema import FederationConf
+from server.orchestrator.backends import store_in
 from server.store.admitted_keys import AdmittedKeys
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -186,7 +187,7 @@ def test_a_federation_has_its_place_where_its_jobs_look_for_it(
         ["admit", "north", str(folder.keys / "node-north.pub")],
     ):
         assert type_keys(*argv, "federation.name=clinics") == 0
-    assert (folder.keys / "ca-key").is_file() and FolderStore(folder.store).list("keys/admitted/")
+    assert (folder.keys / "ca-key").is_file() and store_in(folder).list("keys/admitted/")
     with pytest.raises(ConfigError, match=r"MDW-104"):
         type_keys("list", "federation.name=../elsewhere")
     assert type_keys("init") == 0 and FederationFolder.of(FederationConf()).keys.is_dir()

@@ -16,17 +16,18 @@ from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.node_key import make_node_key
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.identity.signed_admission import AdmissionAuthority
-from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
 from conf.federation_folder import FederationFolder
 from conf.schema import Silo
 from conf.silos import silo_to_json
+from server.orchestrator.backends import store_in
 from server.store.admitted_keys import AdmittedKeys
 from server.store.run_queue import RunQueue
 
 ROOT = Path(__file__).parents[3]
 DUMP = """
 import atexit, json, sys
+from server.orchestrator.backends import store_in
 from pathlib import Path
 
 file = Path(sys.argv.pop())
@@ -47,7 +48,7 @@ class OneSilo:
         self.outputs = path / "outputs"
         secrets = FolderSecrets(self.folder.keys)
         make_ca(secrets, "test", datetime.now(UTC))
-        store = FolderStore(self.folder.store)
+        store = store_in(self.folder)
         keys = AdmittedKeys(store, time.time, AdmissionAuthority(secrets, "test"))
         keys.admit("silo-1", make_node_key(secrets, "silo-1"))
         self.ca = path / "ca.pem"

@@ -56,7 +56,7 @@ def test_a_name_is_used_once_unless_its_run_is_gone_on_with(queue: RunQueue) -> 
         with pytest.raises(ConfigError, match=r"MDW-187.*has not ended"):
             queue.submit("a", conf)
     queue.ended(request, Outcome("failed", "why", 5))
-    queue.store.replace("runs/a/checkpoints/round-000001", b"")
+    queue.begins(request)
     with pytest.raises(ConfigError, match=r"MDW-187.*run\.resume=a"):
         queue.submit("a", compose([]))
     queue.submit("a", again)
