@@ -115,7 +115,7 @@ def test_a_pipe_a_link_and_a_giant_among_the_requests_end_alone(
     taken = queue.next()
     assert taken is not None and taken.run_id == "honest"
     for run in "abc":
-        with pytest.raises(Exception, match="MDW-76"):
+        with pytest.raises(Exception, match="MDW-517"):
             queue.outcome(run)
         ended = json.loads(store.read(f"queue/ended/00000000000000.{run}"))
         assert ended["status"] == "failed"
