@@ -20,7 +20,12 @@ from azureml_jobs.identity.authority import server_credentials
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.node_key import load_node_key, node_secret, public_line
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
+from azureml_jobs.rehearsal.rehearse import SCIENTIST_RIGHTS
+from azureml_jobs.storage.base import Store
+from azureml_jobs.storage.rights import PLACES
 from conf.compose import compose
+from conf.errors import CheckpointError
+from conf.schema import Conf
 from server.orchestrator.backends import store_of
 from server.store.admitted_keys import AdmittedKeys
 
@@ -90,12 +95,18 @@ class People:
     def hand_over(self, file: str, giver: str, taker: str) -> None:
         (self.place(taker) / file).write_bytes((self.place(giver) / file).read_bytes())
 
+    def store(self) -> Store:
+        """The federation's store, as whom this process is signed in."""
+        return store_of(self.conf())
+
     def current(self) -> dict[bytes, str]:
-        conf = compose([
+        return AdmittedKeys(self.store(), time.time).current()
+
+    def conf(self) -> Conf:
+        return compose([
             f"federation.file={self.place(ENGINEER) / 'hospitals.yaml'}",
             "federation.orchestrator.store=https://hub.blob.core.windows.net/federation",
         ])  # fmt: skip
-        return AdmittedKeys(store_of(conf), time.time).current()
 
 
 @pytest.fixture
@@ -103,6 +114,8 @@ def people(cloud: LoopbackCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A hub with a store, and three empty vaults; this process has the engineer's rights."""
     hub = cloud.workspace("hub", account="hub")
     cloud.datastore(hub, "federation", "hub", "federation")
+    for place in PLACES:
+        cloud.accounts.container("hub", f"federation-{place}")
     cloud.access.grant(ENGINEER, "AzureML Data Scientist", "workspace:hub")
     cloud.access.grant(ENGINEER, "Storage Blob Data Contributor", "storage:hub")
     for who, vault in ((ENGINEER, "kv-hub"), (OWNER, "kv-north"), ("owner of south", "kv-south")):
@@ -211,3 +224,25 @@ def test_who_may_see_the_list_need_not_see_the_vault(people: People) -> None:
         people.cloud.access.grant("data scientist", role, place)
     said = people.type("data scientist", "meadow keys list federation.file=hospitals.yaml")
     assert said.startswith("silo") and "The CA was not looked at" in said
+
+
+def test_who_may_ask_for_a_run_may_not_admit_a_silo(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The roles of docs/azure.md: a data scientist has the containers of the queue and the results."""
+    people.cloud.access.grant("asker", "AzureML Data Scientist", "workspace:hub")
+    for container, role in SCIENTIST_RIGHTS.items():
+        people.cloud.access.grant("asker", role, f"storage:hub/{container}")
+    said = people.type("asker", "meadow keys revoke north federation.file=hospitals.yaml", status=6)
+    assert "MDW-514" in said and "federation-admissions" in said
+    for key, value in people.cloud.signed_in_as("asker").items():
+        monkeypatch.setenv(key, value)
+    store = people.store()
+    store.put_if_absent("queue/requests/1.a", b"{}")
+    assert store.list("queue/requests/") == ["queue/requests/1.a"]
+    for name in ("keys/admitted/x.json", "queue/ended/1.a", "results/a/x", "runs/a/x"):
+        with pytest.raises(CheckpointError, match="MDW-514"):
+            store.replace(name, b"")
+    for name in ("keys/admitted/x.json", "runs/a/x"):
+        with pytest.raises(CheckpointError, match="MDW-514"):
+            store.read(name)
