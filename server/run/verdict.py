@@ -195,6 +195,7 @@ def facts_of(line: bytes) -> dict[str, Any] | None:
         plain = (
             isinstance(facts["line"], int)
             and isinstance(facts["previous"], str)
+            and isinstance(facts["event"], str)
             and canonical(facts) == line
         )
     except (ValueError, TypeError, LookupError, RecursionError):

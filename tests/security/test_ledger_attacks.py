@@ -6,6 +6,7 @@ is known outside, and what the verdict is.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -15,11 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from azureml_jobs.identity.signatures import HEAD, HeadSigner, sign
 from client.node.witness import LEDGER_RECORD, LedgerRecord
 from conf.canonical import canonical
+from conf.errors import CheckpointError
 from server.run.audit import Outside, audit, audit_record
 from server.run.history import FILE as HISTORY
 from server.run.history import History, Mark, read_history
@@ -333,7 +337,30 @@ def test_an_update_that_the_server_noted_otherwise_is_found_by_the_silo_that_sen
             line["update"] = "00" * 32
     chained_anew(run, lines, run.signer)
     verdict = audit(run.folder, Outside(b"", {}, [run.record_of("silo-1")]))
-    assert "silo-1 sent another update in round 1" in verdict.faults
+    assert "silo-1, by its record of round 1, sent another update" in verdict.faults
+
+
+def test_a_configuration_that_silos_were_not_given_is_found_by_any_of_them(run: SignedRun) -> None:
+    """The server notes another than it sent, and leaves the receipts out that would say so."""
+    lines = without_receipts(facts(run))
+    for line in lines:
+        if line["event"] == "run started":
+            line["config"] = "00" * 32
+    chained_anew(run, lines, run.signer)
+    changed_result(run, config_digest="00" * 32)
+    verdict = audit(run.folder, Outside(b"", {}, [run.record_of("silo-1")]))
+    assert "silo-1, by its record of round 1, was given another configuration" in verdict.faults
+
+
+def test_receipts_of_another_configuration_than_the_ledger_s_are_found_in_it(
+    run: SignedRun,
+) -> None:
+    lines = facts(run)
+    for line in lines:
+        if line["event"] == "run started":
+            line["config"] = "00" * 32
+    chained_anew(run, lines, run.signer)
+    assert any("is of another configuration" in fault for fault in audit(run.folder).faults)
 
 
 # Receipts
@@ -486,6 +513,32 @@ def test_lines_whose_facts_have_other_types_are_faults_and_no_crash(run: SignedR
             if changed != lines:
                 chained_anew(run, changed)
                 assert audit(run.folder, everything(run)).status == "broken", (event, name)
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 10**20), st.text(max_size=8),
+    st.lists(st.integers(), max_size=2), st.dictionaries(st.text(max_size=3), st.none(), max_size=2),
+)  # fmt: skip
+
+
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_no_ledger_that_is_chained_anew_makes_the_check_raise(
+    run: SignedRun, honest: SignedRun, data: st.DataObject
+) -> None:
+    lines = facts(honest)
+    for _ in range(data.draw(st.integers(1, 4))):
+        line = data.draw(st.sampled_from(lines))
+        name = data.draw(st.sampled_from(sorted(line)))
+        if data.draw(st.booleans()) and name != "event":
+            del line[name]
+        else:
+            line[name] = data.draw(VALUES)
+    chained_anew(run, [line | {"event": line.get("event")} for line in lines])
+    with contextlib.suppress(CheckpointError):
+        audit(run.folder, everything(run))
 
 
 def test_a_receipt_s_statement_is_one_text_for_one_meaning(run: SignedRun) -> None:
