@@ -34,6 +34,8 @@ class Origins:
 
     def __call__(self, key: str) -> str:
         """Return where `key` (dotted) was written, to be named in an error."""
+        # An entry of a list stands where the list does.
+        key = key.partition("[")[0]
         # An override of a key's parent, or of one of its children, decides its value too.
         if any(_related(key, other) for other in self._overridden):
             return COMMAND_LINE

@@ -367,3 +367,9 @@ def test_composes_from_a_copy_of_the_package_as_in_a_wheel_or_a_bundle(tmp_path:
         timeout=60,
     )
     assert done.stdout.split() == [str(tmp_path / "site/conf/__init__.py"), "0.01"], done.stderr
+
+
+def test_a_wrong_entry_of_a_list_is_said_to_stand_where_the_list_does() -> None:
+    error = refused("model.hidden=[64,-1]")
+    assert error.code == "MDW-104"
+    assert "model.hidden[1]=-1 (command line)" in str(error)
