@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, RecordDict
-from numpy.typing import NDArray
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
 from client import memory
 from client.batches import length
@@ -25,53 +24,45 @@ from client.dry_round import EXAMPLES
 from client.loop import train
 from client.memory import Memory
 from client.model_state import first_line
-from client.tasks.base import Task
+from client.tasks.base import Data, Task
 from conf.errors import DataError, MeadowError
-from conf.schema import StrategyConf, TrainerConf
+from conf.schema import Conf
 from conf.targets.place import TREE
 from strategies import silo_half_of
 from strategies.algorithm import Algorithm
 from strategies.silo_half import Records, SiloHalf
 from strategies.wire import protocol
 
-Labels = NDArray[np.int64]
-
 STEPS: Final = 2
 _FEWEST: Final = 2
 """Examples without which BatchNorm can't train, and nothing is tried."""
 
 
-def dry_half(
-    conf: StrategyConf,
-    strategy: Algorithm,
-    model: nn.Module,
-    examples: Dataset[Any],
-    labels: Labels | None,
-    task: Task,
-    trainer: TrainerConf,
-) -> None:
-    """Let an algorithm's half train a model in place for two steps, each a small batch.
+def dry_half(conf: Conf, strategy: Algorithm, model: nn.Module, task: Task, data: Data) -> None:
+    """Let an algorithm's half train a model in place for two steps, each a small batch of a silo's.
 
-    `strategy` is its other half, which says what is sent; `labels` are the class of each example.
-    Plain training is left out: `client.dry_round` is about that. Raises DataError MDW-239 where a
+    `strategy` is its other half, which says what is sent. Plain training is left out:
+    `client.dry_round` is about that. Raises DataError MDW-239 where a
     hook raises, or gives what does not fit the other half; its own MeadowError as it is.
     """
-    half = silo_half_of(conf)
-    count = min(EXAMPLES, length(examples))
+    half = silo_half_of(conf.strategy)
+    count = min(EXAMPLES, length(data.train))
     if type(half) is SiloHalf or count < _FEWEST:
         return
-    few = Subset(examples, range(count))
-    first = None if labels is None else labels[:count]
-    small = replace(trainer, epochs=1, batch_size=count, loader_workers=0, keep_on_device=False)
+    few = Subset(data.train, range(count))
+    labels = None if data.labels is None else data.labels[:count]
+    small = replace(
+        conf.trainer, epochs=1, batch_size=count, loader_workers=0, keep_on_device=False
+    )
     arrays = protocol.to_record(model.state_dict())
     state: Records = {}
     for step in range(STEPS):
-        half = silo_half_of(conf)
+        half = silo_half_of(conf.strategy)
         name = type(half).__name__
         try:
             sent = _on_the_way(strategy, arrays)
             trained = train(
-                model, few, task, small, half, seed=step, state=state, sent=sent, labels=first
+                model, few, task, small, half, seed=step, state=state, sent=sent, labels=labels
             )
             state = _remembered(trained.state)
             answer = {n: protocol.to_record(values) for n, values in trained.sent.items()}

@@ -68,7 +68,7 @@ def check_here(conf: Conf, task: Task, silos: int, data: Data | Dataset[Any] | N
     check_bounds(conf.run, strategy)
     dry_aggregation(strategy, arrays, conf.run.cohort or silos, parameters)
     if isinstance(data, Data) and isinstance(strategy, Algorithm):
-        dry_half(conf.strategy, strategy, model, data.train, data.labels, task, trainer)
+        dry_half(conf, strategy, model, task, data)
 
 
 def ask_silos(grid: Grid, silos: Mapping[int, str], run: RunConf, config: ConfigRecord) -> None:
