@@ -110,6 +110,11 @@ def storage(default: str | None, *, help: str = "") -> Any:
     )
 
 
+def size(*, help: str) -> Any:
+    """A text field that says how many bytes, such as `8g`; null where nothing is said."""
+    return text(None, r"[1-9]\d{0,8}[kmg]", "a size such as 8g", help=help)
+
+
 def device(default: str | None, *, help: str = "") -> Any:
     """A text field that names a device as torch does; whether it is there shows where it trains."""
     pattern = r"auto|cpu|mps|cuda(:[0-9]+)?"

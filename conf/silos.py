@@ -12,7 +12,7 @@ from conf.allowed import check_policy
 from conf.errors import ConfigError
 from conf.parse import from_plain
 from conf.schema import Conf, DataConf, Silo, SiloConf
-from conf.validate import Where, check_limits
+from conf.validate import Where, check_limits, check_training
 
 
 def silos(conf: Conf) -> list[Silo]:
@@ -40,6 +40,7 @@ def _silo(conf: Conf, name: str, index: int, of: int) -> Silo:
         own.batch_size_at_most,
         own.policy,
         own.lifetimes,
+        own.training,
     )
 
 
@@ -78,4 +79,5 @@ def silo_from_json(text: str) -> Silo:
     silo = from_plain(Silo, raw, key="silo", where=where)
     check_limits(silo, "silo", lambda key: where)
     check_policy(silo.policy, "silo.policy", lambda key: where)
+    check_training(silo.training, "silo.training", lambda key: where)
     return silo

@@ -12,7 +12,15 @@ from typing import Any, Final
 
 from conf import combinations
 from conf.errors import ConfigError
-from conf.schema import EXTERNAL, VARIANTS, Conf, DataConf, SiloConf, is_outside
+from conf.schema import (
+    EXTERNAL,
+    VARIANTS,
+    Conf,
+    DataConf,
+    SiloConf,
+    TrainingProcessConf,
+    is_outside,
+)
 from conf.schema_keys import nearest
 
 Where = Callable[[str], str]
@@ -158,6 +166,19 @@ def _policies(conf: Conf, where: Where) -> None:
 
     for name, silo in conf.federation.silos.items():
         check_policy(silo.policy, f"federation.silos.{name}.policy", where)
+        check_training(silo.training, f"federation.silos.{name}.training", where)
+
+
+def check_training(training: TrainingProcessConf, key: str, where: Where) -> None:
+    """Raise ConfigError MDW-142 for limits of a training process that there would not be."""
+    limited = [
+        name
+        for name in ("memory", "gpu_memory", "seconds")
+        if getattr(training, name) != getattr(TrainingProcessConf(), name)
+    ]
+    if limited and not training.separate:
+        what = f"{key}.{limited[0]} ({where(key)}) limits a process of its own, and there is none."
+        raise ConfigError("MDW-142", what, f"Add {key}.separate=true, or leave it out.")
 
 
 def _hidden_counts(conf: Conf, where: Where) -> None:

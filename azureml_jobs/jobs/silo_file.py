@@ -12,18 +12,18 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf import plain_yaml
-from conf.allowed import check_policy
+from conf.allowed import ALLOW_LIST, OLD, check_policy
 from conf.errors import ConfigError
 from conf.fields import device, number, storage
 from conf.parse import from_plain
-from conf.schema import Conf, DataConf, PolicyConf, SiloConf
+from conf.schema import Conf, DataConf, PolicyConf, SiloConf, TrainingProcessConf
 from conf.validate import check_limits
 
 
 @dataclass
 class OwnConf:
     """What a silo's owner may set, as in `SiloConf`: data, device, threads, batch limit, policy,
-    state.
+    training, state.
     """
 
     data: dict[str, Any] = field(default_factory=dict, metadata={"keys_of": DataConf})
@@ -31,6 +31,7 @@ class OwnConf:
     threads: int | None = number(None, at_least=1)
     batch_size_at_most: int | None = number(None, at_least=1)
     policy: PolicyConf = field(default_factory=PolicyConf)
+    training: TrainingProcessConf = field(default_factory=TrainingProcessConf)
     state: str | None = storage(None)
 
 
@@ -56,7 +57,12 @@ def with_own(conf: Conf, silo: str, path: Path) -> Conf:
     changes = {name: getattr(own, name) for name in raw}
     changes["data"] = {**entry.data, **own.data}
     policy_changes = {name: getattr(own.policy, name) for name in raw.get("policy", {})}
-    policy = dataclasses.replace(entry.policy, **policy_changes)
+    below = entry.policy
+    if policy_changes.get("version") == ALLOW_LIST:
+        # Its rules say all that may run; bounds of version 1 that others wrote would contradict.
+        defaults = PolicyConf()
+        below = dataclasses.replace(below, **{name: getattr(defaults, name) for name in OLD})
+    policy = dataclasses.replace(below, **policy_changes)
     check_policy(policy, f"federation.silos.{silo}.policy", lambda key: where)
     changes["policy"] = policy
     silos = {**conf.federation.silos, silo: dataclasses.replace(entry, **changes)}

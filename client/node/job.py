@@ -46,6 +46,7 @@ from client.node.own_admission import SiloAdmission
 from client.node.server_finder import ServerFinder
 from client.node.silo_forgetting import Lifetimes, SiloFiles
 from client.node.state_store import SiloStateStore
+from client.node.training_process import TrainingProcess
 from client.node.witness import LedgerRecord, Witness
 from conf.code_digest import release_digest
 from conf.errors import IdentityError, MeadowError, SiloError
@@ -160,6 +161,9 @@ def make_node(settings: NodeSettings) -> Node:
     hint = "Ask the orchestrator's owner for the next one."
     if settings.data:
         silo = dataclasses.replace(silo, data=dataclasses.replace(silo.data, root=settings.data))
+    apart = (
+        TrainingProcess(settings.app, silo, release_digest()) if silo.training.separate else None
+    )
     place = _rendezvous(settings)
     authorities = authorities_in(authority)
     server = ServerFinder(place, lambda: authorities, settings.federation or None)
@@ -177,7 +181,7 @@ def make_node(settings: NodeSettings) -> Node:
     record = LedgerRecord(settings.state) if settings.state else None
     return Node(
         connection,
-        app,
+        apart or app,
         silo,
         journal=journal,
         states=states,
@@ -187,6 +191,7 @@ def make_node(settings: NodeSettings) -> Node:
         foreign_runs=settings.foreign_runs,
         spans=[span_of(f"The CA in {settings.ca}", certificate, hint)],
         finder=server,
+        at_end=apart.close if apart is not None else None,
     )
 
 

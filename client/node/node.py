@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
-from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 
@@ -57,7 +57,7 @@ class Node:
     def __init__(
         self,
         connection: Connection,
-        app: ClientApp,
+        app: ClientAppCallable,
         silo: Silo,
         *,
         journal: UpdateJournal | None = None,
@@ -68,6 +68,7 @@ class Node:
         foreign_runs: bool = False,
         spans: Sequence[Span] = (),
         finder: ServerFinder | None = None,
+        at_end: Callable[[], None] | None = None,
     ) -> None:
         """Without `states` the silo's state lasts as long as this process.
 
@@ -78,8 +79,9 @@ class Node:
         what has outlived its own, while it waits for work.
 
         Of the end of `spans` it warns in its log; `finder`, which the connection asks, is for the
-        error of finding nobody.
+        error of finding nobody. `at_end` is called when the node has ended.
         """
+        self._at_end = at_end
         self._spans = spans
         self._reminder = Reminder(log)
         self._connection = connection
@@ -133,6 +135,8 @@ class Node:
             self._connection.close()
             if self._states is not None:
                 self._states.close()
+            if self._at_end is not None:
+                self._at_end()
 
     def _step(self) -> bool:
         """Answer the next instruction; return False when there was none."""
@@ -315,7 +319,7 @@ class Node:
         return _failure(error, message)
 
 
-def _call(app: ClientApp, message: Message, context: Context) -> Message:
+def _call(app: ClientAppCallable, message: Message, context: Context) -> Message:
     """Return the app's reply, or what it raised as an error that names it."""
     try:
         return packing_mod(message, context, app)

@@ -23,7 +23,7 @@ from conf.schema.federation import (
 from conf.schema.lifetimes import RunLifetimes, SiloLifetimes
 from conf.schema.machine import SimulationConf, TrackingConf
 from conf.schema.models import ExternalModelConf, MlpConf, ModelConf, ResNetConf, TaskModelConf
-from conf.schema.policies import PolicyConf
+from conf.schema.policies import PolicyConf, TrainingProcessConf
 from conf.schema.run import EarlyStopConf, RunConf
 from conf.schema.strategies import ExternalStrategyConf, FedProxConf, ScaffoldConf, StrategyConf
 from conf.schema.tasks import DataConf, TaskConf
@@ -61,6 +61,7 @@ __all__ = [
     "TaskModelConf",
     "TrackingConf",
     "TrainerConf",
+    "TrainingProcessConf",
     "WorkspaceConf",
     "is_outside",
 ]
@@ -137,3 +138,4 @@ class Silo:
     batch_size_at_most: int | None = number(None, at_least=1)
     policy: PolicyConf = section(PolicyConf)
     lifetimes: SiloLifetimes = section(SiloLifetimes)
+    training: TrainingProcessConf = section(TrainingProcessConf)

@@ -16,12 +16,13 @@ from conf.fields import (
     number,
     one_of,
     section,
+    size,
     storage,
     text,
     value,
 )
 from conf.schema.lifetimes import RunLifetimes, SiloLifetimes
-from conf.schema.policies import PolicyConf
+from conf.schema.policies import PolicyConf, TrainingProcessConf
 from conf.schema.tasks import DataConf
 
 
@@ -73,6 +74,7 @@ class SiloConf:
         help="largest batch that its memory takes; null = any",
     )
     policy: PolicyConf = section(PolicyConf, help="what its owner lets run; empty = all")
+    training: TrainingProcessConf = section(TrainingProcessConf)
     state: str | None = storage(
         None,
         help="where what its algorithm remembers lasts; null = its job's folder, on Azure ML the "
@@ -90,12 +92,7 @@ class SiloConf:
         0, at_least=0, at_most=MOST_THREADS, help="GPUs on each node; more than one: a process each"
     )
     nodes: int = number(1, at_least=1, at_most=MOST_THREADS, help="nodes of its job")
-    shm_size: str | None = text(
-        None,
-        r"[1-9]\d*[kmg]",
-        "a size such as 8g",
-        help="shared memory for loader workers; null = 2g",
-    )
+    shm_size: str | None = size(help="shared memory for loader workers; null = 2g")
     identity: str = one_of("managed", "user", help="as whom its job signs in")
     key_vault: str | None = value(None, help="the Key Vault that holds its private key")
     input: InputConf | None = value(None, help="its data, given to its job")

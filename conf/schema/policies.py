@@ -1,11 +1,11 @@
-"""What a silo's owner permits."""
+"""What a silo's owner permits, and what training may take of the silo's machine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from conf.fields import NAMED, NAMED_IN_WORDS, SHA256, entries, number, value
+from conf.fields import NAMED, NAMED_IN_WORDS, SHA256, YEAR, entries, number, size, value
 
 
 @dataclass
@@ -65,4 +65,24 @@ class PolicyConf:
         wanted="a SHA-256 in hex",
         help="SHA-256 of releases (meadow version) whose runs are taken part in beside the silo's "
         "own",
+    )
+
+
+@dataclass
+class TrainingProcessConf:
+    """A process of its own in which a silo trains, and what it may take of the machine."""
+
+    separate: bool = value(
+        False,
+        help="train in a process of its own: when it is killed or hangs, that costs the round alone",
+    )
+    memory: str | None = size(help="memory that this process may take; null = what the machine has")
+    gpu_memory: float = number(
+        1.0, above=0, at_most=1, help="share of each GPU's memory that this process may take"
+    )
+    seconds: float | None = number(
+        None,
+        above=0,
+        at_most=YEAR,
+        help="seconds in which it must have answered, or it is ended; null = any number",
     )

@@ -33,6 +33,10 @@ def train(message: Message, context: Context) -> Message:
         raise RuntimeError("the toy was told to raise")
     if config.get("kill") == silo.name:
         os.kill(os.getpid(), signal.SIGKILL)
+    if config.get("take") == silo.name:
+        # Touched, page by page: what is only asked for takes nothing.
+        held = np.ones(int(config["mib"]) << 20, dtype=np.uint8)
+        assert held.sum() == int(config["mib"]) << 20
     if config.get("sleep-silo", silo.name) == silo.name:
         end = time.monotonic() + float(config.get("sleep", 0.0))
         while time.monotonic() < end:

@@ -79,8 +79,21 @@ def test_the_owner_s_policy_is_laid_over_the_federation_s_entry_key_by_key(tmp_p
         compose([f"federation.file={tmp_path / 'f.yaml'}"]), "north", write(tmp_path, POLICY)
     )
     assert made.federation.silos["north"].policy == PolicyConf(
-        ["digits"], ["cnn", "mlp"], [], 2, 20
+        tasks=["digits"], models=["cnn", "mlp"], epochs_at_most=2, rounds_at_most=20
     )
+
+
+def test_a_policy_of_version_2_takes_the_place_of_bounds_of_version_1_in_the_entry(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "f.yaml").write_text("silos: {north: {policy: {rounds_at_most: 5, code: []}}}")
+    conf = compose([f"federation.file={tmp_path / 'f.yaml'}"])
+    own = write(tmp_path, "policy: {version: 2, allow: {run.rounds: {at_most: 9}}}")
+    policy = with_own(conf, "north", own).federation.silos["north"].policy
+    assert (policy.version, policy.rounds_at_most) == (2, None)
+    with pytest.raises(ConfigError, match=r"MDW-140.*run\.rounds instead of rounds_at_most"):
+        own = write(tmp_path, "policy: {version: 2, rounds_at_most: 9}")
+        with_own(conf, "north", own)
 
 
 @pytest.mark.parametrize(
