@@ -32,7 +32,6 @@ TESTED_ELSEWHERE = {
     "client/node/connection.py": "tests/security/test_identity.py",
     "client/node/job.py": "tests/client/node/test_node.py",
     "client/node/journal.py": "tests/client/node/test_node.py",
-    "client/node/transfers.py": "tests/client/node/test_node.py",
     "client/node/memory_limit.py": "tests/client/node/test_training_process.py",
     "client/node/training_child.py": "tests/client/node/test_training_process.py",
     "client/node/training_frames.py": "tests/client/node/test_training_process.py",
