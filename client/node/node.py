@@ -111,16 +111,7 @@ class Node:
             log.info("%s is connected, node %d", self._silo.name, self._node_id)
             note("connected")
             while True:
-                try:
-                    worked = self._step()
-                except CallRefused as refusal:
-                    log.warning("dropped a message: %s", refusal)
-                    worked = True
-                except NodeUnknown as reason:
-                    log.info("connecting anew: %s", reason)
-                    self._node_id = self._connection.open()
-                    self._context = None
-                    worked = False
+                worked = self._step_or_connect()
                 if self._lifetimes is not None and not worked:
                     self._lifetimes.look()
                 if worked:
@@ -137,6 +128,19 @@ class Node:
                 self._states.close()
             if self._at_end is not None:
                 self._at_end()
+
+    def _step_or_connect(self) -> bool:
+        """Answer the next instruction, or connect anew; return False where there was none."""
+        try:
+            return self._step()
+        except CallRefused as refusal:
+            log.warning("dropped a message: %s", refusal)
+            return True
+        except NodeUnknown as reason:
+            log.info("connecting anew: %s", reason)
+            self._node_id = self._connection.open()
+            self._context = None
+            return False
 
     def _step(self) -> bool:
         """Answer the next instruction; return False when there was none."""
