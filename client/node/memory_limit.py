@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from client.machine import group_1, group_2
+from client.capacity import group_1, group_2
 
 if sys.platform != "win32":
     import resource

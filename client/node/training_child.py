@@ -17,8 +17,8 @@ from typing import Any, Final
 import torch
 from flwr.app import Context, RecordDict
 
+from client.capacity import bytes_of
 from client.device import choose
-from client.machine import bytes_of
 from client.malloc import give_back
 from client.node.memory_limit import (
     GPU,

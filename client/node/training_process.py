@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from flwr.app import Context, Message, RecordDict
 
-from client.machine import bytes_of
+from client.capacity import bytes_of
 from client.node.memory_limit import NOTHING, MemoryGroup, make_group
 from client.node.training_frames import (
     Frame,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from client.machine import group_1, group_2
+from client.capacity import group_1, group_2
 from client.node import training_process
 from client.node.memory_limit import make_group
 from client.node.training_frames import Frame
