@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from client import loop, memory
 from client.batches import length
+from client.border_mod import border_mod
 from client.cache import Loaded, load_cached
 from client.context_state import state_mod
 from client.dry_round import dry_round
@@ -29,7 +30,7 @@ from strategies.silo_half import Records, SiloHalf
 from strategies.wire import protocol, run_config
 
 keep_activations_mapped()
-app = ClientApp(mods=[state_mod])
+app = ClientApp(mods=[border_mod, state_mod])
 
 
 @app.train()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ from client.device import autocast, device_of, full_precision, reproducible
 from client.model_state import check_state, first_line
 from client.tasks.base import Task
 from client.trees import map_tensors
-from conf.errors import DataError, MeadowError
+from conf.errors import DataError, MeadowError, Told
 from conf.schema import TrainerConf
 
 EXAMPLES: Final = 4
@@ -138,8 +138,11 @@ class _DryRound:
             raise
         except Exception as error:
             said = type(error).__name__ if self.discreet else first_line(error)
-            what = f"`{method}` raised {said}{self._where(error)}"
-            raise self._unfit("MDW-236", what, "Correct the method, or the examples.") from error
+            where = self._where(error)
+            what = f"`{method}` raised {said}{where}"
+            told = {"method": method, "raised": type(error).__name__, "at": where.strip(" ()")}
+            hint = "Correct the method, or the examples."
+            raise self._unfit("MDW-236", what, hint, told) from error
 
     def _where(self, error: Exception) -> str:
         """Return the last line of the task's own file that the error came through."""
@@ -151,9 +154,11 @@ class _DryRound:
         ]
         return f" ({Path(own).name}, line {lines[-1]})" if own and lines else ""
 
-    def _unfit(self, code: str, what: str, hint: str) -> DataError:
+    def _unfit(
+        self, code: str, what: str, hint: str, told: Mapping[str, Told] | None = None
+    ) -> DataError:
         name = f"The task {self.task.name}, on its first examples"
-        return DataError(code, f"{name}: {what}.", hint)
+        return DataError(code, f"{name}: {what}.", hint, {"task": self.task.name, **(told or {})})
 
 
 _LOSS_HINT: Final = "Return the batch's mean loss, a tensor made from `output`."

@@ -16,6 +16,7 @@ from typing import Final
 from client.loop import Trained
 from client.sums import Metrics
 from conf.allowed import ALLOW_LIST, ROUNDS, Broken, asked, broken
+from conf.border import field
 from conf.errors import SiloError
 from conf.schema import (
     ModelConf,
@@ -101,6 +102,7 @@ def _batch_refused(trainer: TrainerConf, silo: Silo) -> SiloError:
         f"{silo.name} takes at most {limit} examples a batch, not {trainer.batch_size}.",
         f"Set trainer.batch_size={limit}, with trainer.accumulate={accumulate}"
         " for as many examples a step.",
+        {"refused": f"trainer.batch_size={trainer.batch_size} (allowed: at most {limit})"},
     )
 
 
@@ -109,7 +111,8 @@ def check_examples(examples: int, silo: Silo) -> None:
     least = silo.policy.examples_at_least
     if least is not None and examples < least:
         what = f"The owner of {silo.name} does not allow training on fewer than {least} examples."
-        raise SiloError("MDW-341", what, "It takes part when it has more.")
+        told = {"refused": f"training on fewer than {least} examples"}
+        raise SiloError("MDW-341", what, "It takes part when it has more.", told)
 
 
 def reported(trained: Trained, strategy: StrategyConf, silo: Silo) -> Metrics:
@@ -153,16 +156,21 @@ def _check_listed(scope: RunScope, silo: Silo) -> None:
         try:
             known.find(group, own.name, getattr(own, "code", ""))
         except SiloError as error:
-            raise SiloError(error.code, f"{silo.name}: {error.message}", error.hint) from None
+            raise SiloError(
+                error.code, f"{silo.name}: {error.message}", error.hint, error.told
+            ) from None
 
 
 def _refused(silo: Silo, found: list[Broken]) -> SiloError:
     """Return the refusal of a run by all that is wrong with it: whoever asks again asks once."""
     owner = f"The owner of {silo.name} does not allow"
-    if len(found) == 1:
-        return SiloError("MDW-341", f"{owner} {found[0].asked}.", f"Allowed: {found[0].allowed}.")
     shown = "; ".join(f"{one.asked} (allowed: {one.allowed})" for one in found[:MOST_NAMED])
+    # What was asked is the server's own, and what is allowed is for it to hear.
+    told = {"refused": field(shown)}
+    if len(found) == 1:
+        (one,) = found
+        return SiloError("MDW-341", f"{owner} {one.asked}.", f"Allowed: {one.allowed}.", told)
     more = len(found) - MOST_NAMED
     rest = f"; and {more} more" if more > 0 else ""
     what = f"{owner} {len(found)} things of this run: {shown}{rest}."
-    return SiloError("MDW-341", what, "Ask for what is allowed, or talk to the owner.")
+    return SiloError("MDW-341", what, "Ask for what is allowed, or talk to the owner.", told)

@@ -16,23 +16,37 @@ Each code has a paragraph in docs/errors.md, and a test holds the two together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
+
+Told = str | int
+"""A field of an error that another party may be told (`conf.border`)."""
 
 
 class MeadowError(Exception):
-    """A failure with a stable `code`, one sentence of what happened, and a `hint`: what to do next."""
+    """A failure with a stable `code`, one sentence of what happened, and a `hint`: what to do next.
+
+    `told` are the fields that another party may read of it: all else stays where it was raised.
+    """
 
     exit_status: ClassVar[int] = 1
 
-    def __init__(self, code: str, message: str, hint: str = "") -> None:
+    def __init__(
+        self, code: str, message: str, hint: str = "", told: Mapping[str, Told] | None = None
+    ) -> None:
         super().__init__(message)
-        self.code, self.message, self.hint = code, message, hint
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.told: Mapping[str, Told] = dict(told or {})
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}" + (f" {self.hint}" if self.hint else "")
 
-    def __reduce__(self) -> tuple[type[MeadowError], tuple[str, str, str]]:
-        return type(self), (self.code, self.message, self.hint)
+    def __reduce__(
+        self,
+    ) -> tuple[type[MeadowError], tuple[str, str, str, Mapping[str, Told]]]:
+        return type(self), (self.code, self.message, self.hint, self.told)
 
 
 class ConfigError(MeadowError):

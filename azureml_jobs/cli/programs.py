@@ -4,7 +4,6 @@ kinds of job.
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -61,9 +60,10 @@ def serve(arguments: Arguments) -> int:
     def work(conf: Conf, overrides: list[str], command: str) -> int:
         # Before gRPC is imported: it would write a line for each stranger's broken handshake.
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+        from conf.border import log_plainly
         from server.serve import serve
 
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+        log_plainly()
         return serve(conf)
 
     return application(["serve"], list(arguments.rest), work)

@@ -16,6 +16,7 @@ from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.cli.dry_check import check_run, is_about_a_run
 from azureml_jobs.cli.federation import Federation, federation_of
 from azureml_jobs.cli.table import columns
+from conf.border import plain_lines
 from conf.errors import AzureError, MeadowError
 
 AT_ONCE: Final = 16
@@ -83,7 +84,8 @@ def logs(arguments: Arguments) -> int:
         if isinstance(line, MeadowError):
             failed.append(line)
         else:
-            print(log_line(*line), flush=True)
+            # What a job said may be another party's text, and a terminal obeys control characters.
+            print(plain_lines(log_line(*line)), flush=True)
     return _told_of(failed)
 
 

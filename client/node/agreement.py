@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from conf.border import field
 from conf.code_digest import release_digest, run_digest
 from conf.errors import MeadowError, SiloError
 from conf.schema import Silo
@@ -15,7 +16,9 @@ from strategies.wire import protocol
 from strategies.wire.run_code import RunCode
 
 
-def refusal(headers: Iterable[tuple[str, str]], silo: Silo, *, foreign_runs: bool) -> str | None:
+def refusal(
+    headers: Iterable[tuple[str, str]], silo: Silo, *, foreign_runs: bool
+) -> MeadowError | None:
     """Return why the silo takes no part in the run that a server describes so, None where it does.
 
     With `foreign_runs` a run without a description, that of stock Flower, is taken part in.
@@ -23,7 +26,7 @@ def refusal(headers: Iterable[tuple[str, str]], silo: Silo, *, foreign_runs: boo
     try:
         _check(RunCode.from_headers(headers), silo, foreign_runs)
     except MeadowError as error:
-        return str(error)
+        return error
     return None
 
 
@@ -43,6 +46,7 @@ def _check(theirs: RunCode | None, silo: Silo, foreign_runs: bool) -> None:
             f"The server speaks version {theirs.wire} of the wire, {silo.name} version"
             f" {protocol.PROTOCOL}.",
             "Upgrade the older of the two: no list of accepted code helps here.",
+            {"ours": protocol.PROTOCOL, "theirs": field(str(theirs.wire))},
         )
     # Before the run's own files are looked for: an accepted release may have named them otherwise.
     if {theirs.digest, theirs.release} & set(silo.policy.code):
@@ -55,4 +59,5 @@ def _check(theirs: RunCode | None, silo: Silo, foreign_runs: bool) -> None:
             f" {theirs.digest[:12]} (release {theirs.release[:12]}).",
             "Start both jobs from the same commit, or let the silo's owner add the release to"
             f" policy.code: {theirs.release}",
+            {"ours": ours[:12], "theirs": field(theirs.digest[:12])},
         )

@@ -49,6 +49,7 @@ from flwr.supercore.run import Run
 from client.node.channel import LONGEST_BACKOFF, signed_channel
 from client.node.own_admission import SiloAdmission
 from client.node.transfers import CallLost, TransferLost, Transfers, side_by_side
+from conf.border import one_line
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT
 from strategies.wire.fleet_calls import FleetStub
@@ -402,7 +403,7 @@ class Connection:
                         "%s: %s, trying again: %s",
                         name,
                         error.code().name,
-                        str(error.details())[:200],
+                        one_line(str(error.details()), 200),
                     )
             except ValueError:
                 # The other thread has changed the channel.
@@ -446,7 +447,8 @@ class Connection:
         raise CallLost(slow)
 
     def _raise_unless_gone(self, error: grpc.RpcError) -> None:
-        code, details = error.code(), str(error.details())
+        code = error.code()
+        details = one_line(str(error.details()), 2000)
         if code in _GONE:
             goes_on = self._elsewhere(str(self._address))
             distrusted = _DISTRUST.search(details) and not _CODED.match(details)

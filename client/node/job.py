@@ -48,6 +48,7 @@ from client.node.silo_forgetting import Lifetimes, SiloFiles
 from client.node.state_store import SiloStateStore
 from client.node.training_process import TrainingProcess
 from client.node.witness import LedgerRecord, Witness
+from conf.border import log_plainly
 from conf.code_digest import release_digest
 from conf.errors import IdentityError, MeadowError, SiloError
 from conf.schema import FederationConf
@@ -234,7 +235,7 @@ def _rendezvous(settings: NodeSettings) -> Rendezvous:
 
 def run(settings: NodeSettings) -> int:
     """Be the node that the settings describe until it ends, and return the process's exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    log_plainly()
     flower = logging.getLogger("flwr")
     flower.setLevel(logging.WARNING)
     for handler in list(flower.handlers):

@@ -20,6 +20,7 @@ from flwr.proto.message_pb2 import ObjectTree
 
 from azureml_jobs.identity.expiry import Reminder, Span
 from azureml_jobs.storage.base import LeaseLost
+from client.border_mod import OWN_NODE
 from client.context_state import holds
 from client.malloc import give_back
 from client.node.agreement import refusal
@@ -31,6 +32,7 @@ from client.node.state_store import AnotherProcess, SiloStateStore
 from client.node.witness import Witness
 from client.silo_settings import NODE_KEY
 from client.wanted import NotWanted, until
+from conf.border import CrossedError, across
 from conf.errors import MeadowError, WireError
 from conf.schema import Silo
 from conf.silos import silo_to_json
@@ -96,7 +98,7 @@ class Node:
         self._finder = finder
         self._node_id = 0
         self._context: Context | None = None
-        self._why_refused: str | None = None  # of the context's run
+        self._why_refused: MeadowError | None = None  # of the context's run
         self._restored: str | None = None  # Meadow's id of the run whose state the context holds
         self._not_restored: MeadowError | None = None  # why that state could not be read
         self._needs_state: str | None = None  # the run whose algorithm is known to have a state
@@ -154,7 +156,7 @@ class Node:
         key = None
         if self._why_refused is not None:
             self._connection.confirm(head)
-            reply = Message(Error(ErrorCode.INVALID_FAB, self._why_refused), reply_to=head)
+            reply = Message(Error(ErrorCode.INVALID_FAB, across(self._why_refused)), reply_to=head)
         else:
             reply, key = self._answer(head, tree, context)
         if reply.has_content() and protocol.size(reply.content) >= LARGE:
@@ -187,7 +189,8 @@ class Node:
         try:
             content = inflate(tree.object_id, self._connection.pull(head, tree), LARGEST)
         except WireError as error:
-            return Message(Error(ErrorCode.UNKNOWN, str(error)), reply_to=head), None
+            log.warning("an instruction can't be read: %s", error)
+            return Message(Error(ErrorCode.UNKNOWN, across(error)), reply_to=head), None
         if isinstance(content, Error):
             return Message(
                 Error(ErrorCode.UNKNOWN, "an instruction without content"), reply_to=head
@@ -247,12 +250,12 @@ class Node:
         if self._context is None or self._context.run_id != run_id:
             run, headers = self._connection.run(run_id)
             self._why_refused = refusal(headers, self._silo, foreign_runs=self._foreign_runs)
-            if self._why_refused:
+            if self._why_refused is not None:
                 log.error("refusing run %d: %s", run_id, self._why_refused)
             self._context = Context(
                 run_id=run_id,
                 node_id=self._node_id,
-                node_config={NODE_KEY: silo_to_json(self._silo)},
+                node_config={NODE_KEY: silo_to_json(self._silo), OWN_NODE: True},
                 state=RecordDict(),
                 run_config=dict(run.override_config),
                 series_id=run.series_id,
@@ -357,11 +360,9 @@ def _failure(error: Exception, message: Message) -> Message:
     """
     if isinstance(error, MeadowError):
         log.error("%s", error)
-        reason = str(error)
-    else:
+    elif not isinstance(error, CrossedError):
         log.error("the app raised", exc_info=error)
-        reason = f"{type(error).__name__}: {str(error)[:500]}"
-    told = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+    told = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, across(error))
     if message.metadata.reply_to_message_id:
         return make_message(metadata=message.metadata, error=told)
     return Message(told, reply_to=message)

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from conf.border import one_line
 from server.observers.base import Observer
 from server.observers.summary import DIGITS, summary
 from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord, RunResult
@@ -257,11 +258,6 @@ class LiveProgress(Observer):
             label = f"{name} {score({name: values[-1]}, name, DIGITS)} "
             parts.append(label + sparkline(values, min(MOST_ROUNDS, max(room - len(label), 0))))
         return Text("   ".join(parts), style="cyan", no_wrap=True, overflow="ellipsis")
-
-
-def one_line(text: str) -> str:
-    """Return others' text without line breaks and control characters, which a terminal would obey."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def in_a_line(shown: Shown, aggregate: Metrics) -> list[str]:

@@ -13,6 +13,7 @@ from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 
+from conf.border import heard
 from conf.errors import WireError
 from server.orchestrator.fleet import Fleet
 from server.orchestrator.instructions import PendingInstruction, State, release
@@ -22,6 +23,14 @@ from strategies.wire.objects import inflate
 
 log = logging.getLogger(__name__)
 
+_OF_AN_APP: Final = (
+    ErrorCode.UNKNOWN,
+    ErrorCode.LOAD_CLIENT_APP_EXCEPTION,
+    ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
+    ErrorCode.MOD_FAILED_PRECONDITION,
+    ErrorCode.INVALID_FAB,
+    ErrorCode.CLIENT_APP_CRASHED,
+)
 TICK_SECONDS: Final = 0.5
 """Between two looks at nodes whose heartbeat may have run out; everything else wakes the grid."""
 
@@ -173,5 +182,14 @@ class OrchestratorGrid(PackingGrid):
         except WireError as error:
             return Message(Error(ErrorCode.UNKNOWN, str(error)), reply_to=asked.message)
         if isinstance(content, Error):
-            return make_message(metadata=metadata, error=content)
+            return make_message(metadata=metadata, error=_as_heard(content))
         return make_message(metadata=metadata, content=content)
+
+
+def _as_heard(error: Error) -> Error:
+    """Return a silo's error as the server repeats it: in one marked line, and of a code that says
+    nothing of the node itself.
+    """
+    # A silo that called itself gone would be asked again and again.
+    code = error.code if error.code in _OF_AN_APP else ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    return Error(code, heard(error.reason))

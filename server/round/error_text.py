@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from conf.border import one_line
+
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 CAUSE = "The above exception was the direct cause"
 RAISED = re.compile(r"^(?P<type>(?:\w+\.)*[A-Z]\w*)(?:: (?P<text>.*))?$")
@@ -44,7 +46,7 @@ def _without_module(line: str) -> str:
 
 def _short(first: str, more: list[str]) -> str:
     """Join the lines of a message: the first alone may only say that the others hold the cause."""
-    joined = " ".join([first, *(line.strip() for line in more)])
+    joined = one_line(" ".join([first, *more]))
     return joined if len(joined) <= LONGEST else joined[: LONGEST - 3] + "..."
 
 

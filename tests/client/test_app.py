@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 
 from client.app import app
 from client.batches import length
+from client.border_mod import OWN_NODE
 from client.models import build_model
 from client.silo_settings import NODE_KEY
 from client.tasks import task_named
@@ -28,7 +29,9 @@ def conf() -> Conf:
 
 def context(conf: Conf) -> Context:
     node = {NODE_KEY: silo_to_json(silos(conf)[0])}
-    return Context(run_id=1, node_id=2, node_config={**node}, state=RecordDict(), run_config={})
+    return Context(
+        run_id=1, node_id=2, node_config={**node, OWN_NODE: True}, state=RecordDict(), run_config={}
+    )
 
 
 def message(conf: Conf, kind: str = "train", **config: str | float) -> Message:
@@ -183,6 +186,8 @@ def test_asked_whether_it_is_ready_it_refuses_what_its_owner_does_not_allow(conf
     asked = dataclasses.replace(conf, trainer=strict)
     silo = dataclasses.replace(silos(conf)[0], policy=PolicyConf(epochs_at_most=2))
     node = {NODE_KEY: silo_to_json(silo)}
-    here = Context(run_id=1, node_id=2, node_config={**node}, state=RecordDict(), run_config={})
+    here = Context(
+        run_id=1, node_id=2, node_config={**node, OWN_NODE: True}, state=RecordDict(), run_config={}
+    )
     with pytest.raises(SiloError, match="MDW-341"):
         app(message(asked, protocol.READINESS), here)

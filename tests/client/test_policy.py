@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 
 from client.app import app
 from client.batches import length
+from client.border_mod import OWN_NODE
 from client.cache import load_cached
 from client.models import build_model
 from client.policy import check_examples, check_run, for_evaluation
@@ -179,7 +180,13 @@ def ask(one: Silo, kind: str = "train", **asked: Any) -> Message:
     node = {NODE_KEY: silo_to_json(one)}
     return app(
         message(kind, **asked),
-        Context(run_id=1, node_id=2, node_config={**node}, state=RecordDict(), run_config={}),
+        Context(
+            run_id=1,
+            node_id=2,
+            node_config={**node, OWN_NODE: True},
+            state=RecordDict(),
+            run_config={},
+        ),
     )
 
 

@@ -26,6 +26,7 @@ silos:
 """
 RUN = ["task=digits", "data.examples=300", "run.rounds=2", "run.name=a"]
 REASON = "MDW-341: The owner of south does not allow model=cnn. Allowed: mlp."
+TOLD = "the silo says MDW-341 (refused model=cnn (allowed: mlp))"
 
 
 @pytest.fixture
@@ -49,11 +50,11 @@ def test_processes_of_a_federation_go_on_without_the_silo_that_refuses(folder: P
     result = json.loads((folder / "outputs/a/result.json").read_text())
     assert result["status"] == "finished" and result["rounds"] == 2
     for record in read_history(folder / "outputs/a"):
-        assert record.replied == ["north", "west"] and record.failed == {"south": REASON}
+        assert record.replied == ["north", "west"] and record.failed == {"south": TOLD}
         assert set(record.metrics) == {"north", "west"}
     logs = folder / ".meadow/hospitals/jobs"
     assert REASON in (logs / "silo-south/log.txt").read_text()
-    assert f"south: MDW-304 {REASON}" in (logs / "server/log.txt").read_text()
+    assert f"south: MDW-304 {TOLD}" in (logs / "server/log.txt").read_text()
     assert "MDW-341" not in (logs / "silo-north/log.txt").read_text()
 
 
