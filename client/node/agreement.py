@@ -59,5 +59,10 @@ def _check(theirs: RunCode | None, silo: Silo, foreign_runs: bool) -> None:
             f" {theirs.digest[:12]} (release {theirs.release[:12]}).",
             "Start both jobs from the same commit, or let the silo's owner add the release to"
             f" policy.code: {theirs.release}",
-            {"ours": ours[:12], "theirs": field(theirs.digest[:12])},
+            {
+                "ours": ours[:12],
+                "our_release": release_digest()[:12],
+                "theirs": field(theirs.digest[:12]),
+                "their_release": field(theirs.release[:12]),
+            },
         )

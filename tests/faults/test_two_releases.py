@@ -53,7 +53,7 @@ def test_a_silo_of_another_release_takes_part_where_its_owner_lists_the_run_s(
         replies = grid.send_and_receive(ask(grid, 1, model()), timeout=60)
         reasons = [reply.error.reason for reply in replies if reply.has_error()]
         assert len(replies) == 3 and len(reasons) == 1
-        assert reasons[0].startswith("MDW-331: silo-3 runs the code ")
+        assert reasons[0].startswith("the silo says MDW-331 (our_release ")
         assert release_digest()[:12] in reasons[0]
         assert release_digest(another_release)[:12] in reasons[0]
         assert "refusing run" in refusing.text() and "refusing run" not in of_b.text()

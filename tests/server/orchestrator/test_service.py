@@ -63,7 +63,7 @@ def test_our_node_refuses_a_run_of_other_code_and_both_sides_say_so(
         assert access is not None
         orchestrator._fleet.access = replace(access, code=replace(access.code, digest="0" * 64))
         (reply,) = grid.send_and_receive(ask(grid, 1, model()), timeout=20)
-        assert reply.error.reason.startswith("the silo says MDW-331 (ours ")
+        assert reply.error.reason.startswith("the silo says MDW-331 (our_release ")
         assert any(
             "refusing run" in r.getMessage() and "MDW-331" in r.getMessage() for r in caplog.records
         )
