@@ -69,6 +69,4 @@ def test_a_simulation_holds_to_the_same_policy(folder: Path) -> None:
     run = simulate([*asked, *pool])
     for record in run.rounds:
         assert record.replied == ["north", "south"] and list(record.failed) == ["west"]
-        assert (
-            "MDW-340 (refused trainer.batch_size=64 (allowed: at most 32))" in record.failed["west"]
-        )
+        assert "MDW-340: west takes at most 32 examples a batch, not 64." in record.failed["west"]
