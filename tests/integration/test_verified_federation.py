@@ -32,7 +32,7 @@ def test_killed_and_left_by_a_silo_a_run_is_verified_and_says_what_that_silo_hol
     folder: Path,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    asked = ["run.rounds=40", "run.name=a"]
+    asked = ["run.rounds=60", "run.name=a"]
     status, text = done(folder, "launch", "all", "backend=local", "--detach", *SMALL, *asked)
     assert status == 0, text
     jobs = LocalJobs(folder / ".meadow/federation/jobs")
@@ -43,7 +43,7 @@ def test_killed_and_left_by_a_silo_a_run_is_verified_and_says_what_that_silo_hol
     assert done(folder, "launch", "server", "backend=local")[0] == 0
     until(lambda: checkpoints(store)[-1:] > ["runs/a/checkpoints/round-000012"])
     # It takes part until here, and is away at the end.
-    jobs.signal("silo-silo-2", signal.SIGKILL)
+    assert done(folder, "stop", "silo=silo-2")[0] == 0
     status, text = done(folder, "wait", "run=a", "timeout=110")
     assert status == 0, text + jobs.log("server").read_text()
 
@@ -67,6 +67,15 @@ def test_killed_and_left_by_a_silo_a_run_is_verified_and_says_what_that_silo_hol
     assert status == 0 and "confirmed by silo-2; the last" in text, text
     status, text = done(auditor, "verify", "../outputs/a")
     assert status == 0 and "confirmed by nothing but the folder itself" in text
+
+    # What is not needed any more is deleted, and the run is verified as before.
+    assert done(folder, "stop")[0] == 0
+    status, text = done(folder, "forget", "run=a")
+    assert status == 0 and "orchestrator: checkpoints deleted" in text, text
+    assert "silo-1: updates: 1 file" in text
+    assert checkpoints(store) == []
+    status, text = done(folder, "verify", "a")
+    assert status == 0 and "confirmed by silo-1, silo-2, silo-3, the orchestrator's key" in text
 
     # Each silo by itself, with the model that it was handed.
     model = folder / "outputs/a/model/model.safetensors"

@@ -173,6 +173,20 @@ def test_a_run_whose_silos_do_not_come_fails_and_names_them(place: Place) -> Non
     assert "MDW-330" in outcome.reason and "silo-1, silo-2" in outcome.reason
 
 
+def test_what_an_ended_run_left_is_deleted_when_its_lifetime_is_over(place: Place) -> None:
+    for silo in ("silo-1", "silo-2"):
+        place.keys.admit(silo, fresh_node_key()[1])
+    place.queue.submit("a", place.conf("run.start_timeout=0.2"))
+    ends = ["federation.orchestrator.idle_timeout=0"]
+    assert serve(place.conf(*ends)) == 0
+    assert serve(place.conf(*ends, "federation.orchestrator.lifetimes.errors=0")) == 0
+    outcome = place.queue.outcome("a")
+    assert outcome is not None and (outcome.status, outcome.reason) == ("failed", "")
+    result = RunResult.read(place.output / "a")
+    assert result.error == {"code": "MDW-330", "message": "forgotten"}
+    assert '"event":"forgotten"' in (place.output / "a/ledger.jsonl").read_text()
+
+
 def test_a_run_that_could_not_start_leaves_a_result_that_says_why_and_can_be_gone_on_with(
     place: Place,
 ) -> None:

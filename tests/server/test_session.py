@@ -228,6 +228,18 @@ def test_a_history_without_a_checkpoint_is_not_begun_anew(tmp_path: Path) -> Non
     assert len(list(read_history(tmp_path / "a"))) == 2
 
 
+def test_a_stored_run_whose_checkpoints_were_forgotten_is_not_begun_anew(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.put_if_absent("history/000000001.jsonl", b"a round")
+    conf = compose(["task=digits", "run.name=a", f"run.output={tmp_path}"])
+    with (
+        pytest.raises(CheckpointError, match="MDW-503: The run a has no checkpoint"),
+        session(conf, silos(conf), mode="local", store=store),
+    ):
+        pass
+    assert store.list("history/") == ["history/000000001.jsonl"]
+
+
 class Syncs(Observer):
     """Notes how many syncs there had been when each round closed."""
 
