@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from conf.errors import CheckpointError, ConfigError
 from conf.resume import folder_of
-from server.report.overview import MOST_CURVES, Overview, Point
+from server.report.overview import MOST_CURVES, NUM_EXAMPLES, Overview, Point
 from server.report.run_list import is_run, run_folders
 from server.report.trained import flat, read_config
 from server.run.history import rounds_of
@@ -50,8 +50,10 @@ NOT_COMPARED: Final = (
 """Keys that differ between any two runs and say nothing of what was trained."""
 WHERE_IT_RAN: Final = ("federation.orchestrator.", "federation.folder", "tracking.")
 """Prefixes of keys that say where a run was made."""
-DECIDE_EXAMPLES: Final = ("data.", "task.args.", "federation.size", "federation.silos.")
+DECIDE_EXAMPLES: Final = ("data.", "federation.size", "federation.silos.")
 """Prefixes of keys that decide which examples a silo has, and which of them it tests on."""
+MAY_DECIDE_THEM: Final = ("task.args.",)
+"""Of keys that may: a task's argument can be the width of its model, or what it reads."""
 PAGE: Final = "comparison.html"
 """The page of a folder of runs, in it."""
 MOST_IN_LABEL: Final = 2
@@ -120,7 +122,10 @@ class RunComparison:
     def other_examples(self) -> list[str]:
         """The settings by which the runs' test examples are not the same ones."""
         keys = [one.key for one in self.differences]
-        return [key for key in keys if key.startswith(DECIDE_EXAMPLES)]
+        counts = [tested_examples(run.result) for run in self.runs]
+        as_many = bool(counts[0]) and all(one == counts[0] for one in counts)
+        deciding = DECIDE_EXAMPLES if as_many else (*DECIDE_EXAMPLES, *MAY_DECIDE_THEM)
+        return [key for key in keys if key.startswith(deciding)]
 
     @property
     def seeds_alone(self) -> bool:
@@ -292,6 +297,15 @@ def _meant(key: str, value: str) -> str:
     return value
 
 
+def tested_examples(result: RunResult) -> dict[str, float]:
+    """Return how many examples each silo tested the run's model on; empty where nobody said."""
+    test = result.test
+    if test is None:
+        return {}
+    told = {silo: metrics.get(NUM_EXAMPLES) for silo, metrics in test.metrics.items()}
+    return {silo: count for silo, count in told.items() if count is not None}
+
+
 def _notes(comparison: RunComparison) -> list[str]:
     """Return what makes a comparison less than it seems, in sentences."""
     runs = comparison.runs
@@ -308,6 +322,11 @@ def _notes(comparison: RunComparison) -> list[str]:
         notes.append(
             f"The runs differ in {', '.join(others[:MOST_NAMES])}{more}: their silos test on other"
             " examples, so no run is called the best."
+        )
+    elif any(one.key.startswith(MAY_DECIDE_THEM) for one in comparison.differences):
+        notes.append(
+            "The runs differ in the task's arguments: they are taken to test on the same examples,"
+            " since each silo tests on as many."
         )
     if len({str(run.result.environment.get("code", "")) for run in runs}) > 1:
         notes.append("The runs were made by different releases of the code.")

@@ -38,7 +38,7 @@ def put(made: Made, folder: Path, accuracy: float | None = None, **settings: obj
     config["run"]["name"] = folder.name
     for key, value in settings.items():
         group, _, name = key.partition("__")
-        config[group][name] = value
+        config.setdefault(group, {})[name] = value
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "result.json").write_text(made.to_json())
     (folder / "report.html").write_text("a report")
@@ -142,6 +142,22 @@ def test_runs_that_test_on_other_examples_have_no_winner(tmp_path: Path) -> None
         "The runs differ in data.alpha: their silos test on other examples, so no run is called the"
         " best."
     ]
+
+
+def test_a_task_s_arguments_are_taken_to_change_no_example_where_each_silo_tests_on_as_many(
+    tmp_path: Path,
+) -> None:
+    put(sample(), tmp_path / "a", 0.8, task__args={"hidden": 8})
+    put(sample(), tmp_path / "b", 0.9, task__args={"hidden": 16})
+    compared = compare("a", "b", output=tmp_path)
+    assert compared.best is not None and compared.best.name == "b"
+    assert "taken to test on the same examples" in compared.notes[0]
+    fewer = sample()
+    assert fewer.test is not None
+    next(iter(fewer.test.metrics.values()))["num-examples"] = 1.0
+    put(fewer, tmp_path / "c", 0.9, task__args={"hidden": 16})
+    compared = compare("a", "c", output=tmp_path)
+    assert compared.best is None and "task.args.hidden: their silos test on" in compared.notes[0]
 
 
 def test_one_folder_of_data_is_one_however_it_was_written(tmp_path: Path) -> None:
