@@ -13,7 +13,6 @@ as the form below or shown as a quotation, in one line without control character
 from __future__ import annotations
 
 import json
-import logging
 import re
 import traceback
 from collections.abc import Mapping
@@ -85,24 +84,6 @@ def one_line(text: str, most: int | None = None) -> str:
     if most is None or len(line) <= most:
         return line
     return line[: most - 3] + "..."
-
-
-class PlainFormatter(logging.Formatter):
-    """Writes a log's lines without control characters, whoever's text is in them.
-
-    Line breaks and tabs stay: a traceback has them.
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter`."""
-        return plain_lines(super().format(record))
-
-
-def log_plainly() -> None:
-    """Send this process's log to the standard error, without control characters."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(PlainFormatter("%(asctime)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def plain_lines(text: str) -> str:

@@ -25,8 +25,11 @@ from conf.errors import (
 )
 from conf.schema import Conf, Silo
 from server.observers.base import Observer, Observers
+from server.observers.guard import Guarded
 from server.observers.metrics_file import MetricsFile
+from server.observers.otlp import check_otlp, otlp
 from server.observers.tracking import registered_name, tracking, tracking_uri
+from server.observers.webhook import webhook, webhook_address
 from server.report.overview import Overview, overview
 from server.round.choice import choice_of
 from server.round.error_text import reasons_of
@@ -204,6 +207,8 @@ def _open(
     # What can be wrong with the tracking, the first weights or the checkpoint is found before there
     # is a folder.
     tracking_uri(conf.tracking)
+    check_otlp(conf.tracking)
+    webhook_address(conf.tracking)
     choice_of(conf.run, task_of(conf.task))
     if conf.run.resume:
         folder, state = _resumed_run(conf, store)
@@ -268,15 +273,23 @@ def _observers(
     history: History,
     display: Observer | None,
 ) -> Observers:
-    """Return who watches the run: its own files first, then MLflow, then the terminal."""
-    observers: list[Observer] = [
-        _ResultFile(folder, result, state, history),
-        MetricsFile(folder.path, history.last),
+    """Return who watches the run: its own files, without which it can't go on; and the others, of
+    whom none can fail it.
+    """
+    watching = [
         tracking(conf.tracking, folder.path, registered_name(conf)),
+        otlp(conf.tracking),
+        webhook(conf.tracking),
     ]
     if display:
-        observers.append(display)
-    return Observers(observers)
+        watching.append(display)
+    return Observers(
+        [
+            _ResultFile(folder, result, state, history),
+            MetricsFile(folder.path, history.last),
+            *(Guarded(one) for one in watching),
+        ]
+    )
 
 
 def _silo_states(folder: RunFolder, state: RunState) -> SiloStates:

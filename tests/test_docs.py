@@ -34,7 +34,7 @@ def normal(package: str) -> str:
 def dependencies() -> set[str]:
     """Return the names of all declared dependencies."""
     extras = PROJECT["optional-dependencies"]
-    declared = [*PROJECT["dependencies"], *extras["rehearsal"], *extras["dev"]]
+    declared = [*PROJECT["dependencies"], *(one for extra in extras.values() for one in extra)]
     return {normal(one) for one in declared} - {
         "meadow-federated"
     }  # its own extra, named by another

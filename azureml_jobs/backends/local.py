@@ -27,7 +27,7 @@ from azureml_jobs.backends.base import (
     parts_of,
     silos_first,
 )
-from azureml_jobs.backends.local_jobs import LOST, RUNNING, LocalJobs, Tail, environment
+from azureml_jobs.backends.local_jobs import LOST, RUNNING, WEBHOOK, LocalJobs, Tail, environment
 from azureml_jobs.backends.local_jobs import Job as Process
 from azureml_jobs.backends.restarts import Restarts
 from azureml_jobs.backends.running_settings import diff, requested_changes
@@ -37,7 +37,7 @@ from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.preflight.findings import Table
 from conf.errors import ConfigError
 from conf.federation_folder import FederationFolder
-from conf.schema import Conf, Silo, SiloConf
+from conf.schema import Conf, Silo, SiloConf, TrackingConf
 from conf.silos import silo_from_json, silo_to_json, silos
 from conf.targets import known
 from conf.targets.asked import nested_targets
@@ -206,7 +206,7 @@ class LocalBackend(Backend):
         if running is not None and running.live:
             return running, False
         if part == ORCHESTRATOR:
-            also = ["MLFLOW_"] if self.conf.tracking.mlflow == "environment" else []
+            also = _told_to_the_orchestrator(self.conf.tracking)
             command = self._serve()
         else:
             also = []
@@ -296,6 +296,18 @@ class LocalBackend(Backend):
         for flag, path in paths.items():
             arguments += [flag, str(path)]
         return [*MEADOW, "join", *arguments]
+
+
+def _told_to_the_orchestrator(conf: TrackingConf) -> list[str]:
+    """Return the prefixes of further variables that the orchestrator's job gets: what a run is to
+    be told to is said there alone.
+    """
+    wanted = {
+        "MLFLOW_": conf.mlflow == "environment",
+        "OTEL_": conf.otlp == "environment",
+        WEBHOOK: conf.webhook == "environment",
+    }
+    return [prefix for prefix, asked in wanted.items() if asked]
 
 
 def job_name(part: str) -> str:

@@ -60,6 +60,8 @@ PASSED: Final = (
     "CUDA_VISIBLE_DEVICES",
 )
 PASSED_PREFIXES: Final = ("OMP_", "MKL_", "MEADOW_", "FLWR_")
+WEBHOOK: Final = "MEADOW_WEBHOOK"
+"""The one of these names that is a secret: for the orchestrator alone, where it is asked for."""
 
 RUNNING, ENDED, LOST = "running", "ended", "lost"
 
@@ -90,6 +92,8 @@ def environment(of: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, st
     """
     prefixes = (*PASSED_PREFIXES, *also)
     own = {name: value for name, value in of.items() if name in PASSED or name.startswith(prefixes)}
+    if WEBHOOK not in also:
+        own.pop(WEBHOOK, None)
     path = os.pathsep.join(
         dict.fromkeys(filter(None, [str(ROOT), *of.get("PYTHONPATH", "").split(os.pathsep)]))
     )

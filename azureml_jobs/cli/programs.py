@@ -60,10 +60,10 @@ def serve(arguments: Arguments) -> int:
     def work(conf: Conf, overrides: list[str], command: str) -> int:
         # Before gRPC is imported: it would write a line for each stranger's broken handshake.
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-        from conf.border import log_plainly
+        from conf.job_logs import log_to_stderr
         from server.serve import serve
 
-        log_plainly()
+        log_to_stderr()
         return serve(conf)
 
     return application(["serve"], list(arguments.rest), work)

@@ -48,9 +48,9 @@ from client.node.silo_forgetting import Lifetimes, SiloFiles
 from client.node.state_store import SiloStateStore
 from client.node.training_process import TrainingProcess
 from client.node.witness import LedgerRecord, Witness
-from conf.border import log_plainly
 from conf.code_digest import release_digest
 from conf.errors import IdentityError, MeadowError, SiloError
+from conf.job_logs import log_to_stderr
 from conf.schema import FederationConf
 from conf.silos import silo_from_json
 from conf.startup_log import note
@@ -235,7 +235,7 @@ def _rendezvous(settings: NodeSettings) -> Rendezvous:
 
 def run(settings: NodeSettings) -> int:
     """Be the node that the settings describe until it ends, and return the process's exit status."""
-    log_plainly()
+    log_to_stderr()
     flower = logging.getLogger("flwr")
     flower.setLevel(logging.WARNING)
     for handler in list(flower.handlers):

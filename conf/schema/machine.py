@@ -36,7 +36,7 @@ class SimulationConf:
 
 @dataclass
 class TrackingConf:
-    """Where metrics go beside the run's own folder."""
+    """Where metrics and messages go beside the run's own folder."""
 
     mlflow: str = one_of(
         "off",
@@ -55,4 +55,17 @@ class TrackingConf:
         r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}",
         "ASCII letters, digits, '.', '-' and '_'",
         help="the name that it is registered under; null = <federation.name>-<task.name>",
+    )
+    otlp: str = one_of(
+        "off",
+        "environment",
+        help="push metrics of rounds, silos and links with OpenTelemetry to where its own environment "
+        "variables say",
+        also=("opentelemetry", "prometheus"),
+    )
+    webhook: str = one_of(
+        "off",
+        "environment",
+        help="tell the address in MEADOW_WEBHOOK when a silo is lost and when the run ends",
+        also=("slack", "teams", "notify", "alert"),
     )

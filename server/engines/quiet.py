@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
 
-from conf.border import PlainFormatter
+from conf.job_logs import formatter
 from conf.telemetry import turn_off
 
 LOGGERS = ("flwr", "ray", "py.warnings", "server", "client", "strategies", "conf")
@@ -45,7 +45,7 @@ def logs_to(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     to_file = PrivateLog(folder / "server.log", delay=True)
-    to_file.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    to_file.setFormatter(formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:

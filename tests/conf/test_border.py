@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from conf.border import (
     LONGEST_FIELD,
     CrossedError,
-    PlainFormatter,
     across,
     field,
     heard,
     one_line,
 )
 from conf.errors import DataError, SiloError
+from conf.job_logs import PlainLines
 
 SECRET = "/data/patients/Jane Doe.csv"
 
@@ -99,7 +99,7 @@ def test_a_log_holds_no_control_characters_whoever_wrote_them() -> None:
     record = logging.LogRecord(
         "a", 20, "f", 1, "%s", ("\x1b]0;owned\x07\x1b[2Jä\n\tb\u202e",), None
     )
-    assert PlainFormatter("%(message)s").format(record) == "�]0;owned��[2Jä\n\tb�"
+    assert PlainLines("%(message)s").format(record) == "�]0;owned��[2Jä\n\tb�"
 
 
 def test_a_line_is_cut_at_its_end() -> None:

@@ -19,6 +19,7 @@ from azureml_jobs.backends.local_jobs import (
     LOST,
     ROOT,
     RUNNING,
+    WEBHOOK,
     LocalJobs,
     Tail,
     environment,
@@ -76,6 +77,13 @@ def test_a_job_sees_nothing_else_of_the_callers_environment(
     assert environment({"MLFLOW_X": "1"}, ["MLFLOW_"])[
         "MLFLOW_X"
     ] == "1" and "MLFLOW_X" not in environment({"MLFLOW_X": "1"})
+
+
+def test_the_address_of_a_webhook_is_for_who_asks_for_it() -> None:
+    caller = {WEBHOOK: "https://token@hooks.example", "MEADOW_LOGS": "json"}
+    assert WEBHOOK not in environment(caller)
+    assert environment(caller)["MEADOW_LOGS"] == "json"
+    assert environment(caller, [WEBHOOK])[WEBHOOK] == caller[WEBHOOK]
 
 
 def test_a_running_job_is_not_started_twice(jobs: LocalJobs) -> None:
