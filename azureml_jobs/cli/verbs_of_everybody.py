@@ -72,7 +72,8 @@ EVERYBODY: Final = (
             ("meadow verify runs/first ca=ca.pem", "an auditor"),
             ("meadow verify records=ledger-record.jsonl ca=ca.pem", "a silo"),
         ),
-        statuses=(("6", "the ledger does not hold"),),
+        overrides=WHICH,
+        statuses=(("6", "it does not hold, or nothing that you gave confirms it"),),
     ),
     Verb(
         "launch all",

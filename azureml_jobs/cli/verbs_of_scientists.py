@@ -119,7 +119,7 @@ SCIENTISTS: Final = (
             Argument("--verify", "do what meadow verify does instead"),
             *(replace(argument, needs="--verify") for argument in OUTSIDE),
         ),
-        statuses=(("6", "the ledger does not hold (with --verify)"),),
+        statuses=(("6", "it does not hold (with --verify)"),),
     ),
     Verb(
         "new task",

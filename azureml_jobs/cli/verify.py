@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import yaml
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from server.run.audit import Outside
     from server.run.verdict import Verdict
 
-KEY_PREFIX = "node-"
+KEY_PREFIX: Final = "node-"
+GIVEN: Final = ("ca", "keys", "records")
+"""What comes from outside a run's folder, by the arguments' names."""
 
 
 def verify(arguments: Arguments) -> int:
@@ -47,7 +49,13 @@ def of_folder(arguments: Arguments, folder: Path) -> int:
     """Verify a run's folder with what the arguments name; `meadow report --verify` does it too."""
     from server.run.audit import audit
 
-    return _told(audit(folder, outside_of(arguments, folder)))
+    verdict = audit(folder, outside_of(arguments, folder))
+    given = [name for name in GIVEN if arguments.has(name)]
+    if given and not verdict.confirmed:
+        # Who names a CA wants its word: a ledger whose signatures were taken out has none.
+        named = ", ".join(f"{name}=" for name in given)
+        verdict.faults.append(f"nothing that was given ({named}) confirms it")
+    return _told(verdict)
 
 
 def outside_of(arguments: Arguments, folder: Path) -> Outside:
@@ -77,12 +85,15 @@ def _paths(arguments: Arguments, name: str) -> list[Path]:
 
 
 def _authorities(arguments: Arguments) -> bytes:
-    """Return the CA's certificate that the arguments name; raises ConfigError MDW-111."""
-    if not arguments.has("ca"):
+    """Return the CA's certificate that the arguments name, or the federation's file that they
+    name; raises ConfigError MDW-111.
+    """
+    named = arguments.get("ca") or _authority_of_file(arguments)
+    if not named:
         return b""
     from azureml_jobs.identity.signatures import authorities_in
 
-    path = Path(arguments.get("ca"))
+    path = Path(named)
     hint = "Name the PEM file that `meadow keys init` wrote."
     try:
         pem = path.read_bytes()
@@ -91,6 +102,15 @@ def _authorities(arguments: Arguments) -> bytes:
     if not authorities_in(pem):
         raise arguments.wrong(f"ca={path} is not a certificate", hint)
     return pem
+
+
+def _authority_of_file(arguments: Arguments) -> str:
+    """Return where the caller's own federation's file says the CA's certificate is."""
+    if not arguments.rest:
+        return ""
+    from conf.compose import compose
+
+    return compose(list(arguments.rest)).federation.orchestrator.ca or ""
 
 
 def _public_keys(arguments: Arguments) -> dict[str, set[str]]:

@@ -20,7 +20,7 @@ from server.run.history import History, Mark
 from server.run.ledger import Ledger
 from server.run.result import FinalTest, RunResult
 from strategies.wire.receipts import SignedAnchor
-from tests.security.signed_run import SignedRun, copied, signed_run
+from tests.security.signed_run import SignedRun, chained_anew, copied, facts, signed_run
 from tests.server.sample_results import sample
 
 
@@ -264,6 +264,32 @@ def test_what_can_t_be_used_is_named(
     assert main(["verify", f"run={folder}", argument]) != 0
     error = capsys.readouterr().err
     assert "MDW-111" in error and said in error
+
+
+def test_signatures_that_were_taken_out_do_not_pass_where_a_ca_is_named(
+    honest: SignedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a ledger is that of a run without a CA; a script that names one must not go on."""
+    run = copied(honest, tmp_path)
+    (tmp_path / "ca.pem").write_bytes(run.authority.pem)
+    gone = ("head signed", "silo key", "receipt", "receipt missing", "run closed")
+    lines = [line for line in facts(run) if line["event"] not in gone]
+    chained_anew(run, [line | ({"signer": None} if "signer" in line else {}) for line in lines])
+    assert main(["verify", f"run={run.folder}"]) == 0
+    assert "unconfirmed" in capsys.readouterr().out
+    named = ["verify", f"run={run.folder}", f"ca={tmp_path / 'ca.pem'}"]
+    assert main(named) == CheckpointError.exit_status
+    assert "nothing that was given (ca=) confirms it" in capsys.readouterr().out
+
+
+def test_the_ca_is_found_by_the_caller_s_own_federation_s_file(
+    honest: SignedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(honest, tmp_path)
+    (tmp_path / "ca.pem").write_bytes(run.authority.pem)
+    own = f"federation.orchestrator.ca={tmp_path / 'ca.pem'}"
+    assert main(["verify", f"run={run.folder}", own]) == 0
+    assert "confirmed by silo-1, silo-2, silo-3" in capsys.readouterr().out
 
 
 def test_it_asks_for_a_run_or_for_one_record(capsys: pytest.CaptureFixture[str]) -> None:
