@@ -119,6 +119,12 @@ class Backend(ABC):
         one.
         """
 
+    def transfer(self, part: str) -> bytes | None:
+        """Return what a silo's job last said of a transfer that takes long (JSON); None where it
+        says so in its log alone.
+        """
+        return None
+
     @abstractmethod
     def log(self, job: Job) -> JobLog:
         """Return what a job says, from its beginning."""

@@ -231,6 +231,15 @@ class LocalBackend(Backend):
         path = self.jobs.log(job_name(part))
         return LocalLog(self.jobs, part, path.stat().st_size if path.exists() else 0)
 
+    def transfer(self, part: str) -> bytes | None:
+        """See `Backend`."""
+        file = self.jobs.folder(job_name(part)) / "state" / "transfer.json"
+        try:
+            with file.open("rb") as opened:
+                return opened.read(10_000)
+        except OSError:
+            return None
+
     def last_words(self, job: Job) -> str:
         """Return the last line of a job's log that is no hint."""
         lines = Tail(self.jobs.log(job_name(job.part))).lines()

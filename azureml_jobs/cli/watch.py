@@ -54,6 +54,8 @@ def status(arguments: Arguments) -> int:
     print("\n".join(columns(rows)))
     for silo, what in (told.get("named", {}) if live else {}).items():
         print(f"{silo}: {what}")
+    for line in _transfers(federation, seen, told if live else {}):
+        print(line)
     if federation.has_orchestrator:
         print()
         print("\n".join(_runs(federation, told.get("run") if live else None, unreadable)))
@@ -232,6 +234,22 @@ def _connected(part: str, told: dict[str, Any]) -> str:
     if part == ORCHESTRATOR or "connected" not in told:
         return ""
     return "yes" if part in told["connected"] else "no"
+
+
+def _transfers(
+    federation: Federation, seen: Mapping[str, Job | MeadowError | None], told: Mapping[str, Any]
+) -> list[str]:
+    """Return how transfers that take long go on, as the orchestrator says, else each silo's own
+    job.
+    """
+    from azureml_jobs.cli.transfer_lines import own_transfer_line, transfer_line
+
+    by_server = told.get("transfers", {})
+    lines = [transfer_line(silo, said) for silo, said in by_server.items()]
+    for part, job in seen.items():
+        if part != ORCHESTRATOR and part not in by_server and isinstance(job, Job) and job.live:
+            lines.append(own_transfer_line(part, federation.backend.transfer(part)))
+    return [line for line in lines if line is not None]
 
 
 def software_lines(software: Mapping[str, Mapping[str, str]]) -> list[str]:

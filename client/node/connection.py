@@ -48,7 +48,7 @@ from flwr.supercore.run import Run
 
 from client.node.channel import LONGEST_BACKOFF, signed_channel
 from client.node.own_admission import SiloAdmission
-from client.node.transfers import CallLost, TransferLost, Transfers, side_by_side
+from client.node.transfers import CallLost, TransferLost, Transfers, Watch, side_by_side
 from conf.border import one_line
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT
@@ -132,10 +132,12 @@ class Connection:
         admission: SiloAdmission | None = None,
         elsewhere: Callable[[str], bool] | None = None,
         options: Mapping[str, str | int] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """`authority` is the PEM of the only CA that is trusted; `options` are further gRPC channel
         options. Without an `admission` no client certificate is shown: a stock server asks for none.
-        `elsewhere` hears of an address that failed, and says whether to go on looking.
+        `elsewhere` hears of an address that failed, and says whether to go on looking; `watch` is
+        told of transfers that take long.
         """
         self._admission = admission
         self._certificate: bytes | None = None
@@ -155,7 +157,7 @@ class Connection:
         self._trusted = False  # a server that proved its identity has been reached
         self._node: NodeId | None = None
         self._beating: threading.Thread | None = None
-        self._transfers = Transfers(self._once)
+        self._transfers = Transfers(self._once, watch)
         self._in_parts = False  # whether the server has the calls for it, as it last said
         self._failures = 0  # of calls that were made once, one after another
         self._work: tuple[str, threading.Event] | None = None

@@ -177,6 +177,7 @@ def make_node(settings: NodeSettings) -> Node:
         # A stock server asks for no certificate, and nobody has signed one for it.
         admission=None if settings.foreign_runs else admission,
         elsewhere=server.failed,
+        watch=journal.note_transfer if journal is not None else None,
     )
     states = _states(settings, silo.name)
     record = LedgerRecord(settings.state) if settings.state else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from strategies.wire.objects import inflate_content
 
 log = logging.getLogger(__name__)
 
+TRANSFER: Final = "transfer.json"
+"""How the last transfer that took long goes on: `direction`, `left` (bytes, 0 when it is over),
+`rate` (bytes a second), `at` (seconds since 1970)."""
 LARGEST: Final = 16 * 2**30
 """Bytes of arrays that a kept file may have: more than any update that may travel."""
 _HEAD_BYTES = 64 * 2**20
@@ -85,6 +89,16 @@ class UpdateJournal:
         except (ValueError, TypeError, LookupError):
             # Damaged, so of no use to anybody, and of no run that can be named.
             return None
+
+    def note_transfer(self, direction: str, left: int, rate: float) -> None:
+        """Say in `TRANSFER` how a transfer that takes long goes on: a direction, bytes left, bytes a
+        second.
+        """
+        said = {"direction": direction, "left": left, "rate": round(rate), "at": time.time()}
+        try:
+            write_atomic(self._folder / TRANSFER, [json.dumps(said).encode()], mode=0o600)
+        except OSError as error:
+            log.info("how the transfer goes on could not be written: %s", error)
 
     def _write(
         self, name: str, what: dict[str, Any], root: str, contents: Mapping[str, bytes]

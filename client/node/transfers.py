@@ -50,11 +50,21 @@ KEPT_BYTES: Final = 2 * 2**30
 """Of the objects that are kept of the last large message."""
 LARGE: Final = 64 * 2**10
 """Bytes of a message from which on its objects take the place of those kept before."""
-TELL_SECONDS: Final = 30.0
+LOG_SECONDS: Final = 30.0
 """Between two lines of the log about a transfer that takes long."""
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+DOWN: Final = "down"
+UP: Final = "up"
+WORTH_TELLING: Final = 3.0
+"""Seconds that a transfer takes before somebody is told: most are over sooner."""
+WATCH_SECONDS: Final = 2.0
+"""Between two times that somebody is told of a transfer that takes long."""
+Watch = Callable[[str, int, float], None]
+"""Is told of a transfer that takes long: `DOWN` or `UP`, bytes left (0: it is over), bytes a second."""
 
 
 class CallLost(Exception):
@@ -205,14 +215,23 @@ class Gap:
 class Transfers:
     """What a connection receives and sends in parts."""
 
-    def __init__(self, once: Once) -> None:
+    def __init__(
+        self,
+        once: Once,
+        watch: Watch | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._once = once
+        self._clock = clock
+        self._watch = watch or (lambda direction, left, rate: None)
         self._down = Pace()
         self._up = Pace()
         self._arrivals = Arrivals()
         self._sent: dict[str, int] = {}
         """Of the objects that are being sent, how many bytes the server has said it has."""
-        self._told_at = 0.0
+        self._began = 0.0
+        self._logged_at = 0.0
+        self._watched_at = 0.0
 
     def pull(self, node: Any, run_id: int, ids: Sequence[str]) -> Pulled:
         """Return a message's objects; those of the last large message are not asked for again.
@@ -221,18 +240,18 @@ class Transfers:
         call. Raises WireError MDW-651.
         """
         self._arrivals.begin(ids)
-        self._told_at = time.monotonic()
+        self._begin()
         calls = 0
         all_asked = len(self._arrivals.missing(ids)) == len(ids)
         while gaps := self._arrivals.missing(ids):
             unknown = any(gap.size is None for gap in gaps)
+            left = sum(gap.bytes for gap in gaps)
             if not unknown:
                 self._arrivals.make_room(ids)
+                self._tell(DOWN, left, self._down)
             groups = _groups(gaps, self._down.bytes)
             if unknown or self._down.bytes < FAST:
                 groups = groups[:1]
-            left = sum(gap.bytes for gap in gaps)
-            self._tell("receiving", left, self._down)
 
             def one(group: list[Gap], left: int = left) -> Any:
                 return self._pull_group(node, run_id, group, left)
@@ -243,6 +262,7 @@ class Transfers:
                     if part.size == ABSENT:
                         raise TransferLost(f"object {part.object_id[:12]} is not there any more")
                     self._arrivals.add(part)
+        self._end(DOWN)
         return Pulled(self._arrivals.finish(ids), all_asked and calls == 1)
 
     def push_at_once(self, head: Any, run_id: int, contents: Mapping[str, bytes]) -> bool:
@@ -279,13 +299,13 @@ class Transfers:
         again. Raises TransferLost where it does not take one.
         """
         self._sent = {id: self._sent.get(id, 0) for id in ids}
-        self._told_at = time.monotonic()
+        self._begin()
         while gaps := self._unsent(contents):
             groups = _groups(gaps, self._up.bytes)
             if self._up.bytes < FAST:
                 groups = groups[:1]
             left = sum(gap.bytes for gap in gaps)
-            self._tell("sending", left, self._up)
+            self._tell(UP, left, self._up)
 
             def one(group: list[Gap], left: int = left) -> Any:
                 return self._push_group(node, run_id, session, contents, group, left)
@@ -295,6 +315,7 @@ class Transfers:
                     return False
                 for part in answer:
                     self._sent[part.object_id] = part.start
+        self._end(UP)
         self._sent = {}
         return True
 
@@ -308,14 +329,14 @@ class Transfers:
         parts = [Part(object_id=gap.id, start=gap.start) for gap in group]
         others = max(0, left - sum(gap.bytes for gap in group))
         request = PullPartsRequest(node=node, run_id=run_id, parts=parts, most=most, left=others)
-        began = time.monotonic()
+        began = self._clock()
         try:
             answer = self._once("PullParts", request, PART_DEADLINE)
         except CallLost as error:
             self._down.lost(error)
             return ()
         count = sum(len(part.content) for part in answer.parts)
-        self._down.carried(count, time.monotonic() - began)
+        self._down.carried(count, self._clock() - began)
         return answer.parts
 
     def _push_group(
@@ -338,22 +359,36 @@ class Transfers:
         request = PushPartsRequest(
             node=node, run_id=run_id, session_id=session, parts=parts, left=left - count
         )
-        began = time.monotonic()
+        began = self._clock()
         try:
             answer = self._once("PushParts", request, PART_DEADLINE)
         except CallLost as error:
             self._up.lost(error)
             return ()
-        self._up.carried(count, time.monotonic() - began)
+        self._up.carried(count, self._clock() - began)
         return answer.parts or UNKNOWN
 
-    def _tell(self, what: str, left: int, pace: Pace) -> None:
-        now = time.monotonic()
-        if now - self._told_at >= TELL_SECONDS:
-            self._told_at = now
+    def _begin(self) -> None:
+        self._began = self._clock()
+        self._logged_at = self._began
+        self._watched_at = self._began
+
+    def _tell(self, direction: str, left: int, pace: Pace) -> None:
+        """Tell of a transfer in progress, in the log and to whoever watches, now and then."""
+        now = self._clock()
+        if now - self._began >= WORTH_TELLING and now - self._watched_at >= WATCH_SECONDS:
+            self._watched_at = now
+            self._watch(direction, left, pace.rate)
+        if now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
+            what = "receiving" if direction == DOWN else "sending"
             log.info(
                 "%s: %.1f MB left, %.0f kB/s in the last call", what, left / 1e6, pace.rate / 1e3
             )
+
+    def _end(self, direction: str) -> None:
+        if self._watched_at > self._began:
+            self._watch(direction, 0, 0.0)
 
 
 UNKNOWN: Final = ("unknown",)

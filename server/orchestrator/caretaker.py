@@ -186,6 +186,7 @@ class Caretaker:
             "epoch": self.lease.epoch,
             "software": self.software,
             "named": self._named(),
+            "transfers": self.orchestrator.transfers(),
         }
         if now != self._status:
             self.store.replace(STATUS_FILE, json.dumps(now).encode())

@@ -331,8 +331,7 @@ class Fleet:
                 # reply has it too.
                 here = self.instructions.store.is_held_by(asked.reply_holder, id)
                 return PushObjectResponse(stored=here)
-            if self.instructions.uploaded_by(node) + size > self.limits.update_bytes:
-                refuse(context, "MDW-642", f"More than {self.limits.update_bytes} bytes in flight.")
+            self.check_room(node, size, context)
             # Counted before it is stored, so that two calls at once can't both pass the limit.
             upload.bytes += size
         stored = self.instructions.store.put(id, request.object_content)
@@ -353,6 +352,14 @@ class Fleet:
         if node not in access.nodes:
             refuse(context, "MDW-645", f"Run {run_id} does not name this silo.")
         return access
+
+    def check_room(self, node: int, size: int, context: grpc.ServicerContext) -> None:
+        """Refuse a call that brings more bytes than a node's replies may have; the caller holds the
+        lock.
+        """
+        most = min(self.limits.update_bytes, self.instructions.may_upload(node))
+        if self.instructions.uploaded_by(node) + size > most:
+            refuse(context, "MDW-642", f"More than {most} bytes in flight.")
 
     # Inside
 

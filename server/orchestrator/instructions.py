@@ -76,6 +76,12 @@ WITH_ITS_NODE: Final = frozenset({State.DELIVERED, State.ARRIVED, State.UPLOADIN
 """A node was given the instruction and has not answered it."""
 OBJECT_BYTES: Final = 8 * 2**20
 """Of the largest object: a chunk is 5 MiB; other records are one object each."""
+REPLY_TIMES: Final = 4
+"""A reply's bytes for each of its instruction's: what an algorithm sends beside the model, or in
+another element type, is once or twice as much.
+"""
+REPLY_BYTES: Final = 64 * 2**20
+"""Of a reply beside that: an instruction may be a mere question."""
 SET_ASIDE_BYTES: Final = 4 * 2**30
 """Of all interrupted replies together; beyond them the oldest is let go, and is sent anew."""
 
@@ -103,6 +109,8 @@ class PendingInstruction:
     """With its content, so that it can be delivered again."""
     tree: ObjectTree
     silo: str
+    bytes: int = 0
+    """Of its objects."""
     state: State = State.ASKED
     upload: Upload | None = None
     error: Error | None = None
@@ -194,6 +202,7 @@ class Instructions:
             tree = get_object_tree(message)
         asked = PendingInstruction(id, message, tree, silo)
         self._put_objects(asked)
+        asked.bytes = self.store.size_of(asked.id)
         return asked
 
     def enqueue(self, asked: PendingInstruction) -> PendingInstruction:
@@ -296,6 +305,12 @@ class Instructions:
     def uploaded_by(self, node: int) -> int:
         """Return the bytes that a node has sent for all its pending instructions."""
         return sum(one.upload.bytes for one in self.of(node) if one.upload is not None)
+
+    def may_upload(self, node: int) -> int:
+        """Return the bytes that a node's replies may have, by what it was asked: one key can't fill
+        this machine's memory with an answer to a small model.
+        """
+        return sum(REPLY_TIMES * one.bytes + REPLY_BYTES for one in self.of(node))
 
     def unanswered(self, node: int) -> list[PendingInstruction]:
         """Return what a node was given and has not answered."""

@@ -118,9 +118,7 @@ class PartCalls:
                 if id not in instructions.store.ids_of(asked.reply_holder):
                     refuse(context, "MDW-644", "A part of an object that the reply does not have.")
                 return int(part.size)
-            most = self._fleet.limits.update_bytes
-            if instructions.uploaded_by(asked.node) + len(part.content) > most:
-                refuse(context, "MDW-642", f"More than {most} bytes in flight.")
+            self._fleet.check_room(asked.node, len(part.content), context)
             # Counted before it is stored, so that two calls at once can't both pass the limit.
             upload.bytes += len(part.content)
         try:

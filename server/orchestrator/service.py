@@ -164,6 +164,12 @@ class Orchestrator:
         nodes = self._fleet.nodes
         return sorted({entry.silo for entry in nodes.entries() if nodes.is_online(entry.id)})
 
+    def transfers(self) -> dict[str, dict[str, int | str]]:
+        """Return how transfers that take long go on, by silo (`TransferProgress.told`)."""
+        told = self._fleet.progress.told(time.monotonic())
+        entries = [(self._fleet.nodes.get(node), how) for node, how in sorted(told.items())]
+        return {entry.silo: how for entry, how in entries if entry is not None}
+
     def twins(self) -> list[str]:
         """Return the names of the silos whose key two processes use at this time."""
         entries = [self._fleet.nodes.get(node) for node in self._fleet.twins.nodes()]

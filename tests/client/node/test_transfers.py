@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -323,6 +324,30 @@ def test_what_is_left_is_told_with_each_call() -> None:
     assert push(Transfers(server.once), contents)
     assert [request.left for request in server.requests][-1] == 0
     assert server.requests[0].left == 1_000_000 - FIRST_BYTES
+
+
+def test_a_transfer_that_takes_long_is_told_now_and_then_and_at_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seconds = itertools.count(0.0, 4.0)
+    caplog.set_level("INFO")
+    told: list[tuple[str, int, float]] = []
+    contents = named(random_bytes(3_000_000))
+    node = Transfers(Server(contents).once, lambda *said: told.append(said), lambda: next(seconds))
+    assert pull(node, contents) == contents
+    assert push(node, contents)
+    down = [left for direction, left, _ in told if direction == transfers.DOWN]
+    up = [left for direction, left, _ in told if direction == transfers.UP]
+    for lefts in (down, up):
+        assert len(lefts) > 3 and lefts == sorted(lefts, reverse=True) and lefts[-1] == 0
+    assert "receiving: " in caplog.text and "sending: " in caplog.text
+
+
+def test_a_quick_transfer_is_told_to_nobody() -> None:
+    contents = named(random_bytes(3_000_000))
+    told: list[object] = []
+    assert push(Transfers(Server().once, lambda *said: told.append(said)), contents)
+    assert told == []
 
 
 def test_a_gap_of_unknown_size_has_no_bytes_yet() -> None:

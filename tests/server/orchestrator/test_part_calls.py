@@ -345,6 +345,22 @@ def test_more_than_one_key_may_have_in_flight_is_refused_in_parts_too(scene: Par
     assert "MDW-642" in scene.one.refused("PushParts", again)
 
 
+def test_an_answer_may_not_be_many_times_what_was_asked(
+    scene: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.orchestrator.instructions.REPLY_BYTES", 1000)
+    ids = scene.grid.push_messages(ask(scene.grid, 1, model(100)))
+    head, _ = scene.one.work()
+    assert head.metadata.message_id in ids
+    reply = update(head, SIZE)
+    taken, contents = scene.one.begin(reply)
+    lie = part(largest(contents), contents[largest(contents)])
+    assert "MDW-642" in scene.one.refused(
+        "PushParts", scene.one.sending(reply, taken.session_id, lie)
+    )
+    assert all(scene.one.answer(update(head, 200))), "another answer is taken"
+
+
 def test_another_key_can_t_read_continue_or_claim_what_a_vanished_node_has_sent(
     scene: Parts,
 ) -> None:
@@ -387,3 +403,5 @@ def test_what_a_silo_receives_is_told_with_rate_and_rest(scene: Parts) -> None:
     scene.one.parts(head, Part(object_id=id, start=1000), most=1000)
     told = progress.told(began + 10.0)[scene.one.node.node_id]
     assert told["direction"] == "down" and told["left"] == len(whole[id]) - 2000
+    progress._of[scene.one.node.node_id].began -= 10.0
+    assert scene.orchestrator.transfers()["silo-1"]["direction"] == "down"
