@@ -41,6 +41,7 @@ from tests.security.caller import Caller
 
 BEAT_SECONDS = 0.5
 DEADLINE = 5.0
+PULL = "/flwr.proto.Fleet/PullMessages"
 KINDS = ("mute", "half a handshake", "headers only", "garbage")
 # The head of a TLS record of 512 bytes, and half of what it announces.
 HALF = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(256)
@@ -78,11 +79,11 @@ class Beats:
 
     def _beat(self) -> None:
         request = SendNodeHeartbeatRequest(node=self._caller.node, heartbeat_interval=10)
-        call = self._caller.stub["SendNodeHeartbeat"]
+        call = self._caller.own_stub["SendNodeHeartbeat"]
         while not self._ended.wait(BEAT_SECONDS):
             started = time.monotonic()
             try:
-                call(request, timeout=DEADLINE, metadata=self._caller.headers())
+                call(request, timeout=DEADLINE)
             except grpc.RpcError:
                 self.lost += 1
             else:
@@ -137,7 +138,7 @@ def one_stranger(host: str, port: int, kind: str) -> socket.socket:
 def insider(federation: Federation, address: str, silo: str) -> Iterator[None]:
     """An admitted silo that keeps 200 calls open whose bodies never come, and opens ended ones anew."""
     caller = Caller.silo(federation, address, silo)
-    call = caller.channel.stream_unary("/flwr.proto.Fleet/PullMessages")
+    call = caller.channel.stream_unary(PULL)
     ended = threading.Event()
 
     def never() -> Iterator[bytes]:
@@ -149,7 +150,7 @@ def insider(federation: Federation, address: str, silo: str) -> Iterator[None]:
         while not ended.wait(0.02):
             hung = [one for one in hung if not one.done()]
             for _ in range(min(4, 200 - len(hung))):
-                hung.append(call.future(never(), metadata=caller.headers()))
+                hung.append(call.future(never(), metadata=caller.signed(PULL)))
 
     thread = threading.Thread(target=keep, daemon=True)
     thread.start()

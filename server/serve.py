@@ -155,6 +155,7 @@ def _orchestrator(
         stock_address=where.stock_listen,
         stock_grpc_address=where.stock_grpc_listen,
         relays=where.relays,
+        federation=conf.federation.name,
     )
     for pem, silo in keys.items():  # a silo may have two while its key is changed
         orchestrator.admit_key(silo, pem)

@@ -14,6 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
+from azureml_jobs.identity.signed_admission import read_admission
+from client.node.call_signer import CallSigner
+
 LONGEST_BACKOFF: Final = 5.0
 """Seconds between two tries to reach the server, at most."""
 
@@ -24,7 +27,8 @@ def now() -> datetime:
 
 
 class Signer(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpc ships no types
-    """Adds to each call who makes it: the key, the time, and the key's signature of the time.
+    """Adds to each call to a stock server who makes it: the key, the time, and the key's signature
+    of the time.
 
     The three headers are those of Flower's own nodes: `flwr-public-key-bin` (PEM), `flwr-timestamp`
     (ISO 8601), `flwr-signature-bin` (ECDSA with SHA-256 over the timestamp).
@@ -82,8 +86,13 @@ def signed_channel(
     }
     private = _pkcs8(key) if certificate is not None else None
     credentials = grpc.ssl_channel_credentials(authority, private, certificate)
+    signer: grpc.UnaryUnaryClientInterceptor = Signer(key)
+    if certificate is not None:
+        # By what the CA has signed, and not by what a server says, a silo knows its federation.
+        federation = read_admission(certificate, "the silo's admission").federation
+        signer = CallSigner(key, federation, authority)
     channel = grpc.secure_channel(address, credentials, options=list(options.items()))
-    return grpc.intercept_channel(channel, Signer(key))
+    return grpc.intercept_channel(channel, signer)
 
 
 def _pkcs8(key: ec.EllipticCurvePrivateKey) -> bytes:

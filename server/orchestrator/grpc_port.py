@@ -25,6 +25,7 @@ from server.orchestrator.calls_in_flight import CALLS_PER_KEY, CallsInFlight
 from server.orchestrator.fleet import Fleet
 from server.orchestrator.identity import Keys
 from server.orchestrator.interceptor import IdentityInterceptor
+from server.orchestrator.own_calls import OwnCalls
 from server.orchestrator.part_calls import PartCalls, add_part_calls
 from server.orchestrator.strangers import Strangers, Watch
 from strategies.wire.fleet_calls import add_fleet
@@ -57,24 +58,29 @@ class GrpcPort:
         fleet: Fleet,
         keys: Keys,
         *,
-        certified: bool = True,
+        federation: str | None = None,
         relays: Collection[str] = (),
     ) -> None:
-        """`address` is host:port (port 0: any free one). `certified`: only who has a client
-        certificate of the CA gets through the handshake. `relays` are addresses or networks that
+        """`address` is host:port (port 0: any free one). With a `federation` only who has a
+        client certificate of the CA gets through the handshake, and each call is signed for that
+        federation; without, calls are signed in Flower's way. `relays` are addresses or networks that
         carry many silos, whose connections are ended last.
         """
         self._asked = address
         self._credentials = credentials
         self._fleet = fleet
-        self._certified = certified
+        self._certified = federation is not None
         self._relays = relays
         self._calls = CallsInFlight()
         self._strangers: Strangers | None = None
         self._watch: Watch | None = None
         self.threads = CallThreads(self._needed_threads(), "fleet")
+        own = None
+        if federation is not None:
+            _check_pair(credentials)
+            own = OwnCalls(federation, credentials.certificate, keys.challenges)
         self.interceptor = IdentityInterceptor(
-            keys, certified=certified, calls=self._calls, called=self._called
+            keys, own=own, calls=self._calls, called=self._called
         )
         self._server: grpc.Server | None = None
         self.address = address

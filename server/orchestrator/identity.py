@@ -16,7 +16,7 @@ key which is revoked, or admitted again, is so at once on connections that are o
     MDW-742 headers missing or malformed      MDW-743 a key that is not admitted     MDW-744 a key that was revoked
     MDW-745 a wrong signature                 MDW-746 the silo's clock is wrong      MDW-747 a signature used before
     MDW-748 another node's id or key          MDW-749 too many calls of one key      MDW-753 another Flower
-    MDW-717 an admission that has expired     MDW-718 another key than that of the certificate
+    MDW-717 an admission that has expired
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from flwr.supercore.primitives.asymmetric import (
 from azureml_jobs.identity.node_key import fingerprint as key_fingerprint
 from conf.errors import IdentityError
 from conf.flower_version import supports
+from server.orchestrator.challenges import Challenges
 from server.orchestrator.nodes import node_id_of
 from server.orchestrator.refusals import OtherVersion, Refusal, SignedTooEarly
 from strategies.wire.release import release_of
@@ -85,6 +86,7 @@ class Keys:
     def __init__(self, clock: Clock = time.time) -> None:
         self._clock = clock
         self._started = clock()
+        self.challenges = Challenges()
         self._lock = threading.Lock()
         self._admitted: dict[bytes, tuple[str, ec.EllipticCurvePublicKey]] = {}
         self._shut_out: dict[bytes, bool] = {}  # whether it has expired; else it was revoked
@@ -105,6 +107,7 @@ class Keys:
             self._admitted.pop(pem, None)
             self._shut_out[pem] = expired
             self._used.pop(pem, None)
+        self.challenges.forget(pem)
 
     def check_admitted(self, pem: bytes) -> None:
         """Raise Refusal unless a key is admitted: MDW-717 or 744 where it was once, else 743."""
@@ -128,6 +131,16 @@ class Keys:
         with self._lock:
             known = self._admitted.get(pem)
         return known[0] if known else None
+
+    def public(self, pem: bytes) -> ec.EllipticCurvePublicKey:
+        """Return an admitted key; raises Refusal as `check_admitted`."""
+        self.check_admitted(pem)
+        with self._lock:
+            known = self._admitted.get(pem)
+        if known is None:
+            # Shut out between the two looks.
+            raise Refusal("MDW-744", f"The key {fingerprint(pem)} was revoked.")
+        return known[1]
 
     def check(self, headers: dict[str, bytes | str]) -> bytes:
         """Return the key that signed a call just now and for the first time; raises Refusal."""

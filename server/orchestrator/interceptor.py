@@ -22,10 +22,11 @@ from server.orchestrator.identity import (
     Keys,
     check_node,
     check_version,
-    fingerprint,
 )
+from server.orchestrator.own_calls import OwnCalls, SignedHeaders
 from server.orchestrator.refusals import (
     LateBody,
+    NeedsChallenge,
     NotAMessage,
     Refusal,
     SparseLog,
@@ -42,11 +43,13 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
         self,
         keys: Keys,
         *,
-        certified: bool = True,
+        own: OwnCalls | None = None,
         calls: CallsInFlight | None = None,
         called: Callable[[str], None] | None = None,
     ) -> None:
-        """`certified`: each connection has a client certificate, and its key has to be the call's.
+        """With `own` the port is that of Meadow's own nodes: each connection has a client
+        certificate, whose key signs each call for this server. Without, calls are signed in
+        Flower's way.
 
         `calls` counts what each key has in flight; `called` is told the peer (gRPC's name of it) of
         each call that is let in.
@@ -54,7 +57,8 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
         self._keys = keys
         self._calls = calls or CallsInFlight()
         self._called = called
-        self._certificates = CertifiedKeys() if certified else None
+        self._own = own
+        self._certificates = CertifiedKeys()
         self._log = SparseLog()
 
     def intercept_service(
@@ -78,7 +82,7 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
             # Now: gRPC does not name the peer of a call that has ended.
             peer = context.peer()
             try:
-                pem = self._caller(metadata, context)
+                pem, signed = self._caller(metadata, context)
                 silo = self._keys.silo(pem) or "a silo"
                 if not self._calls.enter(pem):
                     raise TooManyCalls(silo)
@@ -86,12 +90,20 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
                 if self._called is not None:
                     self._called(peer)
                 with self._calls.body(context, seconds):
-                    request = _request(bodies, inner.request_deserializer, silo, seconds)
+                    body = _body(bodies, silo, seconds)
+                if self._own is not None and signed is not None:
+                    public = self._keys.public(pem)
+                    self._own.check(signed, details.method, body, pem, public, silo)
+                request = _parsed(body, inner.request_deserializer)
                 check_node(request, pem)
                 check_version(metadata, silo)
                 return inner.unary_unary(request, context)
             except Refusal as refusal:
-                self._log.refused(refusal, peer, details.method)
+                # A challenge is how each connection begins, and no news.
+                if not isinstance(refusal, NeedsChallenge):
+                    self._log.refused(refusal, peer, details.method)
+                if refusal.trailing:
+                    context.set_trailing_metadata(refusal.trailing)
                 context.abort(*refusal.answer())
             finally:
                 if entered:
@@ -103,22 +115,21 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
             response_serializer=inner.response_serializer,
         )
 
-    def _caller(self, metadata: Sequence[tuple[str, Any]], context: grpc.ServicerContext) -> bytes:
-        """Return the key of a call, once its headers and its connection prove it; raises Refusal."""
-        certified = None
-        if self._certificates is not None:
-            certified = self._certificates.key_of(context)
-            # First of all: who is not admitted any more is told that, whatever the headers hold.
-            self._keys.check_admitted(certified)
-        _single(metadata)
-        pem = self._keys.check(dict(metadata))
-        if certified is not None and pem != certified:
-            raise Refusal(
-                "MDW-718",
-                f"The call's key {fingerprint(pem)} is not that of the connection's certificate,"
-                f" {fingerprint(certified)}.",
-            )
-        return pem
+    def _caller(
+        self, metadata: Sequence[tuple[str, Any]], context: grpc.ServicerContext
+    ) -> tuple[bytes, SignedHeaders | None]:
+        """Return the key of a call, and for one of our own nodes what is to be compared with its
+        body.
+
+        Raises Refusal. First of all who is not admitted any more is told that, whatever the headers
+        hold.
+        """
+        if self._own is None:
+            _single(metadata)
+            return self._keys.check(dict(metadata)), None
+        certified = self._certificates.key_of(context)
+        self._keys.check_admitted(certified)
+        return certified, self._own.begin(metadata, certified)
 
 
 class CertifiedKeys:
@@ -153,19 +164,19 @@ class CertifiedKeys:
         return pem
 
 
-def _request(
-    bodies: Iterator[bytes], deserializer: Callable[[bytes], Any], silo: str, seconds: float
-) -> Any:
-    """Return the one request of a call.
-
-    Raises Refusal MDW-644 where there is none, or no message, and MDW-719 where it did not come in
-    time.
-    """
+def _body(bodies: Iterator[bytes], silo: str, seconds: float) -> bytes:
+    """Return the one body of a call; raises Refusal MDW-719 where it did not come in time."""
     try:
-        return deserializer(next(bodies))
+        return next(bodies)
     except (grpc.RpcError, StopIteration):
         # The call was ended, by the caller or because its body was late; or it has no body.
         raise LateBody(silo, seconds) from None
+
+
+def _parsed(body: bytes, deserializer: Callable[[bytes], Any]) -> Any:
+    """Return the message in a body; raises Refusal MDW-644 where there is none."""
+    try:
+        return deserializer(body)
     except DecodeError:
         raise NotAMessage("The body of the call is not a message.") from None
 

@@ -12,6 +12,7 @@ from collections import OrderedDict
 import grpc
 
 from conf.flower_version import REQUIREMENT
+from strategies.wire.headers import CALL_CHALLENGE, CALL_SERVER, CALL_TIME, NEEDS_CHALLENGE
 from strategies.wire.release import our_version, refusal
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,9 @@ class Refusal(Exception):
 
     def __init__(self, code: str, why: str) -> None:
         super().__init__(f"{code}: {why}")
-        self.code, self.why = code, why
+        self.code = code
+        self.why = why
+        self.trailing: tuple[tuple[str, str | bytes], ...] = ()
 
     def answer(self) -> tuple[grpc.StatusCode, str]:
         """Return the status and the details of the call's answer."""
@@ -61,6 +64,18 @@ class OtherVersion(Refusal):
     def answer(self) -> tuple[grpc.StatusCode, str]:
         """See `Refusal`."""
         return grpc.StatusCode.FAILED_PRECONDITION, refusal(str(self))
+
+
+class NeedsChallenge(Refusal):
+    """A call that answers no challenge of this server's; it brings one, and is no fault."""
+
+    def __init__(self, challenge: bytes, certificate: bytes, now: float) -> None:
+        super().__init__(NEEDS_CHALLENGE, "Sign the call for the challenge that comes with this.")
+        self.trailing = (
+            (CALL_CHALLENGE, challenge),
+            (CALL_SERVER, certificate),
+            (CALL_TIME, f"{now:.0f}"),
+        )
 
 
 class NotAMessage(Refusal):

@@ -59,6 +59,7 @@ class Orchestrator:
         stock_address: str | None = None,
         stock_grpc_address: str | None = None,
         relays: Collection[str] = (),
+        federation: str = "federation",
     ) -> None:
         """`address` is host:port (port 0: any free one); `keys` are public keys by silo, PEM or
         OpenSSH.
@@ -66,7 +67,8 @@ class Orchestrator:
         At `stock_address` Flower's own nodes of 1.40 and later are served over HTTPS, at
         `stock_grpc_address` those of 1.39 over gRPC; None: not at all.
 
-        `relays` are addresses or networks that carry many silos: see `strangers`.
+        `relays` are addresses or networks that carry many silos: see `strangers`. `federation` is
+        the name to which the CA admits silos; each of their calls is signed for it.
 
         Raises IdentityError MDW-740 for a key that can't be used.
         """
@@ -79,7 +81,9 @@ class Orchestrator:
         self._fleet = Fleet(self._limits, self.clock)
         self._keys = Keys()
         self._credentials = credentials
-        self._port = GrpcPort(address, credentials, self._fleet, self._keys, relays=relays)
+        self._port = GrpcPort(
+            address, credentials, self._fleet, self._keys, federation=federation, relays=relays
+        )
         self._stock_grpc: GrpcPort | None = None
         self._listening = False
         self._run: OpenRun | None = None
@@ -119,7 +123,6 @@ class Orchestrator:
                 self._credentials,
                 self._fleet,
                 self._keys,
-                certified=False,
             )
             self._stock_grpc.start()
             self.stock_grpc_address = self._stock_grpc.address

@@ -75,6 +75,11 @@ FLEET_CALLS: Final[Mapping[str, FleetCall]] = {
 }
 
 
+def as_bytes(message: Message | bytes) -> bytes:
+    """Return a message as it travels; it is that already where its bytes were signed."""
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
 class FleetStub:
     """The calls on one channel, by name; those of `transfer_calls` too, which only Meadow's own
     servers have.
@@ -84,14 +89,14 @@ class FleetStub:
         self._calls = {
             name: channel.unary_unary(
                 f"/{SERVICE}/{name}",
-                request_serializer=call.request.SerializeToString,
+                request_serializer=as_bytes,
                 response_deserializer=call.response.FromString,
             )
             for name, call in FLEET_CALLS.items()
         } | {
             name: channel.unary_unary(
                 f"/{transfer_calls.SERVICE}/{name}",
-                request_serializer=request.SerializeToString,
+                request_serializer=as_bytes,
                 response_deserializer=response.FromString,
             )
             for name, (request, response) in transfer_calls.TRANSFER_CALLS.items()

@@ -32,3 +32,14 @@ any more (seconds since 1970); sent when that is near."""
 PARTS_HEADER: Final = "meadow-parts"
 """Trailing header of an answer to a question for work: this server has the calls of
 `strategies.wire.transfer_calls`."""
+CALL_CHALLENGE: Final = "meadow-challenge-bin"
+CALL_NUMBER: Final = "meadow-call"
+CALL_TIME: Final = "meadow-time"
+CALL_SIGNATURE: Final = "meadow-signature"
+"""Headers of each call of Meadow's own nodes to Meadow's orchestrator: which challenge it answers,
+the number of the call, the node's clock (seconds since 1970), and the signature of all of it
+(`azureml_jobs.identity.call_signature`). The first and the third stand in a challenge, too."""
+CALL_SERVER: Final = "meadow-server-bin"
+"""Trailing header of a challenge: the server's certificate, in PEM."""
+NEEDS_CHALLENGE: Final = "MDW-760"
+"""With this begins the refusal that brings a challenge."""

@@ -63,8 +63,8 @@ class Federation:
         """The client certificate over a silo's key, or over the key in a line."""
         now = time.time()
         public = line or self.public[silo].decode()
-        admission = Admission("test", silo, public, now, now + days * 86400)
-        return AdmissionAuthority(self.secrets, "test").sign(admission)
+        admission = Admission("federation", silo, public, now, now + days * 86400)
+        return AdmissionAuthority(self.secrets, "federation").sign(admission)
 
     def admission_file(self, silo: str) -> Path:
         """A file with the client certificate over a silo's key."""

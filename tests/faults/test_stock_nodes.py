@@ -58,7 +58,7 @@ def served(tmp_path: Path, *asked: str) -> tuple[subprocess.CompletedProcess[str
         for name in federation.secrets.list():
             secrets.set(name, federation.secrets.get(name))
     store = store_in(folder)
-    keys = AdmittedKeys(store, time.time, AdmissionAuthority(secrets, "test"))
+    keys = AdmittedKeys(store, time.time, AdmissionAuthority(secrets, "federation"))
     keys.admit("silo-1", federation.public["silo-1"].decode())
     RunQueue(store).submit("a", compose([*overrides, *asked]))
     command = [sys.executable, "-m", "azureml_jobs.cli.main", "serve", *overrides]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+from collections.abc import Sequence
 from typing import Any, Self
 
 import grpc
@@ -13,7 +15,9 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
+from azureml_jobs.identity.call_signature import body_digest
 from azureml_jobs.identity.node_key import load_node_key, public_line
+from client.node.call_signer import CallSigner
 from server.orchestrator.nodes import node_id_of
 from strategies.wire.fleet_calls import FleetStub
 from tests.faults.federation import Federation
@@ -51,6 +55,7 @@ class Caller:
         self.node = Node(node_id=node_id_of(self.pem))
         private, shown = certificate or certified(federation, key)
         self.address = address
+        self.signer = CallSigner(key, "federation", federation.authority)
         self.reopen(grpc.ssl_channel_credentials(federation.authority, private, shown))
 
     def reopen(self, credentials: grpc.ChannelCredentials) -> None:
@@ -58,7 +63,11 @@ class Caller:
         self.channel = grpc.secure_channel(
             self.address, credentials, options=[("grpc.use_local_subchannel_pool", 1)]
         )
+        self._stubs()
+
+    def _stubs(self) -> None:
         self.stub = FleetStub(self.channel)
+        self.own_stub = FleetStub(grpc.intercept_channel(self.channel, self.signer))
 
     @classmethod
     def silo(cls, federation: Federation, address: str, name: str) -> Self:
@@ -75,9 +84,23 @@ class Caller:
         names = {"key": PUBLIC_KEY_HEADER, "time": TIMESTAMP_HEADER, "signature": SIGNATURE_HEADER}
         return [(names[name], value) for name, value in values.items() if value is not None]
 
-    def call(self, name: str, request: Any, headers: Headers | None = None) -> Any:
-        metadata = self.headers() if headers is None else headers
-        return self.stub[name](request, timeout=20, metadata=metadata)
+    def signed(self, method: str, body: bytes = b"") -> Headers:
+        """Return the headers of a call of Meadow's own node, for a challenge that is asked for now."""
+        with contextlib.suppress(grpc.RpcError):
+            self.call("PullMessages", PullMessagesRequest(node=Node(node_id=1)))
+        return list(self.signer._headers(method, body_digest(body)))
+
+    def call(
+        self,
+        name: str,
+        request: Any,
+        headers: Headers | None = None,
+        extra: Sequence[tuple[str, Any]] = (),
+    ) -> Any:
+        """Make a call, signed as Meadow's own node does it, or with exactly these headers."""
+        if headers is not None:
+            return self.stub[name](request, timeout=20, metadata=headers)
+        return self.own_stub[name](request, timeout=20, metadata=extra)
 
     def refused(self, name: str, request: Any, headers: Headers | None = None) -> str:
         """Make a call that must fail, and return its status and details."""
@@ -89,3 +112,25 @@ class Caller:
 
     def knock(self, headers: Headers) -> str:
         return self.refused("PullMessages", PullMessagesRequest(node=self.node), headers)
+
+
+class FlowerCaller(Caller):
+    """A caller in the way of Flower's own nodes, at the port that is theirs: without a certificate,
+    and with a signature of the time.
+    """
+
+    def __init__(
+        self, federation: Federation, address: str, key: ec.EllipticCurvePrivateKey
+    ) -> None:
+        super().__init__(federation, address, key)
+        self.reopen(grpc.ssl_channel_credentials(federation.authority))
+
+    def call(
+        self,
+        name: str,
+        request: Any,
+        headers: Headers | None = None,
+        extra: Sequence[tuple[str, Any]] = (),
+    ) -> Any:
+        metadata = self.headers() if headers is None else headers
+        return super().call(name, request, [*metadata, *extra])

@@ -81,7 +81,7 @@ def test_one_silo_s_certificate_does_not_carry_another_silo_s_calls(door: Door) 
     mixed = Caller(
         door.federation, door.address, victim.key, certified(door.federation, insider.key)
     )
-    assert door.beat(mixed).startswith("UNAUTHENTICATED MDW-718: ")
+    assert door.beat(mixed).startswith("UNAUTHENTICATED MDW-745: ")
     assert door.beat(victim) == "let in"
 
 

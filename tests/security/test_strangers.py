@@ -46,7 +46,7 @@ def test_a_silo_whose_bodies_never_come_costs_another_silo_no_call(
         honest = Caller.silo(federation, orchestrator.address, "silo-1")
         beat(honest)
         call = liar.channel.stream_unary(PULL)
-        hung = [call.future(never(), metadata=liar.headers()) for _ in range(70)]
+        hung = [call.future(never(), metadata=liar.signed(PULL)) for _ in range(70)]
         until(lambda: sum(one.done() for one in hung) >= 70 - 2 * CALLS_PER_KEY - 32, 20)
         assert max(beat(honest) for _ in range(20)) < 5.0
         # Each of them ends: beyond its share at once, within it when its body is late.

@@ -54,7 +54,7 @@ class Place:
         make_ca(self.secrets, "test", datetime.now(UTC))
         self.store = store_in(self.folder)
         self.queue = RunQueue(self.store)
-        authority = AdmissionAuthority(self.secrets, "test")
+        authority = AdmissionAuthority(self.secrets, "federation")
         self.keys = AdmittedKeys(self.store, time.time, authority)
         self.rendezvous = FolderRendezvous(self.folder.rendezvous)
 

@@ -46,7 +46,7 @@ def test_the_server_and_that_silo_say_once_that_a_key_and_the_ca_will_end(
     caplog.set_level(logging.INFO)
     federation = Federation(tmp_path, silos=2, made=datetime.now(UTC) - timedelta(days=3650 - 20))
     store, credentials = FolderStore(tmp_path / "store"), federation.credentials()
-    authority = AdmissionAuthority(federation.secrets, "test")
+    authority = AdmissionAuthority(federation.secrets, "federation")
     long_ago = AdmittedKeys(store, lambda: time.time() - 360 * DAY, authority)
     long_ago.admit("silo-1", federation.public["silo-1"].decode())
     keys = AdmittedKeys(store, time.time, authority)

@@ -48,17 +48,15 @@ class Silo(Caller):
         self.call("ActivateNode", ActivateNodeRequest(public_key=self.pem, heartbeat_interval=10))
 
     def work(self, own: bool = True) -> tuple[Message, ObjectTree]:
-        headers = [*self.headers(), *([(NODE_HEADER, "1")] if own else [])]
-        answer = self.call("PullMessages", PullMessagesRequest(node=self.node), headers)
+        extra = [(NODE_HEADER, "1")] if own else []
+        answer = self.call("PullMessages", PullMessagesRequest(node=self.node), extra=extra)
         return message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
 
     def has_work(self) -> bool:
         """Ask once, as a process of Meadow's does that has just started."""
         self.activate()
-        headers = [*self.headers(), (NODE_HEADER, "1")]
-        return bool(
-            self.call("PullMessages", PullMessagesRequest(node=self.node), headers).messages_list
-        )
+        request = PullMessagesRequest(node=self.node)
+        return bool(self.call("PullMessages", request, extra=[(NODE_HEADER, "1")]).messages_list)
 
     def confirm(self, head: Message) -> None:
         m = head.metadata

@@ -49,7 +49,7 @@ class OneSilo:
         secrets = FolderSecrets(self.folder.keys)
         make_ca(secrets, "test", datetime.now(UTC))
         store = store_in(self.folder)
-        keys = AdmittedKeys(store, time.time, AdmissionAuthority(secrets, "test"))
+        keys = AdmittedKeys(store, time.time, AdmissionAuthority(secrets, "federation"))
         keys.admit("silo-1", make_node_key(secrets, "silo-1"))
         self.ca = path / "ca.pem"
         self.ca.write_bytes(secrets.get(CA_CERTIFICATE))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import grpc
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 
 from tests.faults.federation import Federation
-from tests.security.caller import Caller
+from tests.security.caller import FlowerCaller
 
 
 def test_the_port_of_flower_s_own_nodes_asks_for_no_certificate_and_checks_each_call(
@@ -17,8 +16,7 @@ def test_the_port_of_flower_s_own_nodes_asks_for_no_certificate_and_checks_each_
     federation = Federation(tmp_path, silos=1)
     with federation.orchestrator(stock_grpc="127.0.0.1:0") as orchestrator:
         assert orchestrator.stock_grpc_address not in (None, "127.0.0.1:0")
-        caller = Caller.silo(federation, str(orchestrator.stock_grpc_address), "silo-1")
-        caller.reopen(grpc.ssl_channel_credentials(federation.authority))
+        caller = FlowerCaller.silo(federation, str(orchestrator.stock_grpc_address), "silo-1")
         beat = SendNodeHeartbeatRequest(node=caller.node, heartbeat_interval=10)
         assert caller.call("SendNodeHeartbeat", beat).success
         assert "MDW-742" in caller.refused("SendNodeHeartbeat", beat, [])
