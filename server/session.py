@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from azureml_jobs.identity.signatures import HeadSigner
@@ -16,8 +15,6 @@ from azureml_jobs.storage.base import Store
 from azureml_jobs.storage.folder_store import FolderStore
 from client.tasks import task_of
 from conf.errors import (
-    CheckpointError,
-    ConfigError,
     DataError,
     Interrupted,
     MeadowError,
@@ -33,17 +30,15 @@ from server.observers.webhook import webhook, webhook_address
 from server.report.overview import Overview, overview
 from server.round.choice import choice_of
 from server.round.error_text import reasons_of
+from server.run.beginning import commands, first_result, new_run, resumed_run, stored_result
 from server.run.checkpoint import Checkpoints, Kept, RunState
-from server.run.environment import environment
 from server.run.history import FILE as HISTORY
-from server.run.history import SEGMENTS, History, read_history
+from server.run.history import History, read_history
 from server.run.ledger import AdmissionOf, Ledger
 from server.run.result import FinalTest, RoundRecord, RunResult
-from server.run.run_folder import RunFolder, find
+from server.run.run_folder import RunFolder
 from server.run.silo_states import SiloStates
 from server.run.verdict import FILE
-from server.scoring.evaluation import first_weights
-from strategies.wire import run_config
 from strategies.wire.digests import arrays_digest
 from strategies.wire.receipts import SignedAnchor
 
@@ -211,12 +206,12 @@ def _open(
     webhook_address(conf.tracking)
     choice_of(conf.run, task_of(conf.task))
     if conf.run.resume:
-        folder, state = _resumed_run(conf, store)
+        folder, state = resumed_run(conf, store)
     else:
-        folder, state = _new_run(conf, command, store)
-    before = _stored(folder)
-    result = _first_result(conf, members, mode, folder, before)
-    result.command = _commands(before, command)
+        folder, state = new_run(conf, command, store)
+    before = stored_result(folder)
+    result = first_result(conf, members, mode, folder, before)
+    result.command = commands(before, command)
     # MLflow may have answered after the first checkpoint, or after the last.
     result.mlflow_run_id = state.mlflow_run_id
     if not result.mlflow_run_id and before is not None:
@@ -297,82 +292,6 @@ def _silo_states(folder: RunFolder, state: RunState) -> SiloStates:
     states = SiloStates(folder.path / "checkpoints", folder.run_id, state.silo_states)
     states.restore()
     return states
-
-
-def _first_result(
-    conf: Conf, members: list[Silo], mode: str, folder: RunFolder, before: RunResult | None
-) -> RunResult:
-    return RunResult(
-        run_id=folder.run_id,
-        mode=mode,
-        task=conf.task.name,
-        strategy=conf.strategy.name,
-        silos=[silo.name for silo in members],
-        folder=str(folder.path),
-        seed=conf.run.seed,
-        engine=conf.simulation.engine if mode == "simulate" else "",
-        shown=dict(task_of(conf.task).shown),
-        environment=environment(conf),
-        config_digest=run_config.digest(run_config.pack(conf)),
-        started=before.started if before else datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def _commands(before: RunResult | None, command: str) -> str:
-    """Return the commands that were given for a run, each once."""
-    given = before.command.splitlines() if before else []
-    if command and command not in given:
-        given.append(command)
-    return "\n".join(given)
-
-
-def _new_run(conf: Conf, command: str, store: Store | None) -> tuple[RunFolder, RunState]:
-    """Begin a new run, or continue with what a store that outlives folders has of it."""
-    state = Checkpoints(store).load() if store else None
-    if state is None:
-        if store is not None and store.list(SEGMENTS):
-            # They were forgotten: to begin at round 0 would cut back the record of what happened.
-            hint = "Start a new run from its model: model.init=RUN_ID."
-            raise CheckpointError("MDW-503", f"The run {conf.run.name} has no checkpoint.", hint)
-        state = RunState(0, first_weights(conf))
-    return RunFolder.create(conf, command, anew=store is None), state
-
-
-def _resumed_run(conf: Conf, store: Store | None) -> tuple[RunFolder, RunState]:
-    """Continue the run that `run.resume` names, if there is something left of it to do."""
-    folder = find(str(conf.run.resume), conf.run.output)
-    state = Checkpoints(store or FolderStore(folder.path)).load()
-    before = _stored(folder)
-    if state is None:
-        if next(read_history(folder.path), None) is not None:
-            hint = "Restore its checkpoints, or start it anew without run.resume."
-            raise CheckpointError("MDW-503", f"The run {folder.run_id} has no checkpoint.", hint)
-        # It ended before its first weights were stored: its configuration is all there is, and
-        # enough.
-        return folder, RunState(0, first_weights(conf))
-    ended = before is not None and before.status in ("finished", "stopped_early")
-    stopped = before is not None and before.status == "stopped_early"
-    if conf.run.rounds < state.round or (ended and (stopped or conf.run.rounds == state.round)):
-        how = "stopped early, as configured" if stopped else f"has done {state.round} rounds"
-        hint = f"Raise run.rounds, or start a new run from its model: model.init={folder.known_as}."
-        raise ConfigError(
-            "MDW-108", f"run.resume={conf.run.resume}: nothing is left to do, the run {how}.", hint
-        )
-    return folder, state
-
-
-def _stored(folder: RunFolder) -> RunResult | None:
-    """Return what result.json says; None where there is none, or one that is damaged.
-
-    It is derived, and written anew: the checkpoint is the truth. Raises CheckpointError MDW-505 for
-    one of another version, which belongs to a run that this Meadow can't continue.
-    """
-    try:
-        return RunResult.read(folder.path)
-    except CheckpointError as error:
-        if error.code == "MDW-505":
-            raise
-        return None
 
 
 def _close(opened: Session, *, failed: bool = False) -> None:

@@ -101,6 +101,7 @@ TESTED_ELSEWHERE = {
     "azureml_jobs/backends/azure.py": "tests/azure/test_azure_verbs.py",
     "azureml_jobs/backends/running_settings.py": "tests/azureml_jobs/backends/test_local.py",
     "azureml_jobs/backends/workspace.py": "tests/azure/test_workspace.py",
+    "server/run/beginning.py": "tests/server/test_session.py",
     "azureml_jobs/cli/": "tests/azureml_jobs/cli/test_main.py",
     "azureml_jobs/identity/key_vault.py": "tests/azure/test_vault.py",
     "azureml_jobs/jobs/snapshot.py": "tests/azureml_jobs/jobs/test_specification.py",
