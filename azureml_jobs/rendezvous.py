@@ -151,6 +151,15 @@ class Rendezvous(Protocol):
         MDW-731.
         """
 
+    def publish_succession(self, name: str, text: str) -> None:
+        """Publish that one CA follows another (`identity.succession`).
+
+        Raises IdentityError MDW-731.
+        """
+
+    def successions(self) -> list[str]:
+        """Return what was published of that, whoever wrote it; raises IdentityError MDW-731."""
+
     def seen(self) -> list[SignedRecord]:
         """Return every published record, whoever wrote it."""
 
@@ -184,6 +193,13 @@ class StaticRendezvous:
     def admission(self, key: str) -> bytes | None:
         """See `Rendezvous`: an address has none."""
         return None
+
+    def publish_succession(self, name: str, text: str) -> None:
+        """Do nothing: silos have the CA's file."""
+
+    def successions(self) -> list[str]:
+        """See `Rendezvous`: an address has none."""
+        return []
 
     def seen(self) -> list[SignedRecord]:
         """Return the address, which nobody has signed."""
@@ -234,6 +250,26 @@ class FolderRendezvous:
             # There is none yet, or the folder can't be read now: asked again.
             return None
         return content if len(content) <= ADMISSION_BYTES else None
+
+    def publish_succession(self, name: str, text: str) -> None:
+        """See `Rendezvous`."""
+        path = self._folder / f"successor-{name}.json"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, text)
+        except OSError as error:
+            hint = "Name a folder that this user may write."
+            raise IdentityError(
+                "MDW-731", f"Can't write {path}: {error.strerror}.", hint
+            ) from error
+
+    def successions(self) -> list[str]:
+        """See `Rendezvous`."""
+        found = []
+        for path in sorted(self._folder.glob("successor-*.json"))[:MOST_RECORDS]:
+            with suppress(OSError):
+                found.append(_small_file(path).decode("utf-8", "replace"))
+        return found
 
     def seen(self) -> list[SignedRecord]:
         """See `Rendezvous`; a file that is not a record is logged and left out."""
@@ -310,6 +346,7 @@ class MlflowRendezvous:
 
     PREFIX: Final = "meadow_server_"
     ADMISSION: Final = "meadow_admission_"
+    SUCCESSOR: Final = "meadow_successor_"
     RUNS: Final = 20
     """The most recent runs are enough: the live server was started after its predecessors."""
 
@@ -360,6 +397,20 @@ class MlflowRendezvous:
                 text = f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
                 return text.encode("ascii", "replace")
         return None
+
+    def publish_succession(self, name: str, text: str) -> None:
+        """See `Rendezvous`."""
+        tag = self.SUCCESSOR + name
+        self._call("publish", lambda client: client.set_tag(self._run_id, tag, text))
+
+    def successions(self) -> list[str]:
+        """See `Rendezvous`."""
+        found = []
+        for run in self._call("look", self._runs):
+            for name, text in run.data.tags.items():
+                if name.startswith(self.SUCCESSOR):
+                    found.append(text)
+        return found
 
     def seen(self) -> list[SignedRecord]:
         """See `Rendezvous`; a run whose tags are not a record is logged and left out."""

@@ -94,7 +94,11 @@ def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
     days = max(
         SERVER_DAYS, conf.federation.orchestrator.timeout // 86400 + 1
     )  # it outlives its job
-    credentials = server_credentials(here.secrets, [here.host], datetime.now(UTC), days)
+
+    def certified() -> ServerCredentials:
+        return server_credentials(here.secrets, [here.host], datetime.now(UTC), days)
+
+    credentials = certified()
     keys = AdmittedKeys(here.store, time.time, ca=credentials.ca)
     with _orchestrator(conf, credentials, keys.current()) as orchestrator:
         care = Caretaker(
@@ -107,6 +111,7 @@ def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
             keys,
             queue,
             conf.federation.name,
+            certified,
         )
         with care:
             note("listening")

@@ -28,6 +28,7 @@ from azureml_jobs.identity.node_key import (
     node_secret,
     public_line,
 )
+from azureml_jobs.identity.succession import finish_ca, rotate_ca
 from conf.atomic_files import write_atomic
 from conf.errors import AzureError, IdentityError
 
@@ -66,6 +67,7 @@ class Keys:
             "admit": self.admit,
             "rotate": self.rotate,
             "revoke": self.revoke,
+            "rotate-ca": self.rotate_ca,
             "list": self.table,
         }
         return verbs[self._verb]()
@@ -163,6 +165,56 @@ class Keys:
         if good != [new.fingerprint]:
             yield from map(_ended, self._admitted.revoke(self._name, but=new.fingerprint))
 
+    def rotate_ca(self) -> Iterator[str]:
+        """Put another CA in the place of this one, or trust the one before no more.
+
+        Raises IdentityError MDW-721 where there is none, MDW-722 for words that exclude each other.
+        """
+        chosen = [word for word in ("--finish", "--lost", "--stolen") if self._arguments.has(word)]
+        if len(chosen) > 1:
+            what = f"{' and '.join(chosen)} exclude each other."
+            raise IdentityError("MDW-722", what, "Give one of them, or none.")
+        if chosen == ["--finish"]:
+            yield from self._finished_ca()
+            return
+        lost = chosen == ["--lost"]
+        stolen = chosen == ["--stolen"]
+        before = self._secrets.get(CA_CERTIFICATE)
+        name = self._places.conf.federation.name
+        succession = rotate_ca(self._secrets, name, self._now(), lost=lost, stolen=stolen)
+        path = self._places.certificate
+        _replace(path, self._secrets.get(CA_CERTIFICATE), before)
+        yield f"CA certificate: {path}"
+        if not stolen:
+            # Only what the CA before has signed is signed again: others may write to that place.
+            self._admitted.trust(before)
+            for key in self._admitted.renew_all():
+                yield f"{key.silo} may connect with {key.fingerprint} under both CAs."
+        text = succession.to_text() if succession is not None else "{}"
+        self._admitted.note_ca(self._note_name(), text)
+        yield from self._what_is_next(lost, stolen)
+
+    def _what_is_next(self, lost: bool, stolen: bool) -> Iterator[str]:
+        if stolen:
+            yield "No silo may connect any more. Hand that file to each silo, by a way it trusts,"
+            yield "compare its key's SHA256 anew, and admit it: meadow keys admit NAME FILE.pub"
+            return
+        if lost:
+            yield "Hand that file to every silo: without the older CA's key none follows by itself."
+        else:
+            yield "Silos that look at the rendezvous follow by themselves; hand that file to the others."
+        yield "When all have: meadow keys rotate-ca --finish"
+
+    def _finished_ca(self) -> Iterator[str]:
+        if not finish_ca(self._secrets):
+            yield "One CA is trusted: there is nothing to finish."
+            return
+        self._admitted.note_ca(self._note_name(), "{}")
+        yield "The CA before this one is trusted no more."
+
+    def _note_name(self) -> str:
+        return f"{int(self._clock() * 1000):014d}"
+
     def _admitted_lines(self, key: AdmittedKey) -> Iterator[str]:
         """Write the file of an admission, and say until when it counts."""
         path = self._places.admission
@@ -234,6 +286,17 @@ class Keys:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
+
+
+def _replace(path: Path, content: bytes, before: bytes) -> None:
+    """Write the CA's certificate over the one before; another's file is left as it is."""
+    shown = _content(path)
+    if shown in (before, None):
+        write_atomic(path, content)
+        return
+    if shown != content:
+        hint = "Move it away, then hand out the new one: meadow keys init."
+        raise IdentityError("MDW-707", f"{path} is there, and not this CA's.", hint)
 
 
 def _hand_out(path: Path, content: bytes | str) -> None:

@@ -80,6 +80,22 @@ OWNERS: Final = (
         about="Without FILE the new key is made here.",
     ),
     Verb(
+        "keys rotate-ca",
+        ORCHESTRATOR,
+        "put another CA in the place of this one, while the federation runs",
+        "keys:keys",
+        (
+            Argument("--finish", "trust the CA before this one no more"),
+            Argument("--lost", "the CA's key is gone: silos are handed the new certificate"),
+            Argument("--stolen", "trust the CA no more, from now on; admit every silo anew"),
+            VAULT,
+            KEY_FOLDER,
+            STORE,
+        ),
+        overrides=WHICH,
+        about="Both CAs are trusted until --finish. Silos follow by the older CA's own signature.",
+    ),
+    Verb(
         "keys revoke",
         ORCHESTRATOR,
         "end a silo's keys; a running federation follows in seconds",

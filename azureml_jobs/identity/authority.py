@@ -38,6 +38,10 @@ from conf.errors import IdentityError
 
 CA_KEY: Final = "ca-key"
 CA_CERTIFICATE: Final = "ca-certificate"
+CA_BEFORE: Final = "ca-certificate-before"
+"""The CA before this one, as long as both are trusted (`identity.succession`)."""
+NO_CA: Final = b"none"
+"""In its place afterwards: a vault keeps the name of what was deleted."""
 CA_DAYS: Final = 3650
 SERVER_DAYS: Final = 14
 """An orchestrator makes a new certificate at each start; it lasts longer than the longest run."""
@@ -87,11 +91,13 @@ def make_ca(secrets: SecretStore, name: str, now: datetime) -> x509.Certificate:
     """
     names = secrets.list()
     if CA_KEY in names or CA_CERTIFICATE in names:
-        hint = (
-            "Every silo trusts that one: to replace it, move it away and hand the new certificate"
-            " to every silo."
-        )
+        hint = "Every silo trusts that one: to replace it, meadow keys rotate-ca."
         raise IdentityError("MDW-707", f"There is a CA in {secrets.where(CA_KEY)}.", hint)
+    return put_ca(secrets, name, now)
+
+
+def put_ca(secrets: SecretStore, name: str, now: datetime) -> x509.Certificate:
+    """Make a CA and store it, over the one that is there."""
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name(
         [x509.NameAttribute(NameOID.COMMON_NAME, f"Meadow CA {checked_name(name)}"[:64])]
@@ -132,12 +138,21 @@ def server_credentials(
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
     builder = builder.add_extension(issuer, critical=False)
     server_certificate = builder.sign(authority, hashes.SHA384())
+    ca = certificate.public_bytes(serialization.Encoding.PEM)
+    # Silos that were admitted under it may still connect.
+    ca += ca_before(secrets)
     return ServerCredentials(
-        ca=certificate.public_bytes(serialization.Encoding.PEM),
+        ca=ca,
         certificate=server_certificate.public_bytes(serialization.Encoding.PEM),
         key=_pkcs8(key),
         expires=server_certificate.not_valid_after_utc,
     )
+
+
+def ca_before(secrets: SecretStore) -> bytes:
+    """Return the certificate of the CA before this one while both are trusted; empty otherwise."""
+    kept = secrets.get(CA_BEFORE) if CA_BEFORE in secrets.list() else b""
+    return b"" if kept == NO_CA else kept
 
 
 def load_ca(pem: bytes, where: str, now: datetime) -> x509.Certificate:

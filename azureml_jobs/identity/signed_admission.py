@@ -91,6 +91,10 @@ class AdmissionAuthority:
     secrets: SecretStore
     federation: str
 
+    def certificate(self) -> bytes:
+        """Return the certificate of the CA, in PEM."""
+        return self.secrets.get(CA_CERTIFICATE)
+
     def sign(self, admission: Admission) -> str:
         """Return the client certificate of a silo, in PEM.
 

@@ -126,7 +126,7 @@ class Connection:
     def __init__(
         self,
         rendezvous: Rendezvous,
-        authority: bytes,
+        authority: bytes | Callable[[], bytes],
         key: ec.EllipticCurvePrivateKey,
         *,
         admission: SiloAdmission | None = None,
@@ -134,17 +134,19 @@ class Connection:
         options: Mapping[str, str | int] | None = None,
         watch: Watch | None = None,
     ) -> None:
-        """`authority` is the PEM of the only CA that is trusted; `options` are further gRPC channel
-        options. Without an `admission` no client certificate is shown: a stock server asks for none.
-        `elsewhere` hears of an address that failed, and says whether to go on looking; `watch` is
-        told of transfers that take long.
+        """`authority` is the PEM of the only CAs that are trusted, or says which they are now.
+
+        `options` are further gRPC channel options. Without an `admission` no client certificate is
+        shown: a stock server asks for none. `elsewhere` hears of an address that failed, and says
+        whether to go on looking; `watch` is told of transfers that take long.
         """
         self._admission = admission
         self._certificate: bytes | None = None
         self._unadmitted_since: float | None = None
         self._rendezvous = rendezvous
         self._elsewhere = elsewhere or (lambda address: False)
-        self._authority = authority
+        self._authority = authority if callable(authority) else lambda: authority
+        self._trusted_cas: bytes | None = None
         self._key = key
         self._options = dict(options or {})
         self._public = public_key_to_bytes(key.public_key())
@@ -506,7 +508,8 @@ class Connection:
         if self._admission is not None and certificate is None:
             return
         with self._lock:
-            if address == self._address and certificate == self._certificate:
+            same = address == self._address and certificate == self._certificate
+            if same and self._authority() == self._trusted_cas:
                 return
             log.info("the server is at %s", address)
             self._address = address
@@ -539,8 +542,10 @@ class Connection:
     def _open_channel(self, address: str) -> grpc.Channel | None:
         """Open a channel to an address, and return the one that it replaces."""
         old = self._channel
+        trusted = self._authority()
+        self._trusted_cas = trusted
         self._channel = signed_channel(
-            address, self._authority, self._key, self._options, self._certificate
+            address, trusted, self._key, self._options, self._certificate
         )
         self._stub = FleetStub(self._channel)
         return old

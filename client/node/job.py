@@ -18,18 +18,16 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
 from flwr.clientapp import ClientApp
 
-from azureml_jobs.identity.authority import load_ca, span_of
+from azureml_jobs.identity.authority import span_of
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.node_key import NodeKey, load_node_key, read_node_key
 from azureml_jobs.identity.secret_store import read_private
-from azureml_jobs.identity.signatures import authorities_in
 from azureml_jobs.rendezvous import (
     FolderRendezvous,
     MlflowRendezvous,
@@ -47,6 +45,7 @@ from client.node.server_finder import ServerFinder
 from client.node.silo_forgetting import Lifetimes, SiloFiles
 from client.node.state_store import SiloStateStore
 from client.node.training_process import TrainingProcess
+from client.node.trusted_cas import TrustedCas
 from client.node.witness import LedgerRecord, Witness
 from conf.code_digest import release_digest
 from conf.errors import IdentityError, MeadowError, SiloError
@@ -151,14 +150,12 @@ def make_node(settings: NodeSettings) -> Node:
     try:
         text = settings.silo_file.read_text() if settings.silo_file else settings.silo
         silo = silo_from_json(text)
-        authority = settings.ca.read_bytes()
         journal = UpdateJournal(settings.state) if settings.state else None
     except OSError as error:
         what = f"{error.filename or 'a file'} can't be used: {error.strerror}."
-        raise IdentityError("MDW-756", what, "Look at --silo-file, --ca and --state.") from None
+        raise IdentityError("MDW-756", what, "Look at --silo-file and --state.") from None
     check_job(silo.name)
     check_alone(silo.name, os.environ)
-    certificate = load_ca(authority, str(settings.ca), datetime.now(UTC))
     hint = "Ask the orchestrator's owner for the next one."
     if settings.data:
         silo = dataclasses.replace(silo, data=dataclasses.replace(silo.data, root=settings.data))
@@ -166,13 +163,13 @@ def make_node(settings: NodeSettings) -> Node:
         TrainingProcess(settings.app, silo, release_digest()) if silo.training.separate else None
     )
     place = _rendezvous(settings)
-    authorities = authorities_in(authority)
-    server = ServerFinder(place, lambda: authorities, settings.federation or None)
+    trusted = TrustedCas(settings.ca, place)
+    server = ServerFinder(place, trusted.look, settings.federation or None)
     key = _node_key(settings, silo.name)
-    admission = SiloAdmission(silo.name, key, authority, place, settings.admission)
+    admission = SiloAdmission(silo.name, key, trusted.pem, place, settings.admission)
     connection = Connection(
         server,
-        authority,
+        trusted.pem,
         key,
         # A stock server asks for no certificate, and nobody has signed one for it.
         admission=None if settings.foreign_runs else admission,
@@ -187,11 +184,11 @@ def make_node(settings: NodeSettings) -> Node:
         silo,
         journal=journal,
         states=states,
-        witness=Witness(silo.name, key, authorities_in(authority), record),
+        witness=Witness(silo.name, key, trusted.certificates, record),
         lifetimes=Lifetimes(SiloFiles(journal, states, record), silo.lifetimes),
         idle_timeout=settings.idle_timeout,
         foreign_runs=settings.foreign_runs,
-        spans=[span_of(f"The CA in {settings.ca}", certificate, hint)],
+        spans=[span_of(f"The CA in {settings.ca}", trusted.first, hint)],
         finder=server,
         at_end=apart.close if apart is not None else None,
     )

@@ -6,6 +6,7 @@ MDW-715 there is none for this silo's key    MDW-716 not an admission
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -31,17 +32,19 @@ class SiloAdmission:
         self,
         silo: str,
         key: NodeKey,
-        authority: bytes,
+        authority: bytes | Callable[[], bytes],
         place: Rendezvous,
         file: Path | None = None,
     ) -> None:
-        """`authority` is the PEM of the CA that the silo trusts; `file` is the one that the silo's
-        owner was given. Raises IdentityError MDW-716 or 756 where that can't be used.
+        """`authority` is the PEM of the CAs that the silo trusts, or says which they are now; `file`
+        is the one that the silo's owner was given.
+
+        Raises IdentityError MDW-716 or 756 where that can't be used.
         """
         self._silo = silo
         self._line = public_line(key.public_key())
         self._fingerprint = fingerprint(key.public_key())
-        self._authority = authority
+        self._authority = authority if callable(authority) else lambda: authority
         self._place = place
         self._given: tuple[Admission, bytes] | None = None
         if file is not None:
@@ -76,7 +79,7 @@ class SiloAdmission:
         return IdentityError("MDW-715", what, hint)
 
     def _checked(self, certificate: bytes, where: str) -> Admission:
-        admission = check_admission(certificate, self._authority, where)
+        admission = check_admission(certificate, self._authority(), where)
         if admission.line != self._line:
             what = f"{where} admits the key {admission.fingerprint}, not {self._fingerprint}."
             hint = "Take the one that belongs to this silo's key."

@@ -33,7 +33,7 @@ MOST_WARNINGS: Final = 100
 """Different reasons for which records were passed over; more are not told."""
 
 Authorities = Callable[[], Sequence[x509.Certificate]]
-"""The CAs that the silo trusts now: it may be given another while it runs."""
+"""Looks which CAs the silo trusts now: it may be given another while it runs."""
 
 
 @dataclass

@@ -87,7 +87,8 @@ class Witness:
     ) -> None:
         self._silo = silo
         self._key = key
-        self._authorities = list(authorities)
+        # Not a copy: the silo may come to trust another CA while it runs.
+        self._authorities = authorities
         self._record = record
         self._last_checked: tuple[str, SignedAnchor] | None = None
         public = key.public_key().public_bytes(

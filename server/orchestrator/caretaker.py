@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final
@@ -24,6 +24,7 @@ from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import ServerCredentials
 from azureml_jobs.identity.expiry import Reminder
 from azureml_jobs.identity.signatures import HeadSigner
+from azureml_jobs.identity.succession import Succession
 from azureml_jobs.rendezvous import (
     OPEN,
     OVER,
@@ -71,11 +72,14 @@ class Caretaker:
     keys: AdmittedKeys
     queue: RunQueue
     federation: str = FederationConf.name
+    renew_credentials: Callable[[], ServerCredentials] | None = None
+    """Makes a certificate by the CA of now; asked where the CA's owner has left a note."""
     software: dict[str, dict[str, str]] = field(default_factory=dict)
     """What each silo said last that it runs; replaced, not changed, because a thread reads it."""
     _beat: int = 0
     late: dict[str, str] = field(default_factory=dict)
     """What there is to say of silos that gave no answer round after round; replaced, not changed."""
+    _ca_notes: list[str] | None = None
     _lost: MeadowError | None = None
     _admitted: dict[bytes, str] = field(default_factory=dict)
     _shut_out: set[bytes] = field(default_factory=set)
@@ -90,6 +94,7 @@ class Caretaker:
     def __enter__(self) -> Caretaker:
         """Admit the keys, publish the address and begin."""
         signal.signal(signal.SIGUSR1, self._cancel)
+        self._follow_ca()
         self._follow_keys()
         self._publish(OPEN)
         self._write_status()
@@ -130,6 +135,7 @@ class Caretaker:
         while not self._stopped.wait(CARE_SECONDS):
             try:
                 self.lease = self.store.renew(self.lease, LEASE_SECONDS)
+                self._follow_ca()
                 self._publish(OPEN)
                 self._follow_keys()
                 self._follow_queue()
@@ -148,6 +154,23 @@ class Caretaker:
         record = Record(address, self.lease.epoch, time.time(), state, self._beat)
         signer = RecordSigner(HeadSigner.of(self.credentials), self.federation)
         self.rendezvous.publish(signer.signed(record))
+
+    def _follow_ca(self) -> None:
+        """Take the CA that the owner has made in the place of another, and tell the silos."""
+        notes = self.keys.ca_notes()
+        if notes == self._ca_notes:
+            return
+        if self._ca_notes is not None and self.renew_credentials is not None:
+            credentials = self.renew_credentials()
+            self.orchestrator.use(credentials)
+            self.keys.trust(credentials.ca)
+            self.credentials = credentials
+            log.warning("the CA has changed: another certificate is shown from now on")
+        for name in notes:
+            succession = Succession.from_text(self.keys.ca_note(name))
+            if succession is not None:
+                self.rendezvous.publish_succession(succession.name, succession.to_text())
+        self._ca_notes = notes
 
     def _follow_keys(self) -> None:
         current = self.keys.current_keys()

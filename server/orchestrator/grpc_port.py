@@ -68,6 +68,7 @@ class GrpcPort:
         """
         self._asked = address
         self._credentials = credentials
+        self._shown = credentials
         self._fleet = fleet
         self._certified = federation is not None
         self._relays = relays
@@ -108,6 +109,22 @@ class GrpcPort:
         self._watch = Watch((self._strangers.look, self._calls.end_late_bodies))
         self._watch.start()
 
+    def use(self, credentials: ServerCredentials) -> None:
+        """Show another certificate, and trust other CAs, from the next handshake on.
+
+        Open connections stay. Raises IdentityError MDW-751.
+        """
+        _check_pair(credentials)
+        self._credentials = credentials
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what a handshake shall use where that has changed; asked before each handshake."""
+        given = self._credentials
+        if given is self._shown:
+            return None
+        self._shown = given
+        return _configuration(given)
+
     def follow_keys(self) -> None:
         """Allow as many threads as the keys that are admitted now can need."""
         self.threads.limit = self._needed_threads()
@@ -138,10 +155,8 @@ class GrpcPort:
             )
         given = self._credentials
         _check_pair(given)
-        credentials = grpc.ssl_server_credentials(
-            ((given.key, given.certificate),),
-            root_certificates=given.ca,
-            require_client_auth=self._certified,
+        credentials = grpc.dynamic_ssl_server_credentials(
+            _configuration(given), self._changed, require_client_authentication=self._certified
         )
         with contextlib.suppress(RuntimeError):
             port = int(server.add_secure_port(self._asked, credentials))
@@ -153,6 +168,12 @@ class GrpcPort:
             f"Can't listen on {self._asked}: it is taken, or not an address of this machine.",
             hint,
         )
+
+
+def _configuration(given: ServerCredentials) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        ((given.key, given.certificate),), root_certificates=given.ca
+    )
 
 
 def strangers_at_once() -> int:

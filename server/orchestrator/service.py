@@ -128,6 +128,14 @@ class Orchestrator:
             self.stock_grpc_address = self._stock_grpc.address
             log.info("listening for Flower's own nodes of 1.39 on %s", self.stock_grpc_address)
 
+    def use(self, credentials: ServerCredentials) -> None:
+        """Show another certificate at the port of Meadow's own nodes, from the next handshake on.
+
+        The ports for Flower's own nodes take it when they are opened again.
+        """
+        self._credentials = credentials
+        self._port.use(credentials)
+
     def admit_key(self, silo: str, public_key: bytes) -> None:
         """Let a key in as that silo's, at once; a silo may have two while its key is changed."""
         pem = public_pem(public_key)

@@ -45,6 +45,8 @@ class AdmittedKeys:
 
     ADMITTED = "keys/admitted/"
     REVOKED = "keys/revoked/"
+    CAS = "keys/ca/"
+    """Notes of the CA's owner that another CA is trusted, or one no more; public."""
 
     def __init__(
         self,
@@ -78,6 +80,9 @@ class AdmittedKeys:
         public = load_public_key(line, f"the key of {silo}")
         digest = _key_digest(public)
         entries = self._entries_of(digest)
+        if entries and not any(self._is_of_this_ca(entry) for entry in entries):
+            # The CA was replaced: who admits a key again has compared it anew.
+            entries = [self.renew(replace(_latest(entries), limits=limits or {}), days)]
         if not entries:
             self._put(f"{digest}.json", self._signed_entry(silo, line, days, limits or {}))
             # Another process may have admitted it in the meantime: the entry that is there decides.
@@ -103,6 +108,44 @@ class AdmittedKeys:
         while not self._put(f"{digest}-{number}.json", entry):
             number += 1
         return entry
+
+    def renew_all(self) -> list[AdmittedKey]:
+        """Sign the admission of each key that may connect anew, by the CA of now; return them.
+
+        Each ends when it would have, and a second later: of two the one that ends last counts.
+        """
+        renewed = []
+        for key in self.current_keys():
+            seconds = key.expires - self._clock() + 1
+            renewed.append(self.renew(key, seconds / 86400))
+        return renewed
+
+    def note_ca(self, name: str, text: str) -> None:
+        """Leave a note for the orchestrator that its CAs have changed."""
+        self._store.put_if_absent(f"{self.CAS}{name}.json", text.encode())
+
+    def ca_notes(self) -> list[str]:
+        """Return the names of these notes."""
+        return sorted(self._names(self.CAS))
+
+    def ca_note(self, name: str) -> bytes:
+        """Return one of them."""
+        return self._store.read(self.CAS + name)
+
+    def trust(self, ca: bytes) -> None:
+        """Count the entries that one of these CAs (PEM) has signed, and no others."""
+        self._ca = ca
+        self._signed.clear()
+
+    def _is_of_this_ca(self, entry: AdmittedKey) -> bool:
+        """Return whether the authority that would sign here has signed an entry."""
+        if self._authority is None:
+            return True
+        try:
+            check_admission(entry.certificate, self._authority.certificate(), "an entry")
+        except IdentityError:
+            return False
+        return True
 
     def _signed_entry(
         self, silo: str, line: str, days: float, limits: Mapping[str, float]
