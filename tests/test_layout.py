@@ -13,6 +13,7 @@ ROOMS = ("conf", "strategies", "client", "server", "azureml_jobs")
 TESTED_ELSEWHERE = {
     "conf/schema/": "tests/conf/test_validate.py",
     "conf/errors.py": "tests/test_errors_page.py",
+    "client/node/trusted_cas.py": "tests/security/test_ca_rotation.py",
     "conf/foreign.py": "tests/security/test_foreign_files.py",
     "conf/flower_version.py": "tests/faults/test_flower_version.py",
     "conf/config_groups.py": "tests/conf/test_compose.py",

@@ -21,8 +21,10 @@ import pytest
 import torch
 
 from azureml_jobs.backends.local_jobs import ENDED, RUNNING, LocalJobs
-from azureml_jobs.storage.folder_store import FolderStore
+from azureml_jobs.storage.base import Store
 from conf.errors import RoundError
+from conf.federation_folder import FederationFolder
+from server.orchestrator.backends import store_in
 from server.run.finished import FinishedRun
 from server.run.history import read_history
 from server.scoring.evaluation import load_model
@@ -242,7 +244,7 @@ def test_a_killed_orchestrator_of_a_detached_run_is_started_again_with_the_same_
     )
     assert status == 0, text
     jobs = LocalJobs(folder / ".meadow/federation/jobs")
-    store = FolderStore(folder / ".meadow/federation/store")
+    store = store_in(FederationFolder(folder / ".meadow/federation"))
     until(
         lambda: (
             len(checkpoints(store)) == 2
@@ -273,7 +275,7 @@ def test_an_orchestrator_killed_while_its_run_is_followed_is_started_again(
     rounds = "run.rounds=30"
     process = meadow(folder, "launch", "all", "backend=local", *SMALL, rounds, "run.name=a")
     jobs = LocalJobs(folder / ".meadow/federation/jobs")
-    store = FolderStore(folder / ".meadow/federation/store")
+    store = store_in(FederationFolder(folder / ".meadow/federation"))
     until(
         lambda: (
             checkpoints(store)[-1:] > ["runs/a/checkpoints/round-000003"]
@@ -291,7 +293,7 @@ def test_an_orchestrator_killed_while_its_run_is_followed_is_started_again(
     assert same_bits(folder / "outputs/a", simulated(tmp_path, rounds))
 
 
-def checkpoints(store: FolderStore) -> list[str]:
+def checkpoints(store: Store) -> list[str]:
     return store.list("runs/a/checkpoints/round-")
 
 
@@ -328,7 +330,7 @@ def test_ctrl_c_ends_every_job_and_the_run_can_be_gone_on_with(
     process = meadow(
         folder, "launch", "all", "backend=local", *SMALL, "run.rounds=12", "run.name=a"
     )
-    store = FolderStore(folder / ".meadow/federation/store")
+    store = store_in(FederationFolder(folder / ".meadow/federation"))
     until(lambda: store.list("runs/a/checkpoints/round-000002") or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     text = process.communicate(timeout=60)[0]
@@ -351,7 +353,7 @@ def test_a_damaged_checkpoint_costs_a_round_is_said_and_changes_no_bit(
         == 0
     )
     jobs = LocalJobs(folder / ".meadow/federation/jobs")
-    store = FolderStore(folder / ".meadow/federation/store")
+    store = store_in(FederationFolder(folder / ".meadow/federation"))
     until(
         lambda: (
             len(checkpoints(store)) == 2
@@ -379,7 +381,7 @@ def test_with_every_silo_gone_the_run_waits_its_patience_and_ends_with_its_own_s
     asked = ["run.rounds=40", "run.reconnect_patience=2", "run.name=a"]
     assert done(folder, "launch", "all", "backend=local", "--detach", *SMALL, *asked)[0] == 0
     jobs = LocalJobs(folder / ".meadow/federation/jobs")
-    store = FolderStore(folder / ".meadow/federation/store")
+    store = store_in(FederationFolder(folder / ".meadow/federation"))
     until(
         lambda: (
             len(checkpoints(store)) == 2
