@@ -96,6 +96,7 @@ _DISTRUST = re.compile(
     r"CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|[Hh]ostname|[Pp]eer name|SSL_ERROR_SSL"
 )
 _REPLAYED = "MDW-747"
+_NOT_VOUCHED_FOR = "MDW-762"
 Headers = Iterable[tuple[str, str]]
 """Of gRPC, trailing an answer: names and values."""
 
@@ -409,6 +410,12 @@ class Connection:
                         error.code().name,
                         one_line(str(error.details()), 200),
                     )
+            except IdentityError as error:
+                # The server may have the certificate of a CA that follows: the next look says so.
+                if error.code != _NOT_VOUCHED_FOR or not self._elsewhere(str(self._address)):
+                    raise
+                log.warning("%s", error)
+                tries += 1
             except ValueError:
                 # The other thread has changed the channel.
                 tries += 1

@@ -76,12 +76,12 @@ class GrpcPort:
         self._strangers: Strangers | None = None
         self._watch: Watch | None = None
         self.threads = CallThreads(self._needed_threads(), "fleet")
-        own = None
+        self._own: OwnCalls | None = None
         if federation is not None:
             _check_pair(credentials)
-            own = OwnCalls(federation, credentials.certificate, keys.challenges)
+            self._own = OwnCalls(federation, credentials.certificate, keys.challenges)
         self.interceptor = IdentityInterceptor(
-            keys, own=own, calls=self._calls, called=self._called
+            keys, own=self._own, calls=self._calls, called=self._called
         )
         self._server: grpc.Server | None = None
         self.address = address
@@ -116,6 +116,8 @@ class GrpcPort:
         """
         _check_pair(credentials)
         self._credentials = credentials
+        if self._own is not None:
+            self._own.use(credentials.certificate)
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return what a handshake shall use where that has changed; asked before each handshake."""

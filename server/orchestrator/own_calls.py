@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -66,10 +66,20 @@ class OwnCalls:
         self._federation = federation
         self._certificate = certificate
         self._server = server_digest(certificate)
+        self._server_before = self._server
         self._challenges = challenges
         self._clock = clock
         self._lock = threading.Lock()
         self._told: dict[str, float] = {}
+
+    def use(self, certificate: bytes) -> None:
+        """Give challenges with another certificate; calls for the one before count too.
+
+        A silo that stays connected has not seen the new one.
+        """
+        self._server_before = self._server
+        self._server = server_digest(certificate)
+        self._certificate = certificate
 
     def begin(self, metadata: Sequence[tuple[str, Any]], key: bytes) -> SignedHeaders:
         """Return what the headers of a call with this key (PEM) say.
@@ -116,7 +126,9 @@ class OwnCalls:
             said.time,
             body_digest(body),
         )
-        if not is_signed(public, CALL, statement.to_bytes(), said.signature):
+        before = replace(statement, server=self._server_before)
+        signed = (one.to_bytes() for one in dict.fromkeys((statement, before)))
+        if not any(is_signed(public, CALL, one, said.signature) for one in signed):
             raise Refusal(
                 "MDW-745",
                 f"The call is not signed by {silo}'s key for this server, the federation"

@@ -50,7 +50,9 @@ class Running:
         self.keys.trust(self.secrets.get(CA_CERTIFICATE))
         self.keys.admit("silo-1", line)
         self.credentials = self._certified()
-        self.server = Orchestrator("127.0.0.1:0", self.credentials, self.federation.public)
+        self.server = Orchestrator(
+            "127.0.0.1:0", self.credentials, self.federation.public, federation="test"
+        )
         self.server.start()
         self.beat = 0
         self.publish()
