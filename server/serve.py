@@ -50,6 +50,7 @@ from server.round.readiness import check_here
 from server.run.result import RoundRecord
 from server.session import session
 from server.store.admitted_keys import AdmittedKeys
+from server.store.ceilings import Ceilings
 from server.store.expired_runs import expire
 from server.store.layout import claim
 from server.store.run_queue import CANCELLED_OUTCOME, Outcome, Request, RunQueue
@@ -292,6 +293,7 @@ class _Work:
             )
             grid = PackedGrid(opened)
             run.admission_of = self._admission_of
+            run.ceilings = Ceilings(self.keys)
             federate(run, grid, strategy)
         return Outcome(run.result.status, folder=self._left(request))
 

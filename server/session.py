@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
@@ -69,6 +69,8 @@ class Session:
     """Of a simulation; a silo's node keeps its own."""
     admission_of: AdmissionOf = lambda key: ""
     """For the ledger: by which certificate the CA admits a silo's key."""
+    ceilings: Callable[[], Mapping[str, int]] = dict
+    """The examples that each silo may say it has, by the terms of its admission."""
     farewell: Callable[[int, SignedAnchor, str], None] | None = None
     """Tells the silos at the end: the last round, the ledger's anchor, the model's digest."""
 

@@ -58,8 +58,8 @@ class AdmissionConf:
     examples_at_most: int | None = number(
         None,
         at_least=1,
-        help="examples that a silo may say it has, where it was admitted without a number of its "
-        "own; null = 536870911",
+        help="examples that any silo may say it has, beside the number with which it was admitted "
+        "(meadow keys admit); null = 536870911",
     )
 
 

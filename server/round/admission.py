@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,22 +58,16 @@ class Limits:
     """What a run holds its silos to, beyond what can be averaged.
 
     `norm_at_most` bounds the L2 norm of a change, and `norm_times_median` that norm as a multiple
-    of the median of the last closed round. `ceilings` are the examples that each silo was admitted
-    with, `examples_at_most` those of any other. With `counts_examples` a task's size is a number of
-    examples, so the ceiling bounds it too. With `finite_loss` a strategy may make anything of the
-    loss that a silo reports.
+    of the median of the last closed round. `examples_at_most` are those that any silo may say it
+    has. With `counts_examples` a task's size is a number of examples, so it is bounded too. With
+    `finite_loss` a strategy may make anything of the loss that a silo reports.
     """
 
     norm_at_most: float | None = None
     norm_times_median: float | None = None
     examples_at_most: int = MAX_EXAMPLES
-    ceilings: Mapping[str, int] = field(default_factory=dict)
     counts_examples: bool = False
     finite_loss: bool = False
-
-    def examples_of(self, silo: str) -> int:
-        """Return how many examples a silo may say that it has."""
-        return min(self.ceilings.get(silo, self.examples_at_most), MAX_EXAMPLES)
 
 
 class Admission:
@@ -93,6 +87,8 @@ class Admission:
         sketcher: Sketcher | None = None,
     ) -> None:
         self.limits = limits or Limits()
+        self.ceilings: Mapping[str, int] = {}
+        """The examples that each silo was admitted with, where its admission says a number."""
         self._sums = sums
         self._metrics = metrics
         self._weighting = weighting
@@ -149,8 +145,8 @@ class Admission:
             values = _numbers(content)
             check_round(values, self._round)
             if phase == "train":
-                return self._update(content, values, self.limits.examples_of(silo))
-            return self._evaluation(content, values, self.limits.examples_of(silo))
+                return self._update(content, values, self._examples_of(silo))
+            return self._evaluation(content, values, self._examples_of(silo))
         except AdmissionFault as fault:
             return Rejected(fault.code, f"{where}: {fault.reason}.")
         except Interrupted:
@@ -161,6 +157,11 @@ class Admission:
             log.exception("the reply of %s could not be checked", where)
             kind = type(error).__name__
             return Rejected("MDW-624", f"{where}: it can't be checked ({kind}).")
+
+    def _examples_of(self, silo: str) -> int:
+        """Return how many examples a silo may say that it has."""
+        most = self.limits.examples_at_most
+        return min(self.ceilings.get(silo, most), most, MAX_EXAMPLES)
 
     def _once(self, silo: str, round: int, phase: str) -> None:
         if round != self._round:

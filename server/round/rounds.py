@@ -285,6 +285,8 @@ class Rounds:
         """Say what updates of this round must be: the model, and what the algorithm declares."""
         strategy = self.strategy
         median = self.session.state.norm_median
+        # Anew each round: an admission that was signed again holds at once.
+        self.admission.ceilings = self.session.ceilings()
         if not isinstance(strategy, Algorithm):
             self.admission.open(record.round, arrays, record.cohort, median=median)
             return

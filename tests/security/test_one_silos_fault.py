@@ -293,6 +293,18 @@ def test_examples_beyond_the_ceiling_are_refused_in_both_phases(tmp_path: Path) 
         assert codes == [{"b": "MDW-616"}] * 2 or codes == [{"b": "MDW-630"}] * 2
 
 
+def test_a_silo_is_held_to_the_examples_that_it_was_admitted_with(
+    federation: Federation,
+) -> None:
+    federation.lies("train", update([1.0] * 3, num_examples=51))
+    rounds = federation.rounds()
+    rounds.session.ceilings = lambda: {"b": 50, "c": 10}
+    rounds.run()
+    records = list(read_history(federation.folder))
+    left_out(records, "MDW-616")
+    assert "51, not between 1 and 50" in records[0].failed["b"]
+
+
 def test_one_silo_that_owns_the_model_is_named_in_record_and_log(
     federation: Federation, caplog: pytest.LogCaptureFixture
 ) -> None:
