@@ -229,7 +229,8 @@ class Admission:
         squares = 0.0
         for name, new in values.items():
             old = self._reference[name]
-            measured = measure(name, old.dtype, new, old.values, pen)
+            as_change = name in self._as_change
+            measured = measure(name, old.dtype, new, old.values, pen, as_change=as_change)
             self._check_reach(name, measured, weight)
             squares += measured.squares
         return math.sqrt(squares)
@@ -251,7 +252,7 @@ class Admission:
 
     def _check_reach(self, name: str, measured: Measure, weight: int, called: str = "") -> None:
         as_change = name in self._as_change
-        reach = weight * (measured.largest_change if as_change else measured.largest)
+        reach = weight * measured.largest
         if reach > self._reach:
             what = "changes" if as_change else "values"
             raise AdmissionFault(

@@ -21,27 +21,33 @@ CHUNK: Final = BLOCK
 
 
 class Measure(NamedTuple):
-    """Of one array: the sum of the squared differences to the global model, the largest magnitude
-    of its values, and that of their differences.
+    """Of one array: the sum of the squared differences to the global model, and the largest
+    magnitude of its values, or of their differences where those are averaged.
     """
 
     squares: float
     largest: float
-    largest_change: float
 
 
 def measure(
-    name: str, dtype: str, new: np.ndarray, old: np.ndarray, pen: Pen | None = None
+    name: str,
+    dtype: str,
+    new: np.ndarray,
+    old: np.ndarray,
+    pen: Pen | None = None,
+    *,
+    as_change: bool = False,
 ) -> Measure:
     """Measure an array of floats, and draw its change with `pen`; others are zeros.
+
+    `as_change` says whether its changes are averaged, and not its values.
 
     Raises AdmissionFault MDW-614 at a value that is not finite.
     """
     if new.dtype.kind not in "fc" and dtype != BFLOAT16:
-        return Measure(0.0, 0.0, 0.0)
+        return Measure(0.0, 0.0)
     squares = 0.0
     largest = 0.0
-    largest_change = 0.0
     wide = np.complex128 if new.dtype.kind == "c" else np.float64
     buffer = np.empty(min(CHUNK, new.size), wide)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -49,14 +55,16 @@ def measure(
             piece = _numbers(new[start : start + CHUNK], dtype)
             base = _numbers(old[start : start + CHUNK], dtype)
             change = np.subtract(piece, base, out=buffer[: piece.size], dtype=wide)
-            largest = max(largest, _magnitude(name, piece))
+            magnitude = _magnitude(name, piece)
             # A complex number is measured by its parts.
             parts = change.view(np.float64)
-            largest_change = max(largest_change, float(parts.max()), -float(parts.min()))
+            if as_change:
+                magnitude = max(float(parts.max()), -float(parts.min()))
+            largest = max(largest, magnitude)
             if pen is not None:
                 _draw(pen, parts)
             squares += float(np.multiply(parts, parts, out=parts).sum())
-    return Measure(squares, largest, largest_change)
+    return Measure(squares, largest)
 
 
 def _magnitude(name: str, piece: np.ndarray) -> float:

@@ -30,34 +30,44 @@ class Sketcher:
     """Makes sketches that can be compared with each other: all of one seed."""
 
     def __init__(self, seed: int) -> None:
-        self._seed = seed
         drawn = np.random.Generator(np.random.PCG64(seed))
-        self._signs = drawn.choice(np.array([-1.0, 1.0]), BLOCK)
+        self.signs = drawn.choice(np.array([-1.0, 1.0]), BLOCK)
+        self._drawn = np.random.Generator(np.random.PCG64([seed, 1]))
+        self._turns: list[tuple[int, float]] = []
 
     def begin(self) -> Pen:
         """Return what draws one vector, block after block."""
-        return Pen(self._signs, self._seed)
+        return Pen(self)
+
+    def turn(self, block: int) -> tuple[int, float]:
+        """Return by how many buckets a block is turned, and its sign; drawn once for all vectors."""
+        while block >= len(self._turns):
+            sign = 1.0 if self._drawn.integers(2) else -1.0
+            self._turns.append((int(self._drawn.integers(WIDTH)), sign))
+        return self._turns[block]
 
 
 class Pen:
     """Draws the sketch of one vector, whose blocks come in the order of all other vectors'."""
 
-    def __init__(self, signs: NDArray[np.float64], seed: int) -> None:
-        self._signs = signs
-        self._turns = np.random.Generator(np.random.PCG64([seed, 1]))
+    def __init__(self, sketcher: Sketcher) -> None:
+        self._sketcher = sketcher
+        self._block = 0
         self._buckets = np.zeros(WIDTH)
         self._scratch = np.empty(BLOCK)
 
     def add(self, block: NDArray[np.float64]) -> None:
         """Add the next coordinates, at most `BLOCK` of them."""
-        turn = int(self._turns.integers(WIDTH))
-        sign = 1.0 if self._turns.integers(2) else -1.0
+        turn, sign = self._sketcher.turn(self._block)
+        self._block += 1
         scratch = self._scratch
         if block.size < BLOCK:
             scratch = np.zeros(-(-block.size // WIDTH) * WIDTH)
-        np.multiply(block, self._signs[: block.size], out=scratch[: block.size])
+        np.multiply(block, self._sketcher.signs[: block.size], out=scratch[: block.size])
         rows = scratch.reshape(-1, WIDTH).sum(axis=0)
-        self._buckets += sign * np.roll(rows, turn)
+        rows *= sign
+        self._buckets[turn:] += rows[: WIDTH - turn]
+        self._buckets[:turn] += rows[WIDTH - turn :]
 
     def drawn(self) -> Sketch:
         """Return the sketch, divided by its own length: only directions are compared."""
