@@ -45,7 +45,7 @@ from server.orchestrator.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Ca
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator, quiet_flower
 from server.round.lateness import Lateness
-from server.round.patience import needed_at_start
+from server.round.patience import needed_at_start, settling_at_start
 from server.round.readiness import check_here
 from server.run.result import RoundRecord
 from server.session import session
@@ -286,7 +286,8 @@ class _Work:
             signer=self.signer,
         ) as run:
             needed = needed_at_start(conf.run, len(names), run.state.round)
-            self.orchestrator.wait_for(names, needed, conf.run.start_timeout)
+            settle = settling_at_start(conf.run, run.state.round)
+            self.orchestrator.wait_for(names, needed, conf.run.start_timeout, settle)
             files = run_files(conf.task.name, conf.model.name, conf.strategy.name)
             opened = self.orchestrator.open_run(
                 request.run_id, names, files=files, bundle=self.bundle

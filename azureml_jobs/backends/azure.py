@@ -189,6 +189,12 @@ class AzureBackend(Backend):
         found = oldest_live or next(iter(mine), None)
         return _seen(found) if found is not None else None
 
+    def nobody_restarts(self, part: str) -> bool:
+        """Return whether the federation's file names nobody who starts a part's job again."""
+        federation = self.conf.federation
+        own = federation.orchestrator if part == ORCHESTRATOR else federation.silos.get(part)
+        return own is None or not own.restarted_by
+
     def log(self, job: Job) -> AzureLog:
         """Return what a job says, from its beginning."""
         return AzureLog(self.workspace(self._workspace(job.part)), job.name, job.part)

@@ -126,6 +126,10 @@ class Backend(ABC):
         return None
 
     @abstractmethod
+    def nobody_restarts(self, part: str) -> bool:
+        """Return whether a part's job stays ended when it is killed, as far as is known here."""
+
+    @abstractmethod
     def log(self, job: Job) -> JobLog:
         """Return what a job says, from its beginning."""
 

@@ -222,6 +222,10 @@ class LocalBackend(Backend):
         """Return a part's process, running or ended; None where it was never started."""
         return self._seen(part) if job_name(part) in self.jobs.names() else None
 
+    def nobody_restarts(self, part: str) -> bool:
+        """Return whether the process beside a part's job has gone."""
+        return not self.jobs.status(job_name(part)).supervised
+
     def log(self, job: Job) -> LocalLog:
         """Return what a job says, over all its starts."""
         return LocalLog(self.jobs, job.part, 0)

@@ -82,6 +82,8 @@ class Job:
     ended: float | None = None
     restarts: int = 0
     """How often it was started again because it was killed."""
+    supervised: bool = True
+    """Whether there is still a process beside it that would start it again."""
 
 
 def environment(of: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, str]:
@@ -166,11 +168,12 @@ class LocalJobs:
             if end is not None:
                 ended = float(end["ended"])
                 return Job(name, ENDED, pid, started, int(end["status"]), ended, restarted)
-            alive = any(process_of(what.get(one)) for one in ("process", "supervisor"))
+            supervised = process_of(what.get("supervisor")) is not None
+            alive = supervised or process_of(what.get("process")) is not None
         except (KeyError, TypeError, ValueError, IndexError):
             raise damaged(folder / JOB_FILE) from None
         state = RUNNING if alive else LOST
-        return Job(name, state, pid, started, restarts=restarted)
+        return Job(name, state, pid, started, restarts=restarted, supervised=supervised)
 
     def wait(self, name: str, seconds: float | None = None) -> Job:
         """Return the job once it has ended, or as it is after `seconds`."""

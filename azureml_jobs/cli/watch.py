@@ -52,6 +52,9 @@ def status(arguments: Arguments) -> int:
                 (part, "not asked", "", connected, "", f"not yours to see, as={federation.role}")
             )
     print("\n".join(columns(rows)))
+    for part, job in seen.items():
+        if isinstance(job, Job) and job.live and federation.backend.nobody_restarts(part):
+            print(f"{part}: nobody restarts this when it ends")
     for silo, what in (told.get("named", {}) if live else {}).items():
         print(f"{silo}: {what}")
     for line in _transfers(federation, seen, told if live else {}):

@@ -52,6 +52,7 @@ from client.node.transfers import CallLost, TransferLost, Transfers, Watch, side
 from conf.border import one_line
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT
+from conf.running_clock import RunningClock
 from strategies.wire.fleet_calls import FleetStub
 from strategies.wire.headers import (
     CLOSED_HEADER,
@@ -163,6 +164,8 @@ class Connection:
         self._transfers = Transfers(self._once, watch)
         self._in_parts = False  # whether the server has the calls for it, as it last said
         self._failures = 0  # of calls that were made once, one after another
+        self.clock = RunningClock()
+        """Of the time for which this process was running; whoever goes by it watches it."""
         self._work: tuple[str, threading.Event] | None = None
         self._has_twin = False
         self.failure: Exception | None = None  # why the heartbeat gave up
@@ -172,7 +175,7 @@ class Connection:
         """Find the server, say that the silo is there, start the heartbeat, and return the node's
         id.
 
-        Waits as long as it takes, or until `give_up_at` (monotonic seconds) and raises
+        Waits as long as it takes, or until `give_up_at` (seconds of `clock`) and raises
         TimeoutError. Raises IdentityError MDW-754 or MDW-755, or FederationOver.
         """
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
@@ -422,7 +425,7 @@ class Connection:
             else:
                 self._trusted = True
                 return response, call.trailing_metadata() or ()
-            _check_time(give_up_at)
+            self._check_time(give_up_at)
             self._pause(min(LONGEST_BACKOFF, 0.1 * 2.0 ** min(tries, 8)) * random.uniform(0.7, 1.0))
             self._move()
         raise ConnectionClosed
@@ -484,13 +487,17 @@ class Connection:
             raise IdentityError(known[1], f"The server refuses this silo: {known[2]}") from None
         raise NodeUnknown(details[:200]) from None
 
+    def _check_time(self, give_up_at: float | None) -> None:
+        if give_up_at is not None and self.clock() >= give_up_at:
+            raise TimeoutError("no server was found in time")
+
     def _reach(self, give_up_at: float | None) -> FleetStub:
         """Return the stub, once the rendezvous has named an address."""
         while self._stub is None:
             self._move()
             if self._stub is None:
                 self._check_admission()
-                _check_time(give_up_at)
+                self._check_time(give_up_at)
                 self._pause(1.0)
         return self._stub
 
@@ -570,11 +577,6 @@ def _other_version(said: str) -> IdentityError:
         return IdentityError(known[1], f"The server refuses this silo: {known[2]}")
     what = f"The server refuses this silo's version of Flower: {' '.join(said.split())[:300]}"
     return IdentityError("MDW-753", what, f"Install '{REQUIREMENT}' on both sides.")
-
-
-def _check_time(give_up_at: float | None) -> None:
-    if give_up_at is not None and time.monotonic() >= give_up_at:
-        raise TimeoutError("no server was found in time")
 
 
 def _time(seconds: str | None) -> datetime | None:

@@ -34,6 +34,7 @@ from client.silo_settings import NODE_KEY
 from client.wanted import NotWanted, until
 from conf.border import CrossedError, across
 from conf.errors import MeadowError, WireError
+from conf.running_clock import Clock
 from conf.schema import Silo
 from conf.silos import silo_to_json
 from conf.startup_log import note
@@ -107,19 +108,14 @@ class Node:
         """Work until the federation is over (FederationOver), idle (IdleTimeout), or refuses this
         silo.
         """
-        last_work = time.monotonic()
+        # A silo whose machine was suspended was not idle meanwhile.
+        clock = self._connection.clock
         try:
-            self._node_id = self._connection.open(last_work + self._idle_timeout)
-            log.info("%s is connected, node %d", self._silo.name, self._node_id)
-            note("connected")
-            while True:
-                worked = self._step_or_connect()
-                if self._lifetimes is not None and not worked:
-                    self._lifetimes.look()
-                if worked:
-                    last_work = time.monotonic()
-                elif time.monotonic() - last_work > self._idle_timeout:
-                    raise IdleTimeout(f"no work for {self._idle_timeout:.0f} s")
+            with clock.watched():
+                self._node_id = self._connection.open(clock() + self._idle_timeout)
+                log.info("%s is connected, node %d", self._silo.name, self._node_id)
+                note("connected")
+                self._work(clock)
         except TimeoutError:
             if self._finder is not None:
                 log.error("%s", self._finder.not_found(self._idle_timeout))
@@ -143,6 +139,18 @@ class Node:
             self._node_id = self._connection.open()
             self._context = None
             return False
+
+    def _work(self, clock: Clock) -> NoReturn:
+        """Work until there was none for too long; raises IdleTimeout."""
+        last_work = clock()
+        while True:
+            worked = self._step_or_connect()
+            if self._lifetimes is not None and not worked:
+                self._lifetimes.look()
+            if worked:
+                last_work = clock()
+            elif clock() - last_work > self._idle_timeout:
+                raise IdleTimeout(f"no work for {self._idle_timeout:.0f} s")
 
     def _step(self) -> bool:
         """Answer the next instruction; return False when there was none."""

@@ -89,9 +89,17 @@ class SiloConf:
     compute: str | None = value(None, help="its compute in the workspace")
     instance_type: str | None = value(None, help="instance type of a Kubernetes compute (AKS, Arc)")
     gpus: int = number(
-        0, at_least=0, at_most=MOST_THREADS, help="GPUs on each node; more than one: a process each"
+        0, at_least=0, at_most=MOST_THREADS, help="GPUs of its job; more than one is refused"
     )
-    nodes: int = number(1, at_least=1, at_most=MOST_THREADS, help="nodes of its job")
+    nodes: int = number(
+        1, at_least=1, at_most=MOST_THREADS, help="nodes of its job; more than one is refused"
+    )
+    restarted_by: str | None = text(
+        None,
+        r"[ -~]{1,100}",
+        "a few words in ASCII, such as 'cron on ops-vm'",
+        help="who starts its job again when it ends; null = nobody",
+    )
     shm_size: str | None = size(help="shared memory for loader workers; null = 2g")
     identity: str = one_of("managed", "user", help="as whom its job signs in")
     key_vault: str | None = value(None, help="the Key Vault that holds its private key")
@@ -147,6 +155,12 @@ class OrchestratorConf:
     # ---- on Azure ML
     workspace: WorkspaceConf | None = value(None, help="its Azure ML workspace")
     compute: str | None = value(None, help="its compute in the workspace")
+    restarted_by: str | None = text(
+        None,
+        r"[ -~]{1,100}",
+        "a few words in ASCII, such as 'cron on ops-vm'",
+        help="who starts its job again when it ends; null = nobody",
+    )
     datastore: str | None = value(
         None, help="the datastore whose container holds the store and the results"
     )

@@ -186,16 +186,24 @@ class Orchestrator:
         entries = [self._fleet.nodes.get(node) for node in self._fleet.twins.nodes()]
         return sorted({entry.silo for entry in entries if entry is not None})
 
-    def wait_for(self, silos: Iterable[str], quorum: int, timeout: float) -> list[str]:
+    def wait_for(
+        self, silos: Iterable[str], quorum: int, timeout: float, settle: float = 0.0
+    ) -> list[str]:
         """Return the named silos that are there once `quorum` of them are.
 
-        Raises SiloError MDW-330.
+        Before `settle` seconds have passed all of them are waited for. Raises SiloError MDW-330.
         """
         wanted = set(silos)
-        deadline = self.clock() + timeout
+        started = self.clock()
+        deadline = started + timeout
         with self._fleet.changed:
-            while len(here := wanted.intersection(self.connected())) < quorum:
-                left = deadline - self.clock()
+            while True:
+                here = wanted.intersection(self.connected())
+                now = self.clock()
+                settling = len(here) < len(wanted) and now - started < settle
+                if len(here) >= quorum and not settling:
+                    return sorted(here)
+                left = deadline - now
                 if left <= 0:
                     missing = ", ".join(sorted(wanted - here))
                     raise SiloError(
@@ -205,7 +213,6 @@ class Orchestrator:
                         "Look at their jobs' logs, or resume the run with a lower run.start_quorum.",
                     )
                 self._fleet.changed.wait(min(left, 0.5))
-        return sorted(here)
 
     def open_run(
         self,

@@ -7,6 +7,8 @@ that are lost or late, which are asked again when they come back.
 
 from __future__ import annotations
 
+from typing import Final
+
 from conf.schema import RunConf
 from server.round.exchange import Closing
 
@@ -26,6 +28,20 @@ def closing_of(run: RunConf, cohort: int, asked: int | None = None) -> Closing:
     if asked is not None:
         quorum = min(quorum, asked)
     return Closing(run.round_timeout, quorum, run.grace, run.reconnect_patience)
+
+
+RETURN_SECONDS: Final = 60.0
+"""After a restart, for silos that were there to find their way back; only then a quorum will do."""
+
+
+def settling_at_start(run: RunConf, closed: int) -> float:
+    """Return for how many seconds all silos of a run are waited for before it goes on after `closed`
+    rounds, though fewer would do.
+
+    The orchestrator was away and not they: a round that begins at once would leave out whoever has
+    not called again yet.
+    """
+    return 0.0 if closed == 0 else min(RETURN_SECONDS, run.start_timeout)
 
 
 def needed_at_start(run: RunConf, silos: int, closed: int) -> int:

@@ -136,3 +136,19 @@ def test_silos_that_all_stood_still_are_asked_again_and_lose_no_round_and_no_met
     with still([silo.process for silo in run.silos], seconds):
         pass
     assert is_whole(run.outcome()), (run.folder / "server.log").read_text()
+
+
+def test_a_silo_that_stood_still_was_not_idle_meanwhile(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, silos=1)
+    with (
+        federation.orchestrator() as orchestrator,
+        federation.process_node(
+            orchestrator.address, federation.silos[0], "--idle-timeout", "20", app=APP
+        ) as node,
+    ):
+        orchestrator.wait_for(["silo-1"], 1, 60)
+        with still([node.process], 25.0):
+            pass
+        until(lambda: "stood still for" in node.text())
+        orchestrator.wait_for(["silo-1"], 1, 20)
+        assert node.process.poll() is None

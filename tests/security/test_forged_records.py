@@ -151,7 +151,7 @@ def test_a_wrong_certificate_at_one_address_makes_a_silo_try_the_next_record(
         # Publishing a later epoch removes the earlier file: the server publishes again.
         _publish(place, signer, server.address, 1)
         with _connected(ours, place) as connection:
-            connection.open(time.monotonic() + 30)
+            connection.open(connection.clock() + 30)
             assert connection._address == server.address
     assert f"the server at {trap.address} can't be trusted" in caplog.text
 
@@ -169,7 +169,7 @@ def test_no_record_ends_a_silo_and_the_server_s_own_word_does(tmp_path: Path) ->
     with _connected(federation, place) as connection:
         found: list[int] = []
         waiting = threading.Thread(
-            target=lambda: found.append(connection.open(time.monotonic() + 30))
+            target=lambda: found.append(connection.open(connection.clock() + 30))
         )
         waiting.start()
         server.start()

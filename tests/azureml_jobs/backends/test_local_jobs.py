@@ -158,6 +158,15 @@ def test_what_is_asked_to_end_is_not_started_again(jobs: LocalJobs, number: int)
     assert (ended.state, ended.restarts) == (ENDED, 0)
 
 
+def test_a_job_whose_supervisor_has_gone_runs_and_nobody_restarts_it(jobs: LocalJobs) -> None:
+    jobs.start("a", python(FOREVER), ENV, restarts=Restarts())
+    assert jobs.status("a").supervised
+    what = json.loads((jobs.folder("a") / "job.json").read_text())
+    psutil.Process(int(what["supervisor"][0])).kill()
+    until(lambda: not jobs.status("a").supervised)
+    assert jobs.status("a").state == RUNNING
+
+
 def test_what_ends_by_itself_is_not_started_again(jobs: LocalJobs) -> None:
     jobs.start("a", python("import sys; sys.exit(3)"), ENV, restarts=Restarts(first_pause=0.0))
     ended = jobs.wait("a", 20)

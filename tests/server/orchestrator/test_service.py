@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def test_a_run_that_can_not_start_names_the_missing(tmp_path: Path) -> None:
         assert orchestrator.wait_for(["silo-1", "silo-2"], 1, 1.5) == ["silo-1"]
         with pytest.raises(SiloError, match="MDW-332"):
             orchestrator.open_run("run", ["silo-1", "stranger"])
+
+
+def test_while_it_settles_all_silos_are_waited_for_and_then_a_quorum_will_do(
+    tmp_path: Path,
+) -> None:
+    federation = Federation(tmp_path)
+    both = ["silo-1", "silo-2"]
+    with (
+        federation.orchestrator() as orchestrator,
+        federation.thread_node(orchestrator.address, federation.silos[0]),
+    ):
+        began = time.monotonic()
+        assert orchestrator.wait_for(both, 1, 20.0, settle=1.5) == ["silo-1"]
+        assert time.monotonic() - began >= 1.5
+        with federation.thread_node(orchestrator.address, federation.silos[1]):
+            assert orchestrator.wait_for(both, 1, 20.0, settle=20.0) == both
+    assert time.monotonic() - began < 20.0
 
 
 def test_a_taken_port_and_a_bad_address_are_one_line_and_nothing_is_left_running(

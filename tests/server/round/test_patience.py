@@ -6,7 +6,13 @@ import pytest
 
 from conf.schema import RunConf
 from server.round.exchange import Closing
-from server.round.patience import closing_of, needed_at_start, quorum_of
+from server.round.patience import (
+    RETURN_SECONDS,
+    closing_of,
+    needed_at_start,
+    quorum_of,
+    settling_at_start,
+)
 
 
 @pytest.mark.parametrize(("cohort", "quorum"), [(1, 1), (2, 2), (3, 2), (10, 6)])
@@ -30,3 +36,9 @@ def test_a_first_start_needs_all_or_the_start_quorum_and_a_restart_what_a_round_
     assert needed_at_start(RunConf(quorum=3), 3, closed=1) == 3
     assert needed_at_start(RunConf(start_quorum=1), 3, closed=1) == 1, "never more than at first"
     assert needed_at_start(RunConf(cohort=2), 10, closed=1) == 2
+
+
+def test_after_a_restart_all_silos_have_a_while_to_come_back() -> None:
+    assert settling_at_start(RunConf(), closed=0) == 0.0
+    assert settling_at_start(RunConf(), closed=3) == RETURN_SECONDS
+    assert settling_at_start(RunConf(start_timeout=5.0), closed=3) == 5.0
