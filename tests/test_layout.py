@@ -29,6 +29,8 @@ TESTED_ELSEWHERE = {
     "client/models/": "tests/client/models/test_models.py",
     "client/tasks/kinds/in_memory.py": "tests/client/tasks/kinds/test_arrays.py",
     "client/tasks/": "tests/client/tasks/test_tasks.py",
+    "client/node/arrivals.py": "tests/client/node/test_transfers.py",
+    "client/node/pace.py": "tests/client/node/test_transfers.py",
     "client/node/channel.py": "tests/client/node/test_node.py",
     "client/node/connection.py": "tests/client/node/test_node.py",
     "client/node/job.py": "tests/client/node/test_node.py",

@@ -48,7 +48,8 @@ from flwr.supercore.run import Run
 
 from client.node.channel import LONGEST_BACKOFF, signed_channel
 from client.node.own_admission import SiloAdmission
-from client.node.transfers import CallLost, TransferLost, Transfers, Watch, side_by_side
+from client.node.pace import CallLost
+from client.node.transfers import TransferLost, Transfers, Watch, side_by_side
 from conf.border import one_line
 from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT
@@ -311,7 +312,10 @@ class Connection:
     ) -> bool:
         """Send some objects of a reply; False where the server has not taken all of them."""
         if self._in_parts:
-            return self._transfers.push(self._node, run_id, session, contents, ids)
+            try:
+                return self._transfers.push(self._node, run_id, session, contents, ids)
+            except TransferLost as lost:
+                raise CallRefused(str(lost)) from None
 
         def one(id: str) -> bool:
             return self._push_object(run_id, session, id, contents[id])

@@ -12,16 +12,15 @@ the next begin from the same model, and it is received once.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from conf.errors import WireError
+from client.node.arrivals import Arrivals, Gap
+from client.node.pace import FAST, CallLost, Pace
 from strategies.wire.transfer_calls import (
     ABSENT,
     MOST_PARTS,
@@ -34,22 +33,10 @@ log = logging.getLogger(__name__)
 
 OBJECTS_AT_ONCE: Final = 2
 """One is on the wire while the other is signed and copied."""
-PART_SECONDS: Final = 2.0
-"""What one call may take, by the rate of the calls before: what a cut costs at most."""
 PART_DEADLINE: Final = 20.0
 """After which a call has failed: the link is a tenth of what it was, or carries nothing at all."""
-FIRST_BYTES: Final = 256 * 2**10
-"""Of the first call, when nothing is known of the link: 4 s at 500 kbit/s."""
-LEAST_BYTES: Final = 16 * 2**10
-"""Of a call over the slowest link: it is served as long as it carries a part in `PART_DEADLINE`."""
-MOST_BYTES: Final = 6 * 2**20
-"""Of one call: a whole chunk of 5 MiB and some small objects."""
-FAST: Final = MOST_BYTES
-"""Bytes of a call from which on a link is fast enough for two of them at once."""
-KEPT_BYTES: Final = 2 * 2**30
-"""Of the objects that are kept of the last large message."""
-LARGE: Final = 64 * 2**10
-"""Bytes of a message from which on its objects take the place of those kept before."""
+MOST_FRUITLESS: Final = 10
+"""Calls one after the other that are answered and move nothing, before a transfer is given up."""
 LOG_SECONDS: Final = 30.0
 """Between two lines of the log about a transfer that takes long."""
 
@@ -67,15 +54,6 @@ Watch = Callable[[str, int, float], None]
 """Is told of a transfer that takes long: `DOWN` or `UP`, bytes left (0: it is over), bytes a second."""
 
 
-class CallLost(Exception):
-    """A call was not answered: the server or the way to it is gone, or slower than thought."""
-
-    def __init__(self, slow: bool) -> None:
-        super().__init__("slow" if slow else "gone")
-        self.slow = slow
-        """Whether its deadline ended it."""
-
-
 class TransferLost(Exception):
     """The server does not know this transfer (any more), or refuses an object of it."""
 
@@ -87,108 +65,6 @@ class Once(Protocol):
         """Return the answer."""
 
 
-class Pace:
-    """How many bytes a call carries in one direction; safe to use from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._bytes = FIRST_BYTES
-        self.rate = 0.0
-        """Bytes a second, of the last call."""
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the next call."""
-        with self._lock:
-            return self._bytes
-
-    def carried(self, count: int, seconds: float) -> None:
-        """Learn from a call that carried so many bytes in so much time."""
-        with self._lock:
-            self.rate = count / max(seconds, 0.001)
-            if count < self._bytes // 2:
-                # The end of a message: its time is that of the way and not of the bytes.
-                return
-            # Growth is bounded: one call may be quick by chance, and a link that is cut every second
-            # must not be tried with two seconds' worth after each success.
-            fit = min(int(self.rate * PART_SECONDS), 2 * self._bytes)
-            self._bytes = min(max(fit, LEAST_BYTES), MOST_BYTES)
-
-    def lost(self, error: CallLost) -> None:
-        """Learn from a call that was not answered."""
-        with self._lock:
-            self._bytes = max(LEAST_BYTES, self._bytes // (16 if error.slow else 2))
-
-
-class Arrivals:
-    """What has arrived of the message in progress, and the objects of the last large one."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, bytes] = {}
-        self._whole: dict[str, bytes] = {}
-        self._parts: dict[str, bytearray] = {}
-        self._sizes: dict[str, int] = {}
-
-    def begin(self, ids: Sequence[str]) -> None:
-        """Begin a message, or continue one that was interrupted: what it has not is forgotten."""
-        self._whole = {id: self._whole[id] for id in ids if id in self._whole}
-        self._parts = {id: self._parts[id] for id in ids if id in self._parts}
-        self._sizes = {}
-
-    def missing(self, ids: Iterable[str]) -> list[Gap]:
-        """Return what is missing of the message."""
-        gaps: list[Gap] = []
-        for id in ids:
-            if id not in self._whole and id not in self._kept:
-                here = len(self._parts.get(id, b""))
-                gaps.append(Gap(id, here, self._sizes.get(id)))
-        return gaps
-
-    def add(self, part: Any) -> None:
-        """Take a part of an object; one that begins elsewhere than the last one ended is ignored.
-
-        Raises WireError MDW-651 where parts make an object of another digest than its name.
-        """
-        id = part.object_id
-        self._sizes[id] = part.size
-        if part.start == 0 and len(part.content) == part.size:
-            self._whole[id] = part.content
-            return
-        here = self._parts.setdefault(id, bytearray())
-        if part.start == len(here):
-            here += part.content
-        if len(here) < part.size:
-            return
-        del self._parts[id]
-        whole = bytes(here)
-        # Parts may be of two servers, one after the other.
-        if hashlib.sha256(whole).hexdigest() != id:
-            raise WireError(
-                "MDW-651",
-                f"The object {id[:12]} is complete and has another digest.",
-                "The server's code or memory is damaged.",
-            )
-        self._whole[id] = whole
-
-    def make_room(self, ids: Iterable[str]) -> None:
-        """Let go of kept objects that the message does not have, where it will take their place."""
-        if sum(self._sizes.values()) >= LARGE:
-            self._kept = {id: self._kept[id] for id in ids if id in self._kept}
-
-    def finish(self, ids: Iterable[str]) -> dict[str, bytes]:
-        """Return the message's objects by id; they are kept for the next one where they are large."""
-        known = self._kept | self._whole
-        contents = {id: known[id] for id in ids}
-        self._whole = {}
-        self._parts = {}
-        size = sum(len(content) for content in contents.values())
-        if LARGE <= size <= KEPT_BYTES:
-            self._kept = dict(contents)
-        elif size > KEPT_BYTES:
-            self._kept = {}
-        return contents
-
-
 @dataclass(frozen=True)
 class Pulled:
     """The objects of a message, by id."""
@@ -196,20 +72,6 @@ class Pulled:
     contents: dict[str, bytes]
     in_one_call: bool
     """Whether the server has sent all of them in one call, and needs no confirmation."""
-
-
-@dataclass(frozen=True)
-class Gap:
-    """What is missing of an object: all from byte `start` on; its size may be unknown yet."""
-
-    id: str
-    start: int
-    size: int | None
-
-    @property
-    def bytes(self) -> int:
-        """Return how many bytes are missing, 0 where that is unknown."""
-        return 0 if self.size is None else self.size - self.start
 
 
 class Transfers:
@@ -242,6 +104,7 @@ class Transfers:
         self._arrivals.begin(ids)
         self._begin()
         calls = 0
+        fruitless = 0
         all_asked = len(self._arrivals.missing(ids)) == len(ids)
         while gaps := self._arrivals.missing(ids):
             unknown = any(gap.size is None for gap in gaps)
@@ -257,11 +120,16 @@ class Transfers:
                 return self._pull_group(node, run_id, group, left)
 
             calls += len(groups)
+            answered = False
+            gained = 0
             for answer in side_by_side(one, groups):
                 for part in answer:
+                    answered = True
+                    gained += len(part.content)
                     if part.size == ABSENT:
                         raise TransferLost(f"object {part.object_id[:12]} is not there any more")
                     self._arrivals.add(part)
+            fruitless = _fruitless(fruitless, answered and not gained)
         self._end(DOWN)
         return Pulled(self._arrivals.finish(ids), all_asked and calls == 1)
 
@@ -300,6 +168,7 @@ class Transfers:
         """
         self._sent = {id: self._sent.get(id, 0) for id in ids}
         self._begin()
+        fruitless = 0
         while gaps := self._unsent(contents):
             groups = _groups(gaps, self._up.bytes)
             if self._up.bytes < FAST:
@@ -310,11 +179,15 @@ class Transfers:
             def one(group: list[Gap], left: int = left) -> Any:
                 return self._push_group(node, run_id, session, contents, group, left)
 
+            answered = False
             for answer in side_by_side(one, groups):
                 if answer is UNKNOWN:
                     return False
                 for part in answer:
+                    answered = True
                     self._sent[part.object_id] = part.start
+            lefts = sum(gap.bytes for gap in self._unsent(contents))
+            fruitless = _fruitless(fruitless, answered and lefts >= left)
         self._end(UP)
         self._sent = {}
         return True
@@ -393,6 +266,17 @@ class Transfers:
 
 UNKNOWN: Final = ("unknown",)
 """In place of an answer: the server does not know the upload."""
+
+
+def _fruitless(before: int, again: bool) -> int:
+    """Count calls one after the other that were answered and moved nothing.
+
+    Raises TransferLost after `MOST_FRUITLESS`: a server that means well moves something.
+    """
+    now = before + 1 if again else 0
+    if now > MOST_FRUITLESS:
+        raise TransferLost("the server answers, and moves nothing")
+    return now
 
 
 def _groups(gaps: Sequence[Gap], most: int) -> list[list[Gap]]:

@@ -12,17 +12,10 @@ import pytest
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.node_pb2 import Node
 
-from client.node import transfers
-from client.node.transfers import (
-    FIRST_BYTES,
-    LEAST_BYTES,
-    MOST_BYTES,
-    CallLost,
-    Gap,
-    Pace,
-    TransferLost,
-    Transfers,
-)
+from client.node import arrivals, transfers
+from client.node.arrivals import Gap
+from client.node.pace import FIRST_BYTES, LEAST_BYTES, MOST_BYTES, CallLost, Pace
+from client.node.transfers import TransferLost, Transfers
 from conf.errors import WireError
 from strategies.wire.transfer_calls import (
     ABSENT,
@@ -211,6 +204,22 @@ def test_an_upload_that_the_server_does_not_know_is_said_so() -> None:
     assert not push(Transfers(lambda *_: PushPartsResponse()), contents)
 
 
+def test_a_server_that_answers_and_moves_nothing_is_given_up() -> None:
+    contents = named(random_bytes(1000))
+    (id,) = contents
+
+    def nothing(name: str, request: Any, deadline: float) -> Any:
+        kind = PullPartsResponse if name == "PullParts" else PushPartsResponse
+        answer = kind()
+        answer.parts.add(object_id=id, size=1000)
+        return answer
+
+    with pytest.raises(TransferLost):
+        pull(Transfers(nothing), contents)
+    with pytest.raises(TransferLost):
+        push(Transfers(nothing), contents)
+
+
 def test_an_object_that_is_not_there_ends_the_transfer() -> None:
     contents = named(b"one", b"two")
     with pytest.raises(TransferLost):
@@ -240,7 +249,7 @@ def test_another_model_takes_the_place_of_the_one_before() -> None:
 
 
 def test_a_model_that_is_too_large_to_be_kept_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfers, "KEPT_BYTES", 100_000)
+    monkeypatch.setattr(arrivals, "KEPT_BYTES", 100_000)
     contents = named(random_bytes(200_000))
     node = Transfers(Server(contents).once)
     assert pull(node, contents) == contents

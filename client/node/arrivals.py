@@ -1,0 +1,101 @@
+"""What has arrived of a message that a silo receives in parts, and what is missing of it.
+
+MDW-651 an object that is not what its name says
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from conf.errors import WireError
+
+KEPT_BYTES: Final = 2 * 2**30
+"""Of the objects that are kept of the last large message."""
+LARGE: Final = 64 * 2**10
+"""Bytes of a message from which on its objects take the place of those kept before."""
+
+
+class Arrivals:
+    """What has arrived of the message in progress, and the objects of the last large one."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, bytes] = {}
+        self._whole: dict[str, bytes] = {}
+        self._parts: dict[str, bytearray] = {}
+        self._sizes: dict[str, int] = {}
+
+    def begin(self, ids: Sequence[str]) -> None:
+        """Begin a message, or continue one that was interrupted: what it has not is forgotten."""
+        self._whole = {id: self._whole[id] for id in ids if id in self._whole}
+        self._parts = {id: self._parts[id] for id in ids if id in self._parts}
+        self._sizes = {}
+
+    def missing(self, ids: Iterable[str]) -> list[Gap]:
+        """Return what is missing of the message."""
+        gaps: list[Gap] = []
+        for id in ids:
+            if id not in self._whole and id not in self._kept:
+                here = len(self._parts.get(id, b""))
+                gaps.append(Gap(id, here, self._sizes.get(id)))
+        return gaps
+
+    def add(self, part: Any) -> None:
+        """Take a part of an object; one that begins elsewhere than the last one ended is ignored.
+
+        Raises WireError MDW-651 where parts make an object of another digest than its name.
+        """
+        id = part.object_id
+        self._sizes[id] = part.size
+        if part.start == 0 and len(part.content) == part.size:
+            self._whole[id] = part.content
+            return
+        here = self._parts.setdefault(id, bytearray())
+        if part.start == len(here):
+            here += part.content
+        if len(here) < part.size:
+            return
+        del self._parts[id]
+        whole = bytes(here)
+        # Parts may be of two servers, one after the other.
+        if hashlib.sha256(whole).hexdigest() != id:
+            raise WireError(
+                "MDW-651",
+                f"The object {id[:12]} is complete and has another digest.",
+                "The server's code or memory is damaged.",
+            )
+        self._whole[id] = whole
+
+    def make_room(self, ids: Iterable[str]) -> None:
+        """Let go of kept objects that the message does not have, where it will take their place."""
+        if sum(self._sizes.values()) >= LARGE:
+            self._kept = {id: self._kept[id] for id in ids if id in self._kept}
+
+    def finish(self, ids: Iterable[str]) -> dict[str, bytes]:
+        """Return the message's objects by id; they are kept for the next one where they are large."""
+        known = self._kept | self._whole
+        contents = {id: known[id] for id in ids}
+        self._whole = {}
+        self._parts = {}
+        size = sum(len(content) for content in contents.values())
+        if LARGE <= size <= KEPT_BYTES:
+            self._kept = dict(contents)
+        elif size > KEPT_BYTES:
+            self._kept = {}
+        return contents
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What is missing of an object: all from byte `start` on; its size may be unknown yet."""
+
+    id: str
+    start: int
+    size: int | None
+
+    @property
+    def bytes(self) -> int:
+        """Return how many bytes are missing, 0 where that is unknown."""
+        return 0 if self.size is None else self.size - self.start
