@@ -151,11 +151,11 @@ class LocalBackend(Backend):
         """
         folder = self.jobs.folder(job_name(silo.name))
         secrets = FolderSecrets(folder / "keys")
-        secret = node_secret(silo.name)
+        secret = node_secret(self.conf.federation.name, silo.name)
         with disk(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if secret not in secrets.list():
-            make_node_key(secrets, silo.name)
+            make_node_key(secrets, self.conf.federation.name, silo.name)
         key = load_node_key(secrets.get(secret), secrets.where(secret))
         self.admit(silo.name, public_line(key.public_key()))
         authority = FolderSecrets(self.folder.keys).get(CA_CERTIFICATE)
@@ -299,7 +299,7 @@ class LocalBackend(Backend):
             "--silo-file": folder / "silo.json",
             "--rendezvous": self.folder.rendezvous,
             "--ca": folder / "ca.pem",
-            "--key": folder / "keys" / node_secret(silo),
+            "--key": folder / "keys" / node_secret(self.conf.federation.name, silo),
             "--state": folder / "state",
         }
         own = self.conf.federation.silos.get(silo, SiloConf())

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.identity.authority import CA_CERTIFICATE
 from azureml_jobs.identity.key_vault import VaultSecrets
-from azureml_jobs.identity.node_key import node_secret
 from azureml_jobs.identity.secret_store import FolderSecrets, SecretStore, checked_name
 from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from conf.compose import compose
@@ -85,7 +84,7 @@ class KeyPlaces:
     def public(self) -> Path:
         """Return the file of the public half that is handed out."""
         if not self.vault:
-            return self.folder / f"{node_secret(self.name)}.pub"
+            return self.folder / f"node-{self.name}.pub"
         return Path(self.silo.public_key or f"{self.name}.pub")
 
     def open_store(self) -> Store:

@@ -57,6 +57,7 @@ class Keys:
         self._places = places
         self._clock = clock
         self._name = places.name
+        self._federation = places.conf.federation.name
         self._secrets = places.secrets
 
     def do(self) -> Iterator[str]:
@@ -126,7 +127,7 @@ class Keys:
 
         Raises IdentityError MDW-707 as `init`.
         """
-        secret = node_secret(self._name)
+        secret = node_secret(self._federation, self._name)
         path = self._places.public
         new = self._arguments.has("--new")
         public = ""
@@ -134,7 +135,7 @@ class Keys:
             where = self._secrets.where(secret)
             public = public_line(load_node_key(self._secrets.get(secret), where).public_key())
         if not public or _content(path) == self._text(public).encode():
-            public = make_node_key(self._secrets, self._name, new=new)
+            public = make_node_key(self._secrets, self._federation, self._name, new=new)
         yield self._published(public)
         verb = "rotate" if new else "admit"
         yield f"Give that file to the orchestrator's owner: meadow keys {verb} {self._name} {path.name}"
@@ -152,7 +153,7 @@ class Keys:
         if not self._arguments.has("FILE"):
             secret, public = fresh_node_key()
             new = self._admitted.admit(self._name, public, self._days, limits)
-            self._secrets.set(node_secret(self._name), secret)
+            self._secrets.set(node_secret(self._federation, self._name), secret)
             yield self._published(public)
         else:
             new = self._admitted.admit(self._name, self._given_key(), self._days, limits)

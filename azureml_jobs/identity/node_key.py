@@ -22,23 +22,36 @@ from conf.versions import Format
 NodeKey = ec.EllipticCurvePrivateKey
 
 
-NAMES: Final = Format("name of a node key", 1)
-"""How node keys are named: `node-NAME` in version 1; a later version N begins with `nodeN-`."""
+NAMES: Final = Format("name of a node key", 2)
+"""How node keys are named: `node-NAME` in version 1, `node2-LENGTH-FEDERATION-NAME` in version 2;
+a later version N begins with `nodeN-`.
+"""
 _OF_A_LATER_VERSION = re.compile(r"node(\d+)-(.+)")
+_LONGEST_NAME: Final = 80
 
 
-def node_secret(silo: str) -> str:
-    """Return the name of a silo's node key in a SecretStore."""
-    return f"node-{checked_name(silo)}"
+def node_secret(federation: str, silo: str) -> str:
+    """Return the name of a silo's node key in a SecretStore: one key for each federation.
+
+    No two pairs have one name: the length of the federation's name comes first, since both parts
+    may hold '-'. A name that is too long for a store is replaced by its digest, behind a length
+    that no federation has.
+    """
+    checked_name(federation)
+    checked_name(silo)
+    name = f"node2-{len(federation)}-{federation}-{silo}"
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"node2-0-{hashlib.sha256(name.encode()).hexdigest()}"
 
 
-def read_node_key(secrets: SecretStore, silo: str) -> NodeKey:
-    """Return a silo's node key from a SecretStore.
+def read_node_key(secrets: SecretStore, federation: str, silo: str) -> NodeKey:
+    """Return a silo's node key for a federation from a SecretStore.
 
     Raises IdentityError MDW-700 where there is none, 702 or 703 for another thing; CheckpointError
     MDW-505 where the silo's key is there under a name of another version of Meadow.
     """
-    name = node_secret(silo)
+    name = node_secret(federation, silo)
     try:
         secret = secrets.get(name)
     except IdentityError as error:
@@ -54,8 +67,11 @@ def _check_names(secrets: SecretStore, silo: str) -> None:
     # say.
     with suppress(IdentityError):
         for name in secrets.list():
+            if name == f"node-{silo}":
+                raise NAMES.of_another_version(secrets.where(name), 1)
             match = _OF_A_LATER_VERSION.fullmatch(name)
-            if match and match[2] == silo:
+            later = match is not None and int(match[1]) > NAMES.version
+            if match is not None and later and match[2].endswith(silo):
                 raise NAMES.of_another_version(secrets.where(name), int(match[1]))
 
 
@@ -70,12 +86,12 @@ def fresh_node_key() -> tuple[bytes, str]:
     return secret, public_line(key.public_key())
 
 
-def make_node_key(secrets: SecretStore, silo: str, *, new: bool = False) -> str:
-    """Make and store a silo's key; return the public half.
+def make_node_key(secrets: SecretStore, federation: str, silo: str, *, new: bool = False) -> str:
+    """Make and store a silo's key for a federation; return the public half.
 
     Raises IdentityError MDW-707 where the silo has one, unless a `new` one shall replace it.
     """
-    name = node_secret(silo)
+    name = node_secret(federation, silo)
     _check_names(secrets, silo)
     if not new and name in secrets.list():
         hint = f"To replace it: `meadow keys silo {silo} --new`, then have the new one admitted."

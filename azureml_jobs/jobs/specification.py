@@ -167,7 +167,7 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str, state: str = "") 
     if own.admission:
         arguments += ["--admission", ADMISSION_FILE]
     if orchestrator.address:
-        arguments += ["--server", orchestrator.address]
+        arguments += ["--server", orchestrator.address, "--federation", name]
     else:
         arguments += ["--tracking", tracking, "--experiment", conf.tracking.experiment]
         arguments += ["--federation", name]

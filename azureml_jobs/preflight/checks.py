@@ -122,7 +122,12 @@ def _silo(conf: Conf, name: str, sources: Sources) -> Iterator[Finding]:
         if silo.input:
             yield from data(name, workspace, silo.workspace, silo.input)
     if silo.key_vault:
-        yield tried(name, "node key", lambda: _node_key(name, silo, sources), security=True)
+        yield tried(
+            name,
+            "node key",
+            lambda: _node_key(conf.federation.name, name, silo, sources),
+            security=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -267,10 +272,10 @@ def _with_warning(finding: Finding, warning: str | None) -> Finding:
     return replace(finding, state=WARNING, seen=warning)
 
 
-def _node_key(name: str, silo: SiloConf, sources: Sources) -> str:
+def _node_key(federation: str, name: str, silo: SiloConf, sources: Sources) -> str:
     """Return the fingerprint of a silo's key; the public half that its file names must match it."""
     vault = sources.vault(str(silo.key_vault))
-    secret = node_secret(name)
+    secret = node_secret(federation, name)
     where = vault.where(secret)
     key = load_node_key(vault.get(secret), where)
     in_vault = fingerprint(key.public_key())

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Echo = Callable[[str], None]
 NAMES: Final = ("north", "south", "west")
 ENGINEER: Final = "engineer"
+FEDERATION: Final = "hospitals"
 SCIENTIST: Final = "data scientist"
 SERVER_RIGHTS: Final = {
     "federation": "Storage Blob Data Contributor",
@@ -115,7 +116,7 @@ class Rehearsal:
             (self.folder / "ca.pem").write_bytes(vault.get(CA_CERTIFICATE))
         for name in self.names:
             with self.signed_in(owner(name)):
-                publics[name] = make_node_key(VaultSecrets(f"kv-{name}"), name)
+                publics[name] = make_node_key(VaultSecrets(f"kv-{name}"), FEDERATION, name)
         with self.signed_in(ENGINEER):
             keys = keys_of(self.federation().backend)
             for name, public in publics.items():

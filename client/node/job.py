@@ -116,7 +116,8 @@ class NodeSettings:
 
     A silo's settings: `silo` (JSON, as `conf.silos.silo_to_json`) or `silo_file`. Where the server
     is: `server` (host:port), `rendezvous` (a folder), or `tracking` (an MLflow address, where
-    `experiment`, `federation` and perhaps `run_id` say which). The node's private key: `key` or
+    `experiment`, `federation` and perhaps `run_id` say which; the federation's name is also part of
+    that of the key in a vault). The node's private key: `key` or
     `key_vault`. Its admission comes with the rendezvous, or from the file `admission`. With
     `federation` only that federation's records are followed.
     """
@@ -205,7 +206,7 @@ def _states(settings: NodeSettings, silo: str) -> SiloStateStore | None:
 def _node_key(settings: NodeSettings, silo: str) -> NodeKey:
     if settings.key is not None:
         return load_node_key(read_private(settings.key), str(settings.key))
-    return read_node_key(VaultSecrets(settings.key_vault), silo)
+    return read_node_key(VaultSecrets(settings.key_vault), settings.federation, silo)
 
 
 def _rendezvous(settings: NodeSettings) -> Rendezvous:

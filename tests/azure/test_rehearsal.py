@@ -22,6 +22,7 @@ from azureml_jobs.backends.base import ORCHESTRATOR
 from azureml_jobs.backends.workspace import Workspace
 from azureml_jobs.cli.main import main
 from azureml_jobs.identity.key_vault import VaultSecrets
+from azureml_jobs.identity.node_key import node_secret
 from azureml_jobs.jobs.snapshot import snapshot
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from azureml_jobs.rehearsal.executor import Job
@@ -354,7 +355,9 @@ def test_no_private_part_is_in_a_job_or_a_log(federation: Rehearsal) -> None:
         text = json.dumps(job.resource) + log_of(job)
         assert "PRIVATE KEY" not in text
     with federation.signed_in(owner("north")):
-        secret = VaultSecrets("kv-north").get("node-north").decode().splitlines()[1]
+        secret = (
+            VaultSecrets("kv-north").get(node_secret("hospitals", "north")).decode().splitlines()[1]
+        )
     folders = [path for path in (federation.cloud.folder / "jobs").rglob("*") if path.is_file()]
     assert folders and not [path for path in folders if secret.encode() in path.read_bytes()]
 

@@ -58,19 +58,23 @@ def test_no_two_names_share_a_secret(vault: VaultSecrets) -> None:
 
 
 def test_two_silos_whose_names_differ_in_a_stroke_have_a_key_each(vault: VaultSecrets) -> None:
-    first, second = make_node_key(vault, "a_b"), make_node_key(vault, "a-b")
+    first, second = (
+        make_node_key(vault, "hospitals", "a_b"),
+        make_node_key(vault, "hospitals", "a-b"),
+    )
     kept = [
-        load_node_key(vault.get(node_secret(silo)), silo).public_key() for silo in ("a_b", "a-b")
+        load_node_key(vault.get(node_secret("hospitals", silo)), silo).public_key()
+        for silo in ("a_b", "a-b")
     ]
     assert [public_line(key) for key in kept] == [first, second] and first != second
     with pytest.raises(IdentityError, match=r"MDW-707.*a_b"):
-        make_node_key(vault, "a_b")
+        make_node_key(vault, "hospitals", "a_b")
 
 
 def test_keys_and_the_ca_live_in_a_vault(vault: VaultSecrets) -> None:
-    public = make_node_key(vault, "north")
+    public = make_node_key(vault, "hospitals", "north")
     assert public.startswith("ecdsa-sha2-nistp384 ")
-    load_node_key(vault.get(node_secret("north")), "the vault")
+    load_node_key(vault.get(node_secret("hospitals", "north")), "the vault")
     now = datetime.now(UTC)
     make_ca(vault, "hospitals", now)
     assert b"BEGIN CERTIFICATE" in server_credentials(vault, ["127.0.0.1"], now).certificate

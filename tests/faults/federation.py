@@ -20,7 +20,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from azureml_jobs.identity.authority import ServerCredentials, make_ca, server_credentials
-from azureml_jobs.identity.node_key import load_node_key, make_node_key, public_line
+from azureml_jobs.identity.node_key import load_node_key, make_node_key, node_secret, public_line
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.identity.signed_admission import Admission, AdmissionAuthority
 from azureml_jobs.rendezvous import StaticRendezvous
@@ -53,10 +53,10 @@ class Federation:
         self.public = {silo.name: self._public(silo.name) for silo in self.silos}
 
     def _public(self, silo: str) -> bytes:
-        if f"node-{silo}" not in self.secrets.list():
-            make_node_key(self.secrets, silo)
+        if node_secret("federation", silo) not in self.secrets.list():
+            make_node_key(self.secrets, "federation", silo)
         return public_line(
-            load_node_key(self.secrets.get(f"node-{silo}"), silo).public_key()
+            load_node_key(self.secrets.get(node_secret("federation", silo)), silo).public_key()
         ).encode()
 
     def admission(self, silo: str, line: str | None = None, days: float = 365) -> str:
@@ -98,7 +98,7 @@ class Federation:
             orchestrator.stop(over=False)
 
     def connection(self, address: str, silo: str, **options: Any) -> Connection:
-        key = load_node_key(self.secrets.get(f"node-{silo}"), silo)
+        key = load_node_key(self.secrets.get(node_secret("federation", silo)), silo)
         place = StaticRendezvous("127.0.0.1:1")
         file = self.admission_file(silo)
         admission = SiloAdmission(silo, key, self.authority, place, file)
@@ -196,7 +196,7 @@ class ProcessNode:
                 "--ca",
                 str(federation.folder / "ca.pem"),
                 "--key",
-                federation.secrets.where(f"node-{silo.name}"),
+                federation.secrets.where(node_secret("federation", silo.name)),
             ),
             *("--admission", str(federation.admission_file(silo.name))),
             *("--app", app, *extra),

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 from flwr.cli.build import build_fab_from_files
 
+from azureml_jobs.identity.node_key import node_secret
 from conf.schema import Silo
 from conf.silos import silo_to_json
 from conf.telemetry import OFF
@@ -150,7 +151,10 @@ class Stock:
                 "--root-certificates",
                 str(self.authority),
             ),
-            *("--auth-supernode-private-key", self.federation.secrets.where(f"node-{silo}")),
+            *(
+                "--auth-supernode-private-key",
+                self.federation.secrets.where(node_secret("federation", silo)),
+            ),
             *("--host", "127.0.0.1", "--port", str(free_port())),
             *(("--node-config", config) if config else ()),
         )

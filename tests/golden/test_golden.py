@@ -210,7 +210,7 @@ WRITTEN: dict[str, Callable[[Path], bytes]] = {
     "silo-state-1.state": lambda folder: silo_states(folder, "runs/golden/round-000002.state"),
     "silo-runs-2.json": lambda folder: silo_states(folder, "runs.json"),
     "context-state-1.json": lambda folder: state_names(),
-    "node-key-name-1.txt": lambda folder: node_secret("north").encode(),
+    "node-key-name-2.txt": lambda folder: node_secret("clinics", "north").encode(),
 }
 """Each format by its golden file: its name, the version, and how this tree writes it."""
 

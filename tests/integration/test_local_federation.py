@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from azureml_jobs.backends.local_jobs import ENDED, RUNNING, LocalJobs
+from azureml_jobs.identity.node_key import node_secret
 from azureml_jobs.storage.base import Store
 from conf.errors import RoundError
 from conf.federation_folder import FederationFolder
@@ -176,7 +177,7 @@ def test_nothing_that_it_started_is_left_running(launched: Launched) -> None:
 def test_no_private_key_and_no_token_is_seen_anywhere(launched: Launched) -> None:
     private = [
         launched.federation / "keys/ca-key",
-        *launched.federation.glob("jobs/silo-*/keys/node-*"),
+        *launched.federation.glob("jobs/silo-*/keys/node2-*"),
     ]
     assert len(private) == 4
     needles = [TOKEN, "PRIVATE KEY", *(needle for file in private for needle in pieces(file))]
@@ -218,7 +219,8 @@ def test_its_silos_confirm_the_run_and_say_what_they_hold(launched: Launched) ->
 def test_each_silo_holds_its_own_key_and_no_other(launched: Launched) -> None:
     for name in JOBS - {"server"}:
         keys = launched.jobs.folder(name) / "keys"
-        assert [file.name for file in keys.iterdir()] == [f"node-{name.removeprefix('silo-')}"]
+        silo = name.removeprefix("silo-")
+        assert [file.name for file in keys.iterdir()] == [node_secret("federation", silo)]
         assert (
             keys.stat().st_mode & 0o777 == 0o700
             and next(keys.iterdir()).stat().st_mode & 0o777 == 0o600
@@ -228,7 +230,7 @@ def test_each_silo_holds_its_own_key_and_no_other(launched: Launched) -> None:
             text for seen, text in launched.processes.items() if seen.startswith(name)
         )
         others = JOBS - {name, "server"}
-        assert f"node-{name.removeprefix('silo-')}" in command and not any(
+        assert node_secret("federation", name.removeprefix("silo-")) in command and not any(
             other in command for other in others
         )
     assert list(launched.jobs.folder("server").glob("keys/*")) == []

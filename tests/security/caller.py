@@ -16,7 +16,7 @@ from flwr.proto.node_pb2 import Node
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
 from azureml_jobs.identity.call_signature import body_digest
-from azureml_jobs.identity.node_key import load_node_key, public_line
+from azureml_jobs.identity.node_key import load_node_key, node_secret, public_line
 from client.node.call_signer import CallSigner
 from server.orchestrator.nodes import node_id_of
 from strategies.wire.fleet_calls import FleetStub
@@ -71,7 +71,11 @@ class Caller:
 
     @classmethod
     def silo(cls, federation: Federation, address: str, name: str) -> Self:
-        return cls(federation, address, load_node_key(federation.secrets.get(f"node-{name}"), name))
+        return cls(
+            federation,
+            address,
+            load_node_key(federation.secrets.get(node_secret("federation", name)), name),
+        )
 
     def headers(
         self, *, shift: float = 0.0, timestamp: str | None = None, **changed: Any

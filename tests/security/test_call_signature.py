@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from azureml_jobs.identity.authority import server_credentials
 from azureml_jobs.identity.call_signature import CallStatement, server_digest
-from azureml_jobs.identity.node_key import load_node_key
+from azureml_jobs.identity.node_key import load_node_key, node_secret
 from client.node.call_signer import CallSigner
 from conf.errors import IdentityError
 from server.orchestrator.challenges import CHALLENGES_PER_KEY, WINDOW, Challenges, UsedNumbers
@@ -152,7 +152,7 @@ def test_the_server_of_one_federation_can_not_act_as_its_silo_in_another(tmp_pat
     a = Federation(folder(tmp_path, "a"))
     b = Federation(folder(tmp_path, "b"))
     with b.orchestrator() as orchestrator:
-        key = load_node_key(b.secrets.get("node-silo-1"), "silo-1")
+        key = load_node_key(b.secrets.get(node_secret("federation", "silo-1")), "silo-1")
         relay = Relay(Caller.silo(b, orchestrator.address, "silo-1"))
         body = PullMessagesRequest(node=relay._victim.node).SerializeToString()
         # The silo trusts the CA of A, and does not sign for a server of B.
@@ -174,7 +174,7 @@ def test_the_server_of_one_federation_can_not_act_as_its_silo_in_another(tmp_pat
 
 def test_a_silo_s_own_certificate_is_no_server_s(tmp_path: Path) -> None:
     federation = Federation(tmp_path, silos=1)
-    key = load_node_key(federation.secrets.get("node-silo-1"), "silo-1")
+    key = load_node_key(federation.secrets.get(node_secret("federation", "silo-1")), "silo-1")
     signer = CallSigner(key, "federation", federation.authority)
 
     def liar(details: Any, body: bytes) -> Refused:
@@ -202,7 +202,7 @@ class Refused:
 
 def test_a_server_that_only_asks_for_signatures_gets_few(tmp_path: Path) -> None:
     federation = Federation(tmp_path, silos=1)
-    key = load_node_key(federation.secrets.get("node-silo-1"), "silo-1")
+    key = load_node_key(federation.secrets.get(node_secret("federation", "silo-1")), "silo-1")
     signer = CallSigner(key, "federation", federation.authority)
     asked = []
 

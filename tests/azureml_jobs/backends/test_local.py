@@ -24,7 +24,7 @@ from azureml_jobs.cli.federation import Federation, backend_of
 from azureml_jobs.cli.launch import launch_and_run, start_parts
 from azureml_jobs.cli.main import main
 from azureml_jobs.cli.runs import submit_run
-from azureml_jobs.identity.node_key import load_node_key
+from azureml_jobs.identity.node_key import load_node_key, node_secret
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.compose import compose
@@ -269,8 +269,8 @@ def test_a_silo_gets_its_own_key_the_cas_certificate_and_its_settings(place: Pla
         assert (folder / "ca.pem").read_bytes() == FolderSecrets(place.folder.keys).get(
             "ca-certificate"
         )
-        assert FolderSecrets(folder / "keys").list() == [f"node-{silo.name}"]
-        load_node_key(FolderSecrets(folder / "keys").get(f"node-{silo.name}"), "")
+        assert FolderSecrets(folder / "keys").list() == [node_secret("federation", silo.name)]
+        load_node_key(FolderSecrets(folder / "keys").get(node_secret("federation", silo.name)), "")
         assert folder.stat().st_mode & 0o777 == 0o700
     admitted = place.keys.all()
     assert sorted(key.silo for key in admitted) == ["silo-1", "silo-2"]

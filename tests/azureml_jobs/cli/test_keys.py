@@ -13,7 +13,7 @@ from azureml_jobs.cli.arguments import parse
 from azureml_jobs.cli.keys import keys
 from azureml_jobs.cli.verbs import KEYS, VERBS, find
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
-from azureml_jobs.identity.node_key import fresh_node_key
+from azureml_jobs.identity.node_key import fresh_node_key, node_secret
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import ConfigError, MeadowError
@@ -25,6 +25,8 @@ from server.store.admitted_keys import AdmittedKeys
 ROOT = Path(__file__).resolve().parents[3]
 START = 1_700_000_000.0
 DAY = 86400.0
+NORTH = node_secret("federation", "north")
+"""The private half of north's key."""
 
 
 def type_keys(*argv: str, now: float = START) -> int:
@@ -77,7 +79,7 @@ def test_silo_makes_a_key_and_says_where_its_public_half_is(office: Office) -> N
     assert public.read_text().startswith("ecdsa-sha2-nistp384 ") and public.read_text().endswith(
         " north\n"
     )
-    assert (office.keys / "node-north").stat().st_mode & 0o777 == 0o600
+    assert (office.keys / NORTH).stat().st_mode & 0o777 == 0o600
     assert office.keys.stat().st_mode & 0o777 == 0o700
     assert "PRIVATE" not in out
     assert office.do("silo", "north")[0] == 8
@@ -102,7 +104,7 @@ def test_admit_list_and_revoke(office: Office) -> None:
 
 def test_rotate_makes_admits_and_revokes(office: Office) -> None:
     office.do("silo", "north")
-    public, secret = office.keys / "node-north.pub", office.keys / "node-north"
+    public, secret = office.keys / "node-north.pub", office.keys / NORTH
     office.do("admit", "north", str(public))
     before = public.read_text(), secret.read_bytes()
     status, out, _ = office.do("rotate", "north")
@@ -134,11 +136,11 @@ def test_a_rotation_whose_new_key_can_not_be_admitted_keeps_the_old_one(
     office: Office, tmp_path: Path
 ) -> None:
     office.do("silo", "north")
-    secret = (office.keys / "node-north").read_bytes()
+    secret = (office.keys / NORTH).read_bytes()
     (tmp_path / "file").write_text("")
     status, _, err = office.do("rotate", "north", store=tmp_path / "file")
     assert status == 6 and err.startswith("MDW-515")
-    assert (office.keys / "node-north").read_bytes() == secret
+    assert (office.keys / NORTH).read_bytes() == secret
 
 
 def test_list_warns_of_what_expires(office: Office) -> None:
@@ -172,7 +174,7 @@ def test_admit_of_what_is_no_public_key_admits_nothing(
 
 def test_a_private_key_given_for_a_public_one_is_not_echoed(office: Office) -> None:
     office.do("silo", "north")
-    _, out, err = office.do("admit", "north", str(office.keys / "node-north"))
+    _, out, err = office.do("admit", "north", str(office.keys / NORTH))
     assert err.startswith("MDW-702") and "BEGIN" not in out + err
 
 

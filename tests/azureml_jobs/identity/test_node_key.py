@@ -16,6 +16,7 @@ from azureml_jobs.identity.node_key import (
     load_node_key,
     load_public_key,
     make_node_key,
+    node_secret,
     public_line,
     read_node_key,
 )
@@ -24,6 +25,8 @@ from conf.errors import CheckpointError, IdentityError
 
 PEM, OPENSSH = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
 PLAIN = serialization.NoEncryption()
+
+NORTH = node_secret("clinics", "north")
 
 
 def raises(pattern: str) -> Any:
@@ -38,16 +41,16 @@ def secrets(tmp_path: Path) -> FolderSecrets:
 def test_a_node_key_is_p384_in_the_format_that_flower_and_openssh_read(
     secrets: FolderSecrets, tmp_path: Path
 ) -> None:
-    line = make_node_key(secrets, "north")
-    key = load_node_key(secrets.get("node-north"), "x")
+    line = make_node_key(secrets, "clinics", "north")
+    key = load_node_key(secrets.get(NORTH), "x")
     assert public_line(key.public_key()) == line and line.startswith("ecdsa-sha2-nistp384 ")
     shown = subprocess.run(
-        ["ssh-keygen", "-l", "-f", secrets.where("node-north")], capture_output=True, text=True
+        ["ssh-keygen", "-l", "-f", secrets.where(NORTH)], capture_output=True, text=True
     )
     assert shown.stdout.split()[:2] == ["384", fingerprint(key.public_key())]
     with raises("MDW-707.*keys silo north --new"):
-        make_node_key(secrets, "north")
-    assert public_line(load_node_key(secrets.get("node-north"), "x").public_key()) == line
+        make_node_key(secrets, "clinics", "north")
+    assert public_line(load_node_key(secrets.get(NORTH), "x").public_key()) == line
 
 
 def test_a_key_that_ssh_keygen_made_is_read(tmp_path: Path) -> None:
@@ -106,12 +109,31 @@ def test_what_is_no_node_key_is_refused_in_one_line_without_its_content(tmp_path
 def test_a_key_under_a_name_of_another_version_is_not_made_again_nor_read(
     secrets: FolderSecrets,
 ) -> None:
-    secrets.set("node2-north", b"a later key")
-    for look in (lambda: read_node_key(secrets, "north"), lambda: make_node_key(secrets, "north")):
-        with pytest.raises(CheckpointError, match=r"MDW-505.*node2-north.*version 2;.*version 1\."):
+    secrets.set("node3-7-clinics-north", b"a later key")
+    for look in (
+        lambda: read_node_key(secrets, "clinics", "north"),
+        lambda: make_node_key(secrets, "clinics", "north"),
+    ):
+        with pytest.raises(
+            CheckpointError, match=r"MDW-505.*node3-7-clinics-north.*version 3;.*version 2\."
+        ):
             look()
-    assert secrets.list() == ["node2-north"]
-    make_node_key(secrets, "south")
-    assert read_node_key(secrets, "south").curve.name == "secp384r1"
+    assert secrets.list() == ["node3-7-clinics-north"]
+    make_node_key(secrets, "clinics", "south")
+    assert read_node_key(secrets, "clinics", "south").curve.name == "secp384r1"
     with raises("MDW-700"):
-        read_node_key(secrets, "west")
+        read_node_key(secrets, "clinics", "west")
+
+
+def test_no_two_pairs_of_federation_and_silo_share_a_name() -> None:
+    names = ["a", "b", "a-b", "b-c", "a-b-c", "1-a", "a" * 64, "a" * 63, f"{'a' * 63}-", "2-a-b"]
+    pairs = [(federation, silo) for federation in names for silo in names]
+    assert len({node_secret(*pair) for pair in pairs}) == len(pairs)
+    assert all(len(node_secret(*pair)) <= 80 for pair in pairs)
+    assert node_secret("a-b", "c") != node_secret("a", "b-c")
+
+
+def test_a_key_of_version_1_is_named_and_not_taken(secrets: FolderSecrets) -> None:
+    secrets.set("node-north", b"one key for every federation")
+    with pytest.raises(CheckpointError, match=r"MDW-505.*node-north.*version 1;.*version 2\."):
+        make_node_key(secrets, "clinics", "north")

@@ -13,7 +13,7 @@ import pytest
 from azureml_jobs.backends.workspace import Compute
 from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import make_ca
-from azureml_jobs.identity.node_key import fresh_node_key, make_node_key
+from azureml_jobs.identity.node_key import fresh_node_key, make_node_key, node_secret
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.preflight.checks import Sources, check
 from azureml_jobs.preflight.findings import ERROR, OK, WARNING, Finding, Table
@@ -88,7 +88,9 @@ class World:
             (NOW + timedelta(days=300)).timestamp(),
         )
         self.keys = [
-            AdmittedKey(silo, make_node_key(self.vaults[f"kv-{silo}"], silo), since, until)
+            AdmittedKey(
+                silo, make_node_key(self.vaults[f"kv-{silo}"], "hospitals", silo), since, until
+            )
             for silo in ("north", "south")
         ]
 
@@ -200,7 +202,7 @@ def unreachable(conf: Conf, world: World) -> None:
 
 
 def missing_key(conf: Conf, world: World) -> None:
-    world.vaults["kv-north"].delete("node-north")
+    world.vaults["kv-north"].delete(node_secret("hospitals", "north"))
 
 
 def not_admitted(conf: Conf, world: World) -> None:
@@ -212,7 +214,7 @@ def expired(conf: Conf, world: World) -> None:
 
 
 def shared_vault(conf: Conf, world: World) -> None:
-    world.vaults["kv-north"].set("node-south", fresh_node_key()[0])
+    world.vaults["kv-north"].set(node_secret("hospitals", "south"), fresh_node_key()[0])
     conf.federation.silos["south"].key_vault = "KV-North"
     world.vaults["KV-North"] = world.vaults["kv-north"]
 

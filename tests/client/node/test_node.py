@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from azureml_jobs.cli.arguments import parse
 from azureml_jobs.cli.programs import node_settings
 from azureml_jobs.cli.verbs import VERBS
-from azureml_jobs.identity.node_key import make_node_key
+from azureml_jobs.identity.node_key import make_node_key, node_secret
 from client.node.job import IDLE_STATUS, NodeSettings, make_node, run
 from client.node.journal import InstructionKey, UpdateJournal
 from conf.silos import silo_to_json
@@ -33,7 +33,7 @@ def keep_signals() -> Iterator[None]:
 def settings(federation: Federation, *more: str, **changed: str) -> NodeSettings:
     authority = federation.folder / "ca.pem"
     authority.write_bytes(federation.authority)
-    key = federation.secrets.where("node-silo-1")
+    key = federation.secrets.where(node_secret("federation", "silo-1"))
     options = {
         "server": "127.0.0.1:1",
         "ca": str(authority),
@@ -64,8 +64,8 @@ def test_an_unregistered_key_ends_with_the_reason(
 ) -> None:
     federation = Federation(tmp_path, silos=1)
     with federation.orchestrator() as orchestrator:
-        make_node_key(federation.secrets, "stranger")
-        key = federation.secrets.where("node-stranger")
+        make_node_key(federation.secrets, "federation", "stranger")
+        key = federation.secrets.where(node_secret("federation", "stranger"))
         assert run(settings(federation, server=orchestrator.address, key=key, admission="")) == 8
     assert (
         capsys.readouterr()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
-from azureml_jobs.identity.node_key import make_node_key
+from azureml_jobs.identity.node_key import make_node_key, node_secret
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from conf.compose import compose
@@ -50,10 +50,10 @@ class OneSilo:
         make_ca(secrets, "test", datetime.now(UTC))
         store = store_in(self.folder)
         keys = AdmittedKeys(store, time.time, AdmissionAuthority(secrets, "federation"))
-        keys.admit("silo-1", make_node_key(secrets, "silo-1"))
+        keys.admit("silo-1", make_node_key(secrets, "federation", "silo-1"))
         self.ca = path / "ca.pem"
         self.ca.write_bytes(secrets.get(CA_CERTIFICATE))
-        self.key = secrets.where("node-silo-1")
+        self.key = secrets.where(node_secret("federation", "silo-1"))
         self.queue = RunQueue(store)
         self.overrides = [f"federation.folder={self.folder.path}", f"run.output={self.outputs}"]
         self.queue.submit("a", compose([*RUN, *self.overrides]))

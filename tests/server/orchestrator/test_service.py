@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flwr.serverapp.strategy import FedAvg
 
-from azureml_jobs.identity.node_key import make_node_key
+from azureml_jobs.identity.node_key import make_node_key, node_secret
 from conf.errors import IdentityError, SiloError
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator
@@ -142,8 +142,8 @@ def test_a_silo_whose_key_is_changed_takes_part_with_the_new_one_in_the_same_run
             orchestrator.wait_for(["silo-1"], 1, 20)
             grid = PackedGrid(orchestrator.open_run("run", ["silo-1"]))
             old = federation.public["silo-1"]
-            federation.secrets.delete("node-silo-1")
-            new = make_node_key(federation.secrets, "silo-1").encode()
+            federation.secrets.delete(node_secret("federation", "silo-1"))
+            new = make_node_key(federation.secrets, "federation", "silo-1").encode()
             federation.public["silo-1"] = new
             orchestrator.admit_key("silo-1", new)
         with federation.thread_node(orchestrator.address, federation.silos[0]):

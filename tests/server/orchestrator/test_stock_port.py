@@ -20,7 +20,7 @@ from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
-from azureml_jobs.identity.node_key import load_node_key
+from azureml_jobs.identity.node_key import load_node_key, node_secret
 from conf.errors import IdentityError
 from server.orchestrator import service
 from server.orchestrator.nodes import node_id_of
@@ -38,7 +38,7 @@ class Caller:
     """A silo's key, and connections to the port."""
 
     def __init__(self, federation: Federation, address: str, silo: str = "silo-1") -> None:
-        self.key = load_node_key(federation.secrets.get(f"node-{silo}"), silo)
+        self.key = load_node_key(federation.secrets.get(node_secret("federation", silo)), silo)
         self.pem = public_key_to_bytes(self.key.public_key())
         self.port = int(address.rpartition(":")[2])
         self.tls = ssl.create_default_context(cadata=federation.authority.decode())
