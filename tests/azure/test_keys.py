@@ -175,7 +175,7 @@ def test_the_key_in_the_vault_is_the_one_that_was_handed_out(
     for variable, value in people.cloud.signed_in_as(OWNER).items():
         monkeypatch.setenv(variable, value)
     public = load_node_key(
-        VaultSecrets("kv-north").get(node_secret("hospitals", "north")), "the vault"
+        VaultSecrets("kv-north").get(node_secret("federation", "north")), "the vault"
     ).public_key()
     handed = people.place(OWNER) / "north.pub"
     assert handed.read_text() == f"{public_line(public)} north\n"
