@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from azureml_jobs.identity.authority import CA_CERTIFICATE, CA_KEY, server_credentials
-from azureml_jobs.identity.node_key import load_node_key
+from azureml_jobs.identity.node_key import load_node_key, node_secret
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.identity.signed_admission import AdmissionAuthority
@@ -89,7 +89,7 @@ class Running:
     @contextmanager
     def silo(self) -> Iterator[Connection]:
         """A silo that is started now, with the file that it was given."""
-        key = load_node_key(self.secrets.get("node-silo-1"), "silo-1")
+        key = load_node_key(self.secrets.get(node_secret("federation", "silo-1")), "silo-1")
         trusted = TrustedCas(self.pinned, self.place)
         finder = ServerFinder(self.place, trusted.look, "test")
         admission = SiloAdmission("silo-1", key, trusted.pem, self.place)
