@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from client.loop import prepare
+from client.model_size import check_model
 from client.models import build_model
 from client.tasks import task_of
 from client.tasks.base import Data, Task
@@ -57,6 +58,7 @@ def _model(scope: RunScope, task: Task, silo: Silo) -> nn.Module:
     if not _models or _models[0][0] != key:
         # One kind at a time: a worker must not pile up the models of a sweep.
         _models.clear()
+        check_model(scope, task, silo)
         model = prepare(build_model(scope.model, task, seed=0), scope.trainer, silo.device)
         _models.append((key, model))
     return _models[0][1]

@@ -14,6 +14,7 @@ import math
 from typing import Final
 
 from client.loop import Trained
+from client.model_size import check_machine
 from client.sums import Metrics
 from conf.allowed import ALLOW_LIST, ROUNDS, Broken, asked, broken
 from conf.border import field
@@ -49,6 +50,7 @@ def check_run(scope: RunScope, silo: Silo, round: int) -> None:
         raise _refused(silo, [*found, *batch])
     if batch:
         raise _batch_refused(scope.trainer, silo)
+    check_machine(scope.trainer, silo)
 
 
 def _broken(scope: RunScope, silo: Silo, rounds: int) -> list[Broken]:

@@ -19,7 +19,7 @@ from torch import nn
 from client.models import task as of_the_task
 from client.registry import module_named
 from client.tasks.base import Task
-from conf.errors import ConfigError, DataError
+from conf.errors import ConfigError, DataError, MeadowError
 from conf.schema import ExternalModelConf, ModelConf
 from conf.targets import known
 from conf.targets.signature import arguments_of, call, parameters
@@ -43,6 +43,24 @@ def build_model(conf: ModelConf, task: Task, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the GPUs as well
         return build()
+
+
+def bytes_of_model(conf: ModelConf, task: Task) -> int | None:
+    """Return the bytes of a model's parameters and buffers without taking memory for them; None
+    where code from outside the tree can't be run so.
+
+    Raises what `build_model` raises.
+    """
+    build = _builder(conf, task)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = build()
+    except MeadowError:
+        raise
+    except Exception:
+        # A model that looks at its own values, say: whoever wrote it is trusted with memory too.
+        return None
+    return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
 
 
 def _builder(conf: ModelConf, task: Task) -> Callable[[], nn.Module]:

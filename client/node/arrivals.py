@@ -10,18 +10,34 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from conf.errors import WireError
+from conf.errors import SiloError, WireError
 
+LARGEST: Final = 16 * 2**30
+"""Bytes of one message, where nobody says less."""
 KEPT_BYTES: Final = 2 * 2**30
 """Of the objects that are kept of the last large message."""
 LARGE: Final = 64 * 2**10
 """Bytes of a message from which on its objects take the place of those kept before."""
 
 
+def too_large(size: int, most: int) -> SiloError:
+    """Return the error for a message that this silo does not take (MDW-351)."""
+    return SiloError(
+        "MDW-351",
+        f"An instruction of {size} bytes is more than the {most} that this silo takes.",
+        "Ask for a smaller model, or have the silo's owner raise policy.message_mib_at_most.",
+        {"bytes": size, "most": most},
+    )
+
+
 class Arrivals:
     """What has arrived of the message in progress, and the objects of the last large one."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = LARGEST) -> None:
+        """`most` bytes may arrive of one message."""
+        self._most = most
+        self._said = 0
+        """The sum of the sizes, before any of the bytes is taken."""
         self._kept: dict[str, bytes] = {}
         self._whole: dict[str, bytes] = {}
         self._parts: dict[str, bytearray] = {}
@@ -32,6 +48,7 @@ class Arrivals:
         self._whole = {id: self._whole[id] for id in ids if id in self._whole}
         self._parts = {id: self._parts[id] for id in ids if id in self._parts}
         self._sizes = {}
+        self._said = 0
 
     def missing(self, ids: Iterable[str]) -> list[Gap]:
         """Return what is missing of the message."""
@@ -48,7 +65,10 @@ class Arrivals:
         Raises WireError MDW-651 where parts make an object of another digest than its name.
         """
         id = part.object_id
+        self._said += part.size - self._sizes.get(id, 0)
         self._sizes[id] = part.size
+        if part.size < 0 or self._said > self._most:
+            raise too_large(self._said, self._most)
         if part.start == 0 and len(part.content) == part.size:
             self._whole[id] = part.content
             return

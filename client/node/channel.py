@@ -17,6 +17,8 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 from azureml_jobs.identity.signed_admission import read_admission
 from client.node.call_signer import CallSigner
 
+MOST_RECEIVED: Final = 64 * 2**20
+"""Bytes of one answer: a chunk has 5 MiB, every other object of a message far less."""
 LONGEST_BACKOFF: Final = 5.0
 """Seconds between two tries to reach the server, at most."""
 
@@ -71,7 +73,7 @@ def signed_channel(
     """
     options: dict[str, str | int] = {
         "grpc.max_send_message_length": -1,
-        "grpc.max_receive_message_length": -1,
+        "grpc.max_receive_message_length": MOST_RECEIVED,
         "grpc.keepalive_time_ms": 20_000,
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.http2.max_pings_without_data": 0,

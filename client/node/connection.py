@@ -46,6 +46,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
 
+from client.node.arrivals import LARGEST, too_large
 from client.node.channel import LONGEST_BACKOFF, signed_channel
 from client.node.own_admission import SiloAdmission
 from client.node.pace import CallLost
@@ -136,12 +137,14 @@ class Connection:
         elsewhere: Callable[[str], bool] | None = None,
         options: Mapping[str, str | int] | None = None,
         watch: Watch | None = None,
+        message_bytes: int = LARGEST,
     ) -> None:
         """`authority` is the PEM of the only CAs that are trusted, or says which they are now.
 
         `options` are further gRPC channel options. Without an `admission` no client certificate is
         shown: a stock server asks for none. `elsewhere` hears of an address that failed, and says
         whether to go on looking; `watch` is told of transfers that take long.
+        An instruction may have `message_bytes`.
         """
         self._admission = admission
         self._certificate: bytes | None = None
@@ -162,7 +165,8 @@ class Connection:
         self._trusted = False  # a server that proved its identity has been reached
         self._node: NodeId | None = None
         self._beating: threading.Thread | None = None
-        self._transfers = Transfers(self._once, watch)
+        self._transfers = Transfers(self._once, watch, most=message_bytes)
+        self._message_bytes = message_bytes
         self._in_parts = False  # whether the server has the calls for it, as it last said
         self._failures = 0  # of calls that were made once, one after another
         self.clock = RunningClock()
@@ -263,7 +267,7 @@ class Connection:
         run_id = head.metadata.run_id
         ids = list(dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
         if not self._in_parts:
-            contents = dict(side_by_side(lambda id: (id, self._pull_object(run_id, id)), ids))
+            contents = self._pull_whole(run_id, ids)
             self.confirm(head)
             return contents
         try:
@@ -273,6 +277,17 @@ class Connection:
         if not pulled.in_one_call:
             self.confirm(head)
         return pulled.contents
+
+    def _pull_whole(self, run_id: int, ids: Sequence[str]) -> dict[str, bytes]:
+        """Return a message's objects from a server that knows no parts."""
+        contents: dict[str, bytes] = {}
+        size = 0
+        for id, content in side_by_side(lambda id: (id, self._pull_object(run_id, id)), ids):
+            size += len(content)
+            if size > self._message_bytes:
+                raise too_large(size, self._message_bytes)
+            contents[id] = content
+        return contents
 
     def confirm(self, head: Message) -> None:
         """Tell the server that it need not keep an instruction's objects for this silo."""

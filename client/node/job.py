@@ -35,9 +35,11 @@ from azureml_jobs.rendezvous import (
     StaticRendezvous,
 )
 from azureml_jobs.storage.opened import open_store
+from client.capacity import memory
 from client.malloc import keep_activations_mapped
+from client.node.answer_budget import budget_of
 from client.node.connection import Connection, FederationOver
-from client.node.journal import UpdateJournal
+from client.node.journal import LARGEST, UpdateJournal
 from client.node.node import IDLE_SECONDS, IdleTimeout, Node
 from client.node.one_process import check_alone
 from client.node.own_admission import SiloAdmission
@@ -50,7 +52,7 @@ from client.node.witness import LedgerRecord, Witness
 from conf.code_digest import release_digest
 from conf.errors import IdentityError, MeadowError, SiloError
 from conf.job_logs import log_to_stderr
-from conf.schema import FederationConf
+from conf.schema import FederationConf, PolicyConf
 from conf.silos import silo_from_json
 from conf.startup_log import note
 from conf.targets.requirements import check_job
@@ -176,6 +178,7 @@ def make_node(settings: NodeSettings) -> Node:
         admission=None if settings.foreign_runs else admission,
         elsewhere=server.failed,
         watch=journal.note_transfer if journal is not None else None,
+        message_bytes=_message_bytes(silo.policy),
     )
     states = _states(settings, silo.name)
     record = LedgerRecord(settings.state) if settings.state else None
@@ -192,7 +195,15 @@ def make_node(settings: NodeSettings) -> Node:
         spans=[span_of(f"The CA in {settings.ca}", trusted.first, hint)],
         finder=server,
         at_end=apart.close if apart is not None else None,
+        budget=budget_of(silo.policy, states, silo.name),
     )
+
+
+def _message_bytes(policy: PolicyConf) -> int:
+    """Return how large an instruction may be: what comes, and the model that it is put into."""
+    if policy.message_mib_at_most is not None:
+        return policy.message_mib_at_most * 2**20
+    return min(LARGEST, memory() // 2)
 
 
 def _states(settings: NodeSettings, silo: str) -> SiloStateStore | None:

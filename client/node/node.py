@@ -24,6 +24,7 @@ from client.border_mod import OWN_NODE
 from client.context_state import holds
 from client.malloc import give_back
 from client.node.agreement import refusal
+from client.node.answer_budget import AnswerBudget, is_refused
 from client.node.connection import CallRefused, Connection, NodeUnknown
 from client.node.journal import LARGEST, InstructionKey, UpdateJournal
 from client.node.server_finder import ServerFinder
@@ -33,17 +34,19 @@ from client.node.witness import Witness
 from client.silo_settings import NODE_KEY
 from client.wanted import NotWanted, until
 from conf.border import CrossedError, across
-from conf.errors import MeadowError, WireError
+from conf.errors import MeadowError, SiloError, WireError
 from conf.running_clock import Clock
 from conf.schema import Silo
 from conf.silos import silo_to_json
 from conf.startup_log import note
 from strategies.wire import protocol
-from strategies.wire.objects import deflate, inflate
+from strategies.wire.objects import deflate, inflate, tree_size
 from strategies.wire.packing import packing_mod
 
 log = logging.getLogger(__name__)
 
+MOST_OBJECTS: Final = 100_000
+"""Of an instruction: 16 GiB in chunks are 3,300, and each array of a model is one."""
 LARGE: Final = 64 * 2**20
 """Bytes of an update from which on memory counts more than the page faults of giving it back."""
 IDLE_SECONDS: Final = 1800.0
@@ -72,6 +75,7 @@ class Node:
         spans: Sequence[Span] = (),
         finder: ServerFinder | None = None,
         at_end: Callable[[], None] | None = None,
+        budget: AnswerBudget | None = None,
     ) -> None:
         """Without `states` the silo's state lasts as long as this process.
 
@@ -83,8 +87,10 @@ class Node:
 
         Of the end of `spans` it warns in its log; `finder`, which the connection asks, is for the
         error of finding nobody. `at_end` is called when the node has ended.
+        `budget` counts the silo's answers.
         """
         self._at_end = at_end
+        self._budget = budget
         self._spans = spans
         self._reminder = Reminder(log)
         self._connection = connection
@@ -195,8 +201,9 @@ class Node:
             self._connection.confirm(head)
             return Message(known, reply_to=head), None
         try:
+            tree_size(tree, MOST_OBJECTS)
             content = inflate(tree.object_id, self._connection.pull(head, tree), LARGEST)
-        except WireError as error:
+        except (WireError, SiloError) as error:
             log.warning("an instruction can't be read: %s", error)
             return Message(Error(ErrorCode.UNKNOWN, across(error)), reply_to=head), None
         if isinstance(content, Error):
@@ -211,12 +218,27 @@ class Node:
         if self._witness is not None and key is not None:
             self._witness.hear(message)
         with self._connection.working_on(_content_of(tree)) as closed, until(closed):
-            reply = _call(self._app, message, context)
+            reply = self._within_budget(message, tree, context)
         reply = self._with_state_kept(reply, message, key, context)
         if self._witness is not None and key is not None:
             # Before it goes into the journal: an update that is sent again is sent with its receipt.
             reply = self._witness.answer(message, reply)
         return reply, key
+
+    def _within_budget(self, message: Message, tree: ObjectTree, context: Context) -> Message:
+        """Return the app's reply, or the refusal of a silo that has given all of its answers.
+
+        A run that its owner does not allow costs none: the app refuses it before it looks at data.
+        Raises AnotherProcess or LeaseLost.
+        """
+        if self._budget is not None and not is_refused(message, self._silo):
+            try:
+                self._budget.charge(message, _content_of(tree))
+            except (AnotherProcess, LeaseLost):
+                raise
+            except MeadowError as error:
+                return _failure(error, message)
+        return _call(self._app, message, context)
 
     def _kept_update(self, head: Message, tree: ObjectTree) -> RecordDict | None:
         """Return the kept answer to an instruction of which only the tree is here.

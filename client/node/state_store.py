@@ -157,6 +157,20 @@ class SiloStateStore:
             self.forget(run)
         return old
 
+    def read_note(self, name: str) -> bytes | None:
+        """Return a small record of the silo's own, which belongs to no run; None where there is none.
+
+        The lease is taken first: whoever reads it is about to write it. Raises MeadowError.
+        """
+        self._hold()
+        with suppress(StoreMissing):
+            return self._store.read(f"{self._silo}/{name}")
+        return None
+
+    def write_note(self, name: str, data: bytes) -> None:
+        """Store such a record; raises MeadowError, and the one before is whole."""
+        self._store.replace(f"{self._silo}/{name}", data, under=self._hold())
+
     def close(self) -> None:
         """Give the lease up, so that the next process of this silo need not wait."""
         self._closed.set()

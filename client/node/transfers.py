@@ -19,7 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from client.node.arrivals import Arrivals, Gap
+from client.node.arrivals import LARGEST, Arrivals, Gap
 from client.node.pace import FAST, CallLost, Pace
 from strategies.wire.transfer_calls import (
     ABSENT,
@@ -82,13 +82,15 @@ class Transfers:
         once: Once,
         watch: Watch | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        most: int = LARGEST,
     ) -> None:
         self._once = once
         self._clock = clock
         self._watch = watch or (lambda direction, left, rate: None)
         self._down = Pace()
         self._up = Pace()
-        self._arrivals = Arrivals()
+        self._arrivals = Arrivals(most)
         self._sent: dict[str, int] = {}
         """Of the objects that are being sent, how many bytes the server has said it has."""
         self._began = 0.0

@@ -55,6 +55,23 @@ class PolicyConf:
         help="smallest count that an evaluation tells; smaller ones are withheld, and the metric is "
         "called partial; null = all",
     )
+    model_mib_at_most: int | None = number(
+        None, at_least=1, help="MiB of a model's weights; null = what the machine's memory takes"
+    )
+    message_mib_at_most: int | None = number(
+        None, at_least=1, help="MiB of what one instruction brings; null = half of the memory"
+    )
+    answers_at_most: int | None = number(
+        None,
+        at_least=1,
+        help="answers that the silo gives, of all runs together (a round is two); null = any number",
+    )
+    answers_days: int | None = number(
+        None,
+        at_least=1,
+        at_most=36600,
+        help="days, today included, of which answers_at_most counts the answers; null = all",
+    )
     reveal_counts: bool = value(
         True,
         help="whether the server may learn how many examples there are; false needs weighting=equal",

@@ -16,7 +16,7 @@ from client.node import arrivals, transfers
 from client.node.arrivals import Gap
 from client.node.pace import FIRST_BYTES, LEAST_BYTES, MOST_BYTES, CallLost, Pace
 from client.node.transfers import TransferLost, Transfers
-from conf.errors import WireError
+from conf.errors import SiloError, WireError
 from strategies.wire.transfer_calls import (
     ABSENT,
     MOST_PARTS,
@@ -361,3 +361,14 @@ def test_a_quick_transfer_is_told_to_nobody() -> None:
 
 def test_a_gap_of_unknown_size_has_no_bytes_yet() -> None:
     assert Gap("a", 5, None).bytes == 0 and Gap("a", 5, 15).bytes == 10
+
+
+def test_a_message_that_is_larger_than_it_may_be_is_refused_before_its_bytes_are_fetched() -> None:
+    contents = named(*(bytes([i]) * 1_000_000 for i in range(8)))
+    server = Server(contents)
+    transfers = Transfers(server.once, most=5_000_000)
+    with pytest.raises(SiloError, match=r"MDW-351.* is more than the 5000000 that this silo takes"):
+        pull(transfers, contents)
+    assert server.served < 5_000_000
+    few = dict(list(contents.items())[:4])
+    assert pull(transfers, few) == few, "another message is taken"
