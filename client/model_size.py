@@ -55,6 +55,7 @@ def check_machine(trainer: TrainerConf, silo: Silo) -> None:
                 "MDW-349",
                 f"{silo.name} has {capacity.cores()} cores, and {key}={count} asks for more.",
                 f"Set it to {most} or less.",
+                {"asked": f"{key}={count}", "most": most},
             )
 
 
@@ -63,4 +64,5 @@ def _too_large(scope: RunScope, silo: Silo, said: str) -> SiloError:
         "MDW-350",
         f"The model {scope.model.name} is too large for {silo.name}: {said}.",
         "Ask for a smaller model.",
+        {"size": said},
     )

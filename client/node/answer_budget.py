@@ -97,6 +97,7 @@ class AnswerBudget:
             "MDW-352",
             f"{self._silo} has given {spent} of the {self._most} answers{span} that its owner allows.",
             "Its owner may raise policy.answers_at_most; a round is two answers.",
+            {"given": spent, "allowed": self._most},
         )
 
 

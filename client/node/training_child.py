@@ -38,6 +38,7 @@ from client.node.training_frames import (
     with_message,
     with_state,
 )
+from conf.border import CrossedError, across
 from conf.errors import MeadowError
 from conf.silos import silo_from_json
 
@@ -117,7 +118,7 @@ def _answer(app: Any, asked: Frame, contexts: dict[int, Context]) -> Frame:
         reply = with_message(Frame({}), app(message_of(asked), context))
         return reply if context.state is before else with_state(reply, context.state)
     except Exception as error:  # the node answers in the app's name, whatever it raised
-        if not isinstance(error, MeadowError):
+        if not isinstance(error, MeadowError | CrossedError):
             log.error("the app raised", exc_info=error)
         return Frame({"error": _told(error)})
 
@@ -142,21 +143,30 @@ def _context_of(asked: Frame, contexts: dict[int, Context]) -> Context:
     return contexts[run_id]
 
 
-def _told(error: Exception) -> dict[str, str]:
-    if isinstance(error, MeadowError):
-        kind = type(error).__name__
-        return {"kind": kind, "code": error.code, "message": error.message, "hint": error.hint}
-    told = {"kind": type(error).__name__, "message": str(error)[:500]}
+def _told(error: Exception) -> dict[str, Any]:
+    """Return an error as the node raises it again: Meadow's own whole, any other as it may cross."""
     if _is_out_of_memory(error):
-        told["memory"] = "out"
-    return told
+        return {"memory": "out"}
+    if isinstance(error, MeadowError):
+        return {
+            "kind": type(error).__name__,
+            "code": error.code,
+            "message": error.message,
+            "hint": error.hint,
+            "told": dict(error.told),
+        }
+    return {"crossed": across(error)}
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether an error, or the one that it was raised in place of, is for want of memory."""
+    if error is None:
+        return False
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     said = str(error)
-    return isinstance(error, RuntimeError | OSError) and any(words in said for words in NO_MEMORY)
+    own = isinstance(error, RuntimeError | OSError) and any(words in said for words in NO_MEMORY)
+    return own or _is_out_of_memory(error.__context__)
 
 
 if __name__ == "__main__":

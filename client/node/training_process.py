@@ -32,6 +32,7 @@ from client.node.training_frames import (
     with_state,
 )
 from conf import errors
+from conf.border import CrossedError
 from conf.errors import MeadowError, SiloError
 from conf.schema import Silo
 from conf.silos import silo_to_json
@@ -42,10 +43,6 @@ START_SECONDS: Final = 300.0
 """For the process to import what it needs, on a slow disk."""
 END_SECONDS: Final = 10.0
 """After which a process that was to end is killed."""
-
-
-class AppRaised(Exception):
-    """What the app raised in the other process: its kind and its text."""
 
 
 class TrainingProcess:
@@ -66,7 +63,7 @@ class TrainingProcess:
     def __call__(self, message: Message, context: Context) -> Message:
         """Return the app's reply.
 
-        Raises what the app raised: a MeadowError as it was, anything else as AppRaised; SiloError
+        Raises what the app raised: a MeadowError as it was, anything else as CrossedError; SiloError
         MDW-353 to MDW-356 where the process has failed. The next message has another process.
         """
         if self._child is None:
@@ -123,16 +120,11 @@ class TrainingProcess:
             # What else failed in there is unknown: the next round has a fresh one.
             self.close()
             self._start()
-            raise self._out_of_memory(str(told["message"]))
+            raise self._out_of_memory()
         raise _raised(told)
 
-    def _out_of_memory(self, said: str) -> SiloError:
-        log.error("the training process ran out of memory: %s", said)
-        return SiloError(
-            "MDW-355",
-            f"{self._silo.name} ran out of the memory that its owner gives to training.",
-            "Ask for a smaller model or batch, or talk to the owner.",
-        )
+    def _out_of_memory(self) -> SiloError:
+        return _memory_refused(self._silo.name)
 
 
 class _Child:
@@ -224,13 +216,13 @@ class _Child:
             return None
         log.error("the training process ended with %s", _in_words(status))
         if killed_for_memory:
-            what = f"{name} ran out of the memory that its owner gives to training."
-            return SiloError(
-                "MDW-355", what, "Ask for a smaller model or batch, or talk to the owner."
-            )
+            return _memory_refused(name)
         what = f"The training process of {name} ended with {_in_words(status)}."
         return SiloError(
-            "MDW-353", what, "Its owner's log says more; the next round has another one."
+            "MDW-353",
+            what,
+            "Its owner's log says more; the next round has another one.",
+            {"ended": _in_words(status)},
         )
 
     def _kill(self) -> None:
@@ -286,9 +278,18 @@ def _in_words(status: int) -> str:
 
 def _raised(told: dict[str, Any]) -> Exception:
     """Return what the app raised, as far as it is known in this process."""
-    kind = str(told["kind"])
-    if "code" in told:
-        cls = getattr(errors, kind, MeadowError)
-        made: MeadowError = cls(str(told["code"]), str(told["message"]), str(told["hint"]))
-        return made
-    return AppRaised(f"{kind}: {told['message']}")
+    if "crossed" in told:
+        return CrossedError(str(told["crossed"]))
+    cls = getattr(errors, str(told["kind"]), MeadowError)
+    made: MeadowError = cls(
+        str(told["code"]), str(told["message"]), str(told["hint"]), told["told"]
+    )
+    return made
+
+
+def _memory_refused(silo: str) -> SiloError:
+    return SiloError(
+        "MDW-355",
+        f"{silo} ran out of the memory that its owner gives to training.",
+        "Ask for a smaller model or batch, or talk to the owner.",
+    )

@@ -31,4 +31,4 @@ def test_the_budget_of_a_silo_outlives_its_process(tmp_path: Path) -> None:
                     grid = PackedGrid(orchestrator.open_run("run", ["silo-1"]))
                 answers += grid.send_and_receive(ask(grid, round, model(seed=round)), timeout=90)
         assert [reply.has_content() for reply in answers] == [True, True, False]
-        assert "MDW-352: silo-1 has given 2 of the 2 answers" in str(answers[-1].error.reason)
+        assert str(answers[-1].error.reason) == "the silo says MDW-352 (allowed 2, given 2)"

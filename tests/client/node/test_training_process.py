@@ -19,8 +19,9 @@ from client.capacity import group_1, group_2
 from client.node import training_process
 from client.node.memory_limit import make_group
 from client.node.training_frames import Frame
-from client.node.training_process import AppRaised, TrainingProcess
+from client.node.training_process import TrainingProcess
 from client.silo_settings import NODE_KEY
+from conf.border import CrossedError
 from conf.code_digest import release_digest
 from conf.errors import SiloError
 from conf.schema import Silo, TrainingProcessConf
@@ -119,7 +120,7 @@ def test_the_state_comes_back_and_one_that_was_restored_is_taken(shared: Apart) 
 def test_what_the_app_raises_is_raised_here_and_the_process_stays(shared: Apart) -> None:
     shared.ask(1)
     before = shared.pid
-    with pytest.raises(AppRaised, match="RuntimeError: the toy was told to raise"):
+    with pytest.raises(CrossedError, match=r'MDW-647 .*"at":"toy.py:\d+","raised":"RuntimeError"'):
         shared.ask(2, **{"raise": "silo-1"})
     assert shared.pid == before
 
