@@ -56,10 +56,12 @@ class PolicyConf:
         "called partial; null = all",
     )
     model_mib_at_most: int | None = number(
-        None, at_least=1, help="MiB of a model's weights; null = what the machine's memory takes"
+        None,
+        at_least=1,
+        help="largest model, in MiB of its weights; null = what the machine's memory takes",
     )
     message_mib_at_most: int | None = number(
-        None, at_least=1, help="MiB of what one instruction brings; null = half of the memory"
+        None, at_least=1, help="largest instruction, in MiB; null = half of the memory"
     )
     answers_at_most: int | None = number(
         None,
