@@ -28,7 +28,7 @@ from typing import Final
 
 from conf.errors import AzureError
 
-NEEDED: Final = {"starlette": "starlette", "uvicorn": "uvicorn", "httpx": "httpx", "jwt": "pyjwt"}
+NEEDED: Final = {"starlette": "starlette", "uvicorn": "uvicorn", "jwt": "pyjwt"}
 """The packages of the extra `rehearsal`, by the modules that are imported."""
 
 

@@ -14,6 +14,7 @@ from azureml_jobs.backends import azure
 from azureml_jobs.backends.azure import AzureBackend
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from azureml_jobs.rehearsal.rehearse import Rehearsal
+from azureml_jobs.storage.rights import PLACES
 from tests.azure.federation import SILOS, Federation, cheap_code
 
 os.environ["AZUREML_RUN_POLLING_INTERVAL_MIN"] = "1"  # read when azure.ai.ml is imported
@@ -66,9 +67,10 @@ def federation(
     code = tmp_path / "code"
     code.mkdir()
     (code / "a.txt").write_text("a")
-    container = cloud.accounts.container("hub", "federation")
-    for blob in container.list_blob_names():
-        container.delete_blob(blob)
+    for name in ("federation", *(f"federation-{place}" for place in PLACES)):
+        container = cloud.accounts.container("hub", name)
+        for blob in container.list_blob_names():
+            container.delete_blob(blob)
     yield Federation(rehearsal, tmp_path, code)
     cloud.executor.stop()
     monkeypatch.undo()

@@ -49,6 +49,7 @@ def test_status_is_one_table_of_which_a_role_sees_its_rows(
         ["orchestrator", "Running"],
         ["north", "Completed"],
         ["south", "no"],
+        ["orchestrator:", "nobody"],
     ]
     assert [row.index(job) for row, job in zip(rows, (server, north), strict=False)] == (
         [head.index("job")] * 2

@@ -198,7 +198,7 @@ def test_a_refusal_names_the_identity_and_the_role(
     ):
         store.put_if_absent("a", b"")
     assert [(t.identity, t.resource) for t in cloud.request_log.refused()] == [
-        ("north/gpu", "storage:hub")
+        ("north/gpu", "storage:hub/store")
     ]
 
 

@@ -44,7 +44,7 @@ from strategies.wire.objects import deflate, inflate
 from strategies.wire.packing import PACKED, pack_content
 from tests.server.round.scripted_grid import Clock, TrainingGrid, sums_of
 
-SECONDS: Final = 1.0
+SECONDS: Final = 5.0
 """Of CPU that one case may take."""
 LIMIT: Final = 64 * 2**20
 """Bytes of arrays that a message may hold here."""

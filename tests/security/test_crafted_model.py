@@ -14,8 +14,8 @@ from torch import Tensor
 from client.app import app
 from client.silo_settings import NODE_KEY
 from conf.allowed import draft
+from conf.border import CrossedError
 from conf.compose import compose
-from conf.errors import SiloError
 from conf.schema import PolicyConf, Silo
 from conf.silos import silo_to_json
 from strategies.wire import protocol, run_config
@@ -98,10 +98,10 @@ def test_the_first_version_of_a_policy_does_not_protect_examples() -> None:
 
 def test_a_policy_drafted_from_an_honest_run_refuses_the_crafted_one_by_name() -> None:
     closed = PolicyConf(version=2, allow=draft(compose(HONEST)))
-    with pytest.raises(SiloError) as caught:
+    with pytest.raises(CrossedError) as caught:
         ask(CRAFTED, trap(), closed)
     said = str(caught.value)
-    assert said.startswith("MDW-341: The owner of north does not allow 4 things of this run: ")
+    assert said.startswith('MDW-341 {"refused":')
     for key in (
         f"model.hidden=[{UNITS}]",
         "trainer.lr=100000.0",

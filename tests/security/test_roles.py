@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -188,13 +190,19 @@ def test_whoever_may_ask_for_a_run_admits_nobody(folder: FederationFolder, store
     assert list(owner.current().values()) == ["north"]
 
 
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that other users may go through: those of pytest are their owner's alone."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o711)
+        yield Path(made)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user of this machine")
 def test_a_submitter_with_an_account_of_their_own_writes_and_reads_nothing_else(
-    tmp_path_factory: pytest.TempPathFactory,
+    shared_folder: Path,
 ) -> None:
-    base = tmp_path_factory.mktemp("shared")
-    for parent in (base, *base.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o011)
+    base = shared_folder
     folder = FederationFolder(base / "hospitals")
     folder.path.mkdir(mode=0o711)
     queue = folder.place("queue")

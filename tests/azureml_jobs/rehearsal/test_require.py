@@ -19,12 +19,12 @@ def test_without_a_package_the_verb_names_it_and_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def find(name: str) -> ModuleSpec | None:
-        return None if name in ("jwt", "httpx") else importlib.util.find_spec(name)
+        return None if name in ("jwt", "uvicorn") else importlib.util.find_spec(name)
 
     monkeypatch.setattr(rehearsal, "find_spec", find)
     assert main(["rehearse"]) == 9
     said = capsys.readouterr().err
-    assert "MDW-875: A rehearsal needs httpx, pyjwt" in said
+    assert "MDW-875: A rehearsal needs uvicorn, pyjwt" in said
     assert "pip install '.[rehearsal]'" in said
 
 
