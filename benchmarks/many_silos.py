@@ -119,9 +119,10 @@ def run_side(work: Work, profile: str | None) -> None:
     os.chdir(os.environ["MEADOW_BENCH"])
     from benchmarks.peers.meadow_simulate import overrides
     from server.round.rounds import Rounds
+    from server.round.train_phase import TrainPhase
     from server.simulation import simulate
 
-    whole, train = Rounds._round, Rounds._train_phase
+    whole, train = Rounds._round, TrainPhase.run
     profiler = cProfile.Profile()
     times: dict[str, float] = {}
 
@@ -135,7 +136,7 @@ def run_side(work: Work, profile: str | None) -> None:
             profiler.enable()
         return whole(self, number)
 
-    def train_phase(self: Rounds, *args: Any) -> Any:
+    def train_phase(self: TrainPhase, *args: Any) -> Any:
         aggregate = train(self, *args)
         times["trained"] = time.perf_counter()
         return aggregate
@@ -150,7 +151,7 @@ def run_side(work: Work, profile: str | None) -> None:
         print(json.dumps(seconds), flush=True)
 
     Rounds._round = round_of  # type: ignore[method-assign]  # to take the time
-    Rounds._train_phase = train_phase  # type: ignore[method-assign]  # to take the time
+    TrainPhase.run = train_phase  # type: ignore[method-assign]  # to take the time
     try:
         simulate([*overrides(work), "simulation=pool"])
     finally:
