@@ -24,6 +24,7 @@ import logging
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -33,6 +34,8 @@ from typing import Any, Final, Protocol
 
 from cryptography import x509
 
+from azureml_jobs.identity.azure_meanings import refusal
+from azureml_jobs.identity.mlflow_sign_in import share_sign_in
 from azureml_jobs.identity.signatures import HeadSigner, head_key, is_signed, sign
 from conf.atomic_files import write_atomic
 from conf.errors import IdentityError, MeadowError
@@ -46,6 +49,8 @@ MOST_RECORDS: Final = 200
 PURPOSE: Final = "rendezvous record"
 """Of the signature, so that nothing else that this key signs is a record."""
 ADMISSION_BYTES: Final = 8192
+SEE_ROLE: Final = "Reader"
+"""At the orchestrator's workspace, for a silo that looks into its MLflow."""
 
 OPEN: Final = "open"
 OVER: Final = "over"
@@ -340,8 +345,8 @@ class MlflowRendezvous:
     """Tags of an MLflow run: each start of a server has its run; silos search their federation's.
 
     `run_id` names one run: a server's own, which it needs to publish, or the only one that a silo
-    reads. Raises IdentityError MDW-731 where the tracking server can't be reached, or has no such
-    run.
+    reads. What was seen is good for `look_seconds`, so that a silo's questions are one call. Raises
+    IdentityError MDW-731 where the tracking server can't be reached, refuses, or has no such run.
     """
 
     PREFIX: Final = "meadow_server_"
@@ -356,6 +361,7 @@ class MlflowRendezvous:
         experiment: str,
         federation: str,
         run_id: str | None = None,
+        look_seconds: float = 0.0,
     ) -> None:
         if not _FEDERATION.fullmatch(federation):
             hint = "Use letters, digits, '.', '_' and '-'."
@@ -367,6 +373,9 @@ class MlflowRendezvous:
         self._federation = federation
         self._run_id = run_id
         self._client: Any = None
+        self._look_seconds = look_seconds
+        self._looked = float("-inf")
+        self._lately: Any = []
 
     def publish(self, signed: SignedRecord) -> None:
         """See `Rendezvous`; all tags in one call."""
@@ -390,7 +399,7 @@ class MlflowRendezvous:
 
     def admission(self, key: str) -> bytes | None:
         """See `Rendezvous`; the most recent run that has one decides."""
-        for run in self._call("look", self._runs):
+        for run in self._look():
             body = run.data.tags.get(self.ADMISSION + key, "")
             if 0 < len(body) <= ADMISSION_BYTES:
                 lines = "\n".join(body[at : at + 64] for at in range(0, len(body), 64))
@@ -406,7 +415,7 @@ class MlflowRendezvous:
     def successions(self) -> list[str]:
         """See `Rendezvous`."""
         found = []
-        for run in self._call("look", self._runs):
+        for run in self._look():
             for name, text in run.data.tags.items():
                 if name.startswith(self.SUCCESSOR):
                     found.append(text)
@@ -415,7 +424,7 @@ class MlflowRendezvous:
     def seen(self) -> list[SignedRecord]:
         """See `Rendezvous`; a run whose tags are not a record is logged and left out."""
         records = []
-        for run in self._call("look", self._runs):
+        for run in self._look():
             prefix = self.PREFIX
             tags = {name.removeprefix(prefix): value for name, value in run.data.tags.items()}
             try:
@@ -423,6 +432,18 @@ class MlflowRendezvous:
             except _NO_RECORD as error:
                 log.warning("MLflow run %s holds no record of a server: %s", run.info.run_id, error)
         return records
+
+    def _look(self) -> Any:
+        """Return the runs; those of the last look where it was a moment ago, also where it failed."""
+        if time.monotonic() - self._looked >= self._look_seconds:
+            try:
+                self._lately = self._call("look", self._runs)
+            except IdentityError as error:
+                self._lately = error
+            self._looked = time.monotonic()
+        if isinstance(self._lately, IdentityError):
+            raise self._lately
+        return self._lately
 
     def _runs(self, client: Any) -> Any:
         if self._run_id is not None:
@@ -442,13 +463,18 @@ class MlflowRendezvous:
         )
 
     def _call(self, verb: str, action: Callable[[Any], Any]) -> Any:
+        from azure.core.exceptions import AzureError as ClientError
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
         try:
-            self._client = self._client or MlflowClient(tracking_uri=self._uri)
+            if self._client is None:
+                if self._run_id is None or self._run_id != os.environ.get("AZUREML_RUN_ID"):
+                    # A job's own run is written with the token of that run.
+                    share_sign_in(self._uri)
+                self._client = MlflowClient(tracking_uri=self._uri)
             return action(self._client)
-        except (MlflowException, OSError) as error:
-            reason = str(error).splitlines()[0][:200]
-            hint = "Check the tracking server's address, and that this identity may use it."
-            raise IdentityError("MDW-731", f"Can't {verb} in MLflow: {reason}", hint) from error
+        except (MlflowException, ClientError, OSError) as error:
+            refused = refusal(error, "MLflow of the orchestrator's workspace", SEE_ROLE)
+            what = f"Can't {verb} in MLflow: {refused.message} ({refused.code})"
+            raise IdentityError("MDW-731", what, refused.hint) from error

@@ -1,6 +1,6 @@
 """One Azure ML workspace: the only module that calls the SDK, and that knows its errors.
 
-MDW-800 Azure can't be reached    MDW-801 the role is missing    MDW-802 no such resource    MDW-803 not signed in
+What it refuses is told by `identity.azure_meanings`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from azureml_jobs.identity.key_vault import refusal, sign_in
+from azureml_jobs.identity.azure_meanings import refusal
+from azureml_jobs.identity.azure_sign_in import sign_in
 from azureml_jobs.jobs.specification import TAG_FEDERATION, TAG_ROLE, TAG_SILO, JobSpec
 from conf.errors import AzureError
 from conf.schema import WorkspaceConf
@@ -388,16 +389,9 @@ def asking(where: str) -> Iterator[None]:
     """Turn what the SDK raises into AzureError."""
     from azure.ai.ml.exceptions import MlException
     from azure.core.exceptions import AzureError as ClientError
-    from azure.core.exceptions import ResourceNotFoundError
 
     try:
         yield
-    except ResourceNotFoundError as error:
-        said = " ".join(str(error).split())[:300]
-        hint = "Correct its name in the federation's file, or make it."
-        raise AzureError(
-            "MDW-802", f"There is no {where.removeprefix('the ')}: {said}", hint
-        ) from error
     except (ClientError, MlException) as error:
         raise refusal(error, where, ROLE) from error
 

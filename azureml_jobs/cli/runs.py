@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS: Final = 300.0
 """For which a wait bears that Azure is not reached; a training goes on meanwhile."""
-UNREACHED: Final = ("MDW-800", "MDW-515")
+UNREACHED: Final = ("MDW-800", "MDW-805", "MDW-809", "MDW-515")
 NOT_SIGNED_IN: Final = "MDW-803"
 Echo = Callable[[str], None]
 

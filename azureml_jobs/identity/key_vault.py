@@ -1,25 +1,24 @@
-"""A Key Vault as the `SecretStore` of `identity.secret_store`, and the sign-in to Azure.
+"""A Key Vault as the `SecretStore` of `identity.secret_store`.
 
-A secret is kept as base64 text: a vault takes text, keys are bytes.
+A secret is kept as base64 text: a vault takes text, keys are bytes. What a vault refuses is told by
+`identity.azure_meanings`.
 
-    MDW-704 deleted, and still kept    MDW-800 Azure can't be reached    MDW-801 the role is missing
-    MDW-803 not signed in
+    MDW-704 deleted, and still kept
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import logging
-import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from azureml_jobs.identity.azure_meanings import refusal
+from azureml_jobs.identity.azure_sign_in import sign_in
 from azureml_jobs.identity.secret_store import checked_name
-from conf.errors import AzureError, IdentityError
+from conf.errors import IdentityError
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -32,34 +31,6 @@ WRITE_ROLE: Final = "Key Vault Secrets Officer"
 CONTENT: Final = "application/x-meadow-base64"
 _VAULT = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,22}[A-Za-z0-9]")
 _PLAIN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-
-
-def sign_in(interactive: bool | None = None) -> TokenCredential:
-    """Return the credential for Azure: environment, workload or managed identity, then Azure CLI.
-
-    A browser comes last, and only on a terminal (or with `interactive`). In a job that runs with
-    its submitter's identity it is the submitter.
-    """
-    from azure.identity import DefaultAzureCredential
-
-    # azure-identity logs every way to sign in that fails; its final error lists them all anyway.
-    for name in ("azure.identity", "azure.core.pipeline.policies.http_logging_policy"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if "AZUREML_OBO_ENABLED" in os.environ:
-        from azure.ai.ml.identity import AzureMLOnBehalfOfCredential
-
-        on_behalf: TokenCredential = AzureMLOnBehalfOfCredential()
-        return on_behalf
-    if interactive is None:
-        interactive = sys.stdin.isatty()
-    return DefaultAzureCredential(
-        managed_identity_client_id=os.environ.get("DEFAULT_IDENTITY_CLIENT_ID"),
-        exclude_interactive_browser_credential=not interactive,
-        exclude_visual_studio_code_credential=True,
-        exclude_shared_token_cache_credential=True,
-        exclude_powershell_credential=True,
-        exclude_developer_cli_credential=True,
-    )
 
 
 class VaultSecrets:
@@ -154,30 +125,6 @@ class VaultSecrets:
             raise refusal(error, f"the Key Vault {self._vault}", role) from error
         except ClientError as error:
             raise refusal(error, f"the Key Vault {self._vault}", role) from error
-
-
-def refusal(error: Exception, where: str, role: str) -> AzureError:
-    """Return what a failed call to Azure means: not signed in, a missing role, or not reached.
-
-    `role` is the one that would have allowed the call; the service's own text names the identity.
-    """
-    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
-
-    reason = " ".join(str(error).split())[:400]
-    if isinstance(error, ClientAuthenticationError):
-        hint = (
-            "Sign in (`az login`), or give the job an identity; an expired token is requested again"
-            " by itself."
-        )
-        return AzureError("MDW-803", f"Not signed in for {where}: {reason}", hint)
-    if isinstance(error, HttpResponseError) and error.status_code == 403:
-        hint = f"Grant that identity the role '{role}' there, and wait some minutes."
-        return AzureError("MDW-801", f"This identity may not use {where}: {reason}", hint)
-    return AzureError(
-        "MDW-800",
-        f"Can't reach {where}: {reason}",
-        "Check its name, its network rules and this network.",
-    )
 
 
 def vault_name(name: str) -> str:

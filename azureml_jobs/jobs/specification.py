@@ -18,6 +18,8 @@ from typing import Any, Final, TypeVar
 
 import yaml
 
+from azureml_jobs.identity.azure_sign_in import MANAGED
+from azureml_jobs.identity.azure_sign_in import VARIABLE as IDENTITY
 from conf.errors import AzureError
 from conf.schema import Conf, OrchestratorConf, SiloConf, WorkspaceConf
 from conf.targets.asked import nested_targets
@@ -140,7 +142,7 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
         timeout=orchestrator.timeout,
         tags=_tags(name, SERVER, code),
         outputs={"runs": {"type": "uri_folder", "path": runs, "mode": "upload"}},
-        variables=_variables(1, code),
+        variables=_variables(1, code, MANAGED),
     )
     return _checked(spec)
 
@@ -190,8 +192,8 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str, state: str = "") 
         timeout=orchestrator.timeout,
         tags=_tags(name, SILO, code) | {TAG_SILO: silo},
         inputs=inputs,
-        variables=_variables(own.threads or conf.trainer.threads, code),
-        identity="managed" if own.identity == "managed" else "user_identity",
+        variables=_variables(own.threads or conf.trainer.threads, code, own.identity),
+        identity="managed" if own.identity == MANAGED else "user_identity",
         instance_count=own.nodes,
         instance_type=own.instance_type,
         shm_size=own.shm_size or SHM,
@@ -315,9 +317,15 @@ def _tags(federation: str, role: str, code: Code) -> dict[str, str]:
     }
 
 
-def _variables(threads: int, code: Code) -> dict[str, str]:
+def _variables(threads: int, code: Code, identity: str) -> dict[str, str]:
     own = {OUTSIDE: code.outside} if code.outside else {}
-    return {**OFF, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", **own}
+    return {
+        **OFF,
+        IDENTITY: identity,
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONUNBUFFERED": "1",
+        **own,
+    }
 
 
 def _hydra_quoted(value: str) -> str:

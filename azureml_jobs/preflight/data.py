@@ -16,7 +16,7 @@ _LONG: Final = re.compile(
     r"(?:/providers/Microsoft\.MachineLearningServices)?"
     r"/workspaces/([^/]+)/datastores/([^/]+)/paths/(.*)"
 )
-NOT_VISIBLE: Final = ("MDW-800", "MDW-801")
+NOT_VISIBLE: Final = ("MDW-800", "MDW-801", "MDW-806")
 """The caller may not read it, or can't from here; the job has another identity and network."""
 
 

@@ -4,7 +4,8 @@ A lease (`azureml_jobs.storage.lease`) is a small blob. Azure's own blob leases 
 clock to renew them every minute and can't count epochs.
 
     MDW-510 no such name    MDW-511 not a valid name    MDW-514 may not    MDW-515 not reached
-    MDW-516 the lease was lost    MDW-517 not readable    MDW-803 not signed in
+    MDW-516 the lease was lost    MDW-517 not readable    MDW-803 and others: who is asked, and from
+    where (`identity.azure_meanings`)
 """
 
 from __future__ import annotations
@@ -17,15 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 from azure.core import MatchConditions
 from azure.core.exceptions import (
     AzureError,
-    ClientAuthenticationError,
-    HttpResponseError,
     ResourceExistsError,
     ResourceModifiedError,
     ResourceNotFoundError,
 )
 from azure.storage.blob import ContainerClient, ExponentialRetry
 
-from azureml_jobs.identity.key_vault import refusal
+from azureml_jobs.identity.azure_meanings import FIREWALL, NOT_SIGNED_IN, refusal
 from azureml_jobs.storage.base import (
     Clock,
     Data,
@@ -44,6 +43,9 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
 ROLE: Final = "Storage Blob Data Contributor"
+MISSING_ROLE: Final = "MDW-801"
+NEEDS_ITS_OWNER: Final = (NOT_SIGNED_IN, "MDW-804", FIREWALL, "MDW-822")
+"""Kinds that keep their own code: no other try helps, and who reads a store needs the reason."""
 A_COMMANDS_RETRIES, A_SERVERS_RETRIES = 3, 8
 """Of a call that fails: some 10 seconds where a person waits, 4 minutes where a run would be lost.
 
@@ -54,8 +56,8 @@ The first ones come after seconds, not after the client's own 15, so that a leas
 class BlobStore(Leased):
     """A store below a prefix of a container.
 
-    Raises CheckpointError where storage refuses or can't be reached, AzureError MDW-803 where
-    nobody is signed in any more.
+    Raises CheckpointError where storage refuses or can't be reached, AzureError where nobody is
+    signed in any more (MDW-803), or only in another tenant, and where a firewall is in the way.
     """
 
     def __init__(
@@ -208,14 +210,9 @@ class BlobStore(Leased):
         except (ResourceExistsError, ResourceModifiedError):
             raise
         except AzureError as error:
-            said = " ".join(str(error).split())[:300]
-            where = f"{name} in {self._where}"
-            status = error.status_code if isinstance(error, HttpResponseError) else None
-            if isinstance(error, ClientAuthenticationError) and status != 403:
-                raise refusal(error, where, ROLE) from error
-            if status in (401, 403):
-                hint = f"Grant this identity the role '{ROLE}' at the storage account."
-                raise CheckpointError("MDW-514", f"May not {verb} {where}: {said}", hint) from error
-            raise CheckpointError(
-                "MDW-515", f"Can't {verb} {where}: {said}", "Check storage and network."
-            ) from error
+            refused = refusal(error, f"{name} in {self._where}", ROLE)
+            if refused.code in NEEDS_ITS_OWNER:
+                raise refused from error
+            code = "MDW-514" if refused.code == MISSING_ROLE else "MDW-515"
+            message = f"Can't {verb}. {refused.message}"
+            raise CheckpointError(code, message, refused.hint) from error

@@ -21,7 +21,7 @@ def open_store(where: str) -> Store:
     if not where.startswith(CONTAINER):
         return FolderStore(where)
     # Azure's libraries take a second to import, which a folder does without.
-    from azureml_jobs.identity.key_vault import sign_in
+    from azureml_jobs.identity.azure_sign_in import sign_in
     from azureml_jobs.storage.blob_store import BlobStore
 
     return BlobStore.at(where, sign_in())

@@ -63,6 +63,8 @@ IDLE_STATUS: Final = 20
 OWN_STATES: Final = "states"
 """The folder of the silo's state below `state`, for a silo that has no other place for it."""
 TERMINATED_STATUS: Final = 143
+LOOK_SECONDS: Final = 5.0
+"""Between two looks at the orchestrator's MLflow: a thousand silos are two hundred calls a second."""
 
 
 class Terminated(BaseException):
@@ -240,6 +242,7 @@ def _rendezvous(settings: NodeSettings) -> Rendezvous:
         settings.experiment,
         settings.federation or FederationConf.name,
         settings.run_id,
+        look_seconds=LOOK_SECONDS,
     )
 
 

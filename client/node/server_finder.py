@@ -21,7 +21,7 @@ from typing import Final
 from cryptography import x509
 
 from azureml_jobs.rendezvous import OVER, Record, Rendezvous, SignedRecord, StaticRendezvous
-from conf.errors import IdentityError
+from conf.errors import IdentityError, MeadowError
 
 log = logging.getLogger(__name__)
 
@@ -64,18 +64,24 @@ class ServerFinder:
         self._failed: dict[str, float] = {}
         self._last_look: float | None = None
         self._passed_over: dict[str, str] = {}
+        self._unreadable: MeadowError | None = None
         # The heartbeat asks beside the main thread.
         self._lock = threading.Lock()
 
     def __call__(self) -> str | None:
         """Return the address to dial now, None where no server is known.
 
-        Raises IdentityError MDW-731 where the rendezvous can't be used.
+        A rendezvous that can't be read now is asked again: a role takes minutes to hold.
         """
         if isinstance(self._place, StaticRendezvous):
             return self._place.address
-        seen = self._place.seen()
+        try:
+            seen = self._place.seen()
+        except MeadowError as error:
+            self._note_unreadable(error)
+            return None
         with self._lock:
+            self._unreadable = None
             self._look(seen)
             now = self._clock()
             return self._next_of(self._candidates(now), now)
@@ -110,6 +116,8 @@ class ServerFinder:
             last = max(self._watched.values(), key=lambda one: one.record.epoch, default=None)
             if last is None and self._passed_over:
                 return next(iter(self._passed_over.values())), "Compare the CA's certificate."
+        if self._unreadable is not None:
+            return self._unreadable.message.rstrip("."), self._unreadable.hint
         if last is None:
             hint = "Start the orchestrator, or check that both name the same rendezvous."
             return "nothing was published", hint
@@ -160,6 +168,14 @@ class ServerFinder:
                 unproven.append(watched.record)
         best = rising or unproven or over
         return sorted(best, key=lambda record: record.epoch, reverse=True)
+
+    def _note_unreadable(self, error: MeadowError) -> None:
+        """Remember why the rendezvous can't be read, and say so where it is something new."""
+        with self._lock:
+            before = self._unreadable
+            self._unreadable = error
+        if before is None or before.message != error.message:
+            log.warning("%s; asked again", error)
 
     def _pass_over(self, signed: SignedRecord, error: IdentityError) -> None:
         subject = f"{signed.record.address} {signed.record.epoch}"

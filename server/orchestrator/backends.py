@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from azureml_jobs.identity.key_vault import VaultSecrets, sign_in
+from azureml_jobs.identity.azure_sign_in import sign_in
+from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.secret_store import FolderSecrets, SecretStore
 from azureml_jobs.rendezvous import FolderRendezvous, MlflowRendezvous, Rendezvous
 from azureml_jobs.storage.base import NAME, Store

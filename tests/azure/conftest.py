@@ -12,6 +12,7 @@ import pytest
 
 from azureml_jobs.backends import azure
 from azureml_jobs.backends.azure import AzureBackend
+from azureml_jobs.identity import azure_sign_in
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from azureml_jobs.rehearsal.rehearse import Rehearsal
 from azureml_jobs.storage.rights import PLACES
@@ -42,7 +43,9 @@ def cloud(
     for name, value in loopback.environment().items():
         monkeypatch.setenv(name, value)
     loopback.request_log.forget()
+    azure_sign_in.forget()
     yield loopback
+    azure_sign_in.forget()
     assert loopback.request_log.unrouted == []
     assert loopback.request_log.outbound == []
 

@@ -194,7 +194,7 @@ def test_a_refusal_names_the_identity_and_the_role(
     store = signed_in(cloud, monkeypatch, "north/gpu")
     with pytest.raises(
         CheckpointError,
-        match=r"MDW-514.*north/gpu.*Grant this identity the role 'Storage Blob Data",
+        match=r"MDW-514.*north/gpu.*Grant that identity the role 'Storage Blob Data",
     ):
         store.put_if_absent("a", b"")
     assert [(t.identity, t.resource) for t in cloud.request_log.refused()] == [

@@ -21,6 +21,7 @@ from azure.ai.ml import load_job
 from azureml_jobs.backends.base import ORCHESTRATOR
 from azureml_jobs.backends.workspace import Workspace
 from azureml_jobs.cli.main import main
+from azureml_jobs.identity import azure_sign_in
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.node_key import node_secret
 from azureml_jobs.jobs.snapshot import snapshot
@@ -129,6 +130,7 @@ def test_an_expired_token_is_told_as_such(
     built: Rehearsal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(built.cloud.tokens, "life", -10.0)
+    azure_sign_in.forget()
     with built.signed_in(ENGINEER), pytest.raises(AzureError, match=r"MDW-803"):
         VaultSecrets("kv-hub").list()
     with built.signed_in(ENGINEER), pytest.raises(AzureError, match=r"MDW-80[03]"):

@@ -10,8 +10,10 @@ from azure.core.exceptions import ResourceExistsError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from azureml_jobs.identity import azure_sign_in
 from azureml_jobs.identity.authority import make_ca, server_credentials
-from azureml_jobs.identity.key_vault import VaultSecrets, secret_name, sign_in, vault_name
+from azureml_jobs.identity.azure_sign_in import sign_in
+from azureml_jobs.identity.key_vault import VaultSecrets, secret_name, vault_name
 from azureml_jobs.identity.node_key import load_node_key, make_node_key, node_secret, public_line
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from conf.errors import AzureError, IdentityError
@@ -104,6 +106,7 @@ def test_a_token_that_has_expired_is_an_error_of_its_own(
     vault: VaultSecrets, cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cloud.tokens, "life", -10.0)
+    azure_sign_in.forget()
     with pytest.raises(AzureError, match=r"MDW-80[03]"):
         VaultSecrets("kv-north", sign_in(interactive=False)).list()
 

@@ -14,7 +14,7 @@ from azure.ai.ml import MLClient, load_job
 from azure.ai.ml.operations._job_ops_helper import get_git_properties
 
 from azureml_jobs.backends.workspace import Workspace
-from azureml_jobs.identity.key_vault import sign_in
+from azureml_jobs.identity.azure_sign_in import sign_in
 from azureml_jobs.jobs.specification import Code, JobSpec, as_yaml, server_job, silo_job
 from azureml_jobs.preflight.data import data
 from azureml_jobs.preflight.findings import ERROR, OK, WARNING

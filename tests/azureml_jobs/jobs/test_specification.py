@@ -103,7 +103,12 @@ def test_the_orchestrator_s_job(conf: Conf, code: Code) -> None:
         "environment": "orchestrator",
         "compute": "azureml:cpu",
         "identity": {"type": "managed"},
-        "environment_variables": {**OFF, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        "environment_variables": {
+            **OFF,
+            "MEADOW_IDENTITY": "managed",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+        },
         "resources": {"instance_count": 1, "shm_size": "2g"},
         "limits": {"timeout": 604800},
         "tags": {
