@@ -21,7 +21,7 @@ from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation, reported
 from client.silo_settings import silo_of
 from client.tasks.base import Data
-from client.withholding import nothing_told, told
+from client.withholding import nothing_told, statistics_told, told
 from conf.errors import WireError
 from conf.schema import RunScope, Silo
 from conf.seeds import seed_for
@@ -107,6 +107,22 @@ def ready(message: Message, context: Context) -> Message:
     # Its weights are those of nobody: each round brings its own.
     dry_round(loaded.model, loaded.data.train, loaded.task, scope.trainer, discreet=True)
     return hello(message, context)
+
+
+@app.query("statistics")
+def statistics(message: Message, context: Context) -> Message:
+    """Tell the sums of the silo's training split that fit the model's first layer.
+
+    None where the owner tells no counts; without the small ones where the owner withholds these.
+    """
+    scope = run_scope(message)
+    silo = silo_of(context)
+    loaded = _load_checked(1, scope, silo)
+    content = RecordDict()
+    if silo.policy.reveal_counts:
+        sums = statistics_told(loaded.task, loaded.data, silo.policy)
+        content[protocol.SUMS] = protocol.to_record(sums)
+    return Message(content, reply_to=message)
 
 
 @app.query("hello")

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from client import sums
+from client.batches import length
 from client.loop import Evaluation
 from client.sums import Metrics, Sums
-from client.tasks.base import Task
+from client.tasks.base import Data, Task
 from conf.schema import PolicyConf
 from strategies.wire import protocol
 
@@ -44,6 +45,20 @@ def told(evaluation: Evaluation, task: Task, policy: PolicyConf) -> Told:
     if any(not torch.equal(sent[name], evaluation.sums[name]) for name in sent):
         cost[protocol.WITHHELD] = 1
     return Told(sent, sums.metrics_of(task, sent) | cost)
+
+
+def statistics_told(task: Task, data: Data, policy: PolicyConf) -> Sums:
+    """Return what the owner lets out of the statistics before the first round: small counts are
+    withheld as those of an evaluation are.
+    """
+    given = dict(task.statistics(data))
+    specs = task.statistic_specs()
+    least = policy.cells_at_least or 1
+    sent = {
+        name: value if specs[name].real else without_small_counts(value, least)
+        for name, value in given.items()
+    }
+    return {**sent, sums.SIZE: torch.tensor(length(data.train))}
 
 
 def nothing_told() -> Told:

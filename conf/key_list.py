@@ -114,7 +114,7 @@ def _kind(hint: Any, metadata: types.MappingProxyType[Any, Any]) -> str:
     inner = bare(hint)
     if typing.get_origin(inner) is list:
         (element,) = typing.get_args(inner)
-        return f"list of {_KINDS[element]}s" + _limits(metadata)
+        return f"list of {_KINDS.get(element, 'mapping')}s" + _limits(metadata)
     if typing.get_origin(inner) is dict:
         return "names with values"
     if "wanted" in metadata:

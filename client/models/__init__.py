@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from client.models import task as of_the_task
+from client.models.input_layer import WithInputLayer
 from client.registry import module_named
 from client.tasks.base import Task
 from conf.errors import ConfigError, DataError, MeadowError
@@ -68,14 +70,22 @@ def _builder(conf: ModelConf, task: Task) -> Callable[[], nn.Module]:
         return partial(of_the_task.build, task, conf)
     build = _named(conf)
     args = arguments_of(conf, ModelConf)
-    given = {"contract": task.contract}
     if task.contract is None and _needs_contract(build):
         raise DataError(
             "MDW-212",
             f"model={conf.name}: the task {task.name} has no contract that says what its examples are.",
             "Use the task's own model (model=task), or give the task a contract.",
         )
-    return lambda: _module(call(build, args, "model.args", given), conf.name)
+
+    def made() -> nn.Module:
+        layer = task.input_layer()
+        contract = task.contract
+        if layer is not None and contract is not None:
+            contract = replace(contract, shape=layer.shape)
+        model = _module(call(build, args, "model.args", {"contract": contract}), conf.name)
+        return model if layer is None else WithInputLayer(layer, model)
+
+    return made
 
 
 def _named(conf: ModelConf) -> Callable[..., Any]:

@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +28,7 @@ def task_of(conf: TaskConf) -> Task:
     arguments that will not do; SiloError MDW-346 or MDW-347 for code that this process was not
     started with.
     """
-    return _made(conf.name, conf.code, json.dumps(conf.args, sort_keys=True))
+    return _made(conf.name, conf.code, json.dumps(_arguments(conf), sort_keys=True))
 
 
 def task_named(name: str) -> Task:
@@ -54,21 +55,32 @@ def class_counts(task: Task, silos: Sequence[Silo]) -> dict[str, list[int]]:
     return counts
 
 
+def _arguments(conf: TaskConf) -> dict[str, Any]:
+    """Return a task's arguments: those of its own dataclass, or `args` of one without."""
+    own = {f.name for f in fields(conf)} - {f.name for f in fields(TaskConf)}
+    return {**conf.args, **{name: getattr(conf, name) for name in own}}
+
+
 # A task keeps what it read of a public set, so there is one of each kind; few kinds at a time.
 @lru_cache(maxsize=4)
 def _made(name: str, code: str, args: str) -> Task:
-    cls = known.loaded("task", name, code) if code else _class_in(name)
-    task: Task = call(_checked(cls, name), json.loads(args), "task.args")
+    made = _checked(known.loaded("task", name, code), name) if code else _maker_in(name)
+    task: Task = call(made, json.loads(args), "task.args")
     task.name = name
     return task
 
 
-def _class_in(name: str) -> Any:
-    """Return the one task that a module of this package defines."""
+def _maker_in(name: str) -> Any:
+    """Return the one task that a module of this package defines, or its `build`, where what it is
+    depends on the arguments.
+    """
     module = module_named(sys.modules[__name__], name, "task")
+    build = getattr(module, "build", None)
+    if build is not None:
+        return build
     found = [value for value in vars(module).values() if _is_task_of(value, module.__name__)]
     (task,) = found  # one task a file, tests/client/test_registry.py
-    return task
+    return _checked(task, name)
 
 
 def _is_task_of(value: object, module: str) -> bool:

@@ -169,6 +169,24 @@ class Task(ABC):
             "Choose a model of this tree (model=mlp, cnn, resnet18), or write the task's `model`.",
         )
 
+    def input_layer(self) -> Any | None:
+        """Return a new first layer for any model of the task, or None where it needs none.
+
+        A `client.models.input_layer.InputLayer`: its buffers are fitted to the `statistics` of all
+        silos before the first round, and stay as they are then.
+        """
+        return None
+
+    def statistics(self, data: Data) -> Mapping[str, Tensor]:
+        """Return what a silo tells of its training split before the first round, as sums by name
+        that add up over silos (`client.sums`); nothing, where the task needs none.
+        """
+        return {}
+
+    def statistic_specs(self) -> Mapping[str, SumSpec]:
+        """Return the form of the `statistics`, and what an example may add to each."""
+        return {}
+
     def train_labels(self, silo: Silo) -> Indices | None:
         """Return the class of each example that a silo trains on, or None where examples have none.
 

@@ -26,6 +26,7 @@ from conf.schema.models import ExternalModelConf, MlpConf, ModelConf, ResNetConf
 from conf.schema.policies import PolicyConf, TrainingProcessConf
 from conf.schema.run import EarlyStopConf, RunConf
 from conf.schema.strategies import ExternalStrategyConf, FedProxConf, ScaffoldConf, StrategyConf
+from conf.schema.tables import TableConf
 from conf.schema.tasks import DataConf, TaskConf
 from conf.schema.training import CompressionConf, PrivacyConf, TrainerConf
 
@@ -57,6 +58,7 @@ __all__ = [
     "SiloLifetimes",
     "SimulationConf",
     "StrategyConf",
+    "TableConf",
     "TaskConf",
     "TaskModelConf",
     "TrackingConf",
@@ -90,6 +92,12 @@ RUN_SCOPE = ("run", "task", "model", "trainer", "strategy", "privacy", "compress
 EXTERNAL = "external"
 """The choice of a group that stands for every class from outside this tree."""
 VARIANTS: dict[str, dict[str, type[Any]]] = {
+    "task": {
+        "digits": TaskConf,
+        "mnist": TaskConf,
+        "table": TableConf,
+        EXTERNAL: TaskConf,
+    },
     "model": {
         "cnn": ModelConf,
         "mlp": MlpConf,

@@ -92,4 +92,23 @@ class DataConf:
         also=("max_samples", "limit", "samples"),
     )
     seed: int = number(0, at_least=0, at_most=2**31 - 1, help="seed of the partition")
+    delimiter: str | None = text(
+        None,
+        r"[^\r\n\"]",
+        "one letter",
+        help="what stands between the cells of a CSV; null = found in its first line",
+        also=("sep", "separator"),
+    )
+    encoding: str | None = text(
+        None,
+        r"[A-Za-z0-9_-]{1,40}",
+        "an encoding such as latin-1",
+        help="of a CSV's text; null = UTF-8, or what its byte order mark says",
+    )
+    decimal: str = one_of(".", ",", help="the decimal point of the numbers in a CSV")
+    on_error: str = one_of(
+        "refuse",
+        "skip",
+        help="rows or images that break the contract: refuse them all, or leave those out",
+    )
     download: bool = value(True, help="fetch a public set that is not there yet")

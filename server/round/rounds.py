@@ -38,6 +38,7 @@ from server.round.readiness import ask_silos
 from server.round.receipt_check import Farewell, Receipts
 from server.round.roster import silo_names
 from server.round.silo_grid import SiloGrid
+from server.round.statistics import fitted
 from server.round.train_phase import TrainPhase
 from server.run.checkpoint import Kept
 from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord
@@ -110,6 +111,9 @@ class Rounds:
         if state.round == 0:
             if self.session.result.mode != "simulate":
                 ask_silos(self.grid, self.silos, conf.run, self._config())
+            state.arrays = fitted(
+                conf, self.task, self.grid, self.silos, self._config(), state.arrays
+            )
             self.session.checkpoints.save(state)
         while state.round < conf.run.rounds and not early_stop.stopped:
             started = self.clock()

@@ -9,6 +9,8 @@ Silo to server, `evaluate`:              sums (of the silo's split, by the task'
                                          metrics (num-examples, loss, the task's metrics, seconds).
 `query.ready` and its reply:             config (protocol, silo); asked before round 1, an error where the silo can't
                                          take part.
+`query.statistics` and its reply:        config (as in `train`); sums (of the silo's training split, by the task's
+                                         own names), where the task's model has an input layer and the owner tells them.
 `query.closing` and its reply:           config (the ledger's last anchor, the model's digest) and receipt; told after
                                          the last round to Meadow's own nodes, which answer without their app.
 `query.hello` and its reply:             config (protocol, silo); asked where a grid does not know its silos' names.
@@ -102,6 +104,7 @@ EQUAL: Final = "equal"
 
 HELLO: Final = "query.hello"
 READINESS: Final = "query.ready"
+STATISTICS: Final = "query.statistics"
 CLOSING: Final = "query.closing"
 
 

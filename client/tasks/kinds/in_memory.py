@@ -40,6 +40,10 @@ class InMemoryTask(Task, Generic[Examples]):
             "Leave data.root and data.partition=own out, or write the task's `read`.",
         )
 
+    def read_as(self, root: Path, data: DataConf) -> Examples:
+        """Return what `read` gives; a task overrides it that reads by the silo's `data` settings."""
+        return self.read(root)
+
     def public(self, data: DataConf) -> Examples:
         """Return the set that the silos share: what lies in `data.root`, if not overridden.
 
@@ -51,7 +55,7 @@ class InMemoryTask(Task, Generic[Examples]):
                 f"The task {self.name} reads its examples from data.root, which is not set.",
                 "Set data.root to their file or folder.",
             )
-        return self._read_once(root_of(data))
+        return self._read_once(root_of(data), data)
 
     @abstractmethod
     def checked(self, examples: Examples, where: object) -> Examples:
@@ -126,15 +130,16 @@ class InMemoryTask(Task, Generic[Examples]):
                 "data.partition=own without data.root.",
                 "Set data.root to the silo's own data.",
             )
-        examples = self._read_once(root_of(data)) if own else self.public(data)
+        examples = self._read_once(root_of(data), data) if own else self.public(data)
         return self._checked_once(examples, data)
 
-    def _read_once(self, root: Path) -> Examples:
-        """Return what `read` gives: a machine with many silos reads one set once."""
+    def _read_once(self, root: Path, data: DataConf) -> Examples:
+        """Return what `read_as` gives: a machine with many silos reads one set once."""
         files = _files(root)
+        settings = _settings(data)
         last = self._last_read
-        if last is None or last.files != files:
-            last = _LastRead(files, self.read(root))
+        if last is None or last.files != files or last.settings != settings:
+            last = _LastRead(files, settings, self.read_as(root, data))
             self._last_read = last
         examples: Examples = last.examples
         return examples
@@ -155,6 +160,7 @@ class _LastRead:
     """The files that were read last, as they were then, and what came of them."""
 
     files: list[tuple[str, int, int]]
+    settings: tuple[object, ...]
     examples: Any
 
 
@@ -164,6 +170,11 @@ class _LastChecked:
 
     examples: Any
     checked: Any
+
+
+def _settings(data: DataConf) -> tuple[object, ...]:
+    """Return the settings by which files are read, beside where they are."""
+    return data.delimiter, data.encoding, data.decimal, data.on_error
 
 
 def _same(one: object, other: object) -> bool:

@@ -1,0 +1,184 @@
+"""Tables in files: CSV of any delimiter and encoding, and Parquet; every cell as the text it is.
+
+Nothing is guessed about a cell here: what it means is for the table's contract
+(`client.tables.encoding`). What is detected of a CSV, its delimiter and a byte order mark, is told
+in the log.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from conf.errors import DataError
+from conf.schema import DataConf
+
+log = logging.getLogger(__name__)
+
+SUFFIXES: Final = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+PARQUET: Final = (".parquet", ".pq")
+DELIMITERS: Final = (",", ";", "\t", "|")
+"""Those that are looked for in the first line."""
+_HEAD: Final = 1 << 16
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """The cells of one file, a column of texts or of Parquet's own types each.
+
+    `first_row` is the line in which the rows begin, for people who look for one.
+    """
+
+    path: Path
+    table: pa.Table
+    first_row: int
+
+
+def table_files(root: Path) -> list[Path]:
+    """Return a root's table files, sorted by their names' bytes, so that every machine agrees.
+
+    Raises DataError MDW-240 where there are none, or where a folder may not be entered.
+    """
+    if root.is_file():
+        return [root]
+    try:
+        found = [path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES]
+        files = [path for path in found if path.is_file()]
+    except OSError as error:
+        raise _unreadable(root, error.strerror or type(error).__name__) from error
+    if not files:
+        raise _unreadable(root, f"it has no {', '.join(SUFFIXES)} file")
+    return sorted(files, key=lambda path: path.relative_to(root).as_posix().encode())
+
+
+def read_table_file(path: Path, conf: DataConf) -> TableFile:
+    """Return a file's cells; raises DataError MDW-240 where it can't be read as a table, MDW-241 for
+    a row that is too long or too short.
+    """
+    try:
+        if path.suffix.lower() in PARQUET:
+            return TableFile(path, _flat(path, parquet.read_table(path)), 1)
+        return _read_csv(path, conf)
+    except (OSError, pa.ArrowException, UnicodeError, LookupError) as error:
+        # The library's own words may quote a cell: they stay in the chain, and out of the message.
+        raise _unreadable(path, _kind(error)) from error
+
+
+def _read_csv(path: Path, conf: DataConf) -> TableFile:
+    head = _head(path)
+    encoding = conf.encoding or _encoding(path, head)
+    text = head.decode(encoding, errors="replace").lstrip("\ufeff")
+    if not text.strip():
+        raise _unreadable(path, "it is empty")
+    delimiter = conf.delimiter or _delimiter(path, text)
+    wrong: list[csv.InvalidRow] = []
+
+    def skip(row: csv.InvalidRow) -> str:
+        wrong.append(row)
+        return "skip"
+
+    table = csv.read_csv(
+        path,
+        # One thread numbers the rows, so that a wrong one can be named.
+        read_options=csv.ReadOptions(encoding=encoding, use_threads=False),
+        parse_options=csv.ParseOptions(
+            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
+        ),
+        convert_options=_texts(_names(path, text, delimiter)),
+    )
+    if wrong:
+        row = wrong[0]
+        what = f"{len(wrong)} row(s) are too long or too short, first row {row.number}"
+        more = f"{row.actual_columns} cells in the place of {row.expected_columns}"
+        raise DataError(
+            "MDW-241",
+            f"{path}: {what}: {more}.",
+            "Quote cells that hold the delimiter, or set data.delimiter.",
+            {"found": "rows of another length", "rows": len(wrong)},
+        )
+    return TableFile(path, table, 2)
+
+
+def _texts(names: list[str]) -> csv.ConvertOptions:
+    """Have every column read as texts: what a cell means is the contract's to say."""
+    return csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()),
+        strings_can_be_null=False,
+        check_utf8=True,
+    )
+
+
+def _names(path: Path, text: str, delimiter: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.strip())
+    reader = csv.open_csv(
+        pa.BufferReader(line.encode() + b"\n"),
+        parse_options=csv.ParseOptions(delimiter=delimiter),
+        read_options=csv.ReadOptions(),
+    )
+    names = list(reader.schema.names)
+    _check_names(path, names)
+    return names
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise _unreadable(path, f"two columns are named {twice[0]!r:.80}")
+
+
+def _flat(path: Path, table: pa.Table) -> pa.Table:
+    _check_names(path, table.column_names)
+    nested = [f.name for f in table.schema if pa.types.is_nested(f.type)]
+    if nested:
+        raise _unreadable(path, f"its column {nested[0]!r:.80} holds lists or records")
+    return table
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD)
+
+
+def _encoding(path: Path, head: bytes) -> str:
+    marks = (
+        (codecs.BOM_UTF8, "utf-8-sig"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    )
+    for mark, encoding in marks:
+        if head.startswith(mark):
+            log.info("%s begins with a byte order mark: it is read as %s.", path, encoding)
+            return encoding
+    return "utf-8"
+
+
+def _delimiter(path: Path, text: str) -> str:
+    line = next(line for line in text.splitlines() if line.strip())
+    counts = {one: line.count(one) for one in DELIMITERS}
+    best = max(counts, key=lambda one: counts[one])
+    if best != "," and counts[best]:
+        log.info("%s: its first line says that %r stands between cells.", path, best)
+        return best
+    return ","
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnicodeError) or "UTF8" in str(error):
+        return "its text is not in the encoding that it is read in; set data.encoding"
+    if isinstance(error, LookupError):
+        return "there is no such encoding as data.encoding says"
+    return f"it is not a whole table file ({type(error).__name__})"
+
+
+def _unreadable(path: Path, why: str) -> DataError:
+    return DataError(
+        "MDW-240", f"{path} can't be read: {why}.", "Correct or remove it.", {"found": "a file"}
+    )

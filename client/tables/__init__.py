@@ -1,0 +1,1 @@
+"""Tables: their contract, their rows as numbers, and what all silos know of their columns."""

@@ -1,0 +1,206 @@
+"""Rows of a table in CSV or Parquet files; `task.columns` and `task.label` say what is in them.
+
+The label decides the kind of problem: a category or a flag is classified, a number is predicted,
+several flags (`task.labels`) each hold or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import TensorDataset
+
+from client.groups import FILE, Columns, groups_by
+from client.partition import Indices
+from client.tables.contract import TableContract, contract_of
+from client.tables.input_layer import InputLayer
+from client.tables.reading import Table, read_table
+from client.tables.statistics import specs_of, sums_of
+from client.tasks.base import Contract, Data, SumSpec, Task
+from client.tasks.kinds.arrays import Arrays, ArrayTask
+from client.tasks.kinds.classification import Classification
+from client.tasks.kinds.multi_label import MultiLabel
+from client.tasks.kinds.regression import Regression
+from conf.errors import DataError
+from conf.schema import DataConf
+
+
+def build(
+    label: str = "",
+    labels: Sequence[str] = (),
+    columns: Sequence[Mapping[str, Any]] = (),
+    missing: str = "refuse",
+    missing_flags: bool = False,
+    balanced: bool = False,
+    scale: str = "standard",
+    rows_at_least: int = 1,
+    dataset: str = "",
+) -> Task:
+    """Return the task that a contract says; the arguments are those of `conf.schema.TableConf`.
+
+    Raises ConfigError MDW-177 for a contract that can't be meant.
+    """
+    contract = contract_of(columns, label, labels, missing)
+    layer = LayerSettings(scale, missing_flags, balanced)
+    if contract.problem == "class":
+        return ClassOfRow(contract, layer, rows_at_least)
+    if contract.problem == "flags":
+        return FlagsOfRow(contract, layer, rows_at_least)
+    return NumberOfRow(contract, layer, rows_at_least)
+
+
+class LayerSettings(NamedTuple):
+    """How the rows are made ready for a model."""
+
+    scale: str
+    missing_flags: bool
+    balanced: bool
+
+
+class TableRows(ArrayTask):
+    """What tables have in common, whatever is predicted: rows as read, which the model's first
+    layer makes ready.
+    """
+
+    def __init__(self, table: TableContract, layer: LayerSettings, rows_at_least: int) -> None:
+        self.table = table
+        self._layer = layer
+        self._rows_at_least = rows_at_least
+        self._last: Table | None = None
+        names = [column.name for column in table.labels]
+        shape = (len(table.inputs),)
+        if table.problem == "number":
+            self.contract = Contract(shape, targets=tuple(names))
+        else:
+            self.contract = Contract(shape, table.classes)
+
+    def read_as(self, root: Path, data: DataConf) -> Arrays:
+        """Return the rows of a silo's files; raises DataError MDW-240 to 243."""
+        table = read_table(root, self.table, data)
+        if len(table) < self._rows_at_least:
+            raise DataError(
+                "MDW-243",
+                f"{root} has {len(table)} rows, the contract asks for {self._rows_at_least}.",
+                "Add rows, or lower task.rows_at_least.",
+                {"expected": f"at least {self._rows_at_least} rows", "found": "fewer"},
+            )
+        self._last = table
+        return table.inputs, self.targets(table.labels)
+
+    def targets(self, labels: NDArray[np.float32]) -> NDArray[Any]:
+        """Return what is predicted, from the label columns as read (n, labels)."""
+        return labels
+
+    def groups(self, data: DataConf, count: int) -> Indices | None:
+        """Return the group of each row by `data.group`: a column of the files, or their names."""
+        if data.group is None:
+            return None
+        assert self._last is not None  # the rows were read before their groups are asked for
+        columns: Columns = {**self._last.beside, FILE: self._last.files}
+        return groups_by(data.group, columns, count, self.name)
+
+    def checked(self, examples: Arrays, where: object) -> Arrays:
+        """Return rows as they are: they were checked against the table's contract when read."""
+        return examples
+
+    def dataset(self, examples: Arrays, which: Indices | slice) -> TensorDataset:
+        """Return some of the rows, NaN where a value is missing, and their targets."""
+        inputs, targets = examples
+        return TensorDataset(
+            torch.from_numpy(np.array(inputs[which])), torch.from_numpy(np.array(targets[which]))
+        )
+
+    def input_layer(self) -> InputLayer:
+        """Return the layer that makes rows ready for a model."""
+        return InputLayer(
+            self.table.inputs,
+            scale=self._layer.scale,
+            missing_flags=self._layer.missing_flags,
+            classes=len(self.table.classes) if self._layer.balanced else 0,
+        )
+
+    def statistics(self, data: Data) -> Mapping[str, Tensor]:
+        """Return what a silo's training rows add to the columns' statistics."""
+        # A TensorDataset, of `dataset`.
+        rows, _ = data.train[:]
+        return sums_of(rows.numpy(), data.labels, self.table.inputs, self._classes)
+
+    def statistic_specs(self) -> Mapping[str, SumSpec]:
+        """Return the form of the columns' statistics."""
+        return specs_of(self.table.inputs, self._classes)
+
+    @property
+    def _classes(self) -> int:
+        return len(self.table.classes) if self.table.problem == "class" else 0
+
+
+class Weighted(NamedTuple):
+    """Logits (n, classes), and what an example of each class weighs in the loss."""
+
+    logits: Tensor
+    weights: Tensor
+
+
+class ClassOfRow(TableRows, Classification):
+    """Which class a row is of."""
+
+    ranked = True
+
+    def targets(self, labels: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the class of each row (n)."""
+        return labels[:, 0].astype(np.int64)
+
+    def output(self, model: nn.Module, batch: Any) -> Tensor | Weighted:
+        """Return logits, with the classes' weights where they are balanced."""
+        logits: Tensor = model(batch[0])
+        if not self._layer.balanced:
+            return logits
+        weights = dict(model.named_buffers())["input.class_weights"]
+        return Weighted(logits, weights)
+
+    def loss(self, output: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the mean over the rows of their cross-entropy, each by its class's weight."""
+        if not isinstance(output, Weighted):
+            return super().loss(output, batch)
+        each = functional.cross_entropy(output.logits, batch[1], reduction="none")
+        return (each * output.weights[batch[1]]).mean()
+
+    def sums(self, output: Any, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+        """Return the counts of `Classification`."""
+        return super().sums(output.logits if isinstance(output, Weighted) else output, batch)
+
+
+class FlagsOfRow(TableRows, MultiLabel):
+    """Which of several flags hold of a row."""
+
+
+class NumberOfRow(TableRows, Regression):
+    """A number of each row."""
+
+    def __init__(self, table: TableContract, layer: LayerSettings, rows_at_least: int) -> None:
+        super().__init__(table, layer, rows_at_least)
+        (label,) = table.labels
+        assert label.low is not None and label.high is not None  # of a contract's numbers
+        self.ranges = ((label.low, label.high),)  # type: ignore[misc]  # of this table's class alone
+        self._center = (label.low + label.high) / 2
+        self._half = (label.high - label.low) / 2
+
+    def output(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the numbers (n, 1): a model gives them in units of the label's range, -1 to 1."""
+        made: Tensor = model(batch[0])
+        return self._center + self._half * made
+
+    def loss(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the mean squared error in those units, so that a learning rate fits any label."""
+        return super().loss(output, batch) / self._half**2
+
+    def targets(self, labels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the numbers (n, 1)."""
+        return labels
