@@ -29,6 +29,7 @@ KEPT = 4
 """Partitions that a process keeps: a run has one, or a few where silos have settings of their own.
 """
 
+BY_COLUMN = "column"
 _Key = tuple[str, int, str, int, float, int]
 _drawn: dict[_Key, list[Indices]] = {}
 
@@ -37,7 +38,8 @@ def parts(labels: Indices, of: int, conf: DataConf) -> list[Indices]:
     """Return each silo's examples as sorted indices that can't be written to: disjoint, complete,
     none empty.
 
-    `labels` holds the class of each example, `of` counts the silos. Drawn once for the same labels
+    `labels` holds the class of each example, or the rank of its value in `data.column`; `of` counts
+    the silos. Drawn once for the same labels
     and settings. Raises DataError: MDW-203 where a silo is left without examples, MDW-204 where
     `labels` can't be met.
     """
@@ -128,6 +130,28 @@ def k_labels(labels: Indices, of: int, conf: DataConf, rng: np.random.Generator)
     return [np.concatenate(silo) for silo in held]
 
 
+def by_column(labels: Indices, of: int, conf: DataConf, rng: np.random.Generator) -> list[Indices]:
+    """Each value of a column at one silo, neighbours in the order of the values together: as natural
+    a skew as the data has. As many values as silos are a value a silo.
+    """
+    values, counts = np.unique(labels, return_counts=True)
+    if len(values) < of:
+        raise DataError(
+            "MDW-204",
+            f"data.partition=column: {conf.column} has {len(values)} values for {of} silos.",
+            "Use fewer silos, or another column.",
+        )
+    # Where a value begins and ends among all examples: its middle says in which silo's part it is.
+    ends = np.cumsum(counts)
+    share = (ends - counts / 2) / ends[-1]
+    silo_of = np.minimum((share * of).astype(int), of - 1)
+    if len(np.unique(silo_of)) < of:
+        # A few large values would leave silos empty: then as many values a silo, whatever their size.
+        silo_of = np.arange(len(values)) * of // len(values)
+    silo = silo_of[np.searchsorted(values, labels)]
+    return [np.flatnonzero(silo == one) for one in range(of)]
+
+
 Kind = Callable[[Indices, int, DataConf, np.random.Generator], list[Indices]]
 
 KINDS: dict[str, Kind] = {
@@ -135,6 +159,7 @@ KINDS: dict[str, Kind] = {
     "dirichlet": dirichlet,
     "labels": k_labels,
     "quantity": quantity,
+    "column": by_column,
 }
 """The partitions by the names that `data.partition` takes."""
 

@@ -16,6 +16,7 @@ from typing import Literal
 from flwr.serverapp.strategy import Strategy
 
 from client.device import choose
+from client.tables.draft import filled_in
 from client.tasks import class_counts, task_of
 from conf.compose import compose
 from conf.schema import Conf
@@ -54,6 +55,7 @@ def simulate_conf(conf: Conf, *, command: str = "", shown: Shown = "nothing") ->
     `shown` is what the terminal gets: a live table, plain lines or nothing. Everything that can be
     wrong with the configuration is found before the first file is written.
     """
+    conf = filled_in(conf)
     members = silos(conf)
     task = task_of(conf.task)
     strategy = build_strategy(conf.strategy)
@@ -72,10 +74,10 @@ def simulate_conf(conf: Conf, *, command: str = "", shown: Shown = "nothing") ->
         _train(run, strategy)
         if conf.run.baseline != "none":
             done = run.state.round
-            run.observer.baselines_started([job.name for job in baseline_jobs(conf, members, done)])
-            run.result.baseline = compare(
-                conf, members, run.kept.arrays, done, conf.simulation.workers
-            )
+            federated = run.kept.arrays
+            jobs = baseline_jobs(conf, members, done, federated)
+            run.observer.baselines_started([job.name for job in jobs])
+            run.result.baseline = compare(conf, members, federated, done, conf.simulation.workers)
     return FinishedRun(run.result, run.folder.path)
 
 

@@ -35,8 +35,10 @@ def simulate(arguments: Arguments) -> int:
         # Torch takes seconds to import: what is wrong is told before, and so is what comes.
         check(conf)
         say(simulated(conf))
+        from client.tables.draft import filled_in
         from server.simulation import copy_for_workers, simulate_conf
 
+        conf = filled_in(conf)
         copy_for_workers(conf)
         plain = arguments.has("--no-progress")
         finished = simulate_conf(conf, command=command, shown="plain" if plain else "live")

@@ -22,7 +22,8 @@ from conf.schema import DataConf
 log = logging.getLogger(__name__)
 
 SUFFIXES: Final = (".csv", ".tsv", ".txt", ".parquet", ".pq")
-PARQUET: Final = (".parquet", ".pq")
+PARQUET: Final = b"PAR1"
+"""How such a file begins, whatever its name is."""
 DELIMITERS: Final = (",", ";", "\t", "|")
 """Those that are looked for in the first line."""
 _HEAD: Final = 1 << 16
@@ -62,7 +63,7 @@ def read_table_file(path: Path, conf: DataConf) -> TableFile:
     a row that is too long or too short.
     """
     try:
-        if path.suffix.lower() in PARQUET:
+        if _head(path).startswith(PARQUET):
             return TableFile(path, _flat(path, parquet.read_table(path)), 1)
         return _read_csv(path, conf)
     except (OSError, pa.ArrowException, UnicodeError, LookupError) as error:

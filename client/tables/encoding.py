@@ -70,9 +70,12 @@ def encoded(table: pa.Table, columns: Sequence[ColumnConf], decimal: str = ".") 
     rows = np.empty((len(table), len(columns)), np.float32)
     faults: list[Fault] = []
     for index, column in enumerate(columns):
-        values, found = _column(table[column.name].combine_chunks(), column, decimal)
+        texts, missing = texts_of(table[column.name].combine_chunks())
+        values, found = column_values(texts, missing, column, decimal)
         rows[:, index] = values
         faults += found
+        if column.missing == REFUSE and missing.any():
+            faults.append(Fault(column.name, said(column), "missing", missing))
     return Encoded(rows, faults)
 
 
@@ -86,28 +89,29 @@ def said(column: ColumnConf) -> str:
     return "yes or no" if column.type == FLAG else "a date"
 
 
-def _column(
-    cells: pa.Array, column: ColumnConf, decimal: str
+def column_values(
+    texts: pa.Array, missing: Bad, column: ColumnConf, decimal: str
 ) -> tuple[NDArray[np.float64], list[Fault]]:
-    texts, missing = _texts(cells)
+    """Return a column of texts (n) as numbers, and what breaks its contract but missing values."""
     if column.type == NUMBER:
-        values, faults = _numbers(cells, texts, missing, column, decimal)
+        values, faults = _numbers(texts, missing, column, decimal)
     elif column.type == DATE:
-        values, faults = _dates(cells, texts, missing, column)
+        values, faults = _dates(texts, missing, column)
     elif column.type == FLAG:
         values, faults = _flags(texts, missing, column)
     else:
         values, faults = _categories(texts, missing, column)
     values[missing] = np.nan
-    if column.missing == REFUSE and missing.any():
-        faults.append(Fault(column.name, said(column), "missing", missing))
     return values, faults
 
 
-def _texts(cells: pa.Array) -> tuple[pa.Array, Bad]:
+def texts_of(cells: pa.Array) -> tuple[pa.Array, Bad]:
     """Return cells as texts without spaces around them, and where nothing stands."""
     if pa.types.is_dictionary(cells.type):
         cells = cells.dictionary_decode()
+    if pa.types.is_temporal(cells.type):
+        # Parquet's own dates and times, to the second, as a CSV has them.
+        cells = pc.strftime(pc.cast(cells, pa.timestamp("s"), safe=False), DATE_FORMATS[1])
     texts = pc.utf8_trim_whitespace(pc.cast(cells, pa.string()))
     nothing = pc.or_(pc.is_null(texts), pc.is_in(texts, pa.array(MISSING)))
     missing = _bools(nothing)
@@ -118,14 +122,9 @@ def _texts(cells: pa.Array) -> tuple[pa.Array, Bad]:
 
 
 def _numbers(
-    cells: pa.Array, texts: pa.Array, missing: Bad, column: ColumnConf, decimal: str
+    texts: pa.Array, missing: Bad, column: ColumnConf, decimal: str
 ) -> tuple[NDArray[np.float64], list[Fault]]:
-    if pa.types.is_integer(cells.type) or pa.types.is_floating(cells.type):
-        values = np.array(pc.fill_null(pc.cast(cells, pa.float64(), safe=False), np.nan))
-        values = values.astype(np.float64)
-        text = np.zeros(len(values), bool)
-    else:
-        values, text = _parsed(texts, missing, decimal)
+    values, text = _parsed(texts, missing, decimal)
     faults = []
     for what, rows in _kinds_of_text(texts, text, decimal):
         faults.append(Fault(column.name, said(column), what, rows))
@@ -147,6 +146,10 @@ ENDLESS_TEXT: Final = r"(?i)^[+-]?inf(inity)?$"
 def _parsed(texts: pa.Array, missing: Bad, decimal: str) -> tuple[NDArray[np.float64], Bad]:
     """Return texts as numbers, and where they are none."""
     plain = texts if decimal == "." else pc.replace_substring(texts, decimal, ".")
+    if decimal == ".":
+        quick = _all_numbers(plain, missing)
+        if quick is not None:
+            return quick, np.zeros(len(texts), bool)
     endless = pc.match_substring_regex(plain, ENDLESS_TEXT)
     good = _bools(pc.match_substring_regex(plain, NUMBER_TEXT))
     if decimal != ".":
@@ -161,6 +164,16 @@ def _parsed(texts: pa.Array, missing: Bad, decimal: str) -> tuple[NDArray[np.flo
     return values, ~good & ~missing & ~_bools(endless)
 
 
+def _all_numbers(texts: pa.Array, missing: Bad) -> NDArray[np.float64] | None:
+    """Return texts as numbers where all are finite ones, which is soon seen; None otherwise."""
+    try:
+        filled = pc.if_else(pa.array(missing), "0", texts)
+        values = pc.cast(filled, pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+    return np.array(values) if np.isfinite(values).all() else None
+
+
 def _kinds_of_text(texts: pa.Array, text: Bad, decimal: str) -> list[tuple[str, Bad]]:
     if not text.any():
         return []
@@ -173,13 +186,10 @@ def _kinds_of_text(texts: pa.Array, text: Bad, decimal: str) -> list[tuple[str, 
 
 
 def _dates(
-    cells: pa.Array, texts: pa.Array, missing: Bad, column: ColumnConf
+    texts: pa.Array, missing: Bad, column: ColumnConf
 ) -> tuple[NDArray[np.float64], list[Fault]]:
-    if pa.types.is_temporal(cells.type):
-        stamps = pc.cast(cells, pa.timestamp("s"), safe=False)
-    else:
-        parsed = [pc.strptime(texts, f, "s", error_is_null=True) for f in DATE_FORMATS]
-        stamps = pc.coalesce(*parsed)
+    parsed = [pc.strptime(texts, f, "s", error_is_null=True) for f in DATE_FORMATS]
+    stamps = pc.coalesce(*parsed)
     none = _bools(pc.is_null(stamps)) & ~missing
     seconds = pc.fill_null(pc.cast(stamps, pa.int64()), 0).to_numpy(zero_copy_only=False)
     days = (seconds - DAY_ZERO.astype(np.int64)) / 86400

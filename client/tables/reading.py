@@ -7,6 +7,7 @@ and row, and to everybody else by column and kind.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from client.formats.table_file import TableFile, read_table_file, table_files
 from client.tables.contract import TableContract
-from client.tables.encoding import Fault, Rows, encoded
+from client.tables.encoding import Fault, Rows, column_values, encoded, texts_of
 from conf.border import field
 from conf.errors import DataError
 from conf.schema import DataConf
@@ -26,13 +27,16 @@ from conf.schema.tables import ColumnConf
 
 log = logging.getLogger(__name__)
 
+ANY_NUMBER: Final = ColumnConf("any", low=-math.inf, high=math.inf)
 MOST_TOLD: Final = 10
 """Faults of one silo that its answer names."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """All rows of a silo's files: what the model gets, what it predicts, and the other columns."""
+    """All rows of a silo's files: what the model gets, what it predicts, and beside them the columns
+    that `data.group` and `data.column` name.
+    """
 
     inputs: Rows
     labels: Rows
@@ -105,24 +109,19 @@ def _part(file: TableFile, contract: TableContract, conf: DataConf) -> _Part:
             fault.expected,
             fault.count,
         )
-    named = {column.name for column in (*contract.inputs, *contract.labels)}
-    beside = {
-        name: np.array(file.table[name].to_pylist(), dtype=object).astype(str)
-        for name in file.table.column_names
-        if name not in named
-    }
-    beside |= _as_texts(file.table, contract.inputs)
+    wanted = {conf.group, conf.column} & set(file.table.column_names)
+    beside = {str(name): _plain(file.table[name]) for name in wanted}
     files = np.full(file.table.num_rows, file.path.name)
     return _Part(inputs.rows, labels.rows, beside, files, faults)
 
 
-def _as_texts(table: pa.Table, columns: Sequence[ColumnConf]) -> dict[str, NDArray[Any]]:
-    """Return the columns that `data.group` or a subgroup may name, as texts."""
-    return {
-        column.name: np.array(table[column.name].to_pylist(), dtype=object).astype(str)
-        for column in columns
-        if column.type != "number"
-    }
+def _plain(cells: pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column as numbers where all of its cells are, as texts otherwise."""
+    texts, missing = texts_of(cells.combine_chunks())
+    values, faults = column_values(texts, missing, ANY_NUMBER, ".")
+    if missing.any() or faults:
+        return np.array(texts.to_pylist(), dtype=str)
+    return values
 
 
 def _with_missing(rows: Rows, faults: list[Fault], labels: Sequence[ColumnConf]) -> list[Fault]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from client.groups import members, most_frequent
-from client.partition import BY_LABEL, Indices, parts
+from client.partition import BY_COLUMN, BY_LABEL, Indices, parts
 from client.splits import Splits, split, split_groups
 from client.trees import tensors_of
 from conf.errors import DataError
@@ -235,13 +235,18 @@ class Task(ABC):
 
 
 def splits_of(
-    silo: Silo, count: int, labels: Indices | None = None, groups: Indices | None = None
+    silo: Silo,
+    count: int,
+    labels: Indices | None = None,
+    groups: Indices | None = None,
+    by: Indices | None = None,
 ) -> Splits:
     """Return a silo's splits of a set of `count` examples.
 
     All of them are the silo's own, or it has a part of them, by the class of each (`labels`) where
     the partition goes by classes. With the group of each (`groups`, `client.groups`) a group is in
-    one split of one silo. Raises DataError: MDW-205 where the silo has no examples, MDW-211 where
+    one split of one silo. `by` ranks each example for `data.partition=column`.
+    Raises DataError: MDW-205 where the silo has no examples, MDW-211 where
     its partition needs labels and there are none, MDW-220 where it wants groups and there are none,
     MDW-223 where one group is all, and what `client.partition.parts` raises.
     """
@@ -259,6 +264,14 @@ def splits_of(
                 f"data.partition={silo.data.partition} goes by classes, and the examples have none.",
                 "Use data=iid or data=quantity, or have the task say what to partition by.",
             )
+        if silo.data.partition == BY_COLUMN:
+            labels = by
+            if by is None:
+                raise DataError(
+                    "MDW-220",
+                    f"data.column={silo.data.column}: the task {silo.name} has no such column.",
+                    "Name a column of the data, or use another partition.",
+                )
         # Without labels only their number matters.
         known = np.zeros(count, np.int64) if labels is None else labels
         mine = _part(known, groups, silo)

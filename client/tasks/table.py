@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from client.groups import FILE, Columns, groups_by
+from client.groups import FILE, Columns
 from client.partition import Indices
 from client.tables.contract import TableContract, contract_of
 from client.tables.input_layer import InputLayer
@@ -98,13 +98,10 @@ class TableRows(ArrayTask):
         """Return what is predicted, from the label columns as read (n, labels)."""
         return labels
 
-    def groups(self, data: DataConf, count: int) -> Indices | None:
-        """Return the group of each row by `data.group`: a column of the files, or their names."""
-        if data.group is None:
-            return None
-        assert self._last is not None  # the rows were read before their groups are asked for
-        columns: Columns = {**self._last.beside, FILE: self._last.files}
-        return groups_by(data.group, columns, count, self.name)
+    def columns_as(self, data: DataConf) -> Columns:
+        """Return the columns that `data.group` and `data.column` name, and each row's file."""
+        assert self._last is not None  # the rows were read before anything is asked of them
+        return {**self._last.beside, FILE: self._last.files}
 
     def checked(self, examples: Arrays, where: object) -> Arrays:
         """Return rows as they are: they were checked against the table's contract when read."""

@@ -22,7 +22,15 @@ from conf.schema.federation import (
 )
 from conf.schema.lifetimes import RunLifetimes, SiloLifetimes
 from conf.schema.machine import SimulationConf, TrackingConf
-from conf.schema.models import ExternalModelConf, MlpConf, ModelConf, ResNetConf, TaskModelConf
+from conf.schema.models import (
+    ExternalModelConf,
+    LinearConf,
+    MlpConf,
+    ModelConf,
+    ResMlpConf,
+    ResNetConf,
+    TaskModelConf,
+)
 from conf.schema.policies import PolicyConf, TrainingProcessConf
 from conf.schema.run import EarlyStopConf, RunConf
 from conf.schema.strategies import ExternalStrategyConf, FedProxConf, ScaffoldConf, StrategyConf
@@ -43,11 +51,13 @@ __all__ = [
     "FedProxConf",
     "FederationConf",
     "InputConf",
+    "LinearConf",
     "MlpConf",
     "ModelConf",
     "OrchestratorConf",
     "PolicyConf",
     "PrivacyConf",
+    "ResMlpConf",
     "ResNetConf",
     "RunConf",
     "RunLifetimes",
@@ -100,7 +110,9 @@ VARIANTS: dict[str, dict[str, type[Any]]] = {
     },
     "model": {
         "cnn": ModelConf,
+        "linear": LinearConf,
         "mlp": MlpConf,
+        "resmlp": ResMlpConf,
         "resnet18": ResNetConf,
         "task": TaskModelConf,
         EXTERNAL: ExternalModelConf,

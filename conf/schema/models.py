@@ -36,6 +36,23 @@ class MlpConf(ModelConf):
 
 
 @dataclass
+class LinearConf(ModelConf):
+    """Logistic regression of classes, linear regression of numbers."""
+
+    name: str = value("linear", help="the model")
+
+
+@dataclass
+class ResMlpConf(ModelConf):
+    """A residual network for tables, with layer normalisation."""
+
+    name: str = value("resmlp", help="the model")
+    width: int = number(128, at_least=1, at_most=2**14, help="units of a block")
+    blocks: int = number(2, at_least=1, at_most=64, help="residual blocks", also=("depth",))
+    dropout: float = number(0.1, at_least=0, at_most=0.9, help="share of units left out in training")
+
+
+@dataclass
 class ResNetConf(ModelConf):
     """ResNet-18 with its normalisation: batch (buffers travel) or group (none to travel)."""
 

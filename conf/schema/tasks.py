@@ -44,8 +44,10 @@ class DataConf:
         "iid",
         "labels",
         "quantity",
+        "column",
         "own",
-        help="how a public set is divided among silos; own = each silo has all of its own root",
+        help="how a public set is divided among silos; column = by the values of data.column, own = "
+        "each silo has all of its own root",
         also=("partitioner", "split"),
     )
     alpha: float = number(
@@ -61,6 +63,14 @@ class DataConf:
         at_most=MOST_EXAMPLES,
         help="classes that a silo has (labels)",
         also=("num_classes_per_partition",),
+    )
+    column: str | None = text(
+        None,
+        r"(?s).*\S.*",
+        "a column's name",
+        help="by which data.partition=column divides: a value is at one silo, numbers in ranges; file "
+        "= a file is at one silo",
+        also=("partition_by",),
     )
     validation: float = number(
         0.1,

@@ -7,8 +7,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord
 
@@ -16,6 +17,7 @@ from client import loop
 from client.examples import union
 from client.malloc import keep_activations_mapped
 from client.models import build_model
+from client.models.input_layer import WithInputLayer
 from client.tasks import task_of
 from conf.errors import ConfigError
 from conf.schema import Conf, Silo
@@ -37,6 +39,8 @@ class BaselineJob:
     conf: Conf
     silos: tuple[Silo, ...]
     rounds: int
+    fitted: dict[str, np.ndarray] = field(default_factory=dict)
+    """What the federation's first layer was fitted to: the same for all that are compared."""
 
 
 def check_baseline(conf: Conf, members: list[Silo]) -> None:
@@ -51,16 +55,31 @@ def check_baseline(conf: Conf, members: list[Silo]) -> None:
         raise ConfigError("MDW-105", message, "Set data.test above 0, or run.baseline=none.")
 
 
-def baseline_jobs(conf: Conf, members: list[Silo], rounds: int) -> list[BaselineJob]:
+def baseline_jobs(
+    conf: Conf, members: list[Silo], rounds: int, federated: ArrayRecord
+) -> list[BaselineJob]:
     """Return the models that `run.baseline` wants; pooled first, since it takes longest."""
+    fitted = fitted_arrays(conf, federated)
     wanted = conf.run.baseline
     jobs = []
     if wanted in ("pooled", "all"):
-        jobs.append(BaselineJob(POOLED, conf, tuple(members), rounds))
+        jobs.append(BaselineJob(POOLED, conf, tuple(members), rounds, fitted))
     if wanted in ("silos", "all"):
         for silo in members:
-            jobs.append(BaselineJob(silo.name, conf, (silo,), rounds))
+            jobs.append(BaselineJob(silo.name, conf, (silo,), rounds, fitted))
     return jobs
+
+
+def fitted_arrays(conf: Conf, federated: ArrayRecord) -> dict[str, np.ndarray]:
+    """Return the buffers of a model's first layer, by name; nothing without such a layer.
+
+    They are the same in every round: what silos average is equal at all of them.
+    """
+    model = build_model(conf.model, task_of(conf.task), conf.run.seed)
+    if not isinstance(model, WithInputLayer):
+        return {}
+    names = [f"input.{name}" for name, _ in model.input.named_buffers()]
+    return {name: federated[name].numpy() for name in names}
 
 
 def train(job: BaselineJob) -> tuple[str, ArrayRecord]:
@@ -70,7 +89,8 @@ def train(job: BaselineJob) -> tuple[str, ArrayRecord]:
     task = task_of(conf.task)
     examples = union([task.data(silo).train for silo in job.silos])
     model = loop.prepare(build_model(conf.model, task, conf.run.seed), conf.trainer)
-    model.load_state_dict(protocol.to_state(first_weights(conf)))
+    fitted = {name: torch.from_numpy(values) for name, values in job.fitted.items()}
+    model.load_state_dict(protocol.to_state(first_weights(conf)) | fitted)
     for round in range(1, job.rounds + 1):
         seed = seed_for(conf.run.seed, job.name, round, "train")
         loop.train(
@@ -89,7 +109,7 @@ def compare(
     started = time.monotonic()
     scorer = Scorer.of(conf, splits_for_test(conf, members))
     baseline = Baseline(federated=scorer.scores(federated))
-    for name, arrays in _trained(baseline_jobs(conf, members, rounds), workers):
+    for name, arrays in _trained(baseline_jobs(conf, members, rounds, federated), workers):
         scores = scorer.scores(arrays)
         if name == POOLED:
             baseline.centralised = scores

@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 from torch.utils.data import Dataset
 
 from client.groups import Columns, groups_by
-from client.partition import Indices
+from client.partition import BY_COLUMN, Indices
+from client.splits import Splits
 from client.tasks.base import OWN, Data, Task, root_of, splits_of
 from conf.errors import DataError
 from conf.schema import DataConf, Silo
@@ -82,6 +83,10 @@ class InMemoryTask(Task, Generic[Examples]):
         """
         return {}
 
+    def columns_as(self, data: DataConf) -> Columns:
+        """Return what `columns` gives; a task overrides it that reads by the silo's settings."""
+        return {} if data.root is None else self.columns(root_of(data))
+
     def groups(self, data: DataConf, count: int) -> Indices | None:
         """Return the group of each of `count` examples by `data.group`, None where it is not set.
 
@@ -89,8 +94,15 @@ class InMemoryTask(Task, Generic[Examples]):
         """
         if data.group is None:
             return None
-        columns = {} if data.root is None else self.columns(root_of(data))
-        return groups_by(data.group, columns, count, self.name)
+        return groups_by(data.group, self.columns_as(data), count, self.name)
+
+    def ranks(self, data: DataConf, count: int) -> Indices | None:
+        """Return where the value of each of `count` examples stands in `data.column`, None where
+        the partition does not go by it; raises DataError as `groups` does.
+        """
+        if data.partition != BY_COLUMN or data.column is None:
+            return None
+        return groups_by(data.column, self.columns_as(data), count, self.name)
 
     @abstractmethod
     def dataset(self, examples: Examples, which: Indices | slice) -> Dataset[Any]:
@@ -100,7 +112,7 @@ class InMemoryTask(Task, Generic[Examples]):
         """Return a silo's part of the public set, or its own examples; see `Task.data`."""
         examples = self._source(silo.data)
         count, labels = self._known(examples, silo.data)
-        splits = splits_of(silo, count, labels, self.groups(silo.data, count))
+        splits = self._splits(silo, count, labels)
         return Data(
             self.dataset(examples, splits.train),
             self.dataset(examples, splits.validation),
@@ -111,8 +123,12 @@ class InMemoryTask(Task, Generic[Examples]):
     def train_labels(self, silo: Silo) -> Indices | None:
         """See `Task.train_labels`: from the indices alone."""
         count, labels = self._known(self._source(silo.data), silo.data)
-        splits = splits_of(silo, count, labels, self.groups(silo.data, count))
+        splits = self._splits(silo, count, labels)
         return None if labels is None else labels[splits.train]
+
+    def _splits(self, silo: Silo, count: int, labels: Indices | None) -> Splits:
+        groups = self.groups(silo.data, count)
+        return splits_of(silo, count, labels, groups, self.ranks(silo.data, count))
 
     def _known(self, examples: Examples, data: DataConf) -> tuple[int, Indices | None]:
         """Return the number of the first `data.examples` examples, and their labels."""
@@ -174,7 +190,7 @@ class _LastChecked:
 
 def _settings(data: DataConf) -> tuple[object, ...]:
     """Return the settings by which files are read, beside where they are."""
-    return data.delimiter, data.encoding, data.decimal, data.on_error
+    return data.delimiter, data.encoding, data.decimal, data.on_error, data.group, data.column
 
 
 def _same(one: object, other: object) -> bool:
