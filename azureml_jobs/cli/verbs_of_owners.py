@@ -131,6 +131,20 @@ OWNERS: Final = (
         examples=(("meadow launch client silo=silo-1 backend=local", ""),),
     ),
     Verb(
+        "data contract",
+        SILO,
+        "draft the contract of a table from its files, for their owner to read",
+        "data_contract:draft_contract",
+        (
+            Argument("label", "the column that is predicted", "COLUMN", required=True),
+            Argument("file", "where it goes (contract.yaml)", "FILE"),
+        ),
+        overrides=("data.",),
+        about="The files under data.root stay here, and so does what is drafted: its owner reads each line, corrects\n"
+        "it and shares it, or does not. No file is written over (docs/tables.md).",
+        examples=(("meadow data contract data.root=patients/ label=outcome file=task/outcome.yaml", ""),),
+    ),
+    Verb(
         "policy draft",
         SILO,
         "write the policy that allows a run as it is, and nothing else",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -55,7 +55,15 @@ def read_table(root: Path, contract: TableContract, conf: DataConf) -> Table:
     Raises DataError: MDW-240 or 241 for a file that is no table, MDW-242 where columns or values
     break the contract.
     """
-    parts = [_part(read_table_file(path, conf), contract, conf) for path in table_files(root)]
+    files = (read_table_file(path, conf) for path in table_files(root))
+    return of_files(files, root, contract, conf)
+
+
+def of_files(
+    files: Iterable[TableFile], root: Path, contract: TableContract, conf: DataConf
+) -> Table:
+    """Return the rows of some files, one after another; raises DataError MDW-242."""
+    parts = [_part(file, contract, conf) for file in files]
     faults = [fault for part in parts for fault in part.faults]
     if faults and conf.on_error == "refuse":
         raise _refused(root, faults)

@@ -19,6 +19,7 @@ from torch.utils.data import TensorDataset
 
 from client.groups import FILE, Columns
 from client.partition import Indices
+from client.tables.bundled import bundled_table
 from client.tables.contract import TableContract, contract_of
 from client.tables.input_layer import InputLayer
 from client.tables.reading import Table, read_table
@@ -42,6 +43,7 @@ def build(
     scale: str = "standard",
     rows_at_least: int = 1,
     dataset: str = "",
+    bundled: str = "",
 ) -> Task:
     """Return the task that a contract says; the arguments are those of `conf.schema.TableConf`.
 
@@ -49,11 +51,12 @@ def build(
     """
     contract = contract_of(columns, label, labels, missing)
     layer = LayerSettings(scale, missing_flags, balanced)
+    source = Source(rows_at_least, bundled)
     if contract.problem == "class":
-        return ClassOfRow(contract, layer, rows_at_least)
+        return ClassOfRow(contract, layer, source)
     if contract.problem == "flags":
-        return FlagsOfRow(contract, layer, rows_at_least)
-    return NumberOfRow(contract, layer, rows_at_least)
+        return FlagsOfRow(contract, layer, source)
+    return NumberOfRow(contract, layer, source)
 
 
 class LayerSettings(NamedTuple):
@@ -64,15 +67,22 @@ class LayerSettings(NamedTuple):
     balanced: bool
 
 
+class Source(NamedTuple):
+    """Where rows come from: files with so many at least, or a table that scikit-learn brings."""
+
+    rows_at_least: int
+    bundled: str
+
+
 class TableRows(ArrayTask):
     """What tables have in common, whatever is predicted: rows as read, which the model's first
     layer makes ready.
     """
 
-    def __init__(self, table: TableContract, layer: LayerSettings, rows_at_least: int) -> None:
+    def __init__(self, table: TableContract, layer: LayerSettings, source: Source) -> None:
         self.table = table
         self._layer = layer
-        self._rows_at_least = rows_at_least
+        self._source_of_rows = source
         self._last: Table | None = None
         names = [column.name for column in table.labels]
         shape = (len(table.inputs),)
@@ -81,16 +91,27 @@ class TableRows(ArrayTask):
         else:
             self.contract = Contract(shape, table.classes)
 
+    def public(self, data: DataConf) -> Arrays:
+        """Return the rows of `data.root`, or those that scikit-learn brings."""
+        bundled = self._source_of_rows.bundled
+        if bundled and data.root is None:
+            return self._rows(bundled_table(bundled, self.table, data))
+        return super().public(data)
+
     def read_as(self, root: Path, data: DataConf) -> Arrays:
         """Return the rows of a silo's files; raises DataError MDW-240 to 243."""
         table = read_table(root, self.table, data)
-        if len(table) < self._rows_at_least:
+        least = self._source_of_rows.rows_at_least
+        if len(table) < least:
             raise DataError(
                 "MDW-243",
-                f"{root} has {len(table)} rows, the contract asks for {self._rows_at_least}.",
+                f"{root} has {len(table)} rows, the contract asks for {least}.",
                 "Add rows, or lower task.rows_at_least.",
-                {"expected": f"at least {self._rows_at_least} rows", "found": "fewer"},
+                {"expected": f"at least {least} rows", "found": "fewer"},
             )
+        return self._rows(table)
+
+    def _rows(self, table: Table) -> Arrays:
         self._last = table
         return table.inputs, self.targets(table.labels)
 
@@ -181,8 +202,8 @@ class FlagsOfRow(TableRows, MultiLabel):
 class NumberOfRow(TableRows, Regression):
     """A number of each row."""
 
-    def __init__(self, table: TableContract, layer: LayerSettings, rows_at_least: int) -> None:
-        super().__init__(table, layer, rows_at_least)
+    def __init__(self, table: TableContract, layer: LayerSettings, source: Source) -> None:
+        super().__init__(table, layer, source)
         (label,) = table.labels
         assert label.low is not None and label.high is not None  # of a contract's numbers
         self.ranges = ((label.low, label.high),)  # type: ignore[misc]  # of this table's class alone

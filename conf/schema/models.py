@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from conf.fields import code, entries, one_of, target, value
+from conf.fields import code, entries, number, one_of, target, value
 
 
 @dataclass

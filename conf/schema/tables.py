@@ -62,6 +62,11 @@ class TableConf(TaskConf):
     dataset: str = text(
         "", r"[\w .,-]{0,60}", "a short name", help="what the data is called, in outputs"
     )
+    bundled: str = one_of(
+        "",
+        "breast_cancer",
+        help="a table that scikit-learn brings, where data.root is not set",
+    )
     label: str = text(
         "", rf"({COLUMN})?", COLUMN_IN_WORDS, help="the column that is predicted", also=("target",)
     )
