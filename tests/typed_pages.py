@@ -68,7 +68,9 @@ def read_on(page: str, folder: Path, run: Run, *, processes: bool = False) -> li
     printed = []
     for marker, language, text in blocks(page):
         if marker.startswith("file: "):
-            (folder / marker.removeprefix("file: ")).write_text(text)
+            file = folder / marker.removeprefix("file: ")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
         elif marker == "run: processes" and not processes:
             continue
         elif language == "python":

@@ -142,7 +142,9 @@ OWNERS: Final = (
         overrides=("data.",),
         about="The files under data.root stay here, and so does what is drafted: its owner reads each line, corrects\n"
         "it and shares it, or does not. No file is written over (docs/tables.md).",
-        examples=(("meadow data contract data.root=patients/ label=outcome file=task/outcome.yaml", ""),),
+        examples=(
+            ("meadow data contract data.root=patients/ label=outcome file=task/outcome.yaml", ""),
+        ),
     ),
     Verb(
         "policy draft",

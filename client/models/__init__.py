@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from client.input_layer import WithInputLayer
 from client.models import task as of_the_task
-from client.models.input_layer import WithInputLayer
 from client.registry import module_named
 from client.tasks.base import Task
 from conf.errors import ConfigError, DataError, MeadowError

@@ -10,9 +10,7 @@ from client.models.base import features
 from client.tasks.base import Contract
 
 
-def build(
-    contract: Contract, width: int = 128, blocks: int = 2, dropout: float = 0.1
-) -> nn.Module:
+def build(contract: Contract, width: int = 128, blocks: int = 2, dropout: float = 0.1) -> nn.Module:
     """Return a linear layer, `blocks` residual blocks of `width` and twice as many hidden units, and
     a unit an output.
 

@@ -24,7 +24,7 @@ FILES: Final = {"breast_cancer": "breast_cancer.csv"}
 def bundled_table(name: str, contract: TableContract, conf: DataConf) -> Table:
     """Return all rows of a bundled table.
 
-    Raises ConfigError MDW-177 where the contract has not as many columns, DataError MDW-242 where a
+    Raises ConfigError MDW-186 where the contract has not as many columns, DataError MDW-242 where a
     value breaks it.
     """
     package = importlib.util.find_spec("sklearn")

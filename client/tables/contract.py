@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from conf.errors import ConfigError
 from conf.parse import from_plain
-from conf.schema.tables import CATEGORY, CONSTANT, DATE, FLAG, NUMBER, ColumnConf
+from conf.schema.table_columns import CATEGORY, CONSTANT, DATE, FLAG, NUMBER, ColumnConf
 from conf.schema_keys import nearest
 from conf.validate import check_limits
 
@@ -49,7 +49,7 @@ def contract_of(
 ) -> TableContract:
     """Return the contract that `task.columns` and `task.label` say.
 
-    Raises ConfigError: MDW-101 to 104 for a column's own keys, MDW-177 for columns that
+    Raises ConfigError: MDW-101 to 104 for a column's own keys, MDW-186 for columns that
     contradict each other.
     """
     known = [_column(raw, f"task.columns[{i}]", missing) for i, raw in enumerate(columns)]
@@ -68,7 +68,7 @@ def contract_of(
 
 def wrong(what: str, hint: str = "Correct task.columns, or task.label.") -> ConfigError:
     """Return the error for a contract that can't be meant."""
-    return ConfigError("MDW-177", f"{WHERE}: {what}.", hint)
+    return ConfigError("MDW-186", f"{WHERE}: {what}.", hint)
 
 
 def _wanted(label: str, labels: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:

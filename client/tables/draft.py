@@ -24,7 +24,7 @@ from client.tables.encoding import NO, YES, Bad, column_values, texts_of
 from client.tasks.base import root_of
 from conf.errors import DataError
 from conf.schema import Conf, DataConf
-from conf.schema.tables import CATEGORY, DATE, FLAG, NUMBER, TYPICAL, ColumnConf, TableConf
+from conf.schema.table_columns import CATEGORY, DATE, FLAG, NUMBER, TYPICAL, ColumnConf, TableConf
 
 MOST_LISTED: Final = 50
 """Values of a category; a column of text with more of them is left out."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from conf.schema.tables import CATEGORY, DATE, FLAG, NUMBER, REFUSE, ColumnConf
+from conf.schema.table_columns import CATEGORY, DATE, FLAG, NUMBER, REFUSE, ColumnConf
 
 MISSING: Final = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 """Cells of a CSV in which nothing stands."""

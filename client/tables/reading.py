@@ -23,7 +23,7 @@ from client.tables.encoding import Fault, Rows, column_values, encoded, texts_of
 from conf.border import field
 from conf.errors import DataError
 from conf.schema import DataConf
-from conf.schema.tables import ColumnConf
+from conf.schema.table_columns import ColumnConf
 
 log = logging.getLogger(__name__)
 

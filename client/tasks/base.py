@@ -172,7 +172,7 @@ class Task(ABC):
     def input_layer(self) -> Any | None:
         """Return a new first layer for any model of the task, or None where it needs none.
 
-        A `client.models.input_layer.InputLayer`: its buffers are fitted to the `statistics` of all
+        A `client.input_layer.InputLayer`: its buffers are fitted to the `statistics` of all
         silos before the first round, and stay as they are then.
         """
         return None

@@ -20,10 +20,10 @@ from torch.utils.data import TensorDataset
 from client.groups import FILE, Columns
 from client.partition import Indices
 from client.tables.bundled import bundled_table
+from client.tables.column_sums import specs_of, sums_of
 from client.tables.contract import TableContract, contract_of
-from client.tables.input_layer import InputLayer
 from client.tables.reading import Table, read_table
-from client.tables.statistics import specs_of, sums_of
+from client.tables.row_layer import RowLayer
 from client.tasks.base import Contract, Data, SumSpec, Task
 from client.tasks.kinds.arrays import Arrays, ArrayTask
 from client.tasks.kinds.classification import Classification
@@ -47,7 +47,7 @@ def build(
 ) -> Task:
     """Return the task that a contract says; the arguments are those of `conf.schema.TableConf`.
 
-    Raises ConfigError MDW-177 for a contract that can't be meant.
+    Raises ConfigError MDW-186 for a contract that can't be meant.
     """
     contract = contract_of(columns, label, labels, missing)
     layer = LayerSettings(scale, missing_flags, balanced)
@@ -135,9 +135,9 @@ class TableRows(ArrayTask):
             torch.from_numpy(np.array(inputs[which])), torch.from_numpy(np.array(targets[which]))
         )
 
-    def input_layer(self) -> InputLayer:
+    def input_layer(self) -> RowLayer:
         """Return the layer that makes rows ready for a model."""
-        return InputLayer(
+        return RowLayer(
             self.table.inputs,
             scale=self._layer.scale,
             missing_flags=self._layer.missing_flags,

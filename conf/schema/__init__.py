@@ -34,7 +34,7 @@ from conf.schema.models import (
 from conf.schema.policies import PolicyConf, TrainingProcessConf
 from conf.schema.run import EarlyStopConf, RunConf
 from conf.schema.strategies import ExternalStrategyConf, FedProxConf, ScaffoldConf, StrategyConf
-from conf.schema.tables import TableConf
+from conf.schema.table_columns import TableConf
 from conf.schema.tasks import DataConf, TaskConf
 from conf.schema.training import CompressionConf, PrivacyConf, TrainerConf
 

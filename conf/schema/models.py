@@ -49,7 +49,9 @@ class ResMlpConf(ModelConf):
     name: str = value("resmlp", help="the model")
     width: int = number(128, at_least=1, at_most=2**14, help="units of a block")
     blocks: int = number(2, at_least=1, at_most=64, help="residual blocks", also=("depth",))
-    dropout: float = number(0.1, at_least=0, at_most=0.9, help="share of units left out in training")
+    dropout: float = number(
+        0.1, at_least=0, at_most=0.9, help="share of units left out in training"
+    )
 
 
 @dataclass

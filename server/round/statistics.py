@@ -18,8 +18,8 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from client import sums
+from client.input_layer import WithInputLayer
 from client.models import build_model
-from client.models.input_layer import WithInputLayer
 from client.sums import SIZE
 from client.tasks.base import SumSpec, Task
 from conf.errors import RoundError

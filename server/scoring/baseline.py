@@ -15,9 +15,9 @@ from flwr.app import ArrayRecord
 
 from client import loop
 from client.examples import union
+from client.input_layer import WithInputLayer
 from client.malloc import keep_activations_mapped
 from client.models import build_model
-from client.models.input_layer import WithInputLayer
 from client.tasks import task_of
 from conf.errors import ConfigError
 from conf.schema import Conf, Silo

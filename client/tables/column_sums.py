@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.tasks.base import SumSpec
-from conf.schema.tables import CATEGORY, DATE, NUMBER, ColumnConf
+from conf.schema.table_columns import CATEGORY, DATE, NUMBER, ColumnConf
 
 MOST_DAYS: Final = 3_000_000.0
 """From the year 2000, either way: about 8,000 years."""

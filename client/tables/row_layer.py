@@ -18,15 +18,24 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from client.tables.statistics import category_counts, class_weights, deviation
-from conf.schema.tables import CATEGORY, CONSTANT, DATE, FLAG, NUMBER, REFUSE, TYPICAL, ColumnConf
+from client.tables.column_sums import category_counts, class_weights, deviation
+from conf.schema.table_columns import (
+    CATEGORY,
+    CONSTANT,
+    DATE,
+    FLAG,
+    NUMBER,
+    REFUSE,
+    TYPICAL,
+    ColumnConf,
+)
 
 DAYS_OF_A_YEAR: Final = 365.2425
 OF_A_DATE: Final = 5
 """Numbers that a date becomes."""
 
 
-class InputLayer(nn.Module):
+class RowLayer(nn.Module):
     """Rows (n, columns) as read, NaN where a value is missing, become (n, width) of float32.
 
     `fit` sets what all silos know of the columns.
@@ -74,7 +83,7 @@ class InputLayer(nn.Module):
         return (others + categories + len(self._told),)
 
     def fit(self, sums: Mapping[str, Tensor]) -> None:
-        """Take what all silos know of the columns (`client.tables.statistics`) into the buffers."""
+        """Take what all silos know of the columns (`client.tables.column_sums`) into the buffers."""
         for place, index in enumerate([*self._numbers, *self._flags, *self._dates]):
             column = self._columns[index]
             mean, spread = deviation(sums, self._columns, index)
