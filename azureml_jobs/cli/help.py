@@ -124,6 +124,12 @@ _OVERRIDES: Final = {
         ("federation.folder=FOLDER", "where it is on this machine (.meadow/NAME)"),
         ("federation.file=FILE", "the file that describes it"),
     ),
+    "data.": (
+        ("data.root=FOLDER", "the silo's files, or one of them"),
+        ("data.delimiter=LETTER", "of a CSV, where it is not found in its first line"),
+        ("data.encoding=NAME", "of a CSV's text, where it is not UTF-8"),
+        ("data.decimal=,", "where a comma is the decimal point"),
+    ),
     "task.target": (("task.target=FILE.py:Class", "where the run's own task is now"),),
     "model.target": (("model.target=FILE.py:Class", "where its own model is now"),),
     "strategy.target": (("strategy.target=FILE.py:Class", "where its own strategy is now"),),
