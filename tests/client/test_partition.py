@@ -148,7 +148,7 @@ def test_no_silo_can_change_another_s_part() -> None:
 def test_a_value_of_a_column_is_at_one_silo_and_neighbours_are_together() -> None:
     values = np.array([0, 0, 0, 1, 2, 2, 3, 3, 3, 4])
     found = parts(values, 3, DataConf(partition="column", column="year"))
-    assert [sorted(set(values[part].tolist())) for part in found] == [[0, 1], [2], [3, 4]]
+    assert [sorted(set(values[part].tolist())) for part in found] == [[0], [1, 2], [3, 4]]
 
 
 def test_as_many_values_as_silos_are_a_value_a_silo_whatever_their_sizes() -> None:
