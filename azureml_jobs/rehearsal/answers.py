@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 from starlette.responses import JSONResponse, Response
 
 from azureml_jobs.rehearsal.request_log import AccessCheck
-from azureml_jobs.rehearsal.tokens import TENANT, Identity
+from azureml_jobs.rehearsal.tokens import LOGIN, TENANT, Identity
 
 Json = dict[str, Any]
 
@@ -24,10 +24,10 @@ def not_found(what: str) -> JSONResponse:
     return failure(404, "ResourceNotFound", f"The Resource '{what}' was not found.")
 
 
-def not_signed_in(reason: str) -> JSONResponse:
+def not_signed_in(reason: str, tenant: str = TENANT) -> JSONResponse:
     """Return that the token is missing, expired or for another audience."""
     answer = failure(401, "InvalidAuthenticationToken", reason)
-    authority = f"https://login.microsoftonline.com/{TENANT}"
+    authority = f"https://{LOGIN}/{tenant}"
     challenge = f'Bearer authorization_uri="{authority}", error="invalid_token"'
     answer.headers["WWW-Authenticate"] = challenge
     return answer

@@ -21,6 +21,7 @@ from azureml_jobs.rehearsal.blobs import Accounts
 from azureml_jobs.rehearsal.executor import Executor, bindings
 from azureml_jobs.rehearsal.mounts import MountFailed
 from azureml_jobs.rehearsal.resources import ML, Address, Json, Resources
+from azureml_jobs.rehearsal.tenants import Tenants, wrong_issuer
 from azureml_jobs.rehearsal.tokens import Identity, NotSignedIn, Tokens
 
 HOST: Final = "management.azure.com"
@@ -88,6 +89,7 @@ class Arm:
     accounts: Accounts
     tokens: Tokens
     access: Access
+    tenants: Tenants
     executor: Executor
     host: str
     usages: list[Json]
@@ -98,10 +100,9 @@ class Arm:
         if request.url.path == "/metadata/endpoints":
             # Clients read this before they sign in.
             return JSONResponse([CLOUD])
-        try:
-            identity = self.tokens.read(request.headers.get("authorization"), *AUDIENCES)
-        except NotSignedIn as reason:
-            return not_signed_in(str(reason))
+        caller = self._caller(request)
+        if isinstance(caller, Response):
+            return caller
         location = _LOCATION.fullmatch(request.url.path)
         if location:
             is_usages = location[3].lower() == "usages"
@@ -111,17 +112,26 @@ class Arm:
             return None
         if self.resources.get(address.workspace.id) is None:
             return not_found(address.workspace.id)
-        refusal = self._refusal(identity, request.method, address)
+        refusal = self._refusal(caller, request.method, address)
         if refusal is not None:
             return refusal
         body = json.loads(await request.body() or b"{}")
         if request.method == "GET":
             return self._get(address, dict(request.query_params))
         if request.method == "PUT" and not address.trailing:
-            return self._put(address, body, identity)
+            return self._put(address, body, caller)
         if request.method == "POST":
             return self._act(address)
         return None
+
+    def _caller(self, request: Request) -> Identity | Response:
+        """Return who asks, or why that is not known or not of this subscription's tenant."""
+        tenant = self.tenants.of_path(request.url.path)
+        try:
+            identity = self.tokens.read(request.headers.get("authorization"), *AUDIENCES)
+        except NotSignedIn as reason:
+            return not_signed_in(str(reason), tenant)
+        return identity if identity.tenant == tenant else wrong_issuer(identity, tenant)
 
     def _refusal(self, identity: Identity, method: str, address: Address) -> Response | None:
         action = "read" if method == "GET" else "write"

@@ -32,6 +32,7 @@ from starlette.responses import Response, StreamingResponse
 
 from azureml_jobs.rehearsal.access import Access
 from azureml_jobs.rehearsal.answers import storage_failure
+from azureml_jobs.rehearsal.tenants import Tenants, wrong_storage_issuer
 from azureml_jobs.rehearsal.tokens import NotSignedIn, Tokens
 
 SUFFIX: Final = "blob.core.windows.net"
@@ -93,10 +94,13 @@ class Accounts:
 class BlobGate:
     """Passes requests for `<account>.blob.core.windows.net` on to Azurite."""
 
-    def __init__(self, accounts: Accounts, tokens: Tokens, access: Access) -> None:
+    def __init__(
+        self, accounts: Accounts, tokens: Tokens, access: Access, tenants: Tenants
+    ) -> None:
         self._accounts = accounts
         self._tokens = tokens
         self._access = access
+        self._tenants = tenants
         self._client: httpx.AsyncClient
 
     @asynccontextmanager
@@ -129,6 +133,9 @@ class BlobGate:
             )
         except NotSignedIn as reason:
             return storage_failure(401, "InvalidAuthenticationInfo", str(reason))
+        tenant = self._tenants.of(f"storage:{account}")
+        if identity.tenant != tenant:
+            return wrong_storage_issuer(tenant)
         action = "read" if request.method in ("GET", "HEAD") else "write"
         container = request.url.path.strip("/").partition("/")[0]
         resource = f"{account}/{container}" if container else account

@@ -34,14 +34,17 @@ from azureml_jobs.rehearsal.azurite import Azurite
 from azureml_jobs.rehearsal.blobs import SUFFIX, Accounts, BlobGate
 from azureml_jobs.rehearsal.certificates import HOSTS, Certificates, make_certificates
 from azureml_jobs.rehearsal.data_plane import DataPlane
+from azureml_jobs.rehearsal.demands import Demands
 from azureml_jobs.rehearsal.executor import Executor, Services
 from azureml_jobs.rehearsal.mlflow_tracking import MlflowTracking
 from azureml_jobs.rehearsal.mounts import ARTIFACTS, Mounts
+from azureml_jobs.rehearsal.node_identity import NodeIdentities
 from azureml_jobs.rehearsal.proxy import Proxy
 from azureml_jobs.rehearsal.registered_models import ModelRegistry
 from azureml_jobs.rehearsal.request_log import RequestLog
 from azureml_jobs.rehearsal.resources import Json, Resources, workspace_id
 from azureml_jobs.rehearsal.sign_in import SignIn
+from azureml_jobs.rehearsal.tenants import Tenants
 from azureml_jobs.rehearsal.tokens import TENANT, Tokens
 from azureml_jobs.rehearsal.vaults import Vaults
 from conf.errors import AzureError
@@ -82,15 +85,21 @@ class LoopbackCloud:
     """
 
     def __init__(
-        self, folder: Path, accounts: Sequence[str], vault_names: Sequence[str] = ()
+        self,
+        folder: Path,
+        accounts: Sequence[str],
+        vault_names: Sequence[str] = (),
+        demands: Demands | None = None,
     ) -> None:
         self.folder = folder
+        self.demands = demands or Demands()
         self.request_log = RequestLog()
         self.tokens = Tokens()
+        self.tenants = Tenants()
         self.access = Access(self.request_log)
         self.resources = Resources()
         self.accounts = Accounts(accounts)
-        self.vaults = Vaults(set(vault_names), self.tokens, self.access)
+        self.vaults = Vaults(set(vault_names), self.tokens, self.access, self.tenants)
         self.usages: list[Json] = []
         self.seconds: dict[str, float] = {}
         self._azurite = Azurite(folder / "blobs", self.accounts.keys)
@@ -160,7 +169,7 @@ class LoopbackCloud:
         """Return the variables with which azure-identity signs in as that service principal."""
         identity, secret = self.tokens.register(name)
         return {
-            "AZURE_TENANT_ID": TENANT,
+            "AZURE_TENANT_ID": identity.tenant,
             "AZURE_CLIENT_ID": identity.client_id,
             "AZURE_CLIENT_SECRET": secret,
         }
@@ -173,14 +182,20 @@ class LoopbackCloud:
         account: str,
         subscription: str = "00000000-0000-0000-0000-000000000001",
         group: str = "meadow",
+        tenant: str = TENANT,
     ) -> str:
-        """Make a workspace with its two own datastores in an account, and return its id."""
+        """Make a workspace with its two own datastores in an account, and return its id.
+
+        Its subscription and the account are that tenant's from now on.
+        """
+        self.tenants.put(f"subscription:{subscription}", tenant)
+        self.tenants.put(f"storage:{account}", tenant)
         id = workspace_id(subscription, group, name)
         properties = {
             "workspaceId": f"ws-{name}",
             "discoveryUrl": f"https://{data_plane.HOST}/discovery",
             "mlFlowTrackingUri": f"azureml://{data_plane.HOST}/mlflow/v1.0{id}",
-            "tenantId": TENANT,
+            "tenantId": tenant,
         }
         body = {"location": data_plane.REGION, "kind": "Default", "properties": properties}
         self.resources.put(id, body)
@@ -230,7 +245,7 @@ class LoopbackCloud:
         Returns the name of its managed identity.
         """
         identity = f"{workspace.rpartition('/')[2]}/{name}"
-        principal, _ = self.tokens.register(identity)
+        principal, _ = self.tokens.register(identity, self.tenants.of_path(workspace))
         details: dict[str, Any]
         if instance_types:
             kind = "Kubernetes"
@@ -245,7 +260,7 @@ class LoopbackCloud:
             "identity": {
                 "type": "SystemAssigned",
                 "principalId": principal.object_id,
-                "tenantId": TENANT,
+                "tenantId": principal.tenant,
                 "name": identity,
             },
             "properties": {
@@ -261,13 +276,17 @@ class LoopbackCloud:
 
     def _start_services(self) -> None:
         mounts = Mounts(self.resources, self.accounts, self.access)
-        services = Services(self.resources, mounts, self.tracking, self.tokens, data_plane.HOST)
+        nodes = NodeIdentities(self.tokens, self.demands.client_id)
+        services = Services(
+            self.resources, mounts, self.tracking, self.tokens, nodes, data_plane.HOST
+        )
         self.executor = Executor(self.folder / "jobs", services)
         self._arm = Arm(
             self.resources,
             self.accounts,
             self.tokens,
             self.access,
+            self.tenants,
             self.executor,
             data_plane.HOST,
             self.usages,
@@ -278,22 +297,23 @@ class LoopbackCloud:
             self.accounts,
             self.tokens,
             self.access,
+            self.tenants,
             self.executor,
             self.tracking,
             ModelRegistry(self.resources, self.accounts),
         )
         self._sign_in = SignIn(self.tokens)
-        self._blobs = BlobGate(self.accounts, self.tokens, self.access)
+        self._blobs = BlobGate(self.accounts, self.tokens, self.access, self.tenants)
         all_hosts = Route("/{path:path}", self._answer, methods=METHODS)
         azure_port = self._listen(
             Starlette(routes=[all_hosts], lifespan=self._blobs.open), self._certificates
         )
         # A job asks for its identity's token on a port of its own, without TLS, as on Azure.
-        identity = Route("/identity", self._sign_in.managed, methods=["GET"])
-        identity_port = self._listen(Starlette(routes=[identity]))
+        managed = Route("/identity", nodes.managed, methods=["GET"])
+        on_behalf = Route("/obo/{secret}", nodes.on_behalf, methods=["GET"])
+        nodes.address = f"http://127.0.0.1:{self._listen(Starlette(routes=[managed, on_behalf]))}"
         self._proxy = Proxy(HOSTS, azure_port, self.request_log)
         self._proxy.start()
-        services.identity_endpoint = f"http://127.0.0.1:{identity_port}/identity"
         services.client_environment = self.environment()
 
     def _listen(self, app: Starlette, tls: Certificates | None = None) -> int:

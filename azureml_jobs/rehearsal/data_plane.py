@@ -22,6 +22,7 @@ from azureml_jobs.rehearsal.mlflow_tracking import MlflowTracking
 from azureml_jobs.rehearsal.mounts import ARTIFACTS
 from azureml_jobs.rehearsal.registered_models import ModelRegistry
 from azureml_jobs.rehearsal.resources import Address, Json, Resources, stamp
+from azureml_jobs.rehearsal.tenants import Tenants, wrong_issuer
 from azureml_jobs.rehearsal.tokens import NotSignedIn, Tokens
 
 REGION: Final = "loopback"
@@ -48,6 +49,7 @@ class DataPlane:
     accounts: Accounts
     tokens: Tokens
     access: Access
+    tenants: Tenants
     executor: Executor
     tracking: MlflowTracking
     registry: ModelRegistry
@@ -92,11 +94,14 @@ class DataPlane:
     def _refusal(
         self, request: Request, service: str, workspace: str, rest: str
     ) -> Response | None:
+        tenant = self.tenants.of_path(workspace)
         try:
             audiences = (*AUDIENCES, run_audience(workspace))
             identity = self.tokens.read(request.headers.get("authorization"), *audiences)
         except NotSignedIn as reason:
-            return not_signed_in(str(reason))
+            return not_signed_in(str(reason), tenant)
+        if identity.tenant != tenant:
+            return wrong_issuer(identity, tenant)
         if service == "data":
             reads = True
         elif service == "mlflow":

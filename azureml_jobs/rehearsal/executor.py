@@ -17,6 +17,7 @@ from typing import Any, Final
 from azureml_jobs.rehearsal.job_environment import JobFacts, machine_variables, ranks, run_variables
 from azureml_jobs.rehearsal.mlflow_tracking import MlflowTracking
 from azureml_jobs.rehearsal.mounts import ARTIFACTS, BlobLocation, MountFailed, Mounts
+from azureml_jobs.rehearsal.node_identity import NodeIdentities
 from azureml_jobs.rehearsal.resources import Address, Json, Resources
 from azureml_jobs.rehearsal.tokens import Identity, Tokens
 
@@ -37,8 +38,8 @@ class Services:
     mounts: Mounts
     tracking: MlflowTracking
     tokens: Tokens
+    nodes: NodeIdentities
     host: str
-    identity_endpoint: str = ""
     client_environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -77,12 +78,32 @@ class Job:
         """Return its status, from NotStarted to Completed, Failed or Canceled."""
         return str(self.properties["status"])
 
+    @property
+    def compute(self) -> Json:
+        """Return the compute that it was sent to."""
+        return self.services.resources.get(str(self.properties["computeId"])) or {}
+
+    @property
+    def by_submitter(self) -> bool:
+        """Return whether it acts as whoever submitted it, instead of as its compute."""
+        identity = self.properties.get("identity") or {}
+        return bool(identity.get("identityType") == "UserIdentity")
+
     def identity(self) -> Identity:
         """Return the identity that it signs in with: its submitter's, or its compute's."""
-        if (self.properties.get("identity") or {}).get("identityType") == "UserIdentity":
+        if self.by_submitter:
             return self.submitter
-        compute = self.services.resources.get(str(self.properties["computeId"])) or {}
-        return Identity(str(compute.get("identity", {}).get("name", "nobody")))
+        name = str(self.compute.get("identity", {}).get("name", "nobody"))
+        identity, _ = self.services.tokens.register(name)
+        return identity
+
+    def signed_in(self) -> dict[str, str]:
+        """Return the variables by which its processes get tokens."""
+        nodes = self.services.nodes
+        kubernetes = self.compute["properties"]["computeType"] == "Kubernetes"
+        if self.by_submitter:
+            return nodes.of_submitter(self.submitter, kubernetes=kubernetes)
+        return nodes.of_compute(self.identity(), kubernetes=kubernetes)
 
     def logs(self) -> dict[str, Path]:
         """Return the logs by the names that the service gives them."""
@@ -146,12 +167,17 @@ class Job:
             return "Canceled"
         self.properties["status"] = "Running"
         line = command(str(self.properties["command"]), bound)
+        signed_in = self.signed_in()
         environment = {
             **self._environment(work, experiment_id),
+            **signed_in,
             **variables,
             **_texts(self.properties.get("environmentVariables")),
         }
-        status = self._wait_for(self._processes(line, work, environment))
+        try:
+            status = self._wait_for(self._processes(line, work, environment))
+        finally:
+            self.services.nodes.detach(signed_in)
         self.properties["status"] = "Finalizing"
         self._upload(work / "outputs", "outputs")
         self._upload(logs, "user_logs")
@@ -194,7 +220,6 @@ class Job:
 
     def _environment(self, work: Path, experiment_id: str) -> dict[str, str]:
         services = self.services
-        identity = self.identity()
         workspace = services.resources.get(self.workspace) or {}
         facts = JobFacts(
             name=self.name,
@@ -203,16 +228,10 @@ class Job:
             experiment=self.properties["experimentName"],
             experiment_id=experiment_id,
             host=services.host,
-            token=services.tokens.issue(identity, run_audience(self.workspace)),
+            token=services.tokens.issue(self.identity(), run_audience(self.workspace)),
             folder=work,
         )
-        _, secret = services.tokens.register(identity.name)
-        return {
-            **machine_variables(services.client_environment),
-            **run_variables(facts),
-            "MSI_ENDPOINT": services.identity_endpoint,
-            "MSI_SECRET": secret,
-        }
+        return {**machine_variables(services.client_environment), **run_variables(facts)}
 
     def _processes(
         self, line: str, work: Path, environment: dict[str, str]

@@ -10,7 +10,9 @@ from typing import Final
 
 import jwt
 
+LOGIN: Final = "login.microsoftonline.com"
 TENANT: Final = "11111111-1111-1111-1111-111111111111"
+"""The tenant of whatever nobody says another one of."""
 HOUR: Final = 3600.0
 
 
@@ -23,6 +25,7 @@ class Identity:
     """A user, service principal or managed identity, by a name that a person reads."""
 
     name: str
+    tenant: str = TENANT
 
     @property
     def object_id(self) -> str:
@@ -46,25 +49,29 @@ class Tokens:
     _secrets: dict[str, tuple[Identity, str]] = field(default_factory=dict)
     _key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
-    def register(self, name: str) -> tuple[Identity, str]:
-        """Return an identity and the secret with which it signs in, made at the first call."""
-        identity = Identity(name)
+    def register(self, name: str, tenant: str = TENANT) -> tuple[Identity, str]:
+        """Return an identity and the secret with which it signs in, made at the first call.
+
+        It stays in the tenant of that first call.
+        """
+        identity = Identity(name, tenant)
         return self._secrets.setdefault(identity.client_id, (identity, secrets.token_urlsafe(24)))
 
-    def sign_in(self, client_id: str, secret: str) -> Identity:
-        """Return the identity that signs in; raises NotSignedIn for a wrong secret."""
+    def sign_in(self, tenant: str, client_id: str, secret: str) -> Identity:
+        """Return the identity that signs in; raises NotSignedIn for a wrong secret or tenant."""
         identity, expected = self._secrets.get(client_id, (None, ""))
-        if identity is None or not secrets.compare_digest(secret.encode(), expected.encode()):
+        if identity is None or identity.tenant != tenant:
+            message = (
+                f"AADSTS700016: Application with identifier '{client_id}' was not found in the"
+                f" directory '{tenant}'. This can happen if the application has not been installed"
+                " by the administrator of the tenant or consented to by any user in the tenant."
+                " You may have sent your authentication request to the wrong tenant."
+            )
+            raise NotSignedIn(message)
+        if not secrets.compare_digest(secret.encode(), expected.encode()):
             message = f"AADSTS7000215: Invalid client secret provided for app '{client_id}'."
             raise NotSignedIn(message)
         return identity
-
-    def with_secret(self, secret: str) -> Identity:
-        """Return whose secret that is, for a job's identity endpoint; raises NotSignedIn."""
-        for identity, expected in self._secrets.values():
-            if secrets.compare_digest(secret.encode(), expected.encode()):
-                return identity
-        raise NotSignedIn("No identity with that secret.")
 
     def issue(self, identity: Identity, audience: str, life: float | None = None) -> str:
         """Return a signed token for one audience."""
@@ -73,8 +80,8 @@ class Tokens:
         now = int(time.time())
         claims = {
             "aud": audience.rstrip("/"),
-            "iss": f"https://sts.windows.net/{TENANT}/",
-            "tid": TENANT,
+            "iss": f"https://sts.windows.net/{identity.tenant}/",
+            "tid": identity.tenant,
             "ver": "1.0",
             "oid": identity.object_id,
             "appid": identity.client_id,
@@ -100,4 +107,4 @@ class Tokens:
             raise NotSignedIn("The access token has expired.") from None
         except jwt.InvalidTokenError as error:
             raise NotSignedIn(f"The access token is not valid: {error}.") from None
-        return Identity(str(claims["name"]))
+        return Identity(str(claims["name"]), str(claims["tid"]))

@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from azureml_jobs.rehearsal.access import Access
 from azureml_jobs.rehearsal.answers import failure
-from azureml_jobs.rehearsal.tokens import TENANT, Identity, NotSignedIn, Tokens
+from azureml_jobs.rehearsal.tenants import Tenants, wrong_vault_issuer
+from azureml_jobs.rehearsal.tokens import LOGIN, Identity, NotSignedIn, Tokens
 
 SUFFIX: Final = "vault.azure.net"
 AUDIENCE: Final = "https://vault.azure.net"
@@ -22,10 +23,11 @@ Version = dict[str, Any]
 class Vaults:
     """Answers `https://<vault>.vault.azure.net/secrets...`."""
 
-    def __init__(self, names: set[str], tokens: Tokens, access: Access) -> None:
+    def __init__(self, names: set[str], tokens: Tokens, access: Access, tenants: Tenants) -> None:
         self.names = names
         self._tokens = tokens
         self._access = access
+        self._tenants = tenants
         self._secrets: dict[tuple[str, str], list[Version]] = {}
         self._lock = threading.Lock()
 
@@ -34,10 +36,13 @@ class Vaults:
         vault = request.headers["host"].partition(".")[0]
         if vault not in self.names:
             return failure(404, "VaultNotFound", f"There is no vault {vault}.")
+        tenant = self._tenants.of(f"vault:{vault}")
         try:
             identity = self._tokens.read(request.headers.get("authorization"), AUDIENCE)
         except NotSignedIn as reason:
-            return _challenge(str(reason))
+            return _challenge(tenant, str(reason))
+        if identity.tenant != tenant:
+            return _challenge(tenant, wrong_vault_issuer(identity, tenant))
         action = "read" if request.method == "GET" else "write"
         access = self._access.allows(identity.name, action, f"vault:{vault}")
         if not access.allowed:
@@ -98,9 +103,9 @@ class Vaults:
         return answer
 
 
-def _challenge(reason: str) -> Response:
+def _challenge(tenant: str, reason: str) -> Response:
     answer = failure(401, "Unauthorized", reason)
-    where = f'authorization="https://login.microsoftonline.com/{TENANT}", resource="{AUDIENCE}"'
+    where = f'authorization="https://{LOGIN}/{tenant}", resource="{AUDIENCE}"'
     answer.headers["WWW-Authenticate"] = f"Bearer {where}"
     return answer
 
