@@ -8,8 +8,14 @@ and refuses every other host.
     cloud            starts all of the parts below and stops them
     certificates     a CA for one rehearsal
     proxy            host names -> local ports
+    demands          what this cloud demands of its clients, each setting with a reason
+    durations        how long Azure takes, and how a rehearsal shortens it
     tokens, sign_in  who makes a request
-    access           which identity may use which resource
+    node_identity    how a job gets a token on its node
+    tenants          which tenant a resource belongs to, and how a stranger is told
+    access           which identity may use which resource, and since when
+    firewalls        which resources are closed to the public network
+    request_budget   how many requests are taken
     request_log      what was requested and what was refused
     arm, resources   Azure Resource Manager: workspaces, computes, datastores, jobs
     data_plane       run history, logs, outputs and artefacts
@@ -17,7 +23,12 @@ and refuses every other host.
     registered_models  the models of a workspace, through MLflow's API
     vaults           Key Vault secrets
     blobs, azurite   blob storage: Azurite behind the access table
-    executor         runs each job's command as a process
+    executor         the states of a job, from the build of its image to its end
+    node             a job's processes, and the disk that is gone with the node
+    images           whether a job's image could be built
+    machines         the sizes of machines, and the quota
+    foreign_jobs     what other people have sent to a workspace
+    job_commands     a job's command line
     mounts, job_environment  the files and the environment variables of a job
 """
 

@@ -6,6 +6,8 @@ nothing about Azure's own role assignments.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,13 +34,18 @@ class Grant:
     identity: str
     role: str
     resource: str
+    since: float = field(default=0.0, compare=False)
 
 
 @dataclass
 class Access:
-    """The table, and the log to which every question goes."""
+    """The table, and the log to which every question goes.
+
+    `delay` says how many seconds after its assignment a role holds.
+    """
 
     request_log: RequestLog
+    delay: Callable[[], float] = lambda: 0.0
     grants: list[Grant] = field(default_factory=list)
 
     def grant(self, identity: str, role: str, resource: str) -> None:
@@ -49,14 +56,17 @@ class Access:
         kind, _ = ROLES[role]
         if resource.partition(":")[0] != kind:
             raise ValueError(f"{role} is a role for {kind}, not for {resource}")
-        self.grants.append(Grant(identity, role, resource))
+        since = time.monotonic() + self.delay()
+        self.grants.append(Grant(identity, role, resource, since))
 
     def allows(self, identity: str, action: str, resource: str) -> AccessCheck:
         """Return whether an identity may `read` or `write` a resource, and log the question."""
         allowed = False
+        now = time.monotonic()
         for grant in self.grants:
             above = resource.partition("/")[0]
-            if grant.identity == identity and grant.resource in (resource, above):
+            held = grant.identity == identity and now >= grant.since
+            if held and grant.resource in (resource, above):
                 _, actions = ROLES[grant.role]
                 allowed = allowed or action in actions
         access = AccessCheck(identity, action, resource, allowed, role_for(action, resource))

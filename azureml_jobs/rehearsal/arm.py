@@ -11,6 +11,7 @@ import re
 import uuid
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,8 +19,12 @@ from starlette.responses import JSONResponse, Response
 from azureml_jobs.rehearsal.access import Access
 from azureml_jobs.rehearsal.answers import failure, forbidden, not_found, not_signed_in
 from azureml_jobs.rehearsal.blobs import Accounts
-from azureml_jobs.rehearsal.executor import Executor, bindings
+from azureml_jobs.rehearsal.demands import Demands
+from azureml_jobs.rehearsal.executor import Executor
+from azureml_jobs.rehearsal.job_commands import bindings
+from azureml_jobs.rehearsal.machines import Machines
 from azureml_jobs.rehearsal.mounts import MountFailed
+from azureml_jobs.rehearsal.request_budget import throttled
 from azureml_jobs.rehearsal.resources import ML, Address, Json, Resources
 from azureml_jobs.rehearsal.tenants import Tenants, wrong_issuer
 from azureml_jobs.rehearsal.tokens import Identity, NotSignedIn, Tokens
@@ -80,11 +85,9 @@ _LOCATION: Final = re.compile(
 
 @dataclass
 class Arm:
-    """Answers for resources; `usages` are a subscription's quotas, `sizes` the kinds of machine.
+    """Answers for resources; `host` is that of the workspaces' services, for addresses in answers."""
 
-    `host` is that of the workspaces' services, for addresses in answers.
-    """
-
+    demands: Demands
     resources: Resources
     accounts: Accounts
     tokens: Tokens
@@ -92,8 +95,7 @@ class Arm:
     tenants: Tenants
     executor: Executor
     host: str
-    usages: list[Json]
-    sizes: list[Json]
+    machines: Machines
 
     async def answer(self, request: Request) -> Response | None:
         """Return the answer, or None for a request that the stand-in does not know."""
@@ -106,7 +108,8 @@ class Arm:
         location = _LOCATION.fullmatch(request.url.path)
         if location:
             is_usages = location[3].lower() == "usages"
-            return JSONResponse({"value": self.usages if is_usages else self.sizes})
+            machines = self.machines
+            return JSONResponse({"value": machines.usages if is_usages else machines.sizes})
         address = Address(request.url.path.rstrip("/"))
         if not address.kind.startswith("workspaces"):
             return None
@@ -117,7 +120,7 @@ class Arm:
             return refusal
         body = json.loads(await request.body() or b"{}")
         if request.method == "GET":
-            return self._get(address, dict(request.query_params))
+            return self._get(address, request)
         if request.method == "PUT" and not address.trailing:
             return self._put(address, body, caller)
         if request.method == "POST":
@@ -131,7 +134,13 @@ class Arm:
             identity = self.tokens.read(request.headers.get("authorization"), *AUDIENCES)
         except NotSignedIn as reason:
             return not_signed_in(str(reason), tenant)
-        return identity if identity.tenant == tenant else wrong_issuer(identity, tenant)
+        if identity.tenant != tenant:
+            return wrong_issuer(identity, tenant)
+        subscription = request.url.path.strip("/").partition("/")[2].partition("/")[0]
+        reads = request.method == "GET"
+        budget = self.demands.budget
+        seconds = budget.spend(subscription, identity.name, reads=reads) if budget else 0.0
+        return throttled(subscription, request.method, seconds) if seconds else identity
 
     def _refusal(self, identity: Identity, method: str, address: Address) -> Response | None:
         action = "read" if method == "GET" else "write"
@@ -140,11 +149,11 @@ class Arm:
             return None
         return forbidden(identity, access, f"{ML}/{address.kind}/{action}", address.id)
 
-    def _get(self, address: Address, query: dict[str, str]) -> Response | None:
+    def _get(self, address: Address, request: Request) -> Response | None:
         if address.kind.endswith("/operationresults"):
             return JSONResponse({})
         if address.trailing in COLLECTIONS:
-            return self._list(address, query)
+            return self._list(address, request)
         if address.trailing or address.kind not in KINDS:
             return None
         resource = self.resources.get(address.id)
@@ -152,7 +161,8 @@ class Arm:
             return not_found(address.id)
         return JSONResponse(resource)
 
-    def _list(self, address: Address, query: dict[str, str]) -> Response:
+    def _list(self, address: Address, request: Request) -> Response:
+        query = request.query_params
         if "hash" in query:
             # The client searches code by its content, under any name.
             codes = self.resources.below(f"{address.workspace.id}/codes", deep=True)
@@ -161,7 +171,21 @@ class Arm:
             resources = self.resources.below(address.id)
         if query.get("isDefault") == "true":
             resources = [item for item in resources if item["properties"].get("isDefault")]
-        return JSONResponse({"value": resources})
+        if "tag" in query:
+            resources = [item for item in resources if query["tag"] in _tags_of(item)]
+        # No order is documented. This one puts old and new ones on every page.
+        resources.sort(key=lambda item: str(item["name"]))
+        return self._page(resources, request)
+
+    def _page(self, resources: list[Json], request: Request) -> Response:
+        """Return the part of a list that was asked for, with the address of the next one."""
+        first = int(request.query_params.get("$skip", "0"))
+        last = first + self.demands.page
+        answer: Json = {"value": resources[first:last]}
+        if last < len(resources):
+            query = {**request.query_params, "$skip": str(last)}
+            answer["nextLink"] = f"https://{HOST}{request.url.path}?{urlencode(query)}"
+        return JSONResponse(answer)
 
     def _put(self, address: Address, body: Json, identity: Identity) -> Response | None:
         if address.kind == "workspaces/jobs":
@@ -278,6 +302,10 @@ class Arm:
 
 def _code_hash(code: Json) -> Any:
     return (code["properties"].get("properties") or {}).get("hash_sha256")
+
+
+def _tags_of(resource: Json) -> Json:
+    return resource["properties"].get("tags") or {}
 
 
 def _service(kind: str, endpoint: str) -> dict[str, str]:

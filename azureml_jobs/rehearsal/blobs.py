@@ -32,6 +32,7 @@ from starlette.responses import Response, StreamingResponse
 
 from azureml_jobs.rehearsal.access import Access
 from azureml_jobs.rehearsal.answers import storage_failure
+from azureml_jobs.rehearsal.firewalls import Firewalls, storage_closed
 from azureml_jobs.rehearsal.tenants import Tenants, wrong_storage_issuer
 from azureml_jobs.rehearsal.tokens import NotSignedIn, Tokens
 
@@ -95,12 +96,18 @@ class BlobGate:
     """Passes requests for `<account>.blob.core.windows.net` on to Azurite."""
 
     def __init__(
-        self, accounts: Accounts, tokens: Tokens, access: Access, tenants: Tenants
+        self,
+        accounts: Accounts,
+        tokens: Tokens,
+        access: Access,
+        tenants: Tenants,
+        firewalls: Firewalls,
     ) -> None:
         self._accounts = accounts
         self._tokens = tokens
         self._access = access
         self._tenants = tenants
+        self._firewalls = firewalls
         self._client: httpx.AsyncClient
 
     @asynccontextmanager
@@ -136,6 +143,8 @@ class BlobGate:
         tenant = self._tenants.of(f"storage:{account}")
         if identity.tenant != tenant:
             return wrong_storage_issuer(tenant)
+        if self._firewalls.stops(identity, f"storage:{account}"):
+            return storage_closed()
         action = "read" if request.method in ("GET", "HEAD") else "write"
         container = request.url.path.strip("/").partition("/")[0]
         resource = f"{account}/{container}" if container else account

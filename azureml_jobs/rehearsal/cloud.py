@@ -36,8 +36,12 @@ from azureml_jobs.rehearsal.certificates import HOSTS, Certificates, make_certif
 from azureml_jobs.rehearsal.data_plane import DataPlane
 from azureml_jobs.rehearsal.demands import Demands
 from azureml_jobs.rehearsal.executor import Executor, Services
+from azureml_jobs.rehearsal.firewalls import Firewalls
+from azureml_jobs.rehearsal.foreign_jobs import add_foreign_jobs
+from azureml_jobs.rehearsal.machines import Machines
 from azureml_jobs.rehearsal.mlflow_tracking import MlflowTracking
 from azureml_jobs.rehearsal.mounts import ARTIFACTS, Mounts
+from azureml_jobs.rehearsal.networks import Networks
 from azureml_jobs.rehearsal.node_identity import NodeIdentities
 from azureml_jobs.rehearsal.proxy import Proxy
 from azureml_jobs.rehearsal.registered_models import ModelRegistry
@@ -53,29 +57,6 @@ from conf.telemetry import OFF
 METHODS: Final = ["GET", "PUT", "POST", "PATCH", "DELETE", "HEAD"]
 BLOBS: Final = "azureml-blobstore"
 """The container of `workspaceblobstore`."""
-SIZES: Final[list[Json]] = [
-    {
-        "name": "Standard_DS3_v2",
-        "family": "standardDSv2Family",
-        "vCPUs": 4,
-        "gpus": 0,
-        "memoryGB": 14,
-    },
-    {
-        "name": "Standard_NC6s_v3",
-        "family": "standardNCSv3Family",
-        "vCPUs": 6,
-        "gpus": 1,
-        "memoryGB": 112,
-    },
-    {
-        "name": "Standard_NC24s_v3",
-        "family": "standardNCSv3Family",
-        "vCPUs": 24,
-        "gpus": 4,
-        "memoryGB": 448,
-    },
-]
 
 
 class LoopbackCloud:
@@ -96,11 +77,15 @@ class LoopbackCloud:
         self.request_log = RequestLog()
         self.tokens = Tokens()
         self.tenants = Tenants()
-        self.access = Access(self.request_log)
+        self.access = Access(self.request_log, lambda: self.demands.durations.roles)
+        self.firewalls = Firewalls()
         self.resources = Resources()
         self.accounts = Accounts(accounts)
-        self.vaults = Vaults(set(vault_names), self.tokens, self.access, self.tenants)
-        self.usages: list[Json] = []
+        self.vaults = Vaults(
+            set(vault_names), self.tokens, self.access, self.tenants, self.firewalls
+        )
+        self.machines = Machines()
+        self.networks = Networks()
         self.seconds: dict[str, float] = {}
         self._azurite = Azurite(folder / "blobs", self.accounts.keys)
         self._servers: list[tuple[uvicorn.Server, threading.Thread]] = []
@@ -138,6 +123,7 @@ class LoopbackCloud:
         if self._proxy is not None:
             self.executor.stop()
             self._proxy.stop()
+        self.networks.stop()
         for server, thread in self._servers:
             server.should_exit = True
             thread.join()
@@ -201,6 +187,7 @@ class LoopbackCloud:
         self.resources.put(id, body)
         self.datastore(id, "workspaceblobstore", account, BLOBS, by_identity=False, default=True)
         self.datastore(id, "workspaceartifactstore", account, ARTIFACTS, by_identity=False)
+        add_foreign_jobs(self.resources, id, self.demands.foreign_jobs)
         return id
 
     def datastore(
@@ -239,6 +226,8 @@ class LoopbackCloud:
         name: str,
         size: str = "Standard_DS3_v2",
         instance_types: Sequence[str] = (),
+        *,
+        low_priority: bool = False,
     ) -> str:
         """Make a cluster, or with instance types an attached Kubernetes.
 
@@ -254,7 +243,8 @@ class LoopbackCloud:
         else:
             kind = "AmlCompute"
             scale = {"minNodeCount": 0, "maxNodeCount": 4}
-            details = {"vmSize": size, "scaleSettings": scale}
+            priority = "LowPriority" if low_priority else "Dedicated"
+            details = {"vmSize": size, "vmPriority": priority, "scaleSettings": scale}
         body = {
             "location": data_plane.REGION,
             "identity": {
@@ -276,12 +266,21 @@ class LoopbackCloud:
 
     def _start_services(self) -> None:
         mounts = Mounts(self.resources, self.accounts, self.access)
-        nodes = NodeIdentities(self.tokens, self.demands.client_id)
+        nodes = NodeIdentities(self.tokens, self.demands)
         services = Services(
-            self.resources, mounts, self.tracking, self.tokens, nodes, data_plane.HOST
+            self.demands,
+            self.machines,
+            self.resources,
+            mounts,
+            self.tracking,
+            self.tokens,
+            nodes,
+            self.networks,
+            data_plane.HOST,
         )
         self.executor = Executor(self.folder / "jobs", services)
         self._arm = Arm(
+            self.demands,
             self.resources,
             self.accounts,
             self.tokens,
@@ -289,8 +288,7 @@ class LoopbackCloud:
             self.tenants,
             self.executor,
             data_plane.HOST,
-            self.usages,
-            SIZES,
+            self.machines,
         )
         self._data = DataPlane(
             self.resources,
@@ -303,7 +301,9 @@ class LoopbackCloud:
             ModelRegistry(self.resources, self.accounts),
         )
         self._sign_in = SignIn(self.tokens)
-        self._blobs = BlobGate(self.accounts, self.tokens, self.access, self.tenants)
+        self._blobs = BlobGate(
+            self.accounts, self.tokens, self.access, self.tenants, self.firewalls
+        )
         all_hosts = Route("/{path:path}", self._answer, methods=METHODS)
         azure_port = self._listen(
             Starlette(routes=[all_hosts], lifespan=self._blobs.open), self._certificates
@@ -311,9 +311,11 @@ class LoopbackCloud:
         # A job asks for its identity's token on a port of its own, without TLS, as on Azure.
         managed = Route("/identity", nodes.managed, methods=["GET"])
         on_behalf = Route("/obo/{secret}", nodes.on_behalf, methods=["GET"])
-        nodes.address = f"http://127.0.0.1:{self._listen(Starlette(routes=[managed, on_behalf]))}"
+        identity_port = self._listen(Starlette(routes=[managed, on_behalf]))
+        nodes.address = f"http://127.0.0.1:{identity_port}"
         self._proxy = Proxy(HOSTS, azure_port, self.request_log)
         self._proxy.start()
+        self.networks.start(self._proxy.port, identity_port)
         services.client_environment = self.environment()
 
     def _listen(self, app: Starlette, tls: Certificates | None = None) -> int:

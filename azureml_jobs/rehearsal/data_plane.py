@@ -145,7 +145,9 @@ class DataPlane:
             "logFiles": {name: f"https://{HOST}/logs/{secret}/{name}" for name in job.logs()},
         }
         if job.status == "Failed":
-            details["error"] = {"error": {"code": "UserError", "message": job.error, "details": []}}
+            details["error"] = {
+                "error": {"code": job.error_code, "message": job.error, "details": []}
+            }
         return details
 
     def _log_secret(self, job: Job) -> str:

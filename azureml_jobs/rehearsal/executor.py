@@ -1,12 +1,12 @@
-"""Runs each submitted job's command as a process of this machine, and reports as Azure ML does."""
+"""Runs each submitted job's command as a process of this machine, and reports as Azure ML does.
+
+A job goes through the states of a cluster's: Preparing while its image is built, Queued until there
+is a node, Starting until its container runs, Running, Finalizing. One whose low-priority node is
+taken away is Queued again, and starts anew on an empty disk.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import socket
-import subprocess
 import threading
 import time
 from contextlib import suppress
@@ -14,33 +14,46 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from azureml_jobs.rehearsal.demands import Demands, Preempted
+from azureml_jobs.rehearsal.images import LOG, AnyImage, Images, failure_message
+from azureml_jobs.rehearsal.job_commands import command, seconds_of
 from azureml_jobs.rehearsal.job_environment import JobFacts, machine_variables, ranks, run_variables
+from azureml_jobs.rehearsal.machines import Machines
 from azureml_jobs.rehearsal.mlflow_tracking import MlflowTracking
 from azureml_jobs.rehearsal.mounts import ARTIFACTS, BlobLocation, MountFailed, Mounts
+from azureml_jobs.rehearsal.networks import Networks
+from azureml_jobs.rehearsal.node import POLL_SECONDS, End, Node, free_port
 from azureml_jobs.rehearsal.node_identity import NodeIdentities
 from azureml_jobs.rehearsal.resources import Address, Json, Resources
 from azureml_jobs.rehearsal.tokens import Identity, Tokens
 
 ENDED: Final = ("Completed", "Failed", "Canceled")
-POLL_SECONDS: Final = 0.1
-GRACE_SECONDS: Final = 20.0
-"""The time between SIGTERM and SIGKILL."""
 _MLFLOW_STATUS: Final = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
-_BINDING: Final = re.compile(r"\$\{\{\s*([\w.]+)\s*\}\}")
-_OPTIONAL: Final = re.compile(r"\$\[\[(.*?)\]\]")
 
 
 @dataclass
 class Services:
     """What a job needs of the cloud around it."""
 
+    demands: Demands
+    machines: Machines
     resources: Resources
     mounts: Mounts
     tracking: MlflowTracking
     tokens: Tokens
     nodes: NodeIdentities
+    networks: Networks
     host: str
     client_environment: dict[str, str] = field(default_factory=dict)
+    images: Images = field(default_factory=AnyImage)
+
+
+class _Failed(Exception):
+    """A job can't go on, and says why."""
+
+
+class _Cancelled(Exception):
+    """A job was cancelled before it ran."""
 
 
 @dataclass
@@ -54,7 +67,9 @@ class Job:
     started: float | None = None
     ended: float | None = None
     error: str = ""
+    error_code: str = "UserError"
     cancelled: bool = False
+    _node: Node | None = None
     _thread: threading.Thread | None = None
 
     @property
@@ -107,8 +122,8 @@ class Job:
 
     def logs(self) -> dict[str, Path]:
         """Return the logs by the names that the service gives them."""
-        paths = sorted(self.folder.glob("user_logs/*.txt"))
-        return {f"user_logs/{path.name}": path for path in paths}
+        paths = sorted([*self.folder.glob("user_logs/*.txt"), *self.folder.glob(LOG)])
+        return {path.relative_to(self.folder).as_posix(): path for path in paths}
 
     def start(self) -> None:
         """Start it, in a thread."""
@@ -122,6 +137,16 @@ class Job:
         if self.status not in ENDED:
             self.properties["status"] = "CancelRequested"
         self.cancelled = True
+
+    def preempt(self) -> None:
+        """Take its node away, as Azure may at any time where the node is a low-priority one.
+
+        Raises ValueError where it is not, or where the job has no node now.
+        """
+        properties = self.compute["properties"].get("properties") or {}
+        if properties.get("vmPriority") != "LowPriority" or self._node is None:
+            raise ValueError(f"{self.name} runs on no low-priority node")
+        self._node.take_away()
 
     def join(self) -> None:
         """Wait until it has ended."""
@@ -138,8 +163,10 @@ class Job:
         try:
             experiment_id = tracking.start_run(self.workspace, experiment, self.name, title, tags)
             status = self._run(experiment_id)
-        except MountFailed as reason:
+        except (MountFailed, _Failed) as reason:
             self.error = str(reason)
+        except _Cancelled:
+            status = "Canceled"
         except Exception as error:
             self.error = f"the stand-in failed: {type(error).__name__}: {error}"
         finally:
@@ -151,41 +178,125 @@ class Job:
             self.properties["status"] = status
 
     def _run(self, experiment_id: str) -> str:
-        self.properties["status"] = "Preparing"
-        work = self.folder / "work"
-        logs = self.folder / "user_logs"
-        (work / "outputs").mkdir(parents=True, exist_ok=True)
-        logs.mkdir(parents=True, exist_ok=True)
+        """Go through the states of a job; return the last one."""
+        durations = self.services.demands.durations
+        self._enter("Preparing")
+        self._build()
+        self._pause(durations.build)
+        while True:
+            self._enter("Queued")
+            self._pause(durations.queue)
+            while not self._has_quota():
+                self._pause(POLL_SECONDS)
+            self._enter("Starting")
+            self._pause(durations.start)
+            end, status = self._on_a_node(experiment_id)
+            if end is not End.PREEMPTED:
+                return status
+            if self.services.demands.preempted is Preempted.ENDED:
+                self.error = "The node was preempted, and there is no capacity for another one."
+                return "Canceled"
+
+    def _enter(self, status: str) -> None:
+        if self.cancelled:
+            raise _Cancelled
+        self.properties["status"] = status
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not for a job that is cancelled meanwhile."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self.cancelled:
+                raise _Cancelled
+            time.sleep(min(POLL_SECONDS, left))
+
+    def _build(self) -> None:
+        """Have its image built; raises _Failed."""
+        environment = str(self.properties["environmentId"])
+        build = self.services.images.build(environment)
+        if build.log:
+            log = self.folder / LOG
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(build.log)
+        if build.failed:
+            self.error_code = "ImageBuildFailure"
+            raise _Failed(failure_message(environment))
+
+    def _has_quota(self) -> bool:
+        """Return whether its cluster gets a node; the cluster says why not."""
+        error = self.services.machines.refusal(self.compute)
+        with self.services.resources.lock:
+            details = self.compute["properties"].get("properties") or {}
+            details["errors"] = [error] if error else []
+        return error is None
+
+    def _on_a_node(self, experiment_id: str) -> tuple[End, str]:
+        """Run on a node of its own, whose disk is emptied at the end; return how it ended."""
+        node = Node(self.folder / "node", self.folder / "user_logs")
+        try:
+            line, environment = self._laid_out(node, experiment_id)
+            self._enter("Running")
+            self._node = node
+            nodes = int((self.properties.get("resources") or {}).get("instanceCount") or 1)
+            of_ranks = ranks(self.properties.get("distribution"), nodes, free_port())
+            signed_in = self.signed_in()
+            try:
+                network = self.services.networks.around(str(self.properties["computeId"]))
+                variables = [{**environment, **signed_in, **rank} for rank in of_ranks]
+                node.start(line, variables, network)
+                limit = seconds_of((self.properties.get("limits") or {}).get("timeout"))
+                end, worst = node.wait(lambda: self.cancelled, limit)
+            finally:
+                self._node = None
+                self.services.nodes.detach(signed_in)
+            if end is End.PREEMPTED:
+                return end, ""
+            status = self._judged(end, worst, limit)
+            self.properties["status"] = "Finalizing"
+            self._keep(node)
+            return end, status
+        finally:
+            node.wipe()
+
+    def _laid_out(self, node: Node, experiment_id: str) -> tuple[str, dict[str, str]]:
+        """Bring code and inputs to a node; return the command and its variables."""
         if self.properties.get("codeId"):
-            self.services.mounts.snapshot(str(self.properties["codeId"]), work)
-        bound, variables = self._inputs()
-        outputs = self._outputs()
-        for name, (folder, _) in outputs.items():
+            self.services.mounts.snapshot(str(self.properties["codeId"]), node.work)
+        bound, variables = self._inputs(node)
+        for name in self._outputs():
+            folder = node.folder("outputs", name)
+            folder.mkdir(parents=True, exist_ok=True)
             bound[f"outputs.{name}"] = str(folder)
             variables[f"AZURE_ML_OUTPUT_{name}"] = str(folder)
-        if self.cancelled:
-            return "Canceled"
-        self.properties["status"] = "Running"
-        line = command(str(self.properties["command"]), bound)
-        signed_in = self.signed_in()
         environment = {
-            **self._environment(work, experiment_id),
-            **signed_in,
+            **self._environment(node.work, experiment_id),
             **variables,
             **_texts(self.properties.get("environmentVariables")),
         }
-        try:
-            status = self._wait_for(self._processes(line, work, environment))
-        finally:
-            self.services.nodes.detach(signed_in)
-        self.properties["status"] = "Finalizing"
-        self._upload(work / "outputs", "outputs")
-        self._upload(logs, "user_logs")
-        for folder, uri in outputs.values():
-            self.services.mounts.upload(self.identity().name, self.workspace, uri, folder)
-        return status
+        return command(str(self.properties["command"]), bound), environment
 
-    def _inputs(self) -> tuple[dict[str, str], dict[str, str]]:
+    def _judged(self, end: End, worst: int, limit: float | None) -> str:
+        """Return the status of a job whose processes have ended."""
+        if end is End.CANCELLED:
+            return "Canceled"
+        if end is End.LATE:
+            self.error = f"The job exceeded its time limit of {limit:.0f} seconds."
+            return "Failed"
+        if worst:
+            self.error = f"Execution failed. User process 'bash' exited with status code {worst}."
+            return "Failed"
+        return "Completed"
+
+    def _keep(self, node: Node) -> None:
+        """Upload what a job leaves behind, before its node is given back."""
+        self._upload(node.work / "outputs", "outputs")
+        self._upload(self.folder / "user_logs", "user_logs")
+        for name, uri in self._outputs().items():
+            self.services.mounts.upload(
+                self.identity().name, self.workspace, uri, node.folder("outputs", name)
+            )
+
+    def _inputs(self, node: Node) -> tuple[dict[str, str], dict[str, str]]:
         """Return each input's value for the command, and the variables that hold it too."""
         bound: dict[str, str] = {}
         variables: dict[str, str] = {}
@@ -194,28 +305,26 @@ class Job:
                 value = str(job_input["value"])
                 variables[f"AZUREML_PARAMETER_{name}"] = value
             else:
-                value = str(self._downloaded(name, job_input))
+                value = str(self._downloaded(node, name, job_input))
                 variables[f"AZURE_ML_INPUT_{name}"] = value
             bound[f"inputs.{name}"] = value
         return bound, variables
 
-    def _downloaded(self, name: str, job_input: Json) -> Path:
-        folder = self.folder / "inputs" / name
+    def _downloaded(self, node: Node, name: str, job_input: Json) -> Path:
+        folder = node.folder("inputs", name)
         uri = job_input["uri"]
         self.services.mounts.download(self.identity().name, self.workspace, uri, folder)
         if job_input["jobInputType"] == "uri_file":
             return next(folder.iterdir())
         return folder
 
-    def _outputs(self) -> dict[str, tuple[Path, str]]:
-        """Return each output's folder, created, and the address to which it is uploaded."""
+    def _outputs(self) -> dict[str, str]:
+        """Return to which address each output is uploaded."""
         outputs = {}
         for name, output in (self.properties.get("outputs") or {}).items():
             default = f"azureml://datastores/workspaceblobstore/paths/azureml/{self.name}/{name}/"
             output["uri"] = str(output.get("uri") or default).replace("${{name}}", self.name)
-            folder = self.folder / "outputs" / name
-            folder.mkdir(parents=True, exist_ok=True)
-            outputs[name] = (folder, output["uri"])
+            outputs[name] = output["uri"]
         return outputs
 
     def _environment(self, work: Path, experiment_id: str) -> dict[str, str]:
@@ -232,51 +341,6 @@ class Job:
             folder=work,
         )
         return {**machine_variables(services.client_environment), **run_variables(facts)}
-
-    def _processes(
-        self, line: str, work: Path, environment: dict[str, str]
-    ) -> list[subprocess.Popen[bytes]]:
-        nodes = int((self.properties.get("resources") or {}).get("instanceCount") or 1)
-        rank_variables = ranks(self.properties.get("distribution"), nodes, _free_port())
-        processes = []
-        for rank, variables in enumerate(rank_variables):
-            alone = len(rank_variables) == 1
-            name = "std_log.txt" if alone else f"std_log_process_{rank}.txt"
-            with (self.folder / "user_logs" / name).open("wb") as log:
-                process = subprocess.Popen(
-                    ["bash", "-c", line],
-                    cwd=work,
-                    env={**environment, **variables},
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-            processes.append(process)
-        return processes
-
-    def _wait_for(self, processes: list[subprocess.Popen[bytes]]) -> str:
-        """Wait until all processes have ended, and end them where need be; return the status."""
-        limit = seconds_of((self.properties.get("limits") or {}).get("timeout"))
-        deadline = time.monotonic() + limit if limit else None
-        late = False
-        while any(process.poll() is None for process in processes):
-            late = deadline is not None and time.monotonic() > deadline
-            if self.cancelled or late:
-                _end(processes)
-            time.sleep(POLL_SECONDS)
-        # What a command left running in its group ends with the container on Azure.
-        _signal(processes, signal.SIGKILL)
-        worst = max((process.returncode for process in processes), key=abs)
-        if self.cancelled:
-            return "Canceled"
-        if late:
-            self.error = f"The job exceeded its time limit of {limit:.0f} seconds."
-            return "Failed"
-        if worst:
-            self.error = f"Execution failed. User process 'bash' exited with status code {worst}."
-            return "Failed"
-        return "Completed"
 
     def _upload(self, folder: Path, name: str) -> None:
         """Upload a folder as one of the run's artefacts."""
@@ -314,60 +378,10 @@ class Executor:
             job.join()
 
 
-def command(text: str, values: dict[str, str]) -> str:
-    """Return a command with its `${{...}}` replaced by their values.
-
-    Optional `$[[...]]` parts that bind something without a value are left out.
-    """
-
-    def optional_part(match: re.Match[str]) -> str:
-        part = match[1]
-        complete = set(_BINDING.findall(part)) <= values.keys()
-        return part if complete else ""
-
-    text = _OPTIONAL.sub(optional_part, text)
-    return _BINDING.sub(lambda binding: values[binding[1]], text)
-
-
-def bindings(text: str) -> set[str]:
-    """Return the names that a command binds outside its optional parts, such as `inputs.data`."""
-    return set(_BINDING.findall(_OPTIONAL.sub("", text)))
-
-
 def run_audience(workspace: str) -> str:
     """Return the audience of a run's token: it is valid only for the run's own workspace."""
     return f"azureml-run:{workspace.lower()}"
 
 
-def seconds_of(duration: Any) -> float | None:
-    """Return an ISO 8601 duration such as PT10M in seconds; None where there is none."""
-    pattern = r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?"
-    match = re.fullmatch(pattern, str(duration or ""))
-    if not match:
-        return None
-    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
 def _texts(values: Any) -> dict[str, str]:
     return {str(name): str(value) for name, value in (values or {}).items()}
-
-
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    deadline = time.monotonic() + GRACE_SECONDS
-    _signal(processes, signal.SIGTERM)
-    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-    _signal(processes, signal.SIGKILL)
-
-
-def _signal(processes: list[subprocess.Popen[bytes]], number: int) -> None:
-    for process in processes:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

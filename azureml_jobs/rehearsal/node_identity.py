@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from azureml_jobs.rehearsal.answers import failure
+from azureml_jobs.rehearsal.demands import Demands
 from azureml_jobs.rehearsal.tokens import Identity, Tokens
 
 
@@ -41,13 +42,13 @@ class NodeIdentities:
     """
 
     tokens: Tokens
-    client_id_needed: bool = True
+    demands: Demands
     address: str = ""
     _attached: dict[str, _Attached] = field(default_factory=dict)
 
     def of_compute(self, identity: Identity, *, kubernetes: bool) -> dict[str, str]:
         """Return the variables by which a job acts as its compute's identity."""
-        needed = self.client_id_needed and not kubernetes
+        needed = self.demands.client_id and not kubernetes
         secret = self._attach(_Attached(identity, needed, on_behalf=False))
         variables = {"MSI_ENDPOINT": f"{self.address}/identity", "MSI_SECRET": secret}
         if not kubernetes:

@@ -54,7 +54,8 @@ class Proxy:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             method, target, *_ = head.split(b"\r\n")[0].decode("latin-1").split()
-            if method != "CONNECT" or not self._is_listed(target.rpartition(":")[0]):
+            host, _, port = target.rpartition(":")
+            if method != "CONNECT" or port != "443" or not self._is_listed(host):
                 self._request_log.outbound.append(f"{method} {target}")
                 writer.write(
                     b"HTTP/1.1 403 Forbidden: outside the rehearsal\r\nContent-Length: 0\r\n\r\n"

@@ -55,6 +55,7 @@ SCIENTIST_RIGHTS: Final = {
 }
 """Roles at the containers of the federation's store, as docs/azure.md gives them."""
 SUBSCRIPTION: Final = "00000000-0000-0000-0000-000000000001"
+SERVER_PORT: Final = 9092
 RUN_SECONDS: Final = 300.0
 NOT_SHOWN: Final = """\
 A rehearsal does not show: how Azure enforces roles (the access table is the stand-in's own),
@@ -72,13 +73,14 @@ class Rehearsal:
     names: tuple[str, ...] = NAMES
     root: Path = ROOT  # of the code that jobs are sent with
     echo: Echo = print
+    _workspaces: dict[str, str] = field(default_factory=dict)
 
     def build(self) -> None:
         """Make workspaces, computes, accounts and vaults, and the access table.
 
         Each silo has one of each.
         """
-        hub = self.cloud.workspace("hub", account="hub")
+        hub = self._workspaces["hub"] = self.cloud.workspace("hub", account="hub")
         server = self.cloud.compute(hub, "cpu")
         self.cloud.datastore(hub, "federation", "hub", "federation")
         for place in PLACES:
@@ -90,13 +92,21 @@ class Rehearsal:
                 self.cloud.access.grant(identity, role, f"storage:hub/{container}")
         self.cloud.access.grant(SCIENTIST, "Reader", "workspace:hub")
         for name in self.names:
-            workspace = self.cloud.workspace(name, account=name)
+            workspace = self._workspaces[name] = self.cloud.workspace(name, account=name)
             job = self.cloud.compute(workspace, f"gpu-{name}", "Standard_NC6s_v3")
             self._grants(owner(name), workspace=name, vault=f"kv-{name}", storage=name, owner=True)
             self._grants(job, workspace=name, vault=f"kv-{name}", storage=name, owner=False)
             for identity in (owner(name), job):  # both ask the orchestrator's workspace where it is
                 self.cloud.access.grant(identity, "Reader", "workspace:hub")
+        self._connect()
         self._file()
+
+    def _connect(self) -> None:
+        """Let each silo's network reach the server's port, as peered networks with a rule do."""
+        server = f"{self._workspaces['hub']}/computes/cpu"
+        for name in self.names:
+            silo = f"{self._workspaces[name]}/computes/gpu-{name}"
+            self.cloud.networks.peer(silo, server, SERVER_PORT)
 
     def conf(self) -> Conf:
         """Return the configuration: the federation's file under the overrides."""
@@ -207,10 +217,18 @@ class Rehearsal:
             refused.append(f"  {action}: needs '{access.role}'")
         outside = [f"  {host}" for host in sorted(set(request_log.outbound))]
         unknown = [f"  {request}" for request in sorted(set(request_log.unrouted))]
-        lines = [f"Refused by the access table: {len(refused)}", *refused]
+        lines = [self._network(), f"Refused by the access table: {len(refused)}", *refused]
         lines += [f"Hosts outside the rehearsal, refused: {len(outside)}", *outside]
         lines += [f"Requests that the stand-in does not know: {len(unknown)}", *unknown]
         return [*lines, NOT_SHOWN]
+
+    def _network(self) -> str:
+        if not self.cloud.networks.available:
+            return "Network not rehearsed: this user can't make network namespaces here."
+        return (
+            "Network: each job in one of its own, nothing in, 443 out; declared besides: the"
+            f" silos reach the server's port {SERVER_PORT}."
+        )
 
     @contextmanager
     def signed_in(self, name: str) -> Iterator[None]:
@@ -249,10 +267,11 @@ class Rehearsal:
             "  key_vault: kv-hub",
             "  store: https://hub.blob.core.windows.net/federation",
             "  ca: ca.pem",
-            # A rehearsal's jobs all run on this machine, and no other may reach them.
-            "  listen: localhost:0",
-            "silos:",
         ]
+        if not self.cloud.networks.available:
+            # The jobs all run in this machine's own network, and no other may reach them.
+            lines.append("  listen: localhost:0")
+        lines.append("silos:")
         for name in self.names:
             lines += [
                 f"  {name}:",

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from azureml_jobs.rehearsal.access import Access
 from azureml_jobs.rehearsal.answers import failure
+from azureml_jobs.rehearsal.firewalls import Firewalls, vault_closed
 from azureml_jobs.rehearsal.tenants import Tenants, wrong_vault_issuer
 from azureml_jobs.rehearsal.tokens import LOGIN, Identity, NotSignedIn, Tokens
 
@@ -23,11 +24,19 @@ Version = dict[str, Any]
 class Vaults:
     """Answers `https://<vault>.vault.azure.net/secrets...`."""
 
-    def __init__(self, names: set[str], tokens: Tokens, access: Access, tenants: Tenants) -> None:
+    def __init__(
+        self,
+        names: set[str],
+        tokens: Tokens,
+        access: Access,
+        tenants: Tenants,
+        firewalls: Firewalls,
+    ) -> None:
         self.names = names
         self._tokens = tokens
         self._access = access
         self._tenants = tenants
+        self._firewalls = firewalls
         self._secrets: dict[tuple[str, str], list[Version]] = {}
         self._lock = threading.Lock()
 
@@ -43,6 +52,8 @@ class Vaults:
             return _challenge(tenant, str(reason))
         if identity.tenant != tenant:
             return _challenge(tenant, wrong_vault_issuer(identity, tenant))
+        if self._firewalls.stops(identity, f"vault:{vault}"):
+            return _closed(identity, vault)
         action = "read" if request.method == "GET" else "write"
         access = self._access.allows(identity.name, action, f"vault:{vault}")
         if not access.allowed:
@@ -110,6 +121,12 @@ def _challenge(tenant: str, reason: str) -> Response:
     return answer
 
 
+def _closed(identity: Identity, vault: str) -> Response:
+    message, inner = vault_closed(identity, vault)
+    error = {"code": "Forbidden", "message": message, "innererror": {"code": inner}}
+    return JSONResponse({"error": error}, 403)
+
+
 def _forbidden(identity: Identity, vault: str, role: str) -> Response:
     caller = f"name={identity.name};appid={identity.client_id};oid={identity.object_id}"
     message = (
@@ -117,4 +134,5 @@ def _forbidden(identity: Identity, vault: str, role: str) -> Response:
         f" recently, please observe propagation time. Caller: {caller} Vault: {vault}"
         f" Missing role: '{role}'"
     )
-    return failure(403, "Forbidden", message)
+    error = {"code": "Forbidden", "message": message, "innererror": {"code": "ForbiddenByRbac"}}
+    return JSONResponse({"error": error}, 403)

@@ -17,6 +17,7 @@ def on_a_node(
     cloud: LoopbackCloud, monkeypatch: pytest.MonkeyPatch, name: str, **how: bool
 ) -> dict[str, str]:
     """Enter a job's node: its variables are set here."""
+    monkeypatch.setattr(cloud.demands, "client_id", True)
     identity, _ = cloud.tokens.register(name)
     nodes = cloud.executor.services.nodes
     by_submitter = how.pop("by_submitter", False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import pytest
 from azure.ai.ml import MLClient
@@ -36,8 +37,8 @@ def test_the_resource_manager_names_the_authority_to_ask(north: LoopbackCloud) -
     ml = MLClient(DefaultAzureCredential(), NORTHS, "meadow", "north", enable_telemetry=False)
     with pytest.raises(HttpResponseError, match="InvalidAuthenticationTokenTenant") as told:
         ml.workspaces.get("north")
-    answer = told.value.response
-    assert answer is not None and answer.status_code == 401
+    answer: Any = told.value.response
+    assert answer.status_code == 401
     assert f"https://login.windows.net/{NORTH}" in answer.headers["WWW-Authenticate"]
     # Before any role is looked at.
     assert north.request_log.resources_of("engineer") == set()

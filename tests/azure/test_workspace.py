@@ -349,7 +349,7 @@ def test_a_workspace_tells_what_jobs_need(owner: LoopbackCloud, conf: Conf) -> N
         and len(cpu.identities) == 1
     )
     assert hub.gpus_of("Standard_NC24s_v3", cpu.location) == 4
-    owner.usages[:] = [
+    owner.machines.usages[:] = [
         {
             "id": "",
             "unit": "Count",

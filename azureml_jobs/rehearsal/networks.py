@@ -1,0 +1,110 @@
+"""The networks of a cloud's jobs: nobody comes in, and out goes 443 alone, through the proxy.
+
+Each job's processes run in a network namespace (`isolated.py`), where this machine lets an ordinary
+user make one; else they run in this machine's network, and `available` says that nothing of it is
+rehearsed. What is open besides is declared: `peer` stands for a peering of two networks and a rule
+for one port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from azureml_jobs.rehearsal.isolated import inward
+
+PROGRAM: Final = Path(__file__).with_name("isolated.py")
+TRY_SECONDS: Final = 20.0
+
+
+@dataclass
+class Networks:
+    """Gives each job a network; safe to use from several threads.
+
+    `_ports` are this machine's ports that each node reaches under the same number: the proxy's, and
+    that of the node's own identity endpoint.
+    """
+
+    available: bool = field(default_factory=lambda: can_isolate())
+    _folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="meadow-net-")))
+    _ports: dict[int, str] = field(default_factory=dict)
+    _peered: list[tuple[str, str, int]] = field(default_factory=list)
+    _jobs: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _servers: list[asyncio.Server] = field(default_factory=list)
+    _loop: asyncio.AbstractEventLoop | None = None
+    _thread: threading.Thread | None = None
+
+    def start(self, *ports: int) -> None:
+        """Let every job reach these ports of this machine from now on."""
+        if not self.available:
+            return
+        loop = self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._run, args=(loop,), name="networks", daemon=True
+        )
+        self._thread.start()
+        for port in ports:
+            path = str(self._folder / str(port))
+            server = asyncio.start_unix_server(inward(port), path)
+            self._servers.append(asyncio.run_coroutine_threadsafe(server, loop).result())
+            self._ports[port] = path
+
+    def stop(self) -> None:
+        """Close every way out."""
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def peer(self, source: str, target: str, port: int) -> None:
+        """Let the jobs of one compute reach a port of another one's, by their ARM ids."""
+        self._peered.append((source.lower(), target.lower(), port))
+
+    def around(self, compute: str) -> list[str]:
+        """Return what a job's command begins with, so that it runs in a network of its own."""
+        if not self.available:
+            return []
+        with self._lock:
+            self._jobs += 1
+            # 10.1.0.1 is that of a network nobody dials; each job has an address of its own.
+            address = f"10.1.0.{2 + self._jobs % 250}"
+        out = [port for source, _, port in self._peered if source == compute.lower()]
+        into = {port for _, target, port in self._peered if target == compute.lower()}
+        imports: list[tuple[int, str]] = list(self._ports.items())
+        imports += [(port, str(self._folder)) for port in sorted(set(out))]
+        exports = [(port, str(self._folder / f"{address}-{port}")) for port in sorted(into)]
+        settings: dict[str, Any] = {"imports": imports, "exports": exports}
+        settings["address"] = address if exports else "10.1.0.1"
+        return [sys.executable, "-I", str(PROGRAM), json.dumps(settings)]
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+        # `stop` ended the loop; it runs once more, so that open connections are closed properly.
+        for server in self._servers:
+            server.close()
+        connections = asyncio.all_tasks(loop)
+        for task in connections:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*connections, return_exceptions=True))
+        loop.close()
+
+
+def can_isolate() -> bool:
+    """Return whether this user may make a network namespace on this machine."""
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-I", str(PROGRAM)], capture_output=True, timeout=TRY_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return tried.returncode == 0
