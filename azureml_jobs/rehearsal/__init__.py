@@ -24,7 +24,7 @@ and refuses every other host.
     vaults           Key Vault secrets
     blobs, azurite   blob storage: Azurite behind the access table
     executor         the states of a job, from the build of its image to its end
-    node             a job's processes, and the disk that is gone with the node
+    cluster_node     a job's processes, and the disk that is gone with the node
     images           whether a job's image could be built
     machines         the sizes of machines, and the quota
     foreign_jobs     what other people have sent to a workspace

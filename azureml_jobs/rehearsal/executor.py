@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from azureml_jobs.rehearsal.cluster_node import POLL_SECONDS, End, Node, free_port
 from azureml_jobs.rehearsal.demands import Demands, Preempted
 from azureml_jobs.rehearsal.images import LOG, AnyImage, Images, failure_message
 from azureml_jobs.rehearsal.job_commands import command, seconds_of
@@ -22,7 +23,6 @@ from azureml_jobs.rehearsal.machines import Machines
 from azureml_jobs.rehearsal.mlflow_tracking import MlflowTracking
 from azureml_jobs.rehearsal.mounts import ARTIFACTS, BlobLocation, MountFailed, Mounts
 from azureml_jobs.rehearsal.networks import Networks
-from azureml_jobs.rehearsal.node import POLL_SECONDS, End, Node, free_port
 from azureml_jobs.rehearsal.node_identity import NodeIdentities
 from azureml_jobs.rehearsal.resources import Address, Json, Resources
 from azureml_jobs.rehearsal.tokens import Identity, Tokens
