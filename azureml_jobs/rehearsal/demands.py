@@ -27,7 +27,7 @@ class Demands:
     batch (how-to-manage-optimize-cost, how-to-use-low-priority-batch).
     """
 
-    client_id: bool = False
+    client_id: bool = True
     page: int = 10
     foreign_jobs: int = 500
     budget: RequestBudget | None = field(default_factory=RequestBudget)

@@ -7,7 +7,7 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError
 from azure.identity import ManagedIdentityCredential
 
-from azureml_jobs.identity.key_vault import sign_in
+from azureml_jobs.identity.azure_sign_in import sign_in
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 
 SCOPE = "https://vault.azure.net/.default"
