@@ -6,6 +6,7 @@ one offers only a part of MLflow's verbs.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -38,6 +39,9 @@ class MlflowTracking:
     def __init__(self, folder: Path, host: str) -> None:
         self._host = host
         self._lock = threading.Lock()
+        # That tables are made is no news.
+        for name in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         self._store: Any = stores.SqlAlchemyStore(
             f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artefacts")
         )

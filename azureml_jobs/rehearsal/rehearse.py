@@ -29,6 +29,10 @@ from azureml_jobs.identity.node_key import make_node_key
 from azureml_jobs.jobs.snapshot import ROOT
 from azureml_jobs.rehearsal.azurite import installed
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
+from azureml_jobs.rehearsal.demands import Demands
+from azureml_jobs.rehearsal.durations import AZURE
+from azureml_jobs.rehearsal.followed import Followed
+from azureml_jobs.rehearsal.owners import INSTANCE_TYPE, Owner, subscription_of, workspace_entry
 from azureml_jobs.storage.rights import PLACES
 from conf.compose import compose
 from conf.errors import AzureError
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
 
 Echo = Callable[[str], None]
 NAMES: Final = ("north", "south", "west")
+OWNERS: Final = {"south": Owner("south", kubernetes=True), "west": Owner("west", by_user=True)}
+"""The silos that are not on a cluster with an identity of its own."""
 ENGINEER: Final = "engineer"
 FEDERATION: Final = "hospitals"
 SCIENTIST: Final = "data scientist"
@@ -54,13 +60,13 @@ SCIENTIST_RIGHTS: Final = {
     "federation-results": "Storage Blob Data Reader",
 }
 """Roles at the containers of the federation's store, as docs/azure.md gives them."""
-SUBSCRIPTION: Final = "00000000-0000-0000-0000-000000000001"
 SERVER_PORT: Final = 9092
 RUN_SECONDS: Final = 300.0
+FACTOR: Final = 600.0
+"""By which a rehearsal shortens Azure's own times."""
 NOT_SHOWN: Final = """\
-A rehearsal does not show: how Azure enforces roles (the access table is the stand-in's own),
-network isolation, quota, the building of images, mounts (inputs are copied), the sizes and prices
-of machines."""
+A rehearsal does not show: how Azure enforces roles (the access table is the stand-in's own), Azure's
+networks, the building of images, mounts (inputs are copied), the sizes and prices of machines."""
 
 
 @dataclass
@@ -73,14 +79,20 @@ class Rehearsal:
     names: tuple[str, ...] = NAMES
     root: Path = ROOT  # of the code that jobs are sent with
     echo: Echo = print
+    owners: dict[str, Owner] = field(default_factory=dict)
     _workspaces: dict[str, str] = field(default_factory=dict)
+
+    def owner(self, name: str) -> Owner:
+        """Return the owner of a silo."""
+        return self.owners.get(name, Owner(name))
 
     def build(self) -> None:
         """Make workspaces, computes, accounts and vaults, and the access table.
 
-        Each silo has one of each.
+        Each silo has one of each, in a subscription of its owner's. Returns when the roles hold.
         """
-        hub = self._workspaces["hub"] = self.cloud.workspace("hub", account="hub")
+        hub = self.cloud.workspace("hub", "hub", subscription_of("hub"))
+        self._workspaces["hub"] = hub
         server = self.cloud.compute(hub, "cpu")
         self.cloud.datastore(hub, "federation", "hub", "federation")
         for place in PLACES:
@@ -92,21 +104,32 @@ class Rehearsal:
                 self.cloud.access.grant(identity, role, f"storage:hub/{container}")
         self.cloud.access.grant(SCIENTIST, "Reader", "workspace:hub")
         for name in self.names:
-            workspace = self._workspaces[name] = self.cloud.workspace(name, account=name)
-            job = self.cloud.compute(workspace, f"gpu-{name}", "Standard_NC6s_v3")
-            self._grants(owner(name), workspace=name, vault=f"kv-{name}", storage=name, owner=True)
-            self._grants(job, workspace=name, vault=f"kv-{name}", storage=name, owner=False)
-            for identity in (owner(name), job):  # both ask the orchestrator's workspace where it is
-                self.cloud.access.grant(identity, "Reader", "workspace:hub")
-        self._connect()
+            self._build_silo(self.owner(name))
         self._file()
+        time.sleep(self.cloud.demands.durations.roles)
 
-    def _connect(self) -> None:
-        """Let each silo's network reach the server's port, as peered networks with a rule do."""
+    def _build_silo(self, owner: Owner) -> None:
+        """Make what is an owner's, and give the roles that docs/azure.md names."""
+        cloud = self.cloud
+        cloud.tokens.register(owner.name, owner.tenant)
+        cloud.tenants.put(f"vault:kv-{owner.silo}", owner.tenant)
+        workspace = cloud.workspace(owner.silo, owner.silo, owner.subscription, tenant=owner.tenant)
+        self._workspaces[owner.silo] = workspace
+        job = cloud.compute(
+            workspace,
+            owner.compute,
+            "Standard_NC6s_v3",
+            [INSTANCE_TYPE] if owner.kubernetes else (),
+            low_priority=owner.low_priority,
+        )
+        own = {"workspace": owner.silo, "vault": f"kv-{owner.silo}", "storage": owner.silo}
+        self._grants(owner.name, **own, owner=True)
+        self._grants(job, **own, owner=False)
+        for identity in (owner.name, job):  # both ask the orchestrator's workspace where it is
+            cloud.access.grant(identity, "Reader", "workspace:hub")
+        # As peered networks do, with a rule for the port.
         server = f"{self._workspaces['hub']}/computes/cpu"
-        for name in self.names:
-            silo = f"{self._workspaces[name]}/computes/gpu-{name}"
-            self.cloud.networks.peer(silo, server, SERVER_PORT)
+        cloud.networks.peer(f"{workspace}/computes/{owner.compute}", server, SERVER_PORT)
 
     def conf(self) -> Conf:
         """Return the configuration: the federation's file under the overrides."""
@@ -164,7 +187,9 @@ class Rehearsal:
         """
         with self.signed_in(SCIENTIST):
             federation = self.federation()
-            wait_for_run(federation, run_id, seconds, echo=self.echo)
+            followed = Followed(federation.backend, self.echo)
+            wait_for_run(federation, run_id, seconds, followed, self.echo)
+            followed.look()
             outcome = federation.queue.outcome(run_id)
         if outcome is None:
             hint = f"Look at the jobs' logs below {self.cloud.folder / 'jobs'}."
@@ -257,11 +282,10 @@ class Rehearsal:
 
     def _file(self) -> None:
         """Write the federation's file, as its people would."""
-        resource_group = f"subscription_id: {SUBSCRIPTION}, resource_group: meadow"
         lines = [
             "name: hospitals",
             "orchestrator:",
-            f"  workspace: {{{resource_group}, name: hub}}",
+            f"  workspace: {workspace_entry('hub')}",
             "  compute: cpu",
             "  datastore: federation",
             "  key_vault: kv-hub",
@@ -273,12 +297,7 @@ class Rehearsal:
             lines.append("  listen: localhost:0")
         lines.append("silos:")
         for name in self.names:
-            lines += [
-                f"  {name}:",
-                f"    workspace: {{{resource_group}, name: {name}}}",
-                f"    compute: gpu-{name}",
-                f"    key_vault: kv-{name}",
-            ]
+            lines += self.owner(name).entry
         (self.folder / "hospitals.yaml").write_text("\n".join(lines) + "\n")
 
 
@@ -296,6 +315,7 @@ def live_through(rehearsal: Rehearsal, run_id: str = "rehearsal") -> int:
     """Run a federation's whole life; return the run's exit status, or 9 after a refusal."""
     say = rehearsal.echo
     started = time.monotonic()
+    say(f"Azure's own times are {FACTOR:g} times shorter here.")
     rehearsal.build()
     rehearsal.make_keys()
     rehearsal.check()
@@ -336,8 +356,9 @@ def rehearse(overrides: list[str], *, keep: bool) -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="meadow-rehearsal-"))
     try:
-        with LoopbackCloud(folder / "cloud", ["hub", *NAMES], vaults()) as cloud:
-            rehearsal = Rehearsal(cloud, folder, overrides)
+        demands = Demands(durations=AZURE.shortened(FACTOR))
+        with LoopbackCloud(folder / "cloud", ["hub", *NAMES], vaults(), demands) as cloud:
+            rehearsal = Rehearsal(cloud, folder, overrides, owners=dict(OWNERS))
             return live_through(rehearsal, f"rehearsal-{datetime.now():%Y%m%d-%H%M%S}")
     finally:
         if keep:
