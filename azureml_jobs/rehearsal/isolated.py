@@ -35,6 +35,7 @@ UP_AND_RUNNING = 0x1 | 0x40
 ROUTE_UP = 0x1
 CHUNK = 1 << 16
 
+JOINED: set[asyncio.Task[Any] | None] = set()
 Streams = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -124,14 +125,19 @@ async def joined(
     other: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]],
 ) -> None:
     """Join a connection to another one; the first is closed where there is no other."""
+    task = asyncio.current_task()
+    # The loop itself remembers no task: one whose first side has closed would be lost.
+    JOINED.add(task)
     try:
         their_reader, their_writer = await other
     except OSError:
         writer.close()
+        JOINED.discard(task)
         return
     try:
         await asyncio.gather(copied(reader, their_writer), copied(their_reader, writer))
     finally:
+        JOINED.discard(task)
         for side in (writer, their_writer):
             side.close()
 
