@@ -117,6 +117,8 @@ TESTED_ELSEWHERE = {
     "azureml_jobs/backends/paths.py": "tests/azureml_jobs/backends/test_local.py",
     "azureml_jobs/identity/admitted_key.py": "tests/server/store/test_admitted_keys.py",
     "azureml_jobs/rehearsal/rehearse.py": "tests/azure/test_rehearsal.py",
+    "azureml_jobs/rehearsal/followed.py": "tests/azure/test_rehearsal.py",
+    "azureml_jobs/rehearsal/owners.py": "tests/azure/test_rehearsal.py",
     "azureml_jobs/rehearsal/": "tests/azure/test_cloud.py",
 }
 """A module, or a folder of them that are tested together, and the file with its tests."""
