@@ -18,7 +18,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help install simulate test test-fast test-flower nightly mutation check format benchmarks clean
+.PHONY: help install simulate test test-fast test-flower nightly mutation check format benchmarks clean lock audit
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -39,8 +39,12 @@ test-flower: $(LOWEST_INSTALLED) ## with the lowest release of Flower, and with 
 	@MEADOW_OTHER_FLOWER=$(CURDIR)/$(BIN)/python $(LOWEST)/bin/python -m pytest -q $(TWO_RELEASES) $(ARGS)
 	@MEADOW_OTHER_FLOWER=$(CURDIR)/$(LOWEST)/bin/python $(BIN)/python -m pytest -q $(TWO_RELEASES) $(ARGS)
 
-nightly: $(INSTALLED) mutation ## the tests marked slow, and ten minutes of mutants
+nightly: $(INSTALLED) mutation ## the tests marked slow, ten minutes of mutants, and the audit
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
+	@$(BIN)/python supply/audit.py || test $$? -eq 75
+
+audit: $(INSTALLED) ## known weaknesses of what is installed, a bill of materials, the Dockerfiles; 75 = not all asked
+	@$(BIN)/python supply/audit.py $(ARGS)
 
 # Cosmic Ray lives beside the project's environment, not in it: nothing of Meadow needs it.
 mutation: $(INSTALLED) ## do the tests of the core notice a change? ARGS="--seconds 3600"
@@ -64,13 +68,17 @@ clean: ## remove caches and build output; .venv and outputs/ stay
 	@rm -rf build dist ./*.egg-info ./*.fab .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find $(PACKAGES) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The lock is a constraints file: it fixes versions, and a platform that does not need a package does not get it.
-$(INSTALLED): pyproject.toml requirements.lock
+# Every package is one of the lock, by its version and one of its hashes; what comes as source is built by what
+# requirements-build.lock holds, and Meadow itself, which nobody publishes, is installed last and alone.
+HASHED := install --require-hashes --no-deps --no-build-isolation
+$(INSTALLED): pyproject.toml requirements.lock requirements-build.lock
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(None if ok else "Meadow needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	@test -x $(BIN)/python || { echo "Creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
-	@$(PIP) install --upgrade "pip>=25"
+	@$(PIP) $(HASHED) --requirement requirements-build.lock
 	@echo "Installing Meadow and its dependencies into $(VENV) (minutes the first time)"
-	@$(PIP) install --constraint requirements.lock --editable ".[dev]"
+	@$(PIP) $(HASHED) --requirement requirements.lock
+	@$(PIP) install --no-index --no-deps --no-build-isolation --editable .
+	@$(PIP) check
 	@touch $@
 
 # Its own packages come first on the path, and those of the first environment after them: pip of the first installs here.
@@ -79,5 +87,8 @@ $(LOWEST_INSTALLED): $(INSTALLED) requirements-lowest-flower.txt
 	@$(BIN)/python -m venv --clear --without-pip $(LOWEST)
 	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 	    > "$$($(LOWEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first-environment.pth"
-	@$(LOWEST)/bin/python -m pip -qq --disable-pip-version-check --no-input install --requirement requirements-lowest-flower.txt
+	@$(LOWEST)/bin/python -m pip -qq --disable-pip-version-check --no-input $(HASHED) --requirement requirements-lowest-flower.txt
 	@touch $@
+
+lock: $(INSTALLED) ## write the locks anew, with the same versions; ARGS=--upgrade takes the newest
+	@$(BIN)/python supply/lock.py $(ARGS)

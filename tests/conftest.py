@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import fcntl
 import os
 import shutil
@@ -10,6 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from conf.telemetry import OFF
 
@@ -35,8 +37,33 @@ import psutil  # noqa: E402  # after the environment
 import pytest  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
+from conf import compose as compose_module  # noqa: E402
+
 # The standard library's own helpers of a pool live as long as the interpreter that started them.
 STANDARD_LIBRARY = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once() -> Iterator[None]:
+    """Let Hydra compose the same overrides once a session: a tenth of a second each, thousands of times.
+
+    What Meadow does with the result (federation files, types, rules) is done each time; and what
+    is read from a folder of the test's own (`hydra.searchpath`) is read each time.
+    """
+    known: dict[tuple[str, ...], Any] = {}
+    composed = vars(compose_module)["hydra_compose"]
+
+    def remembered(name: str, overrides: list[str], return_hydra_config: bool) -> Any:
+        key = tuple(overrides)
+        if any("searchpath" in one for one in overrides):
+            return composed(name, overrides, return_hydra_config=return_hydra_config)
+        if key not in known:
+            known[key] = composed(name, overrides, return_hydra_config=return_hydra_config)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose_module, "hydra_compose", remembered)
+        yield
 
 
 @pytest.fixture

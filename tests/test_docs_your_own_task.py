@@ -14,6 +14,7 @@ import pytest
 from azureml_jobs.cli.new_files import TASK, filled
 from tests.typed_pages import ROOT, called, read_on, typed
 
+CONSTRAINTS = "azureml_jobs/environments/silo/constraints.txt"
 PAGE = "docs/your-own-task.md"
 
 
@@ -52,7 +53,7 @@ def test_the_tutorial_in_an_empty_environment(
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "outputs", "mlruns"))
     python = environment / "bin/python"
     pip = [str(python), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, "-c", str(tree / "requirements.lock"), str(tree)], check=True)
+    subprocess.run([*pip, "-c", str(tree / CONSTRAINTS), str(tree)], check=True)
     installed = time.monotonic()
     folder = tmp_path / "wine"
     folder.mkdir()

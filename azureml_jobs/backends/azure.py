@@ -39,6 +39,7 @@ from azureml_jobs.jobs.specification import (
     Code,
     JobSpec,
     as_yaml,
+    image_of,
     server_job,
     silo_job,
     state_address,
@@ -240,7 +241,9 @@ class AzureBackend(Backend):
         text = self._public()
         with _folder(folder) as place:
             digest = snapshot(place, {FEDERATION_FILE: text}, self.root)
-            code = self._with_outside(Code(place, digest, _digest(text)), "orchestrator")
+            named = self.conf.federation.orchestrator.environment
+            image = image_of(named, "orchestrator")
+            code = self._with_outside(Code(place, digest, _digest(text)), image)
             yield server_job(self.conf, code, self.store())
 
     @contextmanager
@@ -255,7 +258,8 @@ class AzureBackend(Backend):
         with _folder(folder) as place:
             files = {SILO_FILE: text, CA_FILE: self._ca(), **self._admission(name)}
             digest = snapshot(place, files, self.root)
-            code = self._with_outside(Code(place, digest, _digest(text)), "silo")
+            image = image_of(own.environment if own else None, "silo")
+            code = self._with_outside(Code(place, digest, _digest(text)), image)
             state = self._state(name, dry=folder is not None)
             yield silo_job(self.conf, name, code, self._tracking(), state)
 
@@ -271,13 +275,19 @@ class AzureBackend(Backend):
                 return ""
             raise
 
-    def _with_outside(self, code: Code, role: str) -> Code:
-        """Copy the code from outside the tree into a snapshot, and what its image needs for it."""
+    def _with_outside(self, code: Code, image: Path | str) -> Code:
+        """Copy the code from outside the tree into a snapshot, and what its image needs for it.
+
+        An environment that is there already is taken as it is: the job says at its start what it
+        lacks.
+        """
         entries = bundled(self.conf, code.folder, code.folder)
         if not entries:
             return code
         more = needed_in_an_image(entries_of(self.conf))
-        environment = image_with(role, more, code.folder) if more else None
+        environment = None
+        if more and isinstance(image, Path):
+            environment = image_with(image, more, code.folder)
         return dataclasses.replace(code, outside=to_text(entries), environment=environment)
 
     def _public(self) -> bytes:

@@ -409,12 +409,17 @@ def as_command(spec: JobSpec) -> Command:
     from azure.ai.ml.entities import BuildContext, Environment
 
     managed = spec.identity == "managed"
+    image = (
+        spec.environment
+        if isinstance(spec.environment, str)
+        else Environment(build=BuildContext(path=str(spec.environment.absolute())))
+    )
     made: Command = command(
         display_name=spec.display_name,
         experiment_name=spec.experiment,
         command=spec.command,
         code=str(spec.code.absolute()),
-        environment=Environment(build=BuildContext(path=str(spec.environment.absolute()))),
+        environment=image,
         compute=spec.compute,
         timeout=spec.timeout,
         tags=spec.tags,

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from azureml_jobs.jobs.specification import ENVIRONMENTS
 from conf.code_digest import FRONT, PACKAGES, release_digest, tree_digest
 from conf.errors import AzureError
 from conf.targets.bundle import FOLDER as OUTSIDE
@@ -39,10 +38,10 @@ def snapshot(folder: Path, own: Mapping[str, bytes], root: Path = ROOT) -> str:
     return release_digest(folder)
 
 
-def image_with(role: str, requirements: Sequence[str], folder: Path) -> Path:
-    """Return the folder of a role's image that has these packages too, made inside a snapshot."""
+def image_with(image: Path, requirements: Sequence[str], folder: Path) -> Path:
+    """Return the folder of an image that has these packages too, made inside a snapshot."""
     context = folder / OUTSIDE / "environment"
-    shutil.copytree(ENVIRONMENTS / role, context)
+    shutil.copytree(image, context)
     with (context / "requirements.txt").open("a") as file:
         file.write("".join(f"{line}\n" for line in ["", *requirements]))
     return context

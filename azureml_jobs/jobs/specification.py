@@ -3,6 +3,7 @@
 `server_job` and `silo_job` are pure. `as_yaml` writes a specification as `az ml job create -f`
 takes it; `azureml_jobs.backends.workspace` sends the same specification through the SDK.
 
+    MDW-144 the federation names an image that there is not
     MDW-810 the federation does not say what a job needs
     MDW-811 a command binds an input or output that the job does not have
 """
@@ -20,7 +21,7 @@ import yaml
 
 from azureml_jobs.identity.azure_sign_in import MANAGED
 from azureml_jobs.identity.azure_sign_in import VARIABLE as IDENTITY
-from conf.errors import AzureError
+from conf.errors import AzureError, ConfigError
 from conf.schema import Conf, OrchestratorConf, SiloConf, WorkspaceConf
 from conf.targets.asked import nested_targets
 from conf.targets.known import VARIABLE as OUTSIDE
@@ -42,6 +43,8 @@ ADMISSION_FILE: Final = "admission.pem"
 silo's own, where its owner names one."""
 SHM: Final = "2g"
 ENVIRONMENTS: Final = Path(__file__).parents[1] / "environments"
+AZUREML: Final = "azureml:"
+"""With what the name of an environment begins that Azure ML has already."""
 DEFAULT_DATASTORE: Final = "workspaceblobstore"
 """The blob store that each workspace has of its own."""
 _DATASTORES: Final = "azureml://datastores/"
@@ -64,7 +67,7 @@ class JobSpec:
     experiment: str
     command: str
     code: Path
-    environment: Path  # the folder of a Docker context
+    environment: Path | str  # the folder of a Docker context, or the name of one that is there
     compute: str
     timeout: int  # seconds
     tags: dict[str, str]
@@ -137,7 +140,7 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
         experiment=conf.tracking.experiment,
         command=command,
         code=code.folder,
-        environment=code.environment or ENVIRONMENTS / "orchestrator",
+        environment=image_of(orchestrator.environment, "orchestrator", code),
         compute=compute,
         timeout=orchestrator.timeout,
         tags=_tags(name, SERVER, code),
@@ -187,7 +190,7 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str, state: str = "") 
         experiment=conf.tracking.experiment,
         command=command,
         code=code.folder,
-        environment=code.environment or ENVIRONMENTS / "silo",
+        environment=image_of(own.environment, "silo", code),
         compute=compute,
         timeout=orchestrator.timeout,
         tags=_tags(name, SILO, code) | {TAG_SILO: silo},
@@ -215,6 +218,29 @@ def state_address(conf: Conf, silo: str, container: Callable[[str], str]) -> str
     return f"{container(datastore)}/{below}"
 
 
+def image_of(environment: str | None, role: str, code: Code | None = None) -> Path | str:
+    """Return a job's image: an environment of Azure ML by its name, or the folder that builds it.
+
+    Raises ConfigError MDW-144 for an image that is none of ours.
+    """
+    if environment is not None and environment.startswith(AZUREML):
+        return environment
+    if code is not None and code.environment is not None:
+        return code.environment
+    folder = ENVIRONMENTS / (environment or role)
+    if not (folder / "Dockerfile").is_file():
+        own = ", ".join(sorted(file.parent.name for file in ENVIRONMENTS.glob("*/Dockerfile")))
+        hint = f"Write azureml:NAME:VERSION for one of the workspace, or one of {own}."
+        raise ConfigError("MDW-144", f"Meadow has no image {environment!r}.", hint)
+    return folder
+
+
+def _environment(image: Path | str) -> Plain | str:
+    if isinstance(image, str):
+        return image
+    return {"build": {"path": str(image.absolute())}}
+
+
 def as_plain(spec: JobSpec) -> Plain:
     """Return a specification in the keys of Azure ML's command job schema."""
     resources: Plain = {"instance_count": spec.instance_count, "shm_size": spec.shm_size}
@@ -227,7 +253,7 @@ def as_plain(spec: JobSpec) -> Plain:
         "experiment_name": spec.experiment,
         "command": spec.command,
         "code": str(spec.code.absolute()),
-        "environment": {"build": {"path": str(spec.environment.absolute())}},
+        "environment": _environment(spec.environment),
         "compute": f"azureml:{spec.compute}",
         "identity": {"type": spec.identity},
         "environment_variables": spec.variables,

@@ -35,6 +35,7 @@ from azureml_jobs.rendezvous import (
     StaticRendezvous,
 )
 from azureml_jobs.storage.opened import open_store
+from client import driver
 from client.capacity import memory
 from client.malloc import keep_activations_mapped
 from client.node.answer_budget import budget_of
@@ -161,6 +162,7 @@ def make_node(settings: NodeSettings) -> Node:
         raise IdentityError("MDW-756", what, "Look at --silo-file and --state.") from None
     check_job(silo.name)
     check_alone(silo.name, os.environ)
+    driver.check(silo.name, silo.device, driver.cuda_of_torch(), driver.found())
     hint = "Ask the orchestrator's owner for the next one."
     if settings.data:
         silo = dataclasses.replace(silo, data=dataclasses.replace(silo.data, root=settings.data))

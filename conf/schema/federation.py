@@ -25,6 +25,17 @@ from conf.schema.lifetimes import RunLifetimes, SiloLifetimes
 from conf.schema.policies import PolicyConf, TrainingProcessConf
 from conf.schema.tasks import DataConf
 
+ENVIRONMENT = (
+    r"azureml:[A-Za-z0-9][\w.-]{0,254}:[\w.-]{1,30}"
+    r"|azureml://registries/[\w.-]{1,64}/environments/[\w.-]{1,255}/versions/[\w.-]{1,30}"
+    r"|[a-z][a-z0-9-]{0,40}"
+)
+ENVIRONMENT_IN_WORDS = (
+    "azureml:NAME:VERSION, azureml://registries/REGISTRY/environments/NAME/versions/VERSION, or one "
+    "of Meadow's own images; a label such as @latest may mean another image tomorrow: write the "
+    "version"
+)
+
 
 @dataclass
 class WorkspaceConf:
@@ -87,6 +98,13 @@ class SiloConf:
     # ---- on Azure ML
     workspace: WorkspaceConf | None = value(None, help="its Azure ML workspace")
     compute: str | None = value(None, help="its compute in the workspace")
+    environment: str | None = text(
+        None,
+        ENVIRONMENT,
+        ENVIRONMENT_IN_WORDS,
+        help="its job's image: azureml:NAME:VERSION, one that is there already; silo-cuda12, for an "
+        "older driver; null = silo, built by its workspace",
+    )
     instance_type: str | None = value(None, help="instance type of a Kubernetes compute (AKS, Arc)")
     gpus: int = number(
         0, at_least=0, at_most=MOST_THREADS, help="GPUs of its job; more than one is refused"
@@ -160,6 +178,13 @@ class OrchestratorConf:
         r"[ -~]{1,100}",
         "a few words in ASCII, such as 'cron on ops-vm'",
         help="who starts its job again when it ends; null = nobody",
+    )
+    environment: str | None = text(
+        None,
+        ENVIRONMENT,
+        ENVIRONMENT_IN_WORDS,
+        help="its job's image: azureml:NAME:VERSION, one that is there already; null = orchestrator, "
+        "built by its workspace",
     )
     datastore: str | None = value(
         None, help="the datastore whose container holds the store and the results"

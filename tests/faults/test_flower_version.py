@@ -86,7 +86,7 @@ def test_the_range_the_check_and_the_lock_agree() -> None:
     (asked,) = re.findall(r'"flwr\[simulation\](.+?)"', (ROOT / "pyproject.toml").read_text())
     assert f"flwr{asked}" == flower_version.REQUIREMENT
     locked_lines = (ROOT / "requirements.lock").read_text()
-    (locked,) = re.findall(r"^flwr==([\d.]+)$", locked_lines, re.MULTILINE)
+    (locked,) = re.findall(r"^flwr==([\d.]+) ", locked_lines, re.MULTILINE)
     newest = (flower_version.BELOW[0], flower_version.BELOW[1] - 1)
     assert tuple(map(int, locked.split(".")[:2])) == newest, "the lock holds the newest"
 

@@ -1,4 +1,4 @@
-"""The images' requirements are those of the lock, and a silo's image keeps its own torch and CUDA."""
+"""The images' requirements are those of the lock, and their steps bring what a job imports."""
 
 from __future__ import annotations
 
@@ -8,72 +8,123 @@ import re
 import shutil
 import subprocess
 import venv
-from importlib.metadata import distributions, requires
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 
+from azureml_jobs.environments.bases import images
 from azureml_jobs.jobs.snapshot import snapshot
 from conf.telemetry import OFF
+from supply.pins import read
 
 ROOT = Path(__file__).parents[3]
-LOCK = (ROOT / "requirements.lock").read_text().splitlines()
+VERSIONS = {pin.key: pin.version for pin in read(ROOT / "requirements.lock")}
 ENVIRONMENTS = ROOT / "azureml_jobs" / "environments"
-OF_THE_IMAGE = re.compile(r"(torch|torchvision|nvidia-.*|cuda-.*|triton)==", re.IGNORECASE)
+CUDA = re.compile(r"(torch|torchvision|nvidia-.*|cuda-.*|triton)==", re.IGNORECASE)
 
 
-def lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+def versions(path: Path) -> dict[str, str]:
+    return {pin.key: pin.version for pin in read(path)}
 
 
-@pytest.mark.parametrize("name", ["orchestrator", "silo"])
+def cuda(key: str) -> bool:
+    """Whether a package is torch, or comes with it."""
+    return CUDA.match(f"{key}==") is not None
+
+
+@pytest.mark.parametrize("name", sorted(images()))
 def test_versions_are_the_lock_s(name: str) -> None:
-    assert set(lines(ENVIRONMENTS / name / "requirements.txt")) <= set(LOCK)
-    assert set(lines(ENVIRONMENTS / name / "constraints.txt")) <= set(LOCK)
+    folder = ENVIRONMENTS / name
+    locked = versions(folder / "requirements.lock")
+    everything = dict(VERSIONS)
+    if images()[name].torch is not None:
+        everything = {key: version for key, version in VERSIONS.items() if not cuda(key)}
+        everything |= {key: version for key, version in locked.items() if cuda(key)}
+    assert versions(folder / "requirements.txt").items() <= everything.items()
+    assert locked.items() <= everything.items()
+    assert versions(folder / "constraints.txt") == everything
+    root = (ROOT / "requirements-build.lock").read_text()
+    assert (folder / "build.lock").read_text() == root
 
 
-def test_a_silo_s_image_keeps_its_torch_and_cuda() -> None:
-    for file in ("requirements.txt", "constraints.txt"):
-        assert [
-            line for line in lines(ENVIRONMENTS / "silo" / file) if OF_THE_IMAGE.match(line)
-        ] == []
+@pytest.mark.parametrize("name", sorted(images()))
+def test_an_image_s_lock_holds_what_it_asks_for_with_the_lock_s_hashes(name: str) -> None:
+    folder = ENVIRONMENTS / name
+    whole = {pin.key: pin for pin in read(ROOT / "requirements.lock")}
+    locked = {pin.key: pin for pin in read(folder / "requirements.lock")}
+    assert versions(folder / "requirements.txt").keys() <= locked.keys()
+    if images()[name].torch is not None:
+        whole |= {key: pin for key, pin in locked.items() if cuda(key)}
+    assert all(pin.hashes == whole[key].hashes for key, pin in locked.items())
+    assert all(pin.hashes for pin in locked.values())
 
 
-def test_the_orchestrator_s_constraints_are_the_whole_lock() -> None:
-    assert lines(ENVIRONMENTS / "orchestrator" / "constraints.txt") == LOCK
+def test_a_silo_s_image_brings_its_cuda_and_an_orchestrator_s_none() -> None:
+    for name, image in images().items():
+        locked = versions(image.folder / "requirements.lock")
+        brought = {key for key in locked if cuda(key)}
+        if image.cuda is None:
+            assert brought == set()
+            continue
+        (runtime,) = [key for key in brought if key.startswith("nvidia-cuda-runtime")]
+        assert locked[runtime].startswith(f"{image.cuda}."), name
+        assert locked["torch"] == (image.torch or VERSIONS["torch"])
 
 
-@pytest.mark.parametrize("name", ["orchestrator", "silo"])
+def test_the_image_for_an_older_cuda_differs_in_its_torch_alone() -> None:
+    one, other = (
+        (ENVIRONMENTS / name / "Dockerfile").read_text().splitlines()
+        for name in ("silo", "silo-cuda12")
+    )
+    assert one[1:] == other[1:]
+
+
+def test_an_orchestrator_s_image_asks_for_torch_in_a_step_of_its_own() -> None:
+    folder = ENVIRONMENTS / "orchestrator"
+    cpu = versions(folder / "torch-cpu.txt")
+    assert set(cpu) == {"torch", "torchvision"} and cpu.items() <= VERSIONS.items()
+    (step,) = [step for step in steps(folder / "Dockerfile") if "torch-cpu.txt" in step]
+    assert "--no-deps" in step and "--index-url https://download.pytorch.org/whl/cpu" in step
+
+
+@pytest.mark.parametrize("name", sorted(images()))
 def test_a_dockerfile_installs_what_lies_beside_it(name: str) -> None:
     text = (ENVIRONMENTS / name / "Dockerfile").read_text()
-    assert "COPY requirements.txt constraints.txt" in text
+    (copied,) = re.findall(r"COPY (.+) /tmp/meadow/", text)
+    beside = {file.name for file in (ENVIRONMENTS / name).iterdir()} - {"Dockerfile"}
+    assert set(copied.split()) == beside
     assert "--constraint /tmp/meadow/constraints.txt" in text
     assert "--requirement /tmp/meadow/requirements.txt" in text
 
 
-@pytest.mark.parametrize("name", ["orchestrator", "silo"])
+@pytest.mark.parametrize("name", sorted(images()))
 def test_a_dockerfile_s_steps_are_read_whole(name: str) -> None:
     found = steps(ENVIRONMENTS / name / "Dockerfile")
-    installs = [step for step in found if " -m pip install " in step]
-    assert "pip>=24.1" in installs[0] and installs[1].endswith(
-        "--requirement /tmp/meadow/requirements.txt"
-    )
-    assert len(found) == {"orchestrator": 2, "silo": 4}[name]
+    assert all(" -m pip install " in step for step in found)
+    hashed = [step for step in found if "--require-hashes --no-deps" in step]
+    assert [step.split()[-1] for step in hashed] == [
+        "/tmp/meadow/build.lock",
+        "/tmp/meadow/requirements.lock",
+    ]
+    assert found[-1].endswith("--requirement /tmp/meadow/requirements.txt")
+    assert len(found) == {"orchestrator": 4}.get(name, 3)
 
 
 def steps(dockerfile: Path) -> list[str]:
     """Return the commands of a Dockerfile's RUN lines."""
     whole = re.sub(r"\\\n\s*", "", dockerfile.read_text())
-    return [line.removeprefix("RUN ") for line in whole.splitlines() if line.startswith("RUN ")]
+    runs = [line.removeprefix("RUN ") for line in whole.splitlines() if line.startswith("RUN ")]
+    return [step for run in runs for step in run.split(" && ")]
 
 
 def given_torch(place: Path, python: Path) -> list[str]:
-    """Give a virtual environment this machine's torch and CUDA, as a silo's image has its own; return their names.
+    """Give a virtual environment this machine's torch and CUDA; return their names.
 
     Copying them again would be some GB; whatever else is installed here stays out of sight.
     """
     place.mkdir()
-    given = [one for one in distributions() if OF_THE_IMAGE.match(f"{one.name}==")]
+    given = [one for one in distributions() if CUDA.match(f"{one.name}==")]
     for one in given:
         for top in {
             Path(str(file)).parts[0] for file in one.files or [] if not str(file).startswith("..")
@@ -83,13 +134,6 @@ def given_torch(place: Path, python: Path) -> list[str]:
     (site,) = (python.parents[1] / "lib").glob("python*/site-packages")
     (site / "torch_of_the_image.pth").write_text(f"{place}\n")
     return [one.name for one in given]
-
-
-def what_torch_needs() -> list[str]:
-    """Return torch's pure dependencies, which an image that has torch has too."""
-    asked = [line.partition(";")[0] for line in requires("torch") or [] if "extra ==" not in line]
-    names = [re.split(r"[^\w.-]", line.strip())[0] for line in asked]
-    return ["numpy", *(name for name in names if not OF_THE_IMAGE.match(f"{name}=="))]
 
 
 def built(folder: Path, name: str) -> Path:
@@ -104,10 +148,7 @@ def built(folder: Path, name: str) -> Path:
         for key, value in os.environ.items()
         if not key.startswith(("PYTHON", "AZURE", "MLFLOW_"))
     }
-    clean = {**kept, "PATH": f"{python.parent}:{os.environ['PATH']}", "TORCH_INDEX": ""}
-    if name == "silo":
-        image = [str(python), "-m", "pip", "install", "-q", *what_torch_needs()]
-        subprocess.run(image, check=True, capture_output=True)
+    clean = {**kept, "PATH": f"{python.parent}:{os.environ['PATH']}"}
     for step in steps(context / "Dockerfile"):
         line = step.replace("/tmp/", f"{folder}/")
         done = subprocess.run(
@@ -170,12 +211,12 @@ BOTH = (
 @pytest.mark.parametrize("name", ["orchestrator", "silo"])
 def test_an_image_s_steps_bring_what_its_job_imports(name: str, tmp_path: Path) -> None:
     python = built(tmp_path, name)
-    assert [found for found in installed(python) if OF_THE_IMAGE.match(f"{found}==")] == []
-    pinned = dict(
-        line.lower().split("==") for line in lines(ENVIRONMENTS / name / "requirements.txt")
-    )
-    there = installed(python)
-    wanted = {one: version for one, version in pinned.items() if not OF_THE_IMAGE.match(f"{one}==")}
+    assert [found for found in installed(python) if CUDA.match(f"{found}==")] == []
+    pinned = versions(ENVIRONMENTS / name / "requirements.lock")
+    there = {
+        pin.replace("_", "-").replace(".", "-"): number for pin, number in installed(python).items()
+    }
+    wanted = {one: version for one, version in pinned.items() if not CUDA.match(f"{one}==")}
     assert {one: there.get(one) for one in wanted} == wanted
     code = tmp_path / "code"
     code.mkdir()

@@ -12,8 +12,10 @@ import pytest
 import yaml
 from azure.ai.ml import load_job
 
+from azureml_jobs.backends.workspace import as_command
 from azureml_jobs.jobs.snapshot import snapshot
 from azureml_jobs.jobs.specification import (
+    ENVIRONMENTS,
     Code,
     JobSpec,
     as_plain,
@@ -25,7 +27,7 @@ from azureml_jobs.jobs.specification import (
 )
 from conf.code_digest import release_digest
 from conf.compose import compose
-from conf.errors import AzureError
+from conf.errors import AzureError, ConfigError
 from conf.schema import Conf
 from conf.telemetry import OFF
 
@@ -258,3 +260,48 @@ def test_a_value_of_the_federation_s_file_is_no_command(conf: Conf, code: Code) 
     conf.federation.orchestrator.key_vault = "kv; rm -rf / $(id) 'x'"
     words = shlex.split(server_job(conf, code, STORE).command)
     assert r"federation.orchestrator.key_vault='kv; rm -rf / $(id) \'x\''" in words
+
+
+BUILT = ["azureml:meadow-silo:1", "azureml://registries/hospital/environments/meadow/versions/7"]
+
+
+@pytest.mark.parametrize("named", BUILT)
+def test_an_environment_that_is_there_already_is_named_and_nothing_is_built(
+    named: str, conf: Conf, code: Code, tmp_path: Path
+) -> None:
+    conf.federation.silos["north"].environment = named
+    spec = silo_job(conf, "north", code, TRACKING)
+    assert as_plain(spec)["environment"] == named
+    assert as_command(spec).environment == named
+    file = tmp_path / "job.yaml"
+    file.write_text(as_yaml(spec))
+    bare = named if named.startswith("azureml://") else named.removeprefix("azureml:")
+    assert vars(load_job(file))["environment"] == bare, "the client resolves the rest"
+
+
+def test_a_silo_may_have_the_image_for_an_older_driver(conf: Conf, code: Code) -> None:
+    conf.federation.silos["north"].environment = "silo-cuda12"
+    spec = silo_job(conf, "north", code, TRACKING)
+    assert isinstance(spec.environment, Path) and spec.environment.name == "silo-cuda12"
+    assert silo_job(conf, "south", code, TRACKING).environment == ENVIRONMENTS / "silo"
+
+
+def test_an_orchestrator_s_environment_is_its_own(conf: Conf, code: Code) -> None:
+    conf.federation.orchestrator.environment = BUILT[0]
+    assert server_job(conf, code, STORE).environment == BUILT[0]
+
+
+def test_an_image_that_there_is_not_is_refused_with_those_there_are(conf: Conf, code: Code) -> None:
+    conf.federation.silos["north"].environment = "silo-cuda11"
+    with pytest.raises(ConfigError, match=r"MDW-144.*silo-cuda11.*orchestrator, silo, silo-cuda12"):
+        silo_job(conf, "north", code, TRACKING)
+
+
+@pytest.mark.parametrize(
+    "named", ["azureml:meadow-silo@latest", "azureml:meadow-silo", "/tmp/image"]
+)
+def test_an_environment_without_a_version_is_refused_with_the_reason(
+    named: str,
+) -> None:
+    with pytest.raises(ConfigError, match=r"label such as @latest.*write the version"):
+        compose([f"federation.silos.north.environment='{named}'"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from azureml_jobs.environments.bases import FOLDER
 from azureml_jobs.jobs.snapshot import image_with
 from conf.compose import compose
 from conf.errors import ConfigError, SiloError
@@ -77,7 +78,7 @@ def test_an_image_is_built_with_what_is_declared_and_installed_packages_as_they_
     conf = compose([f"task.target={target}", "model.target=networkx.generators.classic.path_graph"])
     more = needed_in_an_image(entries_of(conf))
     assert more == [f"networkx=={metadata.version('networkx')}", "no-such-package>=2", "torch"]
-    image = image_with("silo", more, tmp_path / "snapshot")
+    image = image_with(FOLDER / "silo", more, tmp_path / "snapshot")
     lines = (image / "requirements.txt").read_text().splitlines()
     assert lines[-3:] == more and (image / "Dockerfile").is_file()
     adam = compose(["strategy.target=flwr.serverapp.strategy.FedAdam"])

@@ -1,0 +1,85 @@
+"""Is a node's NVIDIA driver new enough for the CUDA that torch brings? Asked before data is read.
+
+Without the question torch says that there is no GPU: a silo whose device is `auto` would train on the
+CPU, and one whose device is `cuda` would fail with words that name no driver.
+
+    MDW-143 the driver is too old
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from conf.errors import ConfigError
+
+OLDEST: Final = {12: "525", 13: "580"}
+"""The oldest driver for each CUDA (docs.nvidia.com/deploy/cuda-compatibility, table 1)."""
+LIBRARY: Final = "libcuda.so.1"
+RELEASE: Final = Path("/sys/module/nvidia/version")
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The driver that a process finds: the newest CUDA that it runs, and its release where known."""
+
+    cuda: tuple[int, int]
+    release: str = ""
+
+    def __str__(self) -> str:
+        runs = f"CUDA {self.cuda[0]}.{self.cuda[1]}"
+        return f"driver {self.release} ({runs})" if self.release else f"a driver for {runs}"
+
+
+def found(library: str = LIBRARY, release: Path = RELEASE) -> Driver | None:
+    """Return this node's driver; None where there is none.
+
+    The version of CUDA is what counts: NVIDIA's packages for compatibility let a driver run a newer
+    one than its own release would.
+    """
+    number = ctypes.c_int(0)
+    try:
+        status = ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(number))
+    except (OSError, AttributeError):
+        return None
+    if status != 0 or number.value <= 0:
+        return None
+    said = ""
+    with suppress(OSError):
+        said = release.read_text().strip()[:40]
+    return Driver((number.value // 1000, number.value % 1000 // 10), said)
+
+
+def cuda_of_torch() -> str | None:
+    """Return the CUDA that the installed torch brings; None for a build without."""
+    import torch
+
+    return torch.version.cuda
+
+
+def check(silo: str, device: str | None, cuda: str | None, driver: Driver | None) -> None:
+    """Raise ConfigError MDW-143 where a silo would use a GPU and the driver can't run torch's CUDA.
+
+    `cuda` is torch's, None for a build without it. A node without a driver is no fault here: it has
+    no GPU, and `client.device` says so where one is asked for.
+    """
+    if (
+        cuda is None
+        or driver is None
+        or (device or "auto").partition(":")[0] not in ("auto", "cuda")
+    ):
+        return
+    major = int(cuda.partition(".")[0])
+    if driver.cuda[0] >= major:
+        return
+    oldest = OLDEST.get(major)
+    needed = f"driver {oldest} or newer (CUDA {cuda})" if oldest else f"one for CUDA {cuda}"
+    raise ConfigError(
+        "MDW-143",
+        f"{silo}: this node has {driver}; torch needs {needed}.",
+        "Renew the node's driver, or use the image for its CUDA (environment: silo-cuda12), or train"
+        " on the CPU (device: cpu).",
+    )
