@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from azureml_jobs.identity.node_key import (
     node_secret,
     public_line,
 )
+from azureml_jobs.identity.renewal import terms_of_renewal
 from azureml_jobs.identity.succession import finish_ca, rotate_ca
 from conf.atomic_files import write_atomic
 from conf.errors import AzureError, IdentityError
@@ -37,8 +39,11 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], float]
 MOST_DAYS = 36500
+WITHIN_DAYS = 30.0
+DAY = 86400.0
 EXAMPLES = "examples_at_most"
 """The name of a limit, as the argument of the verbs and in a signed admission."""
+RENEWABLE = "renewable"
 
 
 def keys(arguments: Arguments, clock: Clock = time.time) -> int:
@@ -66,6 +71,7 @@ class Keys:
             "init": self.init,
             "silo": self.silo,
             "admit": self.admit,
+            "renew": self.renew,
             "rotate": self.rotate,
             "revoke": self.revoke,
             "rotate-ca": self.rotate_ca,
@@ -84,9 +90,16 @@ class Keys:
     @property
     def _limits(self) -> dict[str, float]:
         """Return the further limits that the CA's owner signs with an admission."""
-        if not self._arguments.has(EXAMPLES):
-            return {}
-        return {EXAMPLES: self._arguments.number(EXAMPLES, 0.0)}
+        limits: dict[str, float] = {}
+        if self._arguments.has(EXAMPLES):
+            limits[EXAMPLES] = self._arguments.number(EXAMPLES, 0.0)
+        if self._arguments.has(RENEWABLE):
+            in_all = self._arguments.number(RENEWABLE, 0.0, MOST_DAYS)
+            if in_all <= self._days:
+                hint = "A renewal reaches as far as the admission: days=30 renewable=365."
+                raise self._arguments.wrong(f"renewable={in_all:g} is no more than days=", hint)
+            limits |= terms_of_renewal(self._days, self._clock() + in_all * DAY)
+        return limits
 
     def _limits_before(self) -> Mapping[str, float]:
         """Return the limits of the key that a silo has now: a rotation keeps them."""
@@ -144,6 +157,35 @@ class Keys:
         """Admit the public key in a file for a silo."""
         key = self._admitted.admit(self._name, self._given_key(), self._days, self._limits)
         yield from self._admitted_lines(key)
+
+    def renew(self) -> Iterator[str]:
+        """Sign anew what ends soon, or what a silo has, with the limits of before.
+
+        Raises IdentityError MDW-724 where a silo has no key that could be renewed.
+        """
+        self._admitted.trust(self._places.authority.certificate())
+        chosen = self._to_renew()
+        if not chosen:
+            yield "No admission ends so soon."
+        for key in chosen:
+            if key.expires > self._clock() + self._days * DAY:
+                hint = "Of two admissions the one that ends last counts."
+                raise self._arguments.wrong(f"that of {key.silo} ends later than days=", hint)
+            limits = {**key.limits, **self._limits}
+            key = self._admitted.renew(replace(key, limits=limits), self._days)
+            yield f"{key.silo} may connect with {key.fingerprint} until {_day(key.expires)}."
+
+    def _to_renew(self) -> list[AdmittedKey]:
+        if self._name:
+            own = [key for key in self._admitted.signed() if key.silo == self._name]
+            if not own:
+                hint = "Admit its key: meadow keys admit NAME FILE.pub."
+                what = f"{self._name} has no key that may be renewed: none, or a revoked one."
+                raise IdentityError("MDW-724", what, hint)
+            return own
+        within = self._arguments.number("within", WITHIN_DAYS, MOST_DAYS)
+        ends = self._clock() + within * DAY
+        return [key for key in self._admitted.current_keys() if key.expires < ends]
 
     def rotate(self) -> Iterator[str]:
         """Admit a new key of a silo, then revoke its others: at no moment is the silo without a

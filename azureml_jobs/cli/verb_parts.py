@@ -56,6 +56,9 @@ SHELL: Final = Argument(
     "SHELL", "bash, zsh or fish", required=True, choices=("bash", "zsh", "fish")
 )
 DAYS: Final = Argument("days", "for how many days the key may connect (365)", "DAYS")
+RENEWABLE: Final = Argument(
+    "renewable", "for how many days in all the orchestrator may renew it while in use", "DAYS"
+)
 EXAMPLES: Final = Argument(
     "examples_at_most", "how many examples one of its updates may count", "N"
 )

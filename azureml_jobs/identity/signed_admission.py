@@ -45,6 +45,10 @@ MOST_BYTES: Final = 8192
 TOLD: Final = timedelta(days=365)
 """How long a silo whose admission has expired can still connect, to be told so."""
 MOST_LIMITS: Final = 32
+RENEWABLE_UNTIL: Final = "renewable_until"
+"""The name of a limit: until when (seconds since 1970) the orchestrator may renew an admission
+(`identity.renewal`). The certificate lasts as long.
+"""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ def _certificate(
 ) -> str:
     public = load_public_key(admission.line, f"the key of {admission.silo}")
     begins = datetime.fromtimestamp(admission.since, UTC) - SKEW
-    ends = datetime.fromtimestamp(admission.expires, UTC) + TOLD
+    last = max(admission.expires, admission.limits.get(RENEWABLE_UNTIL, 0.0))
+    ends = datetime.fromtimestamp(last, UTC) + TOLD
     name = x509.NameAttribute(NameOID.COMMON_NAME, admission.fingerprint)
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])

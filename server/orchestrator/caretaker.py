@@ -17,12 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final
 
 from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import ServerCredentials
 from azureml_jobs.identity.expiry import Reminder
+from azureml_jobs.identity.renewal import renewed
 from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.identity.succession import Succession
 from azureml_jobs.rendezvous import (
@@ -137,6 +139,7 @@ class Caretaker:
                 self.lease = self.store.renew(self.lease, LEASE_SECONDS)
                 self._follow_ca()
                 self._publish(OPEN)
+                self._renew_keys()
                 self._follow_keys()
                 self._follow_queue()
                 self._write_status()
@@ -187,6 +190,21 @@ class Caretaker:
             self._shut_out.discard(pem)
         self._admitted = now
         self._publish_admissions(current)
+
+    def _renew_keys(self) -> None:
+        """Let keys that are in use connect for longer, where their admissions allow it.
+
+        Before the list is followed: of a process that stood still, a key that is in use and near its
+        end is renewed, and one that has ended is not.
+        """
+        for key in self.keys.due():
+            if not self.orchestrator.is_connected(key.pem):
+                continue
+            renewal = renewed(key, HeadSigner.of(self.credentials), time.time())
+            self.keys.note_renewal(key, renewal)
+            self.orchestrator.forget_end(key.pem)
+            until = f"{datetime.fromtimestamp(renewal.expires, UTC):%Y-%m-%d %H:%M} UTC"
+            log.info("the admission of %s was renewed until %s", key.silo, until)
 
     def _publish_admissions(self, keys: list[AdmittedKey]) -> None:
         """Send new certificates to the silos, by the way on which they look for the server."""

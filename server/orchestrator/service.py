@@ -170,10 +170,19 @@ class Orchestrator:
         with self._fleet.changed:
             self._fleet.key_ends[node_id_of(public_pem(public_key))] = ends
 
+    def forget_end(self, public_key: bytes) -> None:
+        """Tell the node with this key of no end any more: it was renewed."""
+        with self._fleet.changed:
+            self._fleet.key_ends.pop(node_id_of(public_pem(public_key)), None)
+
     def connected(self) -> list[str]:
         """Return the names of the silos that are there."""
         nodes = self._fleet.nodes
         return sorted({entry.silo for entry in nodes.entries() if nodes.is_online(entry.id)})
+
+    def is_connected(self, public_key: bytes) -> bool:
+        """Say whether the node with this key is there."""
+        return self._fleet.nodes.is_online(node_id_of(public_pem(public_key)))
 
     def transfers(self) -> dict[str, dict[str, int | str]]:
         """Return how transfers that take long go on, by silo (`TransferProgress.told`)."""

@@ -22,11 +22,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from azureml_jobs.identity.admitted_key import NODE_KEY_DAYS, AdmittedKey
 from azureml_jobs.identity.node_key import load_public_key, public_line
+from azureml_jobs.identity.renewal import Renewal, due, may_be_renewed
 from azureml_jobs.identity.secret_store import checked_name
 from azureml_jobs.identity.signed_admission import Admission, AdmissionAuthority, check_admission
 from azureml_jobs.storage.base import Store
-from conf.errors import CheckpointError, IdentityError
+from conf.errors import CheckpointError, IdentityError, MeadowError
 from conf.versions import Format
+from server.store.renewals import Renewals
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,8 @@ class AdmittedKeys:
         self._ca = ca
         self._cache: dict[str, AdmittedKey] = {}
         self._signed: dict[str, bool] = {}
+        self._renewals = Renewals(store)
+        self._ca_seen = b""
 
     def admit(
         self,
@@ -97,7 +101,7 @@ class AdmittedKeys:
         return entry
 
     def renew(self, key: AdmittedKey, days: float = NODE_KEY_DAYS) -> AdmittedKey:
-        """Admit a key that is admitted for longer, with the same limits.
+        """Have the CA sign an admission anew, for longer, with the limits that `key` has.
 
         Raises IdentityError MDW-711 where it was revoked, and those of the CA.
         """
@@ -120,6 +124,14 @@ class AdmittedKeys:
             renewed.append(self.renew(key, seconds / 86400))
         return renewed
 
+    def due(self) -> list[AdmittedKey]:
+        """Return each key that may connect now and that the orchestrator may and should renew."""
+        return [key for key in self.current_keys() if due(key, self._clock())]
+
+    def note_renewal(self, key: AdmittedKey, renewal: Renewal) -> None:
+        """Let a key connect for longer, by the orchestrator's word (`identity.renewal`)."""
+        self._renewals.put(_key_digest(key.public), renewal)
+
     def note_ca(self, name: str, text: str) -> None:
         """Leave a note for the orchestrator that its CAs have changed."""
         self._store.put_if_absent(f"{self.CAS}{name}.json", text.encode())
@@ -136,6 +148,7 @@ class AdmittedKeys:
         """Count the entries that one of these CAs (PEM) has signed, and no others."""
         self._ca = ca
         self._signed.clear()
+        self._renewals.forget()
 
     def _is_of_this_ca(self, entry: AdmittedKey) -> bool:
         """Return whether the authority that would sign here has signed an entry."""
@@ -204,7 +217,7 @@ class AdmittedKeys:
         revoked = self._revoked()
         keys = []
         for digest, names in self._by_key().items():
-            key = _latest([self._entry(name) for name in names])
+            key = self._last_word(digest, [self._entry(name) for name in names])
             if digest in revoked:
                 key = replace(key, revoked=self._revoked_at(digest))
             keys.append(key)
@@ -215,20 +228,23 @@ class AdmittedKeys:
         return {key.pem: key.silo for key in self.current_keys()}
 
     def current_keys(self) -> list[AdmittedKey]:
-        """Return each key that may connect now, by its last entry.
+        """Return each key that may connect now, by its last entry and renewal.
 
         An entry that is damaged, or that the CA did not sign, admits nobody and is logged; the
         other silos are not affected.
         """
-        now = self._clock()
+        return [key for key in self.signed() if self._clock() < key.expires]
+
+    def signed(self) -> list[AdmittedKey]:
+        """Return each key that the CA has signed and nobody revoked, those that have ended too."""
         revoked = self._revoked()
         keys = []
         for digest, names in self._by_key().items():
             if digest in revoked:
                 continue
             good = list(self._trusted(names))
-            if good and now < _latest(good).expires:
-                keys.append(_latest(good))
+            if good:
+                keys.append(self._last_word(digest, good))
         return keys
 
     def shut_out(self) -> dict[bytes, bool]:
@@ -242,12 +258,28 @@ class AdmittedKeys:
         found = {}
         for digest, names in self._by_key().items():
             with suppress(IdentityError, CheckpointError):
-                key = _latest([self._entry(name) for name in names])
+                key = self._last_word(digest, [self._entry(name) for name in names])
                 if digest in revoked:
                     found[key.pem] = False
                 elif now >= key.expires:
                     found[key.pem] = True
         return found
+
+    def _last_word(self, digest: str, entries: Iterable[AdmittedKey]) -> AdmittedKey:
+        """Return a key as its last entry has it, or for longer where that has been renewed."""
+        key = _latest(entries)
+        if not may_be_renewed(key):
+            return key
+        until = self._renewals.until(digest, key, self._known_ca())
+        return replace(key, expires=until) if until > key.expires else key
+
+    def _known_ca(self) -> bytes:
+        """Return the CA whose orchestrator may renew; none (no bytes) where it can't be seen."""
+        if self._ca is None and self._authority is not None:
+            # Who may see the list need not see the vault.
+            with suppress(MeadowError):
+                self._ca_seen = self._ca_seen or self._authority.certificate()
+        return self._ca or self._ca_seen
 
     def _trusted(self, names: Iterable[str]) -> Iterable[AdmittedKey]:
         for name in names:

@@ -27,6 +27,7 @@ START = 1_700_000_000.0
 DAY = 86400.0
 NORTH = node_secret("federation", "north")
 """The private half of north's key."""
+NONE_ENDS = "No admission ends so soon.\n"
 
 
 def type_keys(*argv: str, now: float = START) -> int:
@@ -100,6 +101,50 @@ def test_admit_list_and_revoke(office: Office) -> None:
     assert office.do("list")[1].splitlines()[1].split()[4:] == ["revoked", "2023-11-14"]
     status, _, err = office.do("revoke", "north")
     assert status == 8 and err.startswith("MDW-712")
+
+
+def admitted(office: Office, *argv: str) -> None:
+    office.do("silo", "north")
+    status, _, err = office.do("admit", "north", str(office.keys / "node-north.pub"), *argv)
+    assert status == 0, err
+
+
+def test_renew_signs_anew_what_ends_soon_and_keeps_its_limits(office: Office) -> None:
+    admitted(office, "days=100", "examples_at_most=500")
+    assert office.do("renew")[1] == NONE_ENDS
+    office.now += 80 * DAY
+    status, out, _ = office.do("renew", "days=100")
+    assert status == 0 and out.startswith("north may connect with SHA256:")
+    office.now += 99 * DAY
+    (key,) = AdmittedKeys(FolderStore(office.store), lambda: office.now).current_keys()
+    assert key.limits == {"examples_at_most": 500.0}
+    assert office.do("renew", "within=0.5")[1] == NONE_ENDS
+
+
+def test_an_admission_that_has_ended_is_renewed_where_its_silo_is_named(office: Office) -> None:
+    admitted(office, "days=10")
+    office.now += 11 * DAY
+    assert office.current() == [] and office.do("renew")[1] == NONE_ENDS
+    assert office.do("renew", "north", "days=10")[0] == 0
+    assert office.current() == ["north"]
+    status, _, err = office.do("renew", "north", "days=1")
+    assert status == 2 and "ends later" in err
+
+
+def test_a_revoked_key_and_a_stranger_are_not_renewed(office: Office) -> None:
+    admitted(office, "days=10")
+    office.do("revoke", "north")
+    assert office.do("renew", "north")[2].startswith("MDW-724")
+    assert office.do("renew", "within=100")[1] == NONE_ENDS and office.current() == []
+    assert office.do("renew", "stranger")[2].startswith("MDW-724")
+
+
+def test_renewable_says_how_far_the_orchestrator_may_go(office: Office) -> None:
+    admitted(office, "days=30", "renewable=365")
+    (key,) = AdmittedKeys(FolderStore(office.store), lambda: office.now).current_keys()
+    assert key.limits == {"renewed_days": 30.0, "renewable_until": START + 365 * DAY}
+    status, _, err = office.do("renew", "north", "days=90", "renewable=60")
+    assert status == 2 and "renewable=60" in err
 
 
 def test_rotate_makes_admits_and_revokes(office: Office) -> None:

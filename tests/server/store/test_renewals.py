@@ -1,0 +1,151 @@
+"""Renewals beside the list of admitted keys: they lengthen what the list says, and nothing else."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from azureml_jobs.identity.admitted_key import AdmittedKey
+from azureml_jobs.identity.authority import server_credentials
+from azureml_jobs.identity.node_key import fresh_node_key
+from azureml_jobs.identity.renewal import renewed, terms_of_renewal
+from azureml_jobs.identity.signatures import HeadSigner
+from azureml_jobs.identity.succession import rotate_ca
+from azureml_jobs.storage.folder_store import FolderStore
+from conf.errors import IdentityError
+from server.store.admitted_keys import AdmittedKeys
+from server.store.renewals import FOLDER
+from tests.azureml_jobs.identity.authorities import authority_in
+
+DAY = 86400.0
+START = 1_700_000_000.0
+
+
+class Office:
+    """The CA's owner, who admits; the orchestrator, which renews; one clock for both."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = START
+        self.store = FolderStore(folder / "store")
+        self.authority = authority_in(folder / "keys")
+        self.owner = AdmittedKeys(self.store, lambda: self.now, self.authority)
+        self.server = self.started()
+        self.line = fresh_node_key()[1]
+
+    def started(self) -> AdmittedKeys:
+        ca = self.authority.certificate()
+        return AdmittedKeys(self.store, lambda: self.now, ca=ca)
+
+    def admit(self, days: float = 30, in_all: float = 100) -> AdmittedKey:
+        terms = terms_of_renewal(days, self.now + in_all * DAY)
+        return self.owner.admit("north", self.line, days, terms)
+
+    def renew(self) -> list[str]:
+        """Do what the caretaker does for keys in use; return whose were renewed."""
+        when = datetime.fromtimestamp(self.now, UTC)
+        signer = HeadSigner.of(server_credentials(self.authority.secrets, ["127.0.0.1"], when))
+        due = self.server.due()
+        for key in due:
+            self.server.note_renewal(key, renewed(key, signer, self.now))
+        return [key.silo for key in due]
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Office:
+    return Office(tmp_path)
+
+
+def test_a_key_in_use_lasts_and_one_that_was_left_alone_ends(office: Office) -> None:
+    office.admit()
+    for day in range(0, 90, 5):
+        office.now = START + day * DAY
+        office.renew()
+        assert set(office.server.current().values()) == {"north"}, day
+        assert office.server.shut_out() == {}
+    # Nobody renews it any more.
+    office.now += 31 * DAY
+    assert office.server.current() == {}
+    assert list(office.server.shut_out().values()) == [True]
+    assert office.renew() == []
+
+
+def test_the_last_day_is_the_ca_s_owner_s(office: Office) -> None:
+    office.admit()
+    for day in range(101):
+        office.now = START + day * DAY
+        office.renew()
+    assert office.server.current() == {}
+
+
+def test_a_restarted_server_and_the_owner_s_list_know_of_it(office: Office) -> None:
+    office.admit()
+    office.now += 25 * DAY
+    assert office.renew() == ["north"]
+    office.now += 10 * DAY
+    assert list(office.started().current().values()) == ["north"]
+    (shown,) = office.owner.all()
+    assert shown.expires == START + 55 * DAY
+
+
+def test_a_revoked_key_is_not_renewed_and_its_renewal_brings_nothing_back(office: Office) -> None:
+    office.admit()
+    office.now += 25 * DAY
+    office.renew()
+    office.owner.revoke("north")
+    office.now += 25 * DAY
+    assert office.renew() == [] and office.server.current() == {}
+    (key,) = office.owner.all()
+    with pytest.raises(IdentityError, match="MDW-711"):
+        office.owner.renew(key)
+    assert list(office.server.shut_out().values()) == [False]
+
+
+@pytest.mark.parametrize("text", [b"{}", b"\xff", b"x" * 30_000])
+def test_a_damaged_renewal_costs_the_renewal_and_is_said_once(
+    office: Office, caplog: pytest.LogCaptureFixture, text: bytes
+) -> None:
+    office.admit()
+    office.now += 25 * DAY
+    office.renew()
+    (name,) = office.store.list(FOLDER)
+    office.store.replace(name, text)
+    server = office.started()
+    assert list(server.current().values()) == ["north"]
+    office.now += 10 * DAY
+    assert server.current() == {} and server.current() == {}
+    assert caplog.text.count("MDW-723") == 1
+
+
+def test_a_key_that_was_renewed_stays_so_when_the_ca_turns_over(office: Office) -> None:
+    office.admit()
+    office.now += 25 * DAY
+    office.renew()
+    when = datetime.fromtimestamp(office.now, UTC)
+    before = office.authority.certificate()
+    rotate_ca(office.authority.secrets, "test", when)
+    office.owner.trust(before)
+    (signed_anew,) = office.owner.renew_all()
+    assert signed_anew.expires == pytest.approx(START + 55 * DAY + 1)
+    office.server.trust(office.authority.certificate())
+    office.now += 25 * DAY
+    assert list(office.server.current().values()) == ["north"]
+    assert office.renew() == ["north"]
+
+
+def test_of_a_stolen_ca_no_renewal_counts(office: Office) -> None:
+    office.admit()
+    office.now += 25 * DAY
+    office.renew()
+    rotate_ca(
+        office.authority.secrets, "test", datetime.fromtimestamp(office.now, UTC), stolen=True
+    )
+    office.server.trust(office.authority.certificate())
+    assert office.server.current() == {} and office.renew() == []
+
+
+def test_a_key_without_terms_is_never_due(office: Office) -> None:
+    office.owner.admit("north", office.line, 30)
+    office.now += 29 * DAY
+    assert office.server.due() == []
