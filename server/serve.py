@@ -53,6 +53,7 @@ from server.store.admitted_keys import AdmittedKeys
 from server.store.ceilings import Ceilings
 from server.store.expired_runs import expire
 from server.store.layout import claim
+from server.store.owner_notes import OwnerNotes
 from server.store.run_queue import CANCELLED_OUTCOME, Outcome, Request, RunQueue
 from strategies import build_strategy
 
@@ -294,7 +295,9 @@ class _Work:
             )
             grid = PackedGrid(opened)
             run.admission_of = self._admission_of
-            run.ceilings = Ceilings(self.keys)
+            ceilings = Ceilings(self.keys, OwnerNotes(self.here.store, time.time))
+            run.ceilings = ceilings
+            run.owner_notes = ceilings.facts
             federate(run, grid, strategy)
         return Outcome(run.result.status, folder=self._left(request))
 

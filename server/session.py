@@ -38,7 +38,7 @@ from server.run.ledger import AdmissionOf, Ledger
 from server.run.result import FinalTest, RoundRecord, RunResult
 from server.run.run_folder import RunFolder
 from server.run.silo_states import SiloStates
-from server.run.verdict import FILE
+from server.run.verdict import FILE, Facts
 from strategies.wire.digests import arrays_digest
 from strategies.wire.receipts import SignedAnchor
 
@@ -70,7 +70,9 @@ class Session:
     admission_of: AdmissionOf = lambda key: ""
     """For the ledger: by which certificate the CA admits a silo's key."""
     ceilings: Callable[[], Mapping[str, int]] = dict
-    """The examples that each silo may say it has, by the terms of its admission."""
+    """The examples that each silo may say it has, by its admission and its owner's note."""
+    owner_notes: Callable[[], Mapping[str, Facts]] = dict
+    """By silo, the note of its owner that counts, for the ledger."""
     farewell: Callable[[int, SignedAnchor, str], None] | None = None
     """Tells the silos at the end: the last round, the ledger's anchor, the model's digest."""
 

@@ -29,6 +29,7 @@ from azureml_jobs.identity.node_key import (
     node_secret,
     public_line,
 )
+from azureml_jobs.identity.owner_note import BY_NOTE, EXAMPLES
 from azureml_jobs.identity.renewal import terms_of_renewal
 from azureml_jobs.identity.succession import finish_ca, rotate_ca
 from conf.atomic_files import write_atomic
@@ -41,8 +42,6 @@ Clock = Callable[[], float]
 MOST_DAYS = 36500
 WITHIN_DAYS = 30.0
 DAY = 86400.0
-EXAMPLES = "examples_at_most"
-"""The name of a limit, as the argument of the verbs and in a signed admission."""
 RENEWABLE = "renewable"
 
 
@@ -93,6 +92,8 @@ class Keys:
         limits: dict[str, float] = {}
         if self._arguments.has(EXAMPLES):
             limits[EXAMPLES] = self._arguments.number(EXAMPLES, 0.0)
+        if self._arguments.has(BY_NOTE):
+            limits[BY_NOTE] = self._arguments.number(BY_NOTE, 0.0)
         if self._arguments.has(RENEWABLE):
             in_all = self._arguments.number(RENEWABLE, 0.0, MOST_DAYS)
             if in_all <= self._days:

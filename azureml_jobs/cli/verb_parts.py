@@ -62,6 +62,9 @@ RENEWABLE: Final = Argument(
 EXAMPLES: Final = Argument(
     "examples_at_most", "how many examples one of its updates may count", "N"
 )
+BY_NOTE: Final = Argument(
+    "examples_by_note", "how far a note of its owner may raise that; else only lower it", "N"
+)
 
 MODULE: Final = Argument("NAME", "of the module: small letters, digits and '_'", required=True)
 

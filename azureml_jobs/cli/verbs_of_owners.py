@@ -7,6 +7,7 @@ from typing import Final
 from azureml_jobs.cli.arguments import Argument, Verb
 from azureml_jobs.cli.verb_parts import (
     AS,
+    BY_NOTE,
     DAYS,
     DRY_RUN,
     EVERY_KEY,
@@ -66,7 +67,7 @@ OWNERS: Final = (
         ORCHESTRATOR,
         "let a silo's key connect",
         "keys:keys",
-        (NAME, PUBLIC_KEY, DAYS, RENEWABLE, EXAMPLES, VAULT, KEY_FOLDER, STORE),
+        (NAME, PUBLIC_KEY, DAYS, RENEWABLE, EXAMPLES, BY_NOTE, VAULT, KEY_FOLDER, STORE),
         overrides=WHICH,
         about=WHERE_KEYS_ARE,
         examples=(
@@ -85,6 +86,7 @@ OWNERS: Final = (
             DAYS,
             RENEWABLE,
             EXAMPLES,
+            BY_NOTE,
             VAULT,
             KEY_FOLDER,
             STORE,
@@ -95,11 +97,21 @@ OWNERS: Final = (
         examples=(("meadow keys renew within=30", "once a week, from a schedule of yours"),),
     ),
     Verb(
+        "keys accept",
+        ORCHESTRATOR,
+        "hand in a note that a silo's owner has signed",
+        "owner_notes:accept",
+        (NAME, Argument("FILE", "the note", required=True), VAULT, KEY_FOLDER, STORE),
+        overrides=WHICH,
+        about="A running orchestrator follows within half a minute, and notes it in the ledger.",
+        examples=(("meadow keys accept north north.note.json", "written by keys note"),),
+    ),
+    Verb(
         "keys rotate",
         ORCHESTRATOR,
         "let a silo's new key connect and revoke its older ones",
         "keys:keys",
-        (NAME, PUBLIC_KEY, DAYS, RENEWABLE, EXAMPLES, VAULT, KEY_FOLDER, STORE),
+        (NAME, PUBLIC_KEY, DAYS, RENEWABLE, EXAMPLES, BY_NOTE, VAULT, KEY_FOLDER, STORE),
         overrides=WHICH,
         about="Without FILE the new key is made here.",
     ),
@@ -196,6 +208,17 @@ OWNERS: Final = (
         ),
         overrides=WHICH,
         about=WHERE_KEYS_ARE,
+    ),
+    Verb(
+        "keys note",
+        SILO,
+        "sign how many examples a silo's update may count from now on",
+        "owner_notes:note",
+        (NAME, EXAMPLES, VAULT, KEY_FOLDER),
+        overrides=WHICH,
+        about="The silo's key signs it, for its federation, with a number: the highest one counts. It lowers what the\n"
+        "admission says, and raises it as far as the CA's owner has allowed (examples_by_note=).",
+        examples=(("meadow keys note north examples_at_most=8000", "then hand the file over"),),
     ),
 )
 """In the order of the help: the orchestrator's owner, then a silo's."""

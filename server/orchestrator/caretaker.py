@@ -24,7 +24,6 @@ from typing import Any, Final
 from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import ServerCredentials
 from azureml_jobs.identity.expiry import Reminder
-from azureml_jobs.identity.renewal import renewed
 from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.identity.succession import Succession
 from azureml_jobs.rendezvous import (
@@ -200,8 +199,7 @@ class Caretaker:
         for key in self.keys.due():
             if not self.orchestrator.is_connected(key.pem):
                 continue
-            renewal = renewed(key, HeadSigner.of(self.credentials), time.time())
-            self.keys.note_renewal(key, renewal)
+            renewal = self.keys.renew_by(HeadSigner.of(self.credentials), key)
             self.orchestrator.forget_end(key.pem)
             until = f"{datetime.fromtimestamp(renewal.expires, UTC):%Y-%m-%d %H:%M} UTC"
             log.info("the admission of %s was renewed until %s", key.silo, until)

@@ -291,6 +291,9 @@ class Rounds:
         median = self.session.state.norm_median
         # Anew each round: an admission that was signed again holds at once.
         self.admission.ceilings = self.session.ceilings()
+        for silo, note in sorted(self.session.owner_notes().items()):
+            if silo in record.cohort:
+                self.session.ledger.owner_note(record.round, silo, note)
         if not isinstance(strategy, Algorithm):
             self.admission.open(record.round, arrays, record.cohort, median=median)
             return

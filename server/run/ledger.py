@@ -44,7 +44,7 @@ try that came to nothing has signed three since.
 """
 _TO_REMEMBER: Final = tuple(
     f'"event":"{event}"'.encode()
-    for event in ("run started", "run resumed", "head signed", "silo key", "receipt")
+    for event in ("run started", "run resumed", "head signed", "silo key", "owner note", "receipt")
 )
 
 
@@ -82,6 +82,7 @@ class Ledger:
         self._certificate = ""  # of the key that signed the lines that follow
         self._signed: dict[str, SignedAnchor] = {}  # the last ones, by anchor
         self._keys: dict[str, str] = {}  # by silo, the one of its last receipt
+        self._notes: dict[str, int] = {}  # by silo, the number of its owner's last note
         self._held: dict[str, dict[str, Any]] = {}  # by silo, the last anchor that it has signed
         self._file = self._opened()
         try:
@@ -183,6 +184,11 @@ class Ledger:
         has changed.
         """
         self.append("software", round=round, silo=silo, runs=dict(facts))
+
+    def owner_note(self, round: int, silo: str, note: Facts) -> None:
+        """Note what a silo's owner has signed of it (`identity.owner_note`), where that is new."""
+        if self._notes.get(silo) != note["number"]:
+            self.append("owner note", round=round, silo=silo, note=dict(note))
 
     def round_closed(
         self,
@@ -316,6 +322,8 @@ class Ledger:
                 del self._signed[next(iter(self._signed))]
         elif event == "silo key":
             self._keys[str(facts["silo"])] = str(facts["key"])
+        elif event == "owner note":
+            self._notes[str(facts["silo"])] = facts["note"]["number"]
         elif event == "receipt":
             names = ("anchor", "round", "closing")
             self._held[str(facts["silo"])] = {name: facts[name] for name in names}

@@ -7,6 +7,7 @@ is one that was given from outside, or that the certificate of such a CA names a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from azureml_jobs.identity.node_key import load_public_key
+from azureml_jobs.identity.owner_note import OwnerNote, read_note
 from azureml_jobs.identity.signatures import HEAD, RECEIPT, head_key, is_signed, public_key_of
 from azureml_jobs.identity.signed_admission import check_admission
 from conf.errors import CheckpointError, IdentityError
@@ -32,6 +34,7 @@ SIGNING = (
     b'"event":"update refused"',
     b'"event":"run finished"',
     b'"event":"run closed"',
+    b'"event":"owner note"',
 )
 """The lines that are read here; the cheap look spares the others."""
 
@@ -106,6 +109,8 @@ class Proofs:
             self.missing[facts["silo"]] = self.missing.get(facts["silo"], 0) + 1
         elif event == "run closed":
             self.held = dict(facts["held"])
+        elif event == "owner note":
+            self._take_note(number, facts)
 
     def _take_key(self, number: int, facts: Facts) -> None:
         """Note a silo's key, and trust it where a CA that was given has admitted it as this silo's."""
@@ -125,6 +130,26 @@ class Proofs:
             self._admitted.setdefault(silo, set()).add(facts["key"])
         else:
             self.faults.append(f"{where} is of another silo, federation or key")
+
+    def _take_note(self, number: int, facts: Facts) -> None:
+        """Look at what is said to be a note of a silo's owner: only that silo's key can sign one."""
+        silo = facts["silo"]
+        where = f"line {number}: the note of the owner of {silo}"
+        try:
+            note = read_note(json.dumps(facts["note"]).encode(), where)
+        except IdentityError as error:
+            self.faults.append(error.message.rstrip("."))
+            return
+        if (note.silo, note.federation) != (silo, self._federation):
+            self.faults.append(f"{where} is of another silo or federation")
+        elif not note.is_signed():
+            self.faults.append(f"{where} has a wrong signature")
+        elif _pem_of(note.key) not in self.trusted.get(silo, self._admitted_by_then(silo, note)):
+            self.notes.append(f"{where} is signed by a key that nothing vouches for")
+
+    def _admitted_by_then(self, silo: str, note: OwnerNote) -> Collection[str]:
+        """Return the keys that the CA admits as a silo's; where none has answered yet, the note's."""
+        return self._admitted.get(silo) or {_pem_of(note.key)}
 
     def _take_signer(self, number: int, signer: Mapping[str, str] | None) -> None:
         self._signer = None

@@ -22,8 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from azureml_jobs.identity.admitted_key import NODE_KEY_DAYS, AdmittedKey
 from azureml_jobs.identity.node_key import load_public_key, public_line
-from azureml_jobs.identity.renewal import Renewal, due, may_be_renewed
+from azureml_jobs.identity.renewal import Renewal, due, may_be_renewed, renewed
 from azureml_jobs.identity.secret_store import checked_name
+from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.identity.signed_admission import Admission, AdmissionAuthority, check_admission
 from azureml_jobs.storage.base import Store
 from conf.errors import CheckpointError, IdentityError, MeadowError
@@ -128,9 +129,11 @@ class AdmittedKeys:
         """Return each key that may connect now and that the orchestrator may and should renew."""
         return [key for key in self.current_keys() if due(key, self._clock())]
 
-    def note_renewal(self, key: AdmittedKey, renewal: Renewal) -> None:
+    def renew_by(self, signer: HeadSigner, key: AdmittedKey) -> Renewal:
         """Let a key connect for longer, by the orchestrator's word (`identity.renewal`)."""
+        renewal = renewed(key, signer, self._clock())
         self._renewals.put(_key_digest(key.public), renewal)
+        return renewal
 
     def note_ca(self, name: str, text: str) -> None:
         """Leave a note for the orchestrator that its CAs have changed."""

@@ -20,13 +20,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from azureml_jobs.identity.signatures import HEAD, HeadSigner, sign
+from azureml_jobs.identity.node_key import fresh_node_key, load_node_key
+from azureml_jobs.identity.owner_note import written_note
+from azureml_jobs.identity.signatures import HEAD, HeadSigner, authorities_in, sign
 from client.node.witness import LEDGER_RECORD, LedgerRecord
 from conf.canonical import canonical
 from conf.errors import CheckpointError
 from server.run.audit import Outside, audit, audit_record
 from server.run.history import FILE as HISTORY
 from server.run.history import History, Mark, read_history
+from server.run.proofs import Proofs
 from server.run.verdict import FILE
 from strategies.wire.receipts import SignedAnchor, head_statement
 from tests.security.signed_run import (
@@ -546,3 +549,24 @@ def test_a_receipt_s_statement_is_one_text_for_one_meaning(run: SignedRun) -> No
     other = dataclasses.replace(first, silo=first.silo + '","run":"x')
     assert canonical(json.loads(first.statement)) == first.statement != other.statement
     assert isinstance(run.signer, HeadSigner)
+
+
+def noted(run: SignedRun, **changed: Any) -> list[str]:
+    """Return what is said against a ledger that ends with a note of silo-1's owner, `changed`."""
+    note = written_note(run.authority.keys["silo-1"], "f", "silo-1", 1, 500)
+    facts = {**dataclasses.asdict(note), **changed}
+    place = {"line": 999, "previous": ""}
+    line = {**place, "event": "owner note", "round": 3, "silo": "silo-1", "note": facts}
+    proofs = Proofs(run.run, authorities_in(run.authority.pem), run.authority.public_keys())
+    proofs.read([*(run.folder / FILE).read_bytes().splitlines(), canonical(line)])
+    return proofs.faults + proofs.notes
+
+
+def test_a_server_can_not_write_a_note_of_a_silo_s_owner(run: SignedRun) -> None:
+    assert noted(run) == []
+    assert "wrong signature" in noted(run, examples_at_most=900)[0]
+    assert "another silo or federation" in noted(run, federation="other")[0]
+    own = load_node_key(fresh_node_key()[0], "the server's own")
+    forged = written_note(own, "f", "silo-1", 2, 900)
+    assert "nothing vouches for" in noted(run, **dataclasses.asdict(forged))[0]
+    assert "whole numbers" in noted(run, examples_at_most="many")[0]

@@ -1,12 +1,17 @@
-"""Admissions that end within seconds, in a running federation: a key in use is renewed, no other is."""
+"""Admissions that end in a running federation: a key in use is renewed, no other is.
+
+The list's clock is the test's; connections, calls and rounds are real.
+"""
 
 from __future__ import annotations
 
 import logging
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,12 +25,12 @@ from server.orchestrator.caretaker import LEASE, Caretaker
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator
 from server.store.admitted_keys import AdmittedKeys
+from server.store.renewals import Renewals
 from server.store.run_queue import RunQueue
-from tests.faults.federation import Federation, ask, model, until
+from tests.faults.federation import Federation, ask, lines, model, until
 
 DAY = 86400.0
-SECONDS = 3.0
-"""For which an admission counts: longer than a loaded machine needs for a round."""
+DAYS = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -38,68 +43,94 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Running:
-    """Silo-1 may be renewed for long, silo-2 may not be, silo-3 may be and is not there."""
+    """Silo-1 may be renewed, silo-2 may not be, silo-3 may be and is not there; all for 30 days."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.federation = Federation(folder, silos=3)
-        store = FolderStore(folder / "store")
+        self.began = self.now = time.time()
+        self.store = FolderStore(folder / "store")
         authority = AdmissionAuthority(self.federation.secrets, "federation")
-        ca = authority.certificate()
-        self.owner = AdmittedKeys(store, time.time, authority)
-        self.list = AdmittedKeys(store, time.time, ca=ca)
-        self.began = time.time()
-        terms = terms_of_renewal(SECONDS / DAY, self.began + 300)
+        self.owner = AdmittedKeys(self.store, self.clock, authority)
+        self.list = self.fresh_list()
+        terms = terms_of_renewal(DAYS, self.began + 300 * DAY)
         for name, limits in (("silo-1", terms), ("silo-2", {}), ("silo-3", terms)):
             line = self.federation.public[name].decode()
-            self.owner.admit(name, line, SECONDS / DAY, limits)
+            self.owner.admit(name, line, DAYS, limits)
         credentials = self.federation.credentials()
         self.server = Orchestrator("127.0.0.1:0", credentials, {})
-        lease = store.acquire(LEASE, "this", 60)
+        lease = self.store.acquire(LEASE, "this", 600)
         assert lease is not None
         place = FolderRendezvous(folder / "place")
         self.server.start()
         stack.callback(self.server.stop, over=False)
-        stack.enter_context(
-            Caretaker(
-                self.server,
-                credentials,
-                "127.0.0.1",
-                store,
-                lease,
-                place,
-                self.list,
-                RunQueue(store),
-            )
+        care = Caretaker(
+            self.server,
+            credentials,
+            "127.0.0.1",
+            self.store,
+            lease,
+            place,
+            self.list,
+            RunQueue(self.store),
         )
+        stack.enter_context(care)
         for silo in self.federation.silos[:2]:
             stack.enter_context(self.federation.thread_node(self.server.address, silo))
+        until(lambda: self.server.connected() == ["silo-1", "silo-2"])
 
-    def passed(self, seconds: float) -> bool:
-        return time.time() > self.began + seconds
+    def clock(self) -> float:
+        return self.now
+
+    def fresh_list(self) -> AdmittedKeys:
+        return AdmittedKeys(self.store, self.clock, ca=self.federation.authority)
+
+    def day(self, number: float) -> None:
+        self.now = self.began + number * DAY
 
 
-def test_in_a_running_federation_a_key_in_use_outlives_its_admission_and_no_other_does(
+def said_more(caplog: pytest.LogCaptureFixture, renewals: int) -> bool:
+    return caplog.text.count("was renewed until") > renewals
+
+
+def test_a_key_in_use_outlives_its_admission_in_the_middle_of_a_round_and_no_other_does(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     with ExitStack() as stack:
         running = Running(tmp_path, stack)
-        until(lambda: running.server.connected() == ["silo-1", "silo-2"])
         grid = PackedGrid(running.server.open_run("run", ["silo-1", "silo-2"]))
-        answered: list[int] = []
-        # Rounds go on over two ends of silo-1's admission, and silo-2's is in the middle of one.
-        while not running.passed(2 * SECONDS + 1):
-            replies = grid.send_and_receive(ask(grid, len(answered) + 1, model(10)), timeout=20)
-            answered.append(sum(reply.has_content() for reply in replies))
-        assert running.server.connected() == ["silo-1"]
-        assert answered[0] == 2 and answered[-1] == 1 and min(answered) == 1
+        running.day(25)
+        until(lambda: "admission of silo-1 was renewed until" in caplog.text)
+        answers: list[bool] = []
+
+        trained = tmp_path / "trained"
+
+        def one_round(round: int, seconds: float) -> None:
+            more = {"sleep": seconds, "trained-file": str(trained)}
+            asked = ask(grid, round, model(10), **more)
+            answers[:] = [r.has_content() for r in grid.send_and_receive(asked, timeout=60)]
+
+        # Both are training when their admissions end, and only silo-1's was renewed.
+        training = threading.Thread(target=one_round, args=(1, 2.0))
+        training.start()
+        until(lambda: len(lines(trained)) == 2)
+        running.day(31)
+        until(lambda: running.server.connected() == ["silo-1"])
+        training.join(60)
+        assert sorted(answers) == [False, True]
+        for day in (54, 80):
+            renewals = caplog.text.count("was renewed until")
+            running.day(day)
+            until(partial(said_more, caplog, renewals))
+        one_round(2, 0.0)
+        assert answers == [True]
         # The owner revokes it: a renewal that is still good brings nothing back.
         running.owner.revoke("silo-1")
         until(lambda: running.server.connected() == [])
-        seen = caplog.text.count("was renewed until")
-        until(lambda: running.passed(3 * SECONDS + 1))
-        assert caplog.text.count("was renewed until") == seen
-    assert "admission of silo-1 was renewed until" in caplog.text
+        renewals = caplog.text.count("was renewed until")
+        running.day(105)
+        assert running.list.due() == [] and running.list.current() == {}
+        assert caplog.text.count("was renewed until") == renewals
     assert "admission of silo-2 was renewed" not in caplog.text
     assert "admission of silo-3 was renewed" not in caplog.text
 
@@ -109,15 +140,13 @@ def test_a_renewal_that_a_stranger_leaves_in_the_store_lengthens_nothing(
 ) -> None:
     with ExitStack() as stack:
         running = Running(tmp_path, stack)
-        (silo_3,) = [key for key in running.list.current_keys() if key.silo == "silo-3"]
-        ends = time.time() + 300
-        running.owner.note_renewal(
-            silo_3, Renewal("federation", silo_3.fingerprint, time.time(), ends)
-        )
-        fresh = AdmittedKeys(
-            FolderStore(tmp_path / "store"), time.time, ca=running.federation.authority
-        )
-        until(lambda: running.passed(SECONDS + 0.5))
-        assert "silo-3" not in fresh.current().values()
+        (key,) = [key for key in running.list.current_keys() if key.silo == "silo-3"]
+        forged = Renewal("federation", key.fingerprint, running.now, running.now + 300 * DAY)
+        for name in running.store.list("keys/admitted/"):
+            digest = name.removeprefix("keys/admitted/").removesuffix(".json")
+            Renewals(running.store).put(digest, forged)
+        running.day(31)
+        assert "silo-3" not in running.fresh_list().current().values()
+        until(lambda: "silo-2" not in running.server.connected())
         assert "silo-3" not in running.list.current().values()
     assert "MDW-723" in caplog.text

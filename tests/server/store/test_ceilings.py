@@ -39,14 +39,14 @@ def admit(keys: AdmittedKeys, silo: str, **limits: float) -> None:
 def test_the_ceilings_are_those_of_the_admissions(admitted: AdmittedKeys, clock: Clock) -> None:
     admit(admitted, "north", examples_at_most=500)
     admit(admitted, "south")
-    assert Ceilings(admitted, clock)() == {"north": 500}
-    assert Ceilings(None, clock)() == {}
+    assert Ceilings(admitted, clock=clock)() == {"north": 500}
+    assert Ceilings(None, clock=clock)() == {}
 
 
 def test_a_later_admission_changes_the_ceiling_within_half_a_minute(
     admitted: AdmittedKeys, clock: Clock
 ) -> None:
-    ceilings = Ceilings(admitted, clock)
+    ceilings = Ceilings(admitted, clock=clock)
     admit(admitted, "north", examples_at_most=500)
     assert ceilings() == {"north": 500}
     clock.now += 1
@@ -59,7 +59,7 @@ def test_a_later_admission_changes_the_ceiling_within_half_a_minute(
 def test_a_store_that_can_not_be_read_leaves_the_ceilings_as_they_were(
     admitted: AdmittedKeys, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ceilings = Ceilings(admitted, clock)
+    ceilings = Ceilings(admitted, clock=clock)
     admit(admitted, "north", examples_at_most=500)
     assert ceilings() == {"north": 500}
 

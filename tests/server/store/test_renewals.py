@@ -10,7 +10,7 @@ import pytest
 from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import server_credentials
 from azureml_jobs.identity.node_key import fresh_node_key
-from azureml_jobs.identity.renewal import renewed, terms_of_renewal
+from azureml_jobs.identity.renewal import terms_of_renewal
 from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.identity.succession import rotate_ca
 from azureml_jobs.storage.folder_store import FolderStore
@@ -48,7 +48,7 @@ class Office:
         signer = HeadSigner.of(server_credentials(self.authority.secrets, ["127.0.0.1"], when))
         due = self.server.due()
         for key in due:
-            self.server.note_renewal(key, renewed(key, signer, self.now))
+            self.server.renew_by(signer, key)
         return [key.silo for key in due]
 
 
