@@ -51,8 +51,9 @@ def specs_of(task: Task) -> dict[str, SumSpec]:
 
     Raises DataError MDW-208 where the task gives a name of these two to a sum of its own.
     """
+    low, high = _loss_range(task)
     specs = {
-        LOSS: SumSpec(real=True, low=-math.inf, high=math.inf),
+        LOSS: SumSpec(real=True, low=low, high=high),
         SIZE: SumSpec(high=1.0),
     }
     for name, spec in task.sum_specs().items():
@@ -60,6 +61,16 @@ def specs_of(task: Task) -> dict[str, SumSpec]:
             raise _unfit(task, f"{name!r} is a sum that each evaluation has already")
         specs[name] = spec
     return specs
+
+
+def _loss_range(task: Task) -> tuple[float, float]:
+    """Return between what a task's loss can lie; a loss of its own needs a range of its own."""
+    for kind in type(task).__mro__:
+        if "loss_range" in vars(kind):
+            return task.loss_range
+        if "loss" in vars(kind):
+            break
+    return -math.inf, math.inf
 
 
 def of_batch(task: Task, output: Any, batch: Any) -> Sums:

@@ -1,13 +1,18 @@
 """What an evaluation tells of a silo's split: its owner's thresholds, applied where the data is.
 
-Two rules of `policy`, for validation and test alike. A split of fewer than
+Three rules of `policy`, for validation and test alike. A split of fewer than
 `evaluated_examples_at_least` examples is answered as if it were empty: all or nothing. With
 `cells_at_least` each count that is small, but not 0, is withheld: a 0 is sent in its place, and the
-answer says that something is missing, so that whoever prints the metric can say so too.
+answer says that something is missing, so that whoever prints the metric can say so too. A metric
+whose `metrics_at_least` the split does not have is withheld with all sums that it is made of, and the
+answer names it: another that is made of these goes with it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +23,7 @@ from client.batches import length
 from client.loop import Evaluation
 from client.sums import Metrics, Sums
 from client.tasks.base import Data, Task
+from conf.allowed import ALLOW_LIST
 from conf.schema import PolicyConf
 from strategies.wire import protocol
 
@@ -40,11 +46,82 @@ def told(evaluation: Evaluation, task: Task, policy: PolicyConf) -> Told:
     # The loss is a mean over this many. Of fewer than a cell may have it tells too much.
     if few or int(evaluation.sums[sums.SIZE]) < least:
         return Told({}, {protocol.NUM_EXAMPLES: 0})
-    sent = _without_small(evaluation.sums, task, least)
+    kept_back = withheld_metrics(evaluation, task, policy)
+    if kept_back is None:
+        return nothing_told()
+    sent = _without_sums(_without_small(evaluation.sums, task, least), task, kept_back)
     cost = evaluation.cost
     if any(not torch.equal(sent[name], evaluation.sums[name]) for name in sent):
         cost[protocol.WITHHELD] = 1
-    return Told(sent, sums.metrics_of(task, sent) | cost)
+    metrics = sums.metrics_of(task, sent)
+    for name in kept_back:
+        # What they would be of sums that are 0 is no metric of these examples.
+        metrics[name] = math.nan
+        cost |= {protocol.WITHHELD: 1, f"{protocol.WITHHELD_METRIC}{name}": 1}
+    return Told(sent, metrics | cost)
+
+
+def withheld_metrics(
+    evaluation: Evaluation, task: Task, policy: PolicyConf
+) -> frozenset[str] | None:
+    """Return the metrics that a split has too few examples for; None where nothing may be told.
+
+    The loss and its size go with every answer, so nothing is told where these may not be, or where
+    what is withheld would have to be told apart from them.
+    """
+    least = policy.metrics_at_least
+    if not least:
+        return frozenset()
+    if evaluation.examples < least.get(sums.LOSS, 1):
+        return None
+    names = set(sums.metrics_of(task, evaluation.sums)) - {sums.LOSS}
+    # A policy of version 2 is an allow-list: what it does not name does not leave.
+    unnamed = math.inf if policy.version == ALLOW_LIST else 1
+    small = {name for name in names if evaluation.examples < least.get(name, unnamed)}
+    if not small:
+        return frozenset()
+    # Sums that are 0 beside a size that is not would make a metric too low instead of missing.
+    read = _Read(evaluation.sums)
+    with suppress(ZeroDivisionError):
+        task.metrics(read)
+    if read.names & {sums.LOSS, sums.SIZE}:
+        return None
+    gone = _sums_of(small, task)
+    return frozenset(name for name in names if gone & _sums_of({name}, task))
+
+
+class _Read(dict[str, Tensor]):
+    """Sums that note which of them a task's `metrics` reads."""
+
+    def __init__(self, given: Sums) -> None:
+        super().__init__(given)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+
+def _sums_of(metrics: Collection[str], task: Task) -> set[str]:
+    """Return the task's sums that metrics are made of."""
+    every = tuple(task.sum_specs())
+    made_of = _metric_sums(task)
+    return {name for metric in metrics for name in made_of.get(metric, every)}
+
+
+def _metric_sums(task: Task) -> Mapping[str, tuple[str, ...]]:
+    """Return of which sums metrics are made; metrics of a task's own need a table of its own."""
+    for kind in type(task).__mro__:
+        if "metric_sums" in vars(kind):
+            return task.metric_sums
+        if "metrics" in vars(kind):
+            break
+    return {}
+
+
+def _without_sums(given: Sums, task: Task, metrics: Collection[str]) -> Sums:
+    gone = _sums_of(metrics, task)
+    return {n: torch.zeros_like(value) if n in gone else value for n, value in given.items()}
 
 
 def statistics_told(task: Task, data: Data, policy: PolicyConf) -> Sums:

@@ -28,6 +28,8 @@ from conf.validate import Where, check_limits
 ALLOW_LIST: Final = 2
 """The version of a policy that has rules for every key."""
 ROUNDS: Final = "run.rounds"
+LOSS: Final = "loss"
+"""The metric that every evaluation has (`client.sums.LOSS`, which imports torch)."""
 GROUPS: Final = tuple(group for group in RUN_SCOPE if group != "run")
 """The groups of which a silo acts upon every key; of `run` it is the rounds alone."""
 BLANKED: Final = frozenset({"target", "init"})
@@ -173,6 +175,9 @@ def check_policy(policy: PolicyConf, key: str, where: Where) -> None:
         rules = ", ".join(f"{OLD[name]} instead of {name}" for name in old)
         what = f"{at}: version 2 of a policy has no {', '.join(old)}."
         raise ConfigError("MDW-140", what, f"Put it into `allow`: {rules}.")
+    if policy.metrics_at_least and LOSS not in policy.metrics_at_least:
+        what = f"{at}: metrics_at_least names no {LOSS}, and every answer has one."
+        raise ConfigError("MDW-140", what, f"Add {LOSS}: N, of how many examples it may be told.")
     faults = [fault for name, rule in policy.allow.items() if (fault := _fault(name, rule))]
     if faults:
         raise ConfigError("MDW-141", f"{at}: {'; '.join(faults)}.", "Correct the rules.")

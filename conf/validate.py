@@ -65,13 +65,21 @@ def check_limits(value: Any, key: str, where: Where) -> None:
         for f in fields(value):
             inner = getattr(value, f.name)
             at = f"{key}.{f.name}" if key else f.name
-            _check(inner, at, dict(f.metadata), where)
+            for name, one in _entries(inner, at):
+                _check(one, name, dict(f.metadata), where)
             check_limits(inner, at, where)
     elif isinstance(value, dict):
         for name, inner in value.items():
             check_limits(inner, f"{key}.{name}", where)
     elif isinstance(value, float) and not math.isfinite(value):
         raise _refused(key, value, where, "must be a finite number.")
+
+
+def _entries(value: Any, key: str) -> list[tuple[str, Any]]:
+    """Return what the limits of a field hold for: each plain value of a mapping, else the value."""
+    if not isinstance(value, dict):
+        return [(key, value)]
+    return [(f"{key}.{name}", one) for name, one in value.items() if not is_dataclass(one)]
 
 
 def _check(value: Any, key: str, limits: dict[str, Any], where: Where) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,10 @@ OWN = "own"
 
 Better = Literal["max", "min"]
 """Whether more or less of a metric is better."""
+
+
+LARGEST_LOSS: Final = 1e6
+"""Of one example in a task that tells classes apart: a model that is wrong by a factor of e^1,000,000."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,14 @@ class Task(ABC):
     """As the configuration calls it; set when the task is made."""
     contract: Contract | None = None
     shown: ClassVar[Mapping[str, Better]] = {"loss": "min"}
+    metric_sums: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Of which sums a metric is made, and of nothing else: where a silo's owner withholds a metric
+    these stay at the silo. A metric that is not named here is taken to be made of all.
+    """
+    loss_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    """Between what the loss of one example (of whatever `size` counts) can lie: the server admits
+    no other from a silo. `run.admission.loss_at_most` bounds it further.
+    """
     collate: Callable[[list[Any]], Any] | None = None
 
     @abstractmethod

@@ -55,6 +55,12 @@ class PolicyConf:
         help="smallest count that an evaluation tells; smaller ones are withheld, and the metric is "
         "called partial; null = all",
     )
+    metrics_at_least: dict[str, int] = entries(
+        dict,
+        at_least=1,
+        help="examples of a split that each metric needs to leave the silo, by its name; version 2: "
+        "a metric that is not named does not leave; empty = all leave",
+    )
     model_mib_at_most: int | None = number(
         None,
         at_least=1,

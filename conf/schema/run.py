@@ -61,6 +61,12 @@ class AdmissionConf:
         help="examples that any silo may say it has, beside the number with which it was admitted "
         "(meadow keys admit); null = 536870911",
     )
+    loss_at_most: float | None = number(
+        None,
+        above=0,
+        help="largest mean loss that a silo may report, in training and evaluation; null = what the "
+        "task says that its loss can be",
+    )
 
 
 @dataclass

@@ -38,7 +38,7 @@ from azureml_jobs.storage.base import Lease, LeaseLost, Store, StoreMissing
 from conf.errors import Interrupted, MeadowError
 from conf.schema import FederationConf
 from server.orchestrator.service import Orchestrator
-from server.orchestrator.twins import TWINS
+from server.run.absence import TWINS
 from server.store.admitted_keys import AdmittedKeys
 from server.store.run_queue import Request, RunQueue
 

@@ -81,6 +81,10 @@ class OrchestratorGrid(PackingGrid):
         """Return the nodes of the run that are there, in the order of their silos' names."""
         return [node for node in self.names() if self._fleet.nodes.is_online(node)]
 
+    def twins(self) -> list[str]:
+        """Return the silos whose key two processes use at this time."""
+        return sorted({self._silos[n] for n in self._fleet.twins.nodes() if n in self._silos})
+
     def packs(self, node: int) -> bool:
         """Say whether a node reads packed records: Meadow's own do."""
         return self._fleet.nodes.is_own(node)

@@ -53,6 +53,10 @@ class PackedGrid(SiloGrid):
         """Return the silos by node id."""
         return self._grid.names()
 
+    def twins(self) -> list[str]:
+        """Return the silos whose key two processes use at this time."""
+        return self._grid.twins()
+
     def is_own(self, node: int) -> bool:
         """See `SiloGrid`."""
         return self._grid.packs(node)

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from conf.running_clock import Clock
+from server.run.absence import TWINS
 
 log = logging.getLogger(__name__)
 
-TWINS: Final = "MDW-362"
-"""The code of two processes that use one key."""
 TOLD_SECONDS: Final = 600.0
 """Between two lines in the log about the same silo."""
 

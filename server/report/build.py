@@ -28,6 +28,8 @@ from server.report.tables import (
     comparison,
     failures,
     final_rows,
+    movement_rows,
+    named_rows,
     partition,
     silo_rows,
 )
@@ -132,6 +134,9 @@ def html(result: RunResult, rounds: Overview, beside: Surroundings | None = None
         no_comparison="" if result.baseline else _no_comparison(result),
         partition=partition(result),
         silo_rows=silo_rows(rounds.silos, result.shown) if points else [],
+        movement_rows=movement_rows(rounds.silos),
+        movement=_movement(result, points),
+        named=named_rows(rounds),
         failures=failures(rounds, result.test),
         more=_left_out(result, rounds),
         curves=curves,
@@ -140,6 +145,7 @@ def html(result: RunResult, rounds: Overview, beside: Surroundings | None = None
         costs=_costs(points) if points else [],
         cut=_cut_in_words(points),
         legend=_legend(result),
+        movement_legend=_movement_legend(result),
         spread=len(result.silos) > MOST_LINES,
         resume=_resume(result),
         software=software_table(result.software),
@@ -157,6 +163,8 @@ def _left_out(result: RunResult, rounds: Overview) -> dict[str, int]:
         "partition": len(result.partition),
         "silos": len(rounds.silos),
         "failures": len(rounds.failed),
+        "named": len(rounds.named),
+        "moved": sum(bool(seen.moved) for seen in rounds.silos.values()),
         "alone": alone,
     }
     return {table: max(count - MOST_ROWS, 0) for table, count in rows.items()}
@@ -171,6 +179,18 @@ def _curve_in_words(points: Sequence[Point], name: str) -> str:
         f"{in_words(name)} of all silos' {EXAMPLES_OF_ROUNDS}: {written(begin)} after round"
         f" {first}, {written(end)} after round {last}."
     )
+
+
+def _movement(result: RunResult, points: Sequence[Point]) -> tuple[str, str] | None:
+    """Return the picture of who moved the model, with its words; None where nothing was measured."""
+    most = [point.most_moved for point in points if point.most_moved is not None]
+    if not most:
+        return None
+    words = (
+        f"In the first round the silo that moved the model most made {most[0]:.0%} of the movement,"
+        f" in the last one {most[-1]:.0%}."
+    )
+    return plots.movement(result, points), words
 
 
 def _costs(points: Sequence[Point]) -> list[tuple[str, str]]:
@@ -238,6 +258,15 @@ def _legend(result: RunResult) -> list[tuple[str, LineStyle]]:
     if result.baseline is not None and result.baseline.silo_alone:
         items.append(("best silo alone", BEST_ALONE))
     return items
+
+
+def _movement_legend(result: RunResult) -> list[tuple[str, LineStyle]]:
+    """Return the legend of who moved the model."""
+    if len(result.silos) > MOST_LINES:
+        silos = [("the silo that moved it most", line_style(0))]
+    else:
+        silos = [(silo, line_style(place)) for place, silo in enumerate(result.silos)]
+    return [*silos, ("from here on one silo owns the model", BEST_ALONE)]
 
 
 def _facts(result: RunResult, points: Sequence[Point]) -> list[tuple[str, str]]:

@@ -176,14 +176,15 @@ class Lines:
         bottom, top = limits(self._values, share=share)
         if bottom < top:
             self._axes.set_ylim(bottom, top)
-        self._label_ends()
+        self.label_ends()
         return bottom
 
     def _note(self, ys: Sequence[float], style: LineStyle) -> None:
         self._values += ys
         self._ends.append(EndLabel(ys[-1], style.colour))
 
-    def _label_ends(self) -> None:
+    def label_ends(self) -> None:
+        """Write each line's last value at its end, on the axis as it is."""
         bottom, top = self._axes.get_ylim()
         ends = sorted(self._ends, key=lambda end: end.value)
         heights = [(end.value - bottom) / (top - bottom) for end in ends]

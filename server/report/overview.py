@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Final, NamedTuple
 
+from server.run.absence import TOLD_ROUNDS, TWINS, WHAT
+from server.run.movement import COSINE, NORM, SHARE, moved_by, owner_among
 from server.run.result import FinalTest, Metrics, RoundRecord
 from server.run.shown import Shown, known
 
@@ -20,10 +22,10 @@ MOST_LINES: Final = 12
 """Silos drawn one by one; of more, the range is drawn."""
 MOST_CURVES: Final = 6
 """Of the shown metrics, so many are drawn."""
-# As `strategies.wire.protocol` has them, which imports torch: a list of runs need not wait for it.
+# As `strategies.wire.protocol` has it, which imports torch: a list of runs need not wait for it.
 NUM_EXAMPLES: Final = "num-examples"
-UPDATE_NORM: Final = "update-norm"
-"""The length of a silo's update, as the server measured it: one of its training metrics."""
+OWNED: Final = "moved the model by 90 % or more of all movement"
+TWO_PROCESSES: Final = f"two processes used its key ({TWINS})"
 
 _CODE: Final = re.compile(r"\bMDW-\d{3}\b")
 Span = tuple[float, float]
@@ -34,8 +36,8 @@ class Point:
     """One round, or the mean of several that follow each other: `first` to `round`.
 
     `seconds` and `training` (the slowest silo's) in seconds, `up` and `down` in bytes; `spans`
-    holds the worst and the best silo's value of a metric, `silos` each silo's own metrics where few
-    are drawn.
+    holds the worst and the best silo's value of a metric, `silos` each silo's own metrics and
+    `moved` its share of the movement where few are drawn; `most_moved` is the largest of these.
     """
 
     first: int
@@ -47,13 +49,16 @@ class Point:
     aggregate: Metrics
     spans: dict[str, Span] = field(default_factory=dict)
     silos: dict[str, Metrics] = field(default_factory=dict)
+    moved: Metrics = field(default_factory=dict)
+    most_moved: float | None = None
 
 
 @dataclass
 class SiloOverview:
     """What one silo did over all rounds; `examples` and `validation` are those of its last answer.
 
-    `norms` are the lengths of its admitted updates, where the server measured them.
+    Of its admitted updates, where the server measured them: `norms` are their lengths, `shares`
+    what they weighed, `cosines` their directions, `moved` their shares of the rounds' movement.
     """
 
     asked: int = 0
@@ -64,16 +69,14 @@ class SiloOverview:
     metrics: Metrics = field(default_factory=dict)
     seconds: array[float] = field(default_factory=lambda: array("d"))
     norms: array[float] = field(default_factory=lambda: array("d"))
+    shares: array[float] = field(default_factory=lambda: array("d"))
+    cosines: array[float] = field(default_factory=lambda: array("d"))
+    moved: array[float] = field(default_factory=lambda: array("d"))
 
     @property
     def median_seconds(self) -> float | None:
         """The median of its training times; None where it never answered."""
         return median(self.seconds) if self.seconds else None
-
-    @property
-    def median_norm(self) -> float | None:
-        """The median length of its updates; None where none was measured."""
-        return median(self.norms) if self.norms else None
 
 
 class Failure(NamedTuple):
@@ -98,6 +101,10 @@ class Overview:
     points: list[Point] = field(default_factory=list)
     silos: dict[str, SiloOverview] = field(default_factory=dict)
     failed: dict[Failure, list[int]] = field(default_factory=dict)
+    named: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    """What there is to look at: by silo and reason, the rounds."""
+    _absent: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
+    """Of silos without an answer: the code, and the rounds in a row."""
 
     @property
     def failures(self) -> int:
@@ -106,7 +113,8 @@ class Overview:
 
     def add(self, record: RoundRecord, *, curves: bool) -> None:
         """Take in one more round; `curves` keeps each silo's own values for drawing."""
-        self.points.append(_point(record, self.drawn, curves=curves))
+        moved = moved_by(record.train)
+        self.points.append(_point(record, self.drawn, moved, curves=curves))
         for silo in record.cohort:
             self.silos.setdefault(silo, SiloOverview()).asked += 1
         for silo in record.replied:
@@ -117,6 +125,32 @@ class Overview:
             seen.validation = metrics.get(NUM_EXAMPLES)
         for failure in failures_in(record):
             self.failed.setdefault(failure, []).append(record.round)
+        for silo, share in moved.items():
+            self.silos.setdefault(silo, SiloOverview()).moved.append(share)
+        owner = owner_among(moved)
+        if owner is not None:
+            self._name(owner, OWNED, record.round)
+        for silo in record.twins:
+            self._name(silo, TWO_PROCESSES, record.round)
+        for silo in record.cohort:
+            self._look_at_absence(silo, record)
+
+    def _look_at_absence(self, silo: str, record: RoundRecord) -> None:
+        """Name a silo that gave no answer for the same reason round after round."""
+        code = record.codes.get(silo, "")
+        if code not in WHAT or silo in record.replied:
+            self._absent.pop(silo, None)
+            return
+        before, rounds = self._absent.get(silo, (code, []))
+        rounds = [*rounds, record.round] if before == code else [record.round]
+        self._absent[silo] = code, rounds
+        if len(rounds) >= TOLD_ROUNDS:
+            for number in rounds if len(rounds) == TOLD_ROUNDS else rounds[-1:]:
+                self._name(silo, f"{WHAT[code]}, round after round ({code})", number)
+            self._absent[silo] = code, rounds[-TOLD_ROUNDS - 1 :]
+
+    def _name(self, silo: str, what: str, round: int) -> None:
+        self.named.setdefault((silo, what), []).append(round)
 
     def _answered(self, silo: str, record: RoundRecord) -> None:
         seen = self.silos.setdefault(silo, SiloOverview())
@@ -124,7 +158,9 @@ class Overview:
         seen.up += record.bytes_up.get(silo, 0)
         trained = record.train.get(silo, {})
         seen.examples = trained.get(NUM_EXAMPLES, seen.examples)
-        seen.norms.extend(known([trained], UPDATE_NORM))
+        seen.norms.extend(known([trained], NORM))
+        seen.shares.extend(known([trained], SHARE))
+        seen.cosines.extend(known([trained], COSINE))
         if silo in record.seconds_training:
             seen.seconds.append(record.seconds_training[silo])
 
@@ -165,7 +201,7 @@ def binned(points: Sequence[Point], most: int, drawn: Sequence[str] = ()) -> lis
     return [_joined(points[at : at + width], drawn) for at in range(0, len(points), width)]
 
 
-def _point(record: RoundRecord, drawn: Sequence[str], *, curves: bool) -> Point:
+def _point(record: RoundRecord, drawn: Sequence[str], moved: Metrics, *, curves: bool) -> Point:
     values = {name: known(record.metrics.values(), name) for name in drawn}
     return Point(
         first=record.round,
@@ -177,6 +213,8 @@ def _point(record: RoundRecord, drawn: Sequence[str], *, curves: bool) -> Point:
         aggregate=record.aggregate,
         spans={name: (min(found), max(found)) for name, found in values.items() if found},
         silos=record.metrics if curves else {},
+        moved=moved if curves else {},
+        most_moved=max(moved.values(), default=None),
     )
 
 
@@ -203,6 +241,10 @@ def _joined(points: Sequence[Point], drawn: Sequence[str]) -> Point:
             silo: _means([point.silos[silo] for point in points if silo in point.silos], drawn)
             for silo in sorted(silos)
         },
+        moved=_means([point.moved for point in points], sorted(silos)),
+        most_moved=max(
+            (point.most_moved for point in points if point.most_moved is not None), default=None
+        ),
     )
 
 

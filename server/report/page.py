@@ -31,6 +31,7 @@ PAGE = r"""
 </header>
 
 {% macro left_out(count, where) %}{% if count %}<p class="note">{{ "{:,}".format(count) }} more are left out here; {{ where }} holds them.</p>{% endif %}{% endmacro %}
+{% macro lines_of(legend) %}<ul class="legend" aria-label="Lines">{% for name, line in legend %}<li><svg width="34" height="10" aria-hidden="true" style="stroke: {{ line.page_colour }}; fill: {{ line.page_colour }}"{% if line.width > 8 %} opacity="0.3"{% endif %}><line x1="0" x2="34" y1="5" y2="5" stroke-width="{{ line.width }}"{% if line.dash_array %} stroke-dasharray="{{ line.dash_array }}"{% endif %}/>{% if line.marker == "o" %}<circle cx="17" cy="5" r="2.5"/>{% elif line.marker %}<rect x="14.5" y="2.5" width="5" height="5"/>{% endif %}</svg>{{ name }}</li>{% endfor %}</ul>{% endmacro %}
 {% macro models(rows, silos, metric, others) %}
 <thead><tr><th scope="col">model</th><th scope="col" colspan="2">{{ metric }}, all silos</th>{% for name in others %}<th scope="col">{{ name }}</th>{% endfor %}{% for silo in silos %}<th scope="col" class="name">{{ silo }}</th>{% endfor %}</tr></thead>
 <tbody>
@@ -76,8 +77,32 @@ PAGE = r"""
 <h2 id="learned">How it learned</h2>
 <figure aria-label="Metrics on {{ where_curves }}, round by round, of all silos' examples and of each silo's">
 <div class="panels">{% for curve, alt in curves %}<div><div role="img" aria-label="{{ alt }}">{{ curve | safe }}</div></div>{% endfor %}</div>
-<ul class="legend" aria-label="Lines">{% for name, line in legend %}<li><svg width="34" height="10" aria-hidden="true" style="stroke: {{ line.page_colour }}; fill: {{ line.page_colour }}"{% if line.width > 8 %} opacity="0.3"{% endif %}><line x1="0" x2="34" y1="5" y2="5" stroke-width="{{ line.width }}"{% if line.dash_array %} stroke-dasharray="{{ line.dash_array }}"{% endif %}/>{% if line.marker == "o" %}<circle cx="17" cy="5" r="2.5"/>{% elif line.marker %}<rect x="14.5" y="2.5" width="5" height="5"/>{% endif %}</svg>{{ name }}</li>{% endfor %}</ul>
+{{ lines_of(legend) }}
 <figcaption>Each silo's curve is the federated model's metric on that silo's own {{ where_curves }}, the thick one on all of them together.{% if comparison %} The lines across are the other models, on the {{ where_models }}.{% endif %}{% if spread %} Of so many silos only the range is drawn.{% endif %}{% if curve_step > 1 %} Each point is the mean of {{ curve_step }} rounds{% if spread %}, and the range is that of all of them{% endif %}.{% endif %}</figcaption></figure>
+</section>
+{% endif %}
+
+{% if named %}
+<section aria-labelledby="look">
+<h2 id="look">Silos to look at</h2>
+<div class="wide{{ " tall" if named | length > 20 else "" }}" tabindex="0" role="region" aria-label="Silos to look at"><table><thead><tr><th scope="col">silo</th><th scope="col" class="text">what</th><th scope="col" class="text">rounds</th></tr></thead>
+<tbody>{% for row in named %}<tr><th scope="row">{{ row.silo }}</th><td class="text">{{ row.what }}</td><td class="text">{{ row.rounds }}</td></tr>
+{% endfor %}</tbody></table></div>
+{{ left_out(more.named, "history.jsonl") }}
+</section>
+{% endif %}
+
+{% if movement %}
+<section aria-labelledby="moved">
+<h2 id="moved">Who moved the model</h2>
+<p>A silo's part of a round's movement is what its update weighs times how far it went, of all silos'.{% if movement_rows | length < 3 %} Of fewer than three silos none is called the model's owner.{% endif %}</p>
+<div class="panels"><div><figure aria-label="Each silo's part of the movement, round by round"><div role="img" aria-label="{{ movement[1] }}">{{ movement[0] | safe }}</div>{{ lines_of(movement_legend) }}{% if curve_step > 1 %}<figcaption>Each point is the mean of {{ curve_step }} rounds{% if spread %}, or the largest of them{% endif %}.</figcaption>{% endif %}</figure></div></div>
+{% macro who_moved() %}<div class="wide" tabindex="0" role="region" aria-label="Who moved the model"><table{% if movement_rows | length > 20 %} class="dense"{% endif %}>
+<thead><tr><th scope="col">silo</th><th scope="col">of all movement</th><th scope="col">weight</th><th scope="col">update norm</th><th scope="col">largest</th><th scope="col">direction</th></tr></thead>
+<tbody>{% for row in movement_rows %}<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div><p class="note">Means of its rounds: its part of the movement, what its update weighed of the round, and the cosine of its direction to the round's mean (1: the same, 0: across, less: against it; from sketches, standard error 0.022). Update norm: the length of its updates, median and largest.</p>{{ left_out(more.moved, "history.jsonl") }}{% endmacro %}
+{% if movement_rows | length > 20 %}<details><summary>{% if more.moved %}The {{ movement_rows | length }} silos that moved it most{% else %}Each of the {{ movement_rows | length }} silos{% endif %}</summary>{{ who_moved() }}</details>{% else %}{{ who_moved() }}{% endif %}
+
 </section>
 {% endif %}
 
@@ -102,9 +127,9 @@ PAGE = r"""
 <div><div role="img" aria-label="{{ costs[1][1] }}">{{ costs[1][0] | safe }}</div><ul class="legend"><li><span class="swatch" style="background: #7f83ec"></span>to the silos</li><li><span class="swatch" style="background: #2fa384"></span>from the silos</li></ul></div>
 </div>{% if cut %}<figcaption>{{ cut }}</figcaption>{% endif %}{% if bar_step > 1 %}<figcaption>Each bar is the mean of {{ bar_step }} rounds; history.jsonl holds each round.</figcaption>{% endif %}</figure>
 {% macro who_did_what() %}<div class="wide" tabindex="0" role="region" aria-label="Each silo's part"><table{% if silo_rows | length > 20 %} class="dense"{% endif %}>
-<thead><tr><th scope="col">silo</th><th scope="col">answered</th><th scope="col">examples</th><th scope="col">share</th><th scope="col">training</th><th scope="col">sent</th><th scope="col">update norm</th>{% for name in result.shown %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<thead><tr><th scope="col">silo</th><th scope="col">answered</th><th scope="col">examples</th><th scope="col">share</th><th scope="col">training</th><th scope="col">sent</th>{% for name in result.shown %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in silo_rows %}<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div><p class="note">Rounds answered of those asked; examples to train on, and their share of all silos'; training: seconds a round, median; update norm: the length of its updates, median; metrics: after its last round, on its own {{ where_curves }}.</p>{{ left_out(more.silos, "history.jsonl") }}{% endmacro %}
+{% endfor %}</tbody></table></div><p class="note">Rounds answered of those asked; examples to train on, and their share of all silos'; training: seconds a round, median; metrics: after its last round, on its own {{ where_curves }}.</p>{{ left_out(more.silos, "history.jsonl") }}{% endmacro %}
 {% if silo_rows | length > 20 %}<details><summary>{% if more.silos %}The {{ silo_rows | length }} silos that missed most rounds{% else %}Each of the {{ silo_rows | length }} silos{% endif %}</summary>{{ who_did_what() }}</details>{% else %}{{ who_did_what() }}{% endif %}
 
 </section>

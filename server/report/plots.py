@@ -28,6 +28,7 @@ from server.report.drawing import (
     svg,
 )
 from server.report.overview import MOST_LINES, Point, binned
+from server.run.movement import OWNS
 from server.run.result import Metrics, RunResult
 from server.run.shown import best, in_words, is_less_better, known, value_of, written
 
@@ -35,6 +36,7 @@ MOST_POINTS: Final = 250
 """Points of a curve; of more rounds, each is the mean of several."""
 MOST_BARS: Final = 50
 """Bars of a picture; of more rounds, each is the mean of several."""
+LARGEST: Final = "largest"
 OUTLIER: Final = 3.0
 """A bar that is so many times as high as the next one is cut: it would flatten all others."""
 
@@ -95,6 +97,27 @@ def traffic(points: Sequence[Point]) -> str:
     unit, scale = next((u, s) for u, s in units if most >= s or u == "kB")
     bars = [Bar(_middle(point), point.down / scale, point.up / scale) for point in drawn]
     return _bars(points, bars, f"{unit} a round", (COLOURS[5], COLOURS[2]))
+
+
+@matplotlib.rc_context(STYLE)
+def movement(result: RunResult, points: Sequence[Point]) -> str:
+    """Return each silo's share of the movement of each round; of many silos, the largest share."""
+    figure, axes = new_axes((SIZE[0], 2.7))
+    lines = Lines(axes)
+    drawn = binned(points, MOST_POINTS)
+    if len(result.silos) <= MOST_LINES:
+        for place, silo in enumerate(result.silos):
+            _line(lines, drawn, [point.moved for point in drawn], silo, line_style(place))
+    else:
+        most: list[Metrics] = [
+            {} if point.most_moved is None else {LARGEST: point.most_moved} for point in drawn
+        ]
+        _line(lines, drawn, most, LARGEST, line_style(0))
+    lines.level(OWNS, BEST_ALONE)
+    axes.set_ylim(0, 1)
+    lines.label_ends()
+    _finish(axes, "share of a round's movement", points)
+    return svg(figure, "movement")
 
 
 def second_bars(points: Sequence[Point]) -> list[Bar]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import mean, median
 
 from server.report.overview import Overview, SiloOverview, failures_in
 from server.run.result import FinalTest, RunResult, Scores
@@ -138,8 +139,7 @@ def partition(result: RunResult) -> list[tuple[str, list[tuple[int, float]], int
 
 def silo_rows(silos: Mapping[str, SiloOverview], shown: Shown) -> list[list[str]]:
     """Return a row per silo: name, rounds answered of those asked, examples and their share of all
-    silos', training seconds, bytes up, the length of its updates, and its last value of each shown
-    metric.
+    silos', training seconds, bytes up, and its last value of each shown metric.
 
     Of more than `MOST_ROWS` silos those that answered least come first, and the others are left
     out.
@@ -158,11 +158,38 @@ def silo_rows(silos: Mapping[str, SiloOverview], shown: Shown) -> list[list[str]
             NOT_KNOWN if not seen.examples else f"{seen.examples / every:.1%}",
             NOT_KNOWN if took is None else f"{took:.2f} s",
             size(seen.up),
-            written(seen.median_norm),
         ]
         row += [score(seen.metrics, name) for name in shown]
         rows.append(row)
     return rows
+
+
+def movement_rows(silos: Mapping[str, SiloOverview]) -> list[list[str]]:
+    """Return a row per silo whose updates were measured: name, its share of all movement, what its
+    updates weighed, their length and their direction; who moved the model most comes first.
+    """
+    chosen = [(silo, seen) for silo, seen in silos.items() if seen.moved]
+    chosen.sort(key=lambda pair: (-mean(pair[1].moved), pair[0]))
+    rows = []
+    for silo, seen in chosen[:MOST_ROWS]:
+        cosine = written(mean(seen.cosines)) if seen.cosines else NOT_KNOWN
+        norm = written(median(seen.norms))
+        largest = written(max(seen.norms))
+        rows.append(
+            [silo, f"{mean(seen.moved):.1%}", f"{mean(seen.shares):.1%}", norm, largest, cosine]
+        )
+    return rows
+
+
+def named_rows(rounds: Overview) -> list[dict[str, str]]:
+    """Return each silo that somebody should look at, why, and in which rounds; the most frequent
+    first.
+    """
+    ranked = sorted(rounds.named.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+    return [
+        {"silo": silo, "what": what, "rounds": in_words(numbers)}
+        for (silo, what), numbers in ranked[:MOST_ROWS]
+    ]
 
 
 def failures(rounds: Overview, test: FinalTest | None) -> list[dict[str, str]]:

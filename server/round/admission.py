@@ -35,6 +35,7 @@ from server.round.reply_numbers import (
     MAX_EXAMPLES,
     OF_EVALUATION,
     OF_TRAINING,
+    check_loss,
     check_names,
     check_numbers,
     check_round,
@@ -59,8 +60,9 @@ class Limits:
 
     `norm_at_most` bounds the L2 norm of a change, and `norm_times_median` that norm as a multiple
     of the median of the last closed round. `examples_at_most` are those that any silo may say it
-    has. With `counts_examples` a task's size is a number of examples, so it is bounded too. With
-    `finite_loss` a strategy may make anything of the loss that a silo reports.
+    has, and `loss_at_most` the mean loss that it may report. With `counts_examples` a task's size is
+    a number of examples, so it is bounded too. With `finite_loss` a strategy may make anything of
+    the loss that a silo reports.
     """
 
     norm_at_most: float | None = None
@@ -68,6 +70,7 @@ class Limits:
     examples_at_most: int = MAX_EXAMPLES
     counts_examples: bool = False
     finite_loss: bool = False
+    loss_at_most: float | None = None
 
 
 class Admission:
@@ -182,11 +185,14 @@ class Admission:
             sums = _array_records(content, [protocol.SUMS])[protocol.SUMS]
             most_size = most if self.limits.counts_examples else task_sums.LARGEST_SIZE - 1
             check_sums(sums, self._sums, most_size)
-            names.update(self._metrics_of(sums))
+            made = self._metrics_of(sums)
+            names.update(made)
+            names.update(f"{protocol.WITHHELD_METRIC}{name}" for name in made)
         # Any number: what it says of the task's metrics is made anew of its sums.
         check_names(values, names)
         check_numbers(values)
-        return Admitted(examples, withheld=values.get(protocol.WITHHELD) == 1)
+        withheld = values.get(protocol.WITHHELD) == 1
+        return Admitted(examples, withheld=withheld, without=_withheld_in(values))
 
     def _update(self, content: RecordDict, values: dict[str, Any], most: int) -> Admitted:
         software_of(content)
@@ -195,6 +201,7 @@ class Admission:
         weight = weight_of(values, self._weighting, most)
         check_names(values, OF_TRAINING)
         check_numbers(values, [protocol.LOSS] if self.limits.finite_loss else [])
+        check_loss(values, self.limits.loss_at_most)
         pen = self._sketcher.begin() if self._sketcher else None
         norm = self._norm_of(records[protocol.ARRAYS], weight, pen)
         self._check_norm(norm)
@@ -278,6 +285,13 @@ class Admission:
                 f"its change has the norm {norm:.4g}, more than {limits.norm_times_median:.4g} times"
                 f" {self._median:.4g}, the median of the last closed round",
             )
+
+
+def _withheld_in(values: Mapping[str, Any]) -> frozenset[str]:
+    """Return the metrics that an evaluation says its owner withholds."""
+    mark = protocol.WITHHELD_METRIC
+    said = [name for name, value in values.items() if name.startswith(mark) and value == 1]
+    return frozenset(name.removeprefix(mark) for name in said)
 
 
 def software_of(content: RecordDict) -> Software | None:

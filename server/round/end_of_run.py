@@ -46,6 +46,7 @@ def final_test(
     phase.admission.open(phase.round, arrays, names)
     test = FinalTest(phase.round, names)
     union = sums.Union()
+    without: list[frozenset[str]] = []
     messages = _messages(arrays, config, sorted(phase.silos))
     say_what_counted(messages, phase.silos, counted)
     for silo, reply, verdict in phase.judged(messages, closes, test):
@@ -57,10 +58,11 @@ def final_test(
             test.partial.append(silo)
         if said.sums is not None:
             union.add(silo, said.sums)
+            without.append(said.without)
             test.metrics[silo] = said.metrics
     test.partial.sort()
     test.metrics = dict(sorted(test.metrics.items()))
-    test.aggregate = metrics_of_union(task, union)
+    test.aggregate = metrics_of_union(task, union, without)
     test.seconds = time.monotonic() - started
     return test
 

@@ -49,6 +49,7 @@ class EvaluatePhase:
         """
         replies: list[tuple[str, Message]] = []
         union = sums.Union()
+        without: list[frozenset[str]] = []
         closes = closing_of(self.session.conf.run, len(record.cohort), len(messages))
         for silo, reply, verdict in self.phase.judged(messages, closes, record):
             if not isinstance(verdict, Admitted):
@@ -60,6 +61,7 @@ class EvaluatePhase:
                 record.partial.append(silo)
             if said.sums is not None:
                 union.add(silo, said.sums)
+                without.append(said.without)
                 record.metrics[silo] = said.metrics
                 replies.append((silo, reply))
             self.session.observer.reply(record.round, "evaluate", silo, said.metrics)
@@ -69,7 +71,7 @@ class EvaluatePhase:
             self._told(record, closes.quorum)
         if not replies:
             return {}
-        return self._others(record.round, replies) | metrics_of_union(self.task, union)
+        return self._others(record.round, replies) | metrics_of_union(self.task, union, without)
 
     def _others(self, number: int, replies: list[tuple[str, Message]]) -> Metrics:
         """Return what the strategy makes of the evaluations; nothing where it raises.

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
@@ -21,6 +21,7 @@ from flwr.serverapp import Grid
 from server.round.error_text import plain_reason
 from server.round.judgement import Admitted, Rejected, Verdict
 from server.round.silo_grid import NEVER_ASKED, SiloGrid
+from server.run.absence import GONE, IDLE, LATE
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +37,6 @@ The node was asked and had not answered at the end.
 NODE_UNAVAILABLE = 5
 """Flower's error code for a node that has gone: it may come back, unlike an app that raised."""
 
-LATE: Final = "MDW-359"
-IDLE: Final = "MDW-360"
-GONE: Final = "MDW-361"
-"""Codes of silos that gave no answer: working, connected and not working, not there."""
 Judge = Callable[[int, Message], Verdict]
 """Says of (node id, reply) whether the reply counts; must not raise for what a silo sent."""
 

@@ -5,13 +5,14 @@ MDW-409 a median of the round's own updates, of which the strategy holds one at 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from flwr.serverapp.strategy import Strategy
 
 from client import sums
-from client.tasks.base import Task
+from client.tasks.base import SumSpec, Task
 from conf.errors import RoundError
 from conf.schema import Conf, RunConf
 from conf.seeds import seed_for
@@ -37,14 +38,25 @@ def admission_of(conf: Conf, task: Task, strategy: Strategy) -> Admission:
         counts_examples=type(task).size is Task.size,
         # Only ours are known to make nothing of a loss but a mean that leaves it out.
         finite_loss=not isinstance(strategy, Algorithm),
+        loss_at_most=asked.loss_at_most,
     )
     return Admission(
-        sums.specs_of(task),
+        _sums_of(task, asked.loss_at_most),
         partial(sums.metrics_of, task),
         conf.strategy.weighting,
         limits,
         Sketcher(seed_for(conf.run.seed, "server", 0, "sketch")),
     )
+
+
+def _sums_of(task: Task, loss_at_most: float | None) -> dict[str, SumSpec]:
+    """Return what an evaluation's sums may be: as the task declares them, and a run's own bound."""
+    specs = sums.specs_of(task)
+    if loss_at_most is not None:
+        declared = specs[sums.LOSS]
+        low = max(declared.low, -loss_at_most)
+        specs[sums.LOSS] = replace(declared, low=low, high=min(declared.high, loss_at_most))
+    return specs
 
 
 def check_bounds(run: RunConf, strategy: Strategy) -> None:

@@ -12,13 +12,15 @@ class Admitted:
     """A reply that may be aggregated.
 
     `norm` is the L2 norm of (update - global model) over all arrays of floats, None for metrics
-    alone. `withheld` says of an evaluation that the silo's owner keeps small counts back. `weight`
-    is what an update weighs in the mean, and `sketch` a small picture of its change.
+    alone. `withheld` says of an evaluation that the silo's owner keeps something back,
+    and `without` which metrics. `weight` is what an update weighs in the mean, and `sketch` a small
+    picture of its change.
     """
 
     examples: int
     norm: float | None = None
     withheld: bool = False
+    without: frozenset[str] = frozenset()
     weight: int = field(default=0, compare=False)
     sketch: Sketch | None = field(default=None, compare=False, repr=False)
 

@@ -5,20 +5,11 @@ only the sequence shows it.
 from __future__ import annotations
 
 import logging
-from typing import Final
 
-from server.round.exchange import GONE, IDLE, LATE
+from server.run.absence import TOLD_ROUNDS, WHAT
 from server.run.result import RoundRecord
 
 log = logging.getLogger(__name__)
-
-TOLD_ROUNDS: Final = 3
-"""Rounds in a row after which a silo is named, and again after as many more."""
-WHAT: Final = {
-    LATE: "too late",
-    IDLE: "connected without ever asking for its work",
-    GONE: "gone",
-}
 
 
 class Lateness:

@@ -5,7 +5,8 @@ name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message, MetricRecord
@@ -67,7 +68,9 @@ class Evaluated:
     metrics: Metrics
     sums: sums.Sums | None
     withheld: bool = False
-    """Whether the silo's owner keeps counts back, so that the union's metrics lack them."""
+    """Whether the silo's owner keeps something back, so that the union's metrics lack it."""
+    without: frozenset[str] = frozenset()
+    """The metrics that the owner does not let out."""
 
 
 def evaluated(task: Task, reply: Message, verdict: Admitted) -> Evaluated:
@@ -85,23 +88,30 @@ def evaluated(task: Task, reply: Message, verdict: Admitted) -> Evaluated:
         return Evaluated(cost, None, verdict.withheld)
     of_silo = protocol.to_state(protocol.records(reply.content, ArrayRecord)[protocol.SUMS])
     made = sums.metrics_of(task, of_silo)
+    made |= {name: math.nan for name in verdict.without if name in made}
     # A strategy of Flower's gets replies in Flower's own form, all of the same names.
     del reply.content[protocol.SUMS]
     reply.content[protocol.METRICS] = MetricRecord(
         {protocol.NUM_EXAMPLES: verdict.examples, **made}
     )
-    return Evaluated(cost | made, of_silo, verdict.withheld)
+    return Evaluated(cost | made, of_silo, verdict.withheld, verdict.without)
 
 
-def metrics_of_union(task: Task, union: sums.Union) -> Metrics:
+def metrics_of_union(
+    task: Task, union: sums.Union, without: Sequence[Collection[str]] = ()
+) -> Metrics:
     """Return the metrics of all silos' sums together; the loss alone where the task's `metrics`
     raises for them.
+
+    `without` are the metrics that each of these silos withholds: what none lets out is undefined.
 
     Each silo's own were taken at admission, so no one of them is to be named.
     """
     total = union.total()
+    nobody = frozenset.intersection(*map(frozenset, without)) if without else frozenset()
     try:
-        return sums.metrics_of(task, total)
+        made = sums.metrics_of(task, total)
+        return made | {name: math.nan for name in nobody if name in made}
     except Interrupted:
         raise
     except Exception as error:

@@ -67,6 +67,16 @@ def check_numbers(values: Mapping[str, object], finite: Collection[str] = ()) ->
             raise AdmissionFault("MDW-623", f"its {name} is {_short(value)}, which is not finite")
 
 
+def check_loss(values: Mapping[str, object], most: float | None) -> None:
+    """Raise AdmissionFault MDW-623 where a loss is beyond what the run allows; None allows any."""
+    loss = _number(values, protocol.LOSS)
+    # NaN is within no bound.
+    if most is not None and loss is not None and not -most <= loss <= most:
+        raise AdmissionFault(
+            "MDW-623", f"its loss is {_short(loss)}, and run.admission.loss_at_most={most:g}"
+        )
+
+
 def examples_in(values: Mapping[str, Any], least: int, most: int) -> int:
     """Return the number of examples that a reply is of; raises AdmissionFault MDW-616."""
     return count_in(values, protocol.NUM_EXAMPLES, least, most)

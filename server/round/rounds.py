@@ -30,7 +30,7 @@ from server.round.end_of_run import final_test, test_config
 from server.round.evaluate_phase import EvaluatePhase
 from server.round.exchange import Step, exchange
 from server.round.gate import admission_of
-from server.round.influence import median_norm, owner_of, warn_of_owner
+from server.round.influence import median_norm, warn_of_owner
 from server.round.means import means
 from server.round.patience import closing_of
 from server.round.phase import Phase
@@ -41,6 +41,7 @@ from server.round.silo_grid import SiloGrid
 from server.round.statistics import fitted
 from server.round.train_phase import TrainPhase
 from server.run.checkpoint import Kept
+from server.run.movement import owner_of
 from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord
 from server.scoring.evaluation import parameter_names
 from server.session import Session
@@ -204,6 +205,8 @@ class Rounds:
         if central:
             scores = central()
             record.aggregate |= {f"{CENTRAL}{name}": value for name, value in scores.items()}
+        if isinstance(self.grid, SiloGrid):
+            record.twins = sorted(set(self.grid.twins()).intersection(record.cohort))
         return record, arrays
 
     def _close(self, record: RoundRecord, arrays: ArrayRecord, early_stop: EarlyStop) -> None:

@@ -45,6 +45,10 @@ class SiloGrid(Grid):
         names = self.names()
         return [NodeInfo(node_id=node, name=names[node]) for node in self.get_node_ids()]
 
+    def twins(self) -> list[str]:
+        """Return the silos whose key two processes use at this time."""
+        return []
+
     @abstractmethod
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages and return their ids, empty where a node can't be asked."""

@@ -17,12 +17,12 @@ from conf.errors import RoundError, WireError
 from server.round.aggregation import Aggregate, Aggregation, beyond_the_cohort
 from server.round.error_text import reasons_of
 from server.round.gate import COHORT
-from server.round.influence import NORM
 from server.round.judgement import Admitted
 from server.round.patience import closing_of
 from server.round.phase import Phase
 from server.round.receipt_check import Receipts
 from server.round.updates import Updates
+from server.run.movement import NORM
 from server.run.result import RoundRecord
 from server.session import Session
 from strategies.streaming import Streaming

@@ -11,9 +11,10 @@ from flwr.app import Message, MetricRecord
 
 from conf.errors import MeadowError
 from server.round.admission import software_of
-from server.round.influence import NORM, Influence
+from server.round.influence import Influence
 from server.round.judgement import Admitted, Rejected, Verdict
 from server.round.phase import metrics_in
+from server.run.movement import NORM
 from server.run.result import RoundRecord
 from server.session import Session
 from strategies.wire import protocol

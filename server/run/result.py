@@ -52,7 +52,8 @@ class RoundRecord:
     means of `metrics`), weighted means of the training metrics (prefixed `train_`), and the metrics
     of the central test set (prefixed `central_`) where `run.test=rounds` asks for them. `partial`
     names the silos whose owners withheld counts: all metrics of the union but the loss lack
-    these. `evaluated` are those that answered the evaluation, with examples or without,
+    these. `twins` are those whose key two processes used when the round closed.
+    `evaluated` are those that answered the evaluation, with examples or without,
     `unevaluated` those that were asked and did not, for a reason in `failed`.
     """
 
@@ -71,6 +72,7 @@ class RoundRecord:
     software: dict[str, dict[str, str]] = field(default_factory=dict)
     aggregate: Metrics = field(default_factory=dict)
     partial: list[str] = field(default_factory=list)
+    twins: list[str] = field(default_factory=list)
     evaluated: list[str] = field(default_factory=list)
     unevaluated: list[str] = field(default_factory=list)
 

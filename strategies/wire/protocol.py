@@ -95,6 +95,8 @@ SECONDS: Final = "seconds"
 """Seconds in the training or evaluation loop, data loading included."""
 SAMPLES_PER_SECOND: Final = "samples-per-second"
 WITHHELD: Final = "withheld"
+WITHHELD_METRIC: Final = "withheld:"
+"""Before a metric's name, with a 1: the silo's owner does not let that metric out."""
 """1 in the reply of an evaluation whose small counts the silo's owner withholds."""
 
 # What an update weighs by (`strategy.weighting`)

@@ -194,3 +194,21 @@ def test_a_division_by_0_makes_metrics_undefined_under_their_names() -> None:
         },
     )
     assert found["loss"] == 2 and np.isnan(found["recall"]) and len(found) == 2
+
+
+def test_a_loss_of_its_own_has_no_range_until_the_task_says_one() -> None:
+    class Contrastive(type(DIGITS)):  # type: ignore[misc]
+        def loss(self, output: Any, batch: Any) -> Tensor:
+            return torch.zeros(())
+
+    class Bounded(Contrastive):
+        loss_range = (-5.0, 0.0)
+
+    def limits(task: Task) -> tuple[float, float]:
+        spec = sums.specs_of(task)[sums.LOSS]
+        return spec.low, spec.high
+
+    assert limits(DIGITS) == (0.0, 1e6)
+    made = Contrastive.__new__(Contrastive)
+    assert limits(made) == (-float("inf"), float("inf"))
+    assert limits(Bounded.__new__(Bounded)) == (-5.0, 0.0)

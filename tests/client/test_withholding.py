@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from client.loop import Evaluation
 from client.sums import of_batch
 from client.tasks import task_named
-from client.withholding import told, without_small_counts
+from client.tasks.base import SumSpec, Task
+from client.withholding import nothing_told, told, without_small_counts
 from conf.schema import PolicyConf
 from strategies.wire import protocol
 
@@ -105,3 +109,66 @@ def test_no_count_below_the_least_is_told_or_can_be_had_from_the_total(
 @pytest.mark.parametrize("shape", [(), (2, 3), (2, 3, 4)])
 def test_counts_keep_their_shape(shape: tuple[int, ...]) -> None:
     assert without_small_counts(torch.ones(shape, dtype=torch.int64), 5).shape == shape
+
+
+def test_a_metric_leaves_only_where_the_split_has_as_many_examples_as_it_needs() -> None:
+    policy = PolicyConf(metrics_at_least={"f1": 21, "loss": 5})
+    said = told(evaluation(20), DIGITS, policy)
+    # Accuracy and F1 are made of the same counts: one can't stay without the other.
+    assert math.isnan(said.metrics["f1"]) and math.isnan(said.metrics["accuracy"])
+    assert int(said.sums["confusion"].sum()) == 0 and said.metrics["loss"] > 0
+    assert said.metrics["withheld:f1"] == said.metrics["withheld:accuracy"] == 1
+    assert said.metrics[protocol.WITHHELD] == 1
+    whole = told(evaluation(21), DIGITS, policy)
+    assert protocol.WITHHELD not in whole.metrics and whole.metrics["accuracy"] > 0.9
+
+
+def test_without_the_examples_of_its_loss_an_answer_tells_nothing() -> None:
+    policy = PolicyConf(metrics_at_least={"loss": 21})
+    assert told(evaluation(20), DIGITS, policy) == nothing_told()
+    assert told(evaluation(21), DIGITS, PolicyConf(metrics_at_least={"loss": 21})).sums
+
+
+def test_a_policy_of_version_2_lets_no_metric_out_that_it_does_not_name() -> None:
+    policy = PolicyConf(version=2, metrics_at_least={"loss": 5})
+    said = told(evaluation(20), DIGITS, policy)
+    assert int(said.sums["confusion"].sum()) == 0 and "withheld:accuracy" in said.metrics
+    policy = PolicyConf(version=2, metrics_at_least={"loss": 5, "accuracy": 5, "f1": 5})
+    assert protocol.WITHHELD not in told(evaluation(20), DIGITS, policy).metrics
+
+
+class Shares(type(DIGITS)):  # type: ignore[misc]
+    """Metrics of its own, of which one is a share of the size, which every answer tells."""
+
+    of_size = True
+
+    def sums(self, output: Any, batch: Any) -> Mapping[str, Tensor]:
+        right = (output.argmax(1) == batch[1]).sum()
+        return {"right": right, "guesses": torch.tensor(len(batch[1])), "other": right}
+
+    def sum_specs(self) -> Mapping[str, SumSpec]:
+        return dict.fromkeys(("right", "guesses", "other"), SumSpec())
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
+        count = sums["size"] if self.of_size else sums["guesses"]
+        return {"accuracy": int(sums["right"]) / int(count), "other": float(sums["other"])}
+
+
+def shares(of_size: bool) -> tuple[Task, Evaluation]:
+    task = Shares.__new__(Shares)
+    task.of_size = of_size
+    labels = torch.arange(20) % 2
+    made = of_batch(task, torch.eye(10)[labels], (torch.zeros(20, 1, 8, 8), labels))
+    return task, Evaluation(made, 20, 0.5)
+
+
+def test_a_metric_that_is_a_share_of_the_size_is_not_made_too_low() -> None:
+    task, one = shares(of_size=True)
+    assert told(one, task, PolicyConf(metrics_at_least={"accuracy": 21})) == nothing_told()
+
+
+def test_a_task_that_does_not_say_of_which_sums_its_metrics_are_made_withholds_all() -> None:
+    task, one = shares(of_size=False)
+    said = told(one, task, PolicyConf(metrics_at_least={"other": 21}))
+    assert [int(said.sums[n]) for n in ("right", "guesses", "other")] == [0, 0, 0]
+    assert math.isnan(said.metrics["accuracy"]) and math.isnan(said.metrics["other"])

@@ -293,6 +293,33 @@ def test_examples_beyond_the_ceiling_are_refused_in_both_phases(tmp_path: Path) 
         assert codes == [{"b": "MDW-616"}] * 2 or codes == [{"b": "MDW-630"}] * 2
 
 
+@pytest.mark.parametrize("loss", [1e300, -1e300, 1e7, -0.5])
+def test_a_finite_loss_that_no_example_can_have_is_that_silo_s_refusal(
+    federation: Federation, loss: float
+) -> None:
+    said = MetricRecord({protocol.NUM_EXAMPLES: 4, protocol.LOSS: 1.0})
+    lie = RecordDict({protocol.SUMS: sums_of(4, loss), protocol.METRICS: said})
+    federation.lies("evaluate", lie)
+    records = federation.run()
+    assert [record.codes for record in records] == [{"b": "MDW-630"}] * 2
+    assert [record.aggregate["loss"] for record in records] == [1.0] * 2
+
+
+@pytest.mark.parametrize("loss", [5.1, -5.1, 1e300, float("nan"), float("inf")])
+def test_a_run_bounds_the_loss_in_training_too(tmp_path: Path, loss: float) -> None:
+    federation = Federation(tmp_path, "run.admission.loss_at_most=5")
+    federation.lies("train", update([1.0] * 3, loss=loss))
+    left_out(federation.run(), "MDW-623")
+
+
+def test_a_run_bounds_the_loss_of_an_evaluation_below_the_task_s_own(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, "run.admission.loss_at_most=5")
+    said = MetricRecord({protocol.NUM_EXAMPLES: 4, protocol.LOSS: 1.0})
+    lie = RecordDict({protocol.SUMS: sums_of(4, 5.1), protocol.METRICS: said})
+    federation.lies("evaluate", lie)
+    assert [record.codes for record in federation.run()] == [{"b": "MDW-630"}] * 2
+
+
 def test_a_silo_is_held_to_the_examples_that_it_was_admitted_with(
     federation: Federation,
 ) -> None:
@@ -534,3 +561,25 @@ def test_over_any_layout_and_any_metrics_the_round_closes(
 
 def test_messages_of_these_phases_are_those_of_flower() -> None:
     assert (MessageType.TRAIN, MessageType.EVALUATE) == ("train", "evaluate")
+
+
+def test_what_an_owner_withholds_is_missing_and_not_0_and_a_false_mark_costs_nobody(
+    federation: Federation,
+) -> None:
+    said = MetricRecord(
+        {protocol.NUM_EXAMPLES: 4, protocol.LOSS: 1.0, "withheld": 1, "withheld:accuracy": 1}
+    )
+    empty = sums_of(4, 1.0)
+    empty["confusion"] = Array(np.zeros((10, 10), np.int64))
+    federation.lies("evaluate", RecordDict({protocol.SUMS: empty, protocol.METRICS: said}))
+    records = federation.run()
+    assert [record.partial for record in records] == [["b"]] * 2
+    assert records[0].metrics["b"]["accuracy"] is None
+    assert records[0].codes == {}
+
+
+def test_a_mark_of_a_metric_that_the_task_does_not_have_is_refused(federation: Federation) -> None:
+    said = MetricRecord({protocol.NUM_EXAMPLES: 4, protocol.LOSS: 1.0, "withheld:x": 1})
+    lie = RecordDict({protocol.SUMS: sums_of(4, 1.0), protocol.METRICS: said})
+    federation.lies("evaluate", lie)
+    assert [record.codes for record in federation.run()] == [{"b": "MDW-623"}] * 2

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from client.partition import Indices
-from client.tasks.base import Better, SumSpec, broken
+from client.tasks.base import LARGEST_LOSS, Better, SumSpec, broken
 from client.tasks.kinds import score_bins
 from client.tasks.kinds.arrays import MADE_UP, Arrays, ArrayTask
 from client.tasks.kinds.confusion import accuracy, confusion, macro_f1
@@ -26,6 +26,12 @@ class Classification(ArrayTask):
     AUPRC as well, of class 1 where there are two, else each class against the rest.
     """
 
+    metric_sums: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "accuracy": ("confusion",),
+        "f1": ("confusion",),
+        **score_bins.MADE_OF_SCORES,
+    }
+    loss_range: ClassVar[tuple[float, float]] = (0.0, LARGEST_LOSS)
     shown: ClassVar[Mapping[str, Better]] = {"accuracy": "max", "f1": "max", "loss": "min"}
     ranked: ClassVar[bool] = False
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from client.tasks.base import Better, SumSpec, broken
+from client.tasks.base import LARGEST_LOSS, Better, SumSpec, broken
 from client.tasks.kinds import score_bins
 from client.tasks.kinds.arrays import MADE_UP, ArrayTask
 from client.tasks.kinds.classification import ranking
@@ -24,6 +24,13 @@ class MultiLabel(ArrayTask):
     1. A model gives logits (n, classes); a label is guessed where its logit is above 0.
     """
 
+    metric_sums: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "f1": ("true_positives", "false_positives", "false_negatives"),
+        "f1_micro": ("true_positives", "false_positives", "false_negatives"),
+        "subset_accuracy": ("all_right", "examples"),
+        **score_bins.MADE_OF_SCORES,
+    }
+    loss_range: ClassVar[tuple[float, float]] = (0.0, LARGEST_LOSS)
     shown: ClassVar[Mapping[str, Better]] = {
         "f1": "max",
         "auroc": "max",

@@ -29,6 +29,7 @@ class Regression(ArrayTask):
     model gives (n, targets). Each metric is the mean over the targets.
     """
 
+    loss_range: ClassVar[tuple[float, float]] = (0.0, math.inf)
     shown: ClassVar[Mapping[str, Better]] = {
         "rmse": "min",
         "mae": "min",

@@ -10,6 +10,7 @@ with the distance from it, so that neither rare positives nor saturated scores e
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +29,12 @@ START: Final = 0.25
 _MANTISSA_BITS: Final = 23
 ROUNDING: Final = 1e-12
 """More than what the additions of 16,384 float64 numbers below 1 may be wrong by."""
+
+
+MADE_OF_SCORES: Final[Mapping[str, tuple[str, ...]]] = dict.fromkeys(
+    ("auroc", "auroc_error", "auprc", "auprc_error"), ("scores",)
+)
+"""The metrics of a histogram of scores, each with the sum that it is made of."""
 
 
 @dataclass(frozen=True)

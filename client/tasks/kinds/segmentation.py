@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from client.tasks.base import Better, SumSpec, broken
+from client.tasks.base import LARGEST_LOSS, Better, SumSpec, broken
 from client.tasks.kinds.arrays import ANY_SIDE, MADE_UP, Arrays, ArrayTask
 from client.tasks.kinds.classification import check_classes
 from client.tasks.kinds.confusion import accuracy, confusion, macro_f1, mean_iou
@@ -25,6 +25,7 @@ class Segmentation(ArrayTask):
     The loss is a mean over pixels, without those whose mask is `ignored`.
     """
 
+    loss_range: ClassVar[tuple[float, float]] = (0.0, LARGEST_LOSS)
     shown: ClassVar[Mapping[str, Better]] = {"iou": "max", "dice": "max", "loss": "min"}
     ignored: ClassVar[int] = 255
 

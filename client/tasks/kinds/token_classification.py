@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Subset
 
 from client.partition import Indices
-from client.tasks.base import Better, Contract, SumSpec, broken
+from client.tasks.base import LARGEST_LOSS, Better, Contract, SumSpec, broken
 from client.tasks.kinds.classification import check_classes
 from client.tasks.kinds.confusion import accuracy, confusion, macro_f1
 from client.tasks.kinds.in_memory import InMemoryTask
@@ -37,6 +37,7 @@ class TokenClassification(InMemoryTask[Rows]):
     """
 
     contract: Contract
+    loss_range: ClassVar[tuple[float, float]] = (0.0, LARGEST_LOSS)
     shown: ClassVar[Mapping[str, Better]] = {"accuracy": "max", "f1": "max", "loss": "min"}
     padding: ClassVar[int] = 0
     """The token that fills a batch's shorter sequences up."""

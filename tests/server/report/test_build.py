@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -441,15 +442,63 @@ def test_who_failed_in_the_final_test_is_among_the_failures(tmp_path: Path) -> N
     assert table[1:] == [["silo-3", "MDW-304", "gone", "final test"]]
 
 
-def test_a_silo_s_part_has_its_share_and_the_length_of_its_updates(tmp_path: Path) -> None:
-    made = sample()
+def measured(made: Made, norms: dict[str, float]) -> Made:
+    """Give each silo's updates a length, a weight and a direction, as the server measures them."""
     for record in made.records:
         for silo, metrics in record.train.items():
-            metrics["update-norm"] = 0.25 if silo == "silo-1" else 0.5
             metrics["num-examples"] = 600.0 if silo == "silo-1" else 200.0
-    rows = {row[0]: row for row in read(made, tmp_path).tables["Each silo's part"]}
-    assert rows["silo-1"][3] == "60.0%" and rows["silo-1"][6] == "0.250"
-    assert rows["silo-3"][3] == "20.0%" and rows["silo-3"][6] == "0.500"
+            metrics["update-norm"] = norms.get(silo, 0.5)
+            metrics["update-share"] = metrics["num-examples"] / 1000
+            metrics["update-cosine"] = 0.75
+    return made
+
+
+def test_a_silo_s_part_has_its_share_and_what_it_moved(tmp_path: Path) -> None:
+    seen = read(measured(sample(), {"silo-1": 0.25}), tmp_path)
+    rows = {row[0]: row for row in seen.tables["Each silo's part"]}
+    assert rows["silo-1"][3] == "60.0%" and rows["silo-3"][3] == "20.0%"
+    moved = seen.tables["Who moved the model"]
+    assert moved[1] == ["silo-1", "42.9%", "60.0%", "0.250", "0.250", "0.750"]
+    assert moved[2] == ["silo-2", "28.6%", "20.0%", "0.500", "0.500", "0.750"]
+    assert "Silos to look at" not in seen.tables
+
+
+def test_a_silo_that_owns_the_model_is_named_with_its_rounds(tmp_path: Path) -> None:
+    made = measured(sample(), {"silo-2": 500.0})
+    made.records[3].train["silo-2"]["update-norm"] = 0.5
+    seen = read(made, tmp_path)
+    (row,) = seen.tables["Silos to look at"][1:]
+    assert row == ["silo-2", "moved the model by 90 % or more of all movement", "1 to 3, 5 to 10"]
+
+
+def test_an_infinite_update_and_one_that_was_not_measured_cost_no_page(tmp_path: Path) -> None:
+    made = measured(sample(), {"silo-2": math.inf})
+    del made.records[0].train["silo-1"]["update-norm"]
+    moved = read(made, tmp_path).tables["Who moved the model"]
+    assert [row[0] for row in moved[1:]] == ["silo-1", "silo-3"]
+
+
+def test_of_many_silos_the_movement_is_one_line_and_its_table_is_folded(tmp_path: Path) -> None:
+    made = measured(sample(150, 300), {"silo-7": 9000.0})
+    seen = read(made, tmp_path)
+    assert len(seen.tables["Who moved the model"]) == 101
+    assert seen.tables["Silos to look at"][1][0] == "silo-7"
+    assert "the silo that moved it most" in page_of(made)
+
+
+def test_twins_and_silos_that_are_late_again_and_again_are_named(tmp_path: Path) -> None:
+    made = sample()
+    for number, record in enumerate(made.records, 1):
+        if number in (2, 3, 4, 5, 8, 9):
+            record.replied.remove("silo-3")
+            record.failed["silo-3"], record.codes["silo-3"] = "no answer in time", "MDW-359"
+        if number == 7:
+            record.twins = ["silo-1"]
+    rows = read(made, tmp_path).tables["Silos to look at"][1:]
+    assert rows == [
+        ["silo-3", "too late, round after round (MDW-359)", "2 to 5"],
+        ["silo-1", "two processes used its key (MDW-362)", "7"],
+    ]
 
 
 def test_a_page_is_written_and_its_ledger_verified_without_torch() -> None:

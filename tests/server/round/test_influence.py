@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from server.round.influence import Influence, median_norm, moved_by, owner_of
+from server.round.influence import Influence, median_norm
 from server.round.judgement import Admitted
 from server.round.sketch import Sketcher
+from server.run.movement import moved_by, owner_of
 
 SKETCHER = Sketcher(0)
 
