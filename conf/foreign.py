@@ -75,6 +75,8 @@ def _meant_mapping(content: dict[str, Any], key: str, path: Path) -> dict[str, A
         rule = rule_of(at)
         if rule is not None and isinstance(value, str):
             value = _told(rule, at, value, path)
+        elif rule is not None and isinstance(value, list):
+            value = [_told(rule, at, str(one), path) for one in value]
         made[name] = value
     return made
 
@@ -125,7 +127,7 @@ _is_name: Final = _matching(_NAME, "is not a name")
 _is_host: Final = _matching(_HOST, "is not a host")
 
 RULES: Final[dict[str, Rule]] = {
-    r"file|folder": _refused,
+    r"file|folder|orchestrator\.read_from": _refused,
     r"orchestrator\.ca": _beside,
     r"silos\.[^.]+\.(public_key|admission|data\.root)": _beside,
     r"silos\.[^.]+\.state": _state,

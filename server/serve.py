@@ -50,6 +50,7 @@ from server.round.readiness import check_here
 from server.run.result import RoundRecord
 from server.session import session
 from server.store.admitted_keys import AdmittedKeys
+from server.store.asked_folders import check_folders
 from server.store.ceilings import Ceilings
 from server.store.expired_runs import expire
 from server.store.layout import claim
@@ -268,6 +269,7 @@ class _Work:
     def _outcome(self, request: Request) -> Outcome:
         conf = request.checked(self.conf.federation.orchestrator.targets)
         conf.run.output, conf.run.baseline = self.conf.run.output, "none"
+        check_folders(conf, self.conf)
         members, strategy = silos(conf), build_strategy(conf.strategy)
         task = task_of(conf.task)
         check_here(conf, task, len(members), task.made_up())

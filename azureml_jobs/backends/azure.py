@@ -142,7 +142,7 @@ class AzureBackend(Backend):
     def check(self, role: str) -> Table:
         """Return what would keep a launch from working, as far as a role may see."""
         keys = self.admitted if role in (ALL, ORCHESTRATOR) else None
-        return look(self.conf, role, Sources(Workspace, VaultSecrets, keys))
+        return look(self.conf, role, Sources(Workspace, VaultSecrets, keys, _looked_into))
 
     def prepare(self, role: str) -> None:
         """Raise AzureError MDW-813 where a launch would fail."""
@@ -376,6 +376,15 @@ def _folder(given: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="meadow-job-") as made:
         yield Path(made)
+
+
+def _looked_into(container: str) -> str:
+    """Return the address of a blob container, once it was looked into."""
+    from azureml_jobs.identity.azure_sign_in import sign_in
+    from azureml_jobs.storage.blob_store import BlobStore
+
+    BlobStore.at(container, sign_in()).list("store.json")
+    return container
 
 
 def _waited(place: Workspace, name: str, seconds: float) -> AzureJob:

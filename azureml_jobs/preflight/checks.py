@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -29,8 +30,9 @@ from azureml_jobs.preflight.findings import ERROR, WARNING, Finding, Table, fail
 from azureml_jobs.preflight.network import listening, reached
 from azureml_jobs.preflight.this_machine import outside_code
 from azureml_jobs.rendezvous import checked_address
+from azureml_jobs.storage.rights import PLACES, container_of
 from conf.errors import AzureError, MeadowError
-from conf.schema import Conf, SiloConf, WorkspaceConf
+from conf.schema import Conf, OrchestratorConf, SiloConf, WorkspaceConf
 
 ALL: Final = "all"
 ORCHESTRATOR: Final = "orchestrator"
@@ -66,6 +68,8 @@ class Sources:
     workspace: Callable[[WorkspaceConf], WorkspaceView]
     vault: Callable[[str], SecretStore]
     keys: Callable[[], Iterable[AdmittedKey]] | None = None
+    container: Callable[[str], str] | None = None
+    """Looks into a blob container, by its address; raises MeadowError where it can't be used."""
     clock: Callable[[], float] = time.time
 
 
@@ -100,10 +104,27 @@ def _orchestrator(conf: Conf, sources: Sources) -> Iterator[Finding]:
             yield from _compute(part, workspace, Machines(orchestrator.compute), managed=True)
         if orchestrator.datastore:
             yield tried(part, "datastore", lambda: workspace.container(str(orchestrator.datastore)))
+            yield from _containers(orchestrator, workspace, sources)
     if orchestrator.key_vault:
         yield from _ca(part, sources.vault(orchestrator.key_vault), sources)
     if sources.keys is not None:
         yield from _keys(conf, list(sources.keys()), sources.clock())
+
+
+def _containers(
+    orchestrator: OrchestratorConf, workspace: WorkspaceView, sources: Sources
+) -> Iterator[Finding]:
+    """Check the containers of the store: its own, and one for each right beside it."""
+    look = sources.container
+    if look is None:
+        return
+    try:
+        own = orchestrator.store or workspace.container(str(orchestrator.datastore))
+    except MeadowError:
+        return  # a line says so already
+    for right in ("", *PLACES):
+        address = container_of(own, right) if right else own
+        yield tried(ORCHESTRATOR, f"container {right}".strip(), partial(look, address))
 
 
 def _silo(conf: Conf, name: str, sources: Sources) -> Iterator[Finding]:

@@ -44,6 +44,16 @@ _ROUTES: Final = {
 OpenPlace = Callable[[str], Store]
 
 
+def container_of(store: str, place: str) -> str:
+    """Return the address of the container of one right, beside that of the store's own.
+
+    `https://ACCOUNT.blob.core.windows.net/fl/PREFIX` has its queue in `fl-queue/PREFIX`: roles are
+    given at a container, and not at a prefix.
+    """
+    account, container, *prefix = store.removeprefix("https://").rstrip("/").split("/", 2)
+    return "/".join([f"https://{account}", f"{container}-{place}", *prefix])
+
+
 @dataclass(frozen=True)
 class StoreOfRights:
     """See the module; `state` is the orchestrator's own, and holds the leases of the whole."""

@@ -170,6 +170,11 @@ class OrchestratorConf:
         help="classes, beside Flower's own, that a run's strategy.args may name; what else a run "
         "may have imported is what the server is launched with",
     )
+    read_from: list[str] = entries(
+        list,
+        help="folders of the server's machine that a run may name (model.init, data.root), beside "
+        "its own runs and what the server is launched with",
+    )
     # ---- on Azure ML
     workspace: WorkspaceConf | None = value(None, help="its Azure ML workspace")
     compute: str | None = value(None, help="its compute in the workspace")

@@ -17,7 +17,7 @@ from azureml_jobs.identity.secret_store import FolderSecrets, SecretStore
 from azureml_jobs.rendezvous import FolderRendezvous, MlflowRendezvous, Rendezvous
 from azureml_jobs.storage.base import NAME, Store
 from azureml_jobs.storage.folder_store import FolderStore
-from azureml_jobs.storage.rights import LARGEST, StoreOfRights
+from azureml_jobs.storage.rights import LARGEST, StoreOfRights, container_of
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf
 
@@ -102,16 +102,6 @@ def store_in(folder: FederationFolder) -> Store:
         return FolderStore(folder.place(name), largest=LARGEST.get(name))
 
     return StoreOfRights.opened(FolderStore(folder.store), place)
-
-
-def container_of(store: str, place: str) -> str:
-    """Return the address of the container of one right, beside that of the store's own.
-
-    `https://ACCOUNT.blob.core.windows.net/fl/PREFIX` has its queue in `fl-queue/PREFIX`: roles are
-    given at a container, and not at a prefix.
-    """
-    account, container, *prefix = store.removeprefix("https://").rstrip("/").split("/", 2)
-    return "/".join([f"https://{account}", f"{container}-{place}", *prefix])
 
 
 def own_host() -> str:

@@ -18,7 +18,7 @@ from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.preflight.checks import Sources, check
 from azureml_jobs.preflight.findings import ERROR, OK, WARNING, Finding, Table
 from conf.compose import compose
-from conf.errors import AzureError
+from conf.errors import AzureError, CheckpointError
 from conf.schema import Conf, InputConf, WorkspaceConf
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -44,7 +44,7 @@ class FakeWorkspace:
         return self.world.computes.get(name, compute(name, "its own identity"))
 
     def container(self, datastore: str) -> str:
-        return self._there(datastore)
+        return f"https://flhub.blob.core.windows.net/{self._there(datastore)}"
 
     def asset(self, name: str, version: str) -> str:
         self._there(f"{name}:{version}")
@@ -79,6 +79,7 @@ class World:
         self.assets: dict[str, str] = {}
         self.unseen = ""
         self.asked: list[str] = []
+        self.containers: list[str] = []
         self.vaults = {
             name: FolderSecrets(folder / name) for name in ("kv-hub", "kv-north", "kv-south")
         }
@@ -102,7 +103,15 @@ class World:
         def workspace(conf: WorkspaceConf) -> FakeWorkspace:
             return FakeWorkspace(self, conf.name)
 
-        return Sources(workspace, vault, lambda: self.keys, NOW.timestamp)
+        def container(address: str) -> str:
+            if address in self.gone:
+                raise CheckpointError(
+                    "MDW-515", f"There is no container for {address}.", "Make it."
+                )
+            self.containers.append(address)
+            return address
+
+        return Sources(workspace, vault, lambda: self.keys, container, NOW.timestamp)
 
 
 @pytest.fixture
@@ -132,6 +141,20 @@ def test_a_federation_in_good_order_has_no_wrong_line(conf: Conf, world: World) 
     assert wrong(table) == []
     assert {row.part for row in table.rows} == {"orchestrator", "north", "south"}
     table.refuse()
+
+
+def test_each_container_of_the_store_is_looked_into(conf: Conf, world: World) -> None:
+    own = "https://flhub.blob.core.windows.net/federation"
+    conf.federation.orchestrator.store = own
+    check(conf, "orchestrator", world.sources())
+    assert world.containers == [own, *(f"{own}-{r}" for r in ("queue", "admissions", "results"))]
+    world.gone.add(f"{own}-queue")
+    table = check(conf, "orchestrator", world.sources())
+    assert wrong(table) == [("orchestrator", "container queue", ERROR)]
+    # A silo's owner has no right there, and is not asked for one.
+    world.containers.clear()
+    check(conf, "silo:north", dataclasses.replace(world.sources(), keys=None))
+    assert world.containers == []
 
 
 def test_each_role_asks_only_for_what_is_its_own(conf: Conf, world: World) -> None:
