@@ -39,13 +39,15 @@ from conf.startup_log import note
 from conf.targets.requirements import check_job
 from server.app import federate
 from server.observers.progress import PlainProgress
+from server.observers.secret_addresses import take_addresses
 from server.orchestrator.app_bundle import app_bundle
 from server.orchestrator.backends import OrchestratorBackends
 from server.orchestrator.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
 from server.orchestrator.packed_grid import PackedGrid
+from server.orchestrator.presence import Presence
 from server.orchestrator.service import Orchestrator, quiet_flower
 from server.round.lateness import Lateness
-from server.round.patience import needed_at_start, settling_at_start
+from server.round.patience import needed_at_start, quorum_of, settling_at_start
 from server.round.readiness import check_here
 from server.run.result import RoundRecord
 from server.session import session
@@ -270,6 +272,7 @@ class _Work:
         conf = request.checked(self.conf.federation.orchestrator.targets)
         conf.run.output, conf.run.baseline = self.conf.run.output, "none"
         check_folders(conf, self.conf)
+        take_addresses(conf.tracking, self.here.secrets)
         members, strategy = silos(conf), build_strategy(conf.strategy)
         task = task_of(conf.task)
         check_here(conf, task, len(members), task.made_up())
@@ -300,7 +303,9 @@ class _Work:
             ceilings = Ceilings(self.keys, OwnerNotes(self.here.store, time.time))
             run.ceilings = ceilings
             run.owner_notes = ceilings.facts
-            federate(run, grid, strategy)
+            quorum = quorum_of(conf.run, conf.run.cohort or len(names))
+            with self.care.watching(Presence(names, quorum, run.observer.presence)):
+                federate(run, grid, strategy)
         return Outcome(run.result.status, folder=self._left(request))
 
 

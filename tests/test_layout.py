@@ -84,6 +84,8 @@ TESTED_ELSEWHERE = {
     "server/round/train_phase.py": "tests/server/round/test_rounds.py",
     "server/round/phase.py": "tests/server/round/test_end_of_run.py",
     "server/round/replies.py": "tests/server/round/test_rounds.py",
+    "server/run/absence.py": "tests/server/round/test_lateness.py",
+    "server/run/movement.py": "tests/server/round/test_influence.py",
     "server/run/chain.py": "tests/server/run/test_ledger.py",
     "server/run/verdict.py": "tests/server/run/test_ledger.py",
     "conf/schema/lifetimes.py": "tests/conf/test_key_list.py",

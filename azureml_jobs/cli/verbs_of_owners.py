@@ -100,7 +100,7 @@ OWNERS: Final = (
         "keys accept",
         ORCHESTRATOR,
         "hand in a note that a silo's owner has signed",
-        "owner_notes:accept",
+        "ceiling_notes:accept",
         (NAME, Argument("FILE", "the note", required=True), VAULT, KEY_FOLDER, STORE),
         overrides=WHICH,
         about="A running orchestrator follows within half a minute, and notes it in the ledger.",
@@ -213,7 +213,7 @@ OWNERS: Final = (
         "keys note",
         SILO,
         "sign how many examples a silo's update may count from now on",
-        "owner_notes:note",
+        "ceiling_notes:note",
         (NAME, EXAMPLES, VAULT, KEY_FOLDER),
         overrides=WHICH,
         about="The silo's key signs it, for its federation, with a number: the highest one counts. It lowers what the\n"

@@ -55,6 +55,7 @@ def status(arguments: Arguments) -> int:
     for part, job in seen.items():
         if isinstance(job, Job) and job.live and federation.backend.nobody_restarts(part):
             print(f"{part}: nobody restarts this when it ends")
+    print_quorum(told.get("quorum") if live else None)
     for silo, what in (told.get("named", {}) if live else {}).items():
         print(f"{silo}: {what}")
     for line in _transfers(federation, seen, told if live else {}):
@@ -69,6 +70,16 @@ def status(arguments: Arguments) -> int:
     if errors and len(errors) == len(seen):
         raise errors[0]
     return 0
+
+
+def print_quorum(lacking: Mapping[str, Any] | None) -> None:
+    """Say that a round could not close with the silos that are connected, if so."""
+    if lacking:
+        missing = ", ".join(lacking["missing"])
+        print(
+            f"{ORCHESTRATOR}: {lacking['connected']} of the {lacking['needed']} silos that a round"
+            f" needs are connected, since {lacking['since']}; missing: {missing} (MDW-412)"
+        )
 
 
 def logs(arguments: Arguments) -> int:

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from server.run.result import FinalTest, Metrics, RoundRecord, RunResult
+
+
+@dataclass(frozen=True)
+class PresenceChange:
+    """Which silos of a run have `gone` and which are `back`; whether the `quorum` of a round was
+    `lost` or is `back`, empty where neither; and how it is now.
+    """
+
+    gone: list[str]
+    back: list[str]
+    quorum: str
+    connected: int
+    needed: int
+    missing: list[str]
 
 
 class Observer:
@@ -27,6 +42,9 @@ class Observer:
 
     def round_closed(self, record: RoundRecord) -> None:
         """The round is aggregated and its checkpoint written."""
+
+    def presence(self, change: PresenceChange) -> None:
+        """Silos have gone or are back; told by another thread, in the middle of a round."""
 
     def model_tested(self, test: FinalTest) -> None:
         """The rounds are done, and the run's model was evaluated on the silos' test splits."""
@@ -66,6 +84,11 @@ class Observers(Observer):
         """See `Observer`."""
         for observer in self._all:
             observer.round_closed(record)
+
+    def presence(self, change: PresenceChange) -> None:
+        """See `Observer`."""
+        for observer in self._all:
+            observer.presence(change)
 
     def model_tested(self, test: FinalTest) -> None:
         """See `Observer`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from server.observers.base import Observer
+from server.observers.base import Observer, PresenceChange
 from server.run.result import FinalTest, Metrics, RoundRecord, RunResult
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,10 @@ class Guarded(Observer):
     def round_closed(self, record: RoundRecord) -> None:
         """See `Observer`."""
         self._tell(lambda: self._observer.round_closed(record))
+
+    def presence(self, change: PresenceChange) -> None:
+        """See `Observer`."""
+        self._tell(lambda: self._observer.presence(change))
 
     def model_tested(self, test: FinalTest) -> None:
         """See `Observer`."""

@@ -12,6 +12,8 @@ a collector that is away costs the run nothing.
     meadow.silo.failures       rounds without one, by `silo` and `code`
     meadow.silo.training       seconds of a silo's last training
     meadow.link.bytes          of arrays, by `silo` and `direction` (up, down)
+    meadow.silos.connected     silos of the run that are connected; told where it changes
+    meadow.quorum.missing      how many more a round would need; 0 where there are enough
     meadow.run.finished        runs that ended, by `status` and `code`
 """
 
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from conf.errors import ConfigError
 from conf.schema import TrackingConf
-from server.observers.base import Observer
+from server.observers.base import Observer, PresenceChange
 from server.run.result import RoundRecord, RunResult
 
 if TYPE_CHECKING:
@@ -92,6 +94,8 @@ class Otlp(Observer):
         self._failures = meter.create_counter("meadow.silo.failures")
         self._training = meter.create_gauge("meadow.silo.training", "s")
         self._bytes = meter.create_counter("meadow.link.bytes", "By")
+        self._connected = meter.create_gauge("meadow.silos.connected")
+        self._missing = meter.create_gauge("meadow.quorum.missing")
         self._finished = meter.create_counter("meadow.run.finished")
 
     def run_started(self, result: RunResult, rounds: int) -> None:
@@ -115,6 +119,11 @@ class Otlp(Observer):
         for direction, sizes in (("up", record.bytes_up), ("down", record.bytes_down)):
             for silo, size in sizes.items():
                 self._bytes.add(size, {**self._run, "silo": silo, "direction": direction})
+
+    def presence(self, change: PresenceChange) -> None:
+        """Measure how many silos are connected, and how many a round lacks."""
+        self._connected.set(change.connected, self._run)
+        self._missing.set(max(change.needed - change.connected, 0), self._run)
 
     def run_finished(self, result: RunResult) -> None:
         """Count the run by how it ended."""

@@ -4,6 +4,10 @@ The address is in `MEADOW_WEBHOOK`, and nowhere in a configuration: it most ofte
 is sent is JSON: `event`, `run`, `task`, `text` (a line for people, which chats show), and the
 event's own fields. No text of an error and no metric of a single silo is in it.
 
+    silo_gone     `silo`                      its connection was lost, in the middle of a round too
+    silo_back     `silo`                      it is connected again
+    quorum_lost   `connected`, `needed`, `missing`   fewer are connected than a round needs
+    quorum_back   `connected`, `needed`, `missing`   there are enough again
     silo_lost     `round`, `silo`, `code`     the first round that a silo fails after it took part
     run_finished  `status`, `rounds`, `code`, `final` (the metrics of the test)
 
@@ -24,7 +28,7 @@ import httpx
 
 from conf.errors import ConfigError
 from conf.schema import TrackingConf
-from server.observers.base import Observer
+from server.observers.base import Observer, PresenceChange
 from server.run.result import RoundRecord, RunResult, finite
 
 log = logging.getLogger(__name__)
@@ -92,6 +96,21 @@ class Webhook(Observer):
                 text = f"{silo} failed in round {record.round} ({code})"
                 self._put("silo_lost", text, round=record.round, silo=silo, code=code)
         self._lost = (self._lost | set(record.codes)) - set(record.replied)
+
+    def presence(self, change: PresenceChange) -> None:
+        """Tell who has gone or is back, and whether a round could still close."""
+        for silo in change.gone:
+            self._put("silo_gone", f"{silo} is not connected any more", silo=silo)
+        for silo in change.back:
+            self._put("silo_back", f"{silo} is connected again", silo=silo)
+        if change.quorum:
+            self._put(
+                f"quorum_{change.quorum}",
+                f"{change.connected} of the {change.needed} silos that a round needs are connected",
+                connected=change.connected,
+                needed=change.needed,
+                missing=change.missing,
+            )
 
     def run_finished(self, result: RunResult) -> None:
         """Tell how the run ended."""

@@ -37,6 +37,7 @@ from azureml_jobs.rendezvous import (
 from azureml_jobs.storage.base import Lease, LeaseLost, Store, StoreMissing
 from conf.errors import Interrupted, MeadowError
 from conf.schema import FederationConf
+from server.orchestrator.presence import Presence
 from server.orchestrator.service import Orchestrator
 from server.run.absence import TWINS
 from server.store.admitted_keys import AdmittedKeys
@@ -80,6 +81,8 @@ class Caretaker:
     _beat: int = 0
     late: dict[str, str] = field(default_factory=dict)
     """What there is to say of silos that gave no answer round after round; replaced, not changed."""
+    presence: Presence | None = None
+    """Watches the silos of the open run; None between runs."""
     _ca_notes: list[str] | None = None
     _lost: MeadowError | None = None
     _admitted: dict[bytes, str] = field(default_factory=dict)
@@ -132,6 +135,15 @@ class Caretaker:
         finally:
             self._request = None
 
+    @contextlib.contextmanager
+    def watching(self, presence: Presence) -> Iterator[None]:
+        """Watch the silos of a run while this block is open."""
+        self.presence = presence
+        try:
+            yield
+        finally:
+            self.presence = None
+
     def _keep(self) -> None:
         while not self._stopped.wait(CARE_SECONDS):
             try:
@@ -141,6 +153,7 @@ class Caretaker:
                 self._renew_keys()
                 self._follow_keys()
                 self._follow_queue()
+                self._look_at_silos()
                 self._write_status()
                 self._warn()
             except LeaseLost as error:
@@ -217,14 +230,21 @@ class Caretaker:
         if request is not None and self.queue.is_cancelled(request):
             os.kill(os.getpid(), signal.SIGUSR1)
 
+    def _look_at_silos(self) -> None:
+        presence = self.presence
+        if presence is not None:
+            presence.look(self.orchestrator.connected())
+
     def _write_status(self) -> None:
         run = self._request.run_id if self._request is not None else None
+        presence = self.presence
         now: dict[str, Any] = {
             "connected": self.orchestrator.connected(),
             "run": run,
             "epoch": self.lease.epoch,
             "software": self.software,
             "named": self._named(),
+            "quorum": presence.lacking() if presence is not None else None,
             "transfers": self.orchestrator.transfers(),
         }
         if now != self._status:
@@ -259,7 +279,7 @@ def read_status(store: Store) -> dict[str, Any]:
     """Return what the last orchestrator said of itself, empty where none ever did.
 
     `connected`: silos; `run`: its id or null; `epoch`; `software`: by silo, what it said last that
-    it runs; `named`: by silo, what there is to look at.
+    it runs; `named`: by silo, what there is to look at; `quorum`: what a round lacks, or null.
     """
     try:
         content: dict[str, Any] = json.loads(store.read(STATUS_FILE))

@@ -73,7 +73,7 @@ class Running:
             self.list,
             RunQueue(self.store),
         )
-        stack.enter_context(care)
+        self.care = stack.enter_context(care)
         for silo in self.federation.silos[:2]:
             stack.enter_context(self.federation.thread_node(self.server.address, silo))
         until(lambda: self.server.connected() == ["silo-1", "silo-2"])

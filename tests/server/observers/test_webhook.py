@@ -10,6 +10,7 @@ import pytest
 
 from conf.errors import ConfigError
 from conf.schema import TrackingConf
+from server.observers.base import PresenceChange
 from server.observers.webhook import VARIABLE, Webhook, webhook
 from server.run.result import RoundRecord, RunResult
 from tests.server.observers.services import Service, service
@@ -108,3 +109,21 @@ def test_messages_need_an_address(address: str, monkeypatch: pytest.MonkeyPatch)
 def test_nothing_is_sent_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "http://127.0.0.1:9")
     assert not isinstance(webhook(TrackingConf()), Webhook)
+
+
+def test_who_has_gone_and_a_lost_quorum_are_told_while_the_round_is_open() -> None:
+    with service() as at:
+        hook = Webhook(at.address)
+        hook.run_started(run_of(), 9)
+        hook.presence(PresenceChange(["b"], [], "lost", 1, 2, ["b"]))
+        hook.presence(PresenceChange([], ["b"], "back", 2, 2, []))
+        hook.close()
+    told = events(at)
+    assert [one["event"] for one in told] == [
+        "silo_gone",
+        "quorum_lost",
+        "silo_back",
+        "quorum_back",
+    ]
+    assert told[1]["missing"] == ["b"] and told[1]["needed"] == 2
+    assert "1 of the 2 silos that a round needs are connected" in told[1]["text"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from azureml_jobs.cli.arguments import parse
+from azureml_jobs.cli.ceiling_notes import accept, note
 from azureml_jobs.cli.keys import keys
-from azureml_jobs.cli.owner_notes import accept, note
 from azureml_jobs.cli.verbs import KEYS, find
 from conf.errors import MeadowError
 
