@@ -136,6 +136,9 @@ async def joined(
         return
     try:
         await asyncio.gather(copied(reader, their_writer), copied(their_reader, writer))
+    except asyncio.CancelledError:
+        # The command has ended, and with it what it was connected to: no news for the job's log.
+        return
     finally:
         JOINED.discard(task)
         for side in (writer, their_writer):

@@ -37,7 +37,7 @@ class Networks:
     _folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="meadow-net-")))
     _ports: dict[int, str] = field(default_factory=dict)
     _peered: list[tuple[str, str, int]] = field(default_factory=list)
-    _jobs: int = 0
+    _dialled: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _servers: list[asyncio.Server] = field(default_factory=list)
     _loop: asyncio.AbstractEventLoop | None = None
@@ -69,21 +69,28 @@ class Networks:
         """Let the jobs of one compute reach a port of another one's, by their ARM ids."""
         self._peered.append((source.lower(), target.lower(), port))
 
+    @property
+    def next_address(self) -> str:
+        """Return the address of the next job that somebody may dial."""
+        return f"10.1.0.{4 + self._dialled % 200}"
+
     def around(self, compute: str) -> list[str]:
         """Return what a job's command begins with, so that it runs in a network of its own."""
         if not self.available:
             return []
-        with self._lock:
-            self._jobs += 1
-            # 10.1.0.1 is that of a network nobody dials; each job has an address of its own.
-            address = f"10.1.0.{2 + self._jobs % 250}"
         out = [port for source, _, port in self._peered if source == compute.lower()]
         into = {port for _, target, port in self._peered if target == compute.lower()}
+        # That of a network which nobody dials. Each job that is dialled has an address of its own.
+        address = "10.1.0.1"
+        if into:
+            with self._lock:
+                address = self.next_address
+                self._dialled += 1
         imports: list[tuple[int, str]] = list(self._ports.items())
         imports += [(port, str(self._folder)) for port in sorted(set(out))]
         exports = [(port, str(self._folder / f"{address}-{port}")) for port in sorted(into)]
         settings: dict[str, Any] = {"imports": imports, "exports": exports}
-        settings["address"] = address if exports else "10.1.0.1"
+        settings["address"] = address
         return [sys.executable, "-I", str(PROGRAM), json.dumps(settings)]
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:

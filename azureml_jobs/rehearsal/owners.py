@@ -42,6 +42,11 @@ class Owner:
         return f"gpu-{self.silo}"
 
     @property
+    def admission(self) -> str:
+        """Return the file of the silo's admission, which reaches another tenant by hand."""
+        return f"admission-{self.silo}.pem"
+
+    @property
     def entry(self) -> list[str]:
         """Return the silo's lines of the federation's file."""
         lines = [
@@ -52,6 +57,8 @@ class Owner:
         ]
         if self.kubernetes:
             lines.append(f"    instance_type: {INSTANCE_TYPE}")
+        if self.tenant != TENANT:
+            lines.append(f"    admission: {self.admission}")
         if self.by_user:
             lines.append("    identity: user")
         return lines

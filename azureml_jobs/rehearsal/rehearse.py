@@ -28,11 +28,12 @@ from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.node_key import make_node_key
 from azureml_jobs.jobs.snapshot import ROOT
 from azureml_jobs.rehearsal.azurite import installed
-from azureml_jobs.rehearsal.cloud import LoopbackCloud
+from azureml_jobs.rehearsal.cloud import BLOBS, LoopbackCloud
 from azureml_jobs.rehearsal.demands import Demands
 from azureml_jobs.rehearsal.durations import AZURE
 from azureml_jobs.rehearsal.followed import Followed
 from azureml_jobs.rehearsal.owners import INSTANCE_TYPE, Owner, subscription_of, workspace_entry
+from azureml_jobs.rehearsal.tokens import TENANT
 from azureml_jobs.storage.rights import PLACES
 from conf.compose import compose
 from conf.errors import AzureError
@@ -125,8 +126,12 @@ class Rehearsal:
         own = {"workspace": owner.silo, "vault": f"kv-{owner.silo}", "storage": owner.silo}
         self._grants(owner.name, **own, owner=True)
         self._grants(job, **own, owner=False)
-        for identity in (owner.name, job):  # both ask the orchestrator's workspace where it is
-            cloud.access.grant(identity, "Reader", "workspace:hub")
+        # What an algorithm remembers at the silo outlives its node.
+        state = f"storage:{owner.silo}/{BLOBS}"
+        cloud.access.grant(job, "Storage Blob Data Contributor", state)
+        if owner.tenant == TENANT:
+            for identity in (owner.name, job):  # both ask the orchestrator's workspace where it is
+                cloud.access.grant(identity, "Reader", "workspace:hub")
         # As peered networks do, with a rule for the port.
         server = f"{self._workspaces['hub']}/computes/cpu"
         cloud.networks.peer(f"{workspace}/computes/{owner.compute}", server, SERVER_PORT)
@@ -153,7 +158,8 @@ class Rehearsal:
         with self.signed_in(ENGINEER):
             keys = keys_of(self.federation().backend)
             for name, public in publics.items():
-                keys.admit(name, public)
+                admitted = keys.admit(name, public)
+                (self.folder / self.owner(name).admission).write_text(admitted.certificate)
 
     def roles(self) -> list[tuple[str, str, str]]:
         """Return the identity, the role and the part of the engineer and of each silo's owner."""
@@ -292,6 +298,9 @@ class Rehearsal:
             "  store: https://hub.blob.core.windows.net/federation",
             "  ca: ca.pem",
         ]
+        if any(owner.tenant != TENANT for owner in self.owners.values()):
+            # No identity has a role in another tenant, so nobody there asks where the server is.
+            lines.append(f"  address: {self.cloud.networks.next_address}:{SERVER_PORT}")
         if not self.cloud.networks.available:
             # The jobs all run in this machine's own network, and no other may reach them.
             lines.append("  listen: localhost:0")
