@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -45,14 +45,22 @@ class Resolution:
         return self.refused or bool(self.versions)
 
 
-def resolve(folder: Path, base: Base) -> Resolution:
-    """Resolve what a Docker context installs: its *.txt files, with constraints.txt as constraints."""
+def resolve(folder: Path, base: Base, variables: Mapping[str, str] | None = None) -> Resolution:
+    """Resolve what a Docker context installs: its *.txt files, with constraints.txt as constraints.
+
+    `variables` are the environment in which the index is asked; None: this process's own.
+    """
     constraints = folder / "constraints.txt"
     asked = [file for file in sorted(folder.glob("*.txt")) if file != constraints]
-    return resolved(asked, base, [constraints] if constraints.is_file() else [])
+    return resolved(asked, base, [constraints] if constraints.is_file() else [], variables)
 
 
-def resolved(asked: Sequence[Path], base: Base, constraints: Sequence[Path] = ()) -> Resolution:
+def resolved(
+    asked: Sequence[Path],
+    base: Base,
+    constraints: Sequence[Path] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Resolution:
     """Resolve requirement files for a base's Python and platform, wheels alone.
 
     Packages that have no wheels anywhere (`from_source`) may come as source.
@@ -68,7 +76,12 @@ def resolved(asked: Sequence[Path], base: Base, constraints: Sequence[Path] = ()
     try:
         # The folder may be another's: no project file or settings beside it count.
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=os.path.sep, timeout=SECONDS
+            command,
+            capture_output=True,
+            text=True,
+            cwd=os.path.sep,
+            timeout=SECONDS,
+            env=variables,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Resolution(log=f"{type(error).__name__}: {error}")

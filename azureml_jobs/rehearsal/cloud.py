@@ -13,7 +13,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -46,6 +46,7 @@ from azureml_jobs.rehearsal.node_identity import NodeIdentities
 from azureml_jobs.rehearsal.proxy import Proxy
 from azureml_jobs.rehearsal.registered_models import ModelRegistry
 from azureml_jobs.rehearsal.request_log import RequestLog
+from azureml_jobs.rehearsal.resolved_images import ResolvedImages
 from azureml_jobs.rehearsal.resources import Json, Resources, workspace_id
 from azureml_jobs.rehearsal.sign_in import SignIn
 from azureml_jobs.rehearsal.tenants import Tenants
@@ -261,6 +262,14 @@ class LoopbackCloud:
         }
         self.resources.put(f"{workspace}/computes/{name}", body)
         return identity
+
+    def resolve_images(self, variables: Mapping[str, str]) -> None:
+        """From now on let the packages of a job's image decide whether it runs.
+
+        `variables` are the environment in which a package index is asked.
+        """
+        services = self.executor.services
+        services.images = ResolvedImages(self.resources, services.mounts, variables)
 
     # ---- starting
 

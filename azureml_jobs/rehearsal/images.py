@@ -21,7 +21,9 @@ class Build:
 
 
 class Images(Protocol):
-    """Builds the image of a job."""
+    """Builds the image of a job; `unknown` are the environments of which nothing could be said."""
+
+    unknown: list[str]
 
     def build(self, environment_id: str) -> Build:
         """Return what became of the image of an environment's version, by its ARM id."""
@@ -29,6 +31,9 @@ class Images(Protocol):
 
 class AnyImage:
     """Takes every image as it is: for clouds in which nobody asks."""
+
+    def __init__(self) -> None:
+        self.unknown: list[str] = []
 
     def build(self, environment_id: str) -> Build:
         """See `Images`."""

@@ -68,10 +68,15 @@ class Mounts:
         version = self.resources.get(code)
         if version is None:
             raise MountFailed(f"there is no code {code}")
-        address = urlparse(version["properties"]["codeUri"])
-        container, _, path = address.path.lstrip("/").partition("/")
-        account = (address.hostname or "").removesuffix(f".{SUFFIX}")
-        self._download(BlobLocation(account, container, path, by_identity=False), folder)
+        self.uploaded(version["properties"]["codeUri"], folder)
+
+    def uploaded(self, address: str, folder: Path) -> None:
+        """Download what a client has uploaded to an address of a blob container."""
+        parts = urlparse(address)
+        container, _, path = parts.path.lstrip("/").partition("/")
+        account = (parts.hostname or "").removesuffix(f".{SUFFIX}")
+        location = BlobLocation(account, container, path.strip("/"), by_identity=False)
+        self._download(location, folder)
 
     def download(self, identity: str, workspace: str, uri: str, folder: Path) -> None:
         """Download an input; raises MountFailed where it is empty or may not be read."""

@@ -67,7 +67,8 @@ FACTOR: Final = 600.0
 """By which a rehearsal shortens Azure's own times."""
 NOT_SHOWN: Final = """\
 A rehearsal does not show: how Azure enforces roles (the access table is the stand-in's own), Azure's
-networks, the building of images, mounts (inputs are copied), the sizes and prices of machines."""
+networks, images (their packages are resolved, nothing is built), mounts (inputs are copied), the
+sizes and prices of machines."""
 
 
 @dataclass
@@ -248,10 +249,21 @@ class Rehearsal:
             refused.append(f"  {action}: needs '{access.role}'")
         outside = [f"  {host}" for host in sorted(set(request_log.outbound))]
         unknown = [f"  {request}" for request in sorted(set(request_log.unrouted))]
-        lines = [self._network(), f"Refused by the access table: {len(refused)}", *refused]
+        lines = [
+            self._network(),
+            *self._images(),
+            f"Refused by the access table: {len(refused)}",
+            *refused,
+        ]
         lines += [f"Hosts outside the rehearsal, refused: {len(outside)}", *outside]
         lines += [f"Requests that the stand-in does not know: {len(unknown)}", *unknown]
         return [*lines, NOT_SHOWN]
+
+    def _images(self) -> list[str]:
+        unknown = self.cloud.executor.services.images.unknown
+        if not unknown:
+            return []
+        return [f"Images not rehearsed: {len(unknown)}, no index was reached or no base declared."]
 
     def _network(self) -> str:
         if not self.cloud.networks.available:
@@ -366,7 +378,9 @@ def rehearse(overrides: list[str], *, keep: bool) -> int:
     folder = Path(tempfile.mkdtemp(prefix="meadow-rehearsal-"))
     try:
         demands = Demands(durations=AZURE.shortened(FACTOR))
+        outside = dict(os.environ)
         with LoopbackCloud(folder / "cloud", ["hub", *NAMES], vaults(), demands) as cloud:
+            cloud.resolve_images(outside)
             rehearsal = Rehearsal(cloud, folder, overrides, owners=dict(OWNERS))
             return live_through(rehearsal, f"rehearsal-{datetime.now():%Y%m%d-%H%M%S}")
     finally:

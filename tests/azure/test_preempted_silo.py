@@ -92,6 +92,6 @@ def test_a_run_whose_silo_is_preempted_has_the_bits_of_the_unbroken_one(
     assert [(record.round, sorted(record.replied)) for record in records] == [
         (round, list(SILOS)) for round in range(1, ROUNDS + 1)
     ]
-    digests = [RunResult.read(folder).model["sha256"] for folder in (unbroken, broken)]
+    digests = [RunResult.read(folder).model["digest"] for folder in (unbroken, broken)]
     assert digests[0] == digests[1]
     assert rehearsal.cloud.request_log.refused() == []
