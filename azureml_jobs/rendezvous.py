@@ -189,6 +189,11 @@ class StaticRendezvous:
     def __init__(self, address: str) -> None:
         self.address = checked_address(address)
 
+    def not_answering(self) -> tuple[str, str]:
+        """Return what there is to say where nobody answers, and what to do about it."""
+        hint = "Start the orchestrator; let this network reach its port."
+        return f"nobody answers at {self.address}", hint
+
     def publish(self, signed: SignedRecord) -> None:
         """Do nothing: silos have the address in their configuration."""
 
@@ -209,6 +214,22 @@ class StaticRendezvous:
     def seen(self) -> list[SignedRecord]:
         """Return the address, which nobody has signed."""
         return [SignedRecord(Record(self.address))]
+
+
+class RelayRendezvous(StaticRendezvous):
+    """A relay at which the silo meets its orchestrator: its owner wrote down one name."""
+
+    def __init__(self, url: str, trouble: Callable[[], MeadowError | None]) -> None:
+        """`trouble` says why the last connection by the relay failed."""
+        self.address = url
+        self._trouble = trouble
+
+    def not_answering(self) -> tuple[str, str]:
+        """See `StaticRendezvous`."""
+        trouble = self._trouble()
+        if trouble is None:
+            return super().not_answering()
+        return f"{trouble.code} {trouble.message.rstrip('.')}", trouble.hint
 
 
 class FolderRendezvous:

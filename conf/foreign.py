@@ -107,6 +107,11 @@ def _refused(key: str, value: str, folder: Path) -> str:
     raise ValueError("says where things lie on the reader's disk")
 
 
+def _outward(key: str, value: str, folder: Path) -> str:
+    # A proxy of another's choice would be given the reader's password.
+    raise ValueError("says how connections leave the reader's machine")
+
+
 def _matching(pattern: re.Pattern[str], why: str) -> Rule:
     def rule(key: str, value: str, folder: Path) -> str:
         if not pattern.fullmatch(value) or "/../" in f"{value}/":
@@ -130,6 +135,7 @@ RULES: Final[dict[str, Rule]] = {
     r"file|folder|orchestrator\.read_from": _refused,
     r"orchestrator\.ca": _beside,
     r"silos\.[^.]+\.(public_key|admission|data\.root)": _beside,
+    r"(silos\.[^.]+|orchestrator)\.outbound\.(ca|proxy|proxy_user|proxy_password)": _outward,
     r"silos\.[^.]+\.state": _state,
     r"silos\.[^.]+\.input\.path": _matching(_ASSET, "is not an asset of Azure ML"),
     r"orchestrator\.store": _matching(_CONTAINER, "is not a container of Azure's"),

@@ -12,7 +12,7 @@ from conf.allowed import check_policy
 from conf.errors import ConfigError
 from conf.parse import from_plain
 from conf.schema import Conf, DataConf, Silo, SiloConf
-from conf.validate import Where, check_limits, check_training
+from conf.validate import Where, check_limits, check_outbound, check_training
 
 
 def silos(conf: Conf) -> list[Silo]:
@@ -41,6 +41,7 @@ def _silo(conf: Conf, name: str, index: int, of: int) -> Silo:
         own.policy,
         own.lifetimes,
         own.training,
+        own.outbound,
     )
 
 
@@ -80,4 +81,5 @@ def silo_from_json(text: str) -> Silo:
     check_limits(silo, "silo", lambda key: where)
     check_policy(silo.policy, "silo.policy", lambda key: where)
     check_training(silo.training, "silo.training", lambda key: where)
+    check_outbound(silo.outbound, "silo.outbound", lambda key: where)
     return silo

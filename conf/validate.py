@@ -17,6 +17,7 @@ from conf.schema import (
     VARIANTS,
     Conf,
     DataConf,
+    OutboundConf,
     SiloConf,
     TrainingProcessConf,
     is_outside,
@@ -175,6 +176,20 @@ def _policies(conf: Conf, where: Where) -> None:
     for name, silo in conf.federation.silos.items():
         check_policy(silo.policy, f"federation.silos.{name}.policy", where)
         check_training(silo.training, f"federation.silos.{name}.training", where)
+        check_outbound(silo.outbound, f"federation.silos.{name}.outbound", where)
+    orchestrator = conf.federation.orchestrator
+    check_outbound(orchestrator.outbound, "federation.orchestrator.outbound", where)
+
+
+def check_outbound(outbound: OutboundConf, key: str, where: Where) -> None:
+    """Raise ConfigError MDW-118 for a setting that means nothing without another."""
+    alone = [name for name in ("proxy_user", "no_proxy") if getattr(outbound, name)]
+    if alone and outbound.proxy is None:
+        what = f"{key}.{alone[0]} ({where(key)}) is set, and {key}.proxy is not."
+        raise ConfigError("MDW-118", what, f"Name the proxy, or leave {alone[0]} out.")
+    if (outbound.proxy_user is None) != (outbound.proxy_password is None):
+        what = f"{key} ({where(key)}) has one of proxy_user and proxy_password."
+        raise ConfigError("MDW-118", what, "Give both, or neither.")
 
 
 def check_training(training: TrainingProcessConf, key: str, where: Where) -> None:

@@ -26,7 +26,13 @@ from typing import Final
 
 from rich.console import Console
 
-from azureml_jobs.identity.authority import SERVER_DAYS, ServerCredentials, server_credentials
+from azureml_jobs.identity.authority import (
+    SERVER_DAYS,
+    ServerCredentials,
+    relayed_name,
+    server_credentials,
+)
+from azureml_jobs.identity.secret_store import SecretStore
 from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.storage.base import Lease, LeaseLost, Store
 from azureml_jobs.storage.prefix import PrefixStore
@@ -100,8 +106,12 @@ def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
         SERVER_DAYS, conf.federation.orchestrator.timeout // 86400 + 1
     )  # it outlives its job
 
+    hosts = [here.host]
+    if conf.federation.relay.url is not None:
+        hosts.append(relayed_name(conf.federation.name))
+
     def certified() -> ServerCredentials:
-        return server_credentials(here.secrets, [here.host], datetime.now(UTC), days)
+        return server_credentials(here.secrets, hosts, datetime.now(UTC), days)
 
     credentials = certified()
     keys = AdmittedKeys(here.store, time.time, ca=credentials.ca)
@@ -118,7 +128,7 @@ def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
             conf.federation.name,
             certified,
         )
-        with care:
+        with care, _by_relay(conf, orchestrator, care, here.secrets):
             note("listening")
             where = conf.federation.orchestrator
             for_stock_nodes = where.stock_listen or where.stock_grpc_listen
@@ -174,6 +184,18 @@ def _orchestrator(
         yield orchestrator
     finally:
         orchestrator.stop(over=False)
+
+
+def _by_relay(
+    conf: Conf, orchestrator: Orchestrator, care: Caretaker, secrets: SecretStore
+) -> contextlib.AbstractContextManager[object]:
+    """Let silos come by a relay too, where the federation names one."""
+    if conf.federation.relay.url is None:
+        return contextlib.nullcontext()
+    # Its modules are loaded where there is a relay.
+    from server.orchestrator.relayed_silos import by_relay
+
+    return by_relay(conf, orchestrator, lambda: care.credentials, secrets)
 
 
 @dataclass(frozen=True)

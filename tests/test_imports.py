@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHARED = {"azureml_jobs.identity", "azureml_jobs.rendezvous", "azureml_jobs.storage"}
-"""Who may speak to whom, how they find each other, what outlives a job: what orchestrator and silo
-share.
+SHARED = {
+    "azureml_jobs.identity",
+    "azureml_jobs.relay",
+    "azureml_jobs.rendezvous",
+    "azureml_jobs.storage",
+}
+"""Who may speak to whom, how they find and reach each other, what outlives a job: what orchestrator
+and silo share.
 """
 MAY_ENTER = {
     "conf": {"conf"},

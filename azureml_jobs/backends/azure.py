@@ -33,6 +33,7 @@ from azureml_jobs.jobs.specification import (
     ADMISSION_FILE,
     CA_FILE,
     FEDERATION_FILE,
+    OUTBOUND_CA_FILE,
     SERVER,
     SILO,
     SILO_FILE,
@@ -48,7 +49,7 @@ from azureml_jobs.preflight.checks import Sources
 from azureml_jobs.preflight.checks import check as look
 from azureml_jobs.preflight.findings import Table
 from conf.errors import AzureError
-from conf.schema import Conf, WorkspaceConf
+from conf.schema import Conf, OutboundConf, WorkspaceConf
 from conf.silos import silo_to_json, silos
 from conf.targets.bundle import bundled, entries_of
 from conf.targets.known import to_text
@@ -240,7 +241,8 @@ class AzureBackend(Backend):
     def _server(self, folder: Path | None = None) -> Iterator[JobSpec]:
         text = self._public()
         with _folder(folder) as place:
-            digest = snapshot(place, {FEDERATION_FILE: text}, self.root)
+            bundle = self._bundle(self.conf.federation.orchestrator.outbound)
+            digest = snapshot(place, {FEDERATION_FILE: text, **bundle}, self.root)
             named = self.conf.federation.orchestrator.environment
             image = image_of(named, "orchestrator")
             code = self._with_outside(Code(place, digest, _digest(text)), image)
@@ -254,9 +256,13 @@ class AzureBackend(Backend):
             settings = dataclasses.replace(
                 settings, data=dataclasses.replace(settings.data, partition="own")
             )
+        bundle = self._bundle(own.outbound) if own is not None else {}
+        if settings is not None and bundle:
+            outbound = dataclasses.replace(settings.outbound, ca=OUTBOUND_CA_FILE)
+            settings = dataclasses.replace(settings, outbound=outbound)
         text = silo_to_json(settings).encode() if settings else b""
         with _folder(folder) as place:
-            files = {SILO_FILE: text, CA_FILE: self._ca(), **self._admission(name)}
+            files = {SILO_FILE: text, CA_FILE: self._ca(), **self._admission(name), **bundle}
             digest = snapshot(place, files, self.root)
             image = image_of(own.environment if own else None, "silo")
             code = self._with_outside(Code(place, digest, _digest(text)), image)
@@ -303,6 +309,9 @@ class AzureBackend(Backend):
             silo["public_key"] = None
             silo["admission"] = None
             silo["state"] = None
+            # How its connections leave is nobody else's to know.
+            silo["outbound"] = {}
+        plain["orchestrator"]["outbound"] = {}
         return yaml.safe_dump(plain, sort_keys=True).encode()
 
     def _ca(self) -> bytes:
@@ -316,6 +325,19 @@ class AzureBackend(Backend):
             raise AzureError("MDW-814", f"Can't read {path}: {error.strerror}.", hint) from None
         load_ca(certificate, path, datetime.now(UTC))
         return certificate
+
+    def _bundle(self, outbound: OutboundConf) -> dict[str, bytes]:
+        """Return the file of CAs that a job's way to the relay trusts, where one is named.
+
+        Raises AzureError MDW-814 where it can't be read.
+        """
+        if outbound.ca is None:
+            return {}
+        try:
+            return {OUTBOUND_CA_FILE: Path(outbound.ca).read_bytes()}
+        except OSError as error:
+            what = f"Can't read {outbound.ca}: {error.strerror}."
+            raise AzureError("MDW-814", what, "Correct outbound.ca.") from None
 
     def _admission(self, silo: str) -> dict[str, bytes]:
         """Return the file of a silo's admission, where its owner names one.

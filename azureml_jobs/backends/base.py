@@ -18,8 +18,8 @@ from conf.schema import Conf
 
 ORCHESTRATOR: Final = "orchestrator"
 ALL: Final = "all"
-Admit = Callable[[str, str], object]
-"""Lets a silo (first) connect with a public key (second)."""
+Admit = Callable[[str, str], str]
+"""Lets a silo (first) connect with a public key (second), and returns its admission (PEM)."""
 
 
 @dataclass(frozen=True)

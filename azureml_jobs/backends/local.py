@@ -34,6 +34,7 @@ from azureml_jobs.backends.running_settings import diff, requested_changes
 from azureml_jobs.identity.authority import CA_CERTIFICATE, load_ca, make_ca
 from azureml_jobs.identity.node_key import load_node_key, make_node_key, node_secret, public_line
 from azureml_jobs.identity.secret_store import FolderSecrets
+from azureml_jobs.jobs.relay_overrides import no_proxy_override, relay_overrides
 from azureml_jobs.preflight.findings import Table
 from conf.errors import ConfigError
 from conf.federation_folder import FederationFolder
@@ -46,6 +47,8 @@ SERVER: Final = "server"
 """The orchestrator's job; a silo's is `silo-NAME`."""
 MEADOW: Final = [sys.executable, "-m", "azureml_jobs.cli.main"]
 """The command line, by the interpreter and the tree that are in use here."""
+ADMISSION: Final = "admission.pem"
+"""A silo's own, for one that meets the orchestrator at a relay."""
 POLL_SECONDS: Final = 0.2
 RESTARTS: Final = Restarts()
 """How often a part of a federation that was killed is started again."""
@@ -157,7 +160,7 @@ class LocalBackend(Backend):
         if secret not in secrets.list():
             make_node_key(secrets, self.conf.federation.name, silo.name)
         key = load_node_key(secrets.get(secret), secrets.where(secret))
-        self.admit(silo.name, public_line(key.public_key()))
+        admission = self.admit(silo.name, public_line(key.public_key()))
         authority = FolderSecrets(self.folder.keys).get(CA_CERTIFICATE)
         load_ca(authority, str(self.folder.keys / CA_CERTIFICATE), datetime.now(UTC))
         has = self.settings(silo.name)
@@ -165,6 +168,7 @@ class LocalBackend(Backend):
             raise _other_settings(silo.name, diff(silo, has) or ["federation.size"])
         with disk(folder):
             (folder / "ca.pem").write_bytes(authority)
+            (folder / ADMISSION).write_text(admission)
             (folder / "silo.json").write_text(silo_to_json(silo))
 
     def settings(self, silo: str) -> Silo | None:
@@ -286,18 +290,19 @@ class LocalBackend(Backend):
             given["federation.orchestrator.stock_listen"] = own.stock_listen
         if own.stock_grpc_listen is not None:
             given["federation.orchestrator.stock_grpc_listen"] = own.stock_grpc_listen
+        given |= relay_overrides(self.conf)
         overrides = [f"{key}={quoted(value)}" for key, value in given.items()]
         overrides.append(f"federation.orchestrator.idle_timeout={own.idle_timeout}")
         # Whoever launches the server owns it: what this command names is allowed.
         targets = [*own.targets, *nested_targets(self.conf)]
         overrides.append(f"federation.orchestrator.targets=[{','.join(targets)}]")
+        overrides += no_proxy_override(own.outbound)
         return [*MEADOW, "serve", *overrides]
 
     def _join(self, silo: str) -> list[str]:
         folder = self.jobs.folder(job_name(silo))
         paths = {
             "--silo-file": folder / "silo.json",
-            "--rendezvous": self.folder.rendezvous,
             "--ca": folder / "ca.pem",
             "--key": folder / "keys" / node_secret(self.conf.federation.name, silo),
             "--state": folder / "state",
@@ -306,6 +311,12 @@ class LocalBackend(Backend):
         if is_folder(own.state):
             paths["--state-store"] = Path(own.state)
         arguments = ["--federation", self.conf.federation.name]
+        url = self.conf.federation.relay.url
+        if url is None:
+            paths["--rendezvous"] = self.folder.rendezvous
+        else:
+            arguments += ["--relay", url]
+            paths["--admission"] = folder / ADMISSION
         for flag, path in paths.items():
             arguments += [flag, str(path)]
         return [*MEADOW, "join", *arguments]

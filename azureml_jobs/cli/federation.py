@@ -112,8 +112,8 @@ def backend_of(name: str, conf: Conf) -> Backend:
     from azureml_jobs.backends.local import LocalBackend
     from azureml_jobs.backends.paths import with_absolute_paths
 
-    def admit(silo: str, public: str) -> None:
-        keys_of(local).admit(silo, public)
+    def admit(silo: str, public: str) -> str:
+        return keys_of(local).admit(silo, public).certificate
 
     local: Backend = LocalBackend(with_absolute_paths(conf), admit)
     return local

@@ -78,6 +78,13 @@ def join(arguments: Arguments) -> int:
     return run(node_settings(arguments))
 
 
+def relay(arguments: Arguments) -> int:
+    """Be a relay."""
+    from azureml_jobs.relay.program import run
+
+    return run(Path(arguments.get("file")))
+
+
 def node_settings(arguments: Arguments) -> NodeSettings:
     """Return what a silo's node is started with."""
     from client.node.job import NodeSettings

@@ -166,6 +166,7 @@ EVERYBODY: Final = (
             Argument("--silo", "the silo's settings as JSON", "JSON"),
             Argument("--silo-file", "a file of them, which no process list shows", "FILE"),
             Argument("--server", "where the orchestrator is", "HOST:PORT"),
+            Argument("--relay", "a relay at which the orchestrator is met", "URL"),
             Argument("--rendezvous", "a folder in which it says where it is", "FOLDER"),
             Argument("--tracking", "an MLflow address where it says so", "ADDRESS"),
             Argument("--experiment", "the experiment there (meadow)", "NAME", needs="--tracking"),
@@ -178,7 +179,7 @@ EVERYBODY: Final = (
             ),
             Argument("--ca", "PEM of the only CA that is trusted", "FILE", required=True),
             Argument(
-                "--admission", "what meadow keys admit wrote, where --server is given", "FILE"
+                "--admission", "what meadow keys admit wrote, for --server or --relay", "FILE"
             ),
             Argument("--key", "this silo's private key", "FILE"),
             Argument(
@@ -197,7 +198,7 @@ EVERYBODY: Final = (
         ),
         one_of=(
             ("--silo", "--silo-file"),
-            ("--server", "--rendezvous", "--tracking"),
+            ("--server", "--relay", "--rendezvous", "--tracking"),
             ("--key", "--key-vault"),
         ),
         statuses=(
@@ -205,6 +206,16 @@ EVERYBODY: Final = (
             ("20", "no work for --idle-timeout seconds"),
             ("143", "SIGTERM"),
         ),
+    ),
+    Verb(
+        "relay",
+        JOBS,
+        "be a place where silos and orchestrators meet, both dialling out",
+        "programs:relay",
+        (Argument("file", "the relay's own file (docs/relay.md)", "FILE", required=True),),
+        about="It carries the federation's own TLS and can't read it. It holds no secret of a federation and keeps\n"
+        "nothing: ended and started again, both sides dial again and go on.",
+        statuses=(("0", "SIGTERM"),),
     ),
 )
 """In the order of the help: for everybody, then what jobs run."""

@@ -247,7 +247,9 @@ def _told(federation: Federation) -> tuple[dict[str, Any], MeadowError | None]:
 def _connected(part: str, told: dict[str, Any]) -> str:
     if part == ORCHESTRATOR or "connected" not in told:
         return ""
-    return "yes" if part in told["connected"] else "no"
+    if part not in told["connected"]:
+        return "no"
+    return "by relay" if told.get("ways", {}).get(part) == "relay" else "yes"
 
 
 def _transfers(

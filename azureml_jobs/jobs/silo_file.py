@@ -16,14 +16,21 @@ from conf.allowed import ALLOW_LIST, OLD, check_policy
 from conf.errors import ConfigError
 from conf.fields import device, number, storage
 from conf.parse import from_plain
-from conf.schema import Conf, DataConf, PolicyConf, SiloConf, TrainingProcessConf
-from conf.validate import check_limits
+from conf.schema import (
+    Conf,
+    DataConf,
+    OutboundConf,
+    PolicyConf,
+    SiloConf,
+    TrainingProcessConf,
+)
+from conf.validate import check_limits, check_outbound
 
 
 @dataclass
 class OwnConf:
     """What a silo's owner may set, as in `SiloConf`: data, device, threads, batch limit, policy,
-    training, state.
+    training, outbound, state.
     """
 
     data: dict[str, Any] = field(default_factory=dict, metadata={"keys_of": DataConf})
@@ -32,6 +39,7 @@ class OwnConf:
     batch_size_at_most: int | None = number(None, at_least=1)
     policy: PolicyConf = field(default_factory=PolicyConf)
     training: TrainingProcessConf = field(default_factory=TrainingProcessConf)
+    outbound: OutboundConf = field(default_factory=OutboundConf)
     state: str | None = storage(None)
 
 
@@ -65,6 +73,7 @@ def with_own(conf: Conf, silo: str, path: Path) -> Conf:
     policy = dataclasses.replace(below, **policy_changes)
     check_policy(policy, f"federation.silos.{silo}.policy", lambda key: where)
     changes["policy"] = policy
+    check_outbound(own.outbound, f"federation.silos.{silo}.outbound", lambda key: where)
     silos = {**conf.federation.silos, silo: dataclasses.replace(entry, **changes)}
     return dataclasses.replace(conf, federation=dataclasses.replace(conf.federation, silos=silos))
 

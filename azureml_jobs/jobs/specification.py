@@ -21,6 +21,7 @@ import yaml
 
 from azureml_jobs.identity.azure_sign_in import MANAGED
 from azureml_jobs.identity.azure_sign_in import VARIABLE as IDENTITY
+from azureml_jobs.jobs.relay_overrides import no_proxy_override, relay_overrides
 from conf.errors import AzureError, ConfigError
 from conf.schema import Conf, OrchestratorConf, SiloConf, WorkspaceConf
 from conf.targets.asked import nested_targets
@@ -39,8 +40,9 @@ FEDERATION_FILE: Final = "federation.yaml"
 SILO_FILE: Final = "silo.json"
 CA_FILE: Final = "ca.pem"
 ADMISSION_FILE: Final = "admission.pem"
+OUTBOUND_CA_FILE: Final = "outbound-ca.pem"
 """Beside the code in a snapshot: public federation file; one silo's settings; CA's certificate; the
-silo's own, where its owner names one."""
+silo's own, where its owner names one; the CAs by which the way to a relay is trusted."""
 SHM: Final = "2g"
 ENVIRONMENTS: Final = Path(__file__).parents[1] / "environments"
 AZUREML: Final = "azureml:"
@@ -119,6 +121,9 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
         "federation.orchestrator.key_vault": vault,
         "federation.orchestrator.idle_timeout": str(orchestrator.idle_timeout),
     }
+    overrides |= relay_overrides(conf)
+    if orchestrator.outbound.ca is not None:
+        overrides["federation.orchestrator.outbound.ca"] = OUTBOUND_CA_FILE
     if orchestrator.stock_listen is not None:
         overrides["federation.orchestrator.stock_listen"] = orchestrator.stock_listen
     if orchestrator.stock_grpc_listen is not None:
@@ -126,6 +131,7 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
     nested = nested_targets(conf)
     # Each override is quoted twice: for Hydra's parser, then for the shell that runs the command.
     words = [shlex.quote(f"{key}={_hydra_quoted(value)}") for key, value in overrides.items()]
+    words += [shlex.quote(word) for word in no_proxy_override(orchestrator.outbound)]
     if nested:
         # Whoever launches the server owns it: what this command names is allowed.
         allowed = ",".join([*orchestrator.targets, *nested])
@@ -171,7 +177,9 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str, state: str = "") 
         arguments += ["--state-store", state]
     if own.admission:
         arguments += ["--admission", ADMISSION_FILE]
-    if orchestrator.address:
+    if conf.federation.relay.url:
+        arguments += ["--relay", conf.federation.relay.url, "--federation", name]
+    elif orchestrator.address:
         arguments += ["--server", orchestrator.address, "--federation", name]
     else:
         arguments += ["--tracking", tracking, "--experiment", conf.tracking.experiment]

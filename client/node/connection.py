@@ -136,12 +136,14 @@ class Connection:
         admission: SiloAdmission | None = None,
         elsewhere: Callable[[str], bool] | None = None,
         options: Mapping[str, str | int] | None = None,
+        target: str | None = None,
         watch: Watch | None = None,
         message_bytes: int = LARGEST,
     ) -> None:
         """`authority` is the PEM of the only CAs that are trusted, or says which they are now.
 
-        `options` are further gRPC channel options. Without an `admission` no client certificate is
+        `options` are further gRPC channel options; `target` is what gRPC dials in the place of
+        the address, a socket of this machine that leads there. Without an `admission` no client certificate is
         shown: a stock server asks for none. `elsewhere` hears of an address that failed, and says
         whether to go on looking; `watch` is told of transfers that take long.
         An instruction may have `message_bytes`.
@@ -155,6 +157,7 @@ class Connection:
         self._trusted_cas: bytes | None = None
         self._key = key
         self._options = dict(options or {})
+        self._target = target
         self._public = public_key_to_bytes(key.public_key())
         self._metadata = (*release_headers("SuperNode"), (NODE_HEADER, secrets.token_hex(8)))
         self._lock = threading.Lock()
@@ -578,7 +581,7 @@ class Connection:
         trusted = self._authority()
         self._trusted_cas = trusted
         self._channel = signed_channel(
-            address, trusted, self._key, self._options, self._certificate
+            self._target or address, trusted, self._key, self._options, self._certificate
         )
         self._stub = FleetStub(self._channel)
         return old

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from flwr.clientapp import ClientApp
 
@@ -57,6 +57,9 @@ from conf.schema import FederationConf, PolicyConf
 from conf.silos import silo_from_json
 from conf.startup_log import note
 from conf.targets.requirements import check_job
+
+if TYPE_CHECKING:
+    from client.node.relayed_server import RelayedServer
 
 log = logging.getLogger(__name__)
 
@@ -120,11 +123,11 @@ class NodeSettings:
     """What a silo's node is started with; of the three groups below exactly one field each is set.
 
     A silo's settings: `silo` (JSON, as `conf.silos.silo_to_json`) or `silo_file`. Where the server
-    is: `server` (host:port), `rendezvous` (a folder), or `tracking` (an MLflow address, where
-    `experiment`, `federation` and perhaps `run_id` say which; the federation's name is also part of
-    that of the key in a vault). The node's private key: `key` or
-    `key_vault`. Its admission comes with the rendezvous, or from the file `admission`. With
-    `federation` only that federation's records are followed.
+    is: `server` (host:port), `relay` (the address of one at which it is met), `rendezvous` (a
+    folder), or `tracking` (an MLflow address, where `experiment`, `federation` and perhaps `run_id`
+    say which; the federation's name is also part of that of the key in a vault). The node's private
+    key: `key` or `key_vault`. Its admission comes with the rendezvous, or from the file `admission`.
+    With `federation` only that federation's records are followed.
     """
 
     ca: Path
@@ -132,6 +135,7 @@ class NodeSettings:
     silo: str = ""
     silo_file: Path | None = None
     server: str = ""
+    relay: str = ""
     rendezvous: Path | None = None
     tracking: str = ""
     experiment: str = "meadow"
@@ -169,11 +173,14 @@ def make_node(settings: NodeSettings) -> Node:
     apart = (
         TrainingProcess(settings.app, silo, release_digest()) if silo.training.separate else None
     )
-    place = _rendezvous(settings)
+    by_relay = _by_relay(settings.relay) if settings.relay else None
+    place = by_relay.place if by_relay is not None else _rendezvous(settings)
     trusted = TrustedCas(settings.ca, place)
     server = ServerFinder(place, trusted.look, settings.federation or None)
     key = _node_key(settings, silo.name)
     admission = SiloAdmission(silo.name, key, trusted.pem, place, settings.admission)
+    if by_relay is not None:
+        by_relay.start(key, admission, silo.outbound, _own_secrets(settings))
     connection = Connection(
         server,
         trusted.pem,
@@ -181,6 +188,8 @@ def make_node(settings: NodeSettings) -> Node:
         # A stock server asks for no certificate, and nobody has signed one for it.
         admission=None if settings.foreign_runs else admission,
         elsewhere=server.failed,
+        options=by_relay.options if by_relay is not None else None,
+        target=by_relay.target if by_relay is not None else None,
         watch=journal.note_transfer if journal is not None else None,
         message_bytes=_message_bytes(silo.policy),
     )
@@ -198,9 +207,35 @@ def make_node(settings: NodeSettings) -> Node:
         foreign_runs=settings.foreign_runs,
         spans=[span_of(f"The CA in {settings.ca}", trusted.first, hint)],
         finder=server,
-        at_end=apart.close if apart is not None else None,
+        at_end=_all_of(
+            apart.close if apart is not None else None,
+            by_relay.stop if by_relay is not None else None,
+        ),
         budget=budget_of(silo.policy, states, silo.name),
     )
+
+
+def _by_relay(url: str) -> RelayedServer:
+    """Return the way by a relay, whose modules nobody else needs."""
+    from client.node.relayed_server import RelayedServer
+
+    return RelayedServer(url)
+
+
+def _all_of(*steps: Callable[[], None] | None) -> Callable[[], None]:
+    """Return what does each step that there is."""
+
+    def do() -> None:
+        for step in steps:
+            if step is not None:
+                step()
+
+    return do
+
+
+def _own_secrets(settings: NodeSettings) -> Callable[[str], bytes] | None:
+    """Return how a secret of the owner's own Key Vault is read, where one is named."""
+    return VaultSecrets(settings.key_vault).get if settings.key_vault else None
 
 
 def _message_bytes(policy: PolicyConf) -> int:

@@ -110,8 +110,7 @@ class ServerFinder:
 
     def _state(self) -> tuple[str, str]:
         if isinstance(self._place, StaticRendezvous):
-            hint = "Start the orchestrator; let this network reach its port."
-            return f"nobody answers at {self._place.address}", hint
+            return self._place.not_answering()
         with self._lock:
             last = max(self._watched.values(), key=lambda one: one.record.epoch, default=None)
             if last is None and self._passed_over:

@@ -17,6 +17,8 @@ from conf.schema.federation import (
     FederationConf,
     InputConf,
     OrchestratorConf,
+    OutboundConf,
+    RelayConf,
     SiloConf,
     WorkspaceConf,
 )
@@ -55,8 +57,10 @@ __all__ = [
     "MlpConf",
     "ModelConf",
     "OrchestratorConf",
+    "OutboundConf",
     "PolicyConf",
     "PrivacyConf",
+    "RelayConf",
     "ResMlpConf",
     "ResNetConf",
     "RunConf",
@@ -159,3 +163,4 @@ class Silo:
     policy: PolicyConf = section(PolicyConf)
     lifetimes: SiloLifetimes = section(SiloLifetimes)
     training: TrainingProcessConf = section(TrainingProcessConf)
+    outbound: OutboundConf = section(OutboundConf)

@@ -65,6 +65,53 @@ class InputConf:
 
 
 @dataclass
+class OutboundConf:
+    """How connections to a relay leave this side: whom they trust on the way, and by which proxy."""
+
+    ca: str | None = text(
+        None,
+        r".{1,4096}",
+        "a PEM file",
+        help="PEM file of the CAs by which the relay, or a proxy that inspects, is trusted; null = "
+        "this machine's own",
+    )
+    proxy: str | None = text(
+        None,
+        r"https?://[A-Za-z0-9.\[\]:-]{1,260}",
+        "http://HOST:PORT",
+        help="http://HOST:PORT of a proxy that opens connections (CONNECT); null = none",
+    )
+    proxy_user: str | None = text(
+        None, r"[ -~]{1,200}", "a name in ASCII", help="whom the proxy knows; null = it asks nobody"
+    )
+    proxy_password: str | None = text(
+        None,
+        r"(env|file|vault):.{1,4096}",
+        "env:NAME, file:PATH or vault:NAME",
+        help="where its password is: env:VARIABLE, file:PATH or vault:SECRET; null = none",
+    )
+    no_proxy: list[str] = entries(
+        list,
+        pattern=r"\*|[A-Za-z0-9.:/\[\]-]{1,260}",
+        wanted="a host, .example.org, a network, or *",
+        help="hosts that are reached without the proxy, such as .example.org or 10.0.0.0/8",
+    )
+
+
+@dataclass
+class RelayConf:
+    """A place outside both networks at which orchestrator and silos meet; both dial it."""
+
+    url: str | None = text(
+        None,
+        r"(https|http|sb)://[A-Za-z0-9.\[\]:-]{1,260}(/[A-Za-z0-9_./-]{0,260})?",
+        "https://HOST, https://HOST:PORT/SERVER or sb://NAMESPACE/HYBRID_CONNECTION",
+        help="https://HOST of a meadow relay, or sb://NAMESPACE/NAME of an Azure Hybrid Connection; "
+        "null = silos dial the orchestrator itself",
+    )
+
+
+@dataclass
 class SiloConf:
     """What a silo's owner sets, out of the run's reach.
 
@@ -86,6 +133,7 @@ class SiloConf:
     )
     policy: PolicyConf = section(PolicyConf, help="what its owner lets run; empty = all")
     training: TrainingProcessConf = section(TrainingProcessConf)
+    outbound: OutboundConf = section(OutboundConf)
     state: str | None = storage(
         None,
         help="where what its algorithm remembers lasts; null = its job's folder, on Azure ML the "
@@ -163,6 +211,7 @@ class OrchestratorConf:
         at_most=YEAR,
         help="seconds without a run before it ends; 0 = with its queue",
     )
+    outbound: OutboundConf = section(OutboundConf)
     targets: list[str] = entries(
         list,
         pattern=DOTTED,
@@ -243,4 +292,5 @@ class FederationConf:
     folder: str | None = value(
         None, help="of a local federation: keys, store, jobs; null = .meadow/<name>"
     )
+    relay: RelayConf = section(RelayConf)
     orchestrator: OrchestratorConf = section(OrchestratorConf)

@@ -246,6 +246,7 @@ class Caretaker:
             "named": self._named(),
             "quorum": presence.lacking() if presence is not None else None,
             "transfers": self.orchestrator.transfers(),
+            "ways": self.orchestrator.ways(),
         }
         if now != self._status:
             self.store.replace(STATUS_FILE, json.dumps(now).encode())
@@ -279,7 +280,8 @@ def read_status(store: Store) -> dict[str, Any]:
     """Return what the last orchestrator said of itself, empty where none ever did.
 
     `connected`: silos; `run`: its id or null; `epoch`; `software`: by silo, what it said last that
-    it runs; `named`: by silo, what there is to look at; `quorum`: what a round lacks, or null.
+    it runs; `named`: by silo, what there is to look at; `quorum`: what a round lacks, or null; `ways`: by
+    silo, how it came, `direct` or `relay`.
     """
     try:
         content: dict[str, Any] = json.loads(store.read(STATUS_FILE))

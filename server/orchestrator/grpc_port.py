@@ -27,7 +27,7 @@ from server.orchestrator.identity import Keys
 from server.orchestrator.interceptor import IdentityInterceptor
 from server.orchestrator.own_calls import OwnCalls
 from server.orchestrator.part_calls import PartCalls, add_part_calls
-from server.orchestrator.strangers import Strangers, Watch
+from server.orchestrator.strangers import Peer, Strangers, Watch
 from strategies.wire.fleet_calls import add_fleet
 
 KEEPALIVE_SECONDS: Final = 20.0
@@ -84,6 +84,8 @@ class GrpcPort:
             keys, own=self._own, calls=self._calls, called=self._called
         )
         self._server: grpc.Server | None = None
+        self.by_relay: set[bytes] = set()
+        """The keys (PEM) whose last call came by a relay."""
         self.address = address
 
     def start(self) -> None:
@@ -134,10 +136,22 @@ class GrpcPort:
     def _needed_threads(self) -> int:
         return SPARE_THREADS + CALLS_PER_KEY * len(self._fleet.nodes)
 
-    def _called(self, peer: str) -> None:
+    def _called(self, peer: str, key: bytes) -> None:
         """Hear that an admitted silo has called."""
-        if self._strangers is not None:
-            self._strangers.called(peer)
+        if self._strangers is None:
+            return
+        self._strangers.called(peer)
+        if self._strangers.is_by_relay(peer):
+            self.by_relay.add(key)
+        else:
+            self.by_relay.discard(key)
+
+    def comes_by_relay(self, peer: Peer, key: str) -> None:
+        """Hear that a connection to this port is that of a silo's key (`SHA256:...`), which a relay
+        carries.
+        """
+        if self._strangers is not None and self._certified:
+            self._strangers.comes_by_relay(peer, key)
 
     def stop(self) -> None:
         """Close the port and its connections."""

@@ -45,14 +45,14 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
         *,
         own: OwnCalls | None = None,
         calls: CallsInFlight | None = None,
-        called: Callable[[str], None] | None = None,
+        called: Callable[[str, bytes], None] | None = None,
     ) -> None:
         """With `own` the port is that of Meadow's own nodes: each connection has a client
         certificate, whose key signs each call for this server. Without, calls are signed in
         Flower's way.
 
-        `calls` counts what each key has in flight; `called` is told the peer (gRPC's name of it) of
-        each call that is let in.
+        `calls` counts what each key has in flight; `called` is told the peer (gRPC's name of it)
+        and the key (PEM) of each call that is let in.
         """
         self._keys = keys
         self._calls = calls or CallsInFlight()
@@ -88,7 +88,7 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
                     raise TooManyCalls(silo)
                 entered = pem
                 if self._called is not None:
-                    self._called(peer)
+                    self._called(peer, pem)
                 with self._calls.body(context, seconds):
                     body = _body(bodies, silo, seconds)
                 if self._own is not None and signed is not None:

@@ -184,6 +184,22 @@ class Orchestrator:
         """Say whether the node with this key is there."""
         return self._fleet.nodes.is_online(node_id_of(public_pem(public_key)))
 
+    def comes_by_relay(self, peer: tuple[str, int], key: str) -> None:
+        """Hear that a connection from `peer` (address and port) is one that a relay carries, for
+        the silo with this key (`SHA256:...`).
+        """
+        self._port.comes_by_relay(peer, key)
+
+    def ways(self) -> dict[str, str]:
+        """Return through which way each silo came that is there: `direct` or `relay`."""
+        nodes = self._fleet.nodes
+        by_relay = {node_id_of(pem) for pem in list(self._port.by_relay)}
+        return {
+            entry.silo: "relay" if entry.id in by_relay else "direct"
+            for entry in nodes.entries()
+            if nodes.is_online(entry.id)
+        }
+
     def transfers(self) -> dict[str, dict[str, int | str]]:
         """Return how transfers that take long go on, by silo (`TransferProgress.told`)."""
         told = self._fleet.progress.told(time.monotonic())

@@ -75,6 +75,7 @@ class Strangers:
         self._clock = clock
         self._lock = threading.Lock()
         self._calls: dict[Peer, float] = {}
+        self._by_relay: dict[Peer, tuple[str, float]] = {}
         self._addresses: dict[str, float] = {}
         self._seen: dict[Peer, float] = {}
         self._recent: Counter[str] = Counter()
@@ -91,6 +92,25 @@ class Strangers:
             self._calls[parsed] = now
             self._addresses[parsed[0]] = now
 
+    def comes_by_relay(self, peer: Peer, key: str) -> None:
+        """Note that a connection is that of a silo's key, which a relay carries.
+
+        All of them have one address, this machine's own: so they are counted by their keys.
+        """
+        with self._lock:
+            self._by_relay[peer] = key, self._clock()
+
+    def is_by_relay(self, peer: str) -> bool:
+        """Whether a connection (gRPC's name of its peer) came by a relay."""
+        parsed = parse_peer(peer)
+        with self._lock:
+            return parsed is not None and parsed in self._by_relay
+
+    def _whose(self, peer: Peer) -> str:
+        """Return by what a connection is counted: its address, or the key that a relay carries."""
+        known = self._by_relay.get(peer)
+        return peer[0] if known is None else known[0]
+
     def look(self) -> int:
         """Shut down what is to be shut down, and return how many connections are nobody's."""
         now = self._clock()
@@ -102,7 +122,7 @@ class Strangers:
         for one in strangers:
             if one.peer not in self._seen:
                 self._seen[one.peer] = now
-                self._recent[one.peer[0]] += 1
+                self._recent[self._whose(one.peer)] += 1
             one.since = self._seen[one.peer]
         late = [one for one in strangers if now - one.since >= CALL_SECONDS]
         waiting = [one for one in strangers if now - one.since < CALL_SECONDS]
@@ -118,6 +138,10 @@ class Strangers:
             # A call may be noted between the look at the sockets and this one.
             if now - self._calls[peer] > LOOK_SECONDS:
                 del self._calls[peer]
+        for peer in self._by_relay.keys() - peers:
+            # It is told of before gRPC has accepted it.
+            if now - self._by_relay[peer][1] > CALL_SECONDS:
+                del self._by_relay[peer]
         for peer in self._seen.keys() - peers:
             del self._seen[peer]
         for address, last in list(self._addresses.items()):
@@ -129,14 +153,14 @@ class Strangers:
         over = len(waiting) - self._most
         if over <= 0:
             return []
-        count = Counter(one.peer[0] for one in waiting)
+        count = Counter(self._whose(one.peer) for one in waiting)
         with self._lock:
             silos = set(self._addresses)
 
         def order(one: Connection) -> tuple[bool, int, float]:
-            address = one.peer[0]
-            spared = address in silos or address in self._relays
-            return spared, -count[address], one.since
+            whose = self._whose(one.peer)
+            spared = whose in silos or whose in self._relays
+            return spared, -count[whose], one.since
 
         return sorted(waiting, key=order)[:over]
 
