@@ -127,9 +127,9 @@ def read_settings(path: Path) -> RelaySettings:
 def settings_of(raw: dict[str, Any], folder: Path, where: str) -> RelaySettings:
     """Return the settings that plain values describe; raises ConfigError as `read_settings`."""
     file = from_plain(RelayFile, raw, key="relay", where=where)
-    check_limits(file, "relay", lambda key: where)
     if not file.name:
         raise unusable(f"{where} has no name: what do silos dial")
+    check_limits(file, "relay", lambda key: where)
     if (file.certificate is None) != (file.key is None):
         raise unusable(f"{where} names one of certificate and key, and not the other")
     if not file.federations:
