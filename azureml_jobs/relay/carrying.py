@@ -32,6 +32,8 @@ Meter = Callable[[int], Awaitable[None]]
 class Frames(Protocol):
     """A WebSocket connection, as its client and its server see it."""
 
+    transport: asyncio.Transport
+
     async def recv(self) -> str | bytes:
         """Return the next frame; raises ConnectionClosed."""
 
@@ -89,13 +91,17 @@ async def _until_one_ends(*ways: Coroutine[Any, Any, None]) -> None:
 
 async def _close(*connections: Frames) -> None:
     """Say goodbye to each, and wait for none for long."""
-    await asyncio.gather(*(_closed(one) for one in connections), return_exceptions=True)
+    await asyncio.gather(*(closed(one) for one in connections), return_exceptions=True)
 
 
-async def _closed(connection: Frames) -> None:
-    with contextlib.suppress(TimeoutError, ConnectionClosed, OSError):
-        async with asyncio.timeout(ENDING_SECONDS):
-            await connection.close()
+async def closed(connection: Frames) -> None:
+    """Say goodbye, and end the connection whatever the other side says, and when this is cancelled."""
+    try:
+        with contextlib.suppress(TimeoutError, ConnectionClosed, OSError):
+            async with asyncio.timeout(ENDING_SECONDS):
+                await connection.close()
+    finally:
+        connection.transport.abort()
 
 
 async def _frames(source: Frames, sink: Frames, meter: Meter) -> None:

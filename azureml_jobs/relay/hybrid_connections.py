@@ -31,7 +31,7 @@ from urllib.parse import quote, quote_plus, urlsplit
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from azureml_jobs.relay.carrying import Frames
+from azureml_jobs.relay.carrying import Frames, closed
 from azureml_jobs.relay.connection_proofs import not_of_the_protocol, plain_frame
 from azureml_jobs.relay.meeting import RelayAddress, Take
 from azureml_jobs.relay.outward import Outward, dial
@@ -128,7 +128,7 @@ class HybridListening:
             raise _refused(self.address.host, f"it ended the channel: {why}") from None
         finally:
             renewing.cancel()
-            await control.close()
+            await closed(control)
 
     async def _renew(self, place: _Place, control: ClientConnection) -> None:
         """Send another token before the one that was given ends."""
@@ -161,7 +161,7 @@ class _Sender:
         # Azure answers such a request with 410: it was understood.
         with contextlib.suppress(MeadowError):
             frames = await self.place.dial(self.url + told)
-            await frames.close()
+            await closed(frames)
 
 
 def _address(asked: dict[str, Any], host: str) -> str:

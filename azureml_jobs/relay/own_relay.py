@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from azureml_jobs.identity.signed_admission import read_admission
-from azureml_jobs.relay.carrying import Frames
+from azureml_jobs.relay.carrying import Frames, closed
 from azureml_jobs.relay.connection_proofs import (
     ACCEPT,
     CONTROL,
@@ -68,12 +68,12 @@ class Place:
             async with asyncio.timeout(ENTER_SECONDS):
                 await self._prove(connection, claim, signer)
         except ConnectionClosed:
-            raise closed(self.address.host, connection) from None
+            raise ended(self.address.host, connection) from None
         except TimeoutError:
-            await connection.close()
+            await closed(connection)
             raise refused(self.address.host, _NOBODY[1], "it says nothing") from None
         except BaseException:
-            await connection.close()
+            await closed(connection)
             raise
         return connection
 
@@ -121,9 +121,9 @@ class RelayListening:
                     continue
                 await take(_Waiting(self, connection, offer, key))
         except ConnectionClosed:
-            raise closed(self.place.address.host, connection) from None
+            raise ended(self.place.address.host, connection) from None
         finally:
-            await connection.close()
+            await closed(connection)
 
     def _checked(self, offer: Offer) -> str:
         """Return the name of a silo's key, once its own proof is seen: no relay is believed."""
@@ -159,7 +159,7 @@ def federation_of(admission: bytes | str) -> str:
     return read_admission(admission, "the silo's admission").federation
 
 
-def closed(host: str, connection: ClientConnection) -> MeadowError:
+def ended(host: str, connection: ClientConnection) -> MeadowError:
     """Return what the end of a connection means."""
     code = connection.close_code or 1006
     return refused(host, code, connection.close_reason or "")
