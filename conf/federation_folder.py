@@ -32,6 +32,11 @@ class FederationFolder:
         """
         return self.path / "store"
 
+    @property
+    def uploads(self) -> Path:
+        """What has arrived of updates that take long, for the orchestrator's next process."""
+        return self.path / "uploads"
+
     def place(self, name: str) -> Path:
         """A place of the store with a right of its own (`azureml_jobs.storage.rights`)."""
         return self.path / name

@@ -39,6 +39,7 @@ from azureml_jobs.storage.prefix import PrefixStore
 from client.tasks import task_of
 from conf.code_digest import run_files
 from conf.errors import CheckpointError, Interrupted, MeadowError
+from conf.federation_folder import FederationFolder
 from conf.schema import Conf
 from conf.silos import silos
 from conf.startup_log import note
@@ -49,6 +50,7 @@ from server.observers.secret_addresses import take_addresses
 from server.orchestrator.app_bundle import app_bundle
 from server.orchestrator.backends import OrchestratorBackends
 from server.orchestrator.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
+from server.orchestrator.kept_uploads import KeptUploads
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.presence import Presence
 from server.orchestrator.service import Orchestrator, quiet_flower
@@ -176,6 +178,7 @@ def _orchestrator(
         stock_grpc_address=where.stock_grpc_listen,
         relays=where.relays,
         federation=conf.federation.name,
+        uploads=KeptUploads(FederationFolder.of(conf.federation).uploads),
     )
     for pem, silo in keys.items():  # a silo may have two while its key is changed
         orchestrator.admit_key(silo, pem)
@@ -234,6 +237,8 @@ class _Work:
             elif clock() - idle_since >= self.conf.federation.orchestrator.idle_timeout:
                 return
             else:
+                # Of a run that was cancelled while no orchestrator was there.
+                self.orchestrator.forget_uploads()
                 time.sleep(POLL_SECONDS)
 
     def _expire(self) -> None:
@@ -273,6 +278,7 @@ class _Work:
         finally:
             self.orchestrator.close_run()
         self.queue.ended(request, outcome)
+        self.orchestrator.forget_uploads()
 
     def _admission_of(self, key: str) -> str:
         """Return the certificate by which the CA admits a key, of several the last."""
@@ -318,7 +324,11 @@ class _Work:
             self.orchestrator.wait_for(names, needed, conf.run.start_timeout, settle)
             files = run_files(conf.task.name, conf.model.name, conf.strategy.name)
             opened = self.orchestrator.open_run(
-                request.run_id, names, files=files, bundle=self.bundle
+                request.run_id,
+                names,
+                files=files,
+                bundle=self.bundle,
+                resumed=run.state.round > 0,
             )
             grid = PackedGrid(opened)
             run.admission_of = self._admission_of

@@ -57,6 +57,7 @@ from conf.flower_version import REQUIREMENT
 from conf.running_clock import RunningClock
 from strategies.wire.fleet_calls import FleetStub
 from strategies.wire.headers import (
+    BEGUN_HEADER,
     CLOSED_HEADER,
     KEY_ENDS,
     NODE_HEADER,
@@ -64,6 +65,7 @@ from strategies.wire.headers import (
     PARTS_HEADER,
     TWIN_HEADER,
     WORKING_HEADER,
+    begun_from_header,
 )
 from strategies.wire.release import release_headers, why_refused
 
@@ -318,7 +320,10 @@ class Connection:
         if self._in_parts and self._transfers.push_at_once(request, run_id, contents):
             return
         for _ in range(UPLOAD_TRIES):
-            response = self._call("PushMessages", request, CALL_DEADLINE)
+            response, trailing = self._call_traced("PushMessages", request, CALL_DEADLINE)
+            begun = dict(trailing).get(BEGUN_HEADER)
+            if begun is not None:
+                self._transfers.heard(begun_from_header(str(begun)), contents)
             if self._push(run_id, response.session_id, response.objects_to_push, contents):
                 return
             # The upload was dropped in between, or an object arrived twice: ask what is missing.

@@ -155,6 +155,15 @@ class Transfers:
         here = {part.object_id for part in answer.parts if part.start == part.size}
         return here == set(contents)
 
+    def heard(self, begun: Mapping[str, int], contents: Mapping[str, bytes]) -> None:
+        """Note what a server says that it has of the objects that are to be sent, before `push`."""
+        before = sum(self._sent.values())
+        self._sent = {
+            id: count for id, count in begun.items() if 0 <= count < len(contents.get(id, b""))
+        }
+        if before and not self._sent:
+            log.info("the server has nothing of the objects that were being sent: they go anew")
+
     def push(
         self,
         node: Any,

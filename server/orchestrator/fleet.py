@@ -56,6 +56,7 @@ from flwr.supercore.run import Run
 from conf.errors import WireError
 from conf.running_clock import RunningClock
 from server.orchestrator.instructions import Instructions, PendingInstruction, Upload
+from server.orchestrator.kept_uploads import KeptUploads, Part
 from server.orchestrator.nodes import (
     DEFAULT_INTERVAL,
     PATIENCE,
@@ -69,6 +70,7 @@ from server.orchestrator.transfer_progress import TransferProgress
 from server.orchestrator.twins import Twins
 from server.orchestrator.work_signals import WorkSignals
 from strategies.wire.headers import (
+    BEGUN_HEADER,
     CLOSED_HEADER,
     KEY_ENDS,
     NODE_HEADER,
@@ -76,6 +78,7 @@ from strategies.wire.headers import (
     PARTS_HEADER,
     TWIN_HEADER,
     WORKING_HEADER,
+    begun_to_header,
 )
 from strategies.wire.objects import tree_size
 from strategies.wire.run_code import RunCode
@@ -119,7 +122,12 @@ class Fleet:
     told.
     """
 
-    def __init__(self, limits: Limits, clock: RunningClock | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        clock: RunningClock | None = None,
+        kept: KeptUploads | None = None,
+    ) -> None:
         self.limits = limits
         self.clock = clock or RunningClock()
         lock = threading.RLock()
@@ -127,7 +135,7 @@ class Fleet:
         self._work = WorkSignals(lock)
         self.nodes = NodeTable(self.clock)
         self.twins = Twins(self.clock, PATIENCE * DEFAULT_INTERVAL)
-        self.instructions = Instructions(limits.call_bytes)
+        self.instructions = Instructions(limits.call_bytes, kept=kept)
         self.progress = TransferProgress()
         self.access: RunAccess | None = None
         self.over = False
@@ -305,6 +313,9 @@ class Fleet:
             asked = self._checked_reply(request, context)
             metadata = request.messages_list[0].metadata
             upload = self._upload(asked, metadata, request.message_object_trees[0], context)
+            begun = self.instructions.partial.begun(asked.node)
+            if _is_own(context):
+                context.set_trailing_metadata(((BEGUN_HEADER, begun_to_header(begun)),))
             if asked.is_over:
                 self.changed.notify_all()
             return PushMessagesResponse(
@@ -335,6 +346,8 @@ class Fleet:
             # Counted before it is stored, so that two calls at once can't both pass the limit.
             upload.bytes += size
         stored = self.instructions.store.put(id, request.object_content)
+        if stored:
+            self.keep(asked, upload, Part(id, size, 0, request.object_content))
         with self.changed:
             if stored:
                 self.instructions.object_came(asked, upload, id)
@@ -360,6 +373,17 @@ class Fleet:
         most = min(self.limits.update_bytes, self.instructions.may_upload(node))
         if self.instructions.uploaded_by(node) + size > most:
             refuse(context, "MDW-642", f"More than {most} bytes in flight.")
+
+    def keep(self, asked: PendingInstruction, upload: Upload, part: Part) -> None:
+        """Keep a part that has arrived on disk too, where its upload takes long."""
+        kept = self.instructions.kept
+        if kept is None or time.monotonic() - upload.began < kept.after:
+            return
+        if not kept.has(asked.node, asked.content):
+            with self.changed:
+                so_far = self.instructions.arrived(asked)
+            kept.begin(asked.node, asked.content, so_far)
+        kept.add(asked.node, asked.content, part)
 
     # Inside
 

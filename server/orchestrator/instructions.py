@@ -21,16 +21,19 @@ it counts all the same.
 
 What has arrived of a reply that was interrupted is set aside for its node, and is not sent again
 when it answers the same content once more: the instruction itself or a copy of it. It is let go
-when the node has answered or is given another content, and when the run is closed.
+when the node has answered or is given another content, and when the run is closed. What takes long
+is on disk as well (`kept_uploads`), for an orchestrator that is started again in between.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import secrets
+import time
 from collections import OrderedDict
-from collections.abc import Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -44,7 +47,9 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 
+from conf.errors import WireError
 from server.orchestrator.deliveries import Deliveries, reason
+from server.orchestrator.kept_uploads import KeptUploads, Part
 from server.orchestrator.object_store import ObjectStore
 from server.orchestrator.partial_objects import PartialObjects
 from strategies.wire import protocol
@@ -98,6 +103,8 @@ class Upload:
     """Of the objects that its node has sent for this instruction, those of an upload begun anew
     included.
     """
+    began: float = field(default_factory=time.monotonic)
+    """When its first head came; minus infinity where it continues one that was interrupted."""
 
 
 @dataclass
@@ -149,8 +156,13 @@ class Instructions:
     """
 
     def __init__(
-        self, object_bytes: int = OBJECT_BYTES, set_aside_bytes: int = SET_ASIDE_BYTES
+        self,
+        object_bytes: int = OBJECT_BYTES,
+        set_aside_bytes: int = SET_ASIDE_BYTES,
+        kept: KeptUploads | None = None,
     ) -> None:
+        """With `kept`, uploads that take long outlast this process."""
+        self.kept = kept
         self.store = ObjectStore()
         self.partial = PartialObjects(object_bytes)
         self.deliveries = Deliveries()
@@ -246,6 +258,8 @@ class Instructions:
                 self.deliveries.given(node, asked.content)
                 if self._set_aside.get(node) != asked.content:
                     self.let_go(node)
+                if self.kept is not None:
+                    self.kept.drop(node, unless=asked.content)
                 return asked
         return None
 
@@ -275,12 +289,15 @@ class Instructions:
         The same head may come again: a node asks in this way which objects are missing.
         """
         before = asked.upload.bytes if asked.upload is not None else 0
+        began = asked.upload.began if asked.upload is not None else time.monotonic()
+        if self._set_aside.get(asked.node) == asked.content:
+            began = -math.inf
         # Only what this node has sent or was sent: that another one's object is here says nothing of
         # whether this node has it too.
         known = self._known_to(asked)
         missing = self.store.hold(asked.reply_holder, tree)
         missing |= self.store.ids_of(asked.reply_holder) - known
-        asked.upload = Upload(metadata, secrets.token_hex(16), missing, before)
+        asked.upload = Upload(metadata, secrets.token_hex(16), missing, before, began)
         asked.state = State.UPLOADING
         if not missing:
             self._answered(asked)
@@ -408,6 +425,35 @@ class Instructions:
         if closed.is_over:
             self.deliveries.answered(closed.node, closed.content)
 
+    def arrived(self, asked: PendingInstruction) -> list[Part]:
+        """Return what has arrived of a reply that is on its way."""
+        if asked.upload is None:
+            return []
+        missing = asked.upload.missing
+        whole = self.store.held_by(asked.reply_holder)
+        parts = [Part(id, len(one), 0, one) for id, one in whole.items() if id not in missing]
+        partial = self.partial.of(asked.node)
+        return parts + [Part(id, size, 0, one) for id, (size, one) in partial.items()]
+
+    def restore(self, node: int, content: str, parts: Iterable[Part]) -> int:
+        """Set aside what another process had received of a node's reply, and return its bytes.
+
+        What does not fit together is left out: its node sends it anew.
+        """
+        whole: dict[str, bytes] = {}
+        for part in parts:
+            try:
+                one = self.partial.add(node, part.id, part.size, part.start, part.content)
+            except WireError as error:
+                log.warning("a part of a kept upload is left out: %s", error.message)
+                continue
+            if one is not None:
+                whole[part.id] = one
+        self.store.hold_here(_aside_holder(node), whole)
+        self._note_aside(node, content)
+        partial = sum(len(one) for _, one in self.partial.of(node).values())
+        return self.store.size_of(_aside_holder(node)) + partial
+
     def let_go(self, node: int) -> None:
         """Forget what was set aside of a node's interrupted reply."""
         self._set_aside.pop(node, None)
@@ -444,7 +490,10 @@ class Instructions:
         missing = asked.upload.missing
         asked.upload = None
         self.store.hand_over(asked.reply_holder, _aside_holder(node), missing)
-        self._set_aside[node] = asked.content
+        self._note_aside(node, asked.content)
+
+    def _note_aside(self, node: int, content: str) -> None:
+        self._set_aside[node] = content
         self._set_aside.move_to_end(node)
         while self._bytes_aside() > self._set_aside_bytes:
             self.let_go(next(iter(self._set_aside)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Final
 
 from flwr.proto.message_pb2 import ObjectTree
@@ -66,6 +66,17 @@ class ObjectStore:
                 self._holds.update(arrived)
             self._release(before)
             self._release(ids)
+
+    def hold_here(self, holder: str, contents: Mapping[str, bytes]) -> None:
+        """Keep objects whose digests are known to be their ids, in place of what the holder held."""
+        ids = frozenset(contents)
+        with self._lock:
+            before = self._trees.get(holder, NOTHING)
+            self._trees[holder] = ids
+            self._holds.update(ids)
+            self._release(before)
+            for id, content in contents.items():
+                self._contents.setdefault(id, content)
 
     def put(self, id: str, content: bytes) -> bool:
         """Take an object that somebody sent; False where nobody holds it or its bytes are not what

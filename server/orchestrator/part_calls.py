@@ -17,6 +17,7 @@ import grpc
 from conf.errors import WireError
 from server.orchestrator.fleet import Fleet
 from server.orchestrator.instructions import PendingInstruction, Upload
+from server.orchestrator.kept_uploads import Part
 from server.orchestrator.refused import refuse
 from server.orchestrator.transfer_progress import DOWN, UP
 from strategies.wire.transfer_calls import (
@@ -125,9 +126,11 @@ class PartCalls:
             whole = instructions.partial.add(asked.node, id, part.size, part.start, part.content)
         except WireError as error:
             refuse(context, error.code, error.message)
+        here = 0 if whole is not None else instructions.partial.arrived(asked.node, id)
+        stored = whole is not None and instructions.store.put_own(id, whole)
+        self._fleet.keep(asked, upload, Part(id, part.size, part.start, part.content))
         if whole is None:
-            return instructions.partial.arrived(asked.node, id)
-        stored = instructions.store.put_own(id, whole)
+            return here
         with self._fleet.changed:
             if stored:
                 instructions.object_came(asked, upload, id)

@@ -47,6 +47,20 @@ class PartialObjects:
         with self._lock:
             return len(self._parts.get((node, id), b""))
 
+    def begun(self, node: int) -> dict[str, int]:
+        """Return how many of the first bytes of each of a node's objects are here."""
+        with self._lock:
+            return {name[1]: len(part) for name, part in self._parts.items() if name[0] == node}
+
+    def of(self, node: int) -> dict[str, tuple[int, bytes]]:
+        """Return a node's objects by id: their sizes, and the first bytes that are here."""
+        with self._lock:
+            return {
+                name[1]: (self._sizes[name], bytes(part))
+                for name, part in self._parts.items()
+                if name[0] == node
+            }
+
     def check(self, size: int, start: int, length: int) -> None:
         """Raise WireError MDW-650 where a range does not lie in an object that may travel."""
         if not 0 < size <= self._object_bytes:

@@ -32,6 +32,7 @@ from conf.running_clock import RunningClock
 from server.orchestrator.fleet import Fleet, Limits
 from server.orchestrator.grpc_port import GrpcPort, allow_many_files
 from server.orchestrator.identity import Keys, public_pem
+from server.orchestrator.kept_uploads import KeptUploads
 from server.orchestrator.nodes import node_id_of
 from server.orchestrator.open_run import OpenRun
 from server.orchestrator.orchestrator_grid import OrchestratorGrid
@@ -60,6 +61,7 @@ class Orchestrator:
         stock_grpc_address: str | None = None,
         relays: Collection[str] = (),
         federation: str = "federation",
+        uploads: KeptUploads | None = None,
     ) -> None:
         """`address` is host:port (port 0: any free one); `keys` are public keys by silo, PEM or
         OpenSSH.
@@ -68,7 +70,8 @@ class Orchestrator:
         `stock_grpc_address` those of 1.39 over gRPC; None: not at all.
 
         `relays` are addresses or networks that carry many silos: see `strangers`. `federation` is
-        the name to which the CA admits silos; each of their calls is signed for it.
+        the name to which the CA admits silos; each of their calls is signed for it. With `uploads`
+        those that take long outlast this process.
 
         Raises IdentityError MDW-740 for a key that can't be used.
         """
@@ -78,7 +81,8 @@ class Orchestrator:
         because this process stood still.
         """
         self._watch = contextlib.ExitStack()
-        self._fleet = Fleet(self._limits, self.clock)
+        self._uploads = uploads
+        self._fleet = Fleet(self._limits, self.clock, uploads)
         self._keys = Keys()
         self._credentials = credentials
         self._port = GrpcPort(
@@ -161,6 +165,8 @@ class Orchestrator:
                 self._fleet.access = replace(self._fleet.access, nodes=others)
             self._fleet.nodes.expel(pem)
             self._fleet.instructions.let_go(node_id_of(pem))
+            if self._uploads is not None:
+                self._uploads.drop(node_id_of(pem))
             self._fleet.changed.notify_all()
 
     def tell_end(self, public_key: bytes, ends: float) -> None:
@@ -246,11 +252,13 @@ class Orchestrator:
         *,
         files: Sequence[str] = (),
         bundle: bytes | None = None,
+        resumed: bool = False,
     ) -> OrchestratorGrid:
         """Open a run for the named silos and return its grid; a run that was open is closed.
 
         `files` are the run's own (`conf.code_digest.run_files`): Meadow's nodes run the code that
-        they have, if it is that of the run. `bundle` is the Flower app bundle for stock nodes.
+        they have, if it is that of the run. `bundle` is the Flower app bundle for stock nodes. A run
+        that is `resumed` may have left uploads, and says where there are none on this disk.
         Raises SiloError MDW-332 where a silo has no admitted key, and those of `run_digest`.
         """
         self.close_run()
@@ -263,11 +271,35 @@ class Orchestrator:
             hint = "Add it with `meadow keys`, or leave the silo out."
             raise SiloError("MDW-332", f"No key is admitted for {', '.join(keyless)}.", hint)
         log.info("opening run %s for %s", run_id, ", ".join(sorted(names)))
+        self._restore_uploads(run_id, nodes, resumed)
         self._run = OpenRun(self._fleet, nodes, code, bundle)
         return self._run.grid
 
+    def _restore_uploads(self, run_id: str, nodes: Mapping[int, str], resumed: bool) -> None:
+        """Take up what another process has kept of the uploads of a run's nodes."""
+        if self._uploads is None:
+            return
+        found = 0
+        for upload in self._uploads.open(run_id, nodes):
+            found += 1
+            with self._fleet.changed:
+                size = self._fleet.instructions.restore(upload.node, upload.content, upload.parts)
+            log.info(
+                "%.1f MB of an upload of %s are here from before", size / 1e6, nodes[upload.node]
+            )
+        if resumed and not found:
+            log.info("no upload is kept on this disk: what was being sent before is sent anew")
+
+    def forget_uploads(self) -> None:
+        """Delete what is kept of uploads on disk: their run has ended, or there is none."""
+        if self._uploads is not None:
+            self._uploads.clear()
+
     def close_run(self) -> None:
-        """End the open run, if there is one; its silos drop what they still do for it."""
+        """End the open run, if there is one; its silos drop what they still do for it.
+
+        What is kept of their uploads stays, for this run may be continued by another process.
+        """
         if self._run is not None:
             self._run.close()
             self._run = None

@@ -4,6 +4,8 @@ ignore it.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Final
 
 NODE_HEADER: Final = "meadow-node"
@@ -32,6 +34,9 @@ any more (seconds since 1970); sent when that is near."""
 PARTS_HEADER: Final = "meadow-parts"
 """Trailing header of an answer to a question for work: this server has the calls of
 `strategies.wire.transfer_calls`."""
+BEGUN_HEADER: Final = "meadow-begun"
+"""Trailing header of the answer to a reply's head: of which objects the server has the first bytes
+and misses the rest, as `id=bytes` with commas between; empty where there is none."""
 CALL_CHALLENGE: Final = "meadow-challenge-bin"
 CALL_NUMBER: Final = "meadow-call"
 CALL_TIME: Final = "meadow-time"
@@ -43,3 +48,16 @@ CALL_SERVER: Final = "meadow-server-bin"
 """Trailing header of a challenge: the server's certificate, in PEM."""
 NEEDS_CHALLENGE: Final = "MDW-760"
 """With this begins the refusal that brings a challenge."""
+
+_BEGUN = re.compile(r"([0-9a-f]{64})=([0-9]{1,15})")
+
+
+def begun_to_header(begun: Mapping[str, int]) -> str:
+    """Return the value of `BEGUN_HEADER`."""
+    return ",".join(f"{id}={count}" for id, count in begun.items())
+
+
+def begun_from_header(value: str) -> dict[str, int]:
+    """Return the bytes by object id that a `BEGUN_HEADER` tells; what is not of its form is left out."""
+    found = [_BEGUN.fullmatch(one) for one in value.split(",")]
+    return {one[1]: int(one[2]) for one in found if one is not None}

@@ -34,6 +34,7 @@ from client.node.state_store import SiloStateStore
 from conf.schema import Silo
 from conf.silos import silo_to_json
 from server.orchestrator.fleet import Limits
+from server.orchestrator.kept_uploads import KeptUploads
 from server.orchestrator.service import Orchestrator
 
 ROOT = Path(__file__).parents[2]
@@ -86,10 +87,17 @@ class Federation:
         limits: Limits | None = None,
         stock: str | None = None,
         stock_grpc: str | None = None,
+        uploads: KeptUploads | None = None,
     ) -> Iterator[Orchestrator]:
         """An orchestrator that listens and admits all silos; Flower's own nodes too, at `stock`."""
         orchestrator = Orchestrator(
-            f"127.0.0.1:{port}", self.credentials(), self.public, limits, stock, stock_grpc
+            f"127.0.0.1:{port}",
+            self.credentials(),
+            self.public,
+            limits,
+            stock,
+            stock_grpc,
+            uploads=uploads,
         )
         orchestrator.start()
         try:

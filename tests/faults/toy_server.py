@@ -1,6 +1,6 @@
 """An orchestrator as a process of its own, with rounds and a checkpoint a round, that kills itself where it is told.
 
-    python -m tests.faults.toy_server FOLDER PORT SILOS ROUNDS [--die PLACE:ROUND] [--sleep SECONDS]
+    python -m tests.faults.toy_server FOLDER PORT SILOS ROUNDS [--die PLACE:ROUND] [--sleep SECONDS] [--elements N]
 
 PLACE is before-send, collecting (after the first reply), aggregating or writing (a checkpoint). It goes on from the
 checkpoint that it finds, and writes what happens to FOLDER/events.jsonl.
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from server.orchestrator.kept_uploads import KeptUploads
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator, quiet_flower
 from server.round.exchange import Closing, exchange
@@ -28,8 +29,9 @@ from tests.faults.federation import Federation
 
 
 class Server:
-    def __init__(self, folder: Path, die: str, sleep: float) -> None:
+    def __init__(self, folder: Path, die: str, sleep: float, elements: int = 0) -> None:
         self.folder, self.sleep = folder, sleep
+        self.elements = elements
         self.place, _, round = die.partition(":")
         self.die_in = int(round or 0)
 
@@ -45,6 +47,8 @@ class Server:
     def load(self) -> tuple[int, np.ndarray]:
         file = self.folder / "checkpoint.npy"
         if not file.exists():
+            if self.elements:
+                return 0, np.random.default_rng(1).random(self.elements, dtype=np.float32)
             return 0, np.zeros(50_000, dtype=np.float32)
         stored = np.load(file, allow_pickle=False)
         return int(stored[0]), stored[1:]
@@ -66,7 +70,10 @@ class Server:
     def run(self, port: int, silos: int, rounds: int) -> None:
         federation = Federation(self.folder, silos)
         orchestrator = Orchestrator(
-            f"127.0.0.1:{port}", federation.credentials(), federation.public
+            f"127.0.0.1:{port}",
+            federation.credentials(),
+            federation.public,
+            uploads=KeptUploads(self.folder / "uploads", after=1.0),
         )
         orchestrator.start()
         names = [silo.name for silo in federation.silos]
@@ -119,6 +126,7 @@ if __name__ == "__main__":
         parser.add_argument(name, type=int)
     parser.add_argument("--die", default="")
     parser.add_argument("--sleep", type=float, default=0.0)
+    parser.add_argument("--elements", type=int, default=0)
     args = parser.parse_args()
     quiet_flower()
-    Server(args.folder, args.die, args.sleep).run(args.port, args.silos, args.rounds)
+    Server(args.folder, args.die, args.sleep, args.elements).run(args.port, args.silos, args.rounds)

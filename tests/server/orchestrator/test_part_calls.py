@@ -14,6 +14,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from server.orchestrator.deliveries import MOST
 from server.orchestrator.fleet import Limits
 from server.orchestrator.instructions import State
+from server.orchestrator.kept_uploads import KeptUploads
 from server.orchestrator.partial_objects import AT_ONCE
 from server.round.exchange import NODE_UNAVAILABLE
 from strategies.wire.transfer_calls import (
@@ -235,6 +236,36 @@ def test_an_upload_is_continued_after_the_silo_was_thought_to_have_gone(scene: P
     (got,) = scene.grid.replies(ids, 5)
     assert got.has_content()
     assert scene.left()[0] == len(ids_of_open(scene)), "nothing stays aside"
+
+
+def test_another_orchestrator_with_the_same_folder_has_what_had_arrived(tmp_path: Path) -> None:
+    federation = Federation(tmp_path)
+    arrays = model(SIZE, seed=1)
+    for process in (1, 2):
+        uploads = KeptUploads(tmp_path / "uploads", after=0.0, spare=0)
+        with federation.orchestrator(uploads=uploads) as orchestrator:
+            one = PartSilo.silo(federation, orchestrator.address, "silo-1")
+            one.activate()
+            grid = orchestrator.open_run("run", ["silo-1"])
+            ids = grid.push_messages(ask(grid, 1, arrays))
+            head, _ = one.work()
+            reply = update(head, SIZE)
+            taken, contents = one.begin(reply)
+            id = largest(contents)
+            if process == 1:
+                small = [part(i, contents[i]) for i in taken.objects_to_push if i != id]
+                one.send(reply, taken.session_id, *small, part(id, contents[id], 0, 50_000))
+                continue
+            root = reply.metadata.message_id
+            assert set(taken.objects_to_push) == {id, root}, "only what had not arrived"
+            one.send(reply, taken.session_id, part(root, contents[root]))
+            (here,) = one.send(reply, taken.session_id, part(id, contents[id], 50_000))
+            assert here.start == here.size, "from the byte where it was broken off"
+            (got,) = grid.replies(ids, 5)
+            assert got.has_content()
+            orchestrator.close_run()
+            orchestrator.forget_uploads()
+    assert list((tmp_path / "uploads").iterdir()) == []
 
 
 def ids_of_open(scene: Parts) -> set[str]:
