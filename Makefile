@@ -18,7 +18,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help install simulate test test-fast test-flower nightly mutation check format benchmarks clean lock audit
+.PHONY: help install simulate test test-fast test-flower nightly mutation chaos check format benchmarks clean lock audit
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -39,12 +39,15 @@ test-flower: $(LOWEST_INSTALLED) ## with the lowest release of Flower, and with 
 	@MEADOW_OTHER_FLOWER=$(CURDIR)/$(BIN)/python $(LOWEST)/bin/python -m pytest -q $(TWO_RELEASES) $(ARGS)
 	@MEADOW_OTHER_FLOWER=$(CURDIR)/$(LOWEST)/bin/python $(BIN)/python -m pytest -q $(TWO_RELEASES) $(ARGS)
 
-nightly: $(INSTALLED) mutation ## the tests marked slow, ten minutes of mutants, and the audit
+nightly: $(INSTALLED) mutation chaos ## the tests marked slow, ten minutes of mutants, an hour of chaos, and the audit
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
 	@$(BIN)/python supply/audit.py || test $$? -eq 75
 
 audit: $(INSTALLED) ## known weaknesses of what is installed, a bill of materials, the Dockerfiles; 75 = not all asked
 	@$(BIN)/python supply/audit.py $(ARGS)
+
+chaos: $(INSTALLED) ## a federation that is killed, paused and cut off at random for an hour; ARGS="--seconds 900 --seed 7"
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 # Cosmic Ray lives beside the project's environment, not in it: nothing of Meadow needs it.
 mutation: $(INSTALLED) ## do the tests of the core notice a change? ARGS="--seconds 3600"

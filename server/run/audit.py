@@ -139,7 +139,8 @@ def _updates_of_silos(records: Iterable[SiloRecord], proofs: Proofs) -> list[str
             if not receipt.closing:
                 mine.setdefault((receipt.round, receipt.silo), []).append(receipt)
         for place, receipts in sorted(mine.items()):
-            noted = proofs.updates.get(place)
+            # What came too late, or never, is noted without a digest: who kept it may have made it.
+            noted = proofs.updates.get(place, set()) - {""}
             if not noted or place in proofs.signed:
                 continue
             where = f"{place[1]}, by its record of round {place[0]},"
@@ -308,7 +309,17 @@ def _notes(
             )
     for record in records:
         notes += [f"{record.silo}: {event}" for event in record.forgotten]
+        notes += _never_arrived(record, proofs)
     return notes
+
+
+def _never_arrived(record: SiloRecord, proofs: Proofs) -> list[str]:
+    """Say of which rounds a silo kept an update that by the ledger did not come in time."""
+    kept = sorted({one.round for one in record.receipts if not one.closing})
+    rounds = [str(one) for one in kept if proofs.updates.get((one, record.silo)) == {""}]
+    if not rounds:
+        return []
+    return [f"{record.silo} has an update of round {', '.join(rounds)} that did not come in time"]
 
 
 def audit_record(

@@ -343,6 +343,20 @@ def test_an_update_that_the_server_noted_otherwise_is_found_by_the_silo_that_sen
     assert "silo-1, by its record of round 1, sent another update" in verdict.faults
 
 
+def test_an_update_that_came_too_late_is_no_other_update(run: SignedRun) -> None:
+    """A silo keeps what it has made before it sends it; the round may close meanwhile."""
+    lines = without_receipts(facts(run))
+    for line in lines:
+        if (line.get("silo"), line.get("round")) != ("silo-1", 1):
+            continue
+        if line["event"] == "update admitted":
+            line.update(event="update refused", update="", code="MDW-359", reason="too late")
+    chained_anew(run, lines, run.signer)
+    verdict = audit(run.folder, Outside(b"", {}, [run.record_of("silo-1")]))
+    assert not [fault for fault in verdict.faults if "by its record" in fault]
+    assert "silo-1 has an update of round 1 that did not come in time" in verdict.notes
+
+
 def test_a_configuration_that_silos_were_not_given_is_found_by_any_of_them(run: SignedRun) -> None:
     """The server notes another than it sent, and leaves the receipts out that would say so."""
     lines = without_receipts(facts(run))
