@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import psutil
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from client.sums import specs_of
@@ -44,12 +45,16 @@ from strategies.wire.objects import deflate, inflate
 from strategies.wire.packing import PACKED, pack_content
 from tests.server.round.scripted_grid import Clock, TrainingGrid, sums_of
 
+LONG: Final = 10_000
+"""Cases from which on a process is warm after a fifth of them."""
 SECONDS: Final = 5.0
 """Of CPU that one case may take."""
 LIMIT: Final = 64 * 2**20
 """Bytes of arrays that a message may hold here."""
 MEMORY: Final = 64 * 2**20
 """Bytes that one case may have at a time, the interpreter's own aside."""
+GROWTH: Final = 64 * 2**20
+"""Bytes by which the process may grow after the first fifth of the cases."""
 
 
 @dataclass
@@ -60,6 +65,8 @@ class Outcome:
     findings: list[str] = field(default_factory=list)
     slowest: float = 0.0
     largest: int = 0
+    resident: list[int] = field(default_factory=list)
+    """Bytes of the process after each twentieth of the cases."""
 
 
 def model() -> ArrayRecord:
@@ -253,16 +260,22 @@ def fuzz(cases: int, seed: int, told: Callable[[str], None] = print) -> Outcome:
     logging.disable(logging.CRITICAL)
     outcome = Outcome()
     federation = Fuzz(seed)
+    step = max(1, cases // 20)
     tracemalloc.start()
     try:
         for number in range(cases):
             _one(federation, number, outcome)
-            if number % 10_000 == 9_999:
-                told(f"{number + 1} cases, {len(outcome.findings)} findings")
+            if number % step == step - 1:
+                outcome.resident.append(psutil.Process().memory_info().rss)
+                size = outcome.resident[-1] >> 20
+                told(f"{number + 1} cases, {len(outcome.findings)} findings, {size} MiB")
     finally:
         tracemalloc.stop()
         logging.disable(logging.NOTSET)
         give_identity_back(identity)
+    warm = outcome.resident[len(outcome.resident) // 5 :]
+    if cases >= LONG and max(warm) - warm[0] > GROWTH:
+        outcome.findings.append(f"the process grew from {warm[0]} to {max(warm)} bytes")
     return outcome
 
 
