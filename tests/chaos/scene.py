@@ -45,6 +45,8 @@ QUIET: Final = "undisturbed"
 ROUNDS: Final = 10
 PHASE_SECONDS: Final = 30.0
 """That a disturbance waits for the phase in which it is to begin."""
+BUSY_SECONDS: Final = 20.0
+"""That a disturbance waits for a party that is being disturbed already, before it is left out."""
 END_SECONDS: Final = 600.0
 """For everything that was begun to end well, once nothing is disturbed any more."""
 RUN: Final = (
@@ -185,7 +187,7 @@ class Scene:
 
     def _disturb(self, one: Disturbance) -> None:
         parties = [self._parties.party(name) for name in one.whom]
-        held = [party for party in parties if party.lock.acquire(timeout=0.1)]
+        held = [party for party in parties if party.lock.acquire(timeout=BUSY_SECONDS)]
         try:
             if len(held) < len(parties):
                 self._report.left_out.append(one)

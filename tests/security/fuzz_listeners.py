@@ -124,7 +124,7 @@ class Cases:
 
     # ---- bytes
 
-    def bytes(self, drawn: random.Random) -> str:
+    def raw(self, drawn: random.Random) -> str:
         """Send bytes that are no TLS to any port."""
         place = drawn.choice([self._own, self._own, self._stock, self._stock_grpc])
         content = drawn.choice(
@@ -315,7 +315,7 @@ def secured(place: tuple[str, int], context: ssl.SSLContext) -> Iterator[ssl.SSL
 
 
 KINDS: Final[dict[str, tuple[int, Callable[[Cases, random.Random], str]]]] = {
-    "bytes": (25, Cases.bytes),
+    "bytes": (25, Cases.raw),
     "handshakes": (25, Cases.hello),
     "HTTP": (20, Cases.http),
     "HTTP/2": (10, Cases.http2),
