@@ -126,6 +126,7 @@ TESTED_ELSEWHERE = {
     "azureml_jobs/rehearsal/rehearse.py": "tests/azure/test_rehearsal.py",
     "azureml_jobs/rehearsal/followed.py": "tests/azure/test_rehearsal.py",
     "azureml_jobs/rehearsal/owners.py": "tests/azure/test_rehearsal.py",
+    "azureml_jobs/rehearsal/relayed.py": "tests/azure/test_three_tenants.py",
     "azureml_jobs/rehearsal/": "tests/azure/test_cloud.py",
 }
 """A module, or a folder of them that are tested together, and the file with its tests."""

@@ -367,7 +367,7 @@ class AzureBackend(Backend):
 
     def _tracking(self) -> str:
         own = self.conf.federation.orchestrator
-        if own.address:
+        if own.address or self.conf.federation.relay.url:
             return ""
         return own.tracking or self.workspace(self._workspace(ORCHESTRATOR)).tracking_uri()
 

@@ -26,6 +26,10 @@ and refuses every other host.
     executor         the states of a job, from the build of its image to its end
     cluster_node     a job's processes, and the disk that is gone with the node
     images           whether a job's image could be built
+    resolved_images  decided by a resolver, for the Python of the image's base
+    networks, isolated  a network for each job: nothing in, 443 out
+    relayed          a relay at which jobs meet that nobody can dial
+    owners, followed  who takes part in a rehearsal, and what is shown of a run
     machines         the sizes of machines, and the quota
     foreign_jobs     what other people have sent to a workspace
     job_commands     a job's command line

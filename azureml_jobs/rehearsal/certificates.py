@@ -24,6 +24,8 @@ HOSTS: Final = (
     "*.vault.azure.net",
 )
 """The names that the Azure clients use; the proxy routes the same ones."""
+RELAY: Final = "relay.meadow.example"
+"""The name of a rehearsal's relay; no proxy of Azure's names leads there."""
 LIFE: Final = timedelta(days=2)
 
 
@@ -55,7 +57,8 @@ def make_certificates(folder: Path) -> Certificates:
     server = (
         _builder(_name("Meadow rehearsal"), issuer, server_key.public_key(), now)
         .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(host) for host in HOSTS]), critical=False
+            x509.SubjectAlternativeName([x509.DNSName(host) for host in (*HOSTS, RELAY)]),
+            critical=False,
         )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(

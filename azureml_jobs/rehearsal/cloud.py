@@ -45,6 +45,7 @@ from azureml_jobs.rehearsal.networks import Networks
 from azureml_jobs.rehearsal.node_identity import NodeIdentities
 from azureml_jobs.rehearsal.proxy import Proxy
 from azureml_jobs.rehearsal.registered_models import ModelRegistry
+from azureml_jobs.rehearsal.relayed import Relayed
 from azureml_jobs.rehearsal.request_log import RequestLog
 from azureml_jobs.rehearsal.resolved_images import ResolvedImages
 from azureml_jobs.rehearsal.resources import Json, Resources, workspace_id
@@ -151,6 +152,10 @@ class LoopbackCloud:
             "AZUREML_RUN_POLLING_INTERVAL_MIN": "1",
             **OFF,
         }
+
+    def relay(self, folder: Path) -> Relayed:
+        """Return a relay beside this cloud, which is started when its federation has a CA."""
+        return Relayed(folder, self._certificates, self.networks)
 
     def signed_in_as(self, name: str) -> dict[str, str]:
         """Return the variables with which azure-identity signs in as that service principal."""

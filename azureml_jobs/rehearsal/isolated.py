@@ -7,7 +7,9 @@ declared passes through sockets in the file system, which know no namespaces:
 
     imports   [PORT, FOLDER]: a port in here leads out. Which of the network's addresses was dialled
               says through which socket: FOLDER/ADDRESS-PORT, or FOLDER itself where that is one.
+    outward   whether it has one address alone, and a route on which all is dropped.
     exports   [PORT, SOCKET]: a socket out there leads to a port in here.
+    hosts     {NAME: ADDRESS}: names that are known in here, in the place of /etc/hosts.
 
 Without a command it tries whether a namespace can be made, and ends with status 0 where it can.
 """
@@ -25,11 +27,15 @@ import socket
 import stat
 import struct
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 NEW_USER = 0x10000000
 NEW_NET = 0x40000000
+NEW_MOUNTS = 0x00020000
+BIND = 4096
+HOSTS = b"/etc/hosts"
 SET_FLAGS, SET_ADDRESS, SET_MASK, ADD_ROUTE = 0x8914, 0x8916, 0x891C, 0x890B
 UP_AND_RUNNING = 0x1 | 0x40
 ROUTE_UP = 0x1
@@ -43,7 +49,7 @@ def enter() -> None:
     """Enter a new network namespace as the same user; raises OSError where that is not allowed."""
     user, group = os.getuid(), os.getgid()
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(NEW_USER | NEW_NET) != 0:
+    if libc.unshare(NEW_USER | NEW_NET | NEW_MOUNTS) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     for name, line in (
         ("setgroups", "deny"),
@@ -52,6 +58,18 @@ def enter() -> None:
     ):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(line)
+
+
+def name_hosts(hosts: dict[str, str]) -> None:
+    """Let these names be known, and no other but localhost; raises OSError."""
+    lines = [f"{address} {name}\n" for name, address in {"localhost": "127.0.0.1", **hosts}.items()]
+    # Nobody else sees the file that is mounted, so it needs no name once it is.
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.writelines(lines)
+        file.flush()
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mount(file.name.encode(), HOSTS, None, BIND, None) != 0:
+            raise OSError(ctypes.get_errno(), "mount")
 
 
 def set_up(address: str, *, outward: bool) -> None:
@@ -185,10 +203,11 @@ async def run(settings: dict[str, Any], command: list[str]) -> int:
 def main(arguments: list[str]) -> int:
     """Do what this module's docstring says."""
     enter()
-    settings: dict[str, Any] = {"address": "10.1.0.1", "exports": []}
+    settings: dict[str, Any] = {"address": "10.1.0.1", "outward": True, "hosts": {}}
     if arguments:
         settings = json.loads(arguments[0])
-    set_up(settings["address"], outward=bool(settings["exports"]))
+    name_hosts(settings["hosts"])
+    set_up(settings["address"], outward=settings["outward"])
     if len(arguments) < 2:
         return 0
     return asyncio.run(run(settings, arguments[1:]))

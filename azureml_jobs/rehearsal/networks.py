@@ -36,6 +36,8 @@ class Networks:
     available: bool = field(default_factory=lambda: can_isolate())
     _folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="meadow-net-")))
     _ports: dict[int, str] = field(default_factory=dict)
+    _allowed: list[tuple[str, int, int]] = field(default_factory=list)
+    _hosts: dict[str, str] = field(default_factory=dict)
     _peered: list[tuple[str, str, int]] = field(default_factory=list)
     _dialled: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -52,11 +54,16 @@ class Networks:
             target=self._run, args=(loop,), name="networks", daemon=True
         )
         self._thread.start()
-        for port in ports:
-            path = str(self._folder / str(port))
+        self._ports = {port: self._opened(port) for port in ports}
+
+    def _opened(self, port: int) -> str:
+        """Return the socket that leads to a port of this machine."""
+        assert self._loop is not None, "the networks are not started"
+        path = str(self._folder / str(port))
+        if not Path(path).exists():
             server = asyncio.start_unix_server(inward(port), path)
-            self._servers.append(asyncio.run_coroutine_threadsafe(server, loop).result())
-            self._ports[port] = path
+            self._servers.append(asyncio.run_coroutine_threadsafe(server, self._loop).result())
+        return path
 
     def stop(self) -> None:
         """Close every way out."""
@@ -68,6 +75,18 @@ class Networks:
     def peer(self, source: str, target: str, port: int) -> None:
         """Let the jobs of one compute reach a port of another one's, by their ARM ids."""
         self._peered.append((source.lower(), target.lower(), port))
+
+    def allow(self, compute: str, port: int, out: int, host: str = "") -> None:
+        """Let the jobs of a compute reach a port of this machine, `out`, under another number.
+
+        `host` is the name of whoever is there, for a port that is dialled by a name.
+        """
+        if not self.available:
+            return
+        self._opened(out)
+        self._allowed.append((compute.lower(), port, out))
+        if host:
+            self._hosts[host] = "127.0.0.9"
 
     @property
     def next_address(self) -> str:
@@ -86,11 +105,17 @@ class Networks:
             with self._lock:
                 address = self.next_address
                 self._dialled += 1
+        # A machine that only dials out has an address and a route too; what it sends is dropped.
+        outward = bool(into)
         imports: list[tuple[int, str]] = list(self._ports.items())
+        for source, port, out_port in self._allowed:
+            if source == compute.lower():
+                imports.append((port, self._opened(out_port)))
+                outward = outward or not out
         imports += [(port, str(self._folder)) for port in sorted(set(out))]
         exports = [(port, str(self._folder / f"{address}-{port}")) for port in sorted(into)]
-        settings: dict[str, Any] = {"imports": imports, "exports": exports}
-        settings["address"] = address
+        settings: dict[str, Any] = {"imports": imports, "exports": exports, "hosts": self._hosts}
+        settings |= {"address": address, "outward": outward}
         return [sys.executable, "-I", str(PROGRAM), json.dumps(settings)]
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:

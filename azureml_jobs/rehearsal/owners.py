@@ -17,7 +17,8 @@ class Owner:
     """The owner of a silo, with a subscription of their own; perhaps in a tenant of their own.
 
     `kubernetes`: the silo's compute is an attached Kubernetes. `by_user`: its job acts as whoever
-    submitted it (`identity: user`). `low_priority`: its nodes may be taken away.
+    submitted it (`identity: user`). `low_priority`: its nodes may be taken away. `proxied`: what
+    leaves its network goes through a proxy that asks for a password.
     """
 
     silo: str
@@ -25,6 +26,7 @@ class Owner:
     kubernetes: bool = False
     by_user: bool = False
     low_priority: bool = False
+    proxied: bool = False
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import fnmatch
 import threading
 from collections.abc import Sequence
@@ -13,10 +14,16 @@ CHUNK = 1 << 16
 
 
 class Proxy:
-    """Connects `CONNECT host:443` to a local port where `host` matches one of the patterns."""
+    """Connects `CONNECT host:443` to a local port where `host` matches one of the patterns.
 
-    def __init__(self, patterns: Sequence[str], port: int, request_log: RequestLog) -> None:
+    `login`, as `user:password`, is what a client has to say first; empty: nobody is asked.
+    """
+
+    def __init__(
+        self, patterns: Sequence[str], port: int, request_log: RequestLog, login: str = ""
+    ) -> None:
         self._patterns = patterns
+        self._login = base64.b64encode(login.encode()).decode() if login else ""
         self._target_port = port
         self._request_log = request_log
         self._loop = asyncio.new_event_loop()
@@ -54,6 +61,12 @@ class Proxy:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             method, target, *_ = head.split(b"\r\n")[0].decode("latin-1").split()
+            if self._login and f"Basic {self._login}" not in head.decode("latin-1"):
+                writer.write(
+                    b"HTTP/1.1 407 Proxy Authentication Required\r\n"
+                    b'Proxy-Authenticate: Basic realm="rehearsal"\r\nContent-Length: 0\r\n\r\n'
+                )
+                return
             host, _, port = target.rpartition(":")
             if method != "CONNECT" or port != "443" or not self._is_listed(host):
                 self._request_log.outbound.append(f"{method} {target}")

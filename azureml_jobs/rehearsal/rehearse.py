@@ -33,6 +33,7 @@ from azureml_jobs.rehearsal.demands import Demands
 from azureml_jobs.rehearsal.durations import AZURE
 from azureml_jobs.rehearsal.followed import Followed
 from azureml_jobs.rehearsal.owners import INSTANCE_TYPE, Owner, subscription_of, workspace_entry
+from azureml_jobs.rehearsal.relayed import SECRET, URL, Relayed, outbound
 from azureml_jobs.rehearsal.tokens import TENANT
 from azureml_jobs.storage.rights import PLACES
 from conf.compose import compose
@@ -82,6 +83,7 @@ class Rehearsal:
     root: Path = ROOT  # of the code that jobs are sent with
     echo: Echo = print
     owners: dict[str, Owner] = field(default_factory=dict)
+    relayed: Relayed | None = None
     _workspaces: dict[str, str] = field(default_factory=dict)
 
     def owner(self, name: str) -> Owner:
@@ -133,17 +135,24 @@ class Rehearsal:
         if owner.tenant == TENANT:
             for identity in (owner.name, job):  # both ask the orchestrator's workspace where it is
                 cloud.access.grant(identity, "Reader", "workspace:hub")
-        # As peered networks do, with a rule for the port.
-        server = f"{self._workspaces['hub']}/computes/cpu"
-        cloud.networks.peer(f"{workspace}/computes/{owner.compute}", server, SERVER_PORT)
+        if self.relayed is None:
+            # As peered networks do, with a rule for the port.
+            compute = f"{workspace}/computes/{owner.compute}"
+            cloud.networks.peer(compute, self._server, SERVER_PORT)
 
-    def conf(self) -> Conf:
+    @property
+    def _server(self) -> str:
+        return f"{self._workspaces['hub']}/computes/cpu"
+
+    def conf(self, *own: str) -> Conf:
         """Return the configuration: the federation's file under the overrides."""
-        return compose([f"federation.file={self.folder / 'hospitals.yaml'}", *self.overrides])
+        file = f"federation.file={self.folder / 'hospitals.yaml'}"
+        return compose([file, *self.overrides, *own])
 
-    def federation(self) -> Federation:
-        """Return the federation, for whoever is signed in."""
-        backend: Backend = AzureBackend(self.conf(), lambda: keys_of(backend).all(), root=self.root)
+    def federation(self, *own: str) -> Federation:
+        """Return the federation, for whoever is signed in; `own` is what they alone override."""
+        conf = self.conf(*own)
+        backend: Backend = AzureBackend(conf, lambda: keys_of(backend).all(), root=self.root)
         return Federation(backend)
 
     def make_keys(self) -> None:
@@ -161,6 +170,21 @@ class Rehearsal:
             for name, public in publics.items():
                 admitted = keys.admit(name, public)
                 (self.folder / self.owner(name).admission).write_text(admitted.certificate)
+        self._start_relay()
+
+    def _start_relay(self) -> None:
+        """Start the relay, and open the way of each job to it; the password goes to the vaults."""
+        if self.relayed is None:
+            return
+        self.relayed.start(self.root, FEDERATION, self.folder / "ca.pem")
+        self.relayed.open(self._server)
+        for name in self.names:
+            owner = self.owner(name)
+            compute = f"{self._workspaces[name]}/computes/{owner.compute}"
+            self.relayed.open(compute, proxied=owner.proxied)
+            if owner.proxied:
+                with self.signed_in(owner.name):
+                    VaultSecrets(f"kv-{name}").set(SECRET, self.relayed.password.encode())
 
     def roles(self) -> list[tuple[str, str, str]]:
         """Return the identity, the role and the part of the engineer and of each silo's owner."""
@@ -179,8 +203,9 @@ class Rehearsal:
 
     def launch(self, part: str) -> tuple[Job, bool]:
         """Start a part's job, signed in as its owner."""
+        own = outbound(part) if part in self.names and self.owner(part).proxied else []
         with self.signed_in(ENGINEER if part == ORCHESTRATOR else owner(part)):
-            return self.federation().backend.start(part)
+            return self.federation(*own).backend.start(part)
 
     def submit(self, run_id: str) -> None:
         """Ask for a run, as who may ask and admit nobody."""
@@ -268,10 +293,10 @@ class Rehearsal:
     def _network(self) -> str:
         if not self.cloud.networks.available:
             return "Network not rehearsed: this user can't make network namespaces here."
-        return (
-            "Network: each job in one of its own, nothing in, 443 out; declared besides: the"
-            f" silos reach the server's port {SERVER_PORT}."
-        )
+        alone = "Network: each job in one of its own, nothing in, 443 out"
+        if self.relayed is not None:
+            return f"{alone}; they meet at a relay."
+        return f"{alone}; declared besides: the silos reach the server's port {SERVER_PORT}."
 
     @contextmanager
     def signed_in(self, name: str) -> Iterator[None]:
@@ -310,7 +335,9 @@ class Rehearsal:
             "  store: https://hub.blob.core.windows.net/federation",
             "  ca: ca.pem",
         ]
-        if any(owner.tenant != TENANT for owner in self.owners.values()):
+        if self.relayed is not None:
+            lines.insert(1, f"relay: {{url: {URL}}}")
+        elif any(owner.tenant != TENANT for owner in self.owners.values()):
             # No identity has a role in another tenant, so nobody there asks where the server is.
             lines.append(f"  address: {self.cloud.networks.next_address}:{SERVER_PORT}")
         if not self.cloud.networks.available:

@@ -1,7 +1,12 @@
-"""Three owners in three tenants: on a cluster, on Kubernetes, and with `identity: user`."""
+"""Three owners in three tenants: on a cluster, on Kubernetes, and with `identity: user`.
+
+They reach the server at a fixed address, as with a private link, or over a relay: then nobody is
+reached by anybody, each dials out on 443, and one is behind a proxy that asks for a password.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +18,7 @@ from azureml_jobs.jobs.snapshot import snapshot
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 from azureml_jobs.rehearsal.demands import Demands
 from azureml_jobs.rehearsal.durations import AZURE
+from azureml_jobs.rehearsal.executor import Job
 from azureml_jobs.rehearsal.networks import can_isolate
 from azureml_jobs.rehearsal.owners import Owner
 from azureml_jobs.rehearsal.rehearse import FACTOR, NAMES, Rehearsal, vaults
@@ -33,14 +39,16 @@ def tenant(number: int) -> str:
 
 
 OWNERS = {
-    "north": Owner("north", tenant(2)),
+    "north": Owner("north", tenant(2), proxied=True),
     "south": Owner("south", tenant(3), kubernetes=True),
     "west": Owner("west", tenant(4), by_user=True),
 }
 
 
-@pytest.fixture
-def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
+@pytest.fixture(params=["by address", "by relay"])
+def rehearsal(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Rehearsal]:
     if shutil.which("node") is None:
         pytest.skip("Azurite needs Node, and there is none on this machine")
     before = dict(os.environ)
@@ -52,9 +60,18 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
     with LoopbackCloud(folder / "cloud", ["hub", *NAMES], vaults(), demands) as cloud:
         tree = folder / "tree"
         snapshot(tree, {})
-        yield Rehearsal(cloud, folder, RUN, NAMES, tree, owners=OWNERS)
+        relayed = cloud.relay(folder) if request.param == "by relay" else None
+        owners = OWNERS if relayed else {**OWNERS, "north": Owner("north", tenant(2))}
+        made = Rehearsal(cloud, folder, RUN, NAMES, tree, owners=owners, relayed=relayed)
+        yield made
+        if relayed is not None:
+            relayed.stop()
     os.environ.clear()
     os.environ.update(before)
+
+
+def log_of(job: Job) -> str:
+    return "".join(path.read_text(errors="replace") for path in job.logs().values())
 
 
 def test_a_run_with_owners_in_three_tenants_of_whom_none_has_a_right_in_another(
@@ -78,5 +95,11 @@ def test_a_run_with_owners_in_three_tenants_of_whom_none_has_a_right_in_another(
         for identity in (f"{name}/gpu-{name}", OWNERS[name].name):
             resources = request_log.resources_of(identity)
             assert all(name in resource for resource in resources), (identity, resources)
+    if rehearsal.relayed is not None:
+        assert not rehearsal.cloud.networks._peered
+        said = rehearsal.relayed.log.read_text()
+        assert rehearsal.relayed.password not in said
+        for job in rehearsal.cloud.executor.jobs.values():
+            assert rehearsal.relayed.password not in json.dumps(job.resource) + log_of(job)
     # Who is in another tenant is not let in: the answers say nothing of roles.
     assert not [line for line in request_log.requests if line.endswith(" 403")]
