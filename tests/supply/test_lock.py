@@ -11,7 +11,7 @@ import pytest
 
 from azureml_jobs.environments.bases import Base
 from azureml_jobs.environments.image_packages import resolved
-from supply.lock import BUILD, LOCK, LOWEST, ROOT, Files, changed, compiled
+from supply.lock import BUILD, LOCK, LOWEST, ROOT, Files, at_the_lock, changed, compiled
 from supply.pins import Pin, read
 
 FILES = [LOCK, BUILD, LOWEST, *sorted(ROOT.glob("azureml_jobs/environments/*/*.lock"))]
@@ -86,6 +86,13 @@ def test_a_file_that_is_not_as_it_would_be_written_is_named(tmp_path: Path) -> N
     other.write_text("two\n")
     files: Files = {same: "one\n", other: "one\n", missing: "one\n"}
     assert list(changed(files)) == [other, missing]
+
+
+def test_hashes_that_a_person_filled_in_stay_as_long_as_their_version_does() -> None:
+    text = f"# Why.\ntorch==2.14.1 \\\n    --hash=sha256:{'a' * 64}\n"
+    assert at_the_lock(text, {"torch": "2.14.1"}) == text
+    assert at_the_lock(text, {"torch": "2.15.0"}) == "torch==2.15.0\n"
+    assert at_the_lock("# Why.\ntorch==2.14.1\n", {"torch": "2.15.0"}) == "# Why.\ntorch==2.15.0\n"
 
 
 def test_pip_refuses_what_has_another_hash(tmp_path: Path) -> None:
