@@ -108,11 +108,16 @@ class KeptUploads:
             return file is not None and file.content == content
 
     def begin(self, node: int, content: str, parts: Iterable[Part]) -> None:
-        """Keep a node's reply from now on, and what has arrived of it so far."""
-        with self._lock:
-            file = self._files[node] = _File(content)
-        head = {"upload": VERSION, "run": self._run, "node": node, "content": content}
+        """Keep a node's reply from now on, and what has arrived of it so far; once is enough."""
+        file = _File(content)
+        # Taken before anybody can see it: what is added meanwhile is written behind these parts.
         with file.lock:
+            with self._lock:
+                before = self._files.get(node)
+                if before is not None and before.content == content:
+                    return
+                self._files[node] = file
+            head = {"upload": VERSION, "run": self._run, "node": node, "content": content}
             try:
                 self._make_folder()
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -120,15 +125,21 @@ class KeptUploads:
                     stream.write(_line(head))
             except OSError as error:
                 self._give_up(node, file, str(error.strerror))
-        for part in parts:
-            self.add(node, content, part)
+            for part in parts:
+                self._write(node, file, part)
 
     def add(self, node: int, content: str, part: Part) -> None:
         """Keep another part of a reply that is being kept."""
         with self._lock:
             file = self._files.get(node)
-            kept = sum(one.bytes for one in self._files.values())
         if file is None or file.content != content:
+            return
+        with file.lock:
+            self._write(node, file, part)
+
+    def _write(self, node: int, file: _File, part: Part) -> None:
+        """Write a part behind the others; holds the file's lock."""
+        if file.failed:
             return
         head = {
             "id": part.id,
@@ -138,18 +149,17 @@ class KeptUploads:
             "sha256": hashlib.sha256(part.content).hexdigest(),
         }
         record = _line(head) + part.content
-        with file.lock:
-            if file.failed:
-                return
-            if kept + len(record) > self._most:
-                self._give_up(node, file, f"more than {self._most} bytes of all uploads")
-                return
-            try:
-                self._append(node, record)
-            except OSError as error:
-                self._give_up(node, file, str(error.strerror))
-            else:
-                file.bytes += len(record)
+        with self._lock:
+            kept = sum(one.bytes for one in self._files.values())
+        if kept + len(record) > self._most:
+            self._give_up(node, file, f"more than {self._most} bytes of all uploads")
+            return
+        try:
+            self._append(node, record)
+        except OSError as error:
+            self._give_up(node, file, str(error.strerror))
+        else:
+            file.bytes += len(record)
 
     def drop(self, node: int, unless: str = "") -> None:
         """Delete what is kept of a node's reply, unless it answers a content."""
@@ -158,8 +168,8 @@ class KeptUploads:
             if file is None or file.content == unless:
                 return
             del self._files[node]
-        with file.lock:
             file.failed = True
+            # Under this lock, so that it can't be the file that `begin` makes next.
             _remove(self._path(node))
 
     def clear(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,21 @@ def test_a_disk_that_is_nearly_full_keeps_no_upload(
     kept.add(7, "content", SECOND)
     assert files(folder) == []
     assert len([one for one in caplog.messages if "is not kept on disk" in one]) == 1
+
+
+def test_two_calls_that_begin_at_once_lose_no_part(folder: Path) -> None:
+    for turn in range(20):
+        kept = opened(folder, run=f"run-{turn}")
+        parts = [Part(ID, 300, 10 * i, bytes([i]) * 10) for i in range(8)]
+
+        def one(part: Part, kept: KeptUploads = kept) -> None:
+            kept.begin(7, "content", [FIRST])
+            kept.add(7, "content", part)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(one, parts))
+        first, *others = found(folder, run=f"run-{turn}")[7][1]
+        assert first == FIRST and sorted(others, key=lambda part: part.start) == parts
 
 
 def test_a_silo_that_is_asked_something_else_has_its_file_deleted(folder: Path) -> None:
