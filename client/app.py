@@ -85,9 +85,10 @@ def evaluate(message: Message, context: Context) -> Message:
     if not silo.policy.reveal_counts:
         none = MetricRecord({**nothing_told().metrics})
         return Message(RecordDict({protocol.METRICS: none}), reply_to=message)
-    loaded.model.load_state_dict(_weights(message) | memory.read(context.state).kept)
     trainer = for_evaluation(scope.trainer, silo)
     split = _split(_config(message), loaded.data)
+    if length(split):
+        loaded.model.load_state_dict(_weights(message) | memory.read(context.state).kept)
     evaluation = loop.evaluate(loaded.model, split, loaded.task, trainer)
     said = told(evaluation, loaded.task, silo.policy)
     content = RecordDict(

@@ -17,6 +17,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from flwr.serverapp.strategy import Strategy
@@ -97,11 +98,22 @@ def silo_half(strategy: type[Strategy], arguments: Mapping[str, Any]) -> SiloHal
     mean the same.
     """
     half: Callable[..., SiloHalf] = getattr(strategy, "silo_half", SiloHalf)
-    accepted = inspect.signature(half).parameters
+    given = _defaults(strategy) | dict(arguments)
+    return half(**{name: value for name, value in given.items() if name in _accepted(half)})
+
+
+# A half is made for each message, and to read a signature takes longer than to make one.
+@lru_cache(maxsize=32)
+def _accepted(half: Callable[..., SiloHalf]) -> frozenset[str]:
+    """Return the names of the arguments that a half takes."""
+    return frozenset(inspect.signature(half).parameters)
+
+
+@lru_cache(maxsize=32)
+def _defaults(strategy: type[Strategy]) -> dict[str, Any]:
+    """Return the arguments of a strategy that have a default; nobody changes it."""
     parameters = inspect.signature(strategy).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    given = defaults | dict(arguments)
-    return half(**{name: value for name, value in given.items() if name in accepted})
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def flower_half(proximal_mu: Any = None) -> SiloHalf:
