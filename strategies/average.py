@@ -1,20 +1,17 @@
 """The weighted mean of updates as they arrive: the same bits in any order, in bounded memory.
 
-Floating-point addition depends on its order; integer addition does not. So each product n*w is
-turned into fixed point on its own and added as integers: `high` counts steps of 2^-16, `low` steps
-of 2^-63 below them, 16 bytes a parameter however many updates come. n*w of a float32 or float16
-parameter is exact in float64 for n < 2^29, so its sum is exact for |w| >= 2^-40 and off by less
-than 2^-63 an update below that; float64 parameters are rounded once an update, to 53 bits. Of an
-array whose values are large in the model that was sent, the changes are added up and not the
-values: what the model itself holds then takes no room in the counters (`is_folded_as_change`). As long
-as the updates themselves are no larger than those sums would be (four of float32) they are held
-instead, and added up array by array at the end. docs/strategies.md has the measured cost.
+What is added up is in fixed point (`strategies.fixed_point`), 16 bytes a parameter however many
+updates come. As long as the updates themselves are no larger than those sums would be (four of
+float32) they are held instead, and added up array by array at the end. Of an array whose values are
+large in the model that was sent, the changes are added up and not the values: what the model itself
+holds then takes no room in the counters (`is_folded_as_change`). docs/strategies.md has the measured
+cost.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,17 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conf.errors import WireError
+from strategies.fixed_point import LIMIT, Sum, chunks, mean_of
 
 Arrays = Mapping[str, NDArray[Any]]
 
-CHUNK: Final = 1 << 15
-"""Elements folded at a time: their temporaries stay in the processor's cache."""
-HIGH_BITS: Final = 16
-LOW_BITS: Final = 47
-LIMIT: Final = 2.0 ** (62 - HIGH_BITS)
-"""The largest sum of n*|w| that the counters hold, 7.0e13."""
-CARRY_EVERY: Final = 1 << 15
-"""Updates after which `low` (below 2^47 each) is carried into `high`, before 63 bits overflow."""
 _SUM_BYTES: Final = 16
 """Of one parameter, in fixed point."""
 LARGE: Final = 2.0**7
@@ -87,7 +77,7 @@ class WeightedMean:
         self._bases: dict[str, NDArray[Any]] = {}
         """The arrays of `before` whose changes are averaged, in one row each."""
         self._held: list[tuple[dict[str, NDArray[Any]], int]] = []
-        self._sums: dict[str, _Sum | _Largest] = {}  # empty while updates are held
+        self._sums: dict[str, Sum | _Largest] = {}  # empty while updates are held
         self._reach: dict[str, float] = {}  # sum of n * max|w|
         self._layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
 
@@ -98,12 +88,16 @@ class WeightedMean:
         """
         self.fold(self.checked(arrays, weight))
 
-    def checked(self, arrays: Arrays, weight: int) -> Checked:
+    def checked(
+        self, arrays: Arrays, weight: int, largest: Mapping[str, float] | None = None
+    ) -> Checked:
         """Return an update as `fold` takes it, once it is known to fit; nothing is folded.
 
-        Raises WireError: MDW-660 names, shape or dtype differ from the first update's, MDW-661
-        values are not finite, MDW-662 the sum leaves the range of the counters, MDW-663 the weight
-        is not positive.
+        `largest` holds the largest magnitude of each array of floats, of its changes where those
+        are folded, for an update whose values were looked at already and are finite. Raises
+        WireError: MDW-660 names, shape or dtype differ from the first update's, MDW-661 values are
+        not finite, MDW-662 the sum leaves the range of the counters, MDW-663 the weight is not
+        positive.
         """
         if weight < 1:
             raise WireError(
@@ -116,9 +110,7 @@ class WeightedMean:
         for name, array in arrays.items():
             if not _averaged(array.dtype):
                 continue
-            far = _largest_magnitude(name, array)
-            if name in self._bases:
-                far = _largest_change(array, self._bases[name])
+            far = self._largest(name, array) if largest is None else largest[name]
             reach[name] = self._reach.get(name, 0.0) + weight * far
             if reach[name] > LIMIT:
                 raise _out_of_range(name, reach[name])
@@ -132,7 +124,7 @@ class WeightedMean:
         self.weight += update.weight
         if self._sums:
             for name, array in arrays.items():
-                self._sums[name].add(array, update.weight)
+                self._sums[name].add(array, update.weight, self._reach.get(name, 0.0))
             return
         self._held.append((arrays, update.weight))
         size = sum(array.nbytes for array in arrays.values())
@@ -153,19 +145,28 @@ class WeightedMean:
             return self._held.pop()[0]
         if self._sums:
             return {name: self._sums.pop(name).mean(self.weight) for name in self._layout}
-        return {
-            name: _mean_of(self._taken(name), self.weight, self._bases.get(name))
-            for name in self._layout
-        }
+        return {name: self._mean_of_held(name) for name in self._layout}
 
-    def _added_up(self, name: str) -> _Sum | _Largest:
+    def _mean_of_held(self, name: str) -> NDArray[Any]:
+        taken = self._taken(name)
+        if not _averaged(self._layout[name][1]):
+            return np.asarray(np.maximum.reduce([array for array, _ in taken]))
+        return mean_of(taken, self.weight, self._reach[name], self._bases.get(name))
+
+    def _largest(self, name: str, array: NDArray[Any]) -> float:
+        """Return the largest magnitude of what is folded of an array."""
+        far = _largest_magnitude(name, array)
+        return _largest_change(array, self._bases[name]) if name in self._bases else far
+
+    def _added_up(self, name: str) -> Sum | _Largest:
         """Return the sum of one array of the updates that are held, which let it go."""
         shape, dtype = self._layout[name]
-        added: _Sum | _Largest = _Largest()
+        added: Sum | _Largest = _Largest()
         if _averaged(dtype):
-            added = _Sum(shape, dtype, self._bases.get(name))
+            added = Sum(shape, dtype, self._bases.get(name))
         for array, weight in self._taken(name):
-            added.add(array, weight)
+            # What all of them reach is more than what the first do.
+            added.add(array, weight, self._reach.get(name, 0.0))
         return added
 
     def _taken(self, name: str) -> list[tuple[NDArray[Any], int]]:
@@ -199,145 +200,19 @@ class WeightedMean:
                 )
 
 
-class _Scratch:
-    """Room for the steps between one chunk of an update and its sum."""
-
-    def __init__(self, size: int) -> None:
-        size = min(size, CHUNK)
-        self._product = np.empty(size)
-        self._whole = np.empty(size)
-        self._steps = np.empty(size, np.int64)
-
-    def fold(
-        self,
-        piece: NDArray[Any],
-        weight: int,
-        high: NDArray[np.int64],
-        low: NDArray[np.int64],
-        base: NDArray[Any] | None = None,
-    ) -> None:
-        """Add n*w of a chunk to its counters, or with a `base` n*(w - base)."""
-        n = piece.size
-        product = self._product[:n]
-        whole = self._whole[:n]
-        steps = self._steps[:n]
-        scale = weight * 2.0**HIGH_BITS
-        if base is None:
-            np.multiply(piece, scale, out=product, dtype=np.float64)
-        else:
-            np.subtract(piece, base, out=product, dtype=np.float64)
-            np.multiply(product, scale, out=product)
-        np.floor(product, out=whole)
-        np.copyto(steps, whole, casting="unsafe")
-        high += steps
-        np.subtract(product, whole, out=product)
-        np.multiply(product, 2.0**LOW_BITS, out=product)
-        np.copyto(steps, product, casting="unsafe")
-        low += steps
-
-    def mean(
-        self,
-        high: NDArray[np.int64],
-        low: NDArray[np.int64],
-        weight: int,
-        base: NDArray[Any] | None = None,
-    ) -> NDArray[np.float64]:
-        """Return the quotient of a chunk's counters and the sum of weights, from its `base` on.
-
-        The counters are used up.
-        """
-        total = self._product[: high.size]
-        rest = self._whole[: high.size]
-        _carry(high, low)
-        np.multiply(high, 2.0**-HIGH_BITS, out=total)
-        np.multiply(low, 2.0 ** -(HIGH_BITS + LOW_BITS), out=rest)
-        total += rest
-        total /= weight
-        if base is not None:
-            total += base
-        return total
-
-
-class _Sum:
-    """The sum of n*w of one array of floats, in fixed point: high * 2^-16 + low * 2^-63.
-
-    With a `base`, one row of the model that was sent, that of n*(w - base).
-    """
-
-    def __init__(
-        self, shape: tuple[int, ...], dtype: np.dtype[Any], base: NDArray[Any] | None = None
-    ) -> None:
-        size = math.prod(shape)
-        self._shape = shape
-        self._dtype = dtype
-        self._base = base
-        self.high = np.zeros(size, np.int64)
-        self.low = np.zeros(size, np.int64)
-        self._scratch = _Scratch(size)
-        self._count = 0
-
-    def add(self, array: NDArray[Any], weight: int) -> None:
-        flat = array.reshape(-1)
-        for at in _chunks(flat.size):
-            base = None if self._base is None else self._base[at]
-            self._scratch.fold(flat[at], weight, self.high[at], self.low[at], base)
-        self._count += 1
-        if self._count % CARRY_EVERY == 0:
-            _carry(self.high, self.low)
-
-    def mean(self, weight: int) -> NDArray[Any]:
-        mean = np.empty(self._shape, self._dtype)
-        flat = mean.reshape(-1)
-        for at in _chunks(flat.size):
-            base = None if self._base is None else self._base[at]
-            high = self.high[at].copy()
-            low = self.low[at].copy()
-            flat[at] = self._scratch.mean(high, low, weight, base)
-        return mean
-
-
 class _Largest:
     """The largest values of one array of counts."""
 
     def __init__(self) -> None:
         self._largest: NDArray[Any] | None = None
 
-    def add(self, array: NDArray[Any], weight: int) -> None:
+    def add(self, array: NDArray[Any], weight: int, reach: float) -> None:
         largest = self._largest
         self._largest = array.copy() if largest is None else np.asarray(np.maximum(largest, array))
 
     def mean(self, weight: int) -> NDArray[Any]:
         assert self._largest is not None  # at least one was added
         return self._largest
-
-
-def _mean_of(
-    updates: list[tuple[NDArray[Any], int]], weight: int, base: NDArray[Any] | None
-) -> NDArray[Any]:
-    """Return the mean of one array of a few updates.
-
-    The bits of `_Sum`, a chunk of all at a time.
-    """
-    first = updates[0][0]
-    if not _averaged(first.dtype):
-        return np.asarray(np.maximum.reduce([array for array, _ in updates]))
-    mean = np.empty(first.shape, first.dtype)
-    scratch = _Scratch(first.size)
-    flat = mean.reshape(-1)
-    rows = [(array.reshape(-1), n) for array, n in updates]
-    for at in _chunks(flat.size):
-        size = flat[at].size
-        high = np.zeros(size, np.int64)
-        low = np.zeros(size, np.int64)
-        below = None if base is None else base[at]
-        for row, n in rows:
-            scratch.fold(row[at], n, high, low, below)
-        flat[at] = scratch.mean(high, low, weight, below)
-    return mean
-
-
-def _chunks(size: int) -> Iterator[slice]:
-    return (slice(start, start + CHUNK) for start in range(0, size, CHUNK))
 
 
 def _averaged(dtype: np.dtype[Any]) -> bool:
@@ -362,15 +237,10 @@ def _largest_change(array: NDArray[Any], base: NDArray[Any]) -> float:
     flat = array.reshape(-1)
     largest = 0.0
     with np.errstate(over="ignore"):
-        for at in _chunks(flat.size):
+        for at in chunks(flat.size):
             change = np.subtract(flat[at], base[at], dtype=np.float64)
             largest = max(largest, float(change.max()), -float(change.min()))
     return largest
-
-
-def _carry(high: NDArray[np.int64], low: NDArray[np.int64]) -> None:
-    high += low >> LOW_BITS
-    low &= (1 << LOW_BITS) - 1
 
 
 def _mismatch(name: str, why: str) -> WireError:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as np_arrays
 
 from conf.errors import WireError
-from strategies import average
-from strategies.average import LIMIT, WeightedMean, largest_reach
+from strategies import average, fixed_point
+from strategies.average import WeightedMean, largest_reach
+from strategies.fixed_point import LIMIT
 from strategies.metric_means import MetricMeans
 
 Updates = list[tuple[dict[str, np.ndarray], int]]
@@ -91,7 +92,7 @@ def test_a_float64_sum_would_depend_on_the_order_and_this_one_does_not() -> None
 
 def test_large_models_are_folded_in_pieces_and_match_float64() -> None:
     rng = np.random.default_rng(1)
-    size = 2 * average.CHUNK + 17
+    size = 2 * fixed_point.CHUNK + 17
     drawn: Updates = [
         ({"w": rng.normal(size=(size,)).astype(np.float32)}, n) for n in (5, 1000, 77)
     ]
@@ -138,7 +139,7 @@ def test_memory_does_not_grow_with_the_number_of_updates() -> None:
         sums = sum(
             one.high.nbytes + one.low.nbytes
             for one in mean._sums.values()
-            if isinstance(one, average._Sum)
+            if isinstance(one, fixed_point.Sum)
         )
         assert held + sums == min(4 * (k + 1), 16) * 100
 
@@ -164,29 +165,6 @@ def test_updates_are_let_go_while_they_are_added_up() -> None:
     assert (
         len(result) == 40 and peak < 2 * 40 + 10
     )  # arrays: both updates and one array's sums, not a third model
-
-
-def test_carrying_between_the_counters_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(5)
-    drawn: Updates = [({"w": rng.normal(size=100).astype(np.float32)}, n) for n in range(1, 40)]
-    before = bits(mean_of(drawn))
-    monkeypatch.setattr(average, "CARRY_EVERY", 3)
-    assert bits(mean_of(drawn)) == before
-
-
-def test_the_low_counter_is_carried_before_it_could_overflow() -> None:
-    added = average._Sum((1,), np.dtype(np.float64))
-    full = (1 << average.LOW_BITS) - 1
-    added._count = average.CARRY_EVERY - 1
-    added.low[:] = full * added._count
-    added.add(np.array([0.5]), 1)
-    assert 0 <= added.low[0] <= full
-    assert added.high[0] > 0
-
-
-def test_what_is_added_between_two_carries_fits_into_the_counter() -> None:
-    # Each update adds less than 2^LOW_BITS, to a rest that is below it too.
-    assert (average.CARRY_EVERY + 1) << average.LOW_BITS <= 2**63 - 1
 
 
 def test_an_array_without_elements_is_averaged_to_one() -> None:
