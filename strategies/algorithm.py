@@ -105,7 +105,12 @@ class Algorithm(Streaming):
         """Return those of the model's arrays that the silos send."""
         if not self.keeps:
             return arrays
-        return ArrayRecord({n: a for n, a in arrays.items() if not belongs(n, self.keeps)})
+        # The very same arrays: the constructor of Flower's record makes others of them.
+        sent = ArrayRecord()
+        for name, array in arrays.items():
+            if not belongs(name, self.keeps):
+                sent[name] = array
+        return sent
 
     def beside(self, arrays: ArrayRecord) -> Mapping[str, Arrays]:
         """Return the records that are sent to the silos beside the model."""
@@ -156,8 +161,9 @@ class Algorithm(Streaming):
         means = _Means(extra_means, WeightedMean(protocol.to_numpy(self._sent)))
         for reply in replies:
             if not reply.has_error():
+                known = replies.largest() if isinstance(replies, Replies) else {}
                 try:
-                    self._fold(reply, means)
+                    self._fold(reply, means, known)
                 except WireError as why:
                     if not isinstance(replies, Replies):
                         raise
@@ -193,8 +199,13 @@ class Algorithm(Streaming):
             self.weighting,
         )
 
-    def _fold(self, reply: Message, means: _Means) -> None:
-        """Fold a reply into all means, or raise MeadowError and fold nothing of it."""
+    def _fold(
+        self, reply: Message, means: _Means, known: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        """Fold a reply into all means, or raise MeadowError and fold nothing of it.
+
+        `known` says how large its arrays are, by record, where somebody has looked.
+        """
         values = dict(_only(protocol.records(reply.content, MetricRecord)))
         counted = _weight_in(values, self.weighting)
         weight = self.weight(counted)
@@ -203,8 +214,11 @@ class Algorithm(Streaming):
         for name, mean in means.extra.items():
             if name not in records:
                 raise _wrong_records(list(records))
-            checked.append((mean, mean.checked(_arrays(records.pop(name)), weight)))
-        checked.append((means.model, means.model.checked(_arrays(_only(records)), weight)))
+            arrays = _arrays(records.pop(name))
+            checked.append((mean, mean.checked(arrays, weight, known.get(name))))
+        arrays = _arrays(_only(records))
+        largest = known.get(next(iter(records)))
+        checked.append((means.model, means.model.checked(arrays, weight, largest)))
         # Only now: every one of them takes it.
         for mean, update in checked:
             mean.fold(update)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import Strategy
@@ -17,6 +17,13 @@ class Replies(Iterator[Message]):
     @abstractmethod
     def refuse(self, why: MeadowError) -> None:
         """Take the last reply out of the round: it can't be folded. Nothing of it was."""
+
+    def largest(self) -> Mapping[str, Mapping[str, float]]:
+        """Return what is known of the last reply's values, which then are finite: by record and
+        array the largest magnitude, of the changes where those are averaged
+        (`strategies.average.is_folded_as_change`). Empty where nobody has looked.
+        """
+        return {}
 
 
 class Streaming(Strategy):

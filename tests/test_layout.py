@@ -78,6 +78,7 @@ TESTED_ELSEWHERE = {
     "server/report/tables.py": "tests/server/report/test_overview.py",
     "server/round/aggregation.py": "tests/security/test_one_silos_fault.py",
     "server/round/array_layout.py": "tests/server/round/test_admission.py",
+    "server/round/sent_model.py": "tests/server/engines/test_measuring.py",
     "server/round/gate.py": "tests/security/test_one_silos_fault.py",
     "server/round/measure.py": "tests/server/round/test_admission.py",
     "server/round/reply_numbers.py": "tests/server/round/test_admission.py",

@@ -11,7 +11,10 @@ change.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -21,6 +24,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 
 LARGE = 1 << 17
 """Bytes from which an array travels after the batch; below, one more write costs more than a copy.
+"""
+ON_THE_WAY = 4 << 20
+"""Bytes that may lie in the pipe, where the kernel allows so many: a worker then goes on with its
+next silo while its answers wait for the other end.
 """
 
 Job = tuple[Message, Context]
@@ -40,11 +47,14 @@ class Call:
 
 @dataclass
 class Received:
-    """What came: messages with their contexts, silos whose data may be let go, or a call."""
+    """What came: messages with their contexts, silos whose data may be let go, or a call; and what
+    one end tells the other beside them.
+    """
 
     jobs: list[Job]
     goodbye: list[str]
     call: Call | None
+    beside: object
 
 
 @dataclass
@@ -60,6 +70,13 @@ class _Batch:
     remember: list[int]
     """The arrays that both ends keep until the next batch."""
     goodbye: list[str] = field(default_factory=list)
+    beside: object = None
+
+
+def widened(connection: Connection) -> None:
+    """Let `ON_THE_WAY` bytes that are sent from this end wait for the other."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as pipe:
+        pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ON_THE_WAY)
 
 
 class PipeEnd:
@@ -77,8 +94,11 @@ class PipeEnd:
         call: Call | None = None,
         remember: bool = False,
         goodbye: Iterable[str] = (),
+        beside: object = None,
     ) -> None:
         """Send messages with their contexts, the names of silos whose data may be let go, or a call.
+
+        What is `beside` them is pickled as it is.
 
         Raises OSError when the other end is gone.
         """
@@ -100,7 +120,7 @@ class PipeEnd:
                 table.append(data)
         # Models alone: a silo's state is another one each time.
         kept = sorted(packer.models) if remember else []
-        self._connection.send(_Batch(packed, packed_call, table, kept, list(goodbye)))
+        self._connection.send(_Batch(packed, packed_call, table, kept, list(goodbye), beside))
         for data in follows:
             self._connection.send_bytes(data)
         # Held here, so that no other array can get the identity of one of them.
@@ -121,7 +141,7 @@ class PipeEnd:
         jobs = [_unpacked_job(job, data) for job in batch.jobs]
         call = None if batch.call is None else _unpacked_call(batch.call, data)
         self._received = [data[place] for place in batch.remember]
-        return Received(jobs, batch.goodbye, call)
+        return Received(jobs, batch.goodbye, call, batch.beside)
 
     def send_value(self, value: object) -> None:
         """Send what a call returned; raises OSError when the other end is gone."""
@@ -207,6 +227,8 @@ def _record(kind: type[Any], values: Any, data: list[bytes]) -> Any:
     if kind is not ArrayRecord:
         # Lists are the only values that could be changed in place.
         return kind({key: list(v) if isinstance(v, list) else v for key, v in values.items()})
-    return ArrayRecord(
-        {key: Array(dtype, shape, stype, data[place]) for key, dtype, shape, stype, place in values}
-    )
+    # One by one: the constructor of Flower's record makes a second Array of each.
+    record = ArrayRecord()
+    for key, dtype, shape, stype, place in values:
+        record[key] = Array(dtype, shape, stype, data[place])
+    return record

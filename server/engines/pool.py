@@ -21,19 +21,22 @@ from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 
 from conf.errors import SiloError
 from conf.schema import Silo
 from server.engines.calls import WaitingCall
+from server.engines.measuring import Measuring
 from server.engines.pipe import Call
 from server.engines.queues import STEAL_SECONDS, Job, SiloQueues
 from server.engines.server_identity import give_identity_back, take_identity
 from server.engines.silo_context import context_of, node_id
 from server.engines.worker import Worker, WorkerDied, answer, end_fork_server, load_app
+from server.round.sent_model import Known, Measured
 from server.round.silo_grid import SiloGrid
+from strategies.wire import protocol
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +88,8 @@ class PoolGrid(SiloGrid):
         ] = {}  # replies in the order of arrival, by the message they answer
         self._calls: deque[WaitingCall] = deque()
         self._late = 0
+        self._measuring: Measuring | None = None
+        self._measured: dict[str, Known] = {}  # of replies that nobody has judged, by message
         self._deaths: Counter[int] = Counter()
         self._failure: SiloError | None = None
         self._closed = False
@@ -161,6 +166,15 @@ class PoolGrid(SiloGrid):
         while (reply := self._next(wanted, deadline)) is not None:
             yield reply
 
+    def measure(self, sketch_seed: int | None) -> None:
+        """Let the workers measure updates (`server.engines.measuring`)."""
+        self._measuring = Measuring(sketch_seed)
+
+    def measured(self, reply: Message) -> Known | None:
+        """Return what a worker measured of a reply, once."""
+        with self._change:
+            return self._measured.pop(reply.metadata.reply_to_message_id, None)
+
     def call(self, call: Call) -> Future[Any]:
         """Let an idle worker call a function; the future has what it returns or raises.
 
@@ -187,6 +201,7 @@ class PoolGrid(SiloGrid):
             self._open -= gone
             for id in gone:
                 self._done.pop(id, None)
+                self._measured.pop(id, None)
             self._queues.drop(gone)
             self._change.notify_all()
 
@@ -315,16 +330,20 @@ class PoolGrid(SiloGrid):
             goodbye = [self._names[silo] for silo in self._queues.left(number)]
         started = time.monotonic()
         try:
-            for reply, context in worker.ask(given, goodbye=goodbye):
+            for reply, context, measured in worker.ask(
+                given, goodbye=goodbye, measuring=self._measuring
+            ):
                 given = []
                 job = waiting.popleft()
                 ended = time.monotonic()
                 self._deaths[job.silo] = 0
-                # In this order: the silo's next message, at whichever worker, takes its state.
-                self._deliver(job.message, reply, context)
-                self._answered(number, job, ended - started)
+                # In this order: the silo's next message, at whichever worker, takes its state. At
+                # once: who waits is woken one time and not two.
+                with self._change:
+                    self._deliver(job.message, reply, context, measured)
+                    self._answered(number, job, ended - started)
                 started = ended
-                del reply, context
+                del reply, context, measured
         except WorkerDied as death:
             self._died(number, waiting, str(death))
 
@@ -382,7 +401,13 @@ class PoolGrid(SiloGrid):
         reason = f"WorkerDied: the process of silo {name} ended: {how}"
         return Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=message)
 
-    def _deliver(self, message: Message, reply: Message, context: Context | None = None) -> None:
+    def _deliver(
+        self,
+        message: Message,
+        reply: Message,
+        context: Context | None = None,
+        measured: Measured | None = None,
+    ) -> None:
         node, id = message.metadata.dst_node_id, message.metadata.message_id
         reply.metadata.__dict__["_message_id"] = str(uuid4())
         with self._change:
@@ -392,9 +417,15 @@ class PoolGrid(SiloGrid):
                     self._states[self._silos[node].name] = context.state
             if id in self._open:
                 self._done[id] = reply
+                if measured is not None:
+                    self._measured[id] = Known(measured, _model_in(message))
                 self._change.notify_all()
             else:
                 self._late += 1
                 log.info(
                     "dropped a late reply of silo %s: its round is closed", self._silos[node].name
                 )
+
+
+def _model_in(message: Message) -> ArrayRecord:
+    return protocol.records(message.content, ArrayRecord)[protocol.ARRAYS]

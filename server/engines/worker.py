@@ -18,6 +18,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import NamedTuple
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
@@ -26,8 +27,10 @@ from flwr.common.constant import ErrorCode
 from client import malloc
 from conf.errors import SiloError
 from conf.targets import known
-from server.engines.pipe import Call, Job, PipeEnd
+from server.engines.measuring import Measurer, Measuring
+from server.engines.pipe import Call, Job, PipeEnd, Received, widened
 from server.engines.private_folder import folder_of_this_process
+from server.round.sent_model import Measured
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +83,20 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
+class Answered(NamedTuple):
+    """A reply, the silo's context after it, and what the worker measured of an update."""
+
+    reply: Message
+    context: Context
+    measured: Measured | None
+
+
+def _answered(received: Received) -> Answered:
+    reply, context = received.jobs[0]
+    measured = received.beside
+    return Answered(reply, context, measured if isinstance(measured, Measured) else None)
+
+
 class WorkerDied(Exception):
     """A worker's process ended while it had a message."""
 
@@ -106,6 +123,7 @@ class Worker:
         """
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
+        widened(theirs)
         environment = {**os.environ, known.VARIABLE: known.exported()}
         if not self._keep_mapped:
             environment[malloc.VARIABLE] = "0"
@@ -136,20 +154,24 @@ class Worker:
             )
 
     def ask(
-        self, jobs: Sequence[Job], *, goodbye: Iterable[str] = ()
-    ) -> Iterator[tuple[Message, Context]]:
-        """Send messages with their silos' contexts; yield each reply, with the silo's context after
-        it, as it is done, in the order of the messages.
+        self,
+        jobs: Sequence[Job],
+        *,
+        goodbye: Iterable[str] = (),
+        measuring: Measuring | None = None,
+    ) -> Iterator[Answered]:
+        """Send messages with their silos' contexts; yield each answer as it is done, in the order of
+        the messages.
 
-        The worker lets go of what it has of the silos named in `goodbye`. Raises WorkerDied, which
-        says how it ended.
+        With `measuring` updates are measured there. The worker lets go of what it has of the silos
+        named in `goodbye`. Raises WorkerDied, which says how it ended.
         """
         assert self._pipe is not None
         try:
-            self._pipe.send(jobs, remember=True, goodbye=goodbye)
+            self._pipe.send(jobs, remember=True, goodbye=goodbye, beside=measuring)
             for _ in jobs:
                 # Not held here while the next one is made: a reply is as large as the model.
-                yield self._pipe.receive().jobs[0]
+                yield _answered(self._pipe.receive())
         except (EOFError, OSError) as error:
             raise WorkerDied(self._how_it_ended()) from error
 
@@ -286,6 +308,7 @@ def _serve(
         connection.send(str(error))
         return
     pipe = PipeEnd(connection)
+    measurer = Measurer()
     with contextlib.suppress(EOFError, OSError):
         while True:
             received = pipe.receive()
@@ -294,11 +317,17 @@ def _serve(
                 pipe.send_value(_called(received.call))
             # Each is freed before the next one begins.
             jobs = received.jobs[::-1]
+            measuring = received.beside
             del received
             while jobs:
                 message, context = jobs.pop()
-                pipe.send([(answer(app, message, context), context)])
-                del message, context
+                sent = measurer.model_in(message)
+                reply = answer(app, message, context)
+                measured = None
+                if isinstance(measuring, Measuring):
+                    measured = measurer.measured(measuring, sent, reply)
+                pipe.send([(reply, context)], beside=measured)
+                del message, context, sent, reply
 
 
 def _called(call: Call) -> object:

@@ -1,6 +1,7 @@
 """Which replies may become part of the model: each is checked before anything reads its values.
 
-Pure: no clock, no disk, no Flower runtime. One pass over each array (`server.round.measure`). The
+Pure: no clock, no disk, no Flower runtime. One pass over each array (`server.round.sent_model`), or
+none where the pool's worker has made it. The
 first fault found is the reason; the silo is named in it, and the round goes on without the update.
 What comes after must not raise for one silo's sake: its limits are checked here. Changes are judged
 against the model that was sent, so that what the model itself holds is never a silo's fault.
@@ -19,18 +20,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from client import sums as task_sums
 from client.tasks.base import SumSpec
 from conf.errors import Interrupted
-from server.round.array_layout import ArrayLayout, Reference, difference_of, few
+from server.round.array_layout import ArrayLayout, few
 from server.round.judgement import AdmissionFault, Admitted, Rejected, Verdict
-from server.round.measure import Measure, measure
 from server.round.reply_numbers import (
     MAX_EXAMPLES,
     OF_EVALUATION,
@@ -43,15 +43,20 @@ from server.round.reply_numbers import (
     weight_of,
 )
 from server.round.reply_sums import check_sums
-from server.round.sketch import Pen, Sketcher
+from server.round.sent_model import Known, Largest, Measured, SentModel, Values
+from server.round.sketch import Sketcher
 from strategies.algorithm import Layout
-from strategies.average import is_folded_as_change, largest_reach
+from strategies.average import largest_reach
 from strategies.wire import protocol
+from strategies.wire.digests import update_digest
 from strategies.wire.software import Software
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+DIGEST_BESIDE: Final = 1 << 20
+"""Bytes of an update from which its digest is worth a thread of its own."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,16 @@ class Admission:
         self._cohort: frozenset[str] = frozenset()
         self._reach = 0.0
         """How far weight * |value| of one update may go."""
-        self._reference: dict[str, Reference] = {}
-        self._as_change: set[str] = set()
-        """Names of the arrays whose changes are averaged, since their values are too large."""
+        self._model = SentModel(ArrayRecord())
+        self._beside = ThreadPoolExecutor(1, "meadow digest")
         self._median: float | None = None
         self._extra: dict[str, dict[str, ArrayLayout]] = {}
         self._answered: set[tuple[str, str]] = set()
+
+    @property
+    def sketch_seed(self) -> int | None:
+        """The seed of the sketches, None without any."""
+        return self._sketcher.seed if self._sketcher else None
 
     def open(
         self,
@@ -126,10 +135,7 @@ class Admission:
         # An equal share for each silo, not what the others have left: whether an update is admitted
         # must not depend on who came first, nor may one silo take the room of all.
         self._reach = largest_reach(len(cohort))
-        self._reference = {name: Reference.of(array) for name, array in reference.items()}
-        self._as_change = {
-            name for name, one in self._reference.items() if is_folded_as_change(one.values)
-        }
+        self._model = SentModel(reference)
         self._median = median
         self._extra = {
             record: {name: ArrayLayout(dtype, shape) for name, (dtype, shape) in layout.items()}
@@ -137,10 +143,19 @@ class Admission:
         }
         self._answered.clear()
 
-    def check(self, content: RecordDict, *, silo: str, round: int, phase: str) -> Verdict:
+    def check(
+        self,
+        content: RecordDict,
+        *,
+        silo: str,
+        round: int,
+        phase: str,
+        known: Known | None = None,
+    ) -> Verdict:
         """Judge a reply of `phase` (train or evaluate); never raises for what is in it.
 
-        A silo's first answer to a phase counts, whatever became of it.
+        A silo's first answer to a phase counts, whatever became of it. `known` is what an engine's
+        own worker has measured of it.
         """
         where = f"{silo}, round {round}, {phase}"
         try:
@@ -148,18 +163,19 @@ class Admission:
             values = _numbers(content)
             check_round(values, self._round)
             if phase == "train":
-                return self._update(content, values, self._examples_of(silo))
+                return self._update(content, values, self._examples_of(silo), known)
             return self._evaluation(content, values, self._examples_of(silo))
         except AdmissionFault as fault:
-            return Rejected(fault.code, f"{where}: {fault.reason}.")
+            code, reason = fault.code, fault.reason
         except Interrupted:
             # SIGTERM raises it wherever this thread happens to be.
             raise
         except Exception as error:
             # What nobody has thought of is the silo's fault and not the run's: it sent it.
             log.exception("the reply of %s could not be checked", where)
-            kind = type(error).__name__
-            return Rejected("MDW-624", f"{where}: it can't be checked ({kind}).")
+            code, reason = "MDW-624", f"it can't be checked ({type(error).__name__})"
+        digest = update_digest(content) if phase == "train" else ""
+        return Rejected(code, f"{where}: {reason}.", digest)
 
     def _examples_of(self, silo: str) -> int:
         """Return how many examples a silo may say that it has."""
@@ -194,7 +210,9 @@ class Admission:
         withheld = values.get(protocol.WITHHELD) == 1
         return Admitted(examples, withheld=withheld, without=_withheld_in(values))
 
-    def _update(self, content: RecordDict, values: dict[str, Any], most: int) -> Admitted:
+    def _update(
+        self, content: RecordDict, values: dict[str, Any], most: int, known: Known | None
+    ) -> Admitted:
         software_of(content)
         records = _array_records(content, [protocol.ARRAYS, *self._extra])
         examples = examples_in(values, 1, most)
@@ -202,13 +220,39 @@ class Admission:
         check_names(values, OF_TRAINING)
         check_numbers(values, [protocol.LOSS] if self.limits.finite_loss else [])
         check_loss(values, self.limits.loss_at_most)
-        pen = self._sketcher.begin() if self._sketcher else None
-        norm = self._norm_of(records[protocol.ARRAYS], weight, pen)
+        arrays = self._model.values_of(records, self._extra)
+        measured = self._trusted(known, arrays) or self._measured(content, arrays)
+        self._check_reach(measured.largest, weight)
+        norm = math.sqrt(measured.squares)
         self._check_norm(norm)
-        for name, layout in self._extra.items():
-            self._check_extra(name, records[name], layout, weight)
-        sketch = pen.drawn() if pen else None
-        return Admitted(examples, norm, weight=weight, sketch=sketch)
+        return Admitted(
+            examples,
+            norm,
+            weight=weight,
+            sketch=measured.sketch,
+            largest=measured.largest,
+            digest=measured.digest,
+        )
+
+    def _trusted(self, known: Known | None, arrays: Values) -> Measured | None:
+        """Return what the engine measured, where it is of this round's model and of all arrays."""
+        if known is None or not self._model.is_of(known.sent):
+            return None
+        measured = known.measured
+        whole = {record: of.keys() for record, of in arrays.items()}
+        if {record: of.keys() for record, of in measured.largest.items()} != whole:
+            return None
+        return measured if measured.sketched == self.sketch_seed else None
+
+    def _measured(self, content: RecordDict, arrays: Values) -> Measured:
+        """Measure an update; its digest, which takes as long again, is taken beside that."""
+        size = sum(array.nbytes for of in arrays.values() for array in of.values())
+        if size < DIGEST_BESIDE:
+            measured = self._model.measured(arrays, self._extra, self._sketcher)
+            return replace(measured, digest=update_digest(content))
+        digest = self._beside.submit(update_digest, content)
+        measured = self._model.measured(arrays, self._extra, self._sketcher)
+        return replace(measured, digest=digest.result())
 
     def _metrics_of(self, sums: ArrayRecord) -> Mapping[str, object]:
         """Sums may be in range and belong to no predictions; the task's metrics then may raise."""
@@ -221,52 +265,25 @@ class Admission:
                 "MDW-630", f"the task's metrics raise {type(error).__name__} for its sums"
             ) from None
 
-    def _norm_of(self, record: ArrayRecord, weight: int, pen: Pen | None) -> float:
-        """Check a model, and return the L2 norm of its difference to the one that was sent."""
-        # All of the layout before any value: no array is read whose size was not checked.
-        if record.keys() != self._reference.keys():
-            raise AdmissionFault(
-                "MDW-611",
-                f"its arrays are not the model's: {difference_of(record, self._reference)}",
-            )
-        values: dict[str, np.ndarray] = {}
-        # In the model's order, so that all sketches of a round are of the same coordinates.
-        for name, layout in self._reference.items():
-            values[name] = layout.values_of(name, record[name])
-        squares = 0.0
-        for name, new in values.items():
-            old = self._reference[name]
-            as_change = name in self._as_change
-            measured = measure(name, old.dtype, new, old.values, pen, as_change=as_change)
-            self._check_reach(name, measured, weight)
-            squares += measured.squares
-        return math.sqrt(squares)
+    def _check_reach(self, largest: Largest, weight: int) -> None:
+        for record, of in largest.items():
+            for name, far in of.items():
+                reach = weight * far
+                if reach > self._reach:
+                    raise self._too_large(record, name, reach)
 
-    def _check_extra(
-        self, record: str, arrays: ArrayRecord, layouts: Mapping[str, ArrayLayout], weight: int
-    ) -> None:
-        """Check an algorithm's own record as the model is: all of its layout, then each value."""
-        if arrays.keys() != layouts.keys():
-            raise AdmissionFault(
-                "MDW-674",
-                f"the arrays of {record!r:.80} are wrong: {difference_of(arrays, layouts)}",
-            )
-        values = {name: layouts[name].values_of(name, array) for name, array in arrays.items()}
-        for name, new in values.items():
-            # Measured against itself: there is nothing that it should be near to.
-            measured = measure(name, layouts[name].dtype, new, new)
-            self._check_reach("", measured, weight, f"{name!r:.80} of {record!r:.40}")
-
-    def _check_reach(self, name: str, measured: Measure, weight: int, called: str = "") -> None:
-        as_change = name in self._as_change
-        reach = weight * measured.largest
-        if reach > self._reach:
-            what = "changes" if as_change else "values"
-            raise AdmissionFault(
-                "MDW-621",
-                f"{called or f'{name!r:.80}'} is too large for an average: weight times {what}"
-                f" reach {reach:.3g}, and may reach {self._reach:.3g}",
-            )
+    def _too_large(self, record: str, name: str, reach: float) -> AdmissionFault:
+        called = f"{name!r:.80}"
+        what = "values"
+        if record != protocol.ARRAYS:
+            called += f" of {record!r:.40}"
+        elif name in self._model.as_change:
+            what = "changes"
+        return AdmissionFault(
+            "MDW-621",
+            f"{called} is too large for an average: weight times {what}"
+            f" reach {reach:.3g}, and may reach {self._reach:.3g}",
+        )
 
     def _check_norm(self, norm: float) -> None:
         limits = self.limits

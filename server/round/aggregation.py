@@ -26,6 +26,7 @@ from flwr.serverapp.strategy import Strategy
 from conf.errors import Interrupted, MeadowError, RoundError, WireError
 from server.round.dry_aggregation import faults_of
 from server.round.replies import ReadOnce
+from server.round.sent_model import Largest
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,10 @@ Refuse = Callable[[str, MeadowError], None]
 """Takes the update of a silo out of the round, with the reason."""
 Updates = Generator[tuple[str, Message], None, None]
 """Admitted updates with their silos' names, as they arrive."""
+
+
+def _nothing_known(silo: str) -> Largest:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Aggregation:
     sent: ArrayRecord
     refuse: Refuse
     rewind: Callable[[], None]
+    largest: Callable[[str], Largest] = _nothing_known
+    """Says of an admitted update, by its silo's name, how large it is."""
 
     def of_stream(self, updates: Updates) -> Aggregate:
         """Return what a streaming strategy makes of the updates, each handed over as it arrives.
@@ -56,7 +63,7 @@ class Aggregation:
         Raises RoundError MDW-408 where the strategy raises anything but an error of Meadow's, and
         MDW-407 for a model that can't be sent.
         """
-        reader = ReadOnce(updates, self.strategy, self.refuse)
+        reader = ReadOnce(updates, self.strategy, self.refuse, self.largest)
         try:
             aggregate = self.strategy.aggregate_train(self.round, reader)
         except Exception as error:

@@ -30,6 +30,10 @@ class Influence:
         """Note an admitted update."""
         self._admitted[silo] = verdict
 
+    def admitted(self, silo: str) -> Admitted:
+        """Return what admission said of an update that was noted."""
+        return self._admitted[silo]
+
     def remove(self, silo: str) -> None:
         """Forget an update that was refused after all."""
         self._admitted.pop(silo, None)

@@ -18,6 +18,7 @@ from conf.errors import Interrupted
 from server.round.admission import Admission
 from server.round.exchange import Closing, Step, without_error
 from server.round.judgement import Admitted, Rejected, Verdict
+from server.round.silo_grid import SiloGrid
 from server.run.result import FinalTest, Metrics, RoundRecord
 from strategies.wire import protocol
 
@@ -45,8 +46,14 @@ class Phase:
         def judge(node: int, reply: Message) -> Verdict:
             if reply.has_error():
                 return without_error(node, reply)
-            silo = self.silos[node]
-            return self.admission.check(reply.content, silo=silo, round=self.round, phase=self.name)
+            known = self.grid.measured(reply) if isinstance(self.grid, SiloGrid) else None
+            return self.admission.check(
+                reply.content,
+                silo=self.silos[node],
+                round=self.round,
+                phase=self.name,
+                known=known,
+            )
 
         for node, reply, verdict in self.step(self.grid, messages, closes, judge):
             silo = self.silos[node]

@@ -8,6 +8,7 @@ from flwr.app import Message
 from flwr.serverapp.strategy import Strategy
 
 from conf.errors import MeadowError, RoundError
+from server.round.sent_model import Largest
 from strategies.streaming import Replies
 
 
@@ -15,7 +16,7 @@ class ReadOnce(Replies):
     """The replies as a streaming strategy gets them.
 
     A second reading would find nothing, so it is an error. `refuse_of` takes the update of a silo
-    out of the round.
+    out of the round, and `largest_of` says how large admission found it to be.
     """
 
     def __init__(
@@ -23,10 +24,12 @@ class ReadOnce(Replies):
         updates: Iterator[tuple[str, Message]],
         strategy: Strategy,
         refuse_of: Callable[[str, MeadowError], None],
+        largest_of: Callable[[str], Largest] = lambda silo: {},
     ) -> None:
         self._updates = updates
         self._reader = type(strategy).__name__
         self._refuse_of = refuse_of
+        self._largest_of = largest_of
         self._ended = False
         self.last: str | None = None
         """The silo whose update was read last."""
@@ -61,6 +64,10 @@ class ReadOnce(Replies):
         """See `Replies`."""
         assert self.last is not None
         self._refuse_of(self.last, why)
+
+    def largest(self) -> Largest:
+        """See `Replies`."""
+        return {} if self.last is None else self._largest_of(self.last)
 
 
 def in_order(updates: Iterable[tuple[str, Message]]) -> list[Message]:

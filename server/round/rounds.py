@@ -107,6 +107,8 @@ class Rounds:
         # What a strategy that is tried again begins with, before there is a checkpoint.
         self._new = state_of(self.strategy)
         restore(self.strategy, state.strategy)
+        if isinstance(self.grid, SiloGrid):
+            self.grid.measure(self.admission.sketch_seed)
         if isinstance(self.strategy, Algorithm):
             self.strategy.open(len(self.session.members), parameter_names(conf))
         if state.round == 0:

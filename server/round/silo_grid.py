@@ -15,6 +15,8 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from server.round.sent_model import Known
+
 NEVER_ASKED: Final = "it never asked for it"
 """The progress of a message that waits for its node, which is connected."""
 
@@ -56,6 +58,18 @@ class SiloGrid(Grid):
     def progress(self, message_id: str) -> str:
         """Return in a few words how far a node is with a message; empty where nobody knows."""
         return ""
+
+    def measure(self, sketch_seed: int | None) -> None:
+        """Let updates be measured where they are made, where that is a process of this grid's own;
+        with a seed their changes are sketched.
+        """
+
+    def measured(self, reply: Message) -> Known | None:
+        """Return what a process of this grid's own measured of a reply, once; None where none did.
+
+        It is never read from the reply: a silo measures nothing for the server.
+        """
+        return None
 
     @abstractmethod
     def replies(self, message_ids: Iterable[str], timeout: float | None) -> Iterator[Message]:

@@ -30,6 +30,7 @@ class Sketcher:
     """Makes sketches that can be compared with each other: all of one seed."""
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         drawn = np.random.Generator(np.random.PCG64(seed))
         self.signs = drawn.choice(np.array([-1.0, 1.0]), BLOCK)
         self._drawn = np.random.Generator(np.random.PCG64([seed, 1]))
@@ -54,17 +55,19 @@ class Pen:
         self._sketcher = sketcher
         self._block = 0
         self._buckets = np.zeros(WIDTH)
-        self._scratch = np.empty(BLOCK)
 
     def add(self, block: NDArray[np.float64]) -> None:
         """Add the next coordinates, at most `BLOCK` of them."""
         turn, sign = self._sketcher.turn(self._block)
         self._block += 1
-        scratch = self._scratch
-        if block.size < BLOCK:
-            scratch = np.zeros(-(-block.size // WIDTH) * WIDTH)
-        np.multiply(block, self._sketcher.signs[: block.size], out=scratch[: block.size])
-        rows = scratch.reshape(-1, WIDTH).sum(axis=0)
+        signs = self._sketcher.signs
+        whole = block.size - block.size % WIDTH
+        # Products with 1 and -1 are exact, and einsum adds them row by row without keeping them; it
+        # calls no BLAS.
+        rows = np.einsum(
+            "ij,ij->j", block[:whole].reshape(-1, WIDTH), signs[:whole].reshape(-1, WIDTH)
+        )
+        rows[: block.size - whole] += block[whole:] * signs[whole : block.size]
         rows *= sign
         self._buckets[turn:] += rows[: WIDTH - turn]
         self._buckets[:turn] += rows[WIDTH - turn :]

@@ -27,7 +27,6 @@ from server.run.result import RoundRecord
 from server.session import Session
 from strategies.streaming import Streaming
 from strategies.wire import protocol
-from strategies.wire.digests import update_digest
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,9 @@ class TrainPhase:
         """
         sent = self.session.state.arrays
         round = noted.record.round
-        aggregation = Aggregation(self.strategy, round, sent, noted.refuse, self.rewind)
+        aggregation = Aggregation(
+            self.strategy, round, sent, noted.refuse, self.rewind, noted.largest
+        )
         if isinstance(self.strategy, Streaming):
             return aggregation.of_stream(updates)
         held = dict(updates)
@@ -92,9 +93,8 @@ class TrainPhase:
         record = noted.record
         closes = closing_of(self.session.conf.run, len(record.cohort))
         for silo, reply, verdict in self.phase.judged(messages, closes, record):
-            digest = update_digest(reply.content) if reply.has_content() else ""
-            noted.note(silo, verdict, digest)
-            self._note_receipt(record.round, silo, reply, digest)
+            noted.note(silo, verdict)
+            self._note_receipt(record.round, silo, reply, verdict.digest)
             if isinstance(verdict, Admitted):
                 noted.note_admitted(silo, reply, verdict)
                 yield silo, reply

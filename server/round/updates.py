@@ -14,6 +14,7 @@ from server.round.admission import software_of
 from server.round.influence import Influence
 from server.round.judgement import Admitted, Rejected, Verdict
 from server.round.phase import metrics_in
+from server.round.sent_model import Largest
 from server.run.movement import NORM
 from server.run.result import RoundRecord
 from server.session import Session
@@ -31,10 +32,14 @@ class Updates:
     influence: Influence = field(default_factory=Influence)
     _digests: dict[str, str] = field(default_factory=dict)
 
-    def note(self, silo: str, verdict: Verdict, digest: str) -> None:
-        """Note what admission said of a reply whose arrays have this digest."""
-        self._digests[silo] = digest
-        self.session.ledger.update(self.record.round, silo, verdict, digest)
+    def note(self, silo: str, verdict: Verdict) -> None:
+        """Note what admission said of a reply."""
+        self._digests[silo] = verdict.digest
+        self.session.ledger.update(self.record.round, silo, verdict, verdict.digest)
+
+    def largest(self, silo: str) -> Largest:
+        """Return how large admission found an admitted update to be."""
+        return self.influence.admitted(silo).largest
 
     def refuse(self, silo: str, why: MeadowError) -> None:
         """Take an admitted update out of the round again."""

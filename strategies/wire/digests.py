@@ -7,8 +7,9 @@ can be compared with the other (docs/ledger.md).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord
 
 from conf.canonical import canonical
 from conf.errors import Interrupted
@@ -34,14 +35,14 @@ def arrays_digest(arrays: ArrayRecord) -> str:
     return digest.hexdigest()
 
 
-def update_digest(content: RecordDict) -> str:
-    """Return the digest of an update's arrays.
+def update_digest(content: Mapping[str, object]) -> str:
+    """Return the digest of an update's arrays, the array records among those of a message.
 
     Empty where there is none, or none that can be read. With records of the algorithm's own it is
     that of all arrays, theirs under RECORD/NAME.
     """
     try:
-        records = protocol.records(content, ArrayRecord)
+        records = {name: one for name, one in content.items() if isinstance(one, ArrayRecord)}
         update = records.pop(protocol.ARRAYS)
         if not records:
             return arrays_digest(update)

@@ -122,12 +122,11 @@ def to_record(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
     import torch
 
     half = (torch.bfloat16, torch.float16)
-    return ArrayRecord(
-        {
-            name: array_of((t.float() if t.dtype in half else t).detach().cpu().numpy())
-            for name, t in state.items()
-        }
-    )
+    # One by one: the constructor of Flower's record makes a second Array of each.
+    record = ArrayRecord()
+    for name, t in state.items():
+        record[name] = array_of((t.float() if t.dtype in half else t).detach().cpu().numpy())
+    return record
 
 
 def to_numpy(record: ArrayRecord) -> dict[str, np.ndarray]:

@@ -6,8 +6,9 @@ import importlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -23,6 +24,7 @@ from server.engines import queues
 from server.engines.pipe import Call, Job
 from server.engines.pool import PoolGrid
 from server.engines.silo_context import node_id
+from server.engines.worker import Answered
 from strategies.wire import protocol
 
 APP = "echo_app:app"
@@ -213,7 +215,7 @@ def test_short_silos_are_asked_together_and_answer_one_by_one(tmp_path: Path) ->
         asked_for: list[int] = []
         ask = grid._workers[0].ask
 
-        def counted(jobs: Sequence[Job], **rest: Iterable[str]) -> Iterator[Job]:
+        def counted(jobs: Sequence[Job], **rest: Any) -> Iterator[Answered]:
             asked_for.append(len(jobs))
             return ask(jobs, **rest)
 
