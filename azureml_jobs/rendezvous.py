@@ -21,9 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -37,8 +35,9 @@ from cryptography import x509
 from azureml_jobs.identity.azure_meanings import refusal
 from azureml_jobs.identity.mlflow_sign_in import share_sign_in
 from azureml_jobs.identity.signatures import HeadSigner, head_key, is_signed, sign
-from conf.atomic_files import write_atomic
 from conf.errors import IdentityError, MeadowError
+from conf.files.plain import opened_plain
+from conf.files.whole import make_folder, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +243,7 @@ class FolderRendezvous:
         checked_address(record.address)
         path = self._folder / f"server-{record.epoch:09d}.json"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             write_atomic(path, json.dumps(asdict(record) | _evidence(signed)))
             for old in self._folder.glob("server-*.json"):
                 if old.name < path.name:
@@ -259,7 +258,7 @@ class FolderRendezvous:
         """See `Rendezvous`."""
         path = self._folder / f"admission-{key}.pem"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             write_atomic(path, certificate)
         except OSError as error:
             hint = "Name a folder that this user may write."
@@ -281,7 +280,7 @@ class FolderRendezvous:
         """See `Rendezvous`."""
         path = self._folder / f"successor-{name}.json"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             write_atomic(path, text)
         except OSError as error:
             hint = "Name a folder that this user may write."
@@ -316,11 +315,7 @@ def _by_epoch(path: Path) -> tuple[int, str]:
 
 def _small_file(path: Path) -> bytes:
     """Return the beginning of a plain file, and nothing of a link, a pipe or a device."""
-    # A pipe would be waited for, and a link may lead anywhere.
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with open(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(f"{path} is not a plain file")
+    with opened_plain(path) as (file, _):
         return file.read(MAX_BYTES + 1)
 
 

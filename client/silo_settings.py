@@ -11,6 +11,8 @@ from pathlib import Path
 from flwr.app import Context
 
 from conf.errors import SiloError
+from conf.files.plain import opened_plain
+from conf.files.whole import write_new
 from conf.schema import Silo
 from conf.silos import silo_from_json, silo_to_json
 
@@ -73,9 +75,7 @@ def hand_over(silos: list[Silo], run_id: int) -> Path:
 
 def write_silos(silos: list[Silo], path: Path) -> None:
     """Write silos into a new file that this user alone may read."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
-        file.write(silos_to_json(silos))
+    write_new(path, silos_to_json(silos).encode())
 
 
 def silos_to_json(silos: list[Silo]) -> str:
@@ -99,15 +99,13 @@ def _read(path: Path) -> str:
     """
     try:
         _check_private(path.parent, os.lstat(path.parent))
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with opened_plain(path) as (file, found):
+            _check_private(path, found)
+            return file.read(MAX_BYTES).decode()
     except FileNotFoundError:
         return ""
     except OSError as error:
         raise _not_private(path) from error
-    with open(handle, encoding="utf-8") as file:
-        found = os.fstat(handle)
-        _check_private(path, found)
-        return file.read(MAX_BYTES)
 
 
 def _check_private(path: Path, found: os.stat_result) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from conf.errors import MeadowError, Told
+from conf.files.faults import foreseen
 
 MOST_FIELDS: Final = 8
 LONGEST_FIELD: Final = 1200
@@ -46,7 +47,9 @@ def across(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MeadowError):
         return _line(error.code, error.told)
-    return _line("MDW-647", {"raised": type(error).__name__, "at": _place(error)})
+    fault = foreseen(error)
+    code = "MDW-647" if fault is None else fault.code
+    return _line(code, {"raised": type(error).__name__, "at": _place(error)})
 
 
 def heard(line: str | None) -> str:

@@ -40,6 +40,7 @@ from client.tasks import task_of
 from conf.code_digest import run_files
 from conf.errors import CheckpointError, Interrupted, MeadowError
 from conf.federation_folder import FederationFolder
+from conf.files.faults import foreseen
 from conf.schema import Conf
 from conf.silos import silos
 from conf.startup_log import note
@@ -272,9 +273,7 @@ class _Work:
             Exception
         ) as error:  # one run's fault must not end the federation, nor be met again at each start
             log.exception("the run %s failed", request.run_id)
-            outcome = Outcome(
-                "failed", f"MDW-000: {type(error).__name__}: {error}", 1, self._left(request)
-            )
+            outcome = _unhandled(error, self._left(request))
         finally:
             self.orchestrator.close_run()
         self.queue.ended(request, outcome)
@@ -373,3 +372,11 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Interrupted(
         "MDW-901", "The orchestrator was told to stop.", "Started again it goes on with its run."
     )
+
+
+def _unhandled(error: Exception, left: str) -> Outcome:
+    """Return how a run ended that nobody on the way has caught: by its cause, where it has one."""
+    fault = foreseen(error)
+    if fault is not None:
+        return Outcome("failed", str(fault), fault.exit_status, left)
+    return Outcome("failed", f"MDW-000: {type(error).__name__}: {error}", 1, left)

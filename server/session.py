@@ -20,6 +20,7 @@ from conf.errors import (
     MeadowError,
     RoundError,
 )
+from conf.files.faults import foreseen
 from conf.schema import Conf, Silo
 from server.observers.base import Observer, Observers
 from server.observers.guard import Guarded
@@ -144,9 +145,11 @@ def session(
         raise Interrupted("MDW-900", f"Stopped {what}.", hint) from stop
     except BaseException as error:
         result.status = "failed"
-        code = error.code if isinstance(error, MeadowError) else "MDW-000"
-        message = (
-            error.message if isinstance(error, MeadowError) else f"{type(error).__name__}: {error}"
+        known = error if isinstance(error, MeadowError) else foreseen(error)
+        code, message = (
+            ("MDW-000", f"{type(error).__name__}: {error}")
+            if known is None
+            else (known.code, known.message)
         )
         result.error = {"code": code, "message": message}
         _close(opened, failed=True)

@@ -49,6 +49,7 @@ from azureml_jobs.preflight.checks import Sources
 from azureml_jobs.preflight.checks import check as look
 from azureml_jobs.preflight.findings import Table
 from conf.errors import AzureError
+from conf.files.whole import write_atomic
 from conf.schema import Conf, OutboundConf, WorkspaceConf
 from conf.silos import silo_to_json, silos
 from conf.targets.bundle import bundled, entries_of
@@ -161,7 +162,7 @@ class AzureBackend(Backend):
             place.mkdir(parents=True)
             with self._made(part, place) as spec:
                 file = folder / f"{name}.yaml"
-                file.write_text(as_yaml(spec))
+                write_atomic(file, as_yaml(spec))
             written.append(file)
         return written
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from conf.atomic_files import write_atomic
 from conf.errors import ConfigError
+from conf.files.whole import write_atomic
 
 JOB_FILE: Final = "job.json"
 """What runs: the command, its process, the supervisor's, how often it is started again."""

@@ -38,6 +38,7 @@ from azureml_jobs.jobs.relay_overrides import no_proxy_override, relay_overrides
 from azureml_jobs.preflight.findings import Table
 from conf.errors import ConfigError
 from conf.federation_folder import FederationFolder
+from conf.files.whole import write_atomic
 from conf.schema import Conf, Silo, SiloConf, TrackingConf
 from conf.silos import silo_from_json, silo_to_json, silos
 from conf.targets import known
@@ -167,9 +168,9 @@ class LocalBackend(Backend):
         if has is not None and has != silo:
             raise _other_settings(silo.name, diff(silo, has) or ["federation.size"])
         with disk(folder):
-            (folder / "ca.pem").write_bytes(authority)
-            (folder / ADMISSION).write_text(admission)
-            (folder / "silo.json").write_text(silo_to_json(silo))
+            write_atomic(folder / "ca.pem", authority)
+            write_atomic(folder / ADMISSION, admission)
+            write_atomic(folder / "silo.json", silo_to_json(silo))
 
     def settings(self, silo: str) -> Silo | None:
         """Return the settings with which a silo runs; None where it does not."""

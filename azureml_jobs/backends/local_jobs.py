@@ -13,14 +13,13 @@ killed, and outlives whoever asked for it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,6 +37,8 @@ from azureml_jobs.backends.job_files import (
 from azureml_jobs.backends.process_identity import process_of
 from azureml_jobs.backends.restarts import Restarts
 from conf.errors import ConfigError
+from conf.files.locks import locked
+from conf.files.whole import write_atomic
 
 STOP_SECONDS: Final = 20.0
 """Between SIGTERM and SIGKILL: a silo hands its message back and an orchestrator closes its files
@@ -139,7 +140,7 @@ class LocalJobs:
         folder = self.folder(name)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with _locked(folder):
+            with locked(folder / ".lock"):
                 if self._state(name) == RUNNING:
                     return False
                 (folder / EXIT_FILE).unlink(missing_ok=True)
@@ -192,7 +193,7 @@ class LocalJobs:
         deadline = time.monotonic() + seconds
         for name in chosen:
             # Before the signal: its supervisor looks for it when the command has ended.
-            (self.folder(name) / STOP_FILE).touch()
+            write_atomic(self.folder(name) / STOP_FILE, b"")
             self.signal(name, signal.SIGTERM)
         ended = []
         for name in chosen:
@@ -268,10 +269,3 @@ def _not_started(name: str, why: str) -> ConfigError:
     return ConfigError(
         "MDW-190", f"The job {name} can't be started: {why}.", "Fix that, then start it again."
     )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with open(os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

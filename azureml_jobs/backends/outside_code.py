@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from conf.files.whole import write_atomic
 from conf.schema import Conf
 from conf.targets.bundle import bundled, entries_of
 from conf.targets.known import Known, from_text, to_text
@@ -21,7 +22,7 @@ def given(conf: Conf, folder: Path) -> str:
     file = folder / LIST
     if _named(listed(folder)) != _named(entries_of(conf)):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.write_text(to_text(bundled(conf, folder, folder)))
+        write_atomic(file, to_text(bundled(conf, folder, folder)))
     return file.read_text() if file.exists() else to_text([])
 
 

@@ -7,20 +7,12 @@ start: neither depends on the clock. Elsewhere by its time of birth, which the s
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Final
-
 import psutil
+
+from conf.process_birth import birth, boot
 
 Identity = list[str | int]
 """A pid, and what tells its process from any other that ever had it; as it stands in JSON."""
-
-BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-STATE_FIELD: Final = 0
-START_FIELD: Final = 19
-"""Behind the command's name in /proc/PID/stat, which is in brackets and may hold anything (proc(5):
-the fields 3 and 22).
-"""
 
 
 def identity_of(pid: int) -> Identity:
@@ -44,12 +36,12 @@ def process_of(identity: object) -> psutil.Process | None:
         pid = int(identity[0])
         # The process first: what is asked of it later is asked of the one that was compared.
         process = psutil.Process(pid)
-        birth, alive = _birth(pid)
+        born, alive = _birth(pid)
     except psutil.NoSuchProcess:
         return None
     except (TypeError, OverflowError):
         raise ValueError("a pid is a number") from None
-    return process if alive and birth == identity[1] else None
+    return process if alive and born == identity[1] else None
 
 
 def _birth(pid: int) -> tuple[str, bool]:
@@ -57,14 +49,11 @@ def _birth(pid: int) -> tuple[str, bool]:
 
     Raises psutil.NoSuchProcess.
     """
-    try:
-        boot = BOOT_ID.read_text().strip()
-    except OSError:
+    started = boot()
+    if started is None:
         process = psutil.Process(pid)
         return repr(process.create_time()), process.status() != psutil.STATUS_ZOMBIE
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        raise psutil.NoSuchProcess(pid) from None
-    # X is a process on its way out.
-    return f"{boot}:{fields[START_FIELD]}", fields[STATE_FIELD] not in ("Z", "X")
+    found = birth(pid)
+    if found is None:
+        raise psutil.NoSuchProcess(pid)
+    return f"{started}:{found[0]}", found[1]

@@ -32,8 +32,8 @@ from azureml_jobs.identity.node_key import (
 from azureml_jobs.identity.owner_note import BY_NOTE, EXAMPLES
 from azureml_jobs.identity.renewal import terms_of_renewal
 from azureml_jobs.identity.succession import finish_ca, rotate_ca
-from conf.atomic_files import write_atomic
 from conf.errors import AzureError, IdentityError
+from conf.files.whole import write_atomic
 
 if TYPE_CHECKING:
     from server.store.admitted_keys import AdmittedKeys

@@ -1,8 +1,9 @@
 """The command line: `meadow VERB [ARGUMENT ...] [Hydra overrides]`.
 
 Nothing heavy is imported before the verb is known, so that `meadow --help` answers at once. Exit
-statuses are those of `conf.errors`; anything that is no MeadowError is a fault of ours: its
-traceback is shown and the status is 1.
+statuses are those of `conf.errors`. What a file system is known to say and nobody has handled is told
+by its cause; anything else that is no MeadowError is a fault of ours: its traceback is shown and the
+status is 1.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 
 from conf import startup_log  # noqa: F401  # first of all: a job's age is counted from here
 from conf.errors import MeadowError
+from conf.files.faults import foreseen
 from conf.telemetry import turn_off
 
 
@@ -38,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # what is left to flush at exit has no reader
         return 1
     except Exception as error:
+        if (fault := foreseen(error)) is not None:
+            print(describe(fault), file=sys.stderr)
+            return fault.exit_status
         traceback.print_exc()
         print(f"error: unexpected {type(error).__name__}: {error}", file=sys.stderr)
         print(

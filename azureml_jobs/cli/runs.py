@@ -13,6 +13,7 @@ from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.cli.federation import Federation, federation_of
 from azureml_jobs.cli.statuses import NOBODY_STATUS, SIGNED_OUT_STATUS, TIMEOUT_STATUS
 from conf.errors import AzureError, CheckpointError, ConfigError, MeadowError
+from conf.files.whole import write_atomic
 from conf.targets.asked import check_brought_home
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def _downloaded(federation: Federation, run_id: str, target: Path) -> int:
             check_brought_home(content, run_id)
         path = target / inside
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_atomic(path, content)
     return len(names)
 
 

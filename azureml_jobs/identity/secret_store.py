@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-import tempfile
 from pathlib import Path
 from typing import Protocol
 
-from conf.atomic_files import TEMPORARY, write_atomic
 from conf.errors import IdentityError
+from conf.files.faults import kind_of
+from conf.files.kinds import keeps_modes
+from conf.files.whole import write_atomic
 
 Names = list[str]
 # A vault allows 127 characters; `key_vault.vault_name` adds up to 22 to these 80.
@@ -68,9 +69,8 @@ class FolderSecrets:
             _check_folder(self._folder)
             write_atomic(path, secret, mode=0o600)
         except OSError as error:
-            hint = "Choose a folder that this user may write, on a disk with room."
             raise IdentityError(
-                "MDW-713", f"Can't write {path}: {error.strerror}.", hint
+                "MDW-713", f"Can't write {path}: {error.strerror}.", kind_of(error).hint
             ) from error
 
     def list(self) -> Names:
@@ -125,12 +125,7 @@ def _check_modes_are_kept(folder: Path) -> None:
     """Raise IdentityError MDW-776 where what is made in a folder is everybody's, whatever its mode:
     on a share that is mounted for all (Azure Files), on exFAT.
     """
-    made = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
-    try:
-        mode = stat.S_IMODE(made.stat().st_mode)
-    finally:
-        made.rmdir()
-    if mode & 0o077:
+    if not keeps_modes(folder):
         message = f"The file system of {folder} keeps no modes: what is made there is everybody's."
         hint = "Name a folder on a local disk (keys=FOLDER), or a Key Vault (key_vault=NAME)."
         raise IdentityError("MDW-776", message, hint)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from conf.errors import AzureError
+from conf.files.whole import rename_new
 
 VERSION: Final = "3.35.0"
 """The last that runs on Node 20."""
@@ -59,7 +60,7 @@ def _install(folder: Path) -> None:
             reason = " ".join(npm.stderr.split())[-300:]
             message = f"npm could not install Azurite {VERSION}: {reason}"
             raise AzureError("MDW-871", message, "Check npm's registry.")
-        temporary.replace(folder)
+        rename_new(temporary, folder)
     except subprocess.TimeoutExpired:
         message = f"npm took longer than {INSTALL_SECONDS:.0f} s for Azurite."
         hint = "Check the network and npm's registry."

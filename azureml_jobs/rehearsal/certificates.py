@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from azureml_jobs.identity.authority import key_usage
+from conf.files.whole import PRIVATE, write_atomic
 
 HOSTS: Final = (
     "management.azure.com",
@@ -77,8 +77,7 @@ def make_certificates(folder: Path) -> Certificates:
         serialization.NoEncryption(),
     )
     # The file has its mode before it has any content.
-    with open(os.open(paths.key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(key)
+    write_atomic(paths.key, key, mode=PRIVATE)
     return paths
 
 

@@ -1,18 +1,15 @@
-"""The store in a folder: a write is a temporary file, fsync, link or rename, fsync of the folder.
+"""The store in a folder: a write is a temporary file, fsync, link or rename, fsync of the folder
+(`conf.files`).
 
-MDW-510 no such name          MDW-513 disk full             MDW-516 the lease was lost
-MDW-511 not a valid name      MDW-514 may not write/read    MDW-517 not readable
-                              MDW-515 the disk failed
+MDW-510 no such name          MDW-516 the lease was lost    MDW-513 to 515, 527 to 535 the file system
+MDW-511 not a valid name      MDW-517 not readable          MDW-536 two names by case alone
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import stat
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,16 +26,25 @@ from azureml_jobs.storage.base import (
     is_name,
     too_large,
 )
-from azureml_jobs.storage.disk_errors import disk_error
 from azureml_jobs.storage.lease import Leased
 from azureml_jobs.storage.pointer import digest
-from conf.atomic_files import sync_folder
 from conf.errors import CheckpointError
+from conf.files.faults import FileFault, disk_error
+from conf.files.kinds import folds_case
+from conf.files.locks import locked
+from conf.files.plain import NotPlain, opened_plain
+from conf.files.whole import (
+    TEMPORARY,
+    Content,
+    give_mode,
+    put_new,
+    put_over,
+    staged,
+    sync_folder,
+)
 
 STALE_SECONDS: Final = 3600.0
 """A temporary file this old belongs to a process that died: no write takes so long."""
-
-_TEMPORARY = ".tmp-"
 
 
 class FolderStore(Leased):
@@ -46,8 +52,8 @@ class FolderStore(Leased):
 
     Files that it makes are the owner's alone (0600 in 0700), or the group's too where the folder
     is: its mode says who may read and write. Dot files are its own or strangers' and never listed;
-    a link, a pipe or a device in it is not read (MDW-517). Raises CheckpointError where the disk is
-    full (MDW-513), may not be written (MDW-514) or fails (MDW-515).
+    a link, a pipe or a device in it is not read (MDW-517). Raises FileFault for what the file
+    system says, and MDW-536 where it takes two names for one.
     """
 
     def __init__(
@@ -91,20 +97,18 @@ class FolderStore(Leased):
         """See `Store`."""
         path = self._file(name)
         if os.path.lexists(path):
+            self._check_spelling(path)
             return False
         with self._written(name, data) as temporary, self._fenced(under):
-            try:
-                # A link, because a rename would put it over a file that another has put meanwhile.
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-        return True
+            return put_new(temporary, path)
 
     def replace(self, name: str, data: Data, *, under: Lease | None = None) -> None:
         """See `Store`."""
         path = self._file(name)
+        if os.path.lexists(path):
+            self._check_spelling(path)
         with self._written(name, data) as temporary, self._fenced(under):
-            temporary.replace(path)
+            put_over(temporary, path)
 
     def delete(self, name: str) -> None:
         """See `Store`."""
@@ -160,69 +164,56 @@ class FolderStore(Leased):
 
     def _content(self, path: Path, name: str) -> bytes:
         """Return the bytes of a plain file, of which it is said before how many they may be."""
-        # A pipe would be waited for, and a link may lead anywhere.
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with opened_plain(path) as (file, status):
+                if self._largest is not None and status.st_size > self._largest:
+                    raise too_large(f"{name} in {self._path}", status.st_size, self._largest)
+                if not _is_spelled_so(path):
+                    raise FileNotFoundError
+                return file.read()
+        except NotPlain:
+            raise _not_plain(path) from None
+
+    def _check_spelling(self, path: Path) -> None:
+        """Raise CheckpointError MDW-536 where the file system takes another name for this one."""
+        try:
+            if _is_spelled_so(path):
+                return
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO):
-                raise _not_plain(path) from None
-            raise
-        with open(handle, "rb") as file:
-            status = os.fstat(handle)
-            if stat.S_ISDIR(status.st_mode):
-                raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-            if not stat.S_ISREG(status.st_mode):
-                raise _not_plain(path)
-            if self._largest is not None and status.st_size > self._largest:
-                raise too_large(f"{name} in {self._path}", status.st_size, self._largest)
-            return file.read()
+            raise self._failure(error, "look at", path.name) from error
+        raise CheckpointError(
+            "MDW-536",
+            f"{path} can't be stored: the file system there takes it for a name that is stored"
+            " already and differs in capital letters alone.",
+            "Choose another name, or a folder on a file system that tells A from a.",
+        )
 
     @contextmanager
-    def _written(self, name: str, data: Data) -> Iterator[Path]:
+    def _written(self, name: str, data: Content) -> Iterator[Path]:
         """Yield a synced temporary file beside the target.
 
         It is gone afterwards, and the folder is synced.
         """
         path = self._file(name)
-        temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
         try:
             _make_folder(path.parent, self._path)
             mode = _mode(self._path, 0o600)
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            with open(handle, "wb") as file:
-                if mode != 0o600:
-                    # Whatever the umask has taken from it.
-                    os.fchmod(handle, mode)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            yield temporary
-            sync_folder(path.parent)
+            # Whatever the umask has taken from it.
+            whole = mode if mode != 0o600 else None
+            with staged(path, data, mode, whole) as temporary:
+                yield temporary
         except OSError as error:
             raise self._failure(error, "write", name) from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the folder's lock, among threads and processes.
-
-        The system frees it when its holder dies.
-        """
+        """Hold the folder's lock, among threads and processes."""
         try:
             _make_folder(self._path, self._path)
-            lock = os.open(self._path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise self._failure(error, "lock", ".lock") from error
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError as error:
-                raise self._failure(error, "lock", ".lock") from error
+        with locked(self._path / ".lock"):
             yield
-        finally:
-            os.close(lock)
 
     @contextmanager
     def _fenced(self, under: Lease | None) -> Iterator[None]:
@@ -239,7 +230,7 @@ class FolderStore(Leased):
     def _sweep(self) -> None:
         # Against file times, so by the system's clock and not by the store's.
         oldest = time.time() - STALE_SECONDS
-        for temporary in self._path.rglob(f"{_TEMPORARY}*"):
+        for temporary in self._path.rglob(f"{TEMPORARY}*"):
             with suppress(OSError):
                 if temporary.stat().st_mtime < oldest:
                     temporary.unlink()
@@ -248,7 +239,7 @@ class FolderStore(Leased):
         if not isinstance(error, FileNotFoundError):
             raise self._failure(error, "list", str(error.filename)) from error
 
-    def _failure(self, error: OSError, verb: str, name: str) -> CheckpointError:
+    def _failure(self, error: OSError, verb: str, name: str) -> FileFault:
         return disk_error(error, verb, f"{name} in {self._path}")
 
 
@@ -260,7 +251,7 @@ def _make_folder(folder: Path, root: Path) -> None:
         with suppress(FileExistsError):
             folder.mkdir(mode=mode)
             if mode != 0o700:
-                folder.chmod(mode)
+                give_mode(folder, mode)
         sync_folder(folder.parent)
 
 
@@ -274,6 +265,13 @@ def _mode(root: Path, own: int) -> int:
         # The group of a new folder, and so of what is in it, is that of the folder above.
         return own | group
     return own | (group & 0o060)
+
+
+def _is_spelled_so(path: Path) -> bool:
+    """Return whether a path that is there has this very name, and not one that the file system
+    takes for the same; raises OSError.
+    """
+    return not folds_case(path) or path.name in os.listdir(path.parent)
 
 
 def _not_plain(path: Path) -> CheckpointError:

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from flwr.app import RecordDict
 
-from conf.atomic_files import TEMPORARY, write_atomic
 from conf.errors import WireError
+from conf.files.whole import TEMPORARY, write_atomic
 from strategies.wire.objects import inflate_content
 
 log = logging.getLogger(__name__)

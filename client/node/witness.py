@@ -30,8 +30,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from azureml_jobs.identity.node_key import NodeKey
 from azureml_jobs.identity.signatures import HEAD, RECEIPT, head_key, is_signed, sign
-from conf.atomic_files import append_line
 from conf.errors import CheckpointError, WireError
+from conf.files.whole import append_line
 from strategies.wire import protocol
 from strategies.wire.digests import update_digest
 from strategies.wire.packing import PACKED, unpack_content

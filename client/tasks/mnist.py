@@ -22,6 +22,7 @@ from client.tasks.base import OWN, Contract
 from client.tasks.kinds.arrays import Arrays
 from client.tasks.kinds.classification import Classification
 from conf.errors import DataError
+from conf.files.whole import put_over
 from conf.schema import DataConf
 
 RAW = "MNIST/raw"
@@ -114,7 +115,7 @@ def _download(root: Path) -> None:
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
             Fresh(folder, download=True)
             for file in (Path(folder) / "Fresh/raw").glob("*-ubyte"):
-                os.replace(file, root / RAW / file.name)
+                put_over(file, root / RAW / file.name)
     except (OSError, RuntimeError) as e:
         raise DataError(
             "MDW-206",

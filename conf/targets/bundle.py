@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from conf.errors import ConfigError
+from conf.files.whole import ORDINARY, write_new
 from conf.schema import Conf
 from conf.targets import known
 from conf.targets.known import Known
@@ -59,4 +60,4 @@ def _copy(sources: Sources, place: Path) -> None:
     for source in sources.files.values():
         to = place / source.path.relative_to(sources.place.root)
         to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_bytes(source.path.read_bytes())
+        write_new(to, source.path.read_bytes(), mode=ORDINARY)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import functools
 import os
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from conf.errors import SiloError
+from conf.files.locks import lock_handle
 
 SOCKET_PATH: Final = 103
 """Bytes of a socket's path that every system takes: 107 on Linux, 103 on macOS."""
@@ -104,8 +104,9 @@ def _lock(folder: Path) -> None:
     # The kernel lets go of the lock when the process ends, however it ends; and a child does not
     # inherit it,
     # since Python's descriptors are closed when another program is started.
+    # Where there are no locks, nobody takes the folder for one that was left behind.
     descriptor = os.open(folder, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    lock_handle(descriptor, wait=True)
     _locks[folder] = descriptor
 
 
@@ -115,8 +116,8 @@ def _remove_left_behind(parent: str) -> None:
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                if os.fstat(descriptor).st_uid == os.getuid() and _old(descriptor):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = os.fstat(descriptor).st_uid == os.getuid()
+                if mine and _old(descriptor) and lock_handle(descriptor):
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(descriptor)

@@ -22,6 +22,7 @@ from unittest import mock
 import grpc
 
 from conf.errors import SiloError
+from conf.files.whole import write_new
 
 MODE: Final = "RAY_AUTH_MODE"
 TOKEN: Final = "RAY_AUTH_TOKEN"
@@ -43,9 +44,7 @@ def own_token(folder: Path) -> Iterator[None]:
     A token that the user has for a cluster of their own is neither read nor sent.
     """
     path = folder / "token"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
+    write_new(path, secrets.token_hex(32))
     with _environment({MODE: "token", TOKEN_PATH: str(path)}, without=(TOKEN, ADDRESS)):
         yield
 

@@ -26,6 +26,7 @@ from flwr.common.constant import ErrorCode
 
 from client import malloc
 from conf.errors import SiloError
+from conf.files.whole import open_for_append
 from conf.targets import known
 from server.engines.measuring import Measurer, Measuring
 from server.engines.pipe import Call, Job, PipeEnd, Received, widened
@@ -367,7 +368,7 @@ def _end_with_parent() -> None:
 
 
 def _write_to(log_file: str) -> None:
-    target = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    target = open_for_append(Path(log_file))
     for stream in (1, 2):
         os.dup2(target, stream)
     os.close(target)

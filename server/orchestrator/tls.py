@@ -10,6 +10,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 
 from azureml_jobs.identity.authority import ServerCredentials
+from conf.files.whole import write_new
 
 
 def server_context(given: ServerCredentials) -> ssl.SSLContext:
@@ -29,6 +30,6 @@ def server_context(given: ServerCredentials) -> ssl.SSLContext:
     )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "server.pem"
-        file.write_bytes(given.certificate + b"\n" + sealed)
+        write_new(file, given.certificate + b"\n" + sealed)
         context.load_cert_chain(file, password=password)
     return context

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from azureml_jobs.storage.base import Store
-from azureml_jobs.storage.disk_errors import disk
 from conf.errors import CheckpointError
+from conf.files.faults import disk
 from conf.versions import Format
 from server.run.chain import NOTHING, line_digest, whole_lines
 from server.run.files import append_durably

@@ -10,7 +10,6 @@ answers become lines too. `server.run.audit` compares (docs/ledger.md).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -21,12 +20,14 @@ from typing import Any, Final
 
 from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.storage.base import Store
-from azureml_jobs.storage.disk_errors import disk_error
 from conf.canonical import canonical
 from conf.errors import CheckpointError
+from conf.files import whole
+from conf.files.faults import FileFault, disk, disk_error
+from conf.files.locks import Lock, try_lock
+from conf.files.whole import make_folder, open_for_append, write_synced
 from server.round.judgement import Admitted, Rejected
 from server.run.chain import NOTHING, line_digest, whole_lines
-from server.run.files import write_all
 from server.run.verdict import FORMAT, Anchor, Facts, check_version, verify
 from strategies.wire.receipts import Receipt, SignedAnchor, head_statement
 
@@ -84,7 +85,7 @@ class Ledger:
         self._keys: dict[str, str] = {}  # by silo, the one of its last receipt
         self._notes: dict[str, int] = {}  # by silo, the number of its owner's last note
         self._held: dict[str, dict[str, Any]] = {}  # by silo, the last anchor that it has signed
-        self._file = self._opened()
+        self._lock, self._file = self._opened()
         try:
             self._continue()
         except BaseException:
@@ -293,6 +294,7 @@ class Ledger:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+        self._lock.release()
 
     def __enter__(self) -> Ledger:
         return self
@@ -328,21 +330,19 @@ class Ledger:
             names = ("anchor", "round", "closing")
             self._held[str(facts["silo"])] = {name: facts[name] for name in names}
 
-    def _opened(self) -> int:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise disk_error(error, "open", str(self._path)) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
+    def _opened(self) -> tuple[Lock, int]:
+        """Return the ledger's lock and its file; raises CheckpointError MDW-521, FileFault."""
+        make_folder(self._path.parent)
+        lock = try_lock(self._path)
+        if lock is None:
             hint = "Stop the other process, or give this run another name."
-            raise CheckpointError(
-                "MDW-521", f"Another process is writing {self._path}.", hint
-            ) from None
-        return handle
+            raise CheckpointError("MDW-521", f"Another process is writing {self._path}.", hint)
+        try:
+            with disk("open", self._path):
+                return lock, open_for_append(self._path, whole.PRIVATE)
+        except FileFault:
+            lock.release()
+            raise
 
     def _continue(self) -> None:
         here, whole = whole_lines(self._path.read_bytes())
@@ -370,7 +370,7 @@ class Ledger:
 
     def _write(self, data: bytes) -> None:
         try:
-            write_all(self._file, data)
+            write_synced(self._file, data)
         except OSError as error:
             raise disk_error(error, "write", str(self._path)) from error
 

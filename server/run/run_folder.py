@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import secrets
 import tempfile
@@ -13,9 +12,9 @@ from pathlib import Path
 import yaml
 from safetensors.numpy import save
 
-from azureml_jobs.storage.disk_errors import disk
-from conf.atomic_files import TEMPORARY, sync_folder
 from conf.errors import ConfigError
+from conf.files.faults import disk_error, shown
+from conf.files.whole import TEMPORARY, make_folder, rename_new
 from conf.resume import folder_of
 from conf.schema import Conf
 from server.report.model_card import card
@@ -51,21 +50,21 @@ class RunFolder:
         if not anew and path.is_dir():
             return RunFolder(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with tempfile.TemporaryDirectory(
                 dir=path.parent, prefix=TEMPORARY, ignore_cleanup_errors=True
             ) as made:
                 new = RunFolder(Path(made) / "run")
                 new.path.mkdir(mode=0o700)
                 new.write_config(conf, command)
-                _put(new.path, path)
-        except FileExistsError:
-            raise name_taken(name, path) from None
+                if not rename_new(new.path, path):
+                    raise name_taken(name, path)
         except OSError as error:
+            fault = disk_error(error, "write", shown(path.parent))
             raise ConfigError(
                 "MDW-182",
-                f"run.output={conf.run.output}: {error.strerror}.",
-                "Choose a folder that can be written.",
+                f"run.output={shown(conf.run.output)}: {fault.message}",
+                f"Choose a folder that can be written. {fault.hint}",
             ) from error
         return RunFolder(path)
 
@@ -83,7 +82,7 @@ class RunFolder:
     def logs(self) -> Path:
         """Where what would disturb the terminal goes."""
         logs = self.path / "logs"
-        logs.mkdir(exist_ok=True)
+        make_folder(logs)
         return logs
 
     def write_config(self, conf: Conf, command: str) -> None:
@@ -111,8 +110,7 @@ class RunFolder:
         data = save(
             {name: array.copy() for name, array in tensors.items()}, {"run_id": self.run_id}
         )
-        with disk("make", self.path / "model"):
-            (self.path / "model").mkdir(exist_ok=True)
+        make_folder(self.path / "model")
         write_atomic(self.path / "model/model.safetensors", data)
         result.model = {
             "path": "model/model.safetensors",
@@ -134,20 +132,6 @@ def config_digest(folder: Path) -> str:
     lines = path.read_bytes().splitlines(keepends=True)
     start = next((n for n, line in enumerate(lines) if not line.startswith(b"#")), len(lines))
     return hashlib.sha256(b"".join(lines[start:])).hexdigest()
-
-
-def _put(made: Path, path: Path) -> None:
-    """Rename a folder to its place.
-
-    Raises FileExistsError where something is there, other than an empty folder.
-    """
-    try:
-        made.rename(path)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise FileExistsError from error
-        raise
-    sync_folder(path.parent)
 
 
 def find(run: str, output: str = "outputs") -> RunFolder:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from azureml_jobs.storage.base import Store
-from conf.atomic_files import write_atomic
+from conf.files.whole import write_atomic
 from server.run.ledger import Ledger
 from server.run.verdict import FILE, facts_of
 

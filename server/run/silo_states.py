@@ -19,18 +19,18 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from flwr.app import RecordDict
 
-from azureml_jobs.storage.disk_errors import disk
 from client.context_state import versions
 from client.state_entry import LONGEST_LINE, StateEntry, decode, encode
-from conf.atomic_files import sync_folder
 from conf.errors import CheckpointError
-from server.run.files import write_all
+from conf.files.faults import disk
+from conf.files.whole import sync_folder, write_synced
 
 _NAME: Final = re.compile(r"silo-states-(\d{6})\.bin")
 WASTE_BYTES: Final = 4 * 2**20
@@ -169,7 +169,7 @@ class SiloStates:
                 # A round that is closed anew after an error overwrites what never counted.
                 os.ftruncate(handle, mark.bytes)
                 os.lseek(handle, 0, os.SEEK_END)
-                write_all(handle, bytes(data))
+                write_synced(handle, bytes(data))
             finally:
                 os.close(handle)
         head = _chained(mark.head, (place.line for place in places))
@@ -192,7 +192,10 @@ class SiloStates:
             self._append(StatesMark(name, sum(place.size for place in places), head), new)
         except CheckpointError:
             self.mark, self._last = before
-            path.unlink(missing_ok=True)
+            # What made the write fail is the error to be told, and a file that no checkpoint marks
+            # is removed when the run is resumed.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             raise
 
     def _copied(self, path: Path, stay: Mapping[str, _Place]) -> list[_Place]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from azureml_jobs.storage.disk_errors import disk_error
 from conf.canonical import canonical
 from conf.errors import CheckpointError
+from conf.files.faults import disk_error
 from conf.versions import VERSION_KEY, Format
 from server.run.chain import NOTHING, line_digest, whole_lines
 

@@ -29,7 +29,7 @@ pool.load_app = lambda name: stateful.app
 """
 PLACES = [
     ("server.run.ledger.Ledger.round_closed", 4, "after"),
-    ("server.run.silo_states.write_all", 4, "before"),
+    ("server.run.silo_states.write_synced", 4, "before"),
     ("server.run.silo_states.SiloStates.keep", 4, "after"),
     ("server.run.silo_states.SiloStates.keep", 1, "after"),
     # A checkpoint is also written before the first round.

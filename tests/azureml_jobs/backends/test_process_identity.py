@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from azureml_jobs.backends import process_identity
 from azureml_jobs.backends.process_identity import identity_of, process_of
+from conf import process_birth
 
 
 def test_a_process_is_found_again_by_its_identity_after_json() -> None:
@@ -51,7 +51,7 @@ def test_what_is_no_identity_is_refused_and_none_is_no_process(damaged: object) 
 def test_a_system_that_names_no_boot_goes_by_the_time_of_birth(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(process_identity, "BOOT_ID", tmp_path / "none")
+    monkeypatch.setattr(process_birth, "BOOT_ID", tmp_path / "none")
     identity = identity_of(os.getpid())
     assert process_of(identity) is not None
     assert process_of([os.getpid(), "1.0"]) is None

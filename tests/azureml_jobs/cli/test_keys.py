@@ -184,7 +184,7 @@ def test_a_rotation_whose_new_key_can_not_be_admitted_keeps_the_old_one(
     secret = (office.keys / NORTH).read_bytes()
     (tmp_path / "file").write_text("")
     status, _, err = office.do("rotate", "north", store=tmp_path / "file")
-    assert status == 6 and err.startswith("MDW-515")
+    assert status == 6 and err.startswith("MDW-531")
     assert (office.keys / NORTH).read_bytes() == secret
 
 

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
-from azureml_jobs.storage import folder_store as module
 from azureml_jobs.storage.base import LeaseLost, Store, StoreMissing
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import CheckpointError
+from conf.files import whole
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -153,7 +153,7 @@ def test_any_name_stays_in_the_folder_or_is_refused(
     try:
         store.replace(name, b"x")
     except CheckpointError as error:
-        assert error.code in ("MDW-511", "MDW-515")  # 515: a part of the name is a file
+        assert error.code in ("MDW-511", "MDW-531", "MDW-527")  # a part of the name is a file
     else:
         assert store.read(name) == b"x" and name in store.list()
     assert [p.name for p in tmp_path.iterdir()] in ([], ["state"])
@@ -197,7 +197,7 @@ def test_a_replace_that_fails_leaves_the_old(
     store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.replace("pointer", b"old")
-    monkeypatch.setattr(Path, "replace", failing(errno.ENOSPC))
+    monkeypatch.setattr(os, "replace", failing(errno.ENOSPC))
     with raises("MDW-513"):
         store.replace("pointer", b"new")
     monkeypatch.undo()
@@ -214,7 +214,7 @@ def test_a_full_disk_says_so(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode != 0 and "MDW-515: Can't write big" in done.stderr
+    assert done.returncode != 0 and "MDW-533: Can't write big" in done.stderr
     assert everything(tmp_path) == []
 
 
@@ -227,7 +227,7 @@ def test_a_read_only_folder_says_so(tmp_path: Path) -> None:
 
 def test_a_path_that_is_a_file_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with raises("MDW-515"):
+    with raises("MDW-531"):
         FolderStore(tmp_path / "file").put_if_absent("a", b"")
 
 
@@ -372,7 +372,7 @@ def test_what_is_written_is_synced_before_it_has_its_name(
 
     for name in ("fsync", "link"):
         monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
-    monkeypatch.setattr(module, "sync_folder", lambda folder: calls.append("folder"))
+    monkeypatch.setattr(whole, "sync_folder", lambda folder: calls.append("folder"))
     store.put_if_absent("a", b"")
     assert calls[-3:] == ["fsync", "link", "folder"]
 

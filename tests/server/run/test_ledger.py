@@ -326,7 +326,7 @@ def test_a_file_is_verified_with_its_unfinished_end(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"event')
     assert verify_file(path).faults == ["line 9 is unfinished"]
-    with pytest.raises(CheckpointError, match="MDW-515"):
+    with pytest.raises(CheckpointError, match="MDW-532"):
         verify_file(tmp_path / "absent.jsonl")
 
 

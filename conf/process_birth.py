@@ -1,0 +1,86 @@
+"""What tells a process from every other that ever had its number, and whether it has certainly
+ended: by the kernel's ticks, which no clock moves.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_PID_NAMESPACE: Final = "/proc/self/ns/pid"
+STATE_FIELD: Final = 0
+START_FIELD: Final = 19
+"""Behind the command's name in /proc/PID/stat, which is in brackets and may hold anything (proc(5):
+the fields 3 and 22).
+"""
+
+
+def boot() -> str | None:
+    """Return what names this boot of this machine; None where the system does not say."""
+    try:
+        return BOOT_ID.read_text().strip() or None
+    except OSError:
+        return None
+
+
+def birth(pid: int) -> tuple[str, bool] | None:
+    """Return the ticks at which a process was started, and whether it runs (a zombie does not).
+
+    None where there is no such process, or none that this user may see.
+    """
+    try:
+        said = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    fields = said.rpartition(")")[2].split()
+    # X is a process on its way out.
+    return fields[START_FIELD], fields[STATE_FIELD] not in ("Z", "X")
+
+
+def this_process() -> str:
+    """Return the name of this process for `has_ended`; empty where the system gives it none.
+
+    Boot, namespace of process numbers, number, ticks: the numbers of another container mean
+    nothing here.
+    """
+    return _named(os.getpid())
+
+
+@cache
+def _named(pid: int) -> str:
+    there, born = _machine(), birth(pid)
+    return "" if there is None or born is None else f"{there}:{pid}:{born[0]}"
+
+
+def has_ended(name: str) -> bool:
+    """Return whether a process that `this_process` named has certainly ended.
+
+    False where that can't be known: it is of another machine, boot or container, or of a user whose
+    processes are hidden from this one.
+    """
+    there, _, rest = name.rpartition(":")
+    there, _, number = there.rpartition(":")
+    if not there or there != _machine() or not number.isdecimal():
+        return False
+    pid = int(number)
+    try:
+        # Asked first: /proc may hide other users' processes, this call does not.
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    found = birth(pid)
+    return found is not None and (found[0] != rest or not found[1])
+
+
+def _machine() -> str | None:
+    started = boot()
+    try:
+        space = os.readlink(_PID_NAMESPACE)
+    except OSError:
+        return None
+    return None if started is None else f"{started}:{space.strip('pid:[]')}"
