@@ -67,7 +67,7 @@ class Failing:
             place = args[0]
             if isinstance(place, int):
                 place = os.readlink(f"/proc/self/fd/{place}")
-            return os.fspath(place).startswith(self._below)
+            return str(os.fspath(place)).startswith(self._below)
         except (OSError, TypeError):
             return False
         finally:
