@@ -35,6 +35,7 @@ from azureml_jobs.identity.authority import (
 from azureml_jobs.identity.secret_store import SecretStore
 from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.storage.base import Lease, LeaseLost, Store
+from azureml_jobs.storage.lease_wait import waited_for
 from azureml_jobs.storage.prefix import PrefixStore
 from client.tasks import task_of
 from conf.code_digest import run_files
@@ -144,16 +145,19 @@ def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
 
 @contextlib.contextmanager
 def _lease(store: Store) -> Iterator[Lease]:
-    """Hold the lease, waited for as long as one that died may have held it."""
+    """Hold the lease, waited for as long as one that died may have held it.
+
+    Raises CheckpointError MDW-518 where another orchestrator holds it and lives.
+    """
     owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    deadline = time.monotonic() + LEASE_SECONDS + CARE_SECONDS
-    while (lease := store.acquire(LEASE, owner, LEASE_SECONDS)) is None:
-        if time.monotonic() > deadline:
-            hint = "Use it, or stop it first: meadow stop."
-            raise CheckpointError(
-                "MDW-518", "Another orchestrator of this federation is live.", hint
-            )
-        time.sleep(POLL_SECONDS)
+    lease = waited_for(store, LEASE, owner, LEASE_SECONDS, LEASE_SECONDS + CARE_SECONDS)
+    if lease is None:
+        holder = store.holder(LEASE)
+        named = f" ({holder.owner})" if holder is not None else ""
+        hint = "Use it, or stop it first: meadow stop."
+        raise CheckpointError(
+            "MDW-518", f"Another orchestrator of this federation is live{named}.", hint
+        )
     try:
         yield lease
     finally:

@@ -41,15 +41,19 @@ class LeaseLost(CheckpointError):
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to be the one live writer until `expires` (seconds since 1970).
+    """The right to be the one live writer for as long as it is renewed.
 
-    `epoch` counts the acquisitions: with the owner it says which holder this is.
+    `epoch` counts the acquisitions: with the owner it says which holder this is. `beat` counts its
+    renewals, of which the holder makes one in less than `seconds`. `process` is its name for
+    `conf.process_birth`, empty where it has none.
     """
 
     name: str
     owner: str
     epoch: int
-    expires: float
+    beat: int = 0
+    seconds: float = 0.0
+    process: str = ""
 
 
 class Store(Protocol):
@@ -77,19 +81,24 @@ class Store(Protocol):
         """Remove a name; nothing happens where it is absent."""
 
     def acquire(self, name: str, owner: str, seconds: float) -> Lease | None:
-        """Take a lease that is free, expired or already `owner`'s, with the next epoch.
+        """Take a lease that is free or already `owner`'s, with the next epoch.
 
-        None where another holds it.
+        Free is also one whose process has certainly ended, and one that its holder does not renew:
+        to see that takes a call every second or so, for as long as a lease lasts. None where another
+        holds it.
         """
 
     def renew(self, lease: Lease, seconds: float) -> Lease:
-        """Return the lease with a later expiry and the same epoch.
+        """Return the lease with another beat and the same epoch.
 
         Raises LeaseLost where it was taken over.
         """
 
     def check(self, lease: Lease) -> None:
         """Raise LeaseLost where the lease was taken over."""
+
+    def holder(self, name: str) -> Lease | None:
+        """Return a lease as it is on record; None where nobody holds it."""
 
     def release(self, lease: Lease) -> None:
         """Give the lease up, so that the next `acquire` need not wait.

@@ -1,7 +1,8 @@
 """The store in a blob container: `If-None-Match` for what is put once, `If-Match` for a version.
 
-A lease (`azureml_jobs.storage.lease`) is a small blob. Azure's own blob leases would need their holder's
-clock to renew them every minute and can't count epochs.
+A lease (`azureml_jobs.storage.lease`) is a small blob, which has not changed for as long as the
+storage's own clock says: one clock for both sides, so that a successor of tomorrow need not watch it
+first. Azure's own blob leases would say no more, and can't count epochs.
 
     MDW-510 no such name    MDW-511 not a valid name    MDW-514 may not    MDW-515 not reached
     MDW-516 the lease was lost    MDW-517 not readable    MDW-803 and others: who is asked, and from
@@ -13,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from azure.core import MatchConditions
@@ -42,6 +44,8 @@ from conf.errors import CheckpointError
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
+ROUNDING_SECONDS: Final = 2.0
+"""Of two times in whole seconds, by which an answer may be too old."""
 ROLE: Final = "Storage Blob Data Contributor"
 MISSING_ROLE: Final = "MDW-801"
 NEEDS_ITS_OWNER: Final = (NOT_SIGNED_IN, "MDW-804", FIREWALL, "MDW-822")
@@ -64,7 +68,7 @@ class BlobStore(Leased):
         self,
         container: ContainerClient,
         prefix: str = "",
-        clock: Clock = time.time,
+        clock: Clock = time.monotonic,
         largest: int | None = None,
     ) -> None:
         """`largest` is how many bytes a blob may have where others write; None: any number."""
@@ -162,6 +166,23 @@ class BlobStore(Leased):
             raise StoreMissing(
                 "MDW-510", f"Nothing is stored under {name} in {self._where}."
             ) from None
+
+    def unchanged_for(self, name: str) -> float | None:
+        """See `azureml_jobs.storage.lease.Versioned`: both moments are those of one answer, and
+        whole seconds.
+        """
+        said: list[str] = []
+
+        def note(answer: Any) -> None:
+            said.append(str(answer.http_response.headers.get("Date", "")))
+
+        try:
+            with self._asking("read", name):
+                blob = self._container.get_blob_client(self._blob(name))
+                changed = blob.get_blob_properties(raw_response_hook=note).last_modified
+            return (parsedate_to_datetime(said[-1]) - changed).total_seconds() - ROUNDING_SECONDS
+        except (ResourceNotFoundError, ValueError, TypeError, IndexError):
+            return None
 
     def write_if_version(self, name: str, data: Data, version: str | None) -> bool:
         """See `azureml_jobs.storage.lease.Versioned`."""

@@ -57,7 +57,7 @@ class FolderStore(Leased):
     """
 
     def __init__(
-        self, path: str | Path, clock: Clock = time.time, largest: int | None = None
+        self, path: str | Path, clock: Clock = time.monotonic, largest: int | None = None
     ) -> None:
         """`largest` is how many bytes a file may have where others write; None: any number."""
         self._path = Path(path)
@@ -129,6 +129,12 @@ class FolderStore(Leased):
         """See `azureml_jobs.storage.lease.Versioned`; the version is the digest."""
         data = self.read(name)
         return data, digest(data)
+
+    def unchanged_for(self, name: str) -> float | None:
+        """See `azureml_jobs.storage.lease.Versioned`: the time of a file may be another machine's,
+        and a clock may have been set since.
+        """
+        return None
 
     def write_if_version(self, name: str, data: Data, version: str | None) -> bool:
         """See `azureml_jobs.storage.lease.Versioned`."""

@@ -1,28 +1,49 @@
 """Who may write: the rules of a lease, over any store that writes over the version it read.
 
-A lease is a small stored record: its owner, its epoch, when it expires. It can be taken where it is
-free, expired, or the same owner's; each taking counts the epoch up. Whoever holds a lease of an
-earlier epoch has lost it, whatever its clock says, and writes no more (fencing).
+A lease is a small stored record: its owner, its epoch, how often it was renewed. Each taking counts
+the epoch up. Whoever holds a lease of an earlier epoch has lost it, whatever its clock says, and
+writes no more (fencing).
+
+It can be taken where it is given up or the same owner's, where the process that holds it has
+certainly ended, and where its holder does not renew it. No two machines' clocks are compared for
+that: whoever wants it watches the record, and it has to stay the same for as long as a lease lasts.
+Only time in which the watcher looks counts, so that its own pauses cost no holder its lease. A store
+with a clock of its own, the one for all, may say instead how long the record has not changed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Final, Protocol
 
 from azureml_jobs.storage.base import Clock, Data, Lease, LeaseLost, StoreMissing
 from conf.errors import CheckpointError
-from conf.versions import Format
+from conf.process_birth import has_ended, this_process
+from conf.versions import Format, Raw
 
 TRIES: Final = 5
 """How often a change is tried again when somebody else was faster."""
 
 
+BETWEEN_LOOKS: Final = 2.0
+"""Seconds that one look at a record proves at most: after a longer time the watcher was paused."""
+
+
+def _to_two(raw: Raw) -> Raw:
+    # A time by its holder's clock, with which nothing is compared: it changes with each renewal.
+    return raw | {"beat": int(raw["expires"] * 1000), "seconds": 0.0, "process": ""}
+
+
 FORMAT: Final = Format(
-    "lease", 1, damaged="MDW-517", fix="Make sure that no process writes there, then delete it."
+    "lease",
+    2,
+    damaged="MDW-517",
+    fix="Make sure that no process writes there, then delete it.",
+    migrations={1: _to_two},
 )
 
 
@@ -38,27 +59,46 @@ class Versioned(Protocol):
         Return False, with nothing changed, where it has another version by now.
         """
 
+    def unchanged_for(self, name: str) -> float | None:
+        """Return for how many seconds at least nobody has written a name, by the store's own clock;
+        None where it has none that is the same for all.
+        """
+
+
+@dataclass
+class _Watch:
+    """A record of somebody else's: its version, when it was looked at, how long it was seen so."""
+
+    version: str
+    looked: float
+    unchanged: float = 0.0
+
 
 class Leases:
-    """The leases of one store; `where` names it in errors."""
+    """The leases of one store; `where` names it in errors.
+
+    `clock` counts this process's seconds from some moment on.
+    """
 
     def __init__(self, store: Versioned, where: str, clock: Clock) -> None:
         self._store = store
         self._where = where
         self._clock = clock
+        self._watches: dict[str, _Watch] = {}
 
     def acquire(self, name: str, owner: str, seconds: float) -> Lease | None:
         """See `Store`."""
         for _ in range(TRIES):
             last, version = self._read(name)
-            now = self._clock()
-            if last is not None and last.owner not in ("", owner) and last.expires > now:
-                return None
+            if last is not None and version is not None:
+                free = last.owner in ("", owner) or has_ended(last.process)
+                if not (free or self._is_left(last, version, seconds)):
+                    return None
             # The next epoch, also where the owner is the same: a server that was started again
             # fences
             # its former self, which may only have been frozen.
             epoch = 1 if last is None else last.epoch + 1
-            lease = Lease(name, owner, epoch, now + seconds)
+            lease = Lease(name, owner, epoch, 0, seconds, this_process())
             # Over the version that was read: of two that found it free, one writes and one looks
             # again.
             if self._write(lease, version):
@@ -67,11 +107,11 @@ class Leases:
         return None
 
     def renew(self, lease: Lease, seconds: float) -> Lease:
-        """See `Store`; a lease that expired and that nobody took is renewed."""
+        """See `Store`; also after a pause, as long as nobody took it."""
         for _ in range(TRIES):
-            # The epoch decides and not the expiry: until another takes it, nobody else writes.
+            # The epoch decides and no time: until another takes it, nobody else writes.
             version = self.check(lease)
-            renewed = Lease(lease.name, lease.owner, lease.epoch, self._clock() + seconds)
+            renewed = replace(lease, beat=lease.beat + 1, seconds=seconds)
             if self._write(renewed, version):
                 return renewed
         raise CheckpointError(
@@ -82,7 +122,7 @@ class Leases:
         """See `Store`; the epoch stays on record, so that the next holder's is a later one."""
         with suppress(LeaseLost):
             version = self.check(lease)
-            self._write(Lease(lease.name, "", lease.epoch, 0.0), version)
+            self._write(Lease(lease.name, "", lease.epoch, lease.beat + 1), version)
 
     def check(self, lease: Lease) -> str:
         """Return the version of a lease that is still held; raises LeaseLost.
@@ -103,6 +143,26 @@ class Leases:
             f"{lease.owner} lost the lease {lease.name} (epoch {lease.epoch}); it is held by {by}.",
             "Only one process may write there: stop this one.",
         )
+
+    def holder(self, name: str) -> Lease | None:
+        """See `Store`."""
+        held, _ = self._read(name)
+        return held if held is not None and held.owner else None
+
+    def _is_left(self, last: Lease, version: str, seconds: float) -> bool:
+        """Return whether a lease of another's was not renewed for as long as it lasts."""
+        lasts = last.seconds or seconds
+        by_store = self._store.unchanged_for(_file(last.name))
+        if by_store is not None:
+            return by_store >= lasts
+        now = self._clock()
+        watch = self._watches.get(last.name)
+        if watch is None or watch.version != version:
+            self._watches[last.name] = _Watch(version, now)
+            return False
+        watch.unchanged += min(max(now - watch.looked, 0.0), BETWEEN_LOOKS)
+        watch.looked = now
+        return watch.unchanged >= lasts
 
     def _read(self, name: str) -> tuple[Lease | None, str | None]:
         try:
@@ -128,6 +188,10 @@ class Leased(ABC):
         """See `Versioned`."""
 
     @abstractmethod
+    def unchanged_for(self, name: str) -> float | None:
+        """See `Versioned`."""
+
+    @abstractmethod
     def write_if_version(self, name: str, data: Data, version: str | None) -> bool:
         """See `Versioned`."""
 
@@ -136,12 +200,16 @@ class Leased(ABC):
         return self._leases.acquire(name, owner, seconds)
 
     def renew(self, lease: Lease, seconds: float) -> Lease:
-        """See `Store`; a lease that expired and that nobody took is renewed."""
+        """See `Store`."""
         return self._leases.renew(lease, seconds)
 
     def check(self, lease: Lease) -> None:
         """See `Store`."""
         self._leases.check(lease)
+
+    def holder(self, name: str) -> Lease | None:
+        """See `Store`."""
+        return self._leases.holder(name)
 
     def release(self, lease: Lease) -> None:
         """See `Store`; the epoch stays on record."""
@@ -164,4 +232,8 @@ def lease_of(data: bytes, name: str, where: str) -> Lease:
     """
     raw = FORMAT.loads(data, where)
     with FORMAT.reading(where):
-        return Lease(name, str(raw["owner"]), int(raw["epoch"]), float(raw["expires"]))
+        seconds = float(raw["seconds"])
+        if not 0.0 <= seconds < math.inf:
+            raise ValueError("it lasts no time")
+        process = str(raw["process"])
+        return Lease(name, str(raw["owner"]), int(raw["epoch"]), int(raw["beat"]), seconds, process)

@@ -51,6 +51,10 @@ class PrefixStore:
         """See `Store`."""
         self.whole.check(lease)
 
+    def holder(self, name: str) -> Lease | None:
+        """See `Store`."""
+        return self.whole.holder(name)
+
     def release(self, lease: Lease) -> None:
         """See `Store`."""
         self.whole.release(lease)

@@ -110,6 +110,10 @@ class StoreOfRights:
         """See `Store`."""
         return self.state.renew(lease, seconds)
 
+    def holder(self, name: str) -> Lease | None:
+        """See `Store`."""
+        return self.state.holder(name)
+
     def release(self, lease: Lease) -> None:
         """See `Store`."""
         self.state.release(lease)

@@ -35,7 +35,7 @@ from typing import Final
 from flwr.app import RecordDict
 
 from azureml_jobs.storage.base import Lease, LeaseLost, Store, StoreMissing, checked_name
-from azureml_jobs.storage.lease import lease_of
+from azureml_jobs.storage.lease_wait import waited_for
 from client.context_state import versions
 from client.state_entry import FORMAT, decode_whole, encode
 from conf.errors import CheckpointError, MeadowError, SiloError
@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS: Final = 20.0
 """For a successor to know that this process is dead: four renewals missed."""
 RENEW_SECONDS: Final = 5.0
-POLL_SECONDS: Final = 0.2
 KEPT_RUNS: Final = 8
 """Runs of which a silo keeps the states: an older one that ended can't be resumed here any more."""
 RUNS_FORMAT: Final = Format("list of runs", 2, damaged="MDW-519", fix="Delete it.")
@@ -72,6 +71,7 @@ class SiloStateStore:
         self._opened: Store | None = None
         self._lease: Lease | None = None
         self._lost: LeaseLost | None = None
+        self._waited = False
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._rounds: dict[str, set[int]] = {}
@@ -254,28 +254,33 @@ class SiloStateStore:
     def _acquired(self) -> Lease:
         """Take the lease, waited for as long as a process that was killed may have held it."""
         owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        deadline = time.monotonic() + LEASE_SECONDS + RENEW_SECONDS
-        waited = False
-        while True:
-            lease = self._store.acquire(self._lease_name, owner, LEASE_SECONDS)
-            if lease is not None:
-                return lease
-            if time.monotonic() > deadline:
-                raise AnotherProcess(
-                    "MDW-343",
-                    f"Another process of {self._silo} is running{self._holder()}; only one may"
-                    f" write the silo's state in {self._store!r}.",
-                    "End one of the two, or give each silo a name and a state of its own.",
-                )
-            if not waited:
-                log.info("waiting for the lease of the state, which another process holds")
-                waited = True
-            self._closed.wait(POLL_SECONDS)
+        lease = waited_for(
+            self._store,
+            self._lease_name,
+            owner,
+            LEASE_SECONDS,
+            LEASE_SECONDS + RENEW_SECONDS,
+            self._pause,
+        )
+        if lease is not None:
+            return lease
+        raise AnotherProcess(
+            "MDW-343",
+            f"Another process of {self._silo} is running{self._holder()}; only one may"
+            f" write the silo's state in {self._store!r}.",
+            "End one of the two, or give each silo a name and a state of its own.",
+        )
+
+    def _pause(self, seconds: float) -> bool:
+        if not self._waited:
+            log.info("waiting for the lease of the state, which another process holds")
+            self._waited = True
+        return self._closed.wait(seconds)
 
     def _holder(self) -> str:
         with suppress(CheckpointError):
-            data = self._store.read(f"{self._lease_name}.lease")
-            return f", {lease_of(data, self._lease_name, 'the lease').owner}"
+            holder = self._store.holder(self._lease_name)
+            return f", {holder.owner}" if holder is not None else ""
         return ""
 
     def _renew(self) -> None:

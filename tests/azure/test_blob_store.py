@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +20,7 @@ from azureml_jobs.storage.lease import Leases
 from azureml_jobs.storage.pointer import digest, follow, point
 from azureml_jobs.storage.prefix import PrefixStore
 from conf.errors import AzureError, CheckpointError
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.azureml_jobs.storage.watching import Clock, taken_over
 
 
 @pytest.fixture
@@ -35,12 +28,19 @@ def clock() -> Clock:
     return Clock()
 
 
+class Watched(BlobStore):
+    """A store that does not say how old a record is, so that the clock of the test counts."""
+
+    def unchanged_for(self, name: str) -> float | None:
+        return None
+
+
 @pytest.fixture(params=["folder", "blobs"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Store:
     if request.param == "folder":
         return FolderStore(tmp_path, clock)
     cloud: LoopbackCloud = request.getfixturevalue("cloud")
-    return BlobStore(cloud.accounts.container("hub", "store"), f"test-{uuid.uuid4().hex}", clock)
+    return Watched(cloud.accounts.container("hub", "store"), f"test-{uuid.uuid4().hex}", clock)
 
 
 def test_what_is_put_is_read_listed_and_deleted(store: Store) -> None:
@@ -102,10 +102,9 @@ def test_one_owner_at_a_time_holds_a_lease(store: Store, clock: Clock) -> None:
     assert first is not None and first.epoch == 1
     assert store.acquire("server", "two", 60) is None
     clock.now += 30
-    assert store.renew(first, 60).expires == clock.now + 60
-    clock.now += 61
-    second = store.acquire("server", "two", 60)
-    assert second is not None and second.epoch == 2
+    assert store.renew(first, 60).beat == 1
+    second = taken_over(store, "server", "two", 60, clock)
+    assert second.epoch == 2
     with pytest.raises(LeaseLost, match="MDW-516"):
         store.renew(first, 60)
     with pytest.raises(LeaseLost):
@@ -119,8 +118,7 @@ def test_who_lost_the_lease_puts_and_replaces_nothing(store: Store, clock: Clock
     assert first is not None
     part = PrefixStore(store, "runs/a/", first)
     assert part.put_if_absent("segment", b"1")
-    clock.now += 30
-    assert store.acquire("live", "two", 20) is not None
+    taken_over(store, "live", "two", 20, clock)
     for write in (lambda: part.put_if_absent("other", b"2"), lambda: part.replace("pointer", b"2")):
         with pytest.raises(LeaseLost):
             write()
@@ -160,6 +158,25 @@ def test_a_run_has_its_part(store: Store) -> None:
     below = PrefixStore(store, "runs/r1/")
     assert below.put_if_absent("a", b"1")
     assert store.list() == ["runs/r1/a"] and below.list() == ["a"]
+
+
+def test_how_old_a_lease_is_is_said_by_the_storage_s_clock_and_not_by_a_machine_s(
+    cloud: LoopbackCloud,
+) -> None:
+    container, prefix = cloud.accounts.container("hub", "store"), f"test-{uuid.uuid4().hex}"
+    first, second = (BlobStore(container, prefix, Clock(now)) for now in (1e9, -1e9))
+    lease = first.acquire("server", "one", 1.0)
+    assert lease is not None
+    assert second.acquire("server", "two", 1.0) is None, "it is fresh, whatever the clocks say"
+    deadline = time.monotonic() + 30
+    while second.unchanged_for("server.lease") < 1.0:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    # At the first look of a process that was not there before.
+    third = BlobStore(container, prefix, Clock())
+    taken = third.acquire("server", "three", 1.0)
+    assert taken is not None and taken.epoch == 2
+    assert third.unchanged_for("none.lease") is None
 
 
 # ---- through the front door: https, real host names, an identity
@@ -243,7 +260,7 @@ class OvertakenLeases(Leases):
         return version
 
 
-class Overtaken(BlobStore):
+class Overtaken(Watched):
     """A store whose process sleeps between the look at its lease and its write."""
 
     def __init__(
@@ -258,13 +275,11 @@ def test_who_loses_the_lease_in_the_middle_of_a_write_overwrites_nothing_of_its_
     cloud: LoopbackCloud, clock: Clock, before: bytes | None
 ) -> None:
     container, prefix = cloud.accounts.container("hub", "store"), f"test-{uuid.uuid4().hex}"
-    second = BlobStore(container, prefix, clock)
+    second = Watched(container, prefix, clock)
 
     def meanwhile() -> None:
-        clock.now += 61
-        lease = second.acquire("server", "two", 60)
-        if lease is not None:
-            second.replace("current", b"of the second", under=lease)
+        lease = taken_over(second, "server", "two", 60, clock)
+        second.replace("current", b"of the second", under=lease)
 
     first = Overtaken(container, prefix, clock, meanwhile)
     if before is not None:

@@ -194,14 +194,16 @@ def request_of(folder: Path) -> bytes:
     return json.dumps(raw).encode()
 
 
-LEASE = Lease("orchestrator", "host-1", 3, NOW)
+LEASE = Lease("orchestrator", "host-1", 3, 7, 20.0, "boot:4026531836:1234:5678")
+LEASE_OF_ONE = Lease("orchestrator", "host-1", 3, int(NOW * 1000))
+"""As the first version is read, which had a time instead of a beat."""
 WRITTEN: dict[str, Callable[[Path], bytes]] = {
     "checkpoint-2.safetensors": lambda folder: encode(checkpoint()),
     "history-1.jsonl": history_of,
     "result-2.json": lambda folder: result().to_json().encode(),
     "ledger-2.jsonl": ledger_of,
     "pointer-1.json": lambda folder: in_store(folder, "checkpoints/latest.json"),
-    "lease-1.json": lambda folder: lease_record(LEASE),
+    "lease-2.json": lambda folder: lease_record(LEASE),
     "store-1.json": lambda folder: in_store(folder, MARKER),
     "request-1.json": request_of,
     "outcome-1.json": lambda folder: in_store(folder, ENDED),
@@ -277,7 +279,8 @@ def test_the_records_of_a_store_are_read(tmp_path: Path) -> None:
     store.put_if_absent(ENDED + name, golden("outcome-1.json"))
     assert queue.next() is None
     assert queue.outcome("golden") == Outcome("failed", "MDW-401: too few.", 5, "outputs/golden")
-    assert lease_of(golden("lease-1.json"), "orchestrator", "x") == LEASE
+    assert lease_of(golden("lease-2.json"), "orchestrator", "x") == LEASE
+    assert lease_of(golden("lease-1.json"), "orchestrator", "x") == LEASE_OF_ONE
     claim(store)
 
 
@@ -308,7 +311,7 @@ def test_a_record_of_another_version_is_refused_and_both_are_named(
         queue.submit("other", compose([]))
     with pytest.raises(CheckpointError, match=refused):
         queue.outcome("golden")
-    with pytest.raises(CheckpointError, match=refused):
+    with pytest.raises(CheckpointError, match=refused.replace("version 1", "version 2")):
         lease_of(damaged(golden("lease-1.json"), version), "orchestrator", "x")
     # The orchestrator ends such a run instead of meeting it again at each start.
     assert queue.next() is None

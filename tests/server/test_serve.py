@@ -136,9 +136,23 @@ def test_a_second_orchestrator_on_the_same_store_is_refused(
 ) -> None:
     monkeypatch.setattr(orchestrator_job, "LEASE_SECONDS", 0.2)
     monkeypatch.setattr(orchestrator_job, "CARE_SECONDS", 0.1)
-    assert place.store.acquire(LEASE, "the first", 60) is not None
-    with pytest.raises(CheckpointError, match="MDW-518"):
-        serve(place.conf("federation.orchestrator.idle_timeout=0"))
+    lease = place.store.acquire(LEASE, "the first", 60)
+    assert lease is not None
+    over = threading.Event()
+
+    def live() -> None:
+        held = lease
+        while not over.wait(0.05):
+            held = place.store.renew(held, 60)
+
+    living = threading.Thread(target=live)
+    living.start()
+    try:
+        with pytest.raises(CheckpointError, match=r"MDW-518.*live \(the first\)"):
+            serve(place.conf("federation.orchestrator.idle_timeout=0"))
+    finally:
+        over.set()
+        living.join()
     assert place.rendezvous.seen() == [], "it never said that it is there"
 
 

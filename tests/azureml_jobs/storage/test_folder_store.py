@@ -22,6 +22,7 @@ from azureml_jobs.storage.base import LeaseLost, Store, StoreMissing
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import CheckpointError
 from conf.files import whole
+from tests.azureml_jobs.storage.watching import Clock, taken_over
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -29,16 +30,6 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "state")
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def failing(error: int) -> Callable[..., None]:
@@ -279,15 +270,15 @@ def test_a_lease_is_held_by_one_until_it_expires(tmp_path: Path) -> None:
     clock = Clock()
     store = FolderStore(tmp_path, clock)
     first = store.acquire("live", "job-1", 30)
-    assert first and (first.epoch, first.expires) == (1, 1030.0)
-    assert store.acquire("live", "job-2", 30) is None
-    clock.now = 1020.0
-    first = store.renew(first, 30)
-    clock.now = 1049.0
-    assert store.acquire("live", "job-2", 30) is None
-    clock.now = 1050.0
-    second = store.acquire("live", "job-2", 30)
-    assert second and second.epoch == 2
+    assert first and (first.epoch, first.beat) == (1, 0)
+    other = FolderStore(tmp_path, clock)
+    for _ in range(100):
+        assert other.acquire("live", "job-2", 30) is None
+        clock.now += 1
+        first = store.renew(first, 30)
+    began = clock.now
+    second = taken_over(other, "live", "job-2", 30, clock)
+    assert second.epoch == 2 and clock.now - began == 30
     with pytest.raises(LeaseLost, match=r"MDW-516.*job-1.*held by job-2"):
         store.renew(first, 30)
     store.release(first)  # too late to matter
@@ -321,9 +312,7 @@ def test_who_lost_the_lease_writes_no_more(tmp_path: Path) -> None:
     old = store.acquire("live", "job-1", 30)
     assert old
     store.replace("pointer", b"old", under=old)
-    clock.now += 30
-    new = store.acquire("live", "job-2", 30)
-    assert new
+    new = taken_over(store, "live", "job-2", 30, clock)
     with pytest.raises(LeaseLost):
         store.replace("pointer", b"from the dead", under=old)
     assert store.read("pointer") == b"old"
@@ -333,14 +322,18 @@ def test_who_lost_the_lease_writes_no_more(tmp_path: Path) -> None:
 
 GRAB = """
 import sys; from azureml_jobs.storage.folder_store import FolderStore
-print(FolderStore(sys.argv[1]).acquire("live", sys.argv[2], 60))
+print(FolderStore(sys.argv[1]).acquire("live", sys.argv[2], 60), flush=True)
+sys.stdin.readline()  # the lease of a process that has ended is free
 """
 
 
 def test_of_processes_that_want_the_lease_one_gets_it(tmp_path: Path) -> None:
     commands = [[sys.executable, "-c", GRAB, str(tmp_path), f"job-{i}"] for i in range(3)]
-    started = [subprocess.Popen(c, cwd=ROOT, text=True, stdout=subprocess.PIPE) for c in commands]
-    answers = sorted(process.communicate()[0].strip() for process in started)
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen(c, cwd=ROOT, text=True, stdin=pipe, stdout=pipe) for c in commands]
+    answers = sorted(process.stdout.readline().strip() for process in started if process.stdout)
+    for process in started:
+        process.communicate()
     assert answers[1:] == ["None", "None"] or answers[:2] == ["None", "None"], answers
     assert sum("epoch=1" in answer for answer in answers) == 1
 

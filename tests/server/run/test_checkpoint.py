@@ -18,6 +18,7 @@ from azureml_jobs.storage.prefix import PrefixStore
 from conf.errors import CheckpointError
 from server.run.checkpoint import KEPT, Checkpoints, Kept, RunState, decode, encode
 from server.run.history import Mark
+from tests.azureml_jobs.storage.watching import Clock, taken_over
 
 
 def state(round: int) -> RunState:
@@ -113,11 +114,11 @@ def test_nothing_usable_is_an_error_and_nothing_at_all_is_none(tmp_path: Path) -
 def test_an_orchestrator_that_lost_its_lease_replaces_nothing_of_its_successors(
     tmp_path: Path,
 ) -> None:
-    store, now = FolderStore(tmp_path, lambda: 0.0), FolderStore(tmp_path, lambda: 100.0)
+    store, now = FolderStore(tmp_path, lambda: 0.0), FolderStore(tmp_path, Clock(step=1))
     former = store.acquire("orchestrator", "former", 20)
     deposed = Checkpoints(PrefixStore(store, "runs/a/", former))
     deposed.save(state(1))
-    successor = now.acquire("orchestrator", "successor", 20)
+    successor = taken_over(now, "orchestrator", "successor", 20)
     live = Checkpoints(PrefixStore(now, "runs/a/", successor))
     for round in (2, 3):
         live.save(state(round))

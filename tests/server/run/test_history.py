@@ -18,6 +18,7 @@ from azureml_jobs.storage.prefix import PrefixStore
 from conf.errors import CheckpointError
 from server.run.history import FILE, SEGMENTS, History, Mark, read_history
 from server.run.result import RoundRecord
+from tests.azureml_jobs.storage.watching import Clock, taken_over
 from tests.server.sample_results import sample
 
 ROUNDS = sample(3, 5).records
@@ -189,11 +190,11 @@ def test_a_store_that_holds_too_little_is_refused(tmp_path: Path) -> None:
 
 def test_an_orchestrator_that_was_replaced_changes_no_line_in_the_store(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store", lambda: 0.0)
-    now = FolderStore(tmp_path / "store", lambda: 100.0)
+    now = FolderStore(tmp_path / "store", Clock(step=1))
     former = PrefixStore(store, "runs/a/", store.acquire("orchestrator", "former", 20))
     (tmp_path / "former").mkdir()
     deposed = History(tmp_path / "former" / FILE, Mark(), former)
-    live = PrefixStore(now, "runs/a/", now.acquire("orchestrator", "successor", 20))
+    live = PrefixStore(now, "runs/a/", taken_over(now, "orchestrator", "successor", 20))
     (tmp_path / "live").mkdir()
     History(tmp_path / "live" / FILE, Mark(), live).append(ROUNDS[0])
     before = {name: store.read(name) for name in store.list("runs/")}
