@@ -14,12 +14,13 @@ from client.batches import length
 from client.border_mod import border_mod
 from client.cache import Loaded, load_cached
 from client.context_state import state_mod
+from client.data_files import fingerprint
 from client.dry_round import dry_round
 from client.malloc import keep_activations_mapped
 from client.memory import Memory
 from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation, reported
-from client.silo_settings import silo_of
+from client.silo_settings import data_key, silo_of
 from client.tasks.base import Data
 from client.withholding import nothing_told, statistics_told, told
 from conf.errors import WireError
@@ -66,7 +67,7 @@ def train(message: Message, context: Context) -> Message:
             **beside,
             protocol.ARRAYS: protocol.to_record(leaves),
             protocol.METRICS: MetricRecord({**reported(trained, scope.strategy, silo)}),
-            protocol.SOFTWARE: software(scope).to_record(),
+            protocol.SOFTWARE: software(scope, _fingerprint(loaded, silo, context)).to_record(),
         }
     )
     return Message(content, reply_to=message)
@@ -144,6 +145,10 @@ def _load_checked(round: int, scope: RunScope, silo: Silo) -> Loaded:
     loaded = load_cached(scope, silo)
     check_examples(length(loaded.data.train), silo)
     return loaded
+
+
+def _fingerprint(loaded: Loaded, silo: Silo, context: Context) -> str:
+    return fingerprint(silo.data.root, loaded.files, data_key(context))
 
 
 def _half(scope: RunScope, config: ConfigRecord) -> SiloHalf:

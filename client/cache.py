@@ -1,19 +1,27 @@
-"""What a client process keeps between rounds: its task, data, model and device."""
+"""What a client process keeps between rounds: its task, data, model and device.
+
+Data is kept as long as its files are the same (`client.data_files`): a silo that works for weeks
+trains on what its owner has put there since, from the next round on.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from client.data_files import TRIES, Files, changing, files_at, seen_anew
 from client.loop import prepare
 from client.model_size import check_model
 from client.models import build_model
 from client.tasks import task_of
 from client.tasks.base import Data, Task
 from conf.schema import ModelConf, RunScope, Silo, TaskConf, TrainerConf
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -23,28 +31,45 @@ class Loaded:
     task: Task
     data: Data
     model: nn.Module
+    files: Files = ()
+    """What the data was read from, as it was then."""
 
 
 ModelKey = tuple[ModelConf, TrainerConf, TaskConf, str | None]
 """What a model in memory was built for; the last one is the device."""
 
-_data: dict[str, tuple[TaskConf, Silo, Data]] = {}
+_data: dict[str, tuple[TaskConf, Silo, Files, Data]] = {}
 _models: list[tuple[ModelKey, nn.Module]] = []
 _tasks: list[tuple[TaskConf, Task]] = []
 
 
 def load_cached(scope: RunScope, silo: Silo) -> Loaded:
-    """Return the silo's data and a model of the run's kind, loaded at the first call only.
+    """Return the silo's data and a model of the run's kind, loaded at the first call, and data again
+    where its files have changed.
 
     One entry a silo and one model a kind, so that a worker that serves many silos holds one model.
+    Raises DataError MDW-216 where the files change all the time.
     """
     task = _task(scope.task)
     cached = _data.get(silo.name)
-    if cached is None or cached[:2] != (scope.task, silo):
-        cached = (scope.task, silo, task.data(silo))
+    files = files_at(silo.data.root)
+    if cached is not None and cached[:2] == (scope.task, silo) and cached[2] != files:
+        log.warning("the data of %s has changed since it was read, and is read again", silo.name)
+    if cached is None or cached[:3] != (scope.task, silo, files):
+        cached = (scope.task, silo, *_read(task, silo))
         _data[silo.name] = cached
     torch.set_num_threads(silo.threads or scope.trainer.threads)
-    return Loaded(task, cached[2], _model(scope, task, silo))
+    return Loaded(task, cached[3], _model(scope, task, silo), cached[2])
+
+
+def _read(task: Task, silo: Silo) -> tuple[Files, Data]:
+    """Return a silo's data with the files that it is of: the same before and after it was read."""
+    for _ in range(TRIES):
+        files = seen_anew(silo.data.root)
+        data = task.data(silo)
+        if seen_anew(silo.data.root) == files:
+            return files, data
+    raise changing(silo.data.root)
 
 
 def let_go(silos: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import re
 from functools import cache
@@ -25,10 +26,12 @@ load it.
 _DRIVER: Final = re.compile(r"Kernel Module\b.*?\s(\d+(?:\.\d+)+)")
 
 
-def software(scope: RunScope) -> Software:
-    """Return what this process runs, and the digest of the code that it executes for a run."""
+def software(scope: RunScope, data: str = "") -> Software:
+    """Return what this process runs, the digest of the code that it executes for a run, and the
+    fingerprint of its `data`.
+    """
     files = run_files(scope.task.name, scope.model.name, scope.strategy.name)
-    return _software(files)
+    return dataclasses.replace(_software(files), data=data)
 
 
 @cache

@@ -26,6 +26,10 @@ FILE_VARIABLE = "MEADOW_SILOS_FILE"
 MAX_BYTES = 1 << 26
 """Of such a file: 64 MiB, some 100,000 silos."""
 
+DATA_KEY = "data-key"
+"""Key of the node configuration that holds the key of the data's fingerprint, in hex, set by our own
+node.
+"""
 NODE_KEY = "silo"
 """Key of the node configuration that holds the silo as JSON, set by our own node and pool."""
 
@@ -55,6 +59,11 @@ def silo_of(context: Context) -> Silo:
 def _parsed(text: str) -> Silo:
     """Return the silo that a text says, parsed once for all its messages; nobody changes it."""
     return silo_from_json(text)
+
+
+def data_key(context: Context) -> bytes:
+    """Return the key with which this silo makes its data's fingerprint; empty in a simulation."""
+    return bytes.fromhex(str(context.node_config.get(DATA_KEY, "")))
 
 
 def hand_over(silos: list[Silo], run_id: int) -> Path:

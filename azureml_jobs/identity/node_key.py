@@ -12,8 +12,9 @@ from contextlib import suppress
 from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from azureml_jobs.identity.secret_store import SecretStore, checked_name
 from conf.errors import IdentityError
@@ -73,6 +74,15 @@ def _check_names(secrets: SecretStore, silo: str) -> None:
             later = match is not None and int(match[1]) > NAMES.version
             if match is not None and later and match[2].endswith(silo):
                 raise NAMES.of_another_version(secrets.where(name), int(match[1]))
+
+
+def data_key_of(key: NodeKey) -> bytes:
+    """Return the key for the fingerprint of a silo's data: derived from the silo's own key (HKDF),
+    from which nobody else can make it, and the same as long as that key is.
+    """
+    secret = key.private_numbers().private_value.to_bytes(64, "big")
+    derivation = HKDF(hashes.SHA256(), length=32, salt=None, info=b"meadow: fingerprint of data")
+    return derivation.derive(secret)
 
 
 def fresh_node_key() -> tuple[bytes, str]:

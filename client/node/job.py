@@ -26,7 +26,7 @@ from flwr.clientapp import ClientApp
 
 from azureml_jobs.identity.authority import span_of
 from azureml_jobs.identity.key_vault import VaultSecrets
-from azureml_jobs.identity.node_key import NodeKey, load_node_key, read_node_key
+from azureml_jobs.identity.node_key import NodeKey, data_key_of, load_node_key, read_node_key
 from azureml_jobs.identity.secret_store import read_private
 from azureml_jobs.rendezvous import (
     FolderRendezvous,
@@ -212,6 +212,7 @@ def make_node(settings: NodeSettings) -> Node:
             by_relay.stop if by_relay is not None else None,
         ),
         budget=budget_of(silo.policy, states, silo.name),
+        data_key=data_key_of(key),
     )
 
 

@@ -31,7 +31,7 @@ from client.node.server_finder import ServerFinder
 from client.node.silo_forgetting import Lifetimes
 from client.node.state_store import AnotherProcess, SiloStateStore
 from client.node.witness import Witness
-from client.silo_settings import NODE_KEY
+from client.silo_settings import DATA_KEY, NODE_KEY
 from client.wanted import NotWanted, until
 from conf.border import CrossedError, across
 from conf.errors import MeadowError, SiloError, WireError
@@ -76,6 +76,7 @@ class Node:
         finder: ServerFinder | None = None,
         at_end: Callable[[], None] | None = None,
         budget: AnswerBudget | None = None,
+        data_key: bytes = b"",
     ) -> None:
         """Without `states` the silo's state lasts as long as this process.
 
@@ -87,10 +88,11 @@ class Node:
 
         Of the end of `spans` it warns in its log; `finder`, which the connection asks, is for the
         error of finding nobody. `at_end` is called when the node has ended.
-        `budget` counts the silo's answers.
+        `budget` counts the silo's answers. With `data_key` the app makes a fingerprint of its data.
         """
         self._at_end = at_end
         self._budget = budget
+        self._data_key = data_key
         self._spans = spans
         self._reminder = Reminder(log)
         self._connection = connection
@@ -285,7 +287,11 @@ class Node:
             self._context = Context(
                 run_id=run_id,
                 node_id=self._node_id,
-                node_config={NODE_KEY: silo_to_json(self._silo), OWN_NODE: True},
+                node_config={
+                    NODE_KEY: silo_to_json(self._silo),
+                    DATA_KEY: self._data_key.hex(),
+                    OWN_NODE: True,
+                },
                 state=RecordDict(),
                 run_config=dict(run.override_config),
                 series_id=run.series_id,

@@ -87,9 +87,17 @@ class Updates:
         known = self.session.result.software
         if known.get(silo) == facts:
             return
+        self._say_what_changed(silo, known.get(silo, {}).get("data"), facts.get("data"))
         known[silo] = facts
         self.record.software[silo] = facts
         self.session.ledger.software(self.record.round, silo, facts)
+
+    def _say_what_changed(self, silo: str, before: str | None, now: str | None) -> None:
+        """Tell that a silo's data is another than in its round before; what of it, nobody says."""
+        # The first part names the silo's key: with another one nothing can be compared.
+        if before and now and before != now and before.partition("-")[0] == now.partition("-")[0]:
+            what = "round %d, %s: its data has changed since the round in which it answered before"
+            log.warning(what, self.record.round, silo)
 
 
 def _leave_what_has_a_mean(reply: Message) -> None:

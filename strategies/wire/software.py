@@ -43,6 +43,10 @@ class Software:
     """That of the run's part of it (`run_digest`): the same where two trees differ in what the run
     does not use.
     """
+    data: str = ""
+    """A keyed fingerprint of the files that it trains on (`client.data_files`): it changes with them
+    and says nothing else. Empty in a simulation, and where the data is in no files.
+    """
 
     def to_record(self) -> ConfigRecord:
         """Return it as it travels."""

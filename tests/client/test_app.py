@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
@@ -11,7 +13,7 @@ from client.app import app
 from client.batches import length
 from client.border_mod import OWN_NODE
 from client.models import build_model
-from client.silo_settings import NODE_KEY
+from client.silo_settings import DATA_KEY, NODE_KEY
 from client.tasks import task_named
 from conf.compose import compose
 from conf.errors import ConfigError, DataError, SiloError, WireError
@@ -191,3 +193,30 @@ def test_asked_whether_it_is_ready_it_refuses_what_its_owner_does_not_allow(conf
     )
     with pytest.raises(SiloError, match="MDW-341"):
         app(message(asked, protocol.READINESS), here)
+
+
+def test_a_silo_with_a_key_of_its_own_says_when_its_data_has_changed(
+    conf: Conf, tmp_path: Path
+) -> None:
+    """In what it says that it runs, which the server keeps in result and ledger where it is new."""
+
+    def put(count: int) -> None:
+        examples = np.arange(count * 64, dtype=np.float64).reshape(count, 8, 8) % 17
+        np.savez(tmp_path / "digits.npz", x=examples, y=np.arange(count) % 10)
+
+    def said(node: dict[str, str | bool]) -> object:
+        one = context(conf)
+        one.node_config.update({NODE_KEY: silo_to_json(silo), **node})
+        reply = app(message(conf), one)
+        return protocol.records(reply.content, ConfigRecord)[protocol.SOFTWARE]["data"]
+
+    silo = dataclasses.replace(
+        silos(conf)[0], data=dataclasses.replace(conf.data, root=str(tmp_path), partition="own")
+    )
+    key = {DATA_KEY: "ab" * 32}
+    put(20)
+    first = said(key)
+    assert said(key) == first and isinstance(first, str) and len(first) == 41
+    put(30)
+    assert said(key) not in (first, "")
+    assert said({}) == "", "a simulation has no key of a silo's own"

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from client import cache
 from client.cache import load_cached
+from client.tasks.base import Data
 from conf.compose import compose
+from conf.errors import DataError
 from conf.schema import DataConf, MlpConf, RunScope, Silo, TaskConf
 from strategies.wire.run_config import pack, unpack
 
@@ -90,3 +96,65 @@ def test_the_data_of_a_silo_that_another_process_serves_now_is_let_go(scope: Run
     cache.let_go(["north", "never-seen"])
     assert load_cached(scope, SOUTH).data is south
     assert load_cached(scope, NORTH).data is not north
+
+
+# ---- data on disk
+
+
+def own(root: Path, count: int, scale: float = 1.0) -> Silo:
+    """A silo with digits of its own in a folder."""
+    examples = np.arange(count * 64, dtype=np.float64).reshape(count, 8, 8) % 17 * scale
+    np.savez(root / "digits.npz", x=examples, y=np.arange(count) % 10)
+    return Silo("north", data=DataConf(root=str(root), partition="own"))
+
+
+def size(data: Data) -> int:
+    return sum(len(part) for part in (data.train, data.validation, data.test))  # type: ignore[arg-type]
+
+
+def test_data_that_changes_under_a_living_process_is_read_again(
+    scope: RunScope, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    silo = own(tmp_path, 20)
+    first = load_cached(scope, silo)
+    assert load_cached(scope, silo).data is first.data and size(first.data) == 20
+    own(tmp_path, 30)
+    with caplog.at_level(logging.WARNING):
+        again = load_cached(scope, silo)
+    assert size(again.data) == 30 and again.files != first.files
+    assert "the data of north has changed" in caplog.text and str(tmp_path) not in caplog.text
+    assert load_cached(scope, silo).data is again.data
+
+
+def test_data_of_the_same_size_and_time_is_another_file_s(scope: RunScope, tmp_path: Path) -> None:
+    silo = own(tmp_path, 20)
+    first = load_cached(scope, silo)
+    before = (tmp_path / "digits.npz").stat()
+    (tmp_path / "new").mkdir()
+    own(tmp_path / "new", 20, scale=0.5)
+    os.utime(tmp_path / "new/digits.npz", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "new/digits.npz").replace(tmp_path / "digits.npz")
+    (tmp_path / "new").rmdir()
+    assert load_cached(scope, silo).data is not first.data
+
+
+def test_data_that_changes_while_it_is_read_is_read_again_and_said_if_it_never_ends(
+    scope: RunScope, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silo = own(tmp_path, 20)
+    task = cache._task(scope.task)
+    real = task.data
+    writes = iter([30, 40])
+
+    def read(silo: Silo) -> Data:
+        data = real(silo)
+        if (count := next(writes, None)) is not None:
+            own(tmp_path, count)
+        return data
+
+    monkeypatch.setattr(task, "data", read)
+    assert size(load_cached(scope, silo).data) == 40
+    writes = iter(range(50, 60))
+    own(tmp_path, 49)
+    with pytest.raises(DataError, match="MDW-216"):
+        load_cached(scope, silo)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from torch.utils.data import Dataset
 
+from client.data_files import Files, seen_anew
 from client.groups import Columns, groups_by
 from client.partition import BY_COLUMN, Indices
 from client.splits import Splits
@@ -153,6 +153,9 @@ class InMemoryTask(Task, Generic[Examples]):
         """Return what `read_as` gives: a machine with many silos reads one set once."""
         files = _files(root)
         settings = _settings(data)
+    def _read_once(self, root: Path) -> Examples:
+        """Return what `read` gives: a machine with many silos reads one set once."""
+        files = seen_anew(str(root))
         last = self._last_read
         if last is None or last.files != files or last.settings != settings:
             last = _LastRead(files, settings, self.read_as(root, data))
@@ -177,6 +180,7 @@ class _LastRead:
 
     files: list[tuple[str, int, int]]
     settings: tuple[object, ...]
+    files: Files
     examples: Any
 
 
@@ -198,19 +202,3 @@ def _same(one: object, other: object) -> bool:
     if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
         return all(a is b for a, b in zip(one, other, strict=True))
     return one is other
-
-
-def _files(root: Path) -> list[tuple[str, int, int]]:
-    """Return each file at or below a root with the time of its last change and its size."""
-    paths = [root]
-    if root.is_dir():
-        paths = [Path(folder) / name for folder, _, names in os.walk(root) for name in names]
-    found = []
-    for path in sorted(paths):
-        try:
-            facts = path.stat()
-        except OSError:
-            # A link to nothing: what reads it will say so.
-            continue
-        found.append((str(path), facts.st_mtime_ns, facts.st_size))
-    return found
