@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from client import cache
+from client.batches import length
 from client.cache import load_cached
 from client.tasks.base import Data
 from conf.compose import compose
@@ -109,7 +110,7 @@ def own(root: Path, count: int, scale: float = 1.0) -> Silo:
 
 
 def size(data: Data) -> int:
-    return sum(len(part) for part in (data.train, data.validation, data.test))  # type: ignore[arg-type]
+    return sum(map(length, (data.train, data.validation, data.test)))
 
 
 def test_data_that_changes_under_a_living_process_is_read_again(
