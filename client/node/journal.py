@@ -3,7 +3,7 @@ twice. Its state is elsewhere (`client.node.state_store`), because such a disk m
 
 A file is a line of JSON (what it is, which objects follow) and the objects of Flower's wire as they
 travel, each named by its SHA-256, so a torn or damaged file is recognised and not used. Files are
-the owner's alone and replaced whole (`conf.atomic_files`).
+the owner's alone and replaced whole (`conf.files`).
 """
 
 from __future__ import annotations
