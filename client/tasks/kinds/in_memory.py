@@ -151,11 +151,8 @@ class InMemoryTask(Task, Generic[Examples]):
 
     def _read_once(self, root: Path, data: DataConf) -> Examples:
         """Return what `read_as` gives: a machine with many silos reads one set once."""
-        files = _files(root)
-        settings = _settings(data)
-    def _read_once(self, root: Path) -> Examples:
-        """Return what `read` gives: a machine with many silos reads one set once."""
         files = seen_anew(str(root))
+        settings = _settings(data)
         last = self._last_read
         if last is None or last.files != files or last.settings != settings:
             last = _LastRead(files, settings, self.read_as(root, data))
@@ -178,9 +175,8 @@ class InMemoryTask(Task, Generic[Examples]):
 class _LastRead:
     """The files that were read last, as they were then, and what came of them."""
 
-    files: list[tuple[str, int, int]]
-    settings: tuple[object, ...]
     files: Files
+    settings: tuple[object, ...]
     examples: Any
 
 
