@@ -22,8 +22,8 @@ from azureml_jobs.identity.owner_note import (
     read_note,
     written_note,
 )
-from conf.atomic_files import write_atomic
 from conf.errors import IdentityError
+from conf.files.whole import write_atomic
 
 Clock = Callable[[], float]
 
