@@ -28,6 +28,7 @@ ALLOWED = {
     "server/engines/quiet.py": "a log's opener, which Python's logging calls with its own flags",
     "azureml_jobs/rehearsal": "plays Azure in a temporary folder of this machine",
     "azureml_jobs/jobs/snapshot.py": "a copy of the tree in a temporary folder",
+    "server/orchestrator/kept_uploads.py": "what it can't keep is sent again: each failure is handled",
     "client/node/memory_limit.py": "control groups are no files",
 }
 

@@ -24,9 +24,9 @@ from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.node_key import load_node_key, make_node_key, node_secret, public_line
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.identity.signed_admission import AdmissionAuthority
-from conf.atomic_files import write_atomic
 from conf.compose import compose
 from conf.federation_folder import FederationFolder
+from conf.files.whole import write_atomic
 from conf.schema import Conf, Silo
 from conf.silos import silo_to_json
 from server.orchestrator.backends import store_in
