@@ -16,7 +16,7 @@ from typing import Literal
 from flwr.serverapp.strategy import Strategy
 
 from client.device import choose
-from client.tables.draft import filled_in
+from client.drafted_contract import filled_in
 from client.tasks import class_counts, task_of
 from conf.compose import compose
 from conf.schema import Conf

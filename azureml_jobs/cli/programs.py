@@ -35,7 +35,7 @@ def simulate(arguments: Arguments) -> int:
         # Torch takes seconds to import: what is wrong is told before, and so is what comes.
         check(conf)
         say(simulated(conf))
-        from client.tables.draft import filled_in
+        from client.drafted_contract import filled_in
         from server.simulation import copy_for_workers, simulate_conf
 
         conf = filled_in(conf)

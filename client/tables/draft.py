@@ -21,10 +21,9 @@ import pyarrow.compute as pc
 
 from client.formats.table_file import read_table_file, table_files
 from client.tables.encoding import NO, YES, Bad, column_values, texts_of
-from client.tasks.base import root_of
 from conf.errors import DataError
-from conf.schema import Conf, DataConf
-from conf.schema.table_columns import CATEGORY, DATE, FLAG, NUMBER, TYPICAL, ColumnConf, TableConf
+from conf.schema import DataConf
+from conf.schema.table_columns import CATEGORY, DATE, FLAG, NUMBER, TYPICAL, ColumnConf
 
 MOST_LISTED: Final = 50
 """Values of a category; a column of text with more of them is left out."""
@@ -40,26 +39,6 @@ class Drafted:
 
     columns: list[ColumnConf]
     left_out: dict[str, str]
-
-
-def filled_in(conf: Conf) -> Conf:
-    """Return a simulation's configuration with a contract drafted of its data, where a table's
-    `task.columns` is empty; any other as it is.
-
-    All silos of a simulation are on this machine, and so is what the contract would tell.
-    """
-    task = conf.task
-    if not isinstance(task, TableConf) or task.columns:
-        return conf
-    if conf.data.root is None:
-        raise DataError(
-            "MDW-200",
-            "task=table reads its rows from data.root, which is not set.",
-            "Set data.root to their file or folder.",
-        )
-    drafted = draft(root_of(conf.data), conf.data, [task.label, *task.labels])
-    columns = [plain(column) for column in drafted.columns]
-    return replace(conf, task=replace(task, columns=columns))
 
 
 def draft(root: Path, conf: DataConf, labels: Sequence[str]) -> Drafted:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from client.groups import FILE, Columns
@@ -26,7 +25,7 @@ from client.tables.reading import Table, read_table
 from client.tables.row_layer import RowLayer
 from client.tasks.base import Contract, Data, SumSpec, Task
 from client.tasks.kinds.arrays import Arrays, ArrayTask
-from client.tasks.kinds.classification import Classification
+from client.tasks.kinds.balanced import BalancedClassification
 from client.tasks.kinds.multi_label import MultiLabel
 from client.tasks.kinds.regression import Regression
 from conf.errors import DataError
@@ -159,40 +158,18 @@ class TableRows(ArrayTask):
         return len(self.table.classes) if self.table.problem == "class" else 0
 
 
-class Weighted(NamedTuple):
-    """Logits (n, classes), and what an example of each class weighs in the loss."""
-
-    logits: Tensor
-    weights: Tensor
-
-
-class ClassOfRow(TableRows, Classification):
+class ClassOfRow(TableRows, BalancedClassification):
     """Which class a row is of."""
 
     ranked = True
 
+    def __init__(self, table: TableContract, layer: LayerSettings, source: Source) -> None:
+        super().__init__(table, layer, source)
+        self.balanced = layer.balanced
+
     def targets(self, labels: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the class of each row (n)."""
         return labels[:, 0].astype(np.int64)
-
-    def output(self, model: nn.Module, batch: Any) -> Tensor | Weighted:
-        """Return logits, with the classes' weights where they are balanced."""
-        logits: Tensor = model(batch[0])
-        if not self._layer.balanced:
-            return logits
-        weights = dict(model.named_buffers())["input.class_weights"]
-        return Weighted(logits, weights)
-
-    def loss(self, output: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the mean over the rows of their cross-entropy, each by its class's weight."""
-        if not isinstance(output, Weighted):
-            return super().loss(output, batch)
-        each = functional.cross_entropy(output.logits, batch[1], reduction="none")
-        return (each * output.weights[batch[1]]).mean()
-
-    def sums(self, output: Any, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
-        """Return the counts of `Classification`."""
-        return super().sums(output.logits if isinstance(output, Weighted) else output, batch)
 
 
 class FlagsOfRow(TableRows, MultiLabel):

@@ -22,6 +22,7 @@ from conf.schema.federation import (
     SiloConf,
     WorkspaceConf,
 )
+from conf.schema.image_sets import ImagesConf
 from conf.schema.lifetimes import RunLifetimes, SiloLifetimes
 from conf.schema.machine import SimulationConf, TrackingConf
 from conf.schema.models import (
@@ -52,6 +53,7 @@ __all__ = [
     "ExternalStrategyConf",
     "FedProxConf",
     "FederationConf",
+    "ImagesConf",
     "InputConf",
     "LinearConf",
     "MlpConf",
@@ -108,6 +110,7 @@ EXTERNAL = "external"
 VARIANTS: dict[str, dict[str, type[Any]]] = {
     "task": {
         "digits": TaskConf,
+        "images": ImagesConf,
         "mnist": TaskConf,
         "table": TableConf,
         EXTERNAL: TaskConf,

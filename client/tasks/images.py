@@ -1,0 +1,262 @@
+"""Images in files; `task.classes` or `task.labels` say what is told apart, without code.
+
+The set is held in memory as bytes; the model's first layer scales it (`client.images.pixel_layer`).
+Where a folder has `train` and `test`, the latter is kept apart: of a set that silos share it is the
+central test set, of a silo's own it is the silo's test split.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from client.formats.image_file import read_image
+from client.groups import FILE, Columns
+from client.images.augmentation import Transform, augmentation
+from client.images.image_files import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    ImageFiles,
+    by_folder,
+    by_table,
+    parts_of,
+)
+from client.images.pixel_layer import PixelLayer, specs_of, sums_of
+from client.partition import Indices
+from client.tasks.base import OWN, Contract, Data, SumSpec, Task, root_of
+from client.tasks.kinds.arrays import Arrays, ArrayTask
+from client.tasks.kinds.balanced import BalancedClassification
+from client.tasks.kinds.multi_label import MultiLabel
+from conf.errors import ConfigError, DataError
+from conf.schema import DataConf, Silo
+
+log = logging.getLogger(__name__)
+
+
+class Look(NamedTuple):
+    """How images are read and made ready for a model."""
+
+    shape: tuple[int, int, int]
+    resize: bool
+    scale: str
+    balanced: bool
+    augment: Transform | None
+
+
+class Labelling(NamedTuple):
+    """Where the labels are: in folders' names, or in columns of a table."""
+
+    file: str
+    label: str
+    labels: tuple[str, ...]
+    classes: tuple[str, ...]
+    class_at_least: int
+
+
+def build(
+    classes: Sequence[str] = (),
+    labels_file: str = "",
+    label: str = "",
+    labels: Sequence[str] = (),
+    height: int = 224,
+    width: int = 224,
+    channels: int = 3,
+    resize: bool = True,
+    scale: str = "standard",
+    class_at_least: int = 0,
+    balanced: bool = False,
+    augment: Sequence[Mapping[str, Any]] = (),
+    dataset: str = "",
+) -> Task:
+    """Return the task that a contract says; the arguments are those of `conf.schema.ImagesConf`.
+
+    Raises ConfigError: MDW-186 for a contract that can't be meant, MDW-188 for a transform that is
+    not allowed.
+    """
+    where = Labelling(labels_file, label, tuple(labels), tuple(classes), class_at_least)
+    _check(where, channels)
+    transform = augmentation(augment, (height, width))
+    look = Look((channels, height, width), resize, scale, balanced, transform)
+    return FlagsOfImage(where, look) if labels else ClassOfImage(where, look)
+
+
+def _check(where: Labelling, channels: int) -> None:
+    if channels == 2:
+        raise _wrong("images have 1 channel or 3", "Correct task.channels.")
+    if bool(where.file) != bool(where.label or where.labels) or (where.label and where.labels):
+        raise _wrong(
+            "task.labels_file needs task.label, or flags in task.labels",
+            "Name the column, or leave labels_file out.",
+        )
+    if not where.labels and len(where.classes) < 2:
+        raise _wrong("its classes are not named", "Set task.classes=[...], in their order.")
+
+
+def _wrong(what: str, hint: str) -> ConfigError:
+    return ConfigError("MDW-186", f"The contract of the images: {what}.", hint)
+
+
+class ImageFilesTask(ArrayTask):
+    """What sets of images have in common: files read once into memory, as bytes."""
+
+    def __init__(self, where: Labelling, look: Look) -> None:
+        self._where = where
+        self._look = look
+        self._names: NDArray[np.str_] = np.array([], str)
+        self.contract = Contract(look.shape, where.labels or where.classes)
+
+    def read_as(self, root: Path, data: DataConf) -> Arrays:
+        """Return the images to train and validate on; see `docs/images.md` for the layout.
+
+        Raises DataError MDW-245 to 249.
+        """
+        folders = parts_of(root)
+        roots = [folders[name] for name in (TRAIN, VALIDATION) if name in folders] or [root]
+        images, labels, names = [], [], []
+        for one in roots:
+            read, found = self._read(one, data)
+            images.append(read[0])
+            labels.append(read[1])
+            names.append(found)
+        self._names = np.concatenate(names)
+        self._check_counts(root, np.concatenate(labels))
+        return np.concatenate(images), np.concatenate(labels)
+
+    def test(self, data: DataConf) -> Dataset[Any] | None:
+        """Return the images of a `test` folder that the silos share; None where they are a silo's
+        own.
+        """
+        if data.partition == OWN or data.root is None:
+            return None
+        folder = parts_of(root_of(data)).get(TEST)
+        if folder is None:
+            return None
+        examples, _ = self._read(folder, data)
+        return self.dataset(examples, slice(None))
+
+    def data(self, silo: Silo) -> Data:
+        """Return a silo's splits; where its own folder has a `test`, all of the rest is for training
+        and validation.
+        """
+        own = super().data(silo)
+        if silo.data.partition != OWN:
+            return own
+        folder = parts_of(root_of(silo.data)).get(TEST)
+        if folder is None:
+            return own
+        examples, _ = self._read(folder, silo.data)
+        test = self.dataset(examples, slice(None))
+        # What the split had taken for a test is trained on: the owner's own test set replaces it.
+        train = [*_tensors(own.train)], [*_tensors(own.test)]
+        joined = TensorDataset(*(torch.cat(pair) for pair in zip(*train, strict=True)))
+        labels = joined.tensors[1].numpy() if own.labels is not None else None
+        return Data(joined, own.validation, test, labels)
+
+    def columns_as(self, data: DataConf) -> Columns:
+        """Return the names of the files, for a pattern that finds what belongs together."""
+        return {FILE: self._names}
+
+    def checked(self, examples: Arrays, where: object) -> Arrays:
+        """Return images as they are: they were made to keep the contract when they were read."""
+        return examples
+
+    def dataset(self, examples: Arrays, which: Indices | slice) -> TensorDataset:
+        """Return some of the images as bytes, and their labels."""
+        images, labels = examples
+        return TensorDataset(
+            torch.from_numpy(np.array(images[which])), torch.from_numpy(np.array(labels[which]))
+        )
+
+    def input_layer(self) -> PixelLayer:
+        """Return the layer that scales pixels, and draws anew what is trained on."""
+        look = self._look
+        return PixelLayer(look.shape, look.scale, look.augment, self._weighed)
+
+    def statistics(self, data: Data) -> Mapping[str, Tensor]:
+        """Return what a silo's training images add to the statistics."""
+        images, labels = _tensors(data.train)
+        return sums_of(images, labels if self._weighed else None, self._weighed)
+
+    def statistic_specs(self) -> Mapping[str, SumSpec]:
+        """Return the form of the statistics."""
+        return specs_of(self._look.shape[0], self._weighed)
+
+    @property
+    def _weighed(self) -> int:
+        return len(self._where.classes) if self._look.balanced else 0
+
+    def _listed(self, root: Path, data: DataConf) -> ImageFiles:
+        where = self._where
+        if where.file:
+            return by_table(root, where.file, where.label, where.labels, where.classes, data)
+        return by_folder(root, where.classes)
+
+    def _read(self, root: Path, data: DataConf) -> tuple[Arrays, NDArray[np.str_]]:
+        listed = self._listed(root, data)
+        channels, height, width = self._look.shape
+        images = np.empty((len(listed.files), channels, height, width), np.uint8)
+        good = np.ones(len(listed.files), bool)
+        for index, path in enumerate(listed.files):
+            try:
+                images[index] = read_image(path, channels, height, width, resize=self._look.resize)
+            except DataError as error:
+                if data.on_error != "skip" or error.code == "MDW-247":
+                    raise
+                log.warning("left out: %s", error)
+                good[index] = False
+        return (images[good], self._targets(listed.labels[good])), listed.names[good]
+
+    def _targets(self, labels: NDArray[np.int64]) -> NDArray[Any]:
+        return labels
+
+    def _check_counts(self, root: Path, labels: NDArray[Any]) -> None:
+        least = self._where.class_at_least
+        if not self._where.classes or least == 0:
+            return
+        counts = np.bincount(labels, minlength=len(self._where.classes))
+        few = [name for name, n in zip(self._where.classes, counts, strict=True) if n < least]
+        if few:
+            raise DataError(
+                "MDW-249",
+                f"{root} has fewer than {least} images of {', '.join(few)}.",
+                "Add images, or lower task.class_at_least.",
+                {"expected": f"at least {least} images of each class", "found": "fewer"},
+            )
+
+
+class ClassOfImage(ImageFilesTask, BalancedClassification):
+    """Which class an image is of."""
+
+    ranked = True
+
+    def __init__(self, where: Labelling, look: Look) -> None:
+        super().__init__(where, look)
+        self.balanced = look.balanced
+        # A histogram of scores for each of very many classes is more than an update.
+        self.ranked = len(where.classes) <= MOST_RANKED  # type: ignore[misc]
+
+
+class FlagsOfImage(ImageFilesTask, MultiLabel):
+    """Which of several flags hold of an image."""
+
+    def _targets(self, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+        return labels.astype(np.float32)
+
+
+MOST_RANKED = 20
+"""Classes of which AUROC and AUPRC are taken."""
+
+
+def _tensors(dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
+    assert isinstance(dataset, TensorDataset)  # of `dataset`
+    images, labels = dataset.tensors
+    return images, labels
