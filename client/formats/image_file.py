@@ -58,7 +58,9 @@ def _pixels(path: Path) -> NDArray[np.float32]:
                 return _decoded(path, image)
     except UnidentifiedImageError:
         raise _unfit(path, "no JPEG, PNG, TIFF, BMP or DICOM") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise _unfit(path, "too large") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise _unfit(path, "cut off or broken") from error
 
 

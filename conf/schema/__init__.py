@@ -33,6 +33,7 @@ from conf.schema.models import (
     ResMlpConf,
     ResNetConf,
     TaskModelConf,
+    VisionConf,
 )
 from conf.schema.policies import PolicyConf, TrainingProcessConf
 from conf.schema.run import EarlyStopConf, RunConf
@@ -80,6 +81,7 @@ __all__ = [
     "TrackingConf",
     "TrainerConf",
     "TrainingProcessConf",
+    "VisionConf",
     "WorkspaceConf",
     "is_outside",
 ]
@@ -121,6 +123,11 @@ VARIANTS: dict[str, dict[str, type[Any]]] = {
         "mlp": MlpConf,
         "resmlp": ResMlpConf,
         "resnet18": ResNetConf,
+        "resnet50": VisionConf,
+        "densenet121": VisionConf,
+        "efficientnet_b0": VisionConf,
+        "vit_b_16": ModelConf,
+        "xray_cnn": ModelConf,
         "task": TaskModelConf,
         EXTERNAL: ExternalModelConf,
     },

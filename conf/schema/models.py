@@ -65,6 +65,20 @@ class ResNetConf(ModelConf):
 
 
 @dataclass
+class VisionConf(ModelConf):
+    """A network of torchvision with its normalisation."""
+
+    name: str = value("resnet50", help="the model")
+    norm: str = one_of(
+        "group",
+        "batch",
+        "frozen",
+        help="normalisation: group (nothing but weights travels), batch (its running statistics "
+        "travel), or frozen (they stay as model.init has them)",
+    )
+
+
+@dataclass
 class TaskModelConf(ModelConf):
     """The model that the task brings itself."""
 
