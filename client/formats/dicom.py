@@ -36,7 +36,7 @@ def read_dicom(path: Path) -> NDArray[np.float32]:
     """
     try:
         import pydicom
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut
+        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
     except ImportError:
         raise DataError(
             "MDW-247",

@@ -46,7 +46,8 @@ def augmentation(listed: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> 
         return None
     from torchvision.transforms import v2  # seconds to import: only where it is used
 
-    return v2.Compose([_made(v2, dict(one), size) for one in listed])
+    made: Transform = v2.Compose([_made(v2, dict(one), size) for one in listed])
+    return made
 
 
 def _made(v2: Any, given: dict[str, Any], size: tuple[int, int]) -> Any:
