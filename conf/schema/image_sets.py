@@ -50,7 +50,9 @@ class ImagesConf(TaskConf):
     )
     height: int = number(224, at_least=1, at_most=MOST_PIXELS, help="pixels")
     width: int = number(224, at_least=1, at_most=MOST_PIXELS, help="pixels")
-    channels: int = number(3, at_least=1, at_most=3, help="1 = grey, 3 = colour")
+    channels: int = number(
+        3, at_least=1, at_most=3, help="channels of an image: 1 = grey, 3 = colour"
+    )
     resize: bool = value(
         True, help="resize images of another size; false = they break the contract"
     )
@@ -58,7 +60,8 @@ class ImagesConf(TaskConf):
         "standard",
         "imagenet",
         "half",
-        help="(x - mean) / deviation by channel over all silos, ImageNet's numbers, or -1 to 1",
+        help="pixels as the model gets them: (x - mean) / deviation by channel over all silos, "
+        "ImageNet's numbers, or -1 to 1",
     )
     class_at_least: int = number(
         0, at_least=0, at_most=10**9, help="fewest images that a silo has of each class"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from client.images.augmentation import ALLOWED, augmentation
+from client.images.augmentation import augmentation
 from client.images.pixel_layer import PixelLayer, specs_of, sums_of
 from client.sums import SIZE, folded
-from conf.errors import ConfigError
 
 
 def images(count: int, seed: int = 0) -> torch.Tensor:
@@ -61,40 +59,3 @@ def test_what_is_drawn_anew_is_drawn_in_training_alone_and_from_torchs_generator
     # Each image is turned or not by itself.
     turned = (first != still).flatten(1).any(1)
     assert 0 < int(turned.sum()) < 16
-
-
-@pytest.mark.parametrize("name", sorted(ALLOWED))
-def test_each_transform_of_the_list_keeps_type_and_size(name: str) -> None:
-    needed = {
-        "RandomRotation": {"degrees": 9},
-        "RandomAffine": {"degrees": 9},
-        "GaussianBlur": {"kernel_size": 3},
-        "RandomPosterize": {"bits": 4},
-        "RandomSolarize": {"threshold": 128},
-        "RandomAdjustSharpness": {"sharpness_factor": 2},
-    }
-    transform = augmentation([{"name": name, **needed.get(name, {})}], (48, 40))
-    assert transform is not None
-
-    made = transform(torch.full((3, 48, 40), 90, dtype=torch.uint8))
-
-    assert made.shape == (3, 48, 40)
-    assert made.dtype == torch.uint8
-
-
-@pytest.mark.parametrize(
-    ("given", "why"),
-    [
-        ({"name": "Lambda"}, "not a transform that is allowed"),
-        ({"name": "RandomFlip"}, "not a transform that is allowed"),
-        ({"name": "RandomRotation", "degree": 9}, "no argument 'degree'"),
-        ({"name": "RandomHorizontalFlip", "p": 7}, "refuses its arguments"),
-    ],
-)
-def test_what_is_not_of_the_list_or_not_its_argument_is_refused(
-    given: dict[str, object], why: str
-) -> None:
-    with pytest.raises(ConfigError, match=why) as caught:
-        augmentation([given], (6, 5))
-
-    assert caught.value.code == "MDW-188"
