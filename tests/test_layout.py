@@ -227,7 +227,8 @@ def test_the_table_names_what_is_there(entry: str) -> None:
 
 SHARED_NAMES = {"__init__.py", "app.py", "base.py", "federation.py", "table.py", "images.py"}
 """`app.py` is Flower's word, `base.py` a room's contract; a federation is configured in `conf` and
-acted on in `azureml_jobs/cli`, where tables are printed and images are built; the tasks of these names are named by their files."""
+acted on in `azureml_jobs/cli`, where tables are printed and
+images are built; the tasks of these names are named by their files."""
 
 
 def test_no_two_modules_of_one_name_hold_different_things() -> None:
