@@ -9,6 +9,7 @@ import pytest
 from client.drafted_contract import filled_in
 from conf.compose import compose
 from conf.errors import DataError
+from conf.schema import ImagesConf, TableConf
 
 
 def test_columns_of_a_table_and_classes_of_images_are_filled_in(tmp_path: Path) -> None:
@@ -19,6 +20,7 @@ def test_columns_of_a_table_and_classes_of_images_are_filled_in(tmp_path: Path) 
     table = filled_in(compose(["task=table", f"data.root={tmp_path}/rows.csv", "task.label=y"]))
     images = filled_in(compose(["task=images", f"data.root={tmp_path}"]))
 
+    assert isinstance(table.task, TableConf) and isinstance(images.task, ImagesConf)
     assert [column["name"] for column in table.task.columns] == ["x", "y"]
     assert images.task.classes == ["a", "b"]
 
