@@ -34,7 +34,7 @@ from typing import Any, Final, Protocol
 from cryptography import x509
 
 from azureml_jobs.identity.azure_meanings import refusal
-from azureml_jobs.identity.mlflow_sign_in import share_sign_in
+from azureml_jobs.identity.mlflow_sign_in import looked_up, share_sign_in
 from azureml_jobs.identity.signatures import HeadSigner, head_key, is_signed, sign
 from conf.errors import IdentityError, MeadowError
 from conf.files.plain import opened_plain
@@ -245,7 +245,7 @@ class FolderRendezvous:
         path = self._folder / f"server-{record.epoch:09d}.json"
         try:
             make_folder(self._folder)
-            write_atomic(path, json.dumps(asdict(record) | _evidence(signed)))
+            write_atomic(path, json.dumps(asdict(record) | evidence(signed)))
             for old in self._folder.glob("server-*.json"):
                 if old.name < path.name:
                     old.unlink(missing_ok=True)
@@ -304,7 +304,7 @@ class FolderRendezvous:
         for path in sorted(self._folder.glob("server-*.json"), key=_by_epoch)[:MOST_RECORDS]:
             # The file may have been removed since, or be another user's.
             with suppress(OSError):
-                record = _parsed(_small_file(path), str(path))
+                record = parsed(_small_file(path), str(path))
                 if record is not None:
                     records.append(record)
         return records
@@ -320,7 +320,8 @@ def _small_file(path: Path) -> bytes:
         return file.read(MAX_BYTES + 1)
 
 
-def _parsed(text: bytes, where: str) -> SignedRecord | None:
+def parsed(text: bytes, where: str) -> SignedRecord | None:
+    """Return the record that a file or blob holds; one that holds none is logged."""
     try:
         if len(text) > MAX_BYTES:
             raise ValueError("too long")
@@ -350,7 +351,8 @@ def _record(raw: Mapping[str, Any]) -> SignedRecord:
     return SignedRecord(record, *texts)
 
 
-def _evidence(signed: SignedRecord) -> dict[str, str]:
+def evidence(signed: SignedRecord) -> dict[str, str]:
+    """Return who says so, as plain values beside those of the record."""
     return {
         "federation": signed.federation,
         "certificate": signed.certificate,
@@ -403,7 +405,7 @@ class MlflowRendezvous:
                 "MDW-731", "No MLflow run to publish in.", "Only an orchestrator publishes."
             )
         checked_address(signed.record.address)
-        values = asdict(signed.record) | _evidence(signed) | {"federation": self._federation}
+        values = asdict(signed.record) | evidence(signed) | {"federation": self._federation}
         make_tag: Any = RunTag  # MLflow leaves it without annotations
         tags = [make_tag(self.PREFIX + key, str(value)) for key, value in values.items()]
         self._call("publish", lambda client: client.log_batch(self._run_id, tags=tags))
@@ -488,6 +490,7 @@ class MlflowRendezvous:
             if self._client is None:
                 if self._run_id is None or self._run_id != os.environ.get("AZUREML_RUN_ID"):
                     # A job's own run is written with the token of that run.
+                    self._uri = looked_up(self._uri)
                     share_sign_in(self._uri)
                 self._client = MlflowClient(tracking_uri=self._uri)
             return action(self._client)

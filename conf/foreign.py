@@ -138,10 +138,10 @@ RULES: Final[dict[str, Rule]] = {
     r"(silos\.[^.]+|orchestrator)\.outbound\.(ca|proxy|proxy_user|proxy_password)": _outward,
     r"silos\.[^.]+\.state": _state,
     r"silos\.[^.]+\.input\.path": _matching(_ASSET, "is not an asset of Azure ML"),
-    r"orchestrator\.store": _matching(_CONTAINER, "is not a container of Azure's"),
+    r"orchestrator\.(store|rendezvous)": _matching(_CONTAINER, "is not a container of Azure's"),
     r"orchestrator\.tracking": _matching(_TRACKING, "is not an address of Azure ML's MLflow"),
     r"orchestrator\.(listen|stock_listen|stock_grpc_listen|host|address)": _is_host,
-    r"orchestrator\.(compute|datastore|key_vault|run_id)": _is_name,
+    r"orchestrator\.(compute|instance_type|datastore|key_vault|run_id)": _is_name,
     r"silos\.[^.]+\.(compute|instance_type|key_vault)": _is_name,
 }
 """What a text must be, by its key; a test holds every text of the schema to being here or limited."""

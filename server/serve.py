@@ -3,9 +3,10 @@ days.
 
     meadow serve federation.folder=/store federation.orchestrator.listen=0.0.0.0:9092
 
-It ends with status 0 when there was nothing to do for `idle_timeout`, with 143 on SIGTERM, and with
-the status of its error otherwise. Started again on the same store it goes on with the run that was
-in progress, from the last round that closed; the nodes reconnect by themselves.
+It ends with status 0 when there was nothing to do for `idle_timeout` or its owner asked for the end
+through the store, with 143 on SIGTERM, and with the status of its error otherwise. Started again on
+the same store it goes on with the run that was in progress, from the last round that closed; the
+nodes reconnect by themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -51,7 +52,13 @@ from server.observers.progress import PlainProgress
 from server.observers.secret_addresses import take_addresses
 from server.orchestrator.app_bundle import app_bundle
 from server.orchestrator.backends import OrchestratorBackends
-from server.orchestrator.caretaker import CARE_SECONDS, LEASE, LEASE_SECONDS, Caretaker
+from server.orchestrator.caretaker import (
+    CARE_SECONDS,
+    LEASE,
+    LEASE_SECONDS,
+    Caretaker,
+    was_ended,
+)
 from server.orchestrator.kept_uploads import KeptUploads
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.presence import Presence
@@ -59,6 +66,7 @@ from server.orchestrator.service import Orchestrator, quiet_flower
 from server.round.lateness import Lateness
 from server.round.patience import needed_at_start, quorum_of, settling_at_start
 from server.round.readiness import check_here
+from server.round.start_patience import StartPatience
 from server.run.result import RoundRecord
 from server.session import session
 from server.store.admitted_keys import AdmittedKeys
@@ -93,6 +101,9 @@ def serve(conf: Conf) -> int:
     try:
         here = OrchestratorBackends.from_conf(conf)
         claim(here.store)
+        if conf.federation.orchestrator.standby and not is_wanted(here.store):
+            log.info("nothing to do: an orchestrator is live, or the federation was ended")
+            return 0
         with _lease(here.store) as lease:
             here = replace(
                 here, store=PrefixStore(here.store, lease=lease)
@@ -102,6 +113,18 @@ def serve(conf: Conf) -> int:
         log.warning("%s", stop.message)
         return TERMINATED_STATUS
     return 0
+
+
+def is_wanted(store: Store) -> bool:
+    """Return whether a federation lacks an orchestrator: none is live, and nobody ended it."""
+    if was_ended(store):
+        return False
+    owner = f"standby-{secrets.token_hex(4)}"
+    lease = store.acquire(LEASE, owner, LEASE_SECONDS)
+    if lease is None:
+        return False
+    store.release(lease)
+    return True
 
 
 def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
@@ -131,6 +154,7 @@ def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
             queue,
             conf.federation.name,
             certified,
+            publish_seconds=here.publish_seconds,
         )
         with care, _by_relay(conf, orchestrator, care, here.secrets):
             note("listening")
@@ -138,7 +162,13 @@ def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
             for_stock_nodes = where.stock_listen or where.stock_grpc_listen
             bundle = app_bundle() if for_stock_nodes else None
             signer = HeadSigner.of(credentials)
-            _Work(conf, orchestrator, queue, here, care, bundle, signer, keys).until_idle()
+            work = _Work(conf, orchestrator, queue, here, care, bundle, signer, keys)
+            try:
+                work.until_idle()
+            except Interrupted:
+                if not care.asked_to_end:
+                    raise
+                log.info("ended, as its owner asked; a run in progress is kept")
             care.announce_end()
             orchestrator.stop(over=True)
 
@@ -221,6 +251,8 @@ class _Work:
     """Who signs the ledgers' heads."""
     keys: AdmittedKeys | None = None
     """The list of admitted keys, whose certificates vouch for the receipts in the ledgers."""
+    met: set[str] = field(default_factory=set)
+    """The silos that were connected since this process began."""
 
     def until_idle(self) -> None:
         """Do what is asked until nothing has been for `idle_timeout`.
@@ -299,6 +331,13 @@ class _Work:
         self.here.upload_results(folder, request.run_id)
         return str(folder)
 
+    def _queue_timeout(self) -> float:
+        """Return for how long silos' jobs may be queued: here they run as soon as they are asked
+        for.
+        """
+        own = self.conf.federation.orchestrator
+        return own.queue_timeout if own.workspace else 0.0
+
     def _outcome(self, request: Request) -> Outcome:
         conf = request.checked(self.conf.federation.orchestrator.targets)
         conf.run.output, conf.run.baseline = self.conf.run.output, "none"
@@ -324,7 +363,11 @@ class _Work:
         ) as run:
             needed = needed_at_start(conf.run, len(names), run.state.round)
             settle = settling_at_start(conf.run, run.state.round)
-            self.orchestrator.wait_for(names, needed, conf.run.start_timeout, settle)
+            with self.care.waiting_for_silos():
+                patience = StartPatience(conf.run.start_timeout, self._queue_timeout(), self.met)
+                self.orchestrator.wait_for(
+                    names, needed, patience, settle, lambda: self.care.job_states
+                )
             files = run_files(conf.task.name, conf.model.name, conf.strategy.name)
             opened = self.orchestrator.open_run(
                 request.run_id,

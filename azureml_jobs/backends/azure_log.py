@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from azureml_jobs.backends.workspace import JobTold
+
+BUILD_LINES: Final = 20
+"""Of the log of an image's build, from its end."""
+IMAGE_FAILED: Final = "MDW-815"
 
 
 class LogSource(Protocol):
@@ -48,9 +52,24 @@ class AzureLog:
                 (label, line.decode(errors="replace").rstrip()) for line in self._new(name, url)
             ]
         if self._told.over:
-            why = f": {self._told.error}" if self._told.error else ""
-            found.append((self._part, f"{self._told.status}{why}"))
+            found += self._end()
         return found
+
+    def _end(self) -> list[tuple[str, str]]:
+        """Return how the job ended; where its image could not be built, with the build's last lines.
+
+        Who sees them is who may read the job's workspace: its owner.
+        """
+        told = self._told
+        why = f": {told.error}" if told.error else ""
+        if not told.image_failed:
+            return [(self._part, f"{told.status}{why}")]
+        lines = []
+        if told.build_log:
+            text = self._source.log(told.build_log, 0).decode(errors="replace")
+            lines = [line.rstrip() for line in text.splitlines() if line.strip()][-BUILD_LINES:]
+        said = f"{IMAGE_FAILED}: {told.status}{why} (docs/errors.md)"
+        return [*((self._part, f"build: {line}") for line in lines), (self._part, said)]
 
     def _new(self, name: str, url: str) -> list[bytes]:
         """Return the lines of one log that were finished since the last call; a job that is over

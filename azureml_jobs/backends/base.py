@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, Protocol
 
+from azureml_jobs.backends.pauses import Pauses
 from azureml_jobs.preflight.findings import Table
 from conf.errors import ConfigError
 from conf.schema import Conf
@@ -64,10 +65,9 @@ class Backend(ABC):
     """Whether a run's files are on this machine."""
     conf: Conf
 
-    @property
     @abstractmethod
-    def poll_seconds(self) -> float:
-        """Return the seconds between two looks at a run or a log."""
+    def pauses(self) -> Pauses:
+        """Return the pauses between two looks at a run or a log."""
 
     @abstractmethod
     def members(self) -> list[str]:

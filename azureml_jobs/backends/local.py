@@ -29,6 +29,7 @@ from azureml_jobs.backends.base import (
 )
 from azureml_jobs.backends.local_jobs import LOST, RUNNING, WEBHOOK, LocalJobs, Tail, environment
 from azureml_jobs.backends.local_jobs import Job as Process
+from azureml_jobs.backends.pauses import Pauses
 from azureml_jobs.backends.restarts import Restarts
 from azureml_jobs.backends.running_settings import diff, requested_changes
 from azureml_jobs.identity.authority import CA_CERTIFICATE, load_ca, make_ca
@@ -86,10 +87,9 @@ class LocalBackend(Backend):
     conf: Conf
     admit: Admit
 
-    @property
-    def poll_seconds(self) -> float:
-        """Return the seconds between two looks at a process."""
-        return POLL_SECONDS
+    def pauses(self) -> Pauses:
+        """See `Backend`."""
+        return Pauses(POLL_SECONDS, grows=1.0)
 
     @property
     def folder(self) -> FederationFolder:
@@ -318,6 +318,8 @@ class LocalBackend(Backend):
         else:
             arguments += ["--relay", url]
             paths["--admission"] = folder / ADMISSION
+        if own.idle_timeout != SiloConf.idle_timeout:
+            arguments += ["--idle-timeout", f"{own.idle_timeout:g}"]
         for flag, path in paths.items():
             arguments += [flag, str(path)]
         return [*MEADOW, "join", *arguments]

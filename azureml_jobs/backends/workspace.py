@@ -9,7 +9,8 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +41,16 @@ LIVE: Final = (
     "Finalizing",
 )
 OVER: Final = ("Completed", "Failed", "Canceled", "NotResponding")
+OLDEST_SECONDS: Final = 60 * 86400.0
+"""Of a job that may still run: Azure ML ends one after 21 days, and it may have waited before."""
+BUILD_LOG: Final = "image_build_log"
+NO_IMAGE: Final = (
+    "image build failed",
+    "failed to build the image",
+    "imagebuildfail",
+    "docker build",
+)
+"""Words of Azure ML about a job whose image could not be built."""
 LOGS: Final = "user_logs/"
 PART_BYTES: Final = 4 << 20
 """Of a log, read at once."""
@@ -80,6 +91,14 @@ class JobTold:
     status: str
     error: str
     logs: dict[str, str]
+    build_log: str = ""
+    """The address of the log of its image's build, where there is one."""
+
+    @property
+    def image_failed(self) -> bool:
+        """Return whether its image could not be built: then it never ran, and has no log itself."""
+        told = self.error.lower()
+        return self.status == "Failed" and any(word in told for word in NO_IMAGE)
 
     @property
     def over(self) -> bool:
@@ -114,9 +133,15 @@ class Workspace:
         )  # notes on experimental classes that it uses itself
         from azure.ai.ml import MLClient
 
+        from azureml_jobs.backends.throttling import TellsThrottling
+
         names = self.conf.subscription_id, self.conf.resource_group, self.conf.name
         return MLClient(
-            self._credential or sign_in(), *names, enable_telemetry=False, show_progress=False
+            self._credential or sign_in(),
+            *names,
+            enable_telemetry=False,
+            show_progress=False,
+            per_retry_policies=[TellsThrottling(f"The workspace {self.conf.name}")],
         )
 
     def tracking_uri(self) -> str:
@@ -138,12 +163,15 @@ class Workspace:
         return _seen(sent)
 
     def jobs_of(self, federation: str) -> list[AzureJob]:
-        """Return the jobs of a federation in this workspace, the newest first."""
-        found = self._asked("the jobs", lambda ml: list(ml.jobs.list()))
-        known = [
-            job for job in found if job is not None
-        ]  # the SDK's word for one that it can't read
-        mine = [job for job in known if (job.tags or {}).get(TAG_FEDERATION) == federation]
+        """Return the jobs of a federation in this workspace that may still run, the newest first.
+
+        The service sends only jobs with Meadow's tag, page by page. In a command that waits a
+        job is asked for by name instead.
+        """
+        found = self._asked(
+            "the jobs", lambda ml: list(not_too_old(ml.jobs.list(tag=TAG_FEDERATION), time.time()))
+        )
+        mine = [job for job in found if (job.tags or {}).get(TAG_FEDERATION) == federation]
         mine.sort(key=lambda job: (job.creation_context.created_at, job.name), reverse=True)
         return [_seen(job) for job in mine]
 
@@ -166,10 +194,10 @@ class Workspace:
             f"the job {name}", lambda ml: ml.jobs._runs_operations.get_run_details(name)
         )
         said = getattr(getattr(found.error, "error", None), "message", "") or ""
-        logs = {
-            key: url for key, url in sorted((found.log_files or {}).items()) if key.startswith(LOGS)
-        }
-        return JobTold(str(found.status), " ".join(said.split()), logs)
+        files = sorted((found.log_files or {}).items())
+        logs = {key: url for key, url in files if key.startswith(LOGS)}
+        built = [url for key, url in files if BUILD_LOG in key]
+        return JobTold(str(found.status), " ".join(said.split()), logs, built[-1] if built else "")
 
     def log(self, url: str, start: int) -> bytes:
         """Return what a log holds from a byte on."""
@@ -261,9 +289,10 @@ class Workspace:
         return where
 
     def asset(self, name: str, version: str) -> str:
-        """Return where a registered data asset lies."""
+        """Return where a registered data asset lies; a version may be a label, such as `@latest`."""
+        chosen = {"label": version[1:]} if version.startswith("@") else {"version": version}
         found = self._asked(
-            f"the data asset {name}:{version}", lambda ml: ml.data.get(name, version)
+            f"the data asset {name} {version}", lambda ml: ml.data.get(name, **chosen)
         )
         return str(found.path)
 
@@ -308,6 +337,25 @@ class Workspace:
         )
         with asking(where):
             return question(self._client)
+
+
+def not_too_old(jobs: Iterable[Any], now: float) -> Iterator[Any]:
+    """Yield jobs until one comes that is too old to run, where the newest came first till then.
+
+    No page is asked for after that one. The order is Azure's and not promised, so it is looked at.
+    """
+    before = float("inf")
+    in_order = True
+    for job in jobs:
+        # None is the SDK's word for one that it can't read
+        if job is None:
+            continue
+        created = job.creation_context.created_at.timestamp()
+        in_order = in_order and created <= before
+        before = created
+        if in_order and now - created > OLDEST_SECONDS:
+            return
+        yield job
 
 
 @contextmanager
@@ -430,6 +478,7 @@ def as_command(spec: JobSpec) -> Command:
         instance_count=spec.instance_count,
         instance_type=spec.instance_type,
         shm_size=spec.shm_size,
+        job_tier=spec.job_tier,
         distribution=PyTorchDistribution(process_count_per_instance=spec.processes)
         if spec.distributed
         else None,

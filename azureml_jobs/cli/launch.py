@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 from azureml_jobs.backends.base import ORCHESTRATOR, parts_of
 from azureml_jobs.backends.restarts import Restarts
 from azureml_jobs.cli.arguments import Arguments
+from azureml_jobs.cli.ending import end_jobs
 from azureml_jobs.cli.federation import Federation, federation_of
 from azureml_jobs.cli.first_line import launched, say
 from azureml_jobs.cli.runs import (
     Echo,
     bring_home,
-    submit_run,
+    new_run_id,
     wait_for_run,
 )
+from azureml_jobs.cli.starting import wait_until_running
 from azureml_jobs.cli.statuses import NOBODY_STATUS, SIGNED_OUT_STATUS
 from azureml_jobs.cli.watch import log_line
 from conf.errors import AzureError, CheckpointError, Interrupted, MeadowError
@@ -146,12 +148,18 @@ def launch_and_run(
     if conf.run.resume and not federation.is_live():
         # left in the queue by an orchestrator that died: it is asked for anew
         federation.queue.cancel(Path(conf.run.resume).name, live=False)
-    run_id = submit_run(federation, command)
-    echo(f"run {run_id}")
+    run_id = new_run_id(federation)
+    submitted = False
     started: list[str] = []
     try:
         follower = Follower(federation, started, echo)
         start_parts(federation, started, echo, show=show)
+        if not detach:
+            # The run's own time begins when it is asked for: that is last.
+            wait_until_running(backend, parts_of(backend, federation.role), echo)
+        federation.queue.submit(run_id, conf, command)
+        submitted = True
+        echo(f"run {run_id}")
         if detach:
             where = f"backend={backend.name}"
             echo(
@@ -168,24 +176,37 @@ def launch_and_run(
             return SIGNED_OUT_STATUS
         raise reason.error from None
     except BaseException as error:
-        # nothing half-started stays, and the next launch does not begin with this run: it is
-        # cancelled when
-        # the orchestrator has ended, which might else end before it has seen the request
-        try:
-            backend.stop(started)
-        finally:
-            federation.queue.cancel(run_id, live=federation.is_live())
+        _call_off(federation, run_id if submitted else "", started)
         if isinstance(error, KeyboardInterrupt):
-            hint = f"Resume it: meadow launch all backend={backend.name} run.resume={run_id}."
-            raise Interrupted("MDW-902", f"Stopped; the run {run_id} is cancelled.", hint) from None
+            raise _interrupted(backend.name, run_id if submitted else "") from None
         raise
     try:
         if status == NOBODY_STATUS:
             status = _without_orchestrator(federation, run_id, echo)
     finally:
         # Also where the store can't be written: an orchestrator may have ended of a full disk.
-        backend.stop(started)
+        end_jobs(federation, started)
     return status
+
+
+def _call_off(federation: Federation, run_id: str, started: list[str]) -> None:
+    """End what was started, and a run that was asked for.
+
+    Nothing half-started stays, and the next launch does not begin with this run: it is cancelled
+    when the orchestrator has ended, which might else end before it has seen the request.
+    """
+    try:
+        end_jobs(federation, started)
+    finally:
+        if run_id:
+            federation.queue.cancel(run_id, live=federation.is_live())
+
+
+def _interrupted(backend: str, run_id: str) -> Interrupted:
+    if not run_id:
+        return Interrupted("MDW-902", "Stopped before the run began.", "Launch it again.")
+    hint = f"Resume it: meadow launch all backend={backend} run.resume={run_id}."
+    return Interrupted("MDW-902", f"Stopped; the run {run_id} is cancelled.", hint)
 
 
 class Follower:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from client.node.job import NodeSettings
     from conf.schema import Conf
 
-PATHS: Final = ("--silo-file", "--rendezvous", "--ca", "--admission", "--key", "--state")
+PATHS: Final = ("--silo-file", "--ca", "--admission", "--key", "--state")
 IDLE_TIMEOUT: Final = "--idle-timeout"
 
 

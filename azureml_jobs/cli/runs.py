@@ -7,11 +7,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from azureml_jobs.cli.arguments import Arguments
+from azureml_jobs.cli.asking_again import Patience
 from azureml_jobs.cli.federation import Federation, federation_of
+from azureml_jobs.cli.starting import Starting
 from azureml_jobs.cli.statuses import NOBODY_STATUS, SIGNED_OUT_STATUS, TIMEOUT_STATUS
+from azureml_jobs.identity.azure_meanings import NOT_SIGNED_IN
 from conf.errors import AzureError, CheckpointError, ConfigError, MeadowError
 from conf.files.whole import write_atomic
 from conf.targets.asked import check_brought_home
@@ -20,10 +23,6 @@ if TYPE_CHECKING:
     from conf.schema import Conf
     from server.store.run_queue import Outcome as Outcome
 
-PATIENCE_SECONDS: Final = 300.0
-"""For which a wait bears that Azure is not reached; a training goes on meanwhile."""
-UNREACHED: Final = ("MDW-800", "MDW-805", "MDW-809", "MDW-515")
-NOT_SIGNED_IN: Final = "MDW-803"
 Echo = Callable[[str], None]
 
 
@@ -63,7 +62,9 @@ def wait(arguments: Arguments) -> int:
     seconds = arguments.number("timeout", float("inf"))
     federation = federation_of(arguments)
     federation.backend.check_exists()
-    return wait_for_run(federation, arguments.get("run"), seconds)
+    run_id = arguments.get("run")
+    starting = Starting(federation, run_id, print)
+    return wait_for_run(federation, run_id, seconds, starting=starting)
 
 
 def download(arguments: Arguments) -> int:
@@ -84,6 +85,16 @@ def submit_run(federation: Federation, command: str) -> str:
 
     Raises ConfigError MDW-181 or MDW-187 for a name that is taken.
     """
+    run_id = new_run_id(federation)
+    federation.queue.submit(run_id, federation.conf, command)
+    return run_id
+
+
+def new_run_id(federation: Federation) -> str:
+    """Return the id of a run that is about to be asked for.
+
+    Raises ConfigError MDW-181 or MDW-187 for a name that is taken.
+    """
     from datetime import datetime
 
     conf = federation.conf
@@ -94,7 +105,7 @@ def submit_run(federation: Federation, command: str) -> str:
     elif not conf.run.resume and (Path(conf.run.output) / run_id).exists():
         what = f"run.name={run_id}: {Path(conf.run.output) / run_id} exists already."
         raise ConfigError("MDW-181", what, f"Choose another, or run.resume={run_id}.")
-    federation.queue.submit(run_id, conf, command)
+    federation.queue.check_free(run_id, conf)
     return run_id
 
 
@@ -104,6 +115,7 @@ def wait_for_run(
     seconds: float = float("inf"),
     watcher: Watcher | None = None,
     echo: Echo = print,
+    starting: Starting | None = None,
 ) -> int:
     """Return a run's exit status once it has ended, or the status that says why it is waited for no
     longer.
@@ -111,23 +123,22 @@ def wait_for_run(
     Azure that is not reached is borne for a while. Raises MeadowError.
     """
     end = time.monotonic() + seconds
-    answered = time.monotonic()
+    patience = Patience(federation.backend)
     while True:
         try:
             # asked before the last look at the run: one that ended in between is seen in the next
             # round
             live = federation.is_live()
             outcome = federation.queue.outcome(run_id)
-            if watcher is not None:
-                watcher.look()
-            answered = time.monotonic()
+            for looking in (watcher, starting):
+                if looking is not None:
+                    looking.look()
+            patience.answered()
         except (AzureError, CheckpointError) as error:
             if error.code == NOT_SIGNED_IN:
                 print(f"error {error}", file=sys.stderr)
                 return SIGNED_OUT_STATUS
-            bearable = error.code in UNREACHED and not federation.backend.files_here
-            if not bearable or time.monotonic() - answered > PATIENCE_SECONDS:
-                raise
+            patience.bear(error)
         else:
             if outcome is not None:
                 return _ended(federation, run_id, outcome, echo)
@@ -137,7 +148,7 @@ def wait_for_run(
         if time.monotonic() >= end:
             print(f"The run {run_id} has not ended in {seconds:g} s.", file=sys.stderr)
             return TIMEOUT_STATUS
-        time.sleep(min(federation.backend.poll_seconds, max(0.0, end - time.monotonic())))
+        time.sleep(min(patience.pause(), max(0.0, end - time.monotonic())))
 
 
 def _without_orchestrator(federation: Federation, watcher: Watcher | None) -> int | None:

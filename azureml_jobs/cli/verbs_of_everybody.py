@@ -167,7 +167,11 @@ EVERYBODY: Final = (
             Argument("--silo-file", "a file of them, which no process list shows", "FILE"),
             Argument("--server", "where the orchestrator is", "HOST:PORT"),
             Argument("--relay", "a relay at which the orchestrator is met", "URL"),
-            Argument("--rendezvous", "a folder in which it says where it is", "FOLDER"),
+            Argument(
+                "--rendezvous",
+                "where it says where it is: a folder, or a blob container's address",
+                "PLACE",
+            ),
             Argument("--tracking", "an MLflow address where it says so", "ADDRESS"),
             Argument("--experiment", "the experiment there (meadow)", "NAME", needs="--tracking"),
             Argument("--federation", "this silo's federation: no other is followed", "NAME"),
@@ -193,7 +197,7 @@ EVERYBODY: Final = (
                 "another place for its state: a folder, or a blob container's address",
                 "PLACE",
             ),
-            Argument("--idle-timeout", "end after so long without work (1800)", "SECONDS"),
+            Argument("--idle-timeout", "end after so long without work (7200)", "SECONDS"),
             Argument("--foreign-runs", "join a stock Flower server"),
         ),
         one_of=(

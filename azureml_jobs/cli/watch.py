@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from azureml_jobs.backends.base import ORCHESTRATOR, Backend, Job, JobLog
 from azureml_jobs.cli.arguments import Arguments
+from azureml_jobs.cli.asking_again import Patience
 from azureml_jobs.cli.dry_check import check_run, is_about_a_run
+from azureml_jobs.cli.ending import end_jobs
 from azureml_jobs.cli.federation import Federation, federation_of
 from azureml_jobs.cli.table import columns
 from conf.border import plain_lines
@@ -95,7 +97,7 @@ def logs(arguments: Arguments) -> int:
             failed.append(seen)
         elif seen is not None:
             read.append(backend.log(seen))
-    shown = follow(read, backend.poll_seconds) if arguments.has("-f") else _once(read)
+    shown = follow(read, backend) if arguments.has("-f") else _once(read)
     for line in shown:
         if isinstance(line, MeadowError):
             failed.append(line)
@@ -121,7 +123,7 @@ def stop(arguments: Arguments) -> int:
     # what can't be seen keeps nothing else from being ended
     seen = look(federation.backend, federation.chosen(arguments.get("silo")))
     failed = [one for one in seen.values() if isinstance(one, MeadowError)]
-    ended = federation.backend.stop([one.part for one in seen.values() if isinstance(one, Job)])
+    ended = end_jobs(federation, [one.part for one in seen.values() if isinstance(one, Job)])
     for job in ended:
         print(f"{job.part}: {job.state}")
     if not ended and not failed:
@@ -178,9 +180,9 @@ def log_line(label: str, line: str) -> str:
     return f"{label:{LABEL_WIDTH}}  {line}"
 
 
-def follow(read: Sequence[JobLog], poll_seconds: float) -> Iterator[Line | MeadowError]:
+def follow(read: Sequence[JobLog], backend: Backend) -> Iterator[Line | MeadowError]:
     """Yield the lines of several jobs as they come until all have ended; an error ends the lines of
-    its job alone.
+    its job alone, and a workspace that is not reached for a moment ends none.
 
     Each job has a thread, so that one slow workspace holds no other up; closing the iterator ends
     them.
@@ -190,10 +192,11 @@ def follow(read: Sequence[JobLog], poll_seconds: float) -> Iterator[Line | Meado
 
     def listen(log: JobLog) -> None:
         try:
+            patience = Patience(backend)
             while True:
-                for line in log.lines():
+                for line in _lines_if_reached(log, patience):
                     said.put(line)
-                if log.over or closed.wait(poll_seconds):
+                if log.over or closed.wait(patience.pause()):
                     return
         except MeadowError as error:
             said.put(error)
@@ -212,6 +215,17 @@ def follow(read: Sequence[JobLog], poll_seconds: float) -> Iterator[Line | Meado
                 yield line
     finally:
         closed.set()
+
+
+def _lines_if_reached(log: JobLog, patience: Patience) -> list[Line]:
+    """Return a job's new lines, none where it is not reached for a moment."""
+    try:
+        lines = log.lines()
+    except MeadowError as error:
+        patience.bear(error)
+        return []
+    patience.answered(news=bool(lines))
+    return lines
 
 
 def _told_of(failed: Sequence[MeadowError]) -> int:

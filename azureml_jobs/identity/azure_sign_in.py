@@ -33,6 +33,12 @@ VARIABLE: Final = "MEADOW_IDENTITY"
 """Tells a job which identity it was submitted with: USER or MANAGED."""
 CLIENT_ID: Final = "DEFAULT_IDENTITY_CLIENT_ID"
 """Set by Azure on compute clusters, of the identity that the job has; not on Kubernetes."""
+MANAGEMENT: Final = {
+    "azurecloud": "management.azure.com",
+    "azurechinacloud": "management.chinacloudapi.cn",
+    "azureusgovernment": "management.usgovcloudapi.net",
+}
+"""Resource Manager, by the name of a cloud in small letters."""
 REMEMBERED: Final = 20.0
 """Seconds for which a failed sign-in is not tried again."""
 LONGEST: Final = 400
@@ -156,6 +162,15 @@ def _shared(variables: tuple[tuple[str, str], ...], interactive: bool) -> TokenC
             exclude_developer_cli_credential=True,
         )
     )
+
+
+def check_signed_in() -> None:
+    """Raise ClientAuthenticationError where this process has no token for Azure; it asks for one of
+    Resource Manager, which is the cloud's own.
+    """
+    cloud = os.environ.get("AZUREML_CURRENT_CLOUD", "")
+    host = MANAGEMENT.get(cloud.lower(), MANAGEMENT["azurecloud"])
+    sign_in().get_token(f"https://{host}/.default")
 
 
 def forget() -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Names = list[str]
 SUFFIX: Final = "vault.azure.net"
+SUFFIXES: Final = (SUFFIX, "vault.azure.cn", "vault.usgovcloudapi.net")
+"""Of the public cloud, and of those of China and of the United States' government."""
 READ_ROLE: Final = "Key Vault Secrets User"
 WRITE_ROLE: Final = "Key Vault Secrets Officer"
 CONTENT: Final = "application/x-meadow-base64"
@@ -34,13 +36,21 @@ _PLAIN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 class VaultSecrets:
-    """The secrets of one vault, by its name; raises AzureError where it can't be used."""
+    """The secrets of one vault; raises AzureError where it can't be used.
+
+    It is named by its name, or, outside the public cloud, by its host: `kv-hub.vault.azure.cn`.
+    """
 
     def __init__(self, vault: str, credential: TokenCredential | None = None) -> None:
-        if not _VAULT.fullmatch(vault):
-            hint = "Give the vault's name: 3 to 24 letters, digits and '-'."
+        vault, _, suffix = vault.partition(".")
+        self._host = f"{vault}.{suffix or SUFFIX}"
+        if not _VAULT.fullmatch(vault) or (suffix and suffix not in SUFFIXES):
+            hint = (
+                "Give the vault's name, 3 to 24 letters, digits and '-', or its host, which ends in"
+                f" {', '.join(SUFFIXES)}."
+            )
             raise IdentityError(
-                "MDW-709", f"{vault[:80]!r} can't be the name of a Key Vault.", hint
+                "MDW-709", f"{self._host[:80]!r} can't be the name of a Key Vault.", hint
             )
         self._vault = vault
         self._credential = credential
@@ -48,7 +58,7 @@ class VaultSecrets:
 
     def where(self, name: str) -> str:
         """See `SecretStore`."""
-        return f"https://{self._vault}.{SUFFIX}/secrets/{vault_name(name)}"
+        return f"https://{self._host}/secrets/{vault_name(name)}"
 
     def get(self, name: str) -> bytes:
         """See `SecretStore`.
@@ -98,7 +108,7 @@ class VaultSecrets:
             from azure.keyvault.secrets import SecretClient
 
             credential = self._credential or sign_in()
-            url = f"https://{self._vault}.{SUFFIX}"
+            url = f"https://{self._host}"
             self._client_cache = SecretClient(url, credential, retry_total=3)
         return self._client_cache
 

@@ -55,6 +55,8 @@ TAG_ROLE: Final = "meadow_role"
 TAG_SILO: Final = "meadow_silo"
 TAG_CODE: Final = "meadow_code"
 TAG_CONFIG: Final = "meadow_config"
+_PIPELINE_SCHEMA: Final = "https://azuremlschemas.azureedge.net/latest/pipelineJob.schema.json"
+_SCHEDULE_SCHEMA: Final = "https://azuremlschemas.azureedge.net/latest/schedule.schema.json"
 _SCHEMA: Final = "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json"
 _BARE: Final = re.compile(r"[A-Za-z0-9_./:-]+")
 _BINDING: Final = re.compile(r"\$\{\{\s*((?:inputs|outputs)\.\w+)\s*\}\}")
@@ -81,6 +83,7 @@ class JobSpec:
     instance_type: str | None = None
     shm_size: str = SHM
     processes: int = 1  # on each node
+    job_tier: str | None = None
 
     @property
     def distributed(self) -> bool:
@@ -126,6 +129,8 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
         overrides["federation.orchestrator.outbound.ca"] = OUTBOUND_CA_FILE
     if orchestrator.stock_listen is not None:
         overrides["federation.orchestrator.stock_listen"] = orchestrator.stock_listen
+    if orchestrator.standby:
+        overrides["federation.orchestrator.standby"] = "true"
     if orchestrator.stock_grpc_listen is not None:
         overrides["federation.orchestrator.stock_grpc_listen"] = orchestrator.stock_grpc_listen
     nested = nested_targets(conf)
@@ -152,6 +157,7 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
         tags=_tags(name, SERVER, code),
         outputs={"runs": {"type": "uri_folder", "path": runs, "mode": "upload"}},
         variables=_variables(1, code, MANAGED),
+        instance_type=orchestrator.instance_type,
     )
     return _checked(spec)
 
@@ -181,11 +187,15 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str, state: str = "") 
         arguments += ["--relay", conf.federation.relay.url, "--federation", name]
     elif orchestrator.address:
         arguments += ["--server", orchestrator.address, "--federation", name]
+    elif orchestrator.rendezvous:
+        arguments += ["--rendezvous", f"{orchestrator.rendezvous}/{name}", "--federation", name]
     else:
         arguments += ["--tracking", tracking, "--experiment", conf.tracking.experiment]
         arguments += ["--federation", name]
         if orchestrator.run_id:
             arguments += ["--run-id", orchestrator.run_id]
+    if own.idle_timeout != SiloConf.idle_timeout:
+        arguments += ["--idle-timeout", f"{own.idle_timeout:g}"]
     command = f"python -m azureml_jobs.cli.main join {shlex.join(arguments)}"
     inputs = {}
     if own.input is not None:
@@ -209,6 +219,7 @@ def silo_job(conf: Conf, silo: str, code: Code, tracking: str, state: str = "") 
         instance_type=own.instance_type,
         shm_size=own.shm_size or SHM,
         processes=max(1, own.gpus),
+        job_tier=own.job_tier,
     )
     return _checked(spec)
 
@@ -243,29 +254,29 @@ def image_of(environment: str | None, role: str, code: Code | None = None) -> Pa
     return folder
 
 
-def _environment(image: Path | str) -> Plain | str:
+def _environment(image: Path | str, base: Path | None) -> Plain | str:
     if isinstance(image, str):
         return image
-    return {"build": {"path": str(image.absolute())}}
+    return {"build": {"path": _path(image, base)}}
 
 
-def as_plain(spec: JobSpec) -> Plain:
-    """Return a specification in the keys of Azure ML's command job schema."""
-    resources: Plain = {"instance_count": spec.instance_count, "shm_size": spec.shm_size}
-    if spec.instance_type:
-        resources["instance_type"] = spec.instance_type
+def as_plain(spec: JobSpec, base: Path | None = None) -> Plain:
+    """Return a specification in the keys of Azure ML's command job schema.
+
+    With `base` its paths are relative to that folder, in which the file will lie.
+    """
     plain: Plain = {
         "$schema": _SCHEMA,
         "type": "command",
         "display_name": spec.display_name,
         "experiment_name": spec.experiment,
         "command": spec.command,
-        "code": str(spec.code.absolute()),
-        "environment": _environment(spec.environment),
+        "code": _path(spec.code, base),
+        "environment": _environment(spec.environment, base),
         "compute": f"azureml:{spec.compute}",
         "identity": {"type": spec.identity},
         "environment_variables": spec.variables,
-        "resources": resources,
+        "resources": _resources(spec),
         "limits": {"timeout": spec.timeout},
         "tags": spec.tags,
     }
@@ -275,22 +286,66 @@ def as_plain(spec: JobSpec) -> Plain:
         plain["outputs"] = spec.outputs
     if spec.distributed:
         plain["distribution"] = {"type": "pytorch", "process_count_per_instance": spec.processes}
+    if spec.job_tier:
+        plain["queue_settings"] = {"job_tier": spec.job_tier}
     return plain
 
 
-def as_yaml(spec: JobSpec) -> str:
-    """Return a specification as a file for `az ml job create --file`.
+def as_yaml(spec: JobSpec, base: Path | None = None, name: str = "THIS") -> str:
+    """Return a specification as a file for `az ml job create --file`, `name` in the folder `base`.
 
     Its first line is that command, because the file does not name the workspace.
     """
-    workspace = spec.workspace
-    command = (
-        "az ml job create --file THIS"
+    command = f"az ml job create --file {name}{_of_workspace(spec.workspace)}"
+    return f"# {command}\n{yaml.safe_dump(as_plain(spec, base), sort_keys=False, width=120)}"
+
+
+def as_pipeline(spec: JobSpec, base: Path) -> str:
+    """Return a job as the one step of a pipeline: Azure ML schedules nothing else.
+
+    The pipeline has the job's tags, by which it is found.
+    """
+    step = as_plain(spec, base)
+    job = {key: step.pop(key) for key in ("display_name", "experiment_name", "tags")}
+    step.pop("$schema")
+    plain = {"$schema": _PIPELINE_SCHEMA, "type": "pipeline", **job, "jobs": {SERVER: step}}
+    return yaml.safe_dump(plain, sort_keys=False, width=120)
+
+
+def as_schedule(spec: JobSpec, pipeline: str, name: str) -> str:
+    """Return a file for `az ml schedule create --file`, which starts a pipeline's file every hour."""
+    federation = re.sub(r"[^A-Za-z0-9-]", "-", spec.tags[TAG_FEDERATION])
+    plain = {
+        "$schema": _SCHEDULE_SCHEMA,
+        "name": f"meadow-{federation}-server",
+        "display_name": spec.display_name,
+        "trigger": {"type": "recurrence", "frequency": "hour", "interval": 1},
+        "create_job": f"./{pipeline}",
+    }
+    command = f"az ml schedule create --file {name}{_of_workspace(spec.workspace)}"
+    return f"# {command}\n{yaml.safe_dump(plain, sort_keys=False, width=120)}"
+
+
+def _of_workspace(workspace: WorkspaceConf) -> str:
+    return (
         f" --subscription {workspace.subscription_id}"
         f" --resource-group {workspace.resource_group}"
         f" --workspace-name {workspace.name}"
     )
-    return f"# {command}\n{yaml.safe_dump(as_plain(spec), sort_keys=False, width=120)}"
+
+
+def _path(path: Path, base: Path | None) -> str:
+    """Return a path as a file holds it: `./NAME` of what lies beside it."""
+    if base is None:
+        return str(path.absolute())
+    return f"./{path.absolute().relative_to(base.absolute()).as_posix()}"
+
+
+def _resources(spec: JobSpec) -> Plain:
+    resources: Plain = {"instance_count": spec.instance_count, "shm_size": spec.shm_size}
+    if spec.instance_type:
+        resources["instance_type"] = spec.instance_type
+    return resources
 
 
 def unbound(spec: JobSpec) -> list[str]:

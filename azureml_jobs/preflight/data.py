@@ -24,7 +24,7 @@ class DataView(Protocol):
     """What this check needs of a workspace. Raises AzureError."""
 
     def asset(self, name: str, version: str) -> str:
-        """Return the address of a data asset."""
+        """Return the address of a data asset; a version may be a label, such as `@latest`."""
 
     def content(self, datastore: str, path: str, *, file: bool) -> str:
         """Return the address of a file or folder in a datastore.
@@ -67,7 +67,11 @@ def _location(
         return _in_datastore(workspace_conf, path)
     name, _, version = path.removeprefix("azureml:").partition(":")
     if not version:
-        raise AzureError("MDW-802", f"{path} names no version.", "Write azureml:NAME:VERSION.")
+        name, _, label = name.partition("@")
+        if not label:
+            hint = "Write azureml:NAME:VERSION, or azureml:NAME@latest."
+            raise AzureError("MDW-802", f"{path} names no version.", hint)
+        version = f"@{label}"
     address = workspace.asset(name, version)
     if not address.startswith("azureml://"):
         return None

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from azureml_jobs.backends.azure import AzureBackend
 from azureml_jobs.backends.base import ORCHESTRATOR, Backend, Job
+from azureml_jobs.cli.ending import end_jobs
 from azureml_jobs.cli.federation import Federation, keys_of
 from azureml_jobs.cli.runs import bring_home, wait_for_run
 from azureml_jobs.cli.table import columns
@@ -61,11 +62,14 @@ SCIENTIST_RIGHTS: Final = {
     "federation-queue": "Storage Blob Data Contributor",
     "federation-results": "Storage Blob Data Reader",
 }
-"""Roles at the containers of the federation's store, as docs/azure.md gives them."""
+"""Roles at the containers of the federation's store, as docs/azure/orchestrator.md gives them."""
 SERVER_PORT: Final = 9092
 RUN_SECONDS: Final = 300.0
 FACTOR: Final = 600.0
 """By which a rehearsal shortens Azure's own times."""
+POLL_SECONDS: Final = 0.2
+OVER_SECONDS: Final = 20.0
+"""For silos' jobs to end by themselves once their orchestrator has said that it is over."""
 NOT_SHOWN: Final = """\
 A rehearsal does not show: how Azure enforces roles (the access table is the stand-in's own), Azure's
 networks, images (their packages are resolved, nothing is built), mounts (inputs are copied), the
@@ -239,10 +243,19 @@ class Rehearsal:
         return jobs
 
     def stop(self) -> None:
-        """End the silos' jobs, then the orchestrator's, each by its owner."""
+        """End the federation as its engineer, then each job that is left as its owner.
+
+        An orchestrator that is asked tells its silos, whose jobs end by themselves.
+        """
+        with self.signed_in(ENGINEER):
+            end_jobs(self.federation(), [ORCHESTRATOR])
+        end = time.monotonic() + OVER_SECONDS
         for identity, _, part in reversed(self.roles()):
             with self.signed_in(identity):
-                self.federation().backend.stop([part])
+                backend = self.federation().backend
+                while (job := backend.job(part)) and job.live and time.monotonic() < end:
+                    time.sleep(POLL_SECONDS)
+                backend.stop([part])
 
     def download(self, run_id: str, output: Path) -> Path:
         """Bring a run's files into a folder below `output`."""
@@ -327,6 +340,8 @@ class Rehearsal:
         """Write the federation's file, as its people would."""
         lines = [
             "name: hospitals",
+            # What is waited for on this machine takes seconds.
+            f"poll_seconds: {POLL_SECONDS}",
             "orchestrator:",
             f"  workspace: {workspace_entry('hub')}",
             "  compute: cpu",

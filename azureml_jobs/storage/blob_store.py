@@ -224,7 +224,7 @@ class BlobStore(Leased):
             yield
         except ResourceNotFoundError as error:
             if getattr(error, "error_code", None) == "ContainerNotFound":
-                hint = "Create it: docs/azure.md names the containers of a federation."
+                hint = "Create it: docs/azure/orchestrator.md names the containers of a federation."
                 message = f"There is no container for {self._where}."
                 raise CheckpointError("MDW-515", message, hint) from error
             raise

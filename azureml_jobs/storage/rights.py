@@ -4,7 +4,7 @@ To its users it is one store; where a name lies follows from how it begins. Each
 a container of its own, so that whoever may write to one needs no right at another:
 
     place       holds                                  written by            read by
-    queue       requests for runs, cancellations       who may ask           the orchestrator
+    queue       requests, cancellations, states of jobs  who may ask          the orchestrator
     admissions  admitted and revoked keys              who may admit         the orchestrator
     results     how runs ended, their files, status    the orchestrator      who may read results
     state       lease, checkpoints, ledger segments    the orchestrator      the orchestrator
@@ -32,6 +32,7 @@ LARGEST: Final = {QUEUE: 4 << 20, ADMISSIONS: 64 << 10}
 _ROUTES: Final = {
     "queue/requests/": (QUEUE, "requests/"),
     "queue/cancelled/": (QUEUE, "cancelled/"),
+    "queue/states/": (QUEUE, "states/"),
     "keys/": (ADMISSIONS, ""),
     "queue/begun/": (RESULTS, "begun/"),
     "queue/ended/": (RESULTS, "ended/"),

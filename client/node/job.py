@@ -29,12 +29,16 @@ from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.node_key import NodeKey, data_key_of, load_node_key, read_node_key
 from azureml_jobs.identity.secret_store import read_private
 from azureml_jobs.rendezvous import (
+    MAX_BYTES as LARGEST_RECORD,
+)
+from azureml_jobs.rendezvous import (
     FolderRendezvous,
     MlflowRendezvous,
     Rendezvous,
     StaticRendezvous,
 )
-from azureml_jobs.storage.opened import open_store
+from azureml_jobs.storage.opened import CONTAINER, open_store
+from azureml_jobs.storage.store_rendezvous import StoreRendezvous
 from client import driver
 from client.capacity import memory
 from client.malloc import keep_activations_mapped
@@ -124,10 +128,11 @@ class NodeSettings:
 
     A silo's settings: `silo` (JSON, as `conf.silos.silo_to_json`) or `silo_file`. Where the server
     is: `server` (host:port), `relay` (the address of one at which it is met), `rendezvous` (a
-    folder), or `tracking` (an MLflow address, where `experiment`, `federation` and perhaps `run_id`
-    say which; the federation's name is also part of that of the key in a vault). The node's private
-    key: `key` or `key_vault`. Its admission comes with the rendezvous, or from the file `admission`.
-    With `federation` only that federation's records are followed.
+    folder, or a blob container's address), or `tracking` (an MLflow address, where `experiment`,
+    `federation` and perhaps `run_id` say which; the federation's name is also part of that of the
+    key in a vault). The node's private key: `key` or `key_vault`. Its admission comes with the
+    rendezvous, or from the file `admission`. With `federation` only that federation's records are
+    followed.
     """
 
     ca: Path
@@ -136,7 +141,7 @@ class NodeSettings:
     silo_file: Path | None = None
     server: str = ""
     relay: str = ""
-    rendezvous: Path | None = None
+    rendezvous: str = ""
     tracking: str = ""
     experiment: str = "meadow"
     federation: str = ""
@@ -263,7 +268,9 @@ def _node_key(settings: NodeSettings, silo: str) -> NodeKey:
 def _rendezvous(settings: NodeSettings) -> Rendezvous:
     if settings.server:
         return StaticRendezvous(settings.server)
-    if settings.rendezvous is not None:
+    if settings.rendezvous.startswith(CONTAINER):
+        return StoreRendezvous(open_store(settings.rendezvous, LARGEST_RECORD), LOOK_SECONDS)
+    if settings.rendezvous:
         return FolderRendezvous(settings.rendezvous)
     # Asked as this job's identity: the token of its own MLflow run is for its own workspace alone.
     for name in (

@@ -36,7 +36,7 @@ from client.wanted import NotWanted, until
 from conf.border import CrossedError, across
 from conf.errors import MeadowError, SiloError, WireError
 from conf.running_clock import Clock
-from conf.schema import Silo
+from conf.schema import Silo, SiloConf
 from conf.silos import silo_to_json
 from conf.startup_log import note
 from strategies.wire import protocol
@@ -49,7 +49,7 @@ MOST_OBJECTS: Final = 100_000
 """Of an instruction: 16 GiB in chunks are 3,300, and each array of a model is one."""
 LARGE: Final = 64 * 2**20
 """Bytes of an update from which on memory counts more than the page faults of giving it back."""
-IDLE_SECONDS: Final = 1800.0
+IDLE_SECONDS: Final = SiloConf.idle_timeout
 """Without a message for this long the job ends: an idle GPU costs its owner money."""
 
 

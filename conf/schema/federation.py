@@ -35,6 +35,8 @@ ENVIRONMENT_IN_WORDS = (
     "of Meadow's own images; a label such as @latest may mean another image tomorrow: write the "
     "version"
 )
+LONGEST_JOB = 21 * 86400
+"""Seconds that Azure ML lets a job run at most (Microsoft's "Manage and increase quotas")."""
 
 
 @dataclass
@@ -154,6 +156,13 @@ class SiloConf:
         "older driver; null = silo, built by its workspace",
     )
     instance_type: str | None = value(None, help="instance type of a Kubernetes compute (AKS, Arc)")
+    job_tier: str | None = text(
+        None,
+        r"spot|basic|standard|premium",
+        "spot, basic, standard or premium",
+        help="tier of serverless machines: spot is cheap, and may be taken away at any time; "
+        "null = as the compute is",
+    )
     gpus: int = number(
         0, at_least=0, at_most=MOST_THREADS, help="GPUs of its job; more than one is refused"
     )
@@ -166,9 +175,18 @@ class SiloConf:
         "a few words in ASCII, such as 'cron on ops-vm'",
         help="who starts its job again when it ends; null = nobody",
     )
+    idle_timeout: float = number(
+        7200.0,
+        at_least=1,
+        at_most=YEAR,
+        help="seconds without a server or without work before its job ends: an idle GPU costs money",
+    )
     shm_size: str | None = size(help="shared memory for loader workers; null = 2g")
     identity: str = one_of("managed", "user", help="as whom its job signs in")
-    key_vault: str | None = value(None, help="the Key Vault that holds its private key")
+    key_vault: str | None = value(
+        None,
+        help="the Key Vault that holds its private key: its name, or its host outside the public cloud",
+    )
     input: InputConf | None = value(None, help="its data, given to its job")
     public_key: str | None = value(
         None, help="a .pub file, to be admitted by the orchestrator's owner"
@@ -206,12 +224,19 @@ class OrchestratorConf:
         "job's own",
     )
     idle_timeout: float = number(
-        1800.0,
+        7200.0,
         at_least=0,
         at_most=YEAR,
         help="seconds without a run before it ends; 0 = with its queue",
     )
     outbound: OutboundConf = section(OutboundConf)
+    queue_timeout: float = number(
+        7200.0,
+        at_least=0,
+        at_most=YEAR,
+        help="seconds in which a silo's job on Azure ML gets its machine and its image; "
+        "run.start_timeout counts from when it runs",
+    )
     targets: list[str] = entries(
         list,
         pattern=DOTTED,
@@ -227,6 +252,7 @@ class OrchestratorConf:
     # ---- on Azure ML
     workspace: WorkspaceConf | None = value(None, help="its Azure ML workspace")
     compute: str | None = value(None, help="its compute in the workspace")
+    instance_type: str | None = value(None, help="instance type of a Kubernetes compute (AKS, Arc)")
     restarted_by: str | None = text(
         None,
         r"[ -~]{1,100}",
@@ -240,10 +266,17 @@ class OrchestratorConf:
         help="its job's image: azureml:NAME:VERSION, one that is there already; null = orchestrator, "
         "built by its workspace",
     )
+    standby: bool = value(
+        False,
+        help="end well at once where another orchestrator is live, or the federation was ended: for "
+        "a schedule that starts it again and again",
+    )
     datastore: str | None = value(
         None, help="the datastore whose container holds the store and the results"
     )
-    key_vault: str | None = value(None, help="the Key Vault that holds the CA")
+    key_vault: str | None = value(
+        None, help="the Key Vault that holds the CA: its name, or its host outside the public cloud"
+    )
     address: str | None = value(
         None,
         help="host:port of a gateway or private link; null = silos ask MLflow where the job is",
@@ -255,12 +288,17 @@ class OrchestratorConf:
     timeout: int = number(
         7 * 86400,
         at_least=60,
-        at_most=int(YEAR),
-        help="seconds after which Azure ML ends a job, the silos' too",
+        at_most=LONGEST_JOB,
+        help="seconds after which Azure ML ends a job, the silos' too; it allows 21 days at most",
     )
     store: str | None = value(
         None,
         help="address of the blob container; null = looked up from the datastore at launch",
+    )
+    rendezvous: str | None = value(
+        None,
+        help="address of a blob container in which silos see where the server is: a role at it is "
+        "all that they need; null = they ask MLflow",
     )
     tracking: str | None = value(
         None, help="MLflow address of the workspace; null = looked up at launch"
@@ -293,4 +331,11 @@ class FederationConf:
         None, help="of a local federation: keys, store, jobs; null = .meadow/<name>"
     )
     relay: RelayConf = section(RelayConf)
+    poll_seconds: float = number(
+        15.0,
+        at_least=0.05,
+        at_most=600,
+        help="seconds between two questions to Azure about a job that is waited for; they grow to "
+        "twice as many",
+    )
     orchestrator: OrchestratorConf = section(OrchestratorConf)

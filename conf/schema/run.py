@@ -112,7 +112,8 @@ class RunConf:
         600.0,
         above=0,
         at_most=YEAR,
-        help="seconds in which the silos of start_quorum must have connected",
+        help="seconds in which the silos of start_quorum must have connected; on Azure ML those in "
+        "which a silo's job runs",
     )
     round_timeout: float = number(
         3600.0,

@@ -14,15 +14,19 @@ from typing import Final
 from azureml_jobs.identity.azure_sign_in import sign_in
 from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.identity.secret_store import FolderSecrets, SecretStore
-from azureml_jobs.rendezvous import FolderRendezvous, MlflowRendezvous, Rendezvous
+from azureml_jobs.rendezvous import MAX_BYTES, FolderRendezvous, MlflowRendezvous, Rendezvous
 from azureml_jobs.storage.base import NAME, Store
 from azureml_jobs.storage.folder_store import FolderStore
+from azureml_jobs.storage.opened import open_store
 from azureml_jobs.storage.rights import LARGEST, StoreOfRights, container_of
+from azureml_jobs.storage.store_rendezvous import StoreRendezvous
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf
 
 AUTO: Final = "auto"
 RESULTS: Final = "results/"
+PUBLISH_SECONDS: Final = 15.0
+"""Between two heartbeats at a rendezvous that is a service: silos watch for 90 s."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class OrchestratorBackends:
     secrets: SecretStore
     rendezvous: Rendezvous
     host: str
+    publish_seconds: float = 0.0
+    """Between two heartbeats at the rendezvous."""
     keeps_results: bool = False
     """Whether a run's files go into the store too: this disk ends with the job."""
 
@@ -41,12 +47,15 @@ class OrchestratorBackends:
         """Return a container and a vault where the configuration names them, else folders."""
         own = conf.federation.orchestrator
         folder = FederationFolder.of(conf.federation)
+        place = _rendezvous(conf, folder)
+        here = isinstance(place, FolderRendezvous)
         secrets = VaultSecrets(own.key_vault) if own.key_vault else FolderSecrets(folder.keys)
         return cls(
             store_of(conf, server=True),
             secrets,
-            _rendezvous(conf, folder),
+            place,
             own_host() if own.host == AUTO else own.host,
+            publish_seconds=0.0 if here else PUBLISH_SECONDS,
             keeps_results=own.store is not None,
         )
 
@@ -60,9 +69,12 @@ class OrchestratorBackends:
 
 
 def _rendezvous(conf: Conf, folder: FederationFolder) -> Rendezvous:
-    """Return the MLflow of an Azure ML job's own workspace, where this is one with a store; else a
-    folder.
+    """Return the container that the configuration names; else the MLflow of an Azure ML job's own
+    workspace, where this is one with a store; else a folder.
     """
+    place = conf.federation.orchestrator.rendezvous
+    if place:
+        return StoreRendezvous(open_store(f"{place}/{conf.federation.name}", MAX_BYTES))
     if not conf.federation.orchestrator.store or "AZUREML_RUN_ID" not in os.environ:
         return FolderRendezvous(folder.rendezvous)
     for name in ("azure", "azureml"):

@@ -57,6 +57,10 @@ rendezvous.
 """
 WARN_SECONDS: Final = 3600.0
 """Between two looks at what will end."""
+END_FILE: Final = "end.json"
+"""In its store, the request to end: the epoch of the orchestrator that is meant."""
+STATES_SECONDS: Final = 300.0
+"""For which a note about silos' jobs counts without a newer one."""
 STATUS_FILE: Final = "orchestrator.json"
 """What the orchestrator says of itself in its store, replaced when it changes."""
 
@@ -78,7 +82,10 @@ class Caretaker:
     """Makes a certificate by the CA of now; asked where the CA's owner has left a note."""
     software: dict[str, dict[str, str]] = field(default_factory=dict)
     """What each silo said last that it runs; replaced, not changed, because a thread reads it."""
+    publish_seconds: float = 0.0
+    """Between two heartbeats at the rendezvous, where each is a call to a service."""
     _beat: int = 0
+    _next_publication: float = 0.0
     late: dict[str, str] = field(default_factory=dict)
     """What there is to say of silos that gave no answer round after round; replaced, not changed."""
     presence: Presence | None = None
@@ -88,6 +95,13 @@ class Caretaker:
     _admitted: dict[bytes, str] = field(default_factory=dict)
     _shut_out: set[bytes] = field(default_factory=set)
     _published: dict[str, str] = field(default_factory=dict)
+    asked_to_end: bool = False
+    """Whether the owner asked, through the store, for the federation's end."""
+    starting: bool = False
+    """Whether a run waits for its silos."""
+    job_states: dict[str, str] = field(default_factory=dict)
+    """Of silos' jobs, as who waits for the run told of late; replaced, not changed."""
+    _told_states: tuple[int, float] = (0, 0.0)  # the last beat, and when it was new
     _request: Request | None = None
     _status: dict[str, Any] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event)
@@ -156,6 +170,10 @@ class Caretaker:
                 self._look_at_silos()
                 self._write_status()
                 self._warn()
+                if self._is_asked_to_end():
+                    self.asked_to_end = True
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
             except LeaseLost as error:
                 self._lost = error
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -163,8 +181,19 @@ class Caretaker:
             except MeadowError as error:
                 log.warning("%s; trying again", error)
 
+    def _is_asked_to_end(self) -> bool:
+        """Return whether the owner asks this start of an orchestrator to end, and not one before."""
+        try:
+            return bool(json.loads(self.store.read(END_FILE))["epoch"] == self.lease.epoch)
+        except (StoreMissing, ValueError, TypeError, LookupError):
+            return False
+
     def _publish(self, state: str) -> None:
         address = f"{self.host}:{self.orchestrator.address.rpartition(':')[2]}"
+        now = time.monotonic()
+        if state == OPEN and now < self._next_publication:
+            return
+        self._next_publication = now + self.publish_seconds
         self._beat += 1
         record = Record(address, self.lease.epoch, time.time(), state, self._beat)
         signer = RecordSigner(HeadSigner.of(self.credentials), self.federation)
@@ -229,6 +258,27 @@ class Caretaker:
         request = self._request
         if request is not None and self.queue.is_cancelled(request):
             os.kill(os.getpid(), signal.SIGUSR1)
+        if request is not None and self.starting:
+            self._follow_states(request)
+
+    def _follow_states(self, request: Request) -> None:
+        """Look what was told of silos' jobs; a note that stands still for long says nothing."""
+        beat, states = self.queue.states(request.run_id)
+        now = time.monotonic()
+        if beat != self._told_states[0]:
+            self._told_states = (beat, now)
+        fresh = now - self._told_states[1] < STATES_SECONDS
+        self.job_states = states if fresh else {}
+
+    @contextlib.contextmanager
+    def waiting_for_silos(self) -> Iterator[None]:
+        """Follow the states of silos' jobs in this block."""
+        self.starting = True
+        try:
+            yield
+        finally:
+            self.starting = False
+            self.job_states = {}
 
     def _look_at_silos(self) -> None:
         presence = self.presence
@@ -274,6 +324,27 @@ class Caretaker:
         if self._request is not None:
             self._request = None  # once is enough
             raise Interrupted("MDW-902", "The run was cancelled.", "Resume it with run.resume.")
+
+
+def ask_to_end(store: Store) -> bool:
+    """Ask the orchestrator of a store to end its federation; return False where none ever was.
+
+    Only its owner may write there. A later orchestrator has another epoch, and is not meant.
+    """
+    epoch = read_status(store).get("epoch")
+    if not isinstance(epoch, int):
+        return False
+    store.replace(END_FILE, json.dumps({"epoch": epoch}).encode())
+    return True
+
+
+def was_ended(store: Store) -> bool:
+    """Return whether the last orchestrator of a store was asked to end its federation."""
+    epoch = read_status(store).get("epoch")
+    try:
+        return epoch is not None and bool(json.loads(store.read(END_FILE))["epoch"] == epoch)
+    except (StoreMissing, ValueError, TypeError, LookupError):
+        return False
 
 
 def read_status(store: Store) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -37,6 +37,7 @@ from server.orchestrator.nodes import node_id_of
 from server.orchestrator.open_run import OpenRun
 from server.orchestrator.orchestrator_grid import OrchestratorGrid
 from server.orchestrator.stock_port import PortLimits, StockPort
+from server.round.start_patience import StartPatience, WaitingLines
 from strategies.wire import protocol
 from strategies.wire.run_code import RunCode
 
@@ -218,32 +219,38 @@ class Orchestrator:
         return sorted({entry.silo for entry in entries if entry is not None})
 
     def wait_for(
-        self, silos: Iterable[str], quorum: int, timeout: float, settle: float = 0.0
+        self,
+        silos: Iterable[str],
+        quorum: int,
+        timeout: StartPatience | float,
+        settle: float = 0.0,
+        states: Callable[[], Mapping[str, str]] = dict,
     ) -> list[str]:
         """Return the named silos that are there once `quorum` of them are.
 
-        Before `settle` seconds have passed all of them are waited for. Raises SiloError MDW-330.
+        `timeout` says how long the others are waited for (a number: so many seconds), with the
+        `states` of their jobs, as far as they are known. Before `settle` seconds have passed all
+        are waited for. Raises SiloError MDW-330.
         """
+        patience = timeout if isinstance(timeout, StartPatience) else StartPatience(timeout)
         wanted = set(silos)
         started = self.clock()
-        deadline = started + timeout
+        lines = WaitingLines()
         with self._fleet.changed:
             while True:
                 here = wanted.intersection(self.connected())
+                patience.met |= here
                 now = self.clock()
                 settling = len(here) < len(wanted) and now - started < settle
                 if len(here) >= quorum and not settling:
                     return sorted(here)
-                left = deadline - now
-                if left <= 0:
-                    missing = ", ".join(sorted(wanted - here))
-                    raise SiloError(
-                        "MDW-330",
-                        f"{len(here)} of the {quorum} silos needed are connected after {timeout:.0f} s;"
-                        f" missing: {missing}.",
-                        "Look at their jobs' logs, or resume the run with a lower run.start_quorum.",
-                    )
-                self._fleet.changed.wait(min(left, 0.5))
+                missing = sorted(wanted - here)
+                said = states()
+                left = patience.left(missing, len(wanted) - quorum, said, started, now)
+                if len(here) < quorum and left <= 0:
+                    raise _not_enough(len(here), quorum, now - started, missing)
+                lines.say({silo: patience.why(silo, said) for silo in missing}, now)
+                self._fleet.changed.wait(0.5)
 
     def open_run(
         self,
@@ -338,6 +345,15 @@ class Orchestrator:
     def _own_nodes_online(self) -> bool:
         nodes = self._fleet.nodes
         return any(entry.own and nodes.is_online(entry.id) for entry in nodes.entries())
+
+
+def _not_enough(here: int, quorum: int, seconds: float, missing: Sequence[str]) -> SiloError:
+    message = (
+        f"{here} of the {quorum} silos needed are connected after {seconds:.0f} s;"
+        f" missing: {', '.join(missing)}."
+    )
+    hint = "Look at their jobs' logs, or resume the run with a lower run.start_quorum."
+    return SiloError("MDW-330", message, hint)
 
 
 def quiet_flower(level: int = logging.WARNING) -> None:

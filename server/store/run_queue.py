@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -28,6 +28,9 @@ REQUESTS: Final = "queue/requests/"
 CANCELLED: Final = "queue/cancelled/"
 BEGUN: Final = "queue/begun/"
 ENDED: Final = "queue/ended/"
+STATES: Final = "queue/states/"
+LONGEST_STATE: Final = 40
+"""Characters of a job's state, as whoever waits for a run tells it."""
 REQUEST_FORMAT: Final = Format("request", 1, fix="Submit the run again under another name.")
 OUTCOME_FORMAT: Final = Format("record of how a run ended", 1)
 _ITS_OWN_FAULT: Final = ("MDW-505", "MDW-506", "MDW-510", "MDW-514", "MDW-517")
@@ -91,6 +94,16 @@ class RunQueue:
         Raises ConfigError MDW-187 where the id is malformed, is not done yet, or was used before by
         another run.
         """
+        self.check_free(run_id, conf)
+        request = Request(
+            f"{int(self.clock() * 1000):014d}.{run_id}", run_id, _as_asked(conf), command
+        )
+        record = REQUEST_FORMAT.stamp | asdict(request)
+        self.store.put_if_absent(REQUESTS + request.name, json.dumps(record).encode())
+        return request
+
+    def check_free(self, run_id: str, conf: Conf) -> None:
+        """Raise ConfigError MDW-187 where a run of that name could not be added."""
         if not RUN_ID.fullmatch(run_id):
             raise ConfigError(
                 "MDW-187", f"{run_id!r} can't name a run.", "Use letters, digits and . _ = -."
@@ -107,12 +120,6 @@ class RunQueue:
             if conf.run.resume is None and begun:
                 hint = f"Choose another run.name, or go on with run.resume={run_id}."
                 raise ConfigError("MDW-187", f"The run {run_id} was submitted before.", hint)
-        request = Request(
-            f"{int(self.clock() * 1000):014d}.{run_id}", run_id, _as_asked(conf), command
-        )
-        record = REQUEST_FORMAT.stamp | asdict(request)
-        self.store.put_if_absent(REQUESTS + request.name, json.dumps(record).encode())
-        return request
 
     def all(self) -> list[Request]:
         """Return every request that this Meadow reads, the oldest first; any other is logged."""
@@ -185,6 +192,24 @@ class RunQueue:
     def is_cancelled(self, request: Request) -> bool:
         """Return whether somebody asked for the end of a run."""
         return CANCELLED + request.name in self.store.list(CANCELLED)
+
+    def tell_states(self, run_id: str, states: Mapping[str, str], beat: int) -> None:
+        """Tell the orchestrator in which states silos' jobs are, as who waits for a run sees them.
+
+        `beat` rises with each call, so that an old note is known by standing still.
+        """
+        note = {"beat": beat, "states": dict(states)}
+        self.store.replace(STATES + run_id, json.dumps(note).encode())
+
+    def states(self, run_id: str) -> tuple[int, dict[str, str]]:
+        """Return what was told of silos' jobs, and its beat; nothing where nothing readable was."""
+        try:
+            note = json.loads(self.store.read(STATES + run_id))
+            told = {str(silo): str(state) for silo, state in dict(note["states"]).items()}
+            beat = int(note["beat"])
+        except (StoreMissing, ValueError, TypeError, LookupError, OverflowError, RecursionError):
+            return 0, {}
+        return beat, {silo: state for silo, state in told.items() if len(state) <= LONGEST_STATE}
 
     def _end(self, name: str, outcome: Outcome) -> None:
         record = OUTCOME_FORMAT.stamp | asdict(outcome)

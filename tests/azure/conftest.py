@@ -56,8 +56,7 @@ def federation(
 ) -> Iterator[Federation]:
     """A federation of two silos; 'all' holds every right, the engineer and the owners their own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(azure, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(azure, "STOP_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(azure, "LIST_SECONDS", 0.0)
     cloud.executor.stop()
     cloud.executor.jobs.clear()
     for key in [key for key in cloud.resources._by_key if "/jobs/" in key]:

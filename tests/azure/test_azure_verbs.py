@@ -16,7 +16,7 @@ from azureml_jobs.backends.azure import AzureBackend
 from azureml_jobs.backends.azure_log import AzureLog
 from azureml_jobs.backends.base import ORCHESTRATOR, Job
 from azureml_jobs.backends.workspace import AzureJob, Workspace
-from azureml_jobs.cli import runs
+from azureml_jobs.cli import asking_again
 from azureml_jobs.jobs.specification import JobSpec
 from azureml_jobs.rehearsal.rehearse import ENGINEER, owner
 from conf.errors import AzureError, RoundError
@@ -258,7 +258,7 @@ def test_a_wait_bears_that_azure_is_not_reached_for_a_while(
 
     monkeypatch.setattr(AzureBackend, "job", job)
     assert federation.meadow("wait", "run=one", who=ENGINEER) == 0
-    monkeypatch.setattr(runs, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(asking_again, "PATIENCE_SECONDS", -1.0)
     failures.append(AzureError("MDW-800", "Can't reach the workspace hub."))
     assert federation.meadow("wait", "run=one", who=ENGINEER) == AzureError.exit_status
     assert "MDW-800" in capfd.readouterr().err
@@ -373,7 +373,9 @@ def test_a_launch_that_fails_in_the_middle_leaves_nothing_at_work(
     assert cheap.meadow("launch", "all", "run.name=one") == AzureError.exit_status
     assert "MDW-800" in capfd.readouterr().err
     assert [job.status for job in cheap.cloud.executor.jobs.values()] == ["Canceled"] * 2
-    assert cancelled(cheap, "one")
+    queue = cheap.queue()
+    with cheap.rehearsal.signed_in(ENGINEER):
+        assert queue.all() == [], "the run is asked for when all jobs run"
 
 
 def test_ctrl_c_ends_the_run_of_launch_all_and_what_it_started(
@@ -406,7 +408,7 @@ def test_what_azure_does_not_answer_during_launch_all_ends_no_job(
         raise AzureError("MDW-800", "Can't reach the workspace hub.")
 
     monkeypatch.setattr(AzureLog, "lines", log_lines)
-    monkeypatch.setattr(runs, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(asking_again, "PATIENCE_SECONDS", -1.0)
     assert cheap.meadow("launch", "all", "run.name=one") == AzureError.exit_status
     assert "The jobs go on" in capfd.readouterr().err
     assert (

@@ -132,7 +132,7 @@ def people(cloud: LoopbackCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def commands() -> list[tuple[str, str]]:
     """Return the commands of docs/azure.md's section on keys: who types each, and what."""
-    section = (ROOT / "docs" / "azure.md").read_text().split("## 3. Keys")[1].split("## 4.")[0]
+    section = (ROOT / "docs" / "azure.md").read_text().split("## Keys")[1].split("## Launch")[0]
     lines = [
         line.split("#")
         for block in re.findall(r"```\n(.*?)```", section, re.DOTALL)

@@ -158,7 +158,10 @@ def test_a_deleted_secret_that_the_vault_still_keeps_is_told(
         secrets.set("node-a_b", b"key")
 
 
-@pytest.mark.parametrize("name", ["", "a", "kv_north", "https://kv-north.vault.azure.net", "-kv"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "a", "kv_north", "https://kv-north.vault.azure.net", "-kv", "kv-north.example.org"],
+)
 def test_what_is_no_vault_s_name_is_refused(name: str) -> None:
     with pytest.raises(IdentityError, match=r"MDW-709"):
         VaultSecrets(name)

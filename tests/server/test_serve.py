@@ -33,7 +33,13 @@ from conf.schema import Conf
 from server import serve as orchestrator_job
 from server.orchestrator import caretaker
 from server.orchestrator.backends import OrchestratorBackends, store_in
-from server.orchestrator.caretaker import LEASE, read_status
+from server.orchestrator.caretaker import (
+    END_FILE,
+    LEASE,
+    STATUS_FILE,
+    ask_to_end,
+    read_status,
+)
 from server.run.audit import audit
 from server.run.checkpoint import Checkpoints, RunState
 from server.run.result import RoundRecord, RunResult
@@ -129,6 +135,44 @@ def test_sigterm_ends_it_with_143_and_silos_go_on_looking(place: Place) -> None:
     join()
     assert [record.state for record in place.records()] == [OPEN]
     assert place.store.acquire(LEASE, "another", 10) is not None
+
+
+def test_its_owner_ends_it_through_the_store_and_silos_hear_that_it_is_over(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caretaker, "CARE_SECONDS", 0.1)
+
+    def ask() -> None:
+        until(place.is_open)
+        # A request that an earlier orchestrator did not live to read is not for this one.
+        place.store.replace(END_FILE, b'{"epoch": 0}')
+        time.sleep(0.3)
+        assert [record.state for record in place.records()] == [OPEN]
+        until(lambda: ask_to_end(place.store))
+
+    join = meanwhile(ask)
+    assert serve(place.conf()) == 0
+    join()
+    assert [record.state for record in place.records()] == [OVER]
+    assert place.store.acquire(LEASE, "another", 10) is not None
+
+
+def test_one_of_a_schedule_ends_well_where_another_is_live_or_the_federation_was_ended(
+    place: Place,
+) -> None:
+    standby = place.conf("federation.orchestrator.standby=true")
+    lease = place.store.acquire(LEASE, "the live one", 60)
+    assert lease is not None
+    assert serve(standby) == 0
+    assert place.records() == [], "it never said that it is there"
+    place.store.release(lease)
+    place.store.replace(STATUS_FILE, b'{"epoch": 7}')
+    assert ask_to_end(place.store)
+    assert serve(standby) == 0 and place.records() == []
+    place.store.replace(STATUS_FILE, b'{"epoch": 8}')
+    again = ["federation.orchestrator.standby=true", "federation.orchestrator.idle_timeout=0"]
+    assert serve(place.conf(*again)) == 0
+    assert [record.state for record in place.records()] == [OVER]
 
 
 def test_a_second_orchestrator_on_the_same_store_is_refused(

@@ -100,7 +100,7 @@ def test_the_orchestrator_s_job(conf: Conf, code: Code) -> None:
         "command": "python -m azureml_jobs.cli.main serve federation.file=federation.yaml"
         " federation.orchestrator.listen=0.0.0.0:9092 federation.orchestrator.host=auto"
         f" federation.orchestrator.store={STORE} federation.orchestrator.key_vault=kv-hub"
-        " federation.orchestrator.idle_timeout=1800.0 \"run.output='${{outputs.runs}}'\"",
+        " federation.orchestrator.idle_timeout=7200.0 \"run.output='${{outputs.runs}}'\"",
         "code": "CODE",
         "environment": "orchestrator",
         "compute": "azureml:cpu",
@@ -155,6 +155,12 @@ WHERE = {
     "https://north.blob.core.windows.net/own": "https://north.blob.core.windows.net/own",
     "/mnt/own": "/mnt/own",
 }
+
+
+def test_a_silo_that_may_idle_longer_is_told_so(conf: Conf, code: Code) -> None:
+    assert "--idle-timeout" not in silo_job(conf, "north", code, TRACKING).command
+    conf.federation.silos["north"].idle_timeout = 14400
+    assert "--idle-timeout 14400" in silo_job(conf, "north", code, TRACKING).command
 
 
 @pytest.mark.parametrize("state", WHERE)
