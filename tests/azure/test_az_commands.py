@@ -65,6 +65,7 @@ def python_with_az() -> str | None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_the_real_command_line_takes_every_command(tmp_path: Path) -> None:
     python = python_with_az()
     if python is None:
