@@ -3,18 +3,17 @@
     python -m tests.security.fuzz_listeners --cases 100000 --seed 0
 
 The orchestrator is a process of its own with all three ports: that of Meadow's nodes (mutual TLS),
-that of Flower's (HTTPS), that of Flower's 1.39 (gRPC). Cases come over plain TCP, inside TLS, and as
-calls of a key that the CA has certified and nobody has admitted. Beside them an admitted silo beats.
-A finding is: the process has ended, a lost or late beat, an exception in its log, memory, descriptors
-or threads that grow, a case that takes more than `SECONDS`. No port but these listens for anybody
-(`tests/azureml_jobs/cli` has the test of every command); a webhook only calls.
+that of Flower's (HTTPS), that of Flower's 1.39 (gRPC); a relay is in it too. Cases come over plain
+TCP, inside TLS, and as calls of a key that the CA has certified and nobody has admitted. Beside them
+an admitted silo beats. A finding is: the process has ended, a lost or late beat, an exception in its
+log, memory or connections that stay, a case that takes more than `SECONDS`. No port but these listens
+for anybody (`tests/security/test_shared_machine.py`); a webhook only calls.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
 import multiprocessing
 import os
 import random
@@ -27,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
@@ -45,17 +44,24 @@ from server.orchestrator.grpc_port import allow_many_files
 from server.orchestrator.service import quiet_flower
 from strategies.wire.fleet_calls import FLEET_CALLS
 from strategies.wire.headers import CALL_CHALLENGE, CALL_NUMBER, CALL_SIGNATURE, CALL_TIME
+from tests.azureml_jobs.relay.place import relay_of
 from tests.faults.federation import Federation
 from tests.security.caller import Caller, FlowerCaller
+from tests.security.fuzz_relay import relay_case
+from tests.security.spoilt_bytes import (
+    SECONDS,
+    WAIT_SECONDS,
+    exchanged,
+    first_record,
+    secured,
+    spoilt,
+)
 
-SECONDS: Final = 15.0
-"""That one case may take: a stranger is given 10 s by any port."""
 BEAT_SECONDS: Final = 5.0
 """That an admitted silo's beat may take."""
 GROWTH: Final = 48 * 2**20
 """Bytes by which the process may grow after the first fifth of the cases."""
 AT_ONCE: Final = 6
-WAIT_SECONDS: Final = 0.5
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -92,18 +98,24 @@ def orchestrate(folder: str, pipe: Pipe) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     quiet_flower()
     federation = Federation(Path(folder), silos=1)
-    with federation.orchestrator(stock="127.0.0.1:0", stock_grpc="127.0.0.1:0") as orchestrator:
+    many = {"connections_per_minute": 1e6, "proof_seconds": 3.0}
+    with (
+        federation.orchestrator(stock="127.0.0.1:0", stock_grpc="127.0.0.1:0") as orchestrator,
+        relay_of(Path(folder) / "relay", federation, **many) as relay,
+    ):
         ports = orchestrator.address, orchestrator.stock_address, orchestrator.stock_grpc_address
-        pipe.send((os.getpid(), *ports))
+        pipe.send((os.getpid(), *ports, f"127.0.0.1:{relay.port}", str(relay.ca.file)))
         pipe.recv()
 
 
 class Cases:
     """What is sent, by number: the same seed and number are the same case."""
 
-    def __init__(self, federation: Federation, seed: int, ports: tuple[str, str, str]) -> None:
+    def __init__(self, federation: Federation, seed: int, ports: list[str], relay_ca: str) -> None:
         self._seed = seed
-        self._own, self._stock, self._stock_grpc = (_place(port) for port in ports)
+        places = [_place(port) for port in ports]
+        self._own, self._stock, self._stock_grpc, self._relay = places
+        self._to_relay = ssl.create_default_context(cafile=relay_ca)
         key = ec.generate_private_key(ec.SECP384R1())
         self._stranger = Caller(federation, ports[0], key)
         self._flower = FlowerCaller(federation, ports[2], key)
@@ -126,7 +138,7 @@ class Cases:
 
     def raw(self, drawn: random.Random) -> str:
         """Send bytes that are no TLS to any port."""
-        place = drawn.choice([self._own, self._own, self._stock, self._stock_grpc])
+        place = drawn.choice([self._own, self._own, self._stock, self._stock_grpc, self._relay])
         content = drawn.choice(
             [
                 b"",
@@ -141,7 +153,7 @@ class Cases:
 
     def hello(self, drawn: random.Random) -> str:
         """Send the first record of a handshake, with something wrong in it."""
-        place = drawn.choice([self._own, self._own, self._stock, self._stock_grpc])
+        place = drawn.choice([self._own, self._own, self._stock, self._stock_grpc, self._relay])
         return exchanged(place, spoilt(drawn, first_record(self._http2)))
 
     # ---- inside TLS
@@ -174,6 +186,10 @@ class Cases:
                 return "answered" if got else "closed"
         except OSError as error:
             return type(error).__name__
+
+    def relay(self, drawn: random.Random) -> str:
+        """Send bytes, a request or frames with something wrong in them to a relay."""
+        return relay_case(drawn, self._relay, self._to_relay)
 
     def _request(self, drawn: random.Random) -> bytes:
         name = drawn.choice([call.path for call in FLEET_CALLS.values()])
@@ -266,60 +282,13 @@ def frame(drawn: random.Random, kind: int | None = None, body: bytes | None = No
     )
 
 
-def spoilt(drawn: random.Random, good: bytes) -> bytes:
-    """Return bytes with some changed, taken out or put in."""
-    data = bytearray(good)
-    for _ in range(drawn.randint(1, 6)):
-        at = drawn.randrange(len(data) + 1)
-        how = drawn.random()
-        if how < 0.5 and at < len(data):
-            data[at] = drawn.randrange(256)
-        elif how < 0.7:
-            del data[at : at + drawn.randint(1, 30)]
-        else:
-            data[at:at] = drawn.randbytes(drawn.randint(1, 30))
-    return bytes(data)
-
-
-def first_record(context: ssl.SSLContext) -> bytes:
-    """Return what a client sends first."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
-    with contextlib.suppress(ssl.SSLWantReadError):
-        client.do_handshake()
-    return outgoing.read()
-
-
-def exchanged(place: tuple[str, int], content: bytes) -> str:
-    """Send bytes over plain TCP and wait for the end."""
-    try:
-        with socket.create_connection(place, timeout=SECONDS) as stream:
-            stream.sendall(content)
-            stream.shutdown(socket.SHUT_WR)
-            got = 0
-            while part := stream.recv(65536):
-                got += len(part)
-            return "answered and closed" if got else "closed"
-    except OSError as error:
-        return type(error).__name__
-
-
-@contextlib.contextmanager
-def secured(place: tuple[str, int], context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
-    """A TLS connection."""
-    with (
-        socket.create_connection(place, timeout=SECONDS) as raw,
-        context.wrap_socket(raw, server_hostname="127.0.0.1") as stream,
-    ):
-        yield stream
-
-
 KINDS: Final[dict[str, tuple[int, Callable[[Cases, random.Random], str]]]] = {
     "bytes": (25, Cases.raw),
     "handshakes": (25, Cases.hello),
     "HTTP": (20, Cases.http),
     "HTTP/2": (10, Cases.http2),
     "calls": (20, Cases.calls),
+    "relay": (15, Cases.relay),
 }
 
 
@@ -362,10 +331,10 @@ def fuzz(cases: int, seed: int, folder: Path, told: Callable[[str], None] = prin
     server.start()
     outcome = Outcome()
     try:
-        pid, *ports = ours.recv()
+        pid, *ports, relay_ca = ours.recv()
         process = psutil.Process(pid)
         beats = Beats(federation, ports[0], outcome)
-        sent = Cases(federation, seed, (ports[0], ports[1], ports[2]))
+        sent = Cases(federation, seed, ports, relay_ca)
         _send(sent, cases, process, outcome, told)
         sent.close()
         _settle(process, outcome)
