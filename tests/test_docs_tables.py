@@ -19,3 +19,6 @@ def test_what_the_page_says_does_what_it_says(
         result = json.loads((tmp_path / "outputs" / run / "result.json").read_text())
         assert result["status"] == "finished"
         assert result["final"]["accuracy"] > least
+    lines = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert lines[0] == "place,prediction,p_well,p_ill"
+    assert len(lines) == 201

@@ -10,6 +10,7 @@ file. So `--dry-run` needs no sign-in.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import shutil
 import tempfile
@@ -44,7 +45,7 @@ from azureml_jobs.jobs.specification import (
     silo_job,
 )
 from conf.errors import AzureError
-from conf.files.whole import write_atomic
+from conf.files.whole import rename_new, write_atomic
 from conf.schema import Conf, OutboundConf
 from conf.silos import silo_to_json, silos
 from conf.targets.bundle import bundled, entries_of
@@ -89,7 +90,8 @@ class SentJobs:
         made = Path(tempfile.mkdtemp(prefix=".dry-run-", dir=folder.parent))
         try:
             names = [name for part in parts for name in self._written(part, made)]
-            made.rename(folder)
+            if not rename_new(made, folder):
+                raise FileExistsError(errno.EEXIST, "is there already", str(folder))
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise

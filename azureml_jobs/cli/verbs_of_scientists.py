@@ -110,6 +110,19 @@ SCIENTISTS: Final = (
         about="Code from outside the tree is found where the run says, or where task.target= does.",
     ),
     Verb(
+        "predict",
+        SCIENTIST,
+        "write what a finished run's model says of rows or images without labels",
+        "predictions:predict",
+        (FINISHED_RUN, Argument("output", "where it goes (predictions.csv)", "FILE")),
+        overrides=("data.",),
+        about="The model file has what its columns or pixels are scaled by; the files have to keep the contract of\n"
+        "the run, but for the label, which need not be there. An output that is there is written over.",
+        examples=(
+            ("meadow predict run=first data.root=new-patients.csv output=predictions.csv", ""),
+        ),
+    ),
+    Verb(
         "report",
         SCIENTIST,
         "write a run's report anew, or verify its ledger",

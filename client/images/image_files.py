@@ -71,6 +71,17 @@ def by_folder(root: Path, classes: Sequence[str]) -> ImageFiles:
     return ImageFiles(root, [path for path, _ in found], labels)
 
 
+def unlabelled(root: Path) -> ImageFiles:
+    """Return all images at or under a root, whatever its layout; raises DataError MDW-246 without
+    any.
+    """
+    paths = [root] if root.is_file() else [path for path in root.rglob("*") if _is_image(path)]
+    if not paths:
+        raise _laid_out(root, "images", "no image")
+    paths.sort(key=lambda path: path.as_posix().encode())
+    return ImageFiles(root, paths, np.zeros(len(paths), np.int64))
+
+
 def by_table(
     root: Path, name: str, label: str, labels: Sequence[str], classes: Sequence[str], conf: DataConf
 ) -> ImageFiles:

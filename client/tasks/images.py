@@ -29,6 +29,7 @@ from client.images.image_files import (
     by_folder,
     by_table,
     parts_of,
+    unlabelled,
 )
 from client.images.pixel_layer import PixelLayer, specs_of, sums_of
 from client.partition import Indices
@@ -131,6 +132,15 @@ class ImageFilesTask(ArrayTask):
         self._check_counts(root, np.concatenate(labels))
         return np.concatenate(images), np.concatenate(labels)
 
+    def unlabelled(self, root: Path, data: DataConf) -> tuple[list[str], Tensor]:
+        """Return all images under a folder, whatever its layout, with their names in it; raises
+        DataError as `read_as` does.
+        """
+        listed = unlabelled(root)
+        (images, _), _ = self._decoded(listed, data)
+        names = [path.relative_to(root).as_posix() for path in listed.files]
+        return names, torch.from_numpy(images)
+
     def test(self, data: DataConf) -> Dataset[Any] | None:
         """Return the images of a `test` folder that the silos share; None where they are a silo's
         own.
@@ -201,7 +211,9 @@ class ImageFilesTask(ArrayTask):
         return by_folder(root, where.classes)
 
     def _read(self, root: Path, data: DataConf) -> tuple[Arrays, NDArray[np.str_]]:
-        listed = self._listed(root, data)
+        return self._decoded(self._listed(root, data), data)
+
+    def _decoded(self, listed: ImageFiles, data: DataConf) -> tuple[Arrays, NDArray[np.str_]]:
         channels, height, width = self._look.shape
         images = np.empty((len(listed.files), channels, height, width), np.uint8)
         good = np.ones(len(listed.files), bool)

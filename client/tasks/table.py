@@ -110,6 +110,13 @@ class TableRows(ArrayTask):
             )
         return self._rows(table)
 
+    def unlabelled(self, root: Path, data: DataConf) -> tuple[range, Tensor]:
+        """Return rows whose label is not known, and need not be in the files, with their numbers
+        from 1; raises DataError as `read_as` does.
+        """
+        table = read_table(root, TableContract(self.table.inputs, ()), data)
+        return range(1, len(table) + 1), torch.from_numpy(table.inputs)
+
     def _rows(self, table: Table) -> Arrays:
         self._last = table
         return table.inputs, self.targets(table.labels)
