@@ -143,7 +143,7 @@ class BlobGate:
         tenant = self._tenants.of(f"storage:{account}")
         if identity.tenant != tenant:
             return wrong_storage_issuer(tenant)
-        if self._firewalls.stops(identity, f"storage:{account}"):
+        if self._firewalls.stops(identity.name, f"storage:{account}"):
             return storage_closed()
         action = "read" if request.method in ("GET", "HEAD") else "write"
         container = request.url.path.strip("/").partition("/")[0]

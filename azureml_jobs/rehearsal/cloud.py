@@ -279,7 +279,7 @@ class LoopbackCloud:
     # ---- starting
 
     def _start_services(self) -> None:
-        mounts = Mounts(self.resources, self.accounts, self.access)
+        mounts = Mounts(self.resources, self.accounts, self.access, self.firewalls)
         nodes = NodeIdentities(self.tokens, self.demands)
         services = Services(
             self.demands,

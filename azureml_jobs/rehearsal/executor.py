@@ -241,7 +241,8 @@ class Job:
             of_ranks = ranks(self.properties.get("distribution"), nodes, free_port())
             signed_in = self.signed_in()
             try:
-                network = self.services.networks.around(str(self.properties["computeId"]))
+                compute = str(self.properties["computeId"])
+                network = self.services.networks.around(compute, self._mounted(node))
                 variables = [{**environment, **signed_in, **rank} for rank in of_ranks]
                 node.start(line, variables, network)
                 limit = seconds_of((self.properties.get("limits") or {}).get("timeout"))
@@ -309,6 +310,15 @@ class Job:
                 variables[f"AZURE_ML_INPUT_{name}"] = value
             bound[f"inputs.{name}"] = value
         return bound, variables
+
+    def _mounted(self, node: Node) -> list[Path]:
+        """Return the inputs that a job may not write: those that are mounted, not downloaded."""
+        inputs = (self.properties.get("inputs") or {}).items()
+        return [
+            node.folder("inputs", name)
+            for name, job_input in inputs
+            if job_input["jobInputType"] != "literal" and job_input.get("mode") == "ReadOnlyMount"
+        ]
 
     def _downloaded(self, node: Node, name: str, job_input: Json) -> Path:
         folder = node.folder("inputs", name)

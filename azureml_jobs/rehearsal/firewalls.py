@@ -29,10 +29,10 @@ class Firewalls:
         """Open a resource to the public network again."""
         self._inside.pop(resource, None)
 
-    def stops(self, identity: Identity, resource: str) -> bool:
-        """Return whether a request of that identity does not reach the resource."""
+    def stops(self, identity: str, resource: str) -> bool:
+        """Return whether a request of the identity of that name does not reach the resource."""
         inside = self._inside.get(resource)
-        return inside is not None and identity.name not in inside
+        return inside is not None and identity not in inside
 
 
 def vault_closed(identity: Identity, vault: str) -> tuple[str, str]:

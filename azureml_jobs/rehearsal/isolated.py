@@ -9,6 +9,7 @@ declared passes through sockets in the file system, which know no namespaces:
               says through which socket: FOLDER/ADDRESS-PORT, or FOLDER itself where that is one.
     outward   whether it has one address alone, and a route on which all is dropped.
     exports   [PORT, SOCKET]: a socket out there leads to a port in here.
+    read_only  folders and files that can't be written in here, whoever owns them.
     hosts     {NAME: ADDRESS}: names that are known in here, in the place of /etc/hosts.
 
 Without a command it tries whether a namespace can be made, and ends with status 0 where it can.
@@ -34,7 +35,8 @@ from typing import Any
 NEW_USER = 0x10000000
 NEW_NET = 0x40000000
 NEW_MOUNTS = 0x00020000
-BIND = 4096
+BIND, REMOUNT, READ_ONLY = 0x1000, 0x20, 0x1
+KEPT = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_RELATIME
 HOSTS = b"/etc/hosts"
 SET_FLAGS, SET_ADDRESS, SET_MASK, ADD_ROUTE = 0x8914, 0x8916, 0x891C, 0x890B
 UP_AND_RUNNING = 0x1 | 0x40
@@ -70,6 +72,17 @@ def name_hosts(hosts: dict[str, str]) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.mount(file.name.encode(), HOSTS, None, BIND, None) != 0:
             raise OSError(ctypes.get_errno(), "mount")
+
+
+def protect(path: str) -> None:
+    """Mount a path read-only over itself; raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    where = path.encode()
+    # What the file system is mounted with can't be taken back here, so it is said again.
+    flags = BIND | REMOUNT | READ_ONLY | (os.statvfs(path).f_flag & KEPT)
+    for step in (BIND, flags):
+        if libc.mount(where, where, None, step, None) != 0:
+            raise OSError(ctypes.get_errno(), "mount", path)
 
 
 def set_up(address: str, *, outward: bool) -> None:
@@ -204,9 +217,12 @@ def main(arguments: list[str]) -> int:
     """Do what this module's docstring says."""
     enter()
     settings: dict[str, Any] = {"address": "10.1.0.1", "outward": True, "hosts": {}}
+    settings["read_only"] = [tempfile.gettempdir()]
     if arguments:
         settings = json.loads(arguments[0])
     name_hosts(settings["hosts"])
+    for path in settings["read_only"]:
+        protect(path)
     set_up(settings["address"], outward=settings["outward"])
     if len(arguments) < 2:
         return 0

@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 
 from azureml_jobs.rehearsal.access import Access
 from azureml_jobs.rehearsal.blobs import SUFFIX, Accounts
+from azureml_jobs.rehearsal.firewalls import Firewalls
 from azureml_jobs.rehearsal.resources import Resources
 
 ARTIFACTS: Final = "azureml"
@@ -40,6 +41,7 @@ class Mounts:
     resources: Resources
     accounts: Accounts
     access: Access
+    firewalls: Firewalls
 
     def location(self, workspace: str, uri: str) -> BlobLocation:
         """Return the location of an `azureml://datastores/...` address or a data asset's id.
@@ -100,6 +102,11 @@ class Mounts:
                 container.upload_blob(str(name), path.read_bytes(), overwrite=True)
 
     def _check_access(self, identity: str, action: str, location: BlobLocation) -> None:
+        if self.firewalls.stops(identity, f"storage:{location.account}"):
+            raise MountFailed(
+                f"{identity} does not reach the storage account {location.account}: AuthorizationFailure,"
+                " this request is not authorized to perform this operation"
+            )
         if not location.by_identity:
             return
         resource = f"storage:{location.account}/{location.container}"

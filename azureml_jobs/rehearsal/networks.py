@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -93,8 +94,11 @@ class Networks:
         """Return the address of the next job that somebody may dial."""
         return f"10.1.0.{4 + self._dialled % 200}"
 
-    def around(self, compute: str) -> list[str]:
-        """Return what a job's command begins with, so that it runs in a network of its own."""
+    def around(self, compute: str, read_only: Sequence[Path] = ()) -> list[str]:
+        """Return what a job's command begins with, so that it runs in a network of its own.
+
+        `read_only` are paths that it can't write.
+        """
         if not self.available:
             return []
         out = [port for source, _, port in self._peered if source == compute.lower()]
@@ -115,7 +119,7 @@ class Networks:
         imports += [(port, str(self._folder)) for port in sorted(set(out))]
         exports = [(port, str(self._folder / f"{address}-{port}")) for port in sorted(into)]
         settings: dict[str, Any] = {"imports": imports, "exports": exports, "hosts": self._hosts}
-        settings |= {"address": address, "outward": outward}
+        settings |= {"address": address, "outward": outward, "read_only": list(map(str, read_only))}
         return [sys.executable, "-I", str(PROGRAM), json.dumps(settings)]
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:

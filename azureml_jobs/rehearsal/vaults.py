@@ -52,7 +52,7 @@ class Vaults:
             return _challenge(tenant, str(reason))
         if identity.tenant != tenant:
             return _challenge(tenant, wrong_vault_issuer(identity, tenant))
-        if self._firewalls.stops(identity, f"vault:{vault}"):
+        if self._firewalls.stops(identity.name, f"vault:{vault}"):
             return _closed(identity, vault)
         action = "read" if request.method == "GET" else "write"
         access = self._access.allows(identity.name, action, f"vault:{vault}")
