@@ -93,6 +93,6 @@ def test_code_from_outside_is_refused_at_a_stock_node_by_name_before_the_first_r
     done, logs = served(tmp_path, f"task.target={mine}:Digits", "model=mlp")
     said = " ".join((done.stdout + done.stderr).split())
     assert "MDW-406: Before round 1, 0 of 1 silos are ready" in said, said + logs
-    assert "MDW-346: silo-1: The run's task is mine.Digits" in said
+    assert "silo-1: the silo says MDW-346" in said
     (run,) = (tmp_path / "outputs").iterdir()
     assert RunResult.read(run).rounds == 0

@@ -59,6 +59,7 @@ from tests.security.spoilt_bytes import (
 
 BEAT_SECONDS: Final = 5.0
 """That an admitted silo's beat may take."""
+STALL_SECONDS: Final = 0.5
 GROWTH: Final = 48 * 2**20
 """Bytes by which the process may grow after the first fifth of the cases."""
 AT_ONCE: Final = 6
@@ -76,6 +77,8 @@ class Outcome:
     """Bytes of the orchestrator's process, after each fiftieth of the cases."""
     beats: list[float] = field(default_factory=list)
     lost: int = 0
+    stalls: int = 0
+    """Times that the fuzzer itself was not run: what was late then is nobody's finding."""
 
     def said(self) -> str:
         """Return it in a few lines."""
@@ -86,7 +89,7 @@ class Outcome:
             median = statistics.median(self.beats) * 1000
             lines.append(
                 f"{len(self.beats)} beats, median {median:.0f} ms, longest {max(self.beats):.2f} s,"
-                f" {self.lost} lost"
+                f" {self.lost} lost; this machine stood still {self.stalls} times"
             )
         return "\n".join([*lines, *self.findings[:20], f"{len(self.findings)} findings"])
 
@@ -292,12 +295,38 @@ KINDS: Final[dict[str, tuple[int, Callable[[Cases, random.Random], str]]]] = {
 }
 
 
+class Stalls:
+    """When this process was not run though it had something to do: then the other was not either."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self.count = 0
+        threading.Thread(target=self._watch, name="stalls", daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            before = time.monotonic()
+            time.sleep(0.05)
+            if time.monotonic() - before > STALL_SECONDS:
+                self._last = time.monotonic()
+                self.count += 1
+
+    def since(self, moment: float) -> bool:
+        """Return whether there was one since a moment."""
+        # One that lasts still is noted when it is over.
+        time.sleep(0.2)
+        return self._last >= moment
+
+
 class Beats:
     """An admitted silo that says again and again that it is there."""
 
-    def __init__(self, federation: Federation, address: str, outcome: Outcome) -> None:
+    def __init__(
+        self, federation: Federation, address: str, outcome: Outcome, stalls: Stalls
+    ) -> None:
         self._caller = Caller.silo(federation, address, "silo-1")
         self._outcome = outcome
+        self._stalls = stalls
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -312,7 +341,8 @@ class Beats:
                 self._outcome.beats.append(time.monotonic() - started)
             except grpc.RpcError as error:
                 self._outcome.lost += 1
-                self._outcome.findings.append(f"a beat was lost: {error.code().name}")
+                if not self._stalls.since(started):
+                    self._outcome.findings.append(f"a beat was lost: {error.code().name}")
 
     def end(self) -> None:
         """End, and close the connection."""
@@ -333,9 +363,11 @@ def fuzz(cases: int, seed: int, folder: Path, told: Callable[[str], None] = prin
     try:
         pid, *ports, relay_ca = ours.recv()
         process = psutil.Process(pid)
-        beats = Beats(federation, ports[0], outcome)
+        stalls = Stalls()
+        beats = Beats(federation, ports[0], outcome, stalls)
         sent = Cases(federation, seed, ports, relay_ca)
-        _send(sent, cases, process, outcome, told)
+        _send(sent, cases, process, outcome, stalls, told)
+        outcome.stalls = stalls.count
         sent.close()
         _settle(process, outcome)
         beats.end()
@@ -349,22 +381,29 @@ def fuzz(cases: int, seed: int, folder: Path, told: Callable[[str], None] = prin
 
 
 def _send(
-    sent: Cases, cases: int, process: psutil.Process, outcome: Outcome, told: Callable[[str], None]
+    sent: Cases,
+    cases: int,
+    process: psutil.Process,
+    outcome: Outcome,
+    stalls: Stalls,
+    told: Callable[[str], None],
 ) -> None:
     """Send all cases, a few at a time; look at the process in between."""
 
     def one(number: int) -> tuple[str, float, int]:
         started = time.monotonic()
-        return sent.one(number), time.monotonic() - started, number
+        what = sent.one(number)
+        seconds = time.monotonic() - started
+        if seconds > SECONDS and not stalls.since(started):
+            outcome.findings.append(f"case {number} took {seconds:.1f} s: {what}")
+        return what, seconds, number
 
     step = max(1, cases // 50)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for start in range(0, cases, step):
-            for what, seconds, number in pool.map(one, range(start, min(cases, start + step))):
+            for what, seconds, _ in pool.map(one, range(start, min(cases, start + step))):
                 outcome.counts[what] += 1
                 outcome.slowest = max(outcome.slowest, seconds)
-                if seconds > SECONDS:
-                    outcome.findings.append(f"case {number} took {seconds:.1f} s: {what}")
             if not process.is_running():
                 outcome.findings.append(f"the orchestrator has ended before case {start + step}")
                 return
