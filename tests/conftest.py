@@ -11,7 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from conf.telemetry import OFF
 
@@ -64,6 +64,20 @@ def composed_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compose_module, "hydra_compose", remembered)
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the pictures of reports empty: more than half the time of a short run.
+
+    For tests of something else; those in tests/server/report draw, and those of whole programs.
+    """
+    from matplotlib.figure import Figure
+
+    def empty(_: Figure, file: TextIO, **__: object) -> None:
+        file.write('<svg width="1pt" height="1pt"></svg>')
+
+    monkeypatch.setattr(Figure, "savefig", empty)
 
 
 @pytest.fixture

@@ -32,6 +32,8 @@ from server.session import session
 from server.simulation import simulate, simulate_conf
 from strategies import build_strategy
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 POOL = ["task=digits", "data.examples=200", "federation.size=2", "model.hidden=[8]"]
 POOL += ["simulation=pool", "simulation.workers=0", "tracking=off", "run.seed=5"]
 

@@ -12,6 +12,8 @@ from conf.errors import ConfigError
 from server.run.finished import FinishedRun
 from server.simulation import simulate
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PAGE = Path(__file__).parents[2] / "docs" / "strategies.md"
 SMALL = [
     "task=digits",

@@ -21,6 +21,8 @@ from conf.errors import CheckpointError, DataError, Interrupted, MeadowError, Ro
 from conf.key_list import keys
 from conf.schema import Conf
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -28,6 +28,8 @@ from server.observers.tracking import MlflowTracker, Place, tracking
 from server.run.result import RoundRecord, RunResult
 from tests.server.sample_results import sample
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[3]
 
 

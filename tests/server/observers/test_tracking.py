@@ -18,6 +18,8 @@ from server.observers.tracking import LONGEST, MlflowTracker, Place, tracking
 from server.run.result import RoundRecord, RunResult
 from tests.server.sample_results import Made, sample, with_failures
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class Inside:
     """Writes to MLflow in this process, where a test can put itself in MLflow's place."""

@@ -12,6 +12,8 @@ from conf.compose import compose
 from conf.errors import ConfigError
 from server.run.start_checks import check_start, first_weights_file
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HEAVY = ("torch", "flwr", "ray", "azure", "mlflow", "matplotlib", "sklearn", "numpy")
 TOLD = """
 import sys
