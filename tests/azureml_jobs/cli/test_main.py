@@ -215,7 +215,7 @@ def test_help_of_simulate_shows_groups_options_and_configuration(
     out = capsys.readouterr().out
     for words in (
         "strategy: external, fedavg, fedprox, scaffold",
-        "data: dirichlet, iid",
+        "data: column, dirichlet, iid, labels, own, quantity",
         "optimizer: adam",
         "--no-progress",
     ):
