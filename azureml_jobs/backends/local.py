@@ -220,7 +220,8 @@ class LocalBackend(Backend):
         with disk(folder):
             own = {known.VARIABLE: outside_code.given(self.conf, folder)}
         variables = environment(os.environ, also) | own
-        new = self.jobs.start(job_name(part), command, variables, restarts=RESTARTS)
+        days = _log_days(self.conf, part)
+        new = self.jobs.start(job_name(part), command, variables, restarts=RESTARTS, log_days=days)
         return self._seen(part), new
 
     def job(self, part: str) -> Job | None:
@@ -323,6 +324,14 @@ class LocalBackend(Backend):
         for flag, path in paths.items():
             arguments += [flag, str(path)]
         return [*MEADOW, "join", *arguments]
+
+
+def _log_days(conf: Conf, part: str) -> float | None:
+    """Return for how many days the owner of a part keeps what its job has said."""
+    if part == ORCHESTRATOR:
+        return conf.federation.orchestrator.lifetimes.job_logs
+    own = conf.federation.silos.get(part)
+    return own.lifetimes.job_logs if own is not None else None
 
 
 def _told_to_the_orchestrator(conf: TrackingConf) -> list[str]:

@@ -34,6 +34,7 @@ from azureml_jobs.backends.job_files import (
     read_file,
     write_file,
 )
+from azureml_jobs.backends.kept_logs import LOG_FILE, log_files
 from azureml_jobs.backends.process_identity import process_of
 from azureml_jobs.backends.restarts import Restarts
 from conf.errors import ConfigError
@@ -115,7 +116,7 @@ class LocalJobs:
 
     def log(self, name: str) -> Path:
         """Return the file of what a job says, over all its starts."""
-        return self.folder(name) / "log.txt"
+        return self.folder(name) / LOG_FILE
 
     def names(self) -> list[str]:
         """Return the jobs that were ever started, the server first."""
@@ -129,11 +130,13 @@ class LocalJobs:
         env: Mapping[str, str],
         cwd: Path | None = None,
         restarts: Restarts | None = None,
+        log_days: float | None = None,
     ) -> bool:
         """Start a job, by default in its own folder; return False, and start nothing, where it runs
         already.
 
-        Where it is killed it is started again as `restarts` say; without them it is not.
+        Where it is killed it is started again as `restarts` say; without them it is not. What it
+        says is kept for `log_days`, None: until it is forgotten.
         Raises ConfigError MDW-190 where the folder can't be written or the command can't be
         started.
         """
@@ -147,7 +150,8 @@ class LocalJobs:
                 (folder / STOP_FILE).unlink(missing_ok=True)
                 job = {"argv": argv, "cwd": str(cwd or folder), "started": time.time()}
                 rule = None if restarts is None else restarts.to_json()
-                write_file(folder / JOB_FILE, {**job, "restarts": rule})
+                more = {"restarts": rule, "log_days": log_days}
+                write_file(folder / JOB_FILE, {**job, **more})
                 self._supervise(name, folder, env)
                 return True
         except OSError as error:
@@ -220,6 +224,9 @@ class LocalJobs:
         ended.
         """
         tails = {name: Tail(self.log(name)) for name in names}
+        for name in tails:
+            for aside in log_files(self.folder(name))[:-1]:
+                yield from (f"[{name}] {line}" for line in Tail(aside).lines())
         while True:
             going = follow and any(
                 self._state(name) == RUNNING for name in tails
@@ -257,6 +264,9 @@ class Tail:
     def lines(self) -> list[str]:
         """Return the lines that were finished since the last call."""
         with suppress(FileNotFoundError), self._path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._position:
+                # What was there has been put aside, or forgotten.
+                self._position, self._rest = 0, b""
             file.seek(self._position)
             new = file.read()
             self._position += len(new)

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, Final
 
 from azureml_jobs.backends.job_files import EXIT_FILE, JOB_FILE, STOP_FILE, read_file, write_file
+from azureml_jobs.backends.kept_logs import LOG_FILE, LOOK_SECONDS, LogLifetime
 from azureml_jobs.backends.process_identity import identity_of
 from azureml_jobs.backends.restarts import Restarts
 
@@ -35,6 +36,7 @@ class Supervisor:
         self._folder = folder
         self._what: dict[str, Any] = read_file(folder / JOB_FILE) or {}
         self._restarts = Restarts.from_json(self._what.get("restarts"))
+        self._log = LogLifetime(folder, self._what.get("log_days"))
         self._told_to_end = False
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -51,15 +53,23 @@ class Supervisor:
             refuse(f"{error.filename}: {error.strerror}")
             return
         accept()
-        status = child.wait()
+        status = self._waited(child)
         while self._starts_again(status):
             try:
                 child = self._start()
             except OSError as error:
                 print(f"it can't be started again: {error.filename}: {error.strerror}", flush=True)
                 break
-            status = child.wait()
+            status = self._waited(child)
         write_file(self._folder / EXIT_FILE, {"status": status, "ended": time.time()})
+
+    def _waited(self, child: subprocess.Popen[bytes]) -> int:
+        """Return how a command ended; what it says is kept for as long as its owner has set."""
+        while True:
+            try:
+                return child.wait(LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._log.look()
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the command and note its process; raises OSError."""
@@ -123,7 +133,7 @@ def supervise(folder: Path) -> int:
         return int(bool(why))
     os.setsid()
     os.close(answer)
-    with (folder / "log.txt").open("ab") as log, open(os.devnull) as nothing:
+    with (folder / LOG_FILE).open("ab") as log, open(os.devnull) as nothing:
         for ours, theirs in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(ours.fileno(), theirs)
     supervisor = Supervisor(folder)

@@ -17,6 +17,8 @@ from conf.errors import ConfigError
 if TYPE_CHECKING:
     from client.node.silo_forgetting import SiloFiles
 
+JOB_LOGS = "job_logs"
+"""What the jobs on this machine have said, of whichever runs: forgotten alone, and for itself."""
 KINDS = ("checkpoints", "logs", "errors", "updates", "states")
 """Of both sides; each side deletes those that it has."""
 BY_HAND = "meadow forget"
@@ -26,11 +28,33 @@ BY_HAND = "meadow forget"
 def forget(arguments: Arguments) -> int:
     """Delete what is asked for, and print a line for each side."""
     run_id = arguments.get("run")
+    if arguments.get("what") == JOB_LOGS:
+        print("\n".join(list(_job_logs(arguments))))
+        return 0
+    if not run_id:
+        raise arguments.wrong("run= is missing", "Name a run that has ended, or what=job_logs.")
     kinds = _kinds(arguments)
     # All is done before a reader of the lines can go away.
     lines = list(_lines(arguments, run_id, kinds))
     print("\n".join(lines))
     return 0
+
+
+def _job_logs(arguments: Arguments) -> Iterator[str]:
+    """Forget what the caller's jobs on this machine have said until now."""
+    from azureml_jobs.backends.kept_logs import forget_logs
+    from conf.federation_folder import FederationFolder
+
+    federation = federation_of(arguments)
+    if not federation.backend.files_here:
+        hint = "Azure ML keeps what a job has said for as long as the job (docs/lifetimes.md)."
+        raise arguments.wrong("what=job_logs is of jobs on this machine", hint)
+    federation.backend.check_exists()
+    folder = FederationFolder.of(federation.conf.federation)
+    for part in federation.chosen(arguments.get("silo")):
+        name = "server" if part == "orchestrator" else f"silo-{part}"
+        files, size = forget_logs(folder.job(name))
+        yield f"{part}: {files} files, {size} bytes of its job's log deleted"
 
 
 def _kinds(arguments: Arguments) -> list[str]:

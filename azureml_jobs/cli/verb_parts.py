@@ -19,7 +19,7 @@ WHICH: Final = ("federation.",)
 RUN: Final = Argument("run", "the id of a run; meadow status lists them", "RUN", required=True)
 PLACES: Final = ("task.target", "model.target", "strategy.target")
 RUN_TO_FORGET: Final = Argument(
-    "run", "the id of a run that has ended", "RUN", required=True, bare=True
+    "run", "the id of a run that has ended; not for job_logs", "RUN", bare=True
 )
 FINISHED_RUN: Final = Argument(
     "run", "a folder's name in outputs/, or the path of one", "RUN_ID", required=True, bare=True

@@ -35,7 +35,9 @@ EVERYBODY: Final = (
         (
             RUN_TO_FORGET,
             Argument(
-                "what", "checkpoints, logs, errors; at silos updates, states (all)", "KIND,KIND"
+                "what",
+                "checkpoints, logs, errors; at silos updates, states (all); or job_logs",
+                "KIND",
             ),
             ONE_SILO,
             Argument("state", "a silo's state folder, where no federation's file is", "FOLDER"),
@@ -51,6 +53,7 @@ EVERYBODY: Final = (
         "ledger says what was deleted. A run whose checkpoints are gone can't be resumed.",
         examples=(
             ("meadow forget run=first", "on every side that is yours"),
+            ("meadow forget what=job_logs", "all that the jobs on this machine have said"),
             ("meadow forget run=first state=state silo=north", "a silo's owner"),
         ),
     ),

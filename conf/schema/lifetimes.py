@@ -29,6 +29,12 @@ class RunLifetimes:
         at_most=MOST_DAYS,
         help="days for the text of the error it ended with; null = until forgotten",
     )
+    job_logs: float | None = number(
+        None,
+        at_least=0,
+        at_most=MOST_DAYS,
+        help="days for what its job on this machine has said; null = until forgotten",
+    )
 
 
 @dataclass
@@ -49,4 +55,10 @@ class SiloLifetimes:
         at_least=0,
         at_most=MOST_DAYS,
         help="days for what its algorithm remembers of a run, but the last one; null = until forgotten",
+    )
+    job_logs: float | None = number(
+        None,
+        at_least=0,
+        at_most=MOST_DAYS,
+        help="days for what its job on this machine has said; null = until forgotten",
     )

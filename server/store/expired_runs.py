@@ -6,7 +6,6 @@ forgotten by hand.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Collection
 from pathlib import Path
@@ -16,7 +15,7 @@ from azureml_jobs.storage.prefix import PrefixStore
 from conf.errors import CheckpointError, MeadowError
 from conf.schema.lifetimes import RunLifetimes
 from server.run.ledger import stored_lines
-from server.run.run_forgetting import ERRORS, Forgotten, due, forget_run
+from server.run.run_forgetting import ERRORS, KINDS, Forgotten, due, forget_run
 from server.store.run_queue import RunQueue
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ def expire(
 
     What can't be deleted is told, and tried again the next time.
     """
-    days = dataclasses.asdict(lifetimes)
+    days = {kind: getattr(lifetimes, kind) for kind in KINDS}
     if all(lifetime is None for lifetime in days.values()):
         return
     for run_id in dict.fromkeys(request.run_id for request in queue.all()):
