@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from conf.compose import compose
 from conf.federation_folder import FederationFolder
 from conf.targets import known
 from server.orchestrator.backends import store_in
+from server.run.audit import Outside, audit
 from server.run.history import read_history
 from server.run.result import RunResult
 from server.store.admitted_keys import AdmittedKeys
@@ -82,6 +84,23 @@ def test_serve_hands_meadows_app_to_a_stock_supernode(tmp_path: Path) -> None:
     (run,) = (tmp_path / "outputs").iterdir()
     assert RunResult.read(run).status == "finished"
     assert list(read_history(run))[-1].replied == ["silo-1"]
+
+
+def test_a_stock_node_gives_no_receipt_and_the_ledger_and_verify_say_so(tmp_path: Path) -> None:
+    done, logs = served(tmp_path)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs}"
+    run = tmp_path / "outputs" / "a"
+    lines = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    missing = [line for line in lines if line["event"] == "receipt missing"]
+    assert {line["silo"] for line in missing} == {"silo-1"}
+    # One for each round, and one for the end: it is not told of that.
+    assert [line["round"] for line in missing if not line["closing"]] == [1, 2]
+    assert [line["round"] for line in missing if line["closing"]] == [2]
+    assert not any(line["event"] == "receipt" for line in lines)
+    closed = next(line for line in lines if line["event"] == "run closed")
+    assert closed["held"] == {"silo-1": None}
+    verdict = audit(run, Outside(Federation(tmp_path, silos=1).authority))
+    assert verdict.faults == [] and verdict.confirmed == ["the orchestrator's key"]
 
 
 def test_code_from_outside_is_refused_at_a_stock_node_by_name_before_the_first_round(
