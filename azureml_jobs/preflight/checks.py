@@ -28,6 +28,7 @@ from azureml_jobs.jobs.specification import Code, server_job, silo_job, state_ad
 from azureml_jobs.preflight.data import DataView, data
 from azureml_jobs.preflight.findings import ERROR, WARNING, Finding, Table, failed, tried
 from azureml_jobs.preflight.network import listening, reached
+from azureml_jobs.preflight.relay import met
 from azureml_jobs.preflight.this_machine import outside_code
 from azureml_jobs.rendezvous import checked_address
 from azureml_jobs.storage.rights import PLACES, container_of
@@ -96,6 +97,8 @@ def _orchestrator(conf: Conf, sources: Sources) -> Iterator[Finding]:
     if orchestrator.address:
         yield tried(part, "address", lambda: checked_address(str(orchestrator.address)))
         yield from reached(part, orchestrator.address)
+    if conf.federation.relay.url:
+        yield met(part, conf.federation.relay.url, conf.federation.name, orchestrator.outbound)
     yield from listening(part, orchestrator)
     if orchestrator.workspace:
         workspace = sources.workspace(orchestrator.workspace)
@@ -130,7 +133,9 @@ def _containers(
 def _silo(conf: Conf, name: str, sources: Sources) -> Iterator[Finding]:
     silo = conf.federation.silos[name]
     yield tried(name, "job", lambda: silo_job(conf, name, _NO_CODE, "").display_name)
-    if conf.federation.orchestrator.address:
+    if conf.federation.relay.url:
+        yield met(name, conf.federation.relay.url, conf.federation.name, silo.outbound)
+    elif conf.federation.orchestrator.address:
         yield from reached(name, conf.federation.orchestrator.address)
     if silo.workspace:
         workspace = sources.workspace(silo.workspace)

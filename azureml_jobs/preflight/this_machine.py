@@ -13,6 +13,7 @@ from pathlib import Path
 from azureml_jobs.identity.authority import CA_CERTIFICATE, CA_KEY, load_ca
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.preflight.findings import ERROR, Finding, Table, tried
+from azureml_jobs.preflight.relay import met
 from conf.errors import IdentityError
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf, Silo
@@ -35,8 +36,14 @@ def check(
         table.rows.append(_writable("orchestrator", "results", Path(conf.run.output)))
         table.rows.append(tried("orchestrator", "CA", lambda: _ca(folder.keys), security=True))
     table.rows += outside_code(conf)
+    url = conf.federation.relay.url
+    if url is not None and orchestrator:
+        outbound = conf.federation.orchestrator.outbound
+        table.rows.append(met("orchestrator", url, conf.federation.name, outbound))
     for silo in silos:
         table.rows += _silo(silo, running.get(silo.name))
+        if url is not None:
+            table.rows.append(met(silo.name, url, conf.federation.name, silo.outbound))
         own = conf.federation.silos.get(silo.name)
         if own is not None and own.state is not None and "://" not in own.state:
             table.rows.append(_writable(silo.name, "state", Path(own.state).expanduser()))

@@ -56,14 +56,7 @@ class Place:
 
     async def enter(self, claim: Claim, signer: Signer) -> ClientConnection:
         """Return a connection that is let in; raises MeadowError."""
-        scheme = "wss" if self.address.scheme == "https" else "ws"
-        url = f"{scheme}://{self.address.authority}{path_of(claim)}"
-        try:
-            connection = await dial(url, self.outward)
-        except InvalidStatus as error:
-            status = error.response.status_code
-            body = (error.response.body or b"").decode("utf-8", "replace")
-            raise refused(self.address.host, status, body) from None
+        connection = await self._dial(claim)
         try:
             async with asyncio.timeout(ENTER_SECONDS):
                 await self._prove(connection, claim, signer)
@@ -76,6 +69,30 @@ class Place:
             await closed(connection)
             raise
         return connection
+
+    async def look(self) -> str:
+        """Return by which name the relay answers, and sign nothing; raises MeadowError."""
+        connection = await self._dial(self.claim(SILO))
+        try:
+            async with asyncio.timeout(ENTER_SECONDS):
+                challenge = Challenge.from_text(await connection.recv())
+        except (ConnectionClosed, TimeoutError):
+            raise refused(self.address.host, _NOBODY[1], "it says nothing") from None
+        finally:
+            await closed(connection)
+        if challenge.relay.lower() != self.address.host:
+            raise _other_name(self.address.host, challenge.relay)
+        return challenge.relay
+
+    async def _dial(self, claim: Claim) -> ClientConnection:
+        scheme = "wss" if self.address.scheme == "https" else "ws"
+        url = f"{scheme}://{self.address.authority}{path_of(claim)}"
+        try:
+            return await dial(url, self.outward)
+        except InvalidStatus as error:
+            status = error.response.status_code
+            body = (error.response.body or b"").decode("utf-8", "replace")
+            raise refused(self.address.host, status, body) from None
 
     async def _prove(self, connection: ClientConnection, claim: Claim, signer: Signer) -> None:
         challenge = Challenge.from_text(await connection.recv())

@@ -18,7 +18,7 @@ import yaml
 
 from azureml_jobs.backends.local_jobs import LocalJobs
 from server.simulation import simulate
-from tests.azureml_jobs.relay.place import PublicCa
+from tests.azureml_jobs.relay.public_ca import PublicCa
 from tests.faults.federation import until
 
 ROOT = Path(__file__).parents[2]

@@ -11,9 +11,10 @@ import base64
 import contextlib
 import ssl
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.azureml_jobs.relay.place import PublicCa
+from tests.azureml_jobs.relay.public_ca import PublicCa
 
 USER = "hospital"
 PASSWORD = "s3cret: with @/%, marks"
@@ -27,8 +28,9 @@ class Proxy:
         credentials: tuple[str, str] | None = (USER, PASSWORD),
         inspect: PublicCa | None = None,
         trusted: Path | None = None,
-        to: int | None = None,
+        to: str = "",
         host: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
         self._credentials = credentials
         self._inspect = inspect
@@ -38,7 +40,8 @@ class Proxy:
         self.seen: list[str] = []
         self.refused = 0
         self.read = bytearray()
-        self.port = 0
+        self.tell: Callable[[bytes], object] = lambda data: None
+        self.port = port
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -56,7 +59,7 @@ class Proxy:
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
 
-            server = await asyncio.start_server(begin, self._host, 0)
+            server = await asyncio.start_server(begin, self._host, self.port)
             self.port = server.sockets[0].getsockname()[1]
             ready.set()
             await self._stopped.wait()
@@ -96,7 +99,7 @@ class Proxy:
             target = words.split()[1]
             self.seen.append(target)
             host, _, port = target.rpartition(":")
-            upstream = await self._upstream(host, self._to or int(port))
+            upstream = await self._upstream(host, int(port))
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await writer.drain()
             if self._inspect is not None:
@@ -124,12 +127,11 @@ class Proxy:
     async def _upstream(
         self, host: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        there, _, number = self._to.rpartition(":") if self._to else (host, "", str(port))
         if self._inspect is None:
-            return await asyncio.open_connection("127.0.0.1" if self._to else host, port)
+            return await asyncio.open_connection(there, int(number))
         context = ssl.create_default_context(cafile=str(self._trusted))
-        return await asyncio.open_connection(
-            "127.0.0.1" if self._to else host, port, ssl=context, server_hostname=host
-        )
+        return await asyncio.open_connection(there, int(number), ssl=context, server_hostname=host)
 
     async def _pass(
         self,
@@ -141,7 +143,8 @@ class Proxy:
         async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
             while data := await source.read(65536):
                 if self._inspect is not None:
-                    self.read += data
+                    self.read += data[: max(0, 100_000 - len(self.read))]
+                    self.tell(data)
                 sink.write(data)
                 await sink.drain()
 

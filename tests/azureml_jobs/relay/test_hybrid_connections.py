@@ -31,7 +31,7 @@ from azureml_jobs.relay.meeting import Caller, RelayAddress
 from azureml_jobs.relay.outward import Outward
 from conf.errors import MeadowError, WireError
 from server.orchestrator.relayed_silos import KEY, KEY_NAME, azure_token
-from tests.azureml_jobs.relay.place import PublicCa
+from tests.azureml_jobs.relay.public_ca import PublicCa
 
 KEY_TEXT = "c2VjcmV0"
 

@@ -15,8 +15,9 @@ from azureml_jobs.relay.outward import Outward, dial, is_named
 from conf.errors import ConfigError, IdentityError, MeadowError, WireError
 from conf.schema import OutboundConf
 from conf.validate import check_outbound
-from tests.azureml_jobs.relay.place import PublicCa, RelayThread, relay_of
+from tests.azureml_jobs.relay.place import RelayThread, relay_of
 from tests.azureml_jobs.relay.proxies import PASSWORD, USER, Proxy
+from tests.azureml_jobs.relay.public_ca import PublicCa
 from tests.faults.federation import Federation, free_port
 
 
@@ -62,7 +63,7 @@ def test_a_proxy_opens_the_way_for_who_knows_its_password(relay: RelayThread) ->
 
 def test_the_relays_name_is_what_the_proxy_and_the_tls_are_told(relay: RelayThread) -> None:
     """It resolves nowhere here: the proxy knows the way, and the certificate has the name."""
-    with Proxy(to=relay.port) as proxy:
+    with Proxy(to=f"127.0.0.1:{relay.port}") as proxy:
         assert '"nonce"' in opened(silos_path(relay, "relay.test"), through(proxy, relay))
         assert proxy.seen == [f"relay.test:{relay.port}"]
 
@@ -106,7 +107,10 @@ def test_a_proxy_that_inspects_is_trusted_by_the_owners_bundle_alone(
 
 
 def test_a_certificate_of_another_name_is_refused(relay: RelayThread) -> None:
-    with Proxy(to=relay.port) as proxy, pytest.raises(IdentityError, match="MDW-766"):
+    with (
+        Proxy(to=f"127.0.0.1:{relay.port}") as proxy,
+        pytest.raises(IdentityError, match="MDW-766"),
+    ):
         opened(silos_path(relay, "other.test"), through(proxy, relay))
 
 
