@@ -54,12 +54,12 @@ class Places:
         file = self.folder / "relay.yaml"
         before = self._said("relay")
         self.relay = self._run("relay", "azureml_jobs.cli.main", "relay", f"file={file}")
-        until(lambda: "listens at" in self._said("relay")[len(before) :], 60)
+        until(lambda: "listens at" in self._said("relay")[len(before) :], 120)
 
     def middle(self, name: str, *arguments: str) -> None:
         """Run one of `tests.integration.middle_box` there, until it listens."""
         self._run(name, "tests.integration.middle_box", *arguments)
-        until(lambda: "listens" in self._said(name), 60)
+        until(lambda: "listens" in self._said(name), 120)
 
     def _run(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
