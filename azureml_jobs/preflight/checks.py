@@ -28,7 +28,7 @@ from azureml_jobs.jobs.specification import Code, server_job, silo_job, state_ad
 from azureml_jobs.preflight.data import DataView, data
 from azureml_jobs.preflight.findings import ERROR, WARNING, Finding, Table, failed, tried
 from azureml_jobs.preflight.network import listening, reached
-from azureml_jobs.preflight.relay import met
+from azureml_jobs.preflight.relay_reach import met
 from azureml_jobs.preflight.this_machine import outside_code
 from azureml_jobs.rendezvous import checked_address
 from azureml_jobs.storage.rights import PLACES, container_of

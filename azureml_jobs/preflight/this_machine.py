@@ -13,7 +13,7 @@ from pathlib import Path
 from azureml_jobs.identity.authority import CA_CERTIFICATE, CA_KEY, load_ca
 from azureml_jobs.identity.secret_store import FolderSecrets
 from azureml_jobs.preflight.findings import ERROR, Finding, Table, tried
-from azureml_jobs.preflight.relay import met
+from azureml_jobs.preflight.relay_reach import met
 from conf.errors import IdentityError
 from conf.federation_folder import FederationFolder
 from conf.schema import Conf, Silo

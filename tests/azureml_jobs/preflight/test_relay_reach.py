@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from azureml_jobs.preflight.findings import ERROR, OK, WARNING
-from azureml_jobs.preflight.relay import met
+from azureml_jobs.preflight.relay_reach import met
 from conf.schema import OutboundConf
 from tests.azureml_jobs.relay.place import RelayThread, relay_of
 from tests.faults.federation import Federation, free_port
