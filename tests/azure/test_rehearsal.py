@@ -174,13 +174,15 @@ def test_a_dry_run_writes_what_az_takes_and_sends_nothing(
     file = f"federation.file={built.folder / 'hospitals.yaml'}"
     with built.signed_in(ENGINEER):
         assert main(["launch", "all", "backend=azure", file, "--dry-run"]) == 0
-    files = [Path(line) for line in capfd.readouterr().out.split()]
+    written = [Path(line) for line in capfd.readouterr().out.split()]
+    assert [file.name for file in written if "schedule" in file.name] == ["server-schedule.yaml"]
+    files = [file for file in written if "schedule" not in file.name]
     assert [file.stem for file in files] == ["server", *NAMES] and len(
         built.cloud.executor.jobs
     ) == before
     for path in files:
         job: Any = load_job(path)
-        assert (Path(job.code) / "client" / "app.py").exists() and job.tags[
+        assert (path.parent / job.code / "client" / "app.py").exists() and job.tags[
             "meadow_federation"
         ] == "hospitals"
 
@@ -204,16 +206,17 @@ def test_code_from_outside_the_tree_is_in_a_job_s_snapshot_list_and_image(
     with built.signed_in(who):
         assert main(["launch", *part, "backend=azure", file, "--dry-run", *own]) == 0
     printed = capfd.readouterr().out.split()
-    files = [Path(line) for line in printed if line.endswith(".yaml")]
+    named = [Path(line) for line in printed if line.endswith(".yaml")]
+    files = [file for file in named if "schedule" not in file.name]
     assert len(files) == 1
     for path in files:
         job: Any = load_job(path)
         (entry,) = json.loads(job.environment_variables["MEADOW_OUTSIDE"])
         place, _, attribute = entry["target"].rpartition(":")
         assert (entry["name"], attribute) == ("wine.Wine", "Wine")
-        assert not place.startswith("/") and (Path(job.code) / place).is_file()
-        assert (Path(job.code) / place).with_name("columns.py").is_file()
-        image = (Path(job.environment.build.path) / "requirements.txt").read_text()
+        assert not place.startswith("/") and (path.parent / job.code / place).is_file()
+        assert (path.parent / job.code / place).with_name("columns.py").is_file()
+        image = (path.parent / job.environment.build.path / "requirements.txt").read_text()
         assert image.splitlines()[-1] == "a-package>=2"
 
 
