@@ -25,6 +25,7 @@ from typing import Final
 
 from conf.errors import DataError
 from conf.files.faults import disk, shown
+from conf.files.homes import expanded
 
 SMALL_BYTES: Final = 64 * 2**20
 SMALL_FILES: Final = 1000
@@ -72,7 +73,7 @@ def files_at(root: str | None) -> Files:
     """
     if root is None:
         return ()
-    place = str(Path(root).expanduser().absolute())
+    place = str(expanded(root))
     now = time.monotonic()
     last = _looks.get(place)
     if last is not None and now - last.at < COST * last.took:
@@ -85,7 +86,7 @@ def files_at(root: str | None) -> Files:
 def seen_anew(root: str | None) -> Files:
     """Return the files at or below a root, looked at now."""
     if root is not None:
-        _looks.pop(str(Path(root).expanduser().absolute()), None)
+        _looks.pop(str(expanded(root)), None)
     return files_at(root)
 
 
@@ -105,7 +106,7 @@ def fingerprint(root: str | None, files: Files, key: bytes) -> str:
     """
     if root is None or not files or not key:
         return ""
-    place = str(Path(root).expanduser().absolute())
+    place = str(expanded(root))
     known = _digests.get(place)
     if known is None or known[0] != files:
         known = _digests[place] = (files, _digest(Path(place), files))

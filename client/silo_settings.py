@@ -11,6 +11,7 @@ from pathlib import Path
 from flwr.app import Context
 
 from conf.errors import SiloError
+from conf.files.homes import expanded
 from conf.files.plain import opened_plain
 from conf.files.whole import write_new
 from conf.schema import Silo
@@ -134,5 +135,5 @@ def _not_private(path: Path) -> SiloError:
 
 def _hand_over_path(run_id: int) -> Path:
     home = os.environ.get("FLWR_HOME")
-    flower = Path(home) if home else Path.home() / ".flwr"
+    flower = Path(home) if home else expanded("~/.flwr")
     return flower / "meadow" / f"silos-{run_id}.json"

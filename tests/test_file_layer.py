@@ -15,12 +15,12 @@ LAYER = ROOT / "conf/files"
 CALLS = {
     *("os.link", "os.rename", "os.replace", "os.renames", "os.chmod", "os.fchmod", "os.lchmod"),
     *("os.fsync", "os.fdatasync", "os.sync", "os.symlink", "os.mkfifo", "os.posix_fallocate"),
-    *("shutil.move", "tempfile.mktemp"),
+    *("shutil.move", "tempfile.mktemp", "Path.home", "os.path.expanduser"),
 }
 METHODS = {
     *("hardlink_to", "link_to", "symlink_to", "chmod", "lchmod", "rename", "write_bytes"),
     "write_text",
-    "touch",
+    *("touch", "expanduser"),
 }
 """Of a path. `Path.replace` has one argument, and those of texts, stores and dates have others."""
 MAKING = {"O_CREAT", "O_EXCL", "O_TRUNC", "O_APPEND"}

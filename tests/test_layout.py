@@ -99,6 +99,7 @@ TESTED_ELSEWHERE = {
     "server/run/proofs.py": "tests/security/test_ledger_attacks.py",
     "server/run/silo_record.py": "tests/server/run/test_audit.py",
     "strategies/wire/receipts.py": "tests/client/node/test_witness.py",
+    "azureml_jobs/cli/reader.py": "tests/azureml_jobs/cli/test_main.py",
     "azureml_jobs/storage/lease_wait.py": "tests/azureml_jobs/storage/test_lease.py",
     "server/run/files.py": "tests/conf/files/test_whole.py",
     "server/run/finished.py": "tests/integration/test_simulate.py",

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from conf.files.whole import give_mode
+
 LOG_FILE: Final = "log.txt"
 DAY: Final = 86400.0
 LOOK_SECONDS: Final = 60.0
@@ -84,7 +86,7 @@ class LogLifetime:
         now = datetime.fromtimestamp(self._clock(), UTC)
         aside = self._folder / f"log-{now:%Y%m%dT%H%M%S%f}.txt"
         shutil.copyfile(log, aside)
-        aside.chmod(0o600)
+        give_mode(aside, 0o600)
         with log.open("r+b") as grows:
             grows.truncate(0)
 

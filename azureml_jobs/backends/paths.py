@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.federation_folder import FederationFolder
+from conf.files.homes import expanded
 from conf.schema import Conf, OutboundConf
 
 
@@ -62,4 +63,4 @@ def _absolute(path: str | None) -> str | None:
     """Return a path from the root; an address as it is."""
     if path is None or "://" in path:
         return path
-    return str(Path(path).expanduser().absolute())
+    return str(expanded(path))

@@ -15,6 +15,7 @@ from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.cli.ending import end_jobs
 from azureml_jobs.cli.federation import Federation, federation_of
 from azureml_jobs.cli.first_line import launched, say
+from azureml_jobs.cli.reader import print_while_read
 from azureml_jobs.cli.runs import (
     Echo,
     bring_home,
@@ -43,7 +44,7 @@ class LostSight(Exception):
 
 def print_now(line: str) -> None:
     """Print a line for whoever follows."""
-    print(line, flush=True)
+    print_while_read(line)
 
 
 # ---- the verbs

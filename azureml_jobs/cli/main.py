@@ -8,11 +8,11 @@ status is 1.
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 
+from azureml_jobs.cli.reader import flush, nobody_reads
 from conf import startup_log  # noqa: F401  # first of all: a job's age is counted from here
 from conf.errors import MeadowError
 from conf.files.faults import foreseen
@@ -26,10 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     turn_off()
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = _run(args)
-        # a reader that has gone is noticed here, not after the last line of this program
-        sys.stdout.flush()
-        return status
+        return _told(_run(args))
     except MeadowError as error:
         print(describe(error), file=sys.stderr)
         return error.exit_status
@@ -37,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # what is left to flush at exit has no reader
+        nobody_reads()
         return 1
     except Exception as error:
         if (fault := foreseen(error)) is not None:
@@ -49,6 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             "  This is a fault in Meadow; please report it with the lines above.", file=sys.stderr
         )
         return 1
+
+
+def _told(status: int) -> int:
+    """Return the status of a verb that has done its work, also where nobody has read all it said."""
+    try:
+        # A reader that has gone is noticed here, not after the last line of this program.
+        flush()
+    except BrokenPipeError:
+        nobody_reads()
+    return status
 
 
 def describe(error: MeadowError) -> str:

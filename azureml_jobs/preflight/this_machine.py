@@ -16,6 +16,7 @@ from azureml_jobs.preflight.findings import ERROR, Finding, Table, tried
 from azureml_jobs.preflight.relay_reach import met
 from conf.errors import IdentityError
 from conf.federation_folder import FederationFolder
+from conf.files.homes import expanded
 from conf.schema import Conf, Silo
 from conf.targets.bundle import entries_of
 from conf.targets.known import Known, sources_of
@@ -46,7 +47,7 @@ def check(
             table.rows.append(met(silo.name, url, conf.federation.name, silo.outbound))
         own = conf.federation.silos.get(silo.name)
         if own is not None and own.state is not None and "://" not in own.state:
-            table.rows.append(_writable(silo.name, "state", Path(own.state).expanduser()))
+            table.rows.append(_writable(silo.name, "state", expanded(own.state)))
     return table
 
 
@@ -76,7 +77,7 @@ def _data(silo: Silo) -> Finding:
     if root is None:
         fix = f"Write federation.silos.{silo.name}.data.root."
         return Finding(silo.name, "data", ERROR, "no folder is named", fix)
-    if not Path(root).expanduser().exists():
+    if not expanded(root).exists():
         return Finding(silo.name, "data", ERROR, f"{root} is not there", "Correct the path.")
     return Finding(silo.name, "data", seen=root)
 

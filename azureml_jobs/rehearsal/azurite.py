@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from conf.errors import AzureError
+from conf.files.homes import cache_folder
 from conf.files.whole import rename_new
 
 VERSION: Final = "3.35.0"
@@ -42,7 +43,7 @@ def installed() -> Path:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meadow"
+    return cache_folder() / "meadow"
 
 
 def _install(folder: Path) -> None:

@@ -236,10 +236,12 @@ class FolderStore(Leased):
     def _sweep(self) -> None:
         # Against file times, so by the system's clock and not by the store's.
         oldest = time.time() - STALE_SECONDS
-        for temporary in self._path.rglob(f"{TEMPORARY}*"):
-            with suppress(OSError):
-                if temporary.stat().st_mtime < oldest:
-                    temporary.unlink()
+        # What can't be swept now is swept another time.
+        with suppress(OSError):
+            for temporary in self._path.rglob(f"{TEMPORARY}*"):
+                with suppress(OSError):
+                    if temporary.stat().st_mtime < oldest:
+                        temporary.unlink()
 
     def _unlisted(self, error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):

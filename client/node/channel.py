@@ -16,6 +16,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 
 from azureml_jobs.identity.signed_admission import read_admission
 from client.node.call_signer import CallSigner
+from conf.host_port import is_loopback
 
 MOST_RECEIVED: Final = 64 * 2**20
 """Bytes of one answer: a chunk has 5 MiB, every other object of a message far less."""
@@ -86,6 +87,9 @@ def signed_channel(
         "grpc.max_reconnect_backoff_ms": int(LONGEST_BACKOFF * 1000),
         **extra,
     }
+    if is_loopback(address):
+        # A proxy that the environment names is for other machines, whatever NO_PROXY says.
+        options["grpc.enable_http_proxy"] = 0
     private = _pkcs8(key) if certificate is not None else None
     credentials = grpc.ssl_channel_credentials(authority, private, certificate)
     signer: grpc.UnaryUnaryClientInterceptor = Signer(key)

@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ from typing import Any, Final
 from flwr.app import RecordDict
 
 from conf.errors import WireError
-from conf.files.whole import TEMPORARY, write_atomic
+from conf.files.whole import TEMPORARY, make_folder, write_atomic
 from strategies.wire.objects import inflate_content
 
 log = logging.getLogger(__name__)
@@ -48,11 +49,13 @@ class UpdateJournal:
     """One silo's folder of what it has finished."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder, if need be; raises OSError where it can't be written."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Make the folder, if need be; raises FileFault where it can't be."""
+        make_folder(folder, 0o700)
         self._folder = folder
-        for left in folder.glob(f"{TEMPORARY}*"):
-            left.unlink()
+        # What can't be removed now takes room and harms nobody.
+        with suppress(OSError):
+            for left in folder.glob(f"{TEMPORARY}*"):
+                left.unlink()
 
     def keep_update(self, key: InstructionKey, root: str, contents: Mapping[str, bytes]) -> None:
         """Keep the content `root` of the answer to an instruction, in place of the one before."""

@@ -19,6 +19,7 @@ from client.partition import BY_COLUMN, BY_LABEL, Indices, parts
 from client.splits import Splits, split, split_groups
 from client.trees import tensors_of
 from conf.errors import DataError
+from conf.files.homes import expanded
 from conf.schema import DataConf, ModelConf, Silo
 
 OWN = "own"
@@ -309,7 +310,7 @@ def _part(labels: Indices, groups: Indices | None, silo: Silo) -> Indices:
 
 def root_of(data: DataConf) -> Path:
     """Return `data.root` as an absolute path; raises DataError MDW-200 where nothing is there."""
-    root = Path(data.root or "").expanduser().absolute()
+    root = expanded(data.root or "")
     if not root.exists():
         raise DataError(
             "MDW-200",

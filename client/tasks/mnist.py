@@ -7,7 +7,6 @@ when it downloads. A silo's own examples are idx files of the same names.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from client.tasks.base import OWN, Contract
 from client.tasks.kinds.arrays import Arrays
 from client.tasks.kinds.classification import Classification
 from conf.errors import DataError
+from conf.files.homes import cache_folder, expanded
 from conf.files.whole import put_over
 from conf.schema import DataConf
 
@@ -67,8 +67,7 @@ class Mnist(Classification):
 
 def home(data: DataConf) -> Path:
     """Return the folder of the public set: `data.root`, or one in the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(data.root or f"{cache}/meadow/mnist").expanduser().absolute()
+    return expanded(data.root) if data.root else cache_folder() / "meadow/mnist"
 
 
 def _files(root: Path, part: str) -> list[Path | None]:

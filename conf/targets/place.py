@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from conf.errors import ConfigError
+from conf.files.homes import expanded
 
 TREE: Final = Path(__file__).resolve().parents[2]
 OWN_PACKAGES: Final = ("azureml_jobs", "client", "conf", "server", "strategies")
@@ -72,7 +73,7 @@ def locate(target: str, key: str) -> Place:
     if not _IDENTIFIER.fullmatch(attribute):
         raise nothing(f"{key}={target}: {attribute!r} is not the name of a class.", FORM)
     # Not resolved: the neighbours of a link are those beside it.
-    place = Path(os.path.abspath(Path(path).expanduser()))
+    place = Path(os.path.abspath(expanded(path)))
     if path.endswith(".py"):
         if not place.is_file():
             raise nothing(f"{key}: there is no file {path}.", f"Looked for it from {Path.cwd()}.")

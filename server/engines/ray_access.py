@@ -23,6 +23,7 @@ import grpc
 
 from conf.errors import SiloError
 from conf.files.whole import write_new
+from conf.host_port import is_loopback
 
 MODE: Final = "RAY_AUTH_MODE"
 TOKEN: Final = "RAY_AUTH_TOKEN"
@@ -114,7 +115,7 @@ def _answers_anybody(address: str) -> bool:
     Raises SiloError MDW-322 on silence.
     """
     try:
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address, _options(address)) as channel:
             channel.unary_unary(QUESTION)(b"", timeout=CONNECT_SECONDS)
     except grpc.RpcError as error:
         status = error.code()
@@ -130,3 +131,8 @@ def _answers_anybody(address: str) -> bool:
             "Give the HOST:PORT that `ray start --head` printed, or none for a private Ray.",
         ) from error
     return True
+
+
+def _options(address: str) -> list[tuple[str, int]]:
+    """Return how a channel is opened: past a proxy, where the cluster is on this machine."""
+    return [("grpc.enable_http_proxy", 0)] if is_loopback(address) else []

@@ -60,7 +60,8 @@ class Guarded(Observer):
             return
         try:
             tell()
-        except Exception as error:
+        # A console of rich's ends the program where nobody reads it any more.
+        except (Exception, SystemExit) as error:
             self._failed = True
             # Its text may be anything, an address with a token in it too.
             log.warning(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,11 @@ AUTO: Final = "auto"
 RESULTS: Final = "results/"
 PUBLISH_SECONDS: Final = 15.0
 """Between two heartbeats at a rendezvous that is a service: silos watch for 90 s."""
+LOOPBACK: Final = "127.0.0.1"
+ROUTES: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
+"""Addresses for documentation (RFC 5737, RFC 3849): only a route to them is looked up."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,15 @@ def store_in(folder: FederationFolder) -> Store:
 
 
 def own_host() -> str:
-    """Return this machine's address in the network that leads out of it, without sending anything."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737): only a route is looked up
+    """Return this machine's address in the network that leads out of it, without sending anything.
+
+    IPv4 where there is such a route, else IPv6; loopback, with a word in the log, where there is no
+    route at all.
+    """
+    for family, elsewhere in ROUTES:
+        # Also where this machine has no such family.
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((elsewhere, 9))
             return str(probe.getsockname()[0])
-        except OSError:
-            return socket.gethostbyname(socket.gethostname())
+    log.warning("this machine has no route to any other: its address is taken to be %s", LOOPBACK)
+    return LOOPBACK

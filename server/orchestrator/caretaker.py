@@ -36,6 +36,7 @@ from azureml_jobs.rendezvous import (
 )
 from azureml_jobs.storage.base import Lease, LeaseLost, Store, StoreMissing
 from conf.errors import Interrupted, MeadowError
+from conf.host_port import joined
 from conf.schema import FederationConf
 from server.orchestrator.presence import Presence
 from server.orchestrator.service import Orchestrator
@@ -189,7 +190,7 @@ class Caretaker:
             return False
 
     def _publish(self, state: str) -> None:
-        address = f"{self.host}:{self.orchestrator.address.rpartition(':')[2]}"
+        address = joined(self.host, self.orchestrator.address.rpartition(":")[2])
         now = time.monotonic()
         if state == OPEN and now < self._next_publication:
             return

@@ -345,7 +345,9 @@ class Ledger:
             raise
 
     def _continue(self) -> None:
-        here, whole = whole_lines(self._path.read_bytes())
+        with disk("read", self._path):
+            content = self._path.read_bytes()
+        here, whole = whole_lines(content)
         there = stored_lines(self._store, self._run_id) if self._store is not None else []
         if here[: len(there)] != there[: len(here)]:
             raise self._disagreement("the file and the store hold different lines")
@@ -355,9 +357,10 @@ class Ledger:
         if verdict.faults:
             hint = "Restore the file from the store or a copy, or start a new run."
             raise CheckpointError("MDW-520", f"{self._path} is {verdict}.", hint)
-        if whole < self._path.stat().st_size:
+        if whole < len(content):
             log.warning("%s: dropped an unfinished last line", self._path)
-            os.ftruncate(self._file, whole)
+            with disk("write", self._path):
+                os.ftruncate(self._file, whole)
         self._write(b"".join(line + b"\n" for line in lines[len(here) :]))
         self._lines = len(lines)
         self.head = verdict.head

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from conf.errors import ConfigError
+from conf.files.homes import expanded
 from conf.schema import Conf
 
 
@@ -33,8 +34,8 @@ def check_folders(asked: Conf, own: Conf) -> None:
 
 def _check(key: str, path: Path, allowed: list[str]) -> None:
     # Links are followed first: one in an allowed folder may lead out of it.
-    meant = path.expanduser().resolve()
-    if any(meant.is_relative_to(Path(folder).expanduser().resolve()) for folder in allowed):
+    meant = expanded(path).resolve()
+    if any(meant.is_relative_to(expanded(folder).resolve()) for folder in allowed):
         return
     what = f"The request's {key}={str(path)[:200]} may not be read here."
     hint = (

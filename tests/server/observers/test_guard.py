@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from contextlib import suppress
 
 import pytest
+from rich.console import Console
 
 from server.observers.base import Observer
 from server.observers.guard import Guarded
@@ -54,3 +58,23 @@ def test_ctrl_c_passes() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         Guarded(Interrupting()).close()
+
+
+def test_a_display_whose_reader_has_gone_ends_no_run(caplog: pytest.LogCaptureFixture) -> None:
+    """As rich does it: where a write breaks, its console leaves the program."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as file:
+
+        class Display(Observer):
+            def round_closed(self, record: RoundRecord) -> None:
+                before, sys.stdout = sys.stdout, file
+                try:
+                    Console(file=file).print("round 1")
+                finally:
+                    sys.stdout = before
+
+        guarded = Guarded(Display())
+        with caplog.at_level(logging.WARNING), suppress(BrokenPipeError):
+            guarded.round_closed(RoundRecord(1, ["a"]))
+    assert "Display, which watches the run, failed" in caplog.text
