@@ -31,6 +31,7 @@ MOST_HELD_OUT: Final = 0.9
 """Of a silo's examples, for validation and test together."""
 
 _EXAMPLES = {
+    "task": "task.target=wine.py:Wine",
     "model": "model.target=net.py:Net",
     "strategy": "strategy.target=flwr.serverapp.strategy.FedAdam",
 }

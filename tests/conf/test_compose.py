@@ -35,6 +35,7 @@ FILES = sorted(
     path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.name != "config.yaml"
 )
 NEEDED = {
+    "task/external": ["task.target=docs/examples/wine.py:Wine"],
     "strategy/external": ["strategy.target=flwr.serverapp.strategy.FedAdam"],
     "model/external": ["model.target=torchvision.models.resnet18"],
 }
