@@ -214,7 +214,7 @@ class LocalBackend(Backend):
             also = _told_to_the_orchestrator(self.conf.tracking)
             command = self._serve()
         else:
-            also = []
+            also = _told_to_the_silo(self.conf.federation.silos.get(part, SiloConf()))
             command = self._join(known_silo(part, self.members()))
         folder = self.jobs.folder(job_name(part))
         with disk(folder):
@@ -344,6 +344,12 @@ def _told_to_the_orchestrator(conf: TrackingConf) -> list[str]:
         WEBHOOK: conf.webhook == "environment",
     }
     return [prefix for prefix, asked in wanted.items() if asked]
+
+
+def _told_to_the_silo(own: SiloConf) -> list[str]:
+    """Return the variable that holds the password of a silo's proxy, where its owner names one."""
+    kind, _, name = (own.outbound.proxy_password or "").partition(":")
+    return [name] if kind == "env" else []
 
 
 def job_name(part: str) -> str:
