@@ -149,7 +149,7 @@ def test_the_text_is_canonical() -> None:
         (lambda raw: raw["trainer"].update(lr=-1), "MDW-104", "trainer.lr"),
         (lambda raw: raw["run"].update(rounds=0), "MDW-104", "run.rounds"),
         (lambda raw: raw["run"].update(name="../../x"), "MDW-104", "run.name"),
-        (lambda raw: raw["task"].update(name="../x"), "MDW-104", "task.name"),
+        (lambda raw: raw["task"].update(name="../x"), "MDW-102", "task.name"),
         (lambda raw: raw["trainer"].update(optimizer="lbfgs"), "MDW-104", "trainer.optimizer"),
     ],
 )
