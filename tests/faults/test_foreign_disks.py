@@ -62,17 +62,17 @@ def test_a_whole_run_and_its_resumption_work_there(kind: str, tmp_path: Path) ->
     with foreign_disk(kind, tmp_path) as disk:
         main = ("-m", "azureml_jobs.cli.main")
         env = f"TMPDIR={disk.path}"
-        for more in (["run.name=a"], ["run.resume=a", "run.rounds=3"]):
-            words = [word for word in SMALL if more[0] == "run.name=a" or "run.rounds" not in word]
+        own = [word for word in SMALL if word.startswith("simulation")]
+        # By its whole path: nsenter opens a working folder before it enters.
+        run = disk.path / "outputs/a"
+        first = [*SMALL, "run.name=a", f"run.output={run.parent}"]
+        for words in (first, [*own, f"run.resume={run}", "run.rounds=3"]):
             inside = disk.inside(
-                "env", f"PYTHONPATH={ROOT}", env, sys.executable, *main, "simulate", *words, *more,
-                cwd=disk.path,
+                "env", f"PYTHONPATH={ROOT}", env, sys.executable, *main, "simulate", *words,
             )  # fmt: skip
             done = subprocess.run(inside, capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, done.stdout + done.stderr
-            if more[0] == "run.name=a":
-                continue
-        checked = at(disk, *main, "verify", "run=a", cwd=disk.path)
+        checked = at(disk, *main, "verify", f"run={run}")
         assert "Traceback" not in checked.stderr
         result = json.loads((disk.seen / "outputs/a/result.json").read_text())
         assert (result["status"], result["rounds"]) == ("finished", 3)
