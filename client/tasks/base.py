@@ -283,7 +283,7 @@ def splits_of(
             if by is None:
                 raise DataError(
                     "MDW-220",
-                    f"data.column={silo.data.column}: the task {silo.name} has no such column.",
+                    f"data.column={silo.data.column}: the examples have no such column.",
                     "Name a column of the data, or use another partition.",
                 )
         # Without labels only their number matters.

@@ -421,7 +421,7 @@ def test_a_data_asset_is_followed_to_its_files(owner: LoopbackCloud, conf: Conf)
         and "own workspace" in states["2"][1]
     )
     assert states["3"][0] == ERROR and "nothing at" in states["3"][1]
-    assert states["4"][0] == ERROR and "no data asset xray:4" in states["4"][1]
+    assert states["4"][0] == ERROR and "no data asset xray 4" in states["4"][1]
 
 
 def test_a_compute_s_identities_are_told_apart(owner: LoopbackCloud, conf: Conf) -> None:

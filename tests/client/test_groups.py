@@ -146,7 +146,8 @@ def test_a_group_of_a_public_set_is_in_one_silo(partition: str) -> None:
     found: list[set[int]] = []
     rows = 0
     for index in range(3):
-        one = splits_of(silo(f"s{index}", index, 3, **data), 900, labels, groups)
+        here = silo(f"s{index}", index, 3, **data)
+        one = splits_of(here, 900, labels, groups, by=labels)
         whole = np.concatenate([one.train, one.validation, one.test])
         rows += len(whole)
         found.append(set(groups[whole].tolist()))

@@ -12,7 +12,8 @@ import pytest
 import client.models
 import meadow
 from client.registry import module_named
-from conf.schema import EXTERNAL, VARIANTS, ModelConf, StrategyConf
+from client.tasks import _arguments, _maker_in
+from conf.schema import EXTERNAL, VARIANTS, ModelConf, StrategyConf, TaskConf
 from conf.targets.signature import arguments_of, check, parameters
 from strategies import _class_in
 
@@ -30,9 +31,11 @@ def digest(folder: Path, name: str, *overrides: str) -> str:
 
 
 def made_by(group: str, name: str) -> Any:
-    """Return the class or function that makes a model or strategy of this tree."""
+    """Return the class or function that makes a task, model or strategy of this tree."""
     if group == "strategy":
         return _class_in(name)
+    if group == "task":
+        return _maker_in(name)
     return module_named(client.models, name, "model").build
 
 
@@ -47,9 +50,9 @@ def made_by(group: str, name: str) -> Any:
 )
 def test_a_dataclass_says_of_each_argument_what_the_constructor_says(group: str, name: str) -> None:
     """Names, types and defaults: the dataclass adds limits and a text, and nothing of its own."""
-    of_all = {"model": ModelConf, "strategy": StrategyConf}[group]
+    of_all = {"model": ModelConf, "strategy": StrategyConf, "task": TaskConf}[group]
     chosen = VARIANTS[group][name]()
-    declared = arguments_of(chosen, of_all)
+    declared = _arguments(chosen) if group == "task" else arguments_of(chosen, of_all)
     build = made_by(group, name)
     taken = {n: p.default for n, p in parameters(build).items() if n != "contract"}
     assert {n: list(v) if isinstance(v, tuple) else v for n, v in taken.items()} == declared

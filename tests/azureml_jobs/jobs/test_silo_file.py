@@ -99,7 +99,7 @@ def test_a_policy_of_version_2_takes_the_place_of_bounds_of_version_1_in_the_ent
 @pytest.mark.parametrize(
     ("policy", "said"),
     [
-        ("{models: [resnet]}", r"MDW-104.*policy\.models\[0\]=resnet.*Did you mean 'resnet18'"),
+        ("{models: [resnet]}", r"MDW-104.*policy\.models\[0\]=resnet.*Did you mean 'resnet\d+'"),
         ("{strategies: [fedavgg]}", r"MDW-104.*Did you mean 'fedavg'"),
         ("{tasks: [../x]}", r"MDW-104.*small letters"), ("{models: mlp}", r"MDW-103.*list"),
         ("{epochs_at_most: 0}", r"MDW-104"), ("{model: [mlp]}", r"MDW-101.*models"),
