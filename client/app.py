@@ -121,8 +121,7 @@ def statistics(message: Message, context: Context) -> Message:
     silo = silo_of(context)
     loaded = _load_checked(1, scope, silo)
     content = RecordDict()
-    if silo.policy.reveal_counts:
-        sums = statistics_told(loaded.task, loaded.data, silo.policy)
+    if sums := statistics_told(loaded.task, loaded.data, silo.policy):
         content[protocol.SUMS] = protocol.to_record(sums)
     return Message(content, reply_to=message)
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ from client.tasks.base import Data, Task
 from conf.allowed import ALLOW_LIST
 from conf.schema import PolicyConf
 from strategies.wire import protocol
+
+PRESENT: Final = "present"
+"""Of statistics: in how many examples each column has a value."""
 
 
 @dataclass(frozen=True)
@@ -125,17 +129,27 @@ def _without_sums(given: Sums, task: Task, metrics: Collection[str]) -> Sums:
 
 
 def statistics_told(task: Task, data: Data, policy: PolicyConf) -> Sums:
-    """Return what the owner lets out of the statistics before the first round: small counts are
-    withheld as those of an evaluation are.
+    """Return what the owner lets out of the statistics before the first round; empty where the
+    owner tells no counts, or the training split is smaller than what may be evaluated.
+
+    Small counts are withheld as those of an evaluation are, and with the count of a column's values
+    (`present`) what these values add up to.
     """
+    examples = length(data.train)
+    least = policy.cells_at_least or 1
+    if not policy.reveal_counts or examples < max(least, policy.evaluated_examples_at_least or 1):
+        return {}
     given = dict(task.statistics(data))
     specs = task.statistic_specs()
-    least = policy.cells_at_least or 1
     sent = {
         name: value if specs[name].real else without_small_counts(value, least)
         for name, value in given.items()
     }
-    return {**sent, sums.SIZE: torch.tensor(length(data.train))}
+    there = sent.get(PRESENT)
+    for name, value in sent.items():
+        if there is not None and specs[name].real and value.shape == there.shape:
+            sent[name] = torch.where(there > 0, value, 0.0)
+    return {**sent, sums.SIZE: torch.tensor(examples)}
 
 
 def nothing_told() -> Told:

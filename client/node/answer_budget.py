@@ -1,6 +1,7 @@
 """How many answers a silo gives: each tells something of its examples, so its owner may count them.
 
-An answer is one training or one evaluation; a round is two, the test at a run's end another one.
+An answer is one training, one evaluation, or the statistics before a run's first round; a round is
+two, the test at a run's end another one.
 What is counted lies in the silo's own storage and is written before an answer is made: a process that
 dies over one has spent it, and no restart gives any back. An instruction that is asked again, to the
 byte, is the same answer.
@@ -27,7 +28,7 @@ from strategies.wire import protocol, run_config
 FORMAT: Final = Format(
     "count of answers", 1, damaged="MDW-519", fix="Restore it, or delete it to begin at 0."
 )
-COUNTED: Final = ("train", "evaluate")
+COUNTED: Final = ("train", "evaluate", protocol.STATISTICS)
 """Kinds of instructions whose answers tell of the examples."""
 REMEMBERED: Final = 16
 """Instructions of which a copy costs nothing: a server asks for a few at once."""
@@ -57,7 +58,9 @@ class AnswerBudget:
         Raises SiloError MDW-352 where no answer is left, CheckpointError where it can't be counted:
         what is not counted is not answered.
         """
-        if message.metadata.message_type.split(".")[0] not in COUNTED:
+        kind = message.metadata.message_type
+        # `train.NAME` is a training; of questions one alone tells of the examples.
+        if kind not in COUNTED and kind.split(".")[0] not in COUNTED:
             return
         known = self._read()
         last: list[str] = known["last"]

@@ -72,7 +72,8 @@ class PolicyConf:
     answers_at_most: int | None = number(
         None,
         at_least=1,
-        help="answers that the silo gives, of all runs together (a round is two); null = any number",
+        help="answers that the silo gives, of all runs together (a round is two, statistics before "
+        "it are one); null = any number",
     )
     answers_days: int | None = number(
         None,

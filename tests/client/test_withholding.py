@@ -11,13 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from client.loop import Evaluation
 from client.sums import of_batch
-from client.tasks import task_named
-from client.tasks.base import SumSpec, Task
-from client.withholding import nothing_told, told, without_small_counts
-from conf.schema import PolicyConf
+from client.tasks import task_named, task_of
+from client.tasks.base import Data, SumSpec, Task
+from client.withholding import nothing_told, statistics_told, told, without_small_counts
+from conf.schema import PolicyConf, TableConf
 from strategies.wire import protocol
 
 DIGITS = task_named("digits")
@@ -172,3 +173,36 @@ def test_a_task_that_does_not_say_of_which_sums_its_metrics_are_made_withholds_a
     said = told(one, task, PolicyConf(metrics_at_least={"other": 21}))
     assert [int(said.sums[n]) for n in ("right", "guesses", "other")] == [0, 0, 0]
     assert math.isnan(said.metrics["accuracy"]) and math.isnan(said.metrics["other"])
+
+
+# ---- before the first round
+
+ROWS = {
+    "rare": [0.5, *[float("nan")] * 19],
+    "usual": [0.1 * n for n in range(20)],
+}
+
+
+def told_of_rows(policy: PolicyConf, rows: int = 20) -> dict[str, Tensor]:
+    columns = [{"name": name, "low": 0, "high": 2, "missing": "typical"} for name in ROWS]
+    task = task_of(TableConf(label="y", columns=[*columns, {"name": "y", "type": "flag"}]))
+    inputs = torch.tensor([ROWS["rare"], ROWS["usual"]]).T[:rows]
+    labels = torch.arange(rows) % 2
+    train = TensorDataset(inputs, labels)
+    return statistics_told(task, Data(train, train, train, labels.numpy()), policy)
+
+
+def test_what_a_few_values_add_up_to_is_withheld_with_their_count() -> None:
+    told_all = told_of_rows(PolicyConf())
+    assert told_all["present"].tolist() == [1, 20]
+    assert told_all["total"][0] != 0
+
+    kept = told_of_rows(PolicyConf(cells_at_least=5))
+    assert int(kept["present"][0]) == 0
+    assert float(kept["total"][0]) == float(kept["squares"][0]) == 0
+
+
+def test_a_training_split_below_a_threshold_tells_no_statistics() -> None:
+    assert told_of_rows(PolicyConf(cells_at_least=5), rows=4) == {}
+    assert told_of_rows(PolicyConf(evaluated_examples_at_least=21)) == {}
+    assert told_of_rows(PolicyConf(reveal_counts=False)) == {}

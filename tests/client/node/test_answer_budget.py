@@ -54,6 +54,13 @@ def test_so_many_answers_are_given_and_no_more(days: Days) -> None:
     budget.charge(message("query.ready"), "a question costs none")
 
 
+def test_the_statistics_before_a_run_are_an_answer(days: Days) -> None:
+    budget = days.process(1)
+    budget.charge(message(protocol.STATISTICS), "one")
+    with pytest.raises(SiloError, match="MDW-352"):
+        budget.charge(message(protocol.STATISTICS, "run.seed=1"), "another")
+
+
 def test_no_restart_gives_an_answer_back_and_a_copy_costs_none(days: Days) -> None:
     first = days.process(2)
     first.charge(message(), "one")
