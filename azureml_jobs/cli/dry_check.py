@@ -33,7 +33,7 @@ def check_run(conf: Conf) -> int:
 
     members = silos(conf)
     task = task_of(conf.task)
-    _say("task", f"{conf.task.name}, {_shown(task)}")
+    _say("task", f"{conf.task.title}, {_shown(task)}")
     class_counts(task, members)
     _say("data", _data(task, members))
     model = _model(conf, task)

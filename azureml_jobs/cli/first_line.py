@@ -25,7 +25,7 @@ def described(conf: Conf) -> str:
     target = getattr(conf.strategy, "target", "")
     if target:
         strategy = target.replace(":", ".").rpartition(".")[2]
-    words = f"{silos}, {conf.task.name}, {strategy}"
+    words = f"{silos}, {conf.task.title}, {strategy}"
     return f"resuming {conf.run.resume}: {words}" if conf.run.resume else words
 
 

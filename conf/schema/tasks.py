@@ -31,6 +31,12 @@ class TaskConf:
     )
     code: str = code(help="digest of a task's code from outside this tree; filled in")
 
+    @property
+    def title(self) -> str:
+        """What the task is called in outputs: the data's name, where its contract has one."""
+        dataset: str = getattr(self, "dataset", "")
+        return dataset or self.name
+
 
 @dataclass
 class DataConf:

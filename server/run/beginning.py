@@ -25,7 +25,7 @@ def first_result(
     return RunResult(
         run_id=folder.run_id,
         mode=mode,
-        task=conf.task.name,
+        task=conf.task.title,
         strategy=conf.strategy.name,
         silos=[silo.name for silo in members],
         folder=str(folder.path),

@@ -74,6 +74,7 @@ def test_baselines_and_evaluation_use_the_same_first_layer(here: Path) -> None:
         [*FAST, "task=breast_cancer", "simulation.workers=0", "run.baseline=pooled"]
     )
 
+    assert run.result.task == "breast cancer"
     assert run.result.baseline is not None
     # With numbers that were not scaled, logistic regression would be at chance level.
     assert run.result.baseline.centralised.union["accuracy"] > 0.8
