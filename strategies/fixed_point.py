@@ -83,7 +83,9 @@ class _Scratch:
         The counters are used up.
         """
         total = self._product[: high.size]
-        _carry(high, low)
+        if high.dtype == np.int64:
+            # A float has both terms below exactly, and rounds their sum alone, however it is cut.
+            _carry(high, low)
         np.multiply(high, 2.0**-HIGH_BITS, out=total)
         low *= 2.0 ** -(HIGH_BITS + LOW_BITS)
         total += low
