@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from azureml_jobs.storage.base import Lease
 from azureml_jobs.storage.folder_store import FolderStore
 from azureml_jobs.storage.lease_wait import waited_for
+from conf.files.locks import try_lock
 from tests.faults.federation import ROOT, until
 
 SECONDS = 1.0
@@ -56,6 +58,21 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield start
 
 
+def stand_still(holder: subprocess.Popen[str], folder: Path) -> None:
+    """Stop a holder between two writes: one that stops within a write keeps the folder's lock, and
+    nobody writes there until it goes on or is killed.
+    """
+    while True:
+        holder.send_signal(signal.SIGSTOP)
+        # The signal has arrived when the process is shown as stopped.
+        until(lambda: psutil.Process(holder.pid).status() == psutil.STATUS_STOPPED)
+        lock = try_lock(folder / ".lock")
+        if lock is not None:
+            lock.release()
+            return
+        holder.send_signal(signal.SIGCONT)
+
+
 def line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
@@ -82,7 +99,7 @@ def test_one_that_stood_still_for_longer_than_its_lease_is_followed_and_writes_n
     holder = start("holder")
     assert line(holder) == "held"
     until(lambda: (tmp_path / "pointer").exists())
-    holder.send_signal(signal.SIGSTOP)
+    stand_still(holder, tmp_path)
     lease, seconds = taken(tmp_path)
     assert lease is not None and lease.epoch == 2 and seconds >= SECONDS * 0.9
     store = FolderStore(tmp_path)
@@ -95,7 +112,7 @@ def test_one_that_stood_still_for_longer_than_its_lease_is_followed_and_writes_n
 def test_one_that_stood_still_for_less_keeps_it(tmp_path: Path, start: Start) -> None:
     holder = start("holder")
     assert line(holder) == "held"
-    holder.send_signal(signal.SIGSTOP)
+    stand_still(holder, tmp_path)
     store = FolderStore(tmp_path)
     began = time.monotonic()
     while time.monotonic() - began < SECONDS * 0.5:
@@ -112,13 +129,13 @@ def test_a_clock_ten_minutes_off_takes_no_live_lease_and_leaves_no_dead_one(
     holder = start("holder", ahead)
     assert line(holder) == "held"
     assert taken(tmp_path)[0] is None
-    holder.send_signal(signal.SIGSTOP)
+    stand_still(holder, tmp_path)
     assert taken(tmp_path)[0] is not None
 
 
 def test_of_two_that_wait_for_a_dead_one_s_lease_one_gets_it(tmp_path: Path, start: Start) -> None:
     holder = start("holder")
     assert line(holder) == "held"
-    holder.send_signal(signal.SIGSTOP)
+    stand_still(holder, tmp_path)
     both = [start("one"), start("two", 600.0)]
     assert sorted(line(process) for process in both) == ["held", "not"]
