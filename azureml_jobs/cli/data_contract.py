@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from azureml_jobs.cli.arguments import Arguments
+from azureml_jobs.cli.drafted_file import write_drafted
 from conf.compose import compose
-from conf.errors import ConfigError
 
 HEAD: Final = """# The contract of a table, drafted from the files of one silo: read each line before you share it.
 # It says what the data of every silo must be, and holds nothing else of it:
@@ -38,17 +38,7 @@ def draft_contract(arguments: Arguments) -> int:
     # JSON is YAML, and quotes every text: `1e-3` or `on` stays what it is.
     lines += [f"  - {json.dumps(plain(column), ensure_ascii=False)}" for column in drafted.columns]
     lines += [f"# left out: {name!r}, {why}" for name, why in drafted.left_out.items()]
-    try:
-        # "x": an owner's own file must not be written over.
-        with open(file, "x", encoding="utf-8") as made:
-            made.write("\n".join(lines) + "\n")
-    except FileExistsError:
-        hint = "Name another with file=, or delete it."
-        raise ConfigError("MDW-127", f"{file} is here already.", hint) from None
-    except OSError as error:
-        hint = "Name another with file=."
-        what = f"{file} can't be written: {error.strerror}."
-        raise ConfigError("MDW-127", what, hint) from None
+    write_drafted(file, lines)
     left = f", {len(drafted.left_out)} left out" if drafted.left_out else ""
     print(f"wrote {file}: {len(drafted.columns)} columns{left}; read it before you share it")
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from azureml_jobs.cli.arguments import Arguments
-from conf.errors import ConfigError
+from azureml_jobs.cli.drafted_file import write_drafted
 
 PLAIN: Final = re.compile(r"[A-Za-z_][\w.]*", re.ASCII)
 HEAD: Final = """# A policy that allows the run {run} as it is, with fewer rounds too, and nothing else.
@@ -35,17 +35,7 @@ def draft_policy(arguments: Arguments) -> int:
         "  allow:",
     ]
     lines += [_line(key, rule) for key, rule in rules.items()]
-    try:
-        # "x": an owner's own file must not be written over.
-        with open(file, "x", encoding="utf-8") as made:
-            made.write("\n".join(lines) + "\n")
-    except FileExistsError:
-        hint = "Name another with file=, or delete it."
-        raise ConfigError("MDW-127", f"{file} is here already.", hint) from None
-    except OSError as error:
-        raise ConfigError(
-            "MDW-127", f"{file} can't be written: {error.strerror}.", "Name another with file=."
-        ) from None
+    write_drafted(file, lines)
     print(f"wrote {file}: {len(rules)} keys; read it before you use it")
     return 0
 
