@@ -34,7 +34,6 @@ class _Holder:
     peer: str
     heard: float
     twin_heard: float = -math.inf
-    told: float = -math.inf
 
 
 class Twins:
@@ -45,15 +44,15 @@ class Twins:
         self._patience = patience
         self._lock = threading.Lock()
         self._holders: dict[int, _Holder] = {}
+        # Kept apart from the holders: two processes that take turns are still told of once.
+        self._told: dict[int, float] = {}
 
     def signed_on(self, node: int, process: str, peer: str) -> None:
         """Note that a process signs on for a node: from now on it answers for it."""
         with self._lock:
             before = self._holders.get(node)
-            now = self._clock()
             if before is None or before.process != process:
-                told = -math.inf if before is None else before.told
-                self._holders[node] = _Holder(process, peer, now, told=told)
+                self._holders[node] = _Holder(process, peer, self._clock())
 
     def answers(self, node: int, silo: str, process: str, peer: str) -> bool:
         """Return whether a process that calls answers for a node; a twin is named in the log."""
@@ -67,9 +66,9 @@ class Twins:
                 holder.peer = peer
                 return True
             holder.twin_heard = now
-            tells = now - holder.told > TOLD_SECONDS
+            tells = now - self._told.get(node, -math.inf) > TOLD_SECONDS
             if tells:
-                holder.told = now
+                self._told[node] = now
         if tells:
             log.warning(
                 "%s: two processes use the key of %s, from %s and from %s: only the one from"

@@ -64,6 +64,22 @@ def test_when_the_one_that_answers_is_silent_the_other_takes_its_place(
     assert not twins.answers(1, "north", "new", "there")
 
 
+def test_two_that_take_turns_are_told_of_once(
+    twins: Twins, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    twins.signed_on(1, "old", "here")
+    twins.signed_on(1, "new", "there")
+    with caplog.at_level(logging.WARNING):
+        assert not twins.answers(1, "north", "old", "here")
+        clock.now += PATIENCE + 0.1
+        assert twins.answers(1, "north", "old", "here"), "the other one was silent for too long"
+        assert not twins.answers(1, "north", "new", "there")
+        assert twins.left(1, "old")
+        twins.signed_on(1, "new", "there")
+        assert not twins.answers(1, "north", "old", "here")
+    assert caplog.text.count("MDW-362") == 1
+
+
 def test_a_twin_that_signs_off_takes_nothing_with_it(twins: Twins) -> None:
     twins.signed_on(1, "old", "here")
     twins.signed_on(1, "new", "there")
