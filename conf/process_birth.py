@@ -11,6 +11,7 @@ from typing import Final
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _PID_NAMESPACE: Final = "/proc/self/ns/pid"
+_LONGEST_NUMBER: Final = 10
 STATE_FIELD: Final = 0
 START_FIELD: Final = 19
 """Behind the command's name in /proc/PID/stat, which is in brackets and may hold anything (proc(5):
@@ -31,13 +32,17 @@ def birth(pid: int) -> tuple[str, bool] | None:
 
     None where there is no such process, or none that this user may see.
     """
+    fields = _stat(pid)
+    # X is a process on its way out.
+    return None if fields is None else (fields[START_FIELD], fields[STATE_FIELD] not in ("Z", "X"))
+
+
+def _stat(pid: int) -> list[str] | None:
     try:
         said = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
-    fields = said.rpartition(")")[2].split()
-    # X is a process on its way out.
-    return fields[START_FIELD], fields[STATE_FIELD] not in ("Z", "X")
+    return said.rpartition(")")[2].split()
 
 
 def this_process() -> str:
@@ -61,11 +66,10 @@ def has_ended(name: str) -> bool:
     False where that can't be known: it is of another machine, boot or container, or of a user whose
     processes are hidden from this one.
     """
-    there, _, rest = name.rpartition(":")
-    there, _, number = there.rpartition(":")
-    if not there or there != _machine() or not number.isdecimal():
+    found_here = _here(name)
+    if found_here is None:
         return False
-    pid = int(number)
+    pid, ticks = found_here
     try:
         # Asked first: /proc may hide other users' processes, this call does not.
         os.kill(pid, 0)
@@ -74,7 +78,29 @@ def has_ended(name: str) -> bool:
     except (OSError, OverflowError):
         return False
     found = birth(pid)
-    return found is not None and (found[0] != rest or not found[1])
+    return found is not None and (found[0] != ticks or not found[1])
+
+
+def is_stopped(name: str) -> bool:
+    """Return whether a process that `this_process` named is stopped: by SIGSTOP, Ctrl-Z or a
+    debugger. False where that can't be known.
+    """
+    found_here = _here(name)
+    if found_here is None:
+        return False
+    pid, ticks = found_here
+    found = _stat(pid)
+    return found is not None and found[START_FIELD] == ticks and found[STATE_FIELD] in ("T", "t")
+
+
+def _here(name: str) -> tuple[int, str] | None:
+    """Return number and ticks of a named process of this machine, boot and container; else None."""
+    there, _, ticks = name.rpartition(":")
+    there, _, number = there.rpartition(":")
+    is_number = number.isascii() and number.isdecimal() and len(number) <= _LONGEST_NUMBER
+    if not there or there != _machine() or not is_number:
+        return None
+    return int(number), ticks
 
 
 def _machine() -> str | None:

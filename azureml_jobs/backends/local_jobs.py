@@ -143,7 +143,8 @@ class LocalJobs:
         folder = self.folder(name)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with locked(folder / ".lock"):
+            # Another start of the same job may be waiting for its supervisor.
+            with locked(folder / ".lock", 2 * START_SECONDS):
                 if self._state(name) == RUNNING:
                     return False
                 (folder / EXIT_FILE).unlink(missing_ok=True)

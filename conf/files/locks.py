@@ -2,20 +2,22 @@
 
 A lock is flock(2), which the system lets go of when its holder ends. Where a file system has none,
 it is a file that says which process holds it: whoever finds that this one has certainly ended takes
-it over. A holder of another machine can't be judged so, and its file has to be removed by hand
-(MDW-535).
+it over. A holder of another machine can't be judged so, and its file has to be removed by hand.
+
+Either kind is waited for as long as `PATIENCE_SECONDS`: a holder that is stopped within a write
+keeps its lock, and that is told (a warning, then MDW-535) instead of waited for without a word.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import secrets
-import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,15 +25,21 @@ from typing import Final
 
 from conf.errors import CheckpointError
 from conf.files.faults import UNSUPPORTED, disk, shown
-from conf.process_birth import has_ended, this_process
+from conf.files.lock_holders import LARGEST, Holder, own_line
+from conf.process_birth import has_ended
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.02
 PATIENCE_SECONDS: Final = 60.0
-"""For a lock that is a file: nothing that is done under a lock takes so long."""
+"""How long a lock is waited for: nothing that is done under one takes so long."""
+TOLD_SECONDS: Final = 5.0
+"""After which the log says who is waited for."""
+LOOK_SECONDS: Final = 1.0
+"""What one look counts of that time at most: after a longer one this process stood still itself."""
 HALF_WRITTEN_SECONDS: Final = 5.0
 """For a file that does not say whose it is: its maker ended before it could, or is about to."""
 HELD: Final = ".held"
-_LARGEST: Final = 4096
 
 _NO_LOCKS: Final = UNSUPPORTED | {errno.ENOLCK, errno.EBADF}
 
@@ -42,28 +50,39 @@ class Lock:
 
     _handle: int | None = None
     _file: Path | None = None
+    _process: int = field(default_factory=os.getpid)
 
     def release(self) -> None:
         """Let go of it; may come twice."""
         handle, self._handle = self._handle, None
         if handle is not None:
+            # Closing alone would not do while a child that was forked meanwhile has it open too;
+            # and such a child must not let go of its parent's.
+            if self._process == os.getpid():
+                with suppress(OSError):
+                    fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
         file, self._file = self._file, None
-        if file is not None:
+        if file is not None and self._process == os.getpid():
             with suppress(OSError):
                 file.unlink()
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, patience: float | None = None) -> Iterator[None]:
     """Hold the lock of a path in this block, waited for; the file is made where absent.
 
-    A thread that holds it may take it again. Raises FileFault, CheckpointError MDW-535.
+    `patience` in seconds, `PATIENCE_SECONDS` where none is given. A thread that holds the lock may
+    take it again. Its file says who holds it, so it must be a file for this alone. Raises FileFault,
+    CheckpointError MDW-535.
     """
     mine = _of_this_process(path)
-    with mine.threads:
+    wait = _Wait(path, PATIENCE_SECONDS if patience is None else patience)
+    while not mine.threads.acquire(timeout=POLL_SECONDS):
+        wait.look()
+    try:
         if mine.depth == 0:
-            mine.lock = _waited_for(path)
+            mine.lock = _waited_for(path, wait)
         mine.depth += 1
         try:
             yield
@@ -72,6 +91,8 @@ def locked(path: Path) -> Iterator[None]:
             if mine.depth == 0 and mine.lock is not None:
                 mine.lock.release()
                 mine.lock = None
+    finally:
+        mine.threads.release()
 
 
 def try_lock(path: Path) -> Lock | None:
@@ -92,12 +113,13 @@ def try_lock(path: Path) -> Lock | None:
         return None if answer is False else _by_file(path)
 
 
-def lock_handle(handle: int, *, wait: bool = False) -> bool | None:
+def lock_handle(handle: int) -> bool | None:
     """Lock an open file or folder as long as it is open: False where another holds it, None where
     its file system has no locks. Raises OSError.
     """
+    # Never without LOCK_NB: such a wait has no end and says nothing.
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
@@ -133,27 +155,74 @@ def _of_this_process(path: Path) -> _Mine:
         return found
 
 
-def _waited_for(path: Path) -> Lock:
+@dataclass
+class _Wait:
+    """How long a lock was waited for: by looks, so that no pause of this process counts."""
+
+    path: Path
+    patience: float
+    clock: Callable[[], float] = time.monotonic
+    _waited: float = 0.0
+    _last: float | None = None
+    _told: bool = False
+
+    def look(self) -> None:
+        """Count the time since the last look; once it is long, say in the log who has the lock.
+
+        Raises CheckpointError MDW-535 when the patience is over.
+        """
+        now = self.clock()
+        self._waited += 0.0 if self._last is None else min(now - self._last, LOOK_SECONDS)
+        self._last = now
+        if self._waited > self.patience:
+            raise _not_let_go(self.path, self._waited)
+        if self._waited > TOLD_SECONDS and not self._told:
+            self._told = True
+            log.warning(
+                "waiting for %s, locked by %s", shown(self.path), _holder(self.path).in_words()
+            )
+
+
+def _waited_for(path: Path, wait: _Wait) -> Lock:
     with disk("lock", path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if lock_handle(handle, wait=True):
+            if _lock_of_handle(handle, wait):
+                _sign(handle)
                 return Lock(handle)
-        except OSError:
+        except BaseException:
             os.close(handle)
             raise
         os.close(handle)
-        deadline = time.monotonic() + PATIENCE_SECONDS
         while (lock := _by_file(path)) is None:
-            if time.monotonic() > deadline:
-                raise _not_let_go(path)
+            wait.look()
             time.sleep(POLL_SECONDS)
         return lock
 
 
+def _lock_of_handle(handle: int, wait: _Wait) -> bool:
+    """Lock an open file, waited for; False where its file system has no locks. Raises OSError."""
+    pause = POLL_SECONDS / 32
+    while (answer := lock_handle(handle)) is False:
+        wait.look()
+        # Short at first, since most holders write one small file.
+        time.sleep(pause)
+        pause = min(2 * pause, POLL_SECONDS)
+    return answer is True
+
+
+def _sign(handle: int) -> None:
+    """Write into a lock's file who holds it, as far as its disk takes that: it is a courtesy."""
+    line = own_line()
+    with suppress(OSError):
+        # Emptied first: where there is no room for the line, nobody else's stays in its place.
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, line, 0)
+
+
 def _by_file(path: Path) -> Lock | None:
     """Take a lock that is a file; None where another process has it. Raises OSError."""
-    file = path.with_name(path.name + HELD)
+    file = _held_file(path)
     for _ in range(2):
         try:
             handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -162,7 +231,7 @@ def _by_file(path: Path) -> Lock | None:
                 return None
             continue
         try:
-            os.write(handle, f"{this_process()} {socket.gethostname()}".encode())
+            os.write(handle, own_line())
         except OSError:
             file.unlink(missing_ok=True)
             raise
@@ -174,7 +243,7 @@ def _by_file(path: Path) -> Lock | None:
 
 def _taken_away(file: Path) -> bool:
     """Remove the file of a holder that has certainly ended; return whether it is gone."""
-    holder = _holder(file)
+    holder = _line(file)
     if holder is None:
         return True
     name = holder.partition(b" ")[0].decode("ascii", "replace")
@@ -194,10 +263,17 @@ def _taken_away(file: Path) -> bool:
     return True
 
 
-def _holder(file: Path) -> bytes | None:
+def _holder(path: Path) -> Holder:
+    """Return what is said of a lock's holder, by whichever of its files says it."""
+    with suppress(OSError):
+        return Holder.of(_line(_held_file(path)) or _line(path) or b"")
+    return Holder()
+
+
+def _line(file: Path) -> bytes | None:
     try:
         with file.open("rb") as opened:
-            return opened.read(_LARGEST)
+            return opened.read(LARGEST)
     except FileNotFoundError:
         return None
 
@@ -215,11 +291,18 @@ def _is_old(file: Path) -> bool:
     return time.monotonic() - since > HALF_WRITTEN_SECONDS
 
 
-def _not_let_go(path: Path) -> CheckpointError:
-    file = path.with_name(path.name + HELD)
-    by = (_holder(file) or b"").decode("utf-8", "replace").partition(" ")[2] or "unknown"
+def _held_file(path: Path) -> Path:
+    return path.with_name(path.name + HELD)
+
+
+def _not_let_go(path: Path, seconds: float) -> CheckpointError:
+    file = _held_file(path)
+    holder = _holder(path)
+    remedy = holder.remedy()
+    if file.exists():
+        remedy = f"Make sure that no process of Meadow writes there, then delete {shown(file)}."
     return CheckpointError(
         "MDW-535",
-        f"{shown(path)} is locked by a process of the machine {by} that does not let go.",
-        f"Make sure that no process of Meadow writes there, then delete {shown(file)}.",
+        f"{shown(path)} has been locked for {seconds:.0f} s by {holder.in_words()}.",
+        remedy,
     )

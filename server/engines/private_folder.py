@@ -45,11 +45,13 @@ def make_private_folder(below: int) -> Path:
         except OSError as error:
             refused.append(f"{parent} ({error.strerror})")
             continue
-        if _is_private(folder):
-            _lock(folder)
+        if not _is_private(folder):
+            folder.rmdir()
+            refused.append(f"{parent} (others may enter what is made there)")
+            continue
+        if _lock(folder):
             return folder
-        folder.rmdir()
-        refused.append(f"{parent} (others may enter what is made there)")
+        refused.append(f"{parent} (another process has locked what was made there)")
     raise SiloError(
         "MDW-312",
         f"There is no place for a private folder: {', '.join(refused)}.",
@@ -100,14 +102,18 @@ def _is_private(folder: Path) -> bool:
     return found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
 
 
-def _lock(folder: Path) -> None:
+def _lock(folder: Path) -> bool:
+    """Lock a new folder; False where another process, which takes it for an old one, was faster."""
     # The kernel lets go of the lock when the process ends, however it ends; and a child does not
     # inherit it,
     # since Python's descriptors are closed when another program is started.
     # Where there are no locks, nobody takes the folder for one that was left behind.
     descriptor = os.open(folder, os.O_RDONLY)
-    lock_handle(descriptor, wait=True)
+    if lock_handle(descriptor) is False:
+        os.close(descriptor)
+        return False
     _locks[folder] = descriptor
+    return True
 
 
 def _remove_left_behind(parent: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 from azureml_jobs.storage.base import Lease
 from azureml_jobs.storage.folder_store import FolderStore
 from azureml_jobs.storage.lease_wait import waited_for
+from conf.errors import CheckpointError
+from conf.files import locks
 from conf.files.locks import try_lock
 from tests.faults.federation import ROOT, until
 
@@ -39,6 +42,22 @@ while lease:
         print(lost, flush=True)
         break
     time.sleep(0.1)
+"""
+STOPS_WITHIN_A_WRITE = """
+import os, signal, sys
+from azureml_jobs.storage import folder_store
+from azureml_jobs.storage.folder_store import FolderStore
+store = FolderStore(sys.argv[1])
+lease = store.acquire("live", "stands", 1.0)
+put_over = folder_store.put_over
+def stopping(temporary, path):
+    folder_store.put_over = put_over
+    os.kill(os.getpid(), signal.SIGSTOP)
+    put_over(temporary, path)
+folder_store.put_over = stopping
+store.replace("pointer", b"stands", under=lease)
+print("written", flush=True)
+sys.stdin.read()
 """
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -107,6 +126,29 @@ def test_one_that_stood_still_for_longer_than_its_lease_is_followed_and_writes_n
     holder.send_signal(signal.SIGCONT)
     assert "MDW-516" in line(holder)
     assert store.read("pointer") == b"taker"
+
+
+def test_one_that_stands_still_within_a_write_is_named_and_nobody_waits_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until it goes on nobody may write: it would finish its write over theirs."""
+    monkeypatch.setattr(locks, "TOLD_SECONDS", 0.2)
+    monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.5)
+    command = [sys.executable, "-c", STOPS_WITHIN_A_WRITE, str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as holder:
+        try:
+            os.waitid(os.P_PID, holder.pid, os.WSTOPPED | os.WNOWAIT)
+            with pytest.raises(CheckpointError, match=rf"MDW-535.*process {holder.pid} of "):
+                taken(tmp_path)
+            assert f"locked by process {holder.pid} of " in caplog.text
+            holder.send_signal(signal.SIGCONT)
+            assert line(holder) == "written"
+            lease, _ = taken(tmp_path)
+            assert lease is not None and lease.epoch == 2
+            assert FolderStore(tmp_path).read("pointer") == b"stands"
+        finally:
+            holder.kill()
 
 
 def test_one_that_stood_still_for_less_keeps_it(tmp_path: Path, start: Start) -> None:
