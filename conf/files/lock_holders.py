@@ -18,6 +18,8 @@ from typing import Final
 from conf.border import one_line
 from conf.process_birth import has_ended, is_stopped, this_process
 
+SIZE: Final = 240
+"""Bytes to which a line is filled up with blanks."""
 LARGEST: Final = 400
 """Bytes of a line that are read."""
 _LONGEST: Final = 64
