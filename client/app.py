@@ -50,7 +50,7 @@ def train(message: Message, context: Context) -> Message:
         loaded.model,
         loaded.data.train,
         loaded.task,
-        scope.trainer,
+        loaded.trainer,
         half,
         seed=seed_for(scope.run.seed, silo.name, round, "train"),
         round=round,
@@ -86,7 +86,7 @@ def evaluate(message: Message, context: Context) -> Message:
     if not silo.policy.reveal_counts:
         none = MetricRecord({**nothing_told().metrics})
         return Message(RecordDict({protocol.METRICS: none}), reply_to=message)
-    trainer = for_evaluation(scope.trainer, silo)
+    trainer = for_evaluation(loaded.trainer, silo)
     split = _split(_config(message), loaded.data)
     if length(split):
         loaded.model.load_state_dict(_weights(message) | memory.read(context.state).kept)
@@ -107,7 +107,7 @@ def ready(message: Message, context: Context) -> Message:
     scope = run_scope(message)
     loaded = _load_checked(1, scope, silo_of(context))
     # Its weights are those of nobody: each round brings its own.
-    dry_round(loaded.model, loaded.data.train, loaded.task, scope.trainer, discreet=True)
+    dry_round(loaded.model, loaded.data.train, loaded.task, loaded.trainer, discreet=True)
     return hello(message, context)
 
 

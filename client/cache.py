@@ -13,12 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from client.compute import resolved
 from client.data_files import TRIES, Files, changing, files_at, seen_anew
+from client.device import choose
 from client.loop import prepare
 from client.model_size import check_model
 from client.models import build_model
 from client.tasks import task_of
 from client.tasks.base import Data, Task
+from conf.combinations import refused_precisions
 from conf.schema import ModelConf, RunScope, Silo, TaskConf, TrainerConf
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,8 @@ class Loaded:
     task: Task
     data: Data
     model: nn.Module
+    trainer: TrainerConf
+    """The run's, as it is carried out here (`client.compute`)."""
     files: Files = ()
     """What the data was read from, as it was then."""
 
@@ -59,7 +64,17 @@ def load_cached(scope: RunScope, silo: Silo) -> Loaded:
         cached = (scope.task, silo, *_read(task, silo))
         _data[silo.name] = cached
     torch.set_num_threads(silo.threads or scope.trainer.threads)
-    return Loaded(task, cached[3], _model(scope, task, silo), cached[2])
+    trainer = trainer_here(scope, silo)
+    return Loaded(task, cached[3], _model(scope, trainer, task, silo), trainer, cached[2])
+
+
+def trainer_here(scope: RunScope, silo: Silo) -> TrainerConf:
+    """Return the run's trainer as it is carried out at this silo; raises SiloError MDW-363 where it
+    can't be.
+    """
+    device = choose(silo.device or scope.trainer.device)
+    refused = {name: rule.why for name, rule in refused_precisions(scope).items()}
+    return resolved(scope.trainer, silo.machine, device, refused)
 
 
 def _read(task: Task, silo: Silo) -> tuple[Files, Data]:
@@ -78,13 +93,13 @@ def let_go(silos: Iterable[str]) -> None:
         _data.pop(name, None)
 
 
-def _model(scope: RunScope, task: Task, silo: Silo) -> nn.Module:
-    key = (scope.model, scope.trainer, scope.task, silo.device)
+def _model(scope: RunScope, trainer: TrainerConf, task: Task, silo: Silo) -> nn.Module:
+    key = (scope.model, trainer, scope.task, silo.device)
     if not _models or _models[0][0] != key:
         # One kind at a time: a worker must not pile up the models of a sweep.
         _models.clear()
         check_model(scope, task, silo)
-        model = prepare(build_model(scope.model, task, seed=0), scope.trainer, silo.device)
+        model = prepare(build_model(scope.model, task, seed=0), trainer, silo.device)
         _models.append((key, model))
     return _models[0][1]
 

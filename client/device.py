@@ -72,11 +72,11 @@ def full_precision(tensor: Tensor) -> Tensor:
 def reproducible(device: torch.device, seed: int, conf: TrainerConf) -> Iterator[None]:
     """Draw everything (dropout, augmentation) from `seed`; torch's random state is left as it was.
 
-    With `trainer.deterministic` torch raises RuntimeError for an operation that has no
-    deterministic form.
+    With `trainer.deterministic=true` torch raises RuntimeError for an operation that has no
+    deterministic form; with `auto`, which only a GPU is left with, it warns.
     """
     cuda = device.type == "cuda"
-    if cuda and conf.deterministic:
+    if cuda and conf.deterministic != "false":
         # What torch asks for; 24 MB of the GPU.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     deterministic_before = torch.get_deterministic_debug_mode()
@@ -99,10 +99,13 @@ def _be_deterministic(conf: TrainerConf) -> None:
     torch.use_deterministic_algorithms says so to torch's compiler as well, and imports it for that:
     as many CPU seconds as torch itself, in every worker. Only a compiled model needs it.
     """
-    if conf.compile:
-        torch.use_deterministic_algorithms(conf.deterministic)
+    if conf.compile != "off":
+        torch.use_deterministic_algorithms(
+            conf.deterministic != "false", warn_only=conf.deterministic == "auto"
+        )
     else:
-        torch.set_deterministic_debug_mode("error" if conf.deterministic else "default")
+        modes = {"true": "error", "auto": "warn", "false": "default"}
+        torch.set_deterministic_debug_mode(modes[conf.deterministic])
 
 
 def _seed(device: torch.device, seed: int) -> None:

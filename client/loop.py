@@ -33,13 +33,14 @@ from strategies.wire import protocol
 def prepare(model: nn.Module, conf: TrainerConf, device: str | None = None) -> nn.Module:
     """Return the model on its device, compiled if the trainer says so.
 
-    `device` is the silo's own choice; without one the trainer's is taken.
+    `device` is the silo's own choice; without one the trainer's is taken. `conf` is what
+    `client.compute` made of it.
     """
     model.to(choose(device or conf.device))
     if conf.channels_last:
         model.to(memory_format=torch.channels_last)
-    if conf.compile:
-        model.compile()
+    if conf.compile != "off":
+        model.compile(mode=conf.compile)
     return model
 
 

@@ -46,7 +46,9 @@ def check_model(scope: RunScope, task: Task, silo: Silo) -> None:
 def check_machine(trainer: TrainerConf, silo: Silo) -> None:
     """Raise SiloError MDW-349 where a run asks for more threads or processes than the machine has."""
     most = max(AT_LEAST, A_CORE * capacity.cores())
-    asked = {"trainer.loader_workers": trainer.loader_workers}
+    asked = {}
+    if silo.machine.loader_workers is None:
+        asked["trainer.loader_workers"] = trainer.loader_workers
     if silo.threads is None:
         asked["trainer.threads"] = trainer.threads
     for key, count in asked.items():

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from conf.errors import ConfigError
+from conf.fields import as_now
 from conf.parse import from_plain
 from conf.schema import RUN_SCOPE, VARIANTS, Conf, PolicyConf, RunScope
 from conf.schema_keys import bare, hints, nearest
@@ -95,7 +96,7 @@ def broken(rules: Mapping[str, Any], values: Mapping[str, Any]) -> list[Broken]:
     for key, value in values.items():
         if key not in rules:
             found.append(Broken(f"{_short(key)}={_short(value)}", "no value"))
-        elif not _follows(rules[key], value):
+        elif not _follows(_as_now(key, rules[key]), value):
             found.append(Broken(f"{key}={_short(value)}", said(rules[key])))
     return found
 
@@ -112,6 +113,16 @@ def said(rule: Any) -> str:
     if "entries_at_most" in rule:
         parts.append(f"{rule['entries_at_most']} entries at most")
     return " and ".join(parts)
+
+
+def _as_now(key: str, rule: Any) -> Any:
+    """Return a rule in the words of this release: an owner wrote it when a key was a switch."""
+    if not isinstance(rule, list):
+        return rule
+    for owner in _owners(key):
+        metadata = owner.__dataclass_fields__[key.partition(".")[2]].metadata
+        rule = [as_now(value, metadata) for value in rule]
+    return rule
 
 
 def _follows(rule: Any, value: Any) -> bool:

@@ -18,7 +18,8 @@ from itertools import combinations
 from typing import Any, Final
 
 from conf.errors import ConfigError
-from conf.schema import Conf
+from conf.schema import Conf, RunScope
+from conf.schema.training import PRECISIONS
 
 Where = Callable[[str], str]
 """Says where a key got its value: a file, or the command line."""
@@ -30,7 +31,7 @@ class Value:
 
     name: str
     written: str
-    chosen: Callable[[Conf], bool]
+    chosen: Callable[[Conf | RunScope], bool]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Axis:
     key: str
     values: tuple[Value, ...]
 
-    def chosen(self, conf: Conf) -> Value | None:
+    def chosen(self, conf: Conf | RunScope) -> Value | None:
         """Return the value that a configuration has on this axis, None for one not in the table."""
         return next((value for value in self.values if value.chosen(conf)), None)
 
@@ -60,7 +61,7 @@ class Rule:
         return {self.first, self.second} == {a.name, b.name}
 
 
-def _at(conf: Conf, key: str) -> Any:
+def _at(conf: Conf | RunScope, key: str) -> Any:
     """Return a configuration's value at a dotted key; None where the chosen group has none."""
     found: Any = conf
     for name in key.split("."):
@@ -82,7 +83,7 @@ def _one(name: str, written: str, key: str, value: object) -> Value:
     return Value(name, f"{written}={text}", lambda conf: bool(_at(conf, key) == value))
 
 
-def _sgd(conf: Conf, *, momentum: bool) -> bool:
+def _sgd(conf: Conf | RunScope, *, momentum: bool) -> bool:
     return conf.trainer.optimizer == "sgd" and (conf.trainer.momentum > 0) == momentum
 
 
@@ -114,7 +115,7 @@ AXES: Final = (
             ),
         ),
     ),
-    _named("precision", "trainer.precision", {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}),
+    _named("precision", "trainer.precision", {name: name for name in PRECISIONS}),
     Axis(
         "clipping",
         "trainer.clip_norm",
@@ -210,6 +211,11 @@ NOTES: Final = (
     ),
     Rule(
         "scaffold",
+        "auto",
+        "auto is then never fp16: a GPU that does not compute in bf16 trains in fp32",
+    ),
+    Rule(
+        "scaffold",
         "clipped",
         "the corrected gradient is clipped; the control variate estimates clipped gradients",
     ),
@@ -288,6 +294,19 @@ def pairs() -> Iterator[tuple[Value, Value]]:
 def refusal(a: Value, b: Value) -> Rule | None:
     """Return why two values do not work together, None where they do."""
     return next((rule for rule in REFUSED if rule.is_of(a, b)), None)
+
+
+def refused_precisions(scope: Conf | RunScope) -> dict[str, Rule]:
+    """Return the precisions that what a run combines can't be trained in, each with the reason."""
+    (axis,) = [axis for axis in AXES if axis.name == "precision"]
+    others = [other.chosen(scope) for other in AXES if other is not axis]
+    found = {}
+    for precision in axis.values:
+        for value in others:
+            rule = None if value is None else refusal(precision, value)
+            if rule is not None:
+                found[precision.name] = rule
+    return found
 
 
 def check(conf: Conf, where: Where) -> None:

@@ -8,9 +8,12 @@ a misspelt key is compared with them too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
+
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def value(default: Any, *, help: str = "", also: tuple[str, ...] = ()) -> Any:
@@ -32,10 +35,32 @@ def number(
     return field(default=default, metadata={**limits, "help": help, "also": also})
 
 
-def one_of(default: str, *others: str, help: str = "", also: tuple[str, ...] = ()) -> Any:
-    """A string field that takes one of the listed values; the first is the default."""
-    values = (default, *others)
-    return field(default=default, metadata={"one_of": values, "help": help, "also": also})
+def one_of(
+    default: str | None,
+    *others: str,
+    help: str = "",
+    also: tuple[str, ...] = (),
+    formerly: Mapping[str, str] = NOTHING,
+) -> Any:
+    """A string field that takes one of the listed values; the first is the default.
+
+    `formerly` says what `true` and `false` mean in a field that was a switch in earlier releases.
+    """
+    values = tuple(one for one in (default, *others) if one is not None)
+    metadata = {"one_of": values, "help": help, "also": also, "formerly": formerly}
+    return field(default=default, metadata=metadata)
+
+
+def as_now(value: Any, metadata: Mapping[str, Any]) -> Any:
+    """Return a field's value as this release writes it: what was written when it was a switch is
+    still in files, in policies and in messages of other releases.
+
+    YAML reads `off` as false, and OmegaConf makes the text `False` of that.
+    """
+    formerly = metadata.get("formerly") or NOTHING
+    if isinstance(value, bool | str):
+        return formerly.get(str(value).lower(), value)
+    return value
 
 
 def text(

@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from conf.errors import ConfigError
+from conf.fields import as_now
 from conf.schema import EXTERNAL, is_outside
 from conf.schema_keys import bare, hints, nearest, unknown_key, variants
 
@@ -51,6 +52,7 @@ def from_plain(
             chosen = _variant(choices, value, at, where)
             values[name] = from_plain(chosen, value, key=at, where=where, complete=complete)
         else:
+            value = as_now(value, valid[name].metadata)
             values[name] = _value(hints(cls)[name], value, at, where, complete)
         keys_of = valid[name].metadata.get("keys_of")
         if keys_of is not None:

@@ -38,6 +38,7 @@ def _silo(conf: Conf, name: str, index: int, of: int) -> Silo:
         own.device,
         own.threads,
         own.batch_size_at_most,
+        own.machine,
         own.policy,
         own.lifetimes,
         own.training,

@@ -92,13 +92,13 @@ def _check(value: Any, key: str, limits: dict[str, Any], where: Where) -> None:
         for i, element in enumerate(value):
             _check(element, f"{key}[{i}]", limits, where)
         return
+    if value is None:
+        return
     choices = limits.get("one_of")
     if "group" in limits:
         choices = _allowed(limits["group"], value)
     if choices is not None and value not in choices:
         raise _refused(key, value, where, "is not one of its values.", nearest(str(value), choices))
-    if value is None:
-        return
     pattern = limits.get("pattern")
     if pattern is not None and not re.fullmatch(pattern, value):
         raise _refused(key, value, where, f"must be {limits['wanted']}.")

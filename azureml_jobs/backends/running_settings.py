@@ -20,12 +20,13 @@ SEED: Final = "data.seed"
 
 def diff(asked: Silo, has: Silo) -> list[str]:
     """Return the settings in which two silos differ, as the keys by which they are asked for."""
-    data = [
-        f"data.{f.name}"
-        for f in dataclasses.fields(asked.data)
-        if _differ(asked.data, has.data, f.name)
+    below = [
+        f"{group}.{f.name}"
+        for group in ("data", "machine")
+        for f in dataclasses.fields(getattr(asked, group))
+        if _differ(getattr(asked, group), getattr(has, group), f.name)
     ]
-    return data + [name for name in ("device", "threads") if _differ(asked, has, name)]
+    return below + [name for name in ("device", "threads") if _differ(asked, has, name)]
 
 
 def requested_changes(
@@ -41,13 +42,15 @@ def requested_changes(
 
 def _in_own(key: str, own: SiloConf) -> bool:
     group, _, name = key.rpartition(".")
-    return name in own.data if group else getattr(own, name) is not None
+    if group == "data":
+        return name in own.data
+    return getattr(own.machine if group else own, name) is not None
 
 
 def _in_a_group(key: str, data: DataConf) -> bool:
     """Whether a data key has another value than if nobody had said anything."""
     group, _, name = key.rpartition(".")
-    return bool(group) and key != SEED and _differ(data, DataConf(), name)
+    return group == "data" and key != SEED and _differ(data, DataConf(), name)
 
 
 def _differ(one: object, other: object, name: str) -> bool:

@@ -19,6 +19,7 @@ from conf.parse import from_plain
 from conf.schema import (
     Conf,
     DataConf,
+    MachineConf,
     OutboundConf,
     PolicyConf,
     SiloConf,
@@ -29,14 +30,15 @@ from conf.validate import check_limits, check_outbound
 
 @dataclass
 class OwnConf:
-    """What a silo's owner may set, as in `SiloConf`: data, device, threads, batch limit, policy,
-    training, outbound, state.
+    """What a silo's owner may set, as in `SiloConf`: data, device, threads, batch limit, machine,
+    policy, training, outbound, state.
     """
 
     data: dict[str, Any] = field(default_factory=dict, metadata={"keys_of": DataConf})
     device: str | None = device(None)
     threads: int | None = number(None, at_least=1)
     batch_size_at_most: int | None = number(None, at_least=1)
+    machine: MachineConf = field(default_factory=MachineConf)
     policy: PolicyConf = field(default_factory=PolicyConf)
     training: TrainingProcessConf = field(default_factory=TrainingProcessConf)
     outbound: OutboundConf = field(default_factory=OutboundConf)
@@ -64,6 +66,8 @@ def with_own(conf: Conf, silo: str, path: Path) -> Conf:
     # Only the keys that the file really has: its other fields hold defaults, which must not win.
     changes = {name: getattr(own, name) for name in raw}
     changes["data"] = {**entry.data, **own.data}
+    of_machine = {name: getattr(own.machine, name) for name in raw.get("machine", {})}
+    changes["machine"] = dataclasses.replace(entry.machine, **of_machine)
     policy_changes = {name: getattr(own.policy, name) for name in raw.get("policy", {})}
     below = entry.policy
     if policy_changes.get("version") == ALLOW_LIST:

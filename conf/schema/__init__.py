@@ -40,7 +40,7 @@ from conf.schema.run import EarlyStopConf, RunConf
 from conf.schema.strategies import ExternalStrategyConf, FedProxConf, ScaffoldConf, StrategyConf
 from conf.schema.table_columns import TableConf
 from conf.schema.tasks import DataConf, TaskConf
-from conf.schema.training import CompressionConf, PrivacyConf, TrainerConf
+from conf.schema.training import CompressionConf, MachineConf, PrivacyConf, TrainerConf
 
 __all__ = [
     "EXTERNAL",
@@ -57,6 +57,7 @@ __all__ = [
     "ImagesConf",
     "InputConf",
     "LinearConf",
+    "MachineConf",
     "MlpConf",
     "ModelConf",
     "OrchestratorConf",
@@ -170,6 +171,7 @@ class Silo:
     device: str | None = device(None)
     threads: int | None = None
     batch_size_at_most: int | None = number(None, at_least=1)
+    machine: MachineConf = section(MachineConf)
     policy: PolicyConf = section(PolicyConf)
     lifetimes: SiloLifetimes = section(SiloLifetimes)
     training: TrainingProcessConf = section(TrainingProcessConf)

@@ -24,6 +24,7 @@ from conf.fields import (
 from conf.schema.lifetimes import RunLifetimes, SiloLifetimes
 from conf.schema.policies import PolicyConf, TrainingProcessConf
 from conf.schema.tasks import DataConf
+from conf.schema.training import MachineConf
 
 ENVIRONMENT = (
     r"azureml:[A-Za-z0-9][\w.-]{0,254}:[\w.-]{1,30}"
@@ -133,6 +134,7 @@ class SiloConf:
         at_most=MOST_EXAMPLES,
         help="largest batch that its memory takes; null = any",
     )
+    machine: MachineConf = section(MachineConf)
     policy: PolicyConf = section(PolicyConf, help="what its owner lets run; empty = all")
     training: TrainingProcessConf = section(TrainingProcessConf)
     outbound: OutboundConf = section(OutboundConf)
@@ -217,6 +219,9 @@ class OrchestratorConf:
         wanted="an IP address or a network such as 10.1.0.0/16",
         help="addresses or networks (10.1.0.0/16) that carry many silos, such as a gateway's: "
         "their connections are ended last in a flood",
+    )
+    device: str = device(
+        "auto", help="where it scores models, in fp32; auto = cuda, then mps, then cpu"
     )
     host: str = value(
         "127.0.0.1",

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 from conf.fields import (
     MOST_EPOCHS,
     MOST_EXAMPLES,
     MOST_ROUNDS,
     MOST_THREADS,
+    as_now,
     device,
     number,
     one_of,
     value,
 )
+
+PRECISIONS: Final = ("auto", "fp32", "tf32", "bf16", "fp16")
+COMPILES: Final = ("off", "default", "reduce-overhead", "max-autotune")
+DETERMINISTIC: Final = ("auto", "true", "false")
+# Both were switches, and are written so in files and policies, and by servers of other releases.
+_COMPILE_WAS: Final = {"true": "default", "false": "off"}
+_DETERMINISTIC_WAS: Final = {"true": "true", "false": "false"}
+
+
+def written_now(conf: Any) -> None:
+    """Put what earlier releases wrote for the keys of a dataclass into this one's words."""
+    for f in fields(conf):
+        if "formerly" in f.metadata:
+            setattr(conf, f.name, as_now(getattr(conf, f.name), f.metadata))
 
 
 @dataclass
@@ -75,11 +91,24 @@ class TrainerConf:
         also=("gradient_accumulation_steps", "accumulate_grad_batches"),
     )
     precision: str = one_of(
-        "fp32", "bf16", "fp16", help="number format of the training", also=("dtype", "amp")
+        *PRECISIONS,
+        help="number format of the training; auto = fp32 on a CPU, on a GPU bf16 where it computes "
+        "in it, else fp16; tf32 = fp32 with a GPU's shorter products",
+        also=("dtype", "amp"),
     )
     channels_last: bool = value(False, help="keep images in memory as channels_last")
-    compile: bool = value(False, help="compile the model with torch.compile")
-    deterministic: bool = value(True, help="only algorithms of torch that give the same bits")
+    compile: str = one_of(
+        *COMPILES,
+        formerly=_COMPILE_WAS,
+        help="mode of torch.compile; off = the model is not compiled",
+        also=("torch_compile",),
+    )
+    deterministic: str = one_of(
+        *DETERMINISTIC,
+        formerly=_DETERMINISTIC_WAS,
+        help="only algorithms of torch that give the same bits; auto = true on a CPU, on a GPU where "
+        "there are such; false = the fastest",
+    )
     device: str = device("auto", help="where a silo trains; auto = cuda, then mps, then cpu")
     threads: int = number(
         1,
@@ -98,6 +127,47 @@ class TrainerConf:
     keep_on_device: bool = value(
         True, help="keep the data on the GPU where it fits in a quarter of its free memory"
     )
+
+    def __post_init__(self) -> None:
+        written_now(self)
+
+
+@dataclass
+class MachineConf:
+    """What of a run's trainer is a matter of the silo's machine, as its owner sets it; it wins over
+    the run's. null = as the run says.
+    """
+
+    precision: str | None = one_of(
+        None, *PRECISIONS, help="number format of the training there; null = as the run says"
+    )
+    compile: str | None = one_of(
+        None,
+        *COMPILES,
+        formerly=_COMPILE_WAS,
+        help="mode of torch.compile there; null = as the run says",
+    )
+    channels_last: bool | None = value(
+        None, help="keep images in memory as channels_last; null = as the run says"
+    )
+    deterministic: str | None = one_of(
+        None,
+        *DETERMINISTIC,
+        formerly=_DETERMINISTIC_WAS,
+        help="how strictly the same bits there; null = as the run says",
+    )
+    loader_workers: int | None = number(
+        None,
+        at_least=0,
+        at_most=MOST_THREADS,
+        help="processes that load data which is not kept in memory; null = as the run says",
+    )
+    keep_on_device: bool | None = value(
+        None, help="keep the data on the GPU where it fits; null = as the run says"
+    )
+
+    def __post_init__(self) -> None:
+        written_now(self)
 
 
 @dataclass

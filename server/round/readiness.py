@@ -17,6 +17,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch.utils.data import Dataset
 
+from client.compute import for_scoring
 from client.dry_round import dry_round
 from client.loop import prepare
 from client.model_state import check_state
@@ -37,6 +38,8 @@ from strategies.wire import protocol
 
 log = logging.getLogger(__name__)
 
+HERE: Final = "cpu"
+"""Where a dry round is gone through before a run has a folder."""
 GRACE_SECONDS: Final = 60.0
 """After enough silos are ready, for those that still load their data; later ones are simply asked
 for round 1.
@@ -52,9 +55,9 @@ def check_here(conf: Conf, task: Task, silos: int, data: Data | Dataset[Any] | N
     MDW-146 for personal layers that the model has not got, and RoundError MDW-405
     (`server.round.dry_aggregation`) or MDW-409 (`server.round.gate`).
     """
-    # What is compiled is thrown away.
-    trainer = replace(conf.trainer, compile=False)
-    model = prepare(build_model(conf.model, task, seed=0), trainer)
+    # Whatever the silos train on: this process may have no GPU, and what is compiled is thrown away.
+    trainer = for_scoring(conf.trainer)
+    model = prepare(build_model(conf.model, task, seed=0), trainer, HERE)
     examples = data.train if isinstance(data, Data) else data
     if examples is None:
         check_state(model)
@@ -68,7 +71,7 @@ def check_here(conf: Conf, task: Task, silos: int, data: Data | Dataset[Any] | N
     check_bounds(conf.run, strategy)
     dry_aggregation(strategy, arrays, conf.run.cohort or silos, parameters)
     if isinstance(data, Data) and isinstance(strategy, Algorithm):
-        dry_half(conf, strategy, model, task, data)
+        dry_half(replace(conf, trainer=trainer), strategy, model, task, data)
 
 
 def ask_silos(grid: Grid, silos: Mapping[int, str], run: RunConf, config: ConfigRecord) -> None:

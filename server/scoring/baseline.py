@@ -14,6 +14,8 @@ import torch
 from flwr.app import ArrayRecord
 
 from client import loop
+from client.compute import AS_THE_RUN_SAYS, resolved
+from client.device import choose
 from client.examples import union
 from client.input_layer import WithInputLayer
 from client.malloc import keep_activations_mapped
@@ -88,14 +90,13 @@ def train(job: BaselineJob) -> tuple[str, ArrayRecord]:
     torch.set_num_threads(conf.trainer.threads)
     task = task_of(conf.task)
     examples = union([task.data(silo).train for silo in job.silos])
-    model = loop.prepare(build_model(conf.model, task, conf.run.seed), conf.trainer)
+    trainer = resolved(conf.trainer, AS_THE_RUN_SAYS, choose(conf.trainer.device))
+    model = loop.prepare(build_model(conf.model, task, conf.run.seed), trainer)
     fitted = {name: torch.from_numpy(values) for name, values in job.fitted.items()}
     model.load_state_dict(protocol.to_state(first_weights(conf)) | fitted)
     for round in range(1, job.rounds + 1):
         seed = seed_for(conf.run.seed, job.name, round, "train")
-        loop.train(
-            model, examples, task, conf.trainer, seed=seed, round=round, rounds=conf.run.rounds
-        )
+        loop.train(model, examples, task, trainer, seed=seed, round=round, rounds=conf.run.rounds)
     return job.name, protocol.to_record(model.state_dict())
 
 

@@ -15,12 +15,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from client import loop, sums
+from client.compute import for_scoring
 from client.models import build_model
 from client.tasks import task_of
 from client.tasks.base import Task
 from conf.errors import ConfigError
 from conf.resume import move, stored
-from conf.schema import Conf, Silo
+from conf.schema import Conf, Silo, TrainerConf
 from conf.silos import silos
 from conf.targets.resolve import resolved
 from server.run.result import Metrics, Scores
@@ -39,14 +40,18 @@ class Scorer:
     conf: Conf
     task: Task
     model: nn.Module
+    trainer: TrainerConf
+    """The server's own: of the run's it has the batch, and nothing that is about a silo's machine."""
     splits: dict[str, Examples]
 
     @staticmethod
     def of(conf: Conf, splits: dict[str, Examples]) -> Scorer:
         """Make a scorer for a configuration and the silos' test splits."""
         task = task_of(conf.task)
-        model = loop.prepare(build_model(conf.model, task, conf.run.seed), conf.trainer)
-        return Scorer(conf, task, model, splits)
+        trainer = for_scoring(conf.trainer)
+        own = conf.federation.orchestrator.device
+        model = loop.prepare(build_model(conf.model, task, conf.run.seed), trainer, own)
+        return Scorer(conf, task, model, trainer, splits)
 
     def scores(self, arrays: ArrayRecord) -> Scores:
         """Return a model's metrics on each silo's split and on their union."""
@@ -69,8 +74,8 @@ class Scorer:
 
     def sums_on(self, examples: Examples) -> sums.Sums:
         """Return the sums of the model that was loaded on some examples."""
-        torch.set_num_threads(self.conf.trainer.threads)
-        return loop.evaluate(self.model, examples, self.task, self.conf.trainer).sums
+        torch.set_num_threads(self.trainer.threads)
+        return loop.evaluate(self.model, examples, self.task, self.trainer).sums
 
 
 def splits_for_test(conf: Conf, members: list[Silo]) -> dict[str, Examples]:

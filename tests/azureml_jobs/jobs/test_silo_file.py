@@ -9,7 +9,7 @@ import pytest
 from azureml_jobs.jobs.silo_file import with_own
 from conf.compose import compose
 from conf.errors import ConfigError
-from conf.schema import Conf, PolicyConf
+from conf.schema import Conf, MachineConf, PolicyConf
 from conf.silos import silo_from_json, silo_to_json, silos
 
 
@@ -113,3 +113,13 @@ def test_a_policy_that_would_not_mean_what_it_says_is_refused(
     (tmp_path / "f.yaml").write_text(f"silos: {{north: {{policy: {policy}}}}}")
     with pytest.raises(ConfigError, match=said):
         compose([f"federation.file={tmp_path / 'f.yaml'}"])
+
+
+def test_the_machine_is_laid_over_the_federation_s_entry_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(
+        "silos: {north: {machine: {precision: bf16, compile: true, loader_workers: 2}}}"
+    )
+    conf = compose([f"federation.file={tmp_path}/f.yaml"])
+    own = write(tmp_path, "machine: {precision: fp16, compile: false}")
+    north = with_own(conf, "north", own).federation.silos["north"]
+    assert north.machine == MachineConf(precision="fp16", compile="off", loader_workers=2)
