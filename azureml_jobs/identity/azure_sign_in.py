@@ -176,3 +176,7 @@ def check_signed_in() -> None:
 def forget() -> None:
     """Let the next sign-in begin anew: another one has signed in, in this same process."""
     _shared.cache_clear()
+    # The vault's client remembers for a whole process which tenant a vault's name is in.
+    challenges = sys.modules.get("azure.keyvault.secrets._shared.http_challenge_cache")
+    if challenges is not None:
+        challenges.clear()

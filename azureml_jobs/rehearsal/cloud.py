@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from azureml_jobs.identity import azure_sign_in
 from azureml_jobs.rehearsal import arm, data_plane, sign_in, vaults
 from azureml_jobs.rehearsal.access import Access
 from azureml_jobs.rehearsal.answers import failure
@@ -95,6 +96,8 @@ class LoopbackCloud:
         self.tracking: MlflowTracking
 
     def __enter__(self) -> LoopbackCloud:
+        # What this process knows of another cloud is not so here: the same names, other tenants.
+        azure_sign_in.forget()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._certificates = make_certificates(self.folder / "tls")
         with ExitStack() as on_error, ThreadPoolExecutor(1) as background:

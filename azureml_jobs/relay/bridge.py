@@ -69,6 +69,7 @@ class LoopThread:
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, None]], runs: threading.Event) -> None:
         async def live() -> None:
+            quiet_websockets()
             loop = asyncio.get_running_loop()
             task = asyncio.ensure_future(work())
             self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
@@ -104,7 +105,6 @@ class SiloEnd:
     """A socket of this machine behind which the orchestrator is; `target` is its name for gRPC."""
 
     def __init__(self) -> None:
-        quiet_websockets()
         self._thread = LoopThread("relay")
         self._folder = Path(tempfile.mkdtemp(prefix="meadow-relay-"))
         self._said = _Said()
@@ -165,7 +165,6 @@ class ServerEnd:
         """`port` says where the orchestrator listens (host:port); `comes` hears of each connection
         to it: its own address, and the name of the silo's key.
         """
-        quiet_websockets()
         self._way = way
         self._port = port
         self._comes = comes

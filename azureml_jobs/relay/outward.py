@@ -6,10 +6,13 @@ reads the outer connection, and sees the federation's own TLS in it.
 
     MDW-692 not reached              MDW-766 the other side's certificate is not trusted
     MDW-693 the proxy refuses        MDW-768 no password for the proxy
+    MDW-728 broken in a callback, in the log alone
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import ssl
@@ -33,6 +36,8 @@ from azureml_jobs.relay.carrying import FRAME_BYTES, WAITING_FRAMES, WRITTEN_BYT
 from conf.border import one_line
 from conf.errors import IdentityError, MeadowError, WireError
 from conf.schema import OutboundConf
+
+log = logging.getLogger(__name__)
 
 OPEN_SECONDS: Final = 15.0
 """For TCP, a proxy, TLS and the WebSocket handshake together."""
@@ -204,5 +209,20 @@ def _by_proxy(outward: Outward, why: str) -> WireError:
 
 
 def quiet_websockets() -> None:
-    """Keep the library's own lines, which may hold what others wrote, out of the log."""
+    """Keep the library's own lines, which may hold what others wrote, out of the log.
+
+    In a running loop also what it raises where nobody can catch it: a proxy that hangs up before
+    its answer is such a case (websockets 15 to 17).
+    """
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop().set_exception_handler(_told_in_a_line)
+
+
+def _told_in_a_line(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what was raised in a callback: a line with a code, its traceback for who debugs."""
+    error = context.get("exception")
+    kind = "nothing" if error is None else type(error).__name__
+    said = one_line(f"{context.get('message', '')}", _SAID)
+    log.warning("MDW-728: a connection broke where nobody waited for it: %s (%s)", kind, said)
+    log.debug("where it was raised", exc_info=error)

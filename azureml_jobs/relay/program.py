@@ -27,13 +27,13 @@ def run(file: Path) -> int:
     """
     settings = read_settings(file)
     log_to_stderr()
-    quiet_websockets()
     _allow_many_files()
     asyncio.run(_serve(settings))
     return 0
 
 
 async def _serve(settings: RelaySettings) -> None:
+    quiet_websockets()
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -125,13 +125,17 @@ def store_in(folder: FederationFolder) -> Store:
 def own_host() -> str:
     """Return this machine's address in the network that leads out of it, without sending anything.
 
-    IPv4 where there is such a route, else IPv6; loopback, with a word in the log, where there is no
-    route at all.
+    IPv4 where there is such a route, else IPv6; loopback, with MDW-729 in the log, where there is no
+    route at all. The machine's own name is not looked up: many have no address.
     """
     for family, elsewhere in ROUTES:
         # Also where this machine has no such family.
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((elsewhere, 9))
             return str(probe.getsockname()[0])
-    log.warning("this machine has no route to any other: its address is taken to be %s", LOOPBACK)
+    log.warning(
+        "MDW-729: this machine has no route to any other: its address is taken to be %s. Silos on"
+        " other machines need a relay, or federation.orchestrator.host.",
+        LOOPBACK,
+    )
     return LOOPBACK

@@ -12,6 +12,8 @@ from azure.identity import ClientSecretCredential, DefaultAzureCredential
 from azure.keyvault.secrets import SecretClient
 from azure.storage.blob import ContainerClient
 
+from azureml_jobs.identity import azure_sign_in
+from azureml_jobs.identity.key_vault import VaultSecrets
 from azureml_jobs.rehearsal.cloud import LoopbackCloud
 
 NORTH = "22222222-2222-2222-2222-222222222222"
@@ -53,6 +55,22 @@ def test_storage_and_vault_refuse_it_too(north: LoopbackCloud) -> None:
     with pytest.raises(ClientAuthenticationError, match=NORTH):
         SecretClient("https://kv-north.vault.azure.net", DefaultAzureCredential()).get_secret("a")
     assert north.request_log.resources_of("engineer") == set()
+
+
+def test_a_vault_of_another_cloud_with_the_same_name_may_be_in_another_tenant(
+    north: LoopbackCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vault's client remembers a tenant for each name, as long as its process lives."""
+    name = "kv-north"
+    monkeypatch.setattr(north.tenants, "_by_resource", {})
+    assert VaultSecrets(name).list() == []
+    north.tenants.put(f"vault:{name}", NORTH)
+    north.tokens.register("owner", NORTH)
+    north.access.grant("owner", "Key Vault Secrets Officer", f"vault:{name}")
+    for key, value in north.signed_in_as("owner").items():
+        monkeypatch.setenv(key, value)
+    azure_sign_in.forget()
+    assert VaultSecrets(name).list() == []
 
 
 def test_a_vault_tells_an_identity_that_can_ask_no_other_tenant_which_issuer_it_expects(

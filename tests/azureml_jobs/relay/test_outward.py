@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from azureml_jobs.relay.outward import Outward, dial, is_named
+from azureml_jobs.relay.outward import Outward, dial, is_named, quiet_websockets
 from conf.errors import ConfigError, IdentityError, MeadowError, WireError
 from conf.schema import OutboundConf
 from conf.validate import check_outbound
@@ -197,3 +197,34 @@ def test_every_error_of_the_way_is_ours(relay: RelayThread) -> None:
                     await dial(address, Outward(relay.ca.file))
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_a_proxy_that_hangs_up_leaves_a_line_and_no_traceback(
+    said: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the library raises in a callback nobody can catch: before the proxy's answer, in it, and
+    in the handshake of TLS after it.
+    """
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(said)
+        writer.close()
+
+    async def test() -> str:
+        quiet_websockets()
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            async with server:
+                await dial("wss://relay.test/", Outward(proxy=f"http://127.0.0.1:{port}"))
+        finally:
+            while "MDW-728" not in caplog.text:
+                await asyncio.sleep(0.01)
+        return ""
+
+    with pytest.raises(MeadowError, match=r"MDW-69[23]"):
+        asyncio.run(_bounded(test()))
+    assert "MDW-728: a connection broke where nobody waited for it" in caplog.text
+    assert "Traceback" not in caplog.text
