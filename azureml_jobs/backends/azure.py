@@ -64,6 +64,8 @@ class _Known:
 
     job: AzureJob | None
     listed: float
+    names: frozenset[str] = frozenset()
+    """Of all jobs of the part that were there then."""
 
     @property
     def name(self) -> str:
@@ -199,9 +201,14 @@ class AzureBackend(Backend):
             if listed_lately or (job is not None and job.live):
                 return _seen(job) if job is not None else None
         mine = self._of(part)
-        oldest_live = next((job for job in reversed(mine) if job.live), None)
-        found = oldest_live or next(iter(mine), None)
-        self._known[part] = _Known(found, now)
+        found = next((job for job in reversed(mine) if job.live), None)
+        if found is None:
+            # Of two that were submitted at once the later one was cancelled: it is the newest, and
+            # not what has become of the one that ran.
+            followed = known is not None and known.names >= {job.name for job in mine}
+            name = known.name if known is not None and followed else ""
+            found = next((job for job in mine if job.name == name), next(iter(mine), None))
+        self._known[part] = _Known(found, now, frozenset(job.name for job in mine))
         return _seen(found) if found is not None else None
 
     def nobody_restarts(self, part: str) -> bool:

@@ -100,15 +100,16 @@ def meadow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 
 def test_launch_all_does_one_run_brings_it_home_and_ends_its_jobs(meadow: Commands) -> None:
     said = meadow.run("launch", "all", *TASK, "run.name=first", who=ALL).splitlines()
-    assert said[0] == "run first"
-    assert [line.partition(":")[0] for line in said[1:4]] == ["orchestrator", *SILOS]
-    assert all(": started, " in line for line in said[1:4])
+    assert [line.partition(":")[0] for line in said[:3]] == ["orchestrator", *SILOS]
+    assert all(": started, " in line for line in said[:3])
+    # Asked for when the jobs run, which may take as long as Azure likes.
+    assert {f"{name} runs" for name in SILOS} <= set(said[3 : said.index("run first")])
     rounds = [line for line in said if line.startswith("orchestrator  round ")]
     assert [line.split()[2] for line in rounds] == ["1/2", "2/2"]
     assert "run first: finished" in said and "result: outputs/first" in said
     history = read_history(meadow.rehearsal.folder / "outputs" / "first")
     assert [sorted(record.replied) for record in history] == [list(SILOS)] * 2
-    assert meadow.states() == ["Canceled"] * 3
+    assert meadow.states() == ["Completed"] * 3
     assert meadow.rehearsal.cloud.request_log.refused() == []
 
 
@@ -177,16 +178,17 @@ def test_stop_ends_the_jobs_of_a_role_while_their_logs_are_followed(meadow: Comm
     for name in SILOS:
         assert meadow.run("stop", f"as=silo:{name}", who=owner(name)) == f"{name}: Canceled\n"
         assert meadow.run("stop", f"as=silo:{name}", who=owner(name)) == "nothing is running\n"
-    assert meadow.run("stop", "as=orchestrator", who=ENGINEER) == "orchestrator: Canceled\n"
+    assert meadow.run("stop", "as=orchestrator", who=ENGINEER) == "orchestrator: Completed\n"
     out, err = follower.communicate(timeout=SECONDS)
     lines = [first.rstrip(), *out.splitlines()]
     assert (follower.returncode, err) == (0, "")
-    assert {line for line in lines if line.endswith("  Canceled")} == {
-        f"{part:12}  Canceled" for part in ("orchestrator", *SILOS)
-    }
+    ends = {line for line in lines if line.endswith(("  Canceled", "  Completed"))}
+    # Silos' owners ended their jobs; the orchestrator was asked, and ended by itself.
+    assert ends == {"orchestrator  Completed", *(f"{name:12}  Canceled" for name in SILOS)}
     assert [line.split()[2] for line in lines if line.startswith("orchestrator  round ")] == [
         "1/2",
         "2/2",
     ]
     assert any(line.startswith("north         ended by SIGTERM") for line in lines)
-    assert set(meadow.states()) == {"Canceled"}
+    # Of two servers that were launched at once the later one was cancelled.
+    assert sorted(meadow.states()[3:]) == ["Canceled"] * 3 + ["Completed"]

@@ -69,6 +69,20 @@ def test_a_successor_is_found_when_the_known_job_has_ended() -> None:
     assert place.asked == ["list", "one", "list"]
 
 
+def test_how_the_job_that_ran_has_ended_is_told_and_not_that_its_twin_was_cancelled() -> None:
+    """Two people launched at the same time, and the later one's job was cancelled at once."""
+    place = Place([server("twin", "Canceled"), server("one")])
+    waiting = backend(place)
+    assert waiting.job(ORCHESTRATOR) is not None
+    place.jobs[1] = server("one", "Completed")
+    ended = waiting.job(ORCHESTRATOR)
+    assert ended is not None and (ended.name, ended.state) == ("one", "Completed")
+    place.jobs.insert(0, server("three", "Failed"))
+    waiting._known.clear()
+    later = waiting.job(ORCHESTRATOR)
+    assert later is not None and later.name == "three"
+
+
 def test_where_nothing_runs_a_workspace_is_not_listed_at_each_look(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
