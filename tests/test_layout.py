@@ -56,7 +56,6 @@ TESTED_ELSEWHERE = {
     "server/observers/base.py": "tests/server/test_session.py",
     "server/observers/model_registry.py": "tests/server/observers/test_tracking.py",
     "server/observers/summary.py": "tests/server/observers/test_progress.py",
-    "server/orchestrator/backends.py": "tests/server/test_serve.py",
     "server/orchestrator/caretaker.py": "tests/server/orchestrator/test_caretaker_expiry.py",
     "server/orchestrator/deliveries.py": "tests/server/orchestrator/test_instructions.py",
     "server/orchestrator/orchestrator_grid.py": "tests/server/orchestrator/test_fleet.py",
