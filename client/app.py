@@ -58,9 +58,10 @@ def train(message: Message, context: Context) -> Message:
         state=before.half,
         sent=_beside(message),
         labels=loaded.data.labels,
+        scaling=before.scaling,
     )
     leaves, stays = memory.divided(loaded.model.state_dict(), half.keeps)
-    memory.write(context.state, Memory(trained.state, stays))
+    memory.write(context.state, Memory(trained.state, stays, trained.scaling))
     beside = {name: protocol.to_record(arrays) for name, arrays in trained.sent.items()}
     content = RecordDict(
         {

@@ -58,11 +58,6 @@ def autocast(device: torch.device, conf: TrainerConf) -> AbstractContextManager[
     return torch.autocast(device.type, dtype=half)
 
 
-def scaler(device: torch.device, conf: TrainerConf) -> torch.amp.GradScaler:
-    """Return the scaler that keeps small fp16 gradients from vanishing; bf16 and fp32 need none."""
-    return torch.amp.GradScaler(device.type, enabled=conf.precision == "fp16")
-
-
 def full_precision(tensor: Tensor) -> Tensor:
     """Return a float32 form of what a model gave: losses are taken in it, whatever it computed in."""
     return tensor.float() if tensor.is_floating_point() else tensor

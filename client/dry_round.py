@@ -24,6 +24,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from client import sums
 from client.batches import Batches, length
 from client.device import autocast, device_of, full_precision, reproducible
+from client.device_failures import is_full, is_lost, told
 from client.model_state import check_state, first_line
 from client.tasks.base import Task
 from client.trees import map_tensors
@@ -49,7 +50,7 @@ def dry_round(
     change. A `discreet` one says where a method raised and what kind of error it was, and leaves
     out the error's own words, which may hold an example. Raises DataError: MDW-230 to 235 for the
     state (`client.model_state`), MDW-236 to 238 here, MDW-208 and 209 for sums and metrics
-    (`client.sums`).
+    (`client.sums`), MDW-225 to 227 for a device that fails.
     """
     check_state(model)
     examples = min(EXAMPLES, length(dataset))
@@ -57,7 +58,7 @@ def dry_round(
         return
     small = replace(conf, loader_workers=0, keep_on_device=False)
     dry = _DryRound(model, task, conf, discreet)
-    with reproducible(device_of(model), 0, conf):
+    with told(examples), reproducible(device_of(model), 0, conf):
         with dry.saying("collate"):
             few = _first(dataset, examples)
             batches = Batches(few, examples, device_of(model), small, collate=task.collate)
@@ -137,6 +138,9 @@ class _DryRound:
         except MeadowError:
             raise
         except Exception as error:
+            if is_lost(error) or is_full(error):
+                # It is the device's failure, whatever the method.
+                raise
             said = type(error).__name__ if self.discreet else first_line(error)
             where = self._where(error)
             what = f"`{method}` raised {said}{where}"

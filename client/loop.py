@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,8 +20,11 @@ from torch.utils.data import Dataset
 
 from client import sums, wanted
 from client.batches import Batch, Batches
-from client.device import autocast, choose, device_of, full_precision, reproducible, scaler
+from client.device import autocast, choose, device_of, full_precision, reproducible
+from client.device_failures import told, with_room
+from client.loss_scale import LossScale
 from client.optimizer import learning_rate, momentum_of, optimizer_of, set_learning_rate
+from client.steps import Computes, Steps
 from client.sums import Metrics, Sums
 from client.tasks.base import Task
 from client.trees import map_tensors
@@ -28,6 +32,8 @@ from conf.errors import DataError, WireError
 from conf.schema import TrainerConf
 from strategies.silo_half import Local, Records, SiloHalf, Trains
 from strategies.wire import protocol
+
+Arrays = Mapping[str, Tensor]
 
 
 def prepare(model: nn.Module, conf: TrainerConf, device: str | None = None) -> nn.Module:
@@ -58,6 +64,8 @@ class Trained:
     """What the algorithm's half at this silo keeps for its next round."""
     size: int = 0
     """What the task's size counts in the training set, of one epoch."""
+    scaling: Arrays = field(default_factory=dict)
+    """fp16's scale, kept for the silo's next round (`client.loss_scale`); else empty."""
 
 
 def train(
@@ -73,24 +81,27 @@ def train(
     state: Records | None = None,
     sent: Records | None = None,
     labels: NDArray[np.int64] | None = None,
+    scaling: Arrays | None = None,
 ) -> Trained:
     """Train a model in place for the epochs of one round of `rounds`, as the algorithm's half says.
 
     The same `seed`, weights, state and records give the same bits on the same device and threads.
-    Without a half it is plain local training. Raises DataError MDW-205 where there is too little to
-    train on, WireError MDW-671 for a half that trains nothing of the model.
+    Without a half it is plain local training. Raises DataError: MDW-205 where there is too little to
+    train on, MDW-224 where no step could be taken in fp16, MDW-225 to 227 where the device fails
+    (`client.device_failures`); WireError MDW-671 for a half that trains nothing of the model.
     """
     started = time.perf_counter()
     half = SiloHalf() if half is None else half
-    training = _Training(model, _batches(model, dataset, task, conf, seed), task, conf, half)
-    training.round = round
-    training.rounds = rounds
-    half.local = Local(training.forward, training.batches.examples, labels)
-    with reproducible(training.device, seed, conf):
-        half.begin(model, _on(training.device, state), _on(training.device, sent))
-        half.fit(training.run_epochs)
-        beside, kept = half.end(model, training.whole.steps, training.whole.rates)
-    return Trained(training.metrics(started), beside, kept, training.size)
+    with told(conf.batch_size):
+        batches = _batches(model, dataset, task, conf, seed)
+        training = _Training(model, batches, task, conf, half, round, rounds, scaling)
+        half.local = Local(training.forward, batches.examples, labels)
+        with reproducible(training.device, seed, conf):
+            half.begin(model, _on(training.device, state), _on(training.device, sent))
+            half.fit(training.run_epochs)
+            beside, kept = half.end(model, training.whole.steps, training.whole.rates)
+        metrics = training.metrics(started)
+    return Trained(metrics, beside, kept, training.size, training.scale.state())
 
 
 @dataclass
@@ -102,15 +113,21 @@ class _Passed:
     """The sum of the learning rates, each with the repetitions that momentum makes of the step."""
     seen: int = 0
     """Examples or whatever else the task's size counts."""
+    learned: int = 0
+    """Of these, what was in steps that were taken."""
     loss: float = 0.0
-    """The sum of the task's loss over these."""
+    """The sum of the task's loss over what was learned."""
+    skipped: int = 0
+    """Steps of fp16 that were not taken, because they overflow at any scale."""
     epochs: int = 0
 
     def add(self, other: _Passed) -> None:
         self.steps += other.steps
         self.rates += other.rates
         self.seen += other.seen
+        self.learned += other.learned
         self.loss += other.loss
+        self.skipped += other.skipped
         self.epochs += other.epochs
 
 
@@ -125,10 +142,19 @@ class _Training:
     half: SiloHalf
     round: int = 1
     rounds: int = 1
+    scaling: Arrays | None = None
     whole: _Passed = field(default_factory=_Passed)
 
     def __post_init__(self) -> None:
         self.device = device_of(self.model)
+        steps = self.conf.epochs * math.ceil(len(self.batches) / self.conf.accumulate)
+        self.scale = LossScale(
+            self.device,
+            enabled=self.conf.precision == "fp16",
+            steps=steps,
+            kept=self.scaling,
+        )
+        self._computes = Computes(self.task, self.half, self.device, self.forward, self._precision)
 
     def _precision(self) -> AbstractContextManager[object]:
         # Anew each time: a half may ask for an output while the loss is taken, and torch's context
@@ -158,63 +184,35 @@ class _Training:
             raise _idle(half, "trains no weight in one of its passes")
         optimizer = optimizer_of(model, conf)
         model, optimizer, batches = half.wrap(model, optimizer, self.batches)
-        scale = scaler(self.device, conf)
         steps = epochs * math.ceil(len(batches) / conf.accumulate)
         passed = _Passed(epochs=epochs)
-        loss_sum = torch.zeros((), device=self.device)
         repeated = 0.0
         model.train()
-        # A round that failed half way may have left gradients behind.
-        optimizer.zero_grad()
+        taking = Steps(model, optimizer, weights, self.scale, self._computes, conf.clip_norm)
         for _ in range(epochs):
             supply = iter(batches)
             while group := list(islice(supply, conf.accumulate)):
                 wanted.check()
                 rate = learning_rate(conf, self._progress(passed.steps / steps))
                 set_learning_rate(optimizer, rate)
-                passed.seen += self._backward(model, group, scale, loss_sum)
-                # What follows works on the gradients themselves: fp16's scale goes first.
-                scale.unscale_(optimizer)
-                half.gradients(weights)
-                if conf.clip_norm is not None:
-                    nn.utils.clip_grad_norm_(weights, conf.clip_norm)
-                scale.step(optimizer)
-                scale.update()
-                optimizer.zero_grad()
+                step = taking.take(group)
+                passed.seen += step.size
+                if not step.taken:
+                    passed.skipped += 1
+                    continue
+                passed.learned += step.size
                 passed.steps += 1
                 repeated = repeated * momentum_of(conf) + 1.0
                 passed.rates += rate * repeated
+        if passed.skipped and not passed.steps:
+            raise _all_skipped(passed.skipped)
         # `item` waits for the GPU, so the seconds are taken after it.
-        passed.loss = loss_sum.item()
+        passed.loss = taking.loss_sum.item()
         return passed
 
     def _progress(self, share: float) -> float:
         """Return which share of the run is done, from that of this round."""
         return (self.round - 1 + share) / self.rounds
-
-    def _backward(
-        self,
-        model: nn.Module,
-        group: list[Batch],
-        scale: torch.amp.GradScaler,
-        loss_sum: Tensor,
-    ) -> int:
-        """Add up the gradients of a group of batches as if they were one; return the group's size.
-
-        `loss_sum` grows by the loss of all that the size counts.
-        """
-        sizes = [self.task.size(batch) for batch in group]
-        whole = sum(sizes)
-        for batch, size in zip(group, sizes, strict=True):
-            output = self.half.output(self.forward(model, batch), batch)
-            with self._precision():
-                task_loss = self.task.loss(output, batch)
-                loss = self.half.loss(task_loss, model, batch)
-            # The mean over the group is the mean of its batches, each by its share of the whole.
-            share = loss if len(group) == 1 else loss * (size / max(whole, 1))
-            torch.autograd.backward(scale.scale(share))
-            loss_sum.add_(task_loss.detach(), alpha=size)
-        return whole
 
     def forward(self, model: nn.Module, batch: Batch) -> Any:
         """Return what the task makes of a batch with a model, in the trainer's precision."""
@@ -228,11 +226,12 @@ class _Training:
 
     def metrics(self, started: float) -> Metrics:
         """Return what the round reports; raises WireError MDW-671 where nothing was trained."""
-        if not self.whole.seen:
+        if not self.whole.learned:
             raise _idle(self.half, "did not train the model that the silo sends")
         examples = self.batches.examples
         cost = _cost(examples, examples * self.whole.epochs, started)
-        return {protocol.LOSS: self.whole.loss / self.whole.seen, **cost}
+        skipped = {protocol.SKIPPED_STEPS: self.whole.skipped} if self.scale.enabled else {}
+        return {protocol.LOSS: self.whole.loss / self.whole.learned, **cost, **skipped}
 
 
 def _batches(
@@ -305,22 +304,33 @@ class Evaluation:
 def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf) -> Evaluation:
     """Return the sums of a model over a set; no output is kept, so memory does not grow with it.
 
-    Raises DataError MDW-208 where the task's sums are not what they must be.
+    Raises DataError: MDW-208 where the task's sums are not what they must be, MDW-225 to 227 where
+    the device fails.
     """
+    with told(conf.eval_batch_size):
+        return _evaluated(model, dataset, task, conf)
+
+
+def _evaluated(
+    model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf
+) -> Evaluation:
     started = time.perf_counter()
     device = device_of(model)
-    precision = autocast(device, conf)
     total: Sums = {}
     batches = Batches(dataset, conf.eval_batch_size, device, conf, collate=task.collate)
     if not batches.examples:
         return Evaluation({}, 0, 0.0)
+
+    def of(batch: Batch) -> Sums:
+        with autocast(device, conf):
+            output = map_tensors(full_precision, task.output(model, batch))
+        return sums.of_batch(task, output, batch)
+
     model.eval()
     with reproducible(device, 0, conf), torch.inference_mode():
         for batch in batches:
             wanted.check()
-            with precision:
-                output = map_tensors(full_precision, task.output(model, batch))
-            sums.add(total, sums.of_batch(task, output, batch))
+            sums.add(total, with_room(device, partial(of, batch)))
     return Evaluation(total, batches.examples, time.perf_counter() - started)
 
 
@@ -344,3 +354,9 @@ def _too_few(examples: int) -> DataError:
         return DataError("MDW-205", what, "Give the silo more examples.")
     what = f"{examples} examples are too few to train on: BatchNorm needs two."
     return DataError("MDW-205", what, "Give the silo more examples, or use group normalisation.")
+
+
+def _all_skipped(steps: int) -> DataError:
+    what = f"None of the round's {steps} steps could be taken in fp16: each overflows at any scale."
+    hint = "Use trainer.precision=bf16 or fp32, or a lower trainer.lr if the loss has run away."
+    return DataError("MDW-224", what, hint, {"steps": steps})

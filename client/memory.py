@@ -1,6 +1,7 @@
 """What a silo's half of an algorithm remembers between rounds, as records of `context.state`.
 
-Two kinds: the half's own arrays, and those of the model that never leave the silo.
+Three kinds: the half's own arrays, those of the model that never leave the silo, and what fp16 has
+found of its scale.
 `client.context_state` sees to it that a round starts from what the last round that counted left.
 
     MDW-672 a state that is not there
@@ -23,6 +24,8 @@ HALF: Final = "half/"
 """Before the name of each record of the half's own."""
 KEPT: Final = "kept"
 """The record of the model's arrays that stay."""
+SCALING: Final = "scaling"
+"""The record of fp16's scale (`client.loss_scale`)."""
 
 
 @dataclass
@@ -33,6 +36,8 @@ class Memory:
     """What the algorithm's half returned (`SiloHalf.end`)."""
     kept: dict[str, Tensor] = field(default_factory=dict)
     """The arrays of the model that the half keeps (`SiloHalf.keeps`)."""
+    scaling: Mapping[str, Tensor] = field(default_factory=dict)
+    """fp16's scale (`client.loss_scale`), whatever the algorithm; empty in other precisions."""
 
 
 def read(state: RecordDict) -> Memory:
@@ -44,18 +49,21 @@ def read(state: RecordDict) -> Memory:
         if name.startswith(HALF)
     }
     kept = protocol.to_state(records[KEPT]) if KEPT in records else {}
-    return Memory(half, kept)
+    scaling = protocol.to_state(records[SCALING]) if SCALING in records else {}
+    return Memory(half, kept, scaling)
 
 
 def write(state: RecordDict, memory: Memory) -> None:
     """Put what a round leaves into the state, in place of what was there."""
     for name in list(protocol.records(state, ArrayRecord)):
-        if name == KEPT or name.startswith(HALF):
+        if name in (KEPT, SCALING) or name.startswith(HALF):
             del state[name]
     for name, arrays in memory.half.items():
         state[HALF + name] = protocol.to_record(arrays)
     if memory.kept:
         state[KEPT] = protocol.to_record(memory.kept)
+    if memory.scaling:
+        state[SCALING] = protocol.to_record(memory.scaling)
 
 
 def check(half: SiloHalf, memory: Memory, config: ConfigRecord) -> None:

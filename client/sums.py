@@ -32,8 +32,7 @@ Metrics = dict[str, float]
 TAKEN: Final = (
     protocol.LOSS,
     protocol.NUM_EXAMPLES,
-    protocol.SECONDS,
-    protocol.SAMPLES_PER_SECOND,
+    *protocol.OF_THE_MACHINE,
     protocol.WITHHELD,
 )
 """Names of metrics that Meadow gives itself."""

@@ -10,8 +10,7 @@ from server.run.result import Metrics
 from strategies.wire import protocol
 
 NO_MEAN: Final = (
-    protocol.SECONDS,
-    protocol.SAMPLES_PER_SECOND,
+    *protocol.OF_THE_MACHINE,
     protocol.NUM_EXAMPLES,
     protocol.SIZE,
 )

@@ -32,9 +32,9 @@ OF_EVERY_REPLY: Final = frozenset(
         protocol.ROUND,
     }
 )
-OF_TRAINING: Final = OF_EVERY_REPLY | {protocol.SIZE}
+OF_TRAINING: Final = OF_EVERY_REPLY | {protocol.SIZE, *protocol.OF_THE_MACHINE}
 OF_EVALUATION: Final = OF_EVERY_REPLY | {protocol.WITHHELD}
-_NOT_NEGATIVE: Final = (protocol.SECONDS, protocol.SAMPLES_PER_SECOND)
+_NOT_NEGATIVE: Final = protocol.OF_THE_MACHINE
 
 
 def check_names(values: Mapping[str, object], allowed: Collection[str]) -> None:

@@ -107,5 +107,5 @@ def _leave_what_has_a_mean(reply: Message) -> None:
     silo may leave these out.
     """
     numbers = protocol.records(reply.content, MetricRecord)[protocol.METRICS]
-    for name in (protocol.SECONDS, protocol.SAMPLES_PER_SECOND, protocol.ROUND):
+    for name in (*protocol.OF_THE_MACHINE, protocol.ROUND):
         numbers.pop(name, None)

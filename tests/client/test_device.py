@@ -53,13 +53,6 @@ def test_a_model_computes_in_the_precision_of_the_trainer(
     assert layer.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("precision", "scales"), [("fp32", False), ("bf16", False), ("fp16", True)]
-)
-def test_only_fp16_scales_its_gradients(precision: str, scales: bool) -> None:
-    assert device.scaler(CPU, TrainerConf(precision=precision)).is_enabled() is scales
-
-
 def test_draws_come_from_the_seed_and_the_random_state_is_left_as_it_was() -> None:
     conf = TrainerConf()
     before = torch.get_rng_state()
