@@ -15,6 +15,7 @@ from client.border_mod import border_mod
 from client.cache import Loaded, load_cached
 from client.context_state import state_mod
 from client.data_files import fingerprint
+from client.device_mod import device_mod
 from client.dry_round import dry_round
 from client.malloc import keep_activations_mapped
 from client.memory import Memory
@@ -31,7 +32,7 @@ from strategies.silo_half import Records, SiloHalf
 from strategies.wire import protocol, run_config
 
 keep_activations_mapped()
-app = ClientApp(mods=[border_mod, state_mod])
+app = ClientApp(mods=[border_mod, state_mod, device_mod])
 
 
 @app.train()

@@ -98,8 +98,9 @@ def make_room(device: torch.device) -> None:
 
 
 @contextmanager
-def told(batch_size: int) -> Iterator[None]:
-    """Say a device's failure as an error with a code; `batch_size` is that of the work inside.
+def told(batch_size: int | None = None) -> Iterator[None]:
+    """Say a device's failure as an error with a code; `batch_size` is that of the work inside, where
+    it is of batches.
 
     Raises DataError: MDW-225, MDW-227, and DeviceLost MDW-226.
     """
@@ -118,7 +119,11 @@ def told(batch_size: int) -> Iterator[None]:
         raise _not_deterministic(operation) from error
 
 
-def _full(batch_size: int) -> DataError:
+def _full(batch_size: int | None) -> DataError:
+    if batch_size is None:
+        what = "The model needs more memory than the device has."
+        hint = "Look for other processes on the device (nvidia-smi), or take a smaller model."
+        return DataError("MDW-225", what, hint)
     half = max(batch_size // 2, 1)
     what = f"A batch of {batch_size} needs more memory than the device has."
     hint = (
