@@ -10,9 +10,11 @@ from client.device_failures import DeviceLost
 from client.device_mod import device_mod
 from conf.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("task_identity")
+
 
 def answer(error: Exception) -> None:
-    message = Message(RecordDict(), dst_node_id=1, message_type="train")
+    message = Message(RecordDict(), 7, "train")
     context = Context(1, 1, {}, RecordDict(), {})
 
     def app(message: Message, context: Context) -> Message:
