@@ -51,6 +51,7 @@ def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
         _policies,
         _hidden_counts,
         _counts,
+        _operating,
         _external,
         _registered,
         combinations.check,
@@ -263,6 +264,14 @@ def _counts(conf: Conf, where: Where) -> None:
         why = f"gives {sharing} silos less than one example each."
         hint = "Use more examples or fewer silos."
         raise _contradiction("data.examples", examples, where, why, hint)
+
+
+def _operating(conf: Conf, where: Where) -> None:
+    operating = conf.run.operating
+    if operating.rule in ("specificity", "sensitivity") and operating.at > 1:
+        hint = "Set a share, or run.operating.rule=alarms."
+        why = f"is more than the largest {operating.rule}, which is 1."
+        raise _contradiction("run.operating.at", operating.at, where, why, hint)
 
 
 def _silos_that_share(conf: Conf) -> int:

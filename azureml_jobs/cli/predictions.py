@@ -1,4 +1,6 @@
-"""`meadow predict`: what a finished run's model says of examples that nobody labelled."""
+"""`meadow predict` and `meadow export`: a finished run's model on examples that nobody labelled, and
+as files for elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -16,4 +18,18 @@ def predict(arguments: Arguments) -> int:
 
     count = predict(arguments.get("run"), data, output)
     print(f"wrote {output}: {count} predictions")
+    return 0
+
+
+def export(arguments: Arguments) -> int:
+    """Write the model in a format that needs no Meadow; raises what `server.export.export` raises."""
+    data = compose(list(arguments.rest)).data
+    output = arguments.get("output", "")
+    form = arguments.get("format")
+    from server.export.export import export
+
+    folder, count = export(arguments.get("run"), form, Path(output) if output else None, data)
+    for path in sorted(folder.iterdir()):
+        print(f"wrote {path}")
+    print(f"read again, it gives the outputs of the run's model on {count} examples")
     return 0

@@ -123,6 +123,28 @@ SCIENTISTS: Final = (
         ),
     ),
     Verb(
+        "export",
+        SCIENTIST,
+        "write a finished run's model as a file that needs no Meadow",
+        "predictions:export",
+        (
+            FINISHED_RUN,
+            Argument(
+                "format",
+                "onnx; torch_export; safetensors: weights and a small loader",
+                "FORMAT",
+                required=True,
+                choices=("onnx", "torch_export", "safetensors"),
+            ),
+            Argument("output", "the folder it goes to (RUN/export/FORMAT)", "FOLDER"),
+        ),
+        overrides=("data.",),
+        about="It takes rows or pixels as they were read, and has what they are scaled by, the contract, the names of\n"
+        "classes and the operating point. What was written is read again, and its outputs compared with the run's\n"
+        "model, on data.root= too where that is given. Nothing in it is a pickle.",
+        examples=(("meadow export run=first format=onnx", ""),),
+    ),
+    Verb(
         "report",
         SCIENTIST,
         "write a run's report anew, or verify its ledger",

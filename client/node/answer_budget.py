@@ -1,7 +1,7 @@
 """How many answers a silo gives: each tells something of its examples, so its owner may count them.
 
 An answer is one training, one evaluation, or the statistics before a run's first round; a round is
-two, the test at a run's end another one.
+two, the test at a run's end another one, and so is the choice of an operating point before it.
 What is counted lies in the silo's own storage and is written before an answer is made: a process that
 dies over one has spent it, and no restart gives any back. An instruction that is asked again, to the
 byte, is the same answer.

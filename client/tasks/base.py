@@ -247,6 +247,16 @@ class Task(ABC):
         """Return the metrics that sums give: of a silo, of a federation, of any union of data."""
         return {}
 
+    def scores_of(self, sums: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return, of each class that is ranked, its scores in bins (2, bins) among the sums
+        (`client.tasks.kinds.score_bins`): curves and operating points are drawn from them.
+        """
+        return {}
+
+    def confusion_of(self, sums: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the counts of guesses by true class among the sums, None where there are none."""
+        return None
+
 
 def splits_of(
     silo: Silo,

@@ -36,7 +36,7 @@ from conf.schema.models import (
     VisionConf,
 )
 from conf.schema.policies import PolicyConf, TrainingProcessConf
-from conf.schema.run import EarlyStopConf, RunConf
+from conf.schema.run import EarlyStopConf, OperatingConf, RunConf
 from conf.schema.strategies import ExternalStrategyConf, FedProxConf, ScaffoldConf, StrategyConf
 from conf.schema.table_columns import TableConf
 from conf.schema.tasks import DataConf, TaskConf
@@ -60,6 +60,7 @@ __all__ = [
     "MachineConf",
     "MlpConf",
     "ModelConf",
+    "OperatingConf",
     "OrchestratorConf",
     "OutboundConf",
     "PolicyConf",

@@ -70,6 +70,26 @@ class AdmissionConf:
 
 
 @dataclass
+class OperatingConf:
+    """From which score on a model says yes: chosen at the end of a run, on validation examples."""
+
+    rule: str = one_of(
+        "specificity",
+        "sensitivity",
+        "alarms",
+        "youden",
+        help="what the threshold keeps: a specificity or sensitivity of `at` or more, at most `at` "
+        "false positives in 1,000; youden = most of both together",
+    )
+    at: float = number(
+        0.9,
+        at_least=0,
+        at_most=1000,
+        help="a share, or for alarms the false positives in 1,000 examples",
+    )
+
+
+@dataclass
 class RunConf:
     """How long a run lasts, when its rounds close, and what it leaves behind. Times in seconds."""
 
@@ -142,6 +162,7 @@ class RunConf:
     )
     admission: AdmissionConf = section(AdmissionConf)
     early_stop: EarlyStopConf = section(EarlyStopConf)
+    operating: OperatingConf = section(OperatingConf)
     keep: str = one_of(
         "last",
         "best",

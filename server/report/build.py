@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from conf.errors import CheckpointError
 from server.report import plots
+from server.report.decisions import decisions
 from server.report.drawing import AGGREGATE, BEST_ALONE, POOLED, RANGE, LineStyle, line_style
 from server.report.headline import EXAMPLES, EXAMPLES_OF_ROUNDS, headline, verdict
 from server.report.overview import MOST_LINES, Overview, Point, overview
@@ -137,6 +138,7 @@ def html(result: RunResult, rounds: Overview, beside: Surroundings | None = None
         where_final=_where_final(result),
         where_models=EXAMPLES,
         where_curves=EXAMPLES_OF_ROUNDS,
+        decisions=decisions(result),
         comparison=comparison(result),
         no_comparison="" if result.baseline else _no_comparison(result),
         partition=partition(result),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from server.report.decisions import decision_rows, interval, ranking_rows
 from server.report.headline import EXAMPLES
 from server.report.overview import NUM_EXAMPLES, Overview, SiloOverview
 from server.report.software_table import mixed_software, software_table
@@ -32,6 +33,7 @@ def card(result: RunResult, rounds: Overview) -> str:
         "## Data": _data(result, rounds),
         "## Training": _training(result, rounds),
         "## Metrics on test examples": _metrics(result),
+        **_decisions(result),
         "## Limits": _limits(result),
         "## Provenance": [*_provenance(result), *_software(result)],
     }
@@ -101,19 +103,51 @@ def _metrics(result: RunResult) -> list[str]:
     ]
     if names:
         rows = [
-            (plain(name), score(result.final, name, DIGITS), _direction(result, name))
+            (
+                plain(name),
+                score(result.final, name, DIGITS),
+                interval(result.test, name) or "–",
+                _direction(result, name),
+            )
             for name in names
         ]
         lines += [
             f"At the end of the run, once, on all silos' {EXAMPLES} together (`central_`: on the"
             " task's own test set):",
             "",
-            *_table(("metric", "value", "better"), rows),
+            *_table(("metric", "value", "95 % interval", "better"), rows),
         ]
     partial = partial_sentence(result.test)
     if partial:
         lines += ["", plain(partial)]
     return lines or ["None were measured."]
+
+
+def _decisions(result: RunResult) -> dict[str, list[str]]:
+    """Return the section on how the model decides; none where nothing is ranked."""
+    test = result.test
+    if test is None or not test.details.get("classes"):
+        return {}
+    head = ("class", "examples", "AUROC", "AUPRC", "calibration error", "at the temperature")
+    ranked = [
+        (plain(row.name), row.examples, str(row.auroc), str(row.auprc), row.error, row.calibrated)
+        for row in ranking_rows(test)
+    ]
+    lines = [f"On all silos' {EXAMPLES} together; 95 % intervals in brackets:", ""]
+    lines += _table(head, ranked)
+    chosen = decision_rows(test)
+    if chosen:
+        head = ("says yes to", "chosen for", "from probability", "sensitivity", "specificity")
+        rows = [
+            (plain(row.name), row.rule, row.probability, str(row.sensitivity), str(row.specificity))
+            for row in chosen
+        ]
+        lines += ["", "The operating point was chosen on validation examples:", ""]
+        lines += _table(head, rows)
+    temperature = test.chosen.get("temperature")
+    if temperature is not None:
+        lines += ["", f"Scores are divided by {temperature:.4g}, also from validation examples."]
+    return {"## How it decides": lines}
 
 
 def _compared(result: RunResult, baseline: Baseline) -> list[str]:

@@ -32,6 +32,7 @@ PAGE = r"""
 
 {% macro left_out(count, where) %}{% if count %}<p class="note">{{ "{:,}".format(count) }} more are left out here; {{ where }} holds them.</p>{% endif %}{% endmacro %}
 {% macro lines_of(legend) %}<ul class="legend" aria-label="Lines">{% for name, line in legend %}<li><svg width="34" height="10" aria-hidden="true" style="stroke: {{ line.page_colour }}; fill: {{ line.page_colour }}"{% if line.width > 8 %} opacity="0.3"{% endif %}><line x1="0" x2="34" y1="5" y2="5" stroke-width="{{ line.width }}"{% if line.dash_array %} stroke-dasharray="{{ line.dash_array }}"{% endif %}/>{% if line.marker == "o" %}<circle cx="17" cy="5" r="2.5"/>{% elif line.marker %}<rect x="14.5" y="2.5" width="5" height="5"/>{% endif %}</svg>{{ name }}</li>{% endfor %}</ul>{% endmacro %}
+{% macro known(one) %}<td>{{ one.value }}{% if one.interval %}<br><span class="note">{{ one.interval }}</span>{% endif %}</td>{% endmacro %}
 {% macro models(rows, silos, metric, others) %}
 <thead><tr><th scope="col">model</th><th scope="col" colspan="2">{{ metric }}, all silos</th>{% for name in others %}<th scope="col">{{ name }}</th>{% endfor %}{% for silo in silos %}<th scope="col" class="name">{{ silo }}</th>{% endfor %}</tr></thead>
 <tbody>
@@ -41,13 +42,42 @@ PAGE = r"""
 {% endmacro %}
 {% if finals %}
 {% set central = finals | selectattr("central", "ne", "–") | list %}
+{% set intervals = finals | selectattr("interval") | list %}
 <section aria-labelledby="good">
 <h2 id="good">How good it is</h2>
 <div class="wide" tabindex="0" role="region" aria-label="The metrics at the end"><table>
-<thead><tr><th scope="col">metric</th><th scope="col">all silos</th><th scope="col">worst silo</th><th scope="col">best silo</th>{% if central %}<th scope="col">the task's test set</th>{% endif %}<th scope="col" class="text"></th></tr></thead>
-<tbody>{% for row in finals %}<tr{% if loop.first %} class="ours"{% endif %}><th scope="row">{{ row.name }}</th><td>{{ row.union }}</td><td>{{ row.worst }}</td><td>{{ row.best }}</td>{% if central %}<td>{{ row.central }}</td>{% endif %}<td class="text note">{{ row.direction }}</td></tr>
+<thead><tr><th scope="col">metric</th><th scope="col">all silos</th>{% if intervals %}<th scope="col">95 % interval</th>{% endif %}<th scope="col">worst silo</th><th scope="col">best silo</th>{% if central %}<th scope="col">the task's test set</th>{% endif %}<th scope="col" class="text"></th></tr></thead>
+<tbody>{% for row in finals %}<tr{% if loop.first %} class="ours"{% endif %}><th scope="row">{{ row.name }}</th><td>{{ row.union }}</td>{% if intervals %}<td>{{ row.interval }}</td>{% endif %}<td>{{ row.worst }}</td><td>{{ row.best }}</td>{% if central %}<td>{{ row.central }}</td>{% endif %}<td class="text note">{{ row.direction }}</td></tr>
 {% endfor %}</tbody></table></div>
-<p class="note">{{ where_final }}</p>{% if no_comparison %}<p class="note">{{ no_comparison }}</p>{% endif %}
+<p class="note">{{ where_final }}{% if intervals %} Intervals by a Poisson bootstrap of the counts: other examples of the same silos, drawn one by one.{% endif %}</p>{% if no_comparison %}<p class="note">{{ no_comparison }}</p>{% endif %}
+</section>
+{% endif %}
+
+{% if decisions %}
+<section aria-labelledby="decides">
+<h2 id="decides">How it decides</h2>
+{% if decisions.rows %}
+<p>From which score on it says yes was chosen on the validation examples of {{ decisions.silos }} silo{{ "" if decisions.silos == 1 else "s" }}, before the test; this is what it then does to the test examples.</p>
+<div class="wide" tabindex="0" role="region" aria-label="Operating points"><table>
+<thead><tr><th scope="col">says yes to</th><th scope="col" class="fact">chosen for</th><th scope="col">from probability</th><th scope="col">sensitivity</th><th scope="col">specificity</th><th scope="col">precision</th><th scope="col">false in 1,000</th></tr></thead>
+<tbody>{% for row in decisions.rows %}<tr><th scope="row">{{ row.name }}</th><td class="fact">{{ row.rule }}<br><span class="note">there: {{ row.chosen_sensitivity }}, {{ row.chosen_specificity }}</span></td><td>{{ row.probability }}</td>{{ known(row.sensitivity) }}{{ known(row.specificity) }}{{ known(row.precision) }}<td>{{ row.alarms }}</td></tr>
+{% endfor %}</tbody></table></div>
+{% endif %}
+<div class="panels">{% for picture, alt in decisions.pictures %}<figure><div role="img" aria-label="{{ alt }}">{{ picture | safe }}</div></figure>{% endfor %}
+
+{% if decisions.confusion %}<figure><figcaption>Test examples by true class (rows) and by the likeliest class of the model (columns).</figcaption><div class="wide" tabindex="0" role="region" aria-label="True and guessed classes"><table class="heat{{ " dense" if decisions.confusion | length > 12 else "" }}">
+<thead><tr><th scope="col"></th>{% for name, _ in decisions.confusion %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for name, cells in decisions.confusion %}<tr><th scope="row">{{ name }}</th>{% for count, share in cells %}<td style="--share: {{ share }}"{% if count == 0 %} class="none"{% endif %}>{{ "{:,}".format(count) }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div></figure>{% endif %}
+</div>
+{% if decisions.legend | length > 1 %}{{ lines_of(decisions.legend) }}{% endif %}
+{% if decisions.rankings %}
+<div class="wide" tabindex="0" role="region" aria-label="Each class"><table>
+<thead><tr><th scope="col">class</th><th scope="col">test examples of it</th><th scope="col">AUROC</th><th scope="col">AUPRC</th><th scope="col">calibration error</th>{% if decisions.temperature != "–" %}<th scope="col">at temperature {{ decisions.temperature }}</th>{% endif %}</tr></thead>
+<tbody>{% for row in decisions.rankings %}<tr><th scope="row">{{ row.name }}</th><td>{{ row.examples }}</td>{{ known(row.auroc) }}{{ known(row.auprc) }}<td>{{ row.error }}</td>{% if decisions.temperature != "–" %}<td>{{ row.calibrated }}</td>{% endif %}</tr>
+{% endfor %}</tbody></table></div>
+<p class="note">Small: 95 % intervals. Rings in the curves are the operating points. Calibration error: of 15 ranges of the probability, the mean distance between what was said and what happened{% if decisions.temperature != "–" %}; the temperature, by which scores are divided, was chosen on validation examples{% if decisions.legend | length == 1 %} and is drawn dashed{% endif %}{% endif %}. The curves are made of counts of scores that all silos added up.</p>
+{% endif %}
 </section>
 {% endif %}
 

@@ -38,6 +38,7 @@ td.bar { width: 30%; min-width: 8rem; }
 td.bar span { display: block; height: 0.75rem; border-radius: 0 3px 3px 0; background: var(--soft); opacity: 0.6; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 tr.ours td.bar span { background: var(--accent); opacity: 1; }
 td.bar.small { width: 5rem; min-width: 3rem; }
+td .note { font-size: 0.82rem; }
 td.fact, th.fact { text-align: left; padding-left: 0.45rem; padding-right: 0.45rem; font-size: 0.86rem; }
 td.text, th.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
 table.heat td { text-align: center; padding: 0.35rem 0.3rem; border: 1px solid var(--paper); min-width: 2.3rem; print-color-adjust: exact; -webkit-print-color-adjust: exact; background: color-mix(in srgb, var(--accent) calc(var(--share) * 62%), var(--panel)); }

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median
 
+from server.report.decisions import interval
 from server.report.overview import Overview, SiloOverview, failures_in
 from server.run.result import FinalTest, RunResult, Scores
 from server.run.shown import (
@@ -102,6 +103,7 @@ class FinalRow:
     name: str
     direction: str
     union: str
+    interval: str
     worst: str
     best: str
     central: str
@@ -117,6 +119,7 @@ def final_rows(result: RunResult) -> list[FinalRow]:
             name,
             direction(result.shown, name),
             score(result.final, name),
+            interval(result.test, name),
             written(values[0]) if values else NOT_KNOWN,
             written(values[-1]) if values else NOT_KNOWN,
             score(result.final, f"{CENTRAL}{name}"),

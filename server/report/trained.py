@@ -160,5 +160,8 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list) and all(isinstance(one, Mapping) for one in value):
+        # A contract's columns, say: the configuration has them.
+        return str(len(value)) if value else ""
     text = str(value)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -26,7 +26,7 @@ from server.round.choice import CENTRAL, Choice, choice_of
 from server.round.cohort import CohortGrid, select
 from server.round.counted import say_what_counted
 from server.round.early_stop import EarlyStop
-from server.round.end_of_run import final_test, test_config
+from server.round.end_of_run import choose, config_of, final_test
 from server.round.evaluate_phase import EvaluatePhase
 from server.round.exchange import Step, exchange
 from server.round.gate import admission_of
@@ -146,14 +146,26 @@ class Rounds:
             self.silos = self.grid.names()
         # Whoever is idle does that while the silos do theirs.
         central = self.score(kept.arrays) if self.score else None
+        run = session.conf.run
+        closes = closing_of(run, len(self.silos))
+        chosen = choose(
+            self.task,
+            kept.arrays,
+            config_of(self._config(), kept.round, protocol.VALIDATION),
+            self._phase("evaluate", kept.round),
+            closes,
+            session.state.counted,
+            run.operating,
+        )
         test = final_test(
             self.task,
             kept.arrays,
-            test_config(self._config(), kept.round),
+            config_of(self._config(), kept.round, protocol.TEST),
             self._phase(TEST_PHASE, kept.round),
-            closing_of(session.conf.run, len(self.silos)),
+            closes,
             lambda silo, metrics: session.observer.reply(kept.round, TEST_PHASE, silo, metrics),
             session.state.counted,
+            chosen,
         )
         if central:
             test.central = central()

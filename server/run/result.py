@@ -85,7 +85,9 @@ class FinalTest:
     examples together, made of their sums: both are empty where no silo has test examples. `central`
     holds those of the task's own test set, where it has one. A silo that was asked and is in
     neither `metrics` nor `failed` has no test examples, or fewer than its owner lets be told.
-    `partial` is as in a round.
+    `partial` is as in a round. Of a task that ranks classes, `chosen` holds what the validation
+    examples chose (operating points, a temperature), and `details` what the test's sums tell beside
+    the metrics (`server.scoring.details`).
     """
 
     round: int
@@ -97,6 +99,8 @@ class FinalTest:
     central: Metrics = field(default_factory=dict)
     partial: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    chosen: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def final(self) -> Metrics:
@@ -111,7 +115,10 @@ class FinalTest:
     @property
     def digest(self) -> str:
         """The SHA-256 of what was found, which the ledger holds; the same after JSON and back."""
-        return _digest({k: v for k, v in dataclasses.asdict(self).items() if k != "seconds"})
+        facts = dataclasses.asdict(self)
+        del facts["seconds"]
+        # A test of a release that had no such fields has the digest that it had.
+        return _digest({k: v for k, v in facts.items() if v or k not in ("chosen", "details")})
 
 
 @dataclass

@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from client.tasks import task_of
 from client.tasks.base import Task, root_of
-from client.tasks.kinds.classification import Classification
-from client.tasks.kinds.multi_label import MultiLabel
 from conf.errors import DataError
 from conf.files.whole import PRIVATE, write_atomic
 from conf.resume import stored
 from conf.schema import DataConf
+from server.run.result import RunResult
 from server.run.run_folder import find
+from server.scoring.decision_rule import DecisionRule, probable
 from server.scoring.evaluation import load_model
 
 AT_ONCE: Final = 512
@@ -36,15 +36,17 @@ def predict(run: str, data: DataConf, output: Path) -> int:
     """Write a line for each example under `data.root`, in the order in which they are read, and
     return how many there are.
 
-    `place` says which one it is (a row's number, an image's name), `prediction` what the model says;
-    of classes and flags there is a column with each one's probability. Raises DataError: MDW-251
+    `place` says which one it is (a row's number, an image's name), `prediction` what the model says
+    (`server.scoring.decision_rule`); of classes and flags there is a column with each one's
+    probability. Raises DataError: MDW-251
     for a task that reads nothing without labels, and what reading raises.
     """
     folder = find(run)
     task = task_of(stored(folder.path).task)
     model = load_model(folder.path)
+    rule = DecisionRule.of(RunResult.read(folder.path))
     places, examples = _unlabelled(task, data)
-    header = ["place", "prediction", *(f"p_{name}" for name in _probable(task))]
+    header = ["place", "prediction", *(f"p_{name}" for name in probable(task))]
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(header)
@@ -52,7 +54,7 @@ def predict(run: str, data: DataConf, output: Path) -> int:
         for begin in range(0, len(examples), AT_ONCE):
             made = task.output(model, (examples[begin : begin + AT_ONCE],))
             logits = getattr(made, "logits", made)
-            for place, said in zip(places[begin:], _said(task, logits), strict=False):
+            for place, said in zip(places[begin:], rule.said(task, logits), strict=False):
                 writer.writerow([place, *said])
     write_atomic(output, text.getvalue().encode(), PRIVATE)
     return len(examples)
@@ -68,28 +70,3 @@ def _unlabelled(task: Task, data: DataConf) -> tuple[Sequence[object], Tensor]:
         )
     found: tuple[Sequence[object], Tensor] = read(root_of(data), data)
     return found
-
-
-def _probable(task: Task) -> tuple[str, ...]:
-    if isinstance(task, Classification | MultiLabel):
-        return task.contract.classes
-    return ()
-
-
-def _said(task: Task, logits: Tensor) -> Iterator[list[Any]]:
-    """Yield what is said of each example: a class, flags or a number, and probabilities."""
-    if isinstance(task, Classification):
-        shares = logits.softmax(1)
-        for share in shares:
-            yield [task.contract.classes[int(share.argmax())], *_rounded(share)]
-    elif isinstance(task, MultiLabel):
-        for share in logits.sigmoid():
-            held = [name for name, p in zip(task.contract.classes, share, strict=True) if p > 0.5]
-            yield ["+".join(held), *_rounded(share)]
-    else:
-        for value in logits.flatten(1):
-            yield _rounded(value)
-
-
-def _rounded(values: Tensor) -> list[str]:
-    return [f"{float(value):.6g}" for value in values]

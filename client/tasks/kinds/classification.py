@@ -89,6 +89,17 @@ class Classification(ArrayTask):
             made |= ranking(sums["scores"])
         return made
 
+    def scores_of(self, sums: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the scores of each class that is ranked; of two classes, of the second."""
+        if not self.ranked:
+            return {}
+        names = [self.contract.classes[place] for place in self._ranked_classes()]
+        return dict(zip(names, sums["scores"], strict=True))
+
+    def confusion_of(self, sums: Mapping[str, Tensor]) -> Tensor:
+        """Return the confusion matrix: rows are true classes, columns guessed ones."""
+        return sums["confusion"]
+
     def _ranked_classes(self) -> list[int]:
         classes = len(self.contract.classes)
         # Of two classes the second has all there is to know: the first is its mirror image.

@@ -108,3 +108,9 @@ class MultiLabel(ArrayTask):
         if self.ranked:
             made |= ranking(sums["scores"])
         return made
+
+    def scores_of(self, sums: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the scores of each label."""
+        if not self.ranked:
+            return {}
+        return dict(zip(self.contract.classes, sums["scores"], strict=True))

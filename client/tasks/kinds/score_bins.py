@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -62,6 +63,43 @@ def bin_of(scores: Tensor, bins: int = BINS) -> Tensor:
     size = (scores.float().abs() + START).view(torch.int32) >> shift
     distance = (size - first).clamp(0, bins // 2 - 1).long()
     return torch.where(scores < 0, bins // 2 - 1 - distance, bins // 2 + distance)
+
+
+@cache
+def thresholds(bins: int = BINS) -> NDArray[np.float32]:
+    """Return for each bin the lowest score in it: a score is in that bin or a higher one where it
+    is at least this. Of the lowest bin it is -inf.
+    """
+    steps = _sizes(bins).astype(np.float32) - np.float32(START)
+    below = np.concatenate([-steps[1:][::-1], steps[:-1]])
+    within = np.concatenate([-steps[:-1][::-1], steps[1:]])
+    bin_below = bin_of(torch.from_numpy(below), bins).numpy()
+    # `bin_of` rounds when it adds, so where a bin begins is looked for, number by number.
+    for _ in range(64):
+        middle = below + (within - below) / 2
+        reached = bin_of(torch.from_numpy(middle), bins).numpy() > bin_below
+        below = np.where(reached, below, middle)
+        within = np.where(reached, middle, within)
+    downwards, upwards = np.split(within, 2)
+    return np.concatenate(
+        [np.full(1, -np.inf, np.float32), downwards, np.zeros(1, np.float32), upwards]
+    )
+
+
+def centres(bins: int = BINS) -> NDArray[np.float64]:
+    """Return a score in the middle of each bin."""
+    sizes = _sizes(bins, past=1) - START
+    middles = (sizes[:-1] + sizes[1:]) / 2
+    return np.concatenate([-middles[::-1], middles])
+
+
+def _sizes(bins: int, past: int = 0) -> NDArray[np.float64]:
+    """Return |score| + START at the near end of each bin, from 0 outwards."""
+    per_octave = bins // (2 * OCTAVES)
+    places = np.arange(bins // 2 + past)
+    octave, within = np.divmod(places, per_octave)
+    ends: NDArray[np.float64] = START * 2.0**octave * (1 + within / per_octave)
+    return ends
 
 
 def histogram(scores: Tensor, positive: Tensor, bins: int = BINS) -> Tensor:
