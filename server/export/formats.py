@@ -43,7 +43,7 @@ def onnx(program: ExportedProgram, contract: Contract, folder: Path) -> Run:
             raise DataError(
                 "MDW-259",
                 f"format=onnx: {needed} is not installed.",
-                "pip install 'meadow-federated[onnx]', or export another format.",
+                "pip install '.[onnx]' in the folder of Meadow's source, or export another format.",
             )
     made = torch.onnx.export(program, (), dynamo=True, verbose=False)
     assert made is not None  # of `dynamo`

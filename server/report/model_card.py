@@ -102,20 +102,16 @@ def _metrics(result: RunResult) -> list[str]:
         if value_of(result.final, name) is not None
     ]
     if names:
-        rows = [
-            (
-                plain(name),
-                score(result.final, name, DIGITS),
-                interval(result.test, name) or "–",
-                _direction(result, name),
-            )
-            for name in names
-        ]
+        rows = [_metric(result, name) for name in names]
+        head = ["metric", "value", "better"]
+        if any(interval(result.test, name) for name in names):
+            rows = [(*row, interval(result.test, n)) for row, n in zip(rows, names, strict=True)]
+            head.append("95 % interval")
         lines += [
             f"At the end of the run, once, on all silos' {EXAMPLES} together (`central_`: on the"
             " task's own test set):",
             "",
-            *_table(("metric", "value", "95 % interval", "better"), rows),
+            *_table(head, rows),
         ]
     partial = partial_sentence(result.test)
     if partial:
@@ -137,13 +133,13 @@ def _decisions(result: RunResult) -> dict[str, list[str]]:
     lines += _table(head, ranked)
     chosen = decision_rows(test)
     if chosen:
-        head = ("says yes to", "chosen for", "from probability", "sensitivity", "specificity")
+        titles = ("says yes to", "chosen for", "from probability", "sensitivity", "specificity")
         rows = [
             (plain(row.name), row.rule, row.probability, str(row.sensitivity), str(row.specificity))
             for row in chosen
         ]
         lines += ["", "The operating point was chosen on validation examples:", ""]
-        lines += _table(head, rows)
+        lines += _table(titles, rows)
     temperature = test.chosen.get("temperature")
     if temperature is not None:
         lines += ["", f"Scores are divided by {temperature:.4g}, also from validation examples."]
@@ -162,6 +158,10 @@ def _compared(result: RunResult, baseline: Baseline) -> list[str]:
         (model, *(score(scores.union, name, DIGITS) for name in names)) for model, scores in models
     ]
     return _table(("model", *map(plain, names)), rows)
+
+
+def _metric(result: RunResult, name: str) -> tuple[str, ...]:
+    return plain(name), score(result.final, name, DIGITS), _direction(result, name)
 
 
 def _direction(result: RunResult, name: str) -> str:

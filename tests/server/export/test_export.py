@@ -18,7 +18,7 @@ import meadow
 from conf.errors import DataError
 from conf.schema import DataConf
 from server.export.export import export
-from server.export.formats import pickles_in
+from server.export.formats import FORMATS, pickles_in
 from server.scoring.prediction import predict
 
 QUICK = ["tracking=off", "simulation.workers=0", "federation.size=2", "data=iid", "run.rounds=2"]
@@ -161,10 +161,8 @@ def test_images_are_read_as_meadow_reads_them(
 def test_a_file_that_says_something_else_is_refused(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from server.export import export as module
-
-    wrong = dict.fromkeys(module.FORMATS, lambda *_: lambda examples: torch.zeros(len(examples), 2))
-    monkeypatch.setattr(module, "FORMATS", wrong)
+    wrong = dict.fromkeys(FORMATS, lambda *_: lambda examples: torch.zeros(len(examples), 2))
+    monkeypatch.setattr("server.export.export.FORMATS", wrong)
 
     with pytest.raises(DataError) as caught:
         export(str(table / "t"), "onnx", table / "wrong", DataConf())
