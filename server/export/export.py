@@ -22,9 +22,9 @@ from conf.errors import DataError
 from conf.files.whole import make_folder
 from conf.resume import stored
 from conf.schema import DataConf
-from server.export.contract import contract_of
 from server.export.exported_model import ExportedModel, sample
 from server.export.formats import CONTRACT, FORMATS
+from server.export.model_contract import contract_of
 from server.export.traced import traced
 from server.run.files import write_atomic
 from server.run.result import RunResult

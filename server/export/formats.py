@@ -26,7 +26,7 @@ from torch.export import ExportedProgram
 
 from conf.errors import DataError
 from server.export import loader
-from server.export.contract import KEY
+from server.export.model_contract import KEY
 from server.export.traced import code_of
 from server.run.files import write_atomic
 
