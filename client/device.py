@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from client.determinism import graded
+from client.randomness import seeded
+from client.tf32 import tf32
 from conf.errors import ConfigError
 from conf.schema import TrainerConf
 
-# torch makes a module of properties of it, which mypy can't see.
-_memory: Any = torch.utils.deterministic
-
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""The half types that autocast may compute in; `fp32` computes as it stores."""
+"""The half types that autocast may compute in; `fp32` and `tf32` compute as they store."""
 
 
 def choose(name: str) -> torch.device:
@@ -64,54 +63,28 @@ def full_precision(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def reproducible(device: torch.device, seed: int, conf: TrainerConf) -> Iterator[None]:
-    """Draw everything (dropout, augmentation) from `seed`; torch's random state is left as it was.
+def reproducible(device: torch.device, seed: int, conf: TrainerConf) -> Iterator[set[str]]:
+    """Compute as the trainer says, and draw everything (dropout, augmentation) from `seed`.
 
-    With `trainer.deterministic=true` torch raises RuntimeError for an operation that has no
-    deterministic form; with `auto`, which only a GPU is left with, it warns.
+    Precision of products, strictness and every generator are left as they were before. Yields the
+    set of operations that do not give the same bits each time (`client.determinism`).
     """
-    cuda = device.type == "cuda"
-    if cuda and conf.deterministic != "false":
-        # What torch asks for; 24 MB of the GPU.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    deterministic_before = torch.get_deterministic_debug_mode()
-    fill_before = _memory.fill_uninitialized_memory
-    with torch.random.fork_rng(devices=[device] if cuda else []):
-        _seed(device, seed)
-        _be_deterministic(conf)
-        # A help in debugging that costs time.
-        _memory.fill_uninitialized_memory = False
-        try:
-            yield
-        finally:
-            torch.set_deterministic_debug_mode(deterministic_before)
-            _memory.fill_uninitialized_memory = fill_before
+    # Half types stand for fp32 with fewer bits anyway.
+    with (
+        seeded(device, seed),
+        tf32(device, allowed=conf.precision != "fp32"),
+        graded(device, conf) as operations,
+    ):
+        yield operations
 
 
-def _be_deterministic(conf: TrainerConf) -> None:
-    """Let torch refuse what has no deterministic form, or not.
-
-    torch.use_deterministic_algorithms says so to torch's compiler as well, and imports it for that:
-    as many CPU seconds as torch itself, in every worker. Only a compiled model needs it.
+def for_scores(conf: TrainerConf, device: torch.device) -> TrainerConf:
+    """Return the trainer with the precision of an evaluation (`trainer.eval_precision`): what is
+    scored is the model that travels, and that one is fp32.
     """
-    if conf.compile != "off":
-        torch.use_deterministic_algorithms(
-            conf.deterministic != "false", warn_only=conf.deterministic == "auto"
-        )
-    else:
-        modes = {"true": "error", "auto": "warn", "false": "default"}
-        torch.set_deterministic_debug_mode(modes[conf.deterministic])
-
-
-def _seed(device: torch.device, seed: int) -> None:
-    """Seed the generators that draw on this device, with the numbers that `torch.manual_seed` gives.
-
-    That one also seeds every other device of the machine; where they are not there it formats a
-    stack trace for each, which takes longer than a step of a small model.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
+    precision = conf.eval_precision
+    if precision == "train":
+        return conf
+    if precision == "auto":
+        precision = "tf32" if device.type == "cuda" and conf.precision != "fp32" else "fp32"
+    return replace(conf, precision=precision)

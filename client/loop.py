@@ -20,7 +20,14 @@ from torch.utils.data import Dataset
 
 from client import sums, wanted
 from client.batches import Batch, Batches
-from client.device import autocast, choose, device_of, full_precision, reproducible
+from client.device import (
+    autocast,
+    choose,
+    device_of,
+    for_scores,
+    full_precision,
+    reproducible,
+)
 from client.device_failures import told, with_room
 from client.loss_scale import LossScale
 from client.optimizer import learning_rate, momentum_of, optimizer_of, set_learning_rate
@@ -66,6 +73,8 @@ class Trained:
     """What the task's size counts in the training set, of one epoch."""
     scaling: Arrays = field(default_factory=dict)
     """fp16's scale, kept for the silo's next round (`client.loss_scale`); else empty."""
+    irreproducible: tuple[str, ...] = ()
+    """Operations that do not give the same bits each time on this device (`client.determinism`)."""
 
 
 def train(
@@ -96,12 +105,13 @@ def train(
         batches = _batches(model, dataset, task, conf, seed)
         training = _Training(model, batches, task, conf, half, round, rounds, scaling)
         half.local = Local(training.forward, batches.examples, labels)
-        with reproducible(training.device, seed, conf):
+        with reproducible(training.device, seed, conf) as operations:
             half.begin(model, _on(training.device, state), _on(training.device, sent))
             half.fit(training.run_epochs)
             beside, kept = half.end(model, training.whole.steps, training.whole.rates)
         metrics = training.metrics(started)
-    return Trained(metrics, beside, kept, training.size, training.scale.state())
+    scaling = training.scale.state()
+    return Trained(metrics, beside, kept, training.size, scaling, tuple(sorted(operations)))
 
 
 @dataclass
@@ -316,6 +326,7 @@ def _evaluated(
 ) -> Evaluation:
     started = time.perf_counter()
     device = device_of(model)
+    conf = for_scores(conf, device)
     total: Sums = {}
     batches = Batches(dataset, conf.eval_batch_size, device, conf, collate=task.collate)
     if not batches.examples:

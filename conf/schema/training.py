@@ -96,6 +96,14 @@ class TrainerConf:
         "in it, else fp16; tf32 = fp32 with a GPU's shorter products",
         also=("dtype", "amp"),
     )
+    eval_precision: str = one_of(
+        "auto",
+        "fp32",
+        "tf32",
+        "train",
+        help="number format of evaluations; auto = fp32, on a GPU that trains in shorter ones tf32; "
+        "train = that of the training",
+    )
     channels_last: bool = value(False, help="keep images in memory as channels_last")
     compile: str = one_of(
         *COMPILES,

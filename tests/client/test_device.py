@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -14,7 +14,6 @@ from conf.errors import ConfigError
 from conf.schema import TrainerConf
 
 CPU = torch.device("cpu")
-_memory: Any = torch.utils.deterministic
 
 
 @pytest.mark.parametrize(
@@ -42,7 +41,12 @@ def test_a_model_is_where_its_weights_are() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "computes_in"),
-    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+    [
+        ("fp32", torch.float32),
+        ("tf32", torch.float32),
+        ("bf16", torch.bfloat16),
+        ("fp16", torch.float16),
+    ],
 )
 def test_a_model_computes_in_the_precision_of_the_trainer(
     precision: str, computes_in: torch.dtype
@@ -53,27 +57,40 @@ def test_a_model_computes_in_the_precision_of_the_trainer(
     assert layer.weight.dtype == torch.float32
 
 
-def test_draws_come_from_the_seed_and_the_random_state_is_left_as_it_was() -> None:
-    conf = TrainerConf()
-    before = torch.get_rng_state()
-    draws = []
-    for seed in (5, 5, 6):
-        with device.reproducible(CPU, seed, conf):
-            draws.append(torch.rand(4))
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
-    assert torch.equal(torch.get_rng_state(), before)
+@pytest.mark.parametrize(
+    ("precision", "allowed"), [("fp32", False), ("tf32", True), ("bf16", True)]
+)
+def test_fp32_on_a_gpu_is_whole_and_tf32_is_stated(
+    precision: str, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = TrainerConf(precision=precision)
+    told: list[bool] = []
+
+    def noted(device: torch.device, *, allowed: bool) -> Any:
+        told.append(allowed)
+        return nullcontext()
+
+    monkeypatch.setattr(device, "tf32", noted)
+    with device.reproducible(CPU, 1, conf):
+        pass
+    assert told == [allowed]
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_what_torch_was_told_holds_inside_alone_also_after_a_failure(deterministic: bool) -> None:
-    conf = dataclasses.replace(TrainerConf(), deterministic=deterministic)
-    before = (torch.are_deterministic_algorithms_enabled(), _memory.fill_uninitialized_memory)
-    with pytest.raises(ZeroDivisionError), device.reproducible(CPU, 1, conf):
-        assert torch.are_deterministic_algorithms_enabled() is deterministic
-        assert not _memory.fill_uninitialized_memory
-        raise ZeroDivisionError
-    after = (torch.are_deterministic_algorithms_enabled(), _memory.fill_uninitialized_memory)
-    assert after == before
+@pytest.mark.parametrize(
+    ("asked", "trains", "kind", "scores"),
+    [
+        ("auto", "bf16", "cuda", "tf32"),
+        ("auto", "fp32", "cuda", "fp32"),
+        ("auto", "fp16", "cpu", "fp32"),
+        ("fp32", "bf16", "cuda", "fp32"),
+        ("train", "bf16", "cpu", "bf16"),
+    ],
+)
+def test_what_is_scored_is_the_model_that_travels_unless_asked_otherwise(
+    asked: str, trains: str, kind: str, scores: str
+) -> None:
+    conf = TrainerConf(precision=trains, eval_precision=asked)
+    assert device.for_scores(conf, torch.device(kind)).precision == scores
 
 
 def test_a_seed_gives_the_numbers_of_torch_manual_seed() -> None:
