@@ -102,8 +102,9 @@ def test_launch_all_does_one_run_brings_it_home_and_ends_its_jobs(meadow: Comman
     said = meadow.run("launch", "all", *TASK, "run.name=first", who=ALL).splitlines()
     assert [line.partition(":")[0] for line in said[:3]] == ["orchestrator", *SILOS]
     assert all(": started, " in line for line in said[:3])
-    # Asked for when the jobs run, which may take as long as Azure likes.
-    assert {f"{name} runs" for name in SILOS} <= set(said[3 : said.index("run first")])
+    # Asked for when the jobs run; which of them is waited for is the machine's to say.
+    waited = said[3 : said.index("run first")]
+    assert all(line.startswith(("waiting for ", *SILOS)) for line in waited)
     rounds = [line for line in said if line.startswith("orchestrator  round ")]
     assert [line.split()[2] for line in rounds] == ["1/2", "2/2"]
     assert "run first: finished" in said and "result: outputs/first" in said
@@ -185,10 +186,8 @@ def test_stop_ends_the_jobs_of_a_role_while_their_logs_are_followed(meadow: Comm
     ends = {line for line in lines if line.endswith(("  Canceled", "  Completed"))}
     # Silos' owners ended their jobs; the orchestrator was asked, and ended by itself.
     assert ends == {"orchestrator  Completed", *(f"{name:12}  Canceled" for name in SILOS)}
-    assert [line.split()[2] for line in lines if line.startswith("orchestrator  round ")] == [
-        "1/2",
-        "2/2",
-    ]
+    rounds = [line for line in lines if line.startswith("orchestrator  round ")]
+    assert [line.split()[2] for line in rounds] == ["1/2", "2/2"], "\n".join(lines)
     assert any(line.startswith("north         ended by SIGTERM") for line in lines)
     # Of two servers that were launched at once the later one was cancelled.
     assert sorted(meadow.states()[3:]) == ["Canceled"] * 3 + ["Completed"]
