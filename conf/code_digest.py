@@ -144,6 +144,17 @@ class _Source:
     imports: frozenset[str]
 
 
+_known: Final[dict[tuple[str, bytes], _Source]] = {}
+"""What files mean, by name and content: as many as a process ever reads."""
+
+
+def _source_of(name: str, text: bytes) -> _Source:
+    """Return what a file means and imports; raises SyntaxError, ValueError."""
+    syntax = ast.parse(text)
+    digest = hashlib.sha256(meaning_of(syntax).encode()).hexdigest()
+    return _Source(digest, frozenset(_imports(syntax, name)))
+
+
 class _Tree:
     """The Python files below a root, each read once: a run must not see a tree that changes under
     it.
@@ -170,7 +181,11 @@ class _Tree:
     def _read(self, name: str) -> _Source:
         try:
             text = (self._root / name).read_bytes().replace(b"\r\n", b"\n")
-            syntax = ast.parse(text)
+            # A launch copies the tree for each job, and each copy says the same.
+            key = (name, hashlib.sha256(text).digest())
+            if key not in _known:
+                _known[key] = _source_of(name, text)
+            return _known[key]
         except (OSError, SyntaxError, ValueError) as error:
             raise SiloError(
                 "MDW-335",
@@ -178,8 +193,6 @@ class _Tree:
                 "Install Meadow from its source files, in a folder: neither compiled files alone nor"
                 " an archive will do.",
             ) from None
-        digest = hashlib.sha256(meaning_of(syntax).encode()).hexdigest()
-        return _Source(digest, frozenset(_imports(syntax, name)))
 
     def files_of(self, module: str) -> Iterator[str]:
         """Yield the files that importing a dotted name executes: its packages from the top, then

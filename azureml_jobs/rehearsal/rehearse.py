@@ -6,6 +6,7 @@ engineer, and each silo's owner. The same code launches on Azure; only environme
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import signal
@@ -89,6 +90,7 @@ class Rehearsal:
     owners: dict[str, Owner] = field(default_factory=dict)
     relayed: Relayed | None = None
     _workspaces: dict[str, str] = field(default_factory=dict)
+    _composed: dict[tuple[str, ...], Conf] = field(default_factory=dict)
 
     def owner(self, name: str) -> Owner:
         """Return the owner of a silo."""
@@ -150,8 +152,13 @@ class Rehearsal:
 
     def conf(self, *own: str) -> Conf:
         """Return the configuration: the federation's file under the overrides."""
-        file = f"federation.file={self.folder / 'hospitals.yaml'}"
-        return compose([file, *self.overrides, *own])
+        file = self.folder / "hospitals.yaml"
+        words = (f"federation.file={file}", *self.overrides, *own)
+        # One process does what the commands of four people do, of the same words.
+        key = (*words, file.read_text())
+        if key not in self._composed:
+            self._composed[key] = compose(list(words))
+        return copy.deepcopy(self._composed[key])
 
     def federation(self, *own: str) -> Federation:
         """Return the federation, for whoever is signed in; `own` is what they alone override."""
