@@ -13,8 +13,10 @@ from client import loop, memory
 from client.batches import length
 from client.border_mod import border_mod
 from client.cache import Loaded, load_cached
+from client.compute import computed
 from client.context_state import state_mod
 from client.data_files import fingerprint
+from client.device import device_of
 from client.device_mod import device_mod
 from client.dry_round import dry_round
 from client.malloc import keep_activations_mapped
@@ -69,7 +71,11 @@ def train(message: Message, context: Context) -> Message:
             **beside,
             protocol.ARRAYS: protocol.to_record(leaves),
             protocol.METRICS: MetricRecord({**reported(trained, scope.strategy, silo)}),
-            protocol.SOFTWARE: software(scope, _fingerprint(loaded, silo, context)).to_record(),
+            protocol.SOFTWARE: software(
+                scope,
+                _fingerprint(loaded, silo, context),
+                computed(loaded.trainer, device_of(loaded.model)),
+            ).to_record(),
         }
     )
     return Message(content, reply_to=message)

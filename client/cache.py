@@ -19,6 +19,7 @@ from client.device import choose
 from client.loop import prepare
 from client.model_size import check_model
 from client.models import build_model
+from client.placement import check_there
 from client.tasks import task_of
 from client.tasks.base import Data, Task
 from conf.combinations import refused_precisions
@@ -55,6 +56,8 @@ def load_cached(scope: RunScope, silo: Silo) -> Loaded:
     One entry a silo and one model a kind, so that a worker that serves many silos holds one model.
     Raises DataError MDW-216 where the files change all the time.
     """
+    # First of all: what can't be used is refused before data is read.
+    trainer = trainer_here(scope, silo)
     task = _task(scope.task)
     cached = _data.get(silo.name)
     files = files_at(silo.data.root)
@@ -64,15 +67,18 @@ def load_cached(scope: RunScope, silo: Silo) -> Loaded:
         cached = (scope.task, silo, *_read(task, silo))
         _data[silo.name] = cached
     torch.set_num_threads(silo.threads or scope.trainer.threads)
-    trainer = trainer_here(scope, silo)
     return Loaded(task, cached[3], _model(scope, trainer, task, silo), trainer, cached[2])
 
 
 def trainer_here(scope: RunScope, silo: Silo) -> TrainerConf:
-    """Return the run's trainer as it is carried out at this silo; raises SiloError MDW-363 where it
-    can't be.
+    """Return the run's trainer as it is carried out at this silo.
+
+    Raises SiloError MDW-344 where a GPU that it was given is not there, MDW-363 where its precision
+    can't be had.
     """
-    device = choose(silo.device or scope.trainer.device)
+    named = silo.device or scope.trainer.device
+    check_there(silo, named)
+    device = choose(named)
     refused = {name: rule.why for name, rule in refused_precisions(scope).items()}
     return resolved(scope.trainer, silo.machine, device, refused)
 

@@ -16,6 +16,7 @@ from typing import Final
 import torch
 
 from client import capacity
+from client.placement import masked
 from conf.errors import SiloError
 from conf.schema import MachineConf, TrainerConf
 
@@ -94,6 +95,20 @@ def for_scoring(conf: TrainerConf) -> TrainerConf:
         loader_workers=min(conf.loader_workers, capacity.cores()),
         keep_on_device=True,
     )
+
+
+def computed(conf: TrainerConf, device: torch.device) -> dict[str, str]:
+    """Return what the server is told of how a silo computed, by the names of
+    `strategies.wire.software.Software`; `conf` is what `resolved` gave.
+    """
+    hardware = Hardware.of(device)
+    return {
+        "device": str(device) + masked(device),
+        "card": hardware.name,
+        "precision": conf.precision,
+        "compiled": "" if conf.compile == "off" else conf.compile,
+        "deterministic": conf.deterministic,
+    }
 
 
 def automatic(hardware: Hardware, refused: Collection[str]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from client import placement
 from client.determinism import graded
 from client.randomness import seeded
 from client.tf32 import tf32
@@ -22,12 +23,18 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def choose(name: str) -> torch.device:
     """Return the device called `name`; `auto` takes a CUDA GPU, then Apple's, then the CPU.
 
-    Raises ConfigError MDW-104 where this machine does not have it.
+    A process that was given one of several GPUs (`client.placement`) takes that one for `auto` and
+    `cuda`. What a CUDA process does from then on is on its GPU: elsewhere it would make a context
+    for what it pins. Raises ConfigError MDW-104 where this machine does not have it.
     """
     if name == "auto":
         name = _best()
+    if name == "cuda":
+        name = f"cuda:{_own_gpu()}"
     try:
         device = torch.device(name)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         reason = str(e).splitlines()[0].rstrip(".")
@@ -36,7 +43,15 @@ def choose(name: str) -> torch.device:
     return device
 
 
+def _own_gpu() -> int:
+    place = placement.given()
+    return place.gpu if place is not None and place.gpu is not None else 0
+
+
 def _best() -> str:
+    place = placement.given()
+    if place is not None and place.gpu is None:
+        return "cpu"
     if torch.cuda.is_available():
         return "cuda"
     if torch.backends.mps.is_available():

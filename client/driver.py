@@ -9,6 +9,7 @@ CPU, and one whose device is `cuda` would fail with words that name no driver.
 from __future__ import annotations
 
 import ctypes
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ OLDEST: Final = {12: "525", 13: "580"}
 """The oldest driver for each CUDA (docs.nvidia.com/deploy/cuda-compatibility, table 1)."""
 LIBRARY: Final = "libcuda.so.1"
 RELEASE: Final = Path("/sys/module/nvidia/version")
+
+CARDS: Final = Path("/proc/driver/nvidia/gpus")
+"""Where the driver has a folder for each GPU, on Linux."""
+_MODEL: Final = re.compile(r"^Model:\s*(\S.{0,80})", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,21 @@ def found(library: str = LIBRARY, release: Path = RELEASE) -> Driver | None:
     with suppress(OSError):
         said = release.read_text().strip()[:40]
     return Driver((number.value // 1000, number.value % 1000 // 10), said)
+
+
+def cards(visible: int, folder: Path = CARDS) -> list[str]:
+    """Return the names of the `visible` GPUs, from the driver's own files: asking its library makes
+    a context in a process that trains nothing.
+    """
+    named = []
+    for file in sorted(folder.glob("*/information")):
+        with suppress(OSError):
+            found = _MODEL.search(file.read_text(errors="replace"))
+            named += [found[1].strip()] if found else []
+    if len(named) >= visible and len(set(named)) == 1:
+        return named[:visible]
+    # Which of several kinds are the visible ones, the files do not say.
+    return named if len(named) == visible else ["CUDA GPU"] * visible
 
 
 def cuda_of_torch() -> str | None:

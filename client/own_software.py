@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,15 +24,18 @@ DRIVER_FILE: Final = Path("/proc/driver/nvidia/version")
 load it.
 """
 
+NOTHING: Final[Mapping[str, str]] = {}
+
 _DRIVER: Final = re.compile(r"Kernel Module\b.*?\s(\d+(?:\.\d+)+)")
 
 
-def software(scope: RunScope, data: str = "") -> Software:
-    """Return what this process runs, the digest of the code that it executes for a run, and the
-    fingerprint of its `data`.
+def software(scope: RunScope, data: str = "", computed: Mapping[str, str] = NOTHING) -> Software:
+    """Return what this process runs, the digest of the code that it executes for a run, the
+    fingerprint of its `data`, and how it `computed` (`client.compute.computed`).
     """
     files = run_files(scope.task.name, scope.model.name, scope.strategy.name)
-    return dataclasses.replace(_software(files), data=data)
+    plain = {name: _plain(value) for name, value in computed.items()}
+    return dataclasses.replace(_software(files), data=data, **plain)
 
 
 @cache

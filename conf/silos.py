@@ -38,11 +38,11 @@ def _silo(conf: Conf, name: str, index: int, of: int) -> Silo:
         own.device,
         own.threads,
         own.batch_size_at_most,
-        own.machine,
-        own.policy,
-        own.lifetimes,
-        own.training,
-        own.outbound,
+        machine=own.machine,
+        policy=own.policy,
+        lifetimes=own.lifetimes,
+        training=own.training,
+        outbound=own.outbound,
     )
 
 

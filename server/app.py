@@ -5,6 +5,7 @@ flwr run . --run-config 'overrides="task=digits run.rounds=3"'
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import time
 
@@ -12,9 +13,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
+from client.placement import visible
 from client.silo_settings import hand_over
 from client.tasks import task_of
 from conf.compose import compose
+from conf.schema import Conf, Silo
 from conf.silos import silos
 from server.observers.progress import progress
 from server.round.readiness import check_here
@@ -40,7 +43,7 @@ def main(grid: Grid, context: Context) -> None:
     strategy = build_strategy(conf.strategy)
     task = task_of(conf.task)
     check_here(conf, task, len(members), task.made_up())
-    left_for_workers = hand_over(members, context.run_id)
+    left_for_workers = hand_over(_with_gpus(members, conf), context.run_id)
     command = f"flwr run . --run-config 'overrides=\"{overrides}\"'"
     try:
         with session(
@@ -49,6 +52,16 @@ def main(grid: Grid, context: Context) -> None:
             federate(run, grid, strategy)
     finally:
         left_for_workers.unlink(missing_ok=True)
+
+
+def _with_gpus(members: list[Silo], conf: Conf) -> list[Silo]:
+    """Return the silos, each to be refused a round on the CPU where this machine has GPUs.
+
+    Flower gives its clients none unless its own configuration asks for them, and hides those there
+    are.
+    """
+    meant = visible() > 0 and conf.simulation.gpus != 0
+    return [dataclasses.replace(silo, gpus=1 if meant else 0) for silo in members]
 
 
 def federate(run: Session, grid: Grid, strategy: Strategy, workers: Workers | None = None) -> None:

@@ -15,8 +15,8 @@ from typing import Literal
 
 from flwr.serverapp.strategy import Strategy
 
-from client.device import choose
 from client.drafted_contract import filled_in
+from client.placement import check_named, shared
 from client.tasks import class_counts, task_of
 from conf.compose import compose
 from conf.schema import Conf
@@ -59,7 +59,9 @@ def simulate_conf(conf: Conf, *, command: str = "", shown: Shown = "nothing") ->
     members = silos(conf)
     task = task_of(conf.task)
     strategy = build_strategy(conf.strategy)
-    choose(conf.trainer.device)
+    check_named(conf.trainer.device)
+    if conf.simulation.ray_address is None:
+        shared(conf.simulation.gpus)
     partition = class_counts(task, members)
     check_baseline(conf, members)
     check_here(conf, task, len(members), task.data(members[0]))
@@ -119,6 +121,7 @@ def _train(run: Session, strategy: Strategy) -> None:
             malloc=conf.malloc,
             log=run.folder.logs / "workers.log",
             states=states,
+            gpus=conf.gpus,
         ) as grid:
             federate(run, grid, strategy, workers=grid)
     else:
@@ -126,6 +129,7 @@ def _train(run: Session, strategy: Strategy) -> None:
             lambda grid, _: federate(run, grid, strategy),
             run.members,
             workers=conf.workers,
+            gpus=conf.gpus,
             ray_address=conf.ray_address,
             malloc=conf.malloc,
             log_dir=run.folder.logs,

@@ -163,6 +163,10 @@ class SentJobs:
             settings = dataclasses.replace(
                 settings, data=dataclasses.replace(settings.data, partition="own")
             )
+        if settings is not None and own is not None:
+            # Where the job is given a GPU, one that has none is refused (MDW-344). A simulation of
+            # the same federation's file has what this machine has.
+            settings = dataclasses.replace(settings, gpus=own.gpus)
         bundle = self._bundle(own.outbound) if own is not None else {}
         if settings is not None and bundle:
             outbound = dataclasses.replace(settings.outbound, ca=OUTBOUND_CA_FILE)

@@ -90,7 +90,9 @@ def machine_variables(client: dict[str, str]) -> dict[str, str]:
     """
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**inherited, "PATH": path, **OFF, "PYTHONUNBUFFERED": "1", **client}
+    # A rehearsal plays machines with GPUs on one that may have none (`client.placement`).
+    gpu = {"MEADOW_GPU": "none"}
+    return {**inherited, "PATH": path, **OFF, **gpu, "PYTHONUNBUFFERED": "1", **client}
 
 
 def ranks(distribution: dict[str, Any] | None, nodes: int, port: int) -> list[dict[str, str]]:

@@ -172,6 +172,7 @@ class Silo:
     device: str | None = device(None)
     threads: int | None = None
     batch_size_at_most: int | None = number(None, at_least=1)
+    gpus: int = number(0, at_least=0)
     machine: MachineConf = section(MachineConf)
     policy: PolicyConf = section(PolicyConf)
     lifetimes: SiloLifetimes = section(SiloLifetimes)

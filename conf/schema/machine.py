@@ -21,6 +21,14 @@ class SimulationConf:
         help="processes that train; null = one a core; 0 = in this process (pool)",
         also=("num_workers", "processes"),
     )
+    gpus: int | None = number(
+        None,
+        at_least=0,
+        at_most=MOST_THREADS,
+        help="GPUs that these processes share evenly: the first so many; null = all that are visible; "
+        "0 = none",
+        also=("num_gpus",),
+    )
     ray_address: str | None = value(
         None, help="an existing Ray cluster; null = a private one (ray)", also=("address",)
     )

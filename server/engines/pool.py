@@ -25,6 +25,7 @@ from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 
+from client import placement
 from conf.errors import SiloError
 from conf.schema import Silo
 from server.engines.calls import WaitingCall
@@ -55,8 +56,8 @@ class PoolGrid(SiloGrid):
     debugger stops inside the training loop. `workers=N` keeps N processes; a silo always goes to
     the same one. `app` is the ClientApp as `module:attribute`; `malloc` keeps activations mapped
     there; `log` is the file that workers write to; `states` holds the silos' states by name, and is
-    kept up to date. Raises SiloError MDW-310 where the app can't be
-    imported, MDW-311 where workers do not start.
+    kept up to date; the processes share `gpus` GPUs (`client.placement`). Raises SiloError MDW-310
+    where the app can't be imported, MDW-311 where workers do not start, MDW-345.
     """
 
     def __init__(
@@ -67,8 +68,16 @@ class PoolGrid(SiloGrid):
         malloc: bool = True,
         log: Path | None = None,
         states: dict[str, RecordDict] | None = None,
+        gpus: int | None = None,
     ) -> None:
         self._app = load_app(app)
+        workers = min(workers, len(silos))
+        processes = max(workers, 1)
+        places = [
+            placement.placement(number, processes, placement.shared(gpus), meant=gpus == 0)
+            for number in range(processes)
+        ]
+        self._here = places[0]
         self._identity = take_identity(run_id := secrets.randbits(63))
         self._run = Run.create_empty(run_id)
         self._silos = {node_id(silo.name): silo for silo in silos}
@@ -80,8 +89,7 @@ class PoolGrid(SiloGrid):
         for node, silo in self._silos.items():
             state = self._states.get(silo.name, RecordDict())
             self._contexts[node] = context_of(run_id, node, silo, state)
-        workers = min(workers, len(silos))
-        self._queues = SiloQueues(len(silos), max(workers, 1))
+        self._queues = SiloQueues(len(silos), processes)
         self._open: set[str] = set()  # messages whose reply nobody has had yet
         self._done: dict[
             str, Message
@@ -94,7 +102,9 @@ class PoolGrid(SiloGrid):
         self._failure: SiloError | None = None
         self._closed = False
         self._change = threading.Condition()
-        self._workers = [Worker(app, keep_mapped=malloc, log_file=log) for _ in range(workers)]
+        self._workers = [
+            Worker(app, keep_mapped=malloc, log_file=log, place=place) for place in places[:workers]
+        ]
         self._threads = [
             threading.Thread(target=self._keep, args=(number,), name="meadow pool", daemon=True)
             for number in range(workers)
@@ -279,7 +289,9 @@ class PoolGrid(SiloGrid):
         given = copy.copy(job.message)
         given.content = copy.deepcopy(job.message.content)
         context = copy.deepcopy(self._contexts[job.message.metadata.dst_node_id])
-        self._deliver(job.message, answer(self._app, given, context), context)
+        with placement.told_here(self._here):
+            reply = answer(self._app, given, context)
+        self._deliver(job.message, reply, context)
 
     def _keep(self, number: int) -> None:
         """Keep one worker busy until the pool is closed; runs in a thread of its own."""

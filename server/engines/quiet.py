@@ -20,9 +20,9 @@ def quiet_environment() -> None:
     are imported.
     """
     turn_off()
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # Ray warns of a future default unless it is set
+    # Ray warns of a future default unless it is set. Nothing hangs on its value: an actor asks for
+    # its part of a GPU, or is told that none is meant (`server.engines.ray_gpus`).
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
 class PrivateLog(logging.FileHandler):

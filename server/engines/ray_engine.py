@@ -29,13 +29,14 @@ SOCKET_BELOW: Final = len("/ray/session_2026-12-31_23-59-59_123456_4194304/socke
 class RayRun:
     """What a run on Ray is made of.
 
-    `workers` actors at once (None: one a core), in the private `folder` of this run, or on the
+    `workers` actors at once (None: one a core), which share `gpus` GPUs, in the private `folder` of this run, or on the
     cluster at `address`. `malloc` keeps activations mapped in the actors; `log_dir` is the run's
     own; `app` is the ClientApp; `states` holds the silos' states by name, and is kept up to date.
     """
 
     silos: list[Silo]
     workers: int | None
+    gpus: int | None
     malloc: bool
     log_dir: Path
     app: str
@@ -54,6 +55,7 @@ def run_on_ray(
     silos: list[Silo],
     *,
     workers: int | None,
+    gpus: int | None = None,
     ray_address: str | None,
     malloc: bool,
     log_dir: Path,
@@ -62,7 +64,7 @@ def run_on_ray(
     states: dict[str, RecordDict] | None = None,
 ) -> None:
     """Run `server_main(grid, context)` over Flower's simulation of these silos; one CPU and one
-    thread a client.
+    thread a client, and its share of `gpus` GPUs (None: of all that Ray has).
 
     `workers` actors at once (None: one a core), on this machine or on the Ray cluster at
     `ray_address`, which has to ask for a token unless `insecure` is set; `states` holds the silos'
@@ -75,7 +77,7 @@ def run_on_ray(
         from server.engines.ray_simulation import simulate_on_ray
 
         kept = {} if states is None else states
-        run = RayRun(silos, workers, malloc, log_dir, app, folder, ray_address, kept)
+        run = RayRun(silos, workers, gpus, malloc, log_dir, app, folder, ray_address, kept)
         simulate_on_ray(server_main, run)
 
 

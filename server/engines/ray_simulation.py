@@ -32,6 +32,7 @@ from flwr.simulation.ray_transport.ray_actor import BasicActorPool, ClientAppAct
 from ray.exceptions import RayError, RayTaskError
 from ray.job_config import JobConfig
 
+from client import placement
 from client.malloc import VARIABLE as MALLOC_VARIABLE
 from client.silo_settings import FILE_VARIABLE, SILOS_VARIABLE, silos_to_json, write_silos
 from conf.errors import SiloError
@@ -39,6 +40,7 @@ from conf.schema import Silo
 from conf.targets import known
 from server.engines.quiet import logs_to, private
 from server.engines.ray_engine import RayRun, ServerMain
+from server.engines.ray_gpus import CPU, GPU, gpus_of, share, sharers_on, shares, told
 from server.engines.ray_grid import RayGrid, Watch
 from server.engines.worker import load_app
 from server.round.error_text import plain_reason
@@ -111,14 +113,48 @@ class WatchedBackend(raybackend.RayBackend):
         """Start the actors. They import the app by name: one that is sent along would lose its
         caches each time.
         """
-        self.pool = BasicActorPool(ClientAppActor, self.client_resources, self.actor_kwargs)
         silos = len(self._run.silos)
         wanted = min(self._run.workers or silos, silos)
-        self.pool.add_actors_to_pool(max(1, min(self.pool.actors_capacity, wanted)))
+        if self._run.address is None:
+            self.pool = self._here(wanted)
+        else:
+            self.pool = self._in_cluster(wanted)
         self._actors = list(self.pool.pool)
         self.app_fn = functools.partial(load_app, self._run.app)
         if self._watch.ending:
             self.kill()
+
+    def _here(self, wanted: int) -> BasicActorPool:
+        """Start actors of a private Ray, each with its part of a GPU, where there are GPUs."""
+        pool = BasicActorPool(ClientAppActor, self.client_resources, self.actor_kwargs)
+        actors = max(1, min(pool.actors_capacity, wanted))
+        parts = shares(actors, placement.shared(self._run.gpus))
+        kind: Any = ClientAppActor
+        for number in range(actors):
+            gpu = {"num_gpus": parts[number]} if parts else {}
+            actor = kind.options(**self.client_resources, **gpu)
+            pool.pool.append(actor.remote(**self.actor_kwargs))
+        pool.num_actors += actors
+        return pool
+
+    def _in_cluster(self, wanted: int) -> BasicActorPool:
+        """Start actors in a cluster, of which only now it is known what it has."""
+        listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in listed]
+        gpus = gpus_of(nodes, self._run.gpus)
+        resources: dict[str, Any] = dict(self.client_resources)
+        sharers = 1
+        if gpus:
+            sharers = sharers_on(nodes, wanted, gpus)
+            resources["num_gpus"] = share(sharers)
+            wanted = min(wanted, gpus * sharers)
+        pool = BasicActorPool(ClientAppActor, resources, self.actor_kwargs)
+        variables = told(gpus, sharers, self._run.gpus)
+        if variables:
+            # The actors are made with these, and the pool has counted them by now.
+            resources["runtime_env"] = {"env_vars": variables}
+        pool.add_actors_to_pool(max(1, min(pool.actors_capacity, wanted)))
+        return pool
 
     def process_message(self, message: Message, context: Context) -> tuple[Message, Context]:
         """See `Backend`; a dead actor ends the run, since Flower would give it to client after
@@ -204,6 +240,9 @@ def _ray(run: RayRun) -> Iterator[None]:
     silos = run.folder.parent / "silos.json"
     write_silos(run.silos, silos)
     extra[FILE_VARIABLE] = str(silos)
+    gpus = placement.shared(run.gpus)
+    sharers = sharers_on([{CPU: _processes(run), GPU: gpus}], len(run.silos), gpus) if gpus else 1
+    extra |= told(gpus, sharers, run.gpus)
     try:
         with mock.patch.dict(os.environ, PYTHONPATH=_python_path(), **extra):
             _start_private(run, str(run.folder))
@@ -218,12 +257,12 @@ def _start_private(run: RayRun, folder: str) -> None:
 
     Raises SiloError MDW-318 where it did not start at the last attempt either.
     """
-    cpus = min(run.workers or _cores(), len(run.silos))
     for attempt in range(1, STARTS + 1):
         try:
             ray.init(
                 "local",
-                num_cpus=max(1, cpus),
+                num_cpus=_processes(run),
+                num_gpus=placement.shared(run.gpus),
                 _temp_dir=folder,
                 include_dashboard=False,
                 job_config=OwnPath(),
@@ -240,6 +279,11 @@ def _start_private(run: RayRun, folder: str) -> None:
                 raise SiloError("MDW-318", what, hint) from error
             log.warning("Ray did not start, and is started again: %s", reason)
             _shut_down()
+
+
+def _processes(run: RayRun) -> int:
+    """Return how many actors a private Ray has room for."""
+    return max(1, min(run.workers or _cores(), len(run.silos)))
 
 
 def _cores() -> int:

@@ -24,7 +24,8 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from client import malloc
+from client import malloc, placement
+from client.placement import Placement
 from conf.errors import SiloError
 from conf.files.whole import open_for_append
 from conf.targets import known
@@ -105,12 +106,18 @@ class WorkerDied(Exception):
 class Worker:
     """The parent's hold of one worker process. `start` again after WorkerDied gives a fresh one."""
 
-    def __init__(self, app: str, *, keep_mapped: bool, log_file: Path | None) -> None:
-        self._app, self._keep_mapped, self._log_file = (
-            app,
-            keep_mapped,
-            str(log_file.resolve()) if log_file else None,
-        )
+    def __init__(
+        self,
+        app: str,
+        *,
+        keep_mapped: bool,
+        log_file: Path | None,
+        place: Placement | None = None,
+    ) -> None:
+        self._app = app
+        self._keep_mapped = keep_mapped
+        self._log_file = str(log_file.resolve()) if log_file else None
+        self._place = place
         self._process: ForkServerProcess | None = None
         self._connection: Connection | None = None
         self._pipe: PipeEnd | None = None
@@ -125,7 +132,8 @@ class Worker:
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
         widened(theirs)
-        environment = {**os.environ, known.VARIABLE: known.exported()}
+        told = placement.environment(self._place)
+        environment = {**os.environ, known.VARIABLE: known.exported(), **told}
         if not self._keep_mapped:
             environment[malloc.VARIABLE] = "0"
         arguments = (theirs, environment, self._app, self._log_file)

@@ -33,6 +33,7 @@ from server.run.shown import (
 )
 from server.run.units import duration, size
 from strategies.wire import protocol
+from strategies.wire.software import by_device, computed_on
 
 BARS = "▁▂▃▄▅▆▇█"
 FIXED_ROWS = 9
@@ -51,6 +52,10 @@ TRAIN_LOSS = "train_loss"
 """The mean over the silos of their loss in training."""
 NAME_WIDTH = 24
 """Characters of a silo's name in the table."""
+ON_WIDTH = 11
+"""Characters for where a silo trains, such as `cuda:0 bf16`."""
+MOST_NAMES = 5
+"""Silos that are named in one line."""
 STATE_WIDTH = 11
 """Characters that the table keeps for what a silo is doing, at least."""
 
@@ -89,6 +94,9 @@ class PlainProgress(Observer):
         self._print(
             f"round {record.round}/{self._rounds}  {values}  {replied}  {record.seconds:.1f} s  {size(up)} up"
         )
+        # At first, and where it has changed.
+        for on, silos in by_device(record.software).items():
+            self._print(f"round {record.round}/{self._rounds}  {in_few(silos)} trained on {on}")
         for silo, why in sorted(record.failed.items()):
             self._print(f"round {record.round}/{self._rounds}  {silo} failed: {one_line(why)}")
 
@@ -117,6 +125,7 @@ class _Row:
     train: Metrics = field(default_factory=dict)
     evaluate: Metrics = field(default_factory=dict)  # of the last round in which it was evaluated
     sent: int | None = None  # bytes, of the last closed round
+    on: str = ""  # device and precision, as it said last
 
 
 class LiveProgress(Observer):
@@ -150,6 +159,7 @@ class LiveProgress(Observer):
         for silo, row in self._rows.items():
             if silo in last:
                 row.evaluate, row.sent = last[silo].evaluate, last[silo].sent
+                row.on = last[silo].on
 
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
         """Show what a silo answered."""
@@ -168,6 +178,8 @@ class LiveProgress(Observer):
         self._done = record.round
         for silo, count in record.bytes_up.items():
             self._rows.setdefault(silo, _Row()).sent = count
+        for silo, facts in record.software.items():
+            self._rows.setdefault(silo, _Row()).on = computed_on(facts)
         for silo, why in record.failed.items():
             self._rows.setdefault(silo, _Row()).state = f"failed: {one_line(why)}"
 
@@ -260,6 +272,13 @@ class LiveProgress(Observer):
         return Text("   ".join(parts), style="cyan", no_wrap=True, overflow="ellipsis")
 
 
+def in_few(silos: list[str]) -> str:
+    """Return the names of some silos; of many, the first ones and how many more there are."""
+    few = ", ".join(silos[:MOST_NAMES])
+    left = len(silos) - MOST_NAMES
+    return f"{few} and {left} more" if left > 0 else few
+
+
 def in_a_line(shown: Shown, aggregate: Metrics) -> list[str]:
     """Return the few aggregate metrics that a line has room for: the first of those that the task
     shows, the headline on the task's own test set, and the loss in training.
@@ -308,6 +327,7 @@ def table_columns(shown: Shown) -> list[_Column]:
     last = [
         _Column("seconds", 7, 2, lambda row: _cell(row.train, protocol.SECONDS, "{:.1f}")),
         _Column("sent", 8, 5, lambda row: "" if row.sent is None else size(row.sent)),
+        _Column("on", ON_WIDTH, 7, lambda row: row.on[:ON_WIDTH]),
     ]
     return [*first, *metrics, *last]
 

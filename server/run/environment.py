@@ -7,8 +7,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
-
+from client import driver
+from client.placement import visible
 from conf.code_digest import release_digest, tree_digest
 from conf.meadow_version import release
 from conf.schema import Conf
@@ -32,8 +32,7 @@ def environment(conf: Conf) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        or ["cpu"],
+        "devices": driver.cards(visible()) or ["cpu"],
         "threads": conf.trainer.threads,
     }
 

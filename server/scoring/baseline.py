@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord
 
-from client import loop
+from client import loop, placement
 from client.compute import AS_THE_RUN_SAYS, resolved
 from client.device import choose
 from client.examples import union
@@ -110,7 +110,8 @@ def compare(
     started = time.monotonic()
     scorer = Scorer.of(conf, splits_for_test(conf, members))
     baseline = Baseline(federated=scorer.scores(federated))
-    for name, arrays in _trained(baseline_jobs(conf, members, rounds, federated), workers):
+    jobs = baseline_jobs(conf, members, rounds, federated)
+    for name, arrays in _trained(jobs, workers, conf.simulation.gpus):
         scores = scorer.scores(arrays)
         if name == POOLED:
             baseline.centralised = scores
@@ -121,25 +122,33 @@ def compare(
     return baseline
 
 
-def _trained(jobs: list[BaselineJob], workers: int | None) -> Iterator[tuple[str, ArrayRecord]]:
+def _trained(
+    jobs: list[BaselineJob], workers: int | None, gpus: int | None
+) -> Iterator[tuple[str, ArrayRecord]]:
     if workers is None:
         workers = os.cpu_count() or 1
     count = min(len(jobs), workers)
     if count <= 1:
-        for job in jobs:
-            yield train(job)
+        place = placement.placement(0, 1, placement.shared(gpus), meant=gpus == 0)
+        with placement.told_here(place):
+            for job in jobs:
+                yield train(job)
         return
     start_fork_server(__name__)
     with main_hidden():
         context = multiprocessing.get_context("forkserver")
-        pool = context.Pool(count, _start_worker, (known.exported(),))
+        pool = context.Pool(count, _start_worker, (known.exported(), count, gpus))
     # Leaving `with` ends the workers, also in the middle of a training.
     with pool:
         yield from pool.imap_unordered(train, jobs)
 
 
-def _start_worker(outside: str) -> None:
+def _start_worker(outside: str, processes: int, gpus: int | None) -> None:
     os.environ[known.VARIABLE] = outside
+    # Numbered from 1 on, and on where one is started in another's place.
+    number = (multiprocessing.current_process()._identity[-1] - 1) % processes
+    place = placement.placement(number, processes, placement.shared(gpus), meant=gpus == 0)
+    os.environ.update(placement.environment(place))
     # Ctrl-C reaches every process of the terminal; the parent ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_activations_mapped()

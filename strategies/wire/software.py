@@ -1,5 +1,5 @@
-"""What a silo says that it runs: versions and the processor's instructions, in each reply to
-`train`.
+"""What a silo says that it runs, and on what: versions, the processor's instructions, the device and
+how it computed there, in each reply to `train`.
 
 It explains a difference between two models, and it is what the same bits depend on. What a silo
 says is not proven, and is another party's text: names, number and lengths are checked before it is
@@ -43,6 +43,16 @@ class Software:
     """That of the run's part of it (`run_digest`): the same where two trees differ in what the run
     does not use.
     """
+    device: str = ""
+    """What it trained on, as torch calls it: cpu, cuda:0."""
+    card: str = ""
+    """The GPU's name."""
+    precision: str = ""
+    """The number format of the training, and below how the model was compiled and how strictly the
+    same bits were asked for: what the run's `auto` and the silo's own settings came to.
+    """
+    compiled: str = ""
+    deterministic: str = ""
     data: str = ""
     """A keyed fingerprint of the files that it trains on (`client.data_files`): it changes with them
     and says nothing else. Empty in a simulation, and where the data is in no files.
@@ -76,7 +86,16 @@ def _plain(value: str) -> bool:
     return value.isascii() and value.isprintable()
 
 
-FOR_THE_BITS: Final = ("torch", "cuda", "cpu", "machine", "run_code")
+FOR_THE_BITS: Final = (
+    "torch",
+    "cuda",
+    "cpu",
+    "machine",
+    "card",
+    "precision",
+    "compiled",
+    "run_code",
+)
 """What must be the same at all silos for the same bits; versions of Python, Flower and the driver
 need not.
 """
@@ -93,4 +112,21 @@ def differences(software: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str
             silos.setdefault(facts.get(name, ""), []).append(silo)
         if len(silos) > 1:
             found[name] = silos
+    return found
+
+
+def computed_on(facts: Mapping[str, str]) -> str:
+    """Return in a few words on what a silo says that it trains, and in which precision: `cpu fp32`;
+    empty where it does not say.
+    """
+    return " ".join(facts[name] for name in ("device", "precision") if facts.get(name))
+
+
+def by_device(software: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
+    """Return the silos by what they train on, each with the card's name where it has one."""
+    found: dict[str, list[str]] = {}
+    for silo, facts in sorted(software.items()):
+        if on := computed_on(facts):
+            card = facts.get("card", "")
+            found.setdefault(f"{on} ({card})" if card else on, []).append(silo)
     return found

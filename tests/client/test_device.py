@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(
     ("cuda", "mps", "best"),
-    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+    [(True, True, "cuda:0"), (True, False, "cuda:0"), (False, True, "mps"), (False, False, "cpu")],
 )
 def test_auto_takes_a_cuda_gpu_then_apple_s_then_the_cpu(
     cuda: bool, mps: bool, best: str, monkeypatch: pytest.MonkeyPatch
@@ -26,7 +26,31 @@ def test_auto_takes_a_cuda_gpu_then_apple_s_then_the_cpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch, "empty", lambda size, device: None)
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert device.choose("auto") == torch.device(best)
+    # Before anything is made there: what is pinned would make a context on the first GPU otherwise.
+    assert current == ([torch.device(best)] if cuda else [])
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "taken"),
+    [
+        ("3/2", "auto", "cuda:3"),
+        ("3/2", "cuda", "cuda:3"),
+        ("3/2", "cuda:1", "cuda:1"),
+        ("3/2", "cpu", "cpu"),
+        ("none", "auto", "cpu"),
+    ],
+)
+def test_a_process_takes_the_gpu_that_it_was_given(
+    given: str, name: str, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEADOW_GPU", given)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch, "empty", lambda size, device: None)
+    assert device.choose(name) == torch.device(taken)
 
 
 def test_a_device_that_nobody_makes_is_refused_in_one_line() -> None:

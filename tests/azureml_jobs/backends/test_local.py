@@ -298,6 +298,7 @@ SUBMITTED = {
     "data.examples=null": "data.examples",
     "federation.silos.silo-2.data.alpha=3": "data.alpha",
     "federation.silos.silo-2.threads=7": "threads",
+    "federation.silos.silo-2.machine.compile=default": "machine.compile",
     "federation.silos.silo-2={data: {test: 0.5}}": "data.test",
 }
 

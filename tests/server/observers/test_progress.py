@@ -12,6 +12,7 @@ from server.observers.base import Observer
 from server.observers.progress import (
     LiveProgress,
     PlainProgress,
+    in_few,
     progress,
     sparkline,
 )
@@ -22,9 +23,9 @@ from tests.server.sample_results import bare, regression, sample, with_failures,
 SILOS = ["north", "south"]
 
 
-def console(terminal: bool = False, height: int = 24) -> Console:
+def console(terminal: bool = False, height: int = 24, width: int = 100) -> Console:
     return Console(
-        file=io.StringIO(), force_terminal=terminal, width=100, height=height, highlight=False
+        file=io.StringIO(), force_terminal=terminal, width=width, height=height, highlight=False
     )
 
 
@@ -292,3 +293,28 @@ def test_the_comparison_of_a_regression_says_which_way_is_better() -> None:
     assert "rmse on test examples (lower is better)" in text_of(out)
     assert "r2" in text_of(out)
     assert "accuracy" not in text_of(out)
+
+
+def test_where_a_silo_trained_is_told_at_first_and_where_it_changes() -> None:
+    gpu = {"device": "cuda:0", "precision": "bf16", "card": "NVIDIA H100"}
+    out = console()
+    plain = PlainProgress(out)
+    plain.run_started(sample(2, 0), 2)
+    plain.round_closed(RoundRecord(1, SILOS, SILOS, software=dict.fromkeys(SILOS, gpu)))
+    plain.round_closed(RoundRecord(2, SILOS, SILOS))
+    said = [line for line in text_of(out).splitlines() if "trained on" in line]
+    assert said == [f"round 1/2  {', '.join(SILOS)} trained on cuda:0 bf16 (NVIDIA H100)"]
+    live = LiveProgress(console(terminal=True, width=140))
+    result = sample(2, 0)
+    live.run_started(result, 2)
+    live.round_started(1, SILOS)
+    live.round_closed(RoundRecord(1, SILOS, SILOS, software=dict.fromkeys(SILOS, gpu)))
+    live.round_started(2, SILOS)
+    shown = console(width=140)
+    shown.print(live._render())
+    live.run_finished(result)
+    assert text_of(shown).count("cuda:0 bf16") == len(SILOS)
+
+
+def test_of_many_silos_on_one_device_a_few_are_named() -> None:
+    assert in_few([f"s{i}" for i in range(9)]) == "s0, s1, s2, s3, s4 and 4 more"
