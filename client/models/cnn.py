@@ -7,6 +7,7 @@ from __future__ import annotations
 from torch import nn
 
 from client.models.base import image, unfit
+from client.pooling import MaxPool2
 from client.tasks.base import Contract
 
 
@@ -28,10 +29,10 @@ def build(contract: Contract) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(channels, 6, 5, padding=padding),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool2(),
         nn.Conv2d(6, 16, 5, padding=padding),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool2(),
         nn.Flatten(),
         nn.Linear(16 * left[0] * left[1], 120),
         nn.ReLU(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 from torch import nn
 
 from client.models.base import image, unfit
+from client.pooling import MaxPool2
 from client.tasks.base import Contract
 
 LEAST: int = 8
@@ -26,14 +27,14 @@ def build(contract: Contract) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(channels, 32, 3, padding=1),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool2(),
         nn.Conv2d(32, 64, 3, padding=1),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool2(),
         nn.Dropout(0.2),
         nn.Conv2d(64, 128, 3, padding=1),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool2(),
         nn.Dropout(0.2),
         nn.Flatten(),
         nn.Linear(128 * (height // 8) * (width // 8), 256),

@@ -83,6 +83,48 @@ def test_an_optimizer_gives_the_bits_of_torch_s_own(name: str) -> None:
     assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_sgd_on_the_cpu_gives_the_bits_of_torch_s_own_where_gradients_come_and_go(
+    momentum: float, weight_decay: float, sparse: bool
+) -> None:
+    if sparse and weight_decay:
+        pytest.skip("torch itself can't add a decay to a sparse gradient")
+    conf = TrainerConf(optimizer="sgd", lr=0.1, momentum=momentum, weight_decay=weight_decay)
+    models = []
+    for ours in (True, False):
+        torch.manual_seed(1)
+        model = nn.ModuleDict(
+            {
+                "words": nn.Embedding(9, 3, sparse=sparse),
+                "one": nn.Linear(3, 5),
+                "two": nn.Linear(3, 5),
+            }
+        )
+        optimizer = (
+            optimizer_of(model, conf)
+            if ours
+            else SGD(model.parameters(), 0.1, momentum, weight_decay=weight_decay, foreach=True)
+        )
+        # Of the two layers sometimes one has a gradient, sometimes the other, sometimes both.
+        for used in (["one"], ["two"], ["one", "two"], ["one"], ["two"]):
+            optimizer.zero_grad()
+            embedded = model["words"](torch.randint(0, 9, (4,)))
+            sum(model[name](embedded).square().sum() for name in used).backward()
+            optimizer.step()
+        models.append(model.state_dict())
+    assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
+
+
+def test_a_hook_of_an_optimizer_s_step_is_called() -> None:
+    called = []
+    optimizer = optimizer_of(nn.Linear(2, 1), TrainerConf(optimizer="sgd"))
+    optimizer.register_step_post_hook(lambda *_: called.append(1))
+    optimizer.step()
+    assert called == [1]
+
+
 def test_a_training_loads_nothing_of_torch_s_compiler() -> None:
     code = (
         "import sys, torch\n"
