@@ -26,7 +26,7 @@ def filled_in(conf: Conf) -> Conf:
         drafted = draft(_root(conf), conf.data, [task.label, *task.labels])
         columns = [plain(column) for column in drafted.columns]
         return replace(conf, task=replace(task, columns=columns))
-    if isinstance(task, ImagesConf) and not (task.classes or task.labels_file):
+    if isinstance(task, ImagesConf) and not (task.classes or task.labels_file or task.labels):
         return replace(conf, task=replace(task, classes=class_folders(_root(conf))))
     return conf
 

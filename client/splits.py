@@ -32,9 +32,10 @@ def split(mine: Indices, silo: Silo) -> Splits:
 
     The number held out is `data.validation` + `data.test` of all, rounded, and leaves at least one
     example to train on. With the default shares one or two examples are all trained on, and the
-    first one held out (of three or four) is a test example.
+    first one held out (of three or four) is a test example. With `data.order` nothing is drawn: the
+    last are for the test, those before them for validation.
     """
-    order = draw(mine, silo)
+    order = draw(mine, silo) if silo.data.order is None else mine[::-1]
     held_out, test = counts(len(mine), silo.data)
     return Splits(
         train=np.sort(order[held_out:]),

@@ -52,6 +52,7 @@ def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
         _hidden_counts,
         _counts,
         _operating,
+        _ordered,
         _external,
         _registered,
         combinations.check,
@@ -272,6 +273,18 @@ def _operating(conf: Conf, where: Where) -> None:
         hint = "Set a share, or run.operating.rule=alarms."
         why = f"is more than the largest {operating.rule}, which is 1."
         raise _contradiction("run.operating.at", operating.at, where, why, hint)
+
+
+def _ordered(conf: Conf, where: Where) -> None:
+    data = conf.data
+    if data.held_out and data.order is None:
+        hint = "Set data.order to a column, or leave it out."
+        why = "is the last part of a set that data.order does not order."
+        raise _contradiction("data.held_out", data.held_out, where, why, hint)
+    if data.order is not None and data.group is not None:
+        hint = "Leave one of them out."
+        why = "and data.group divide one set in two ways."
+        raise _contradiction("data.order", data.order, where, why, hint)
 
 
 def _silos_that_share(conf: Conf) -> int:

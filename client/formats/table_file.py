@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import codecs
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 from pyarrow import csv, parquet
@@ -84,14 +85,23 @@ def _read_csv(path: Path, conf: DataConf) -> TableFile:
         wrong.append(row)
         return "skip"
 
+    names = list(conf.columns)
+    source: Any = path
+    if delimiter == " ":
+        # Any number of blanks stands between two cells.
+        source = pa.BufferReader(_single_blanks(path, encoding))
+        text = re.sub(r"[ \t]+", " ", text)
+        encoding = "utf-8"
     table = csv.read_csv(
-        path,
+        source,
         # One thread numbers the rows, so that a wrong one can be named.
-        read_options=csv.ReadOptions(encoding=encoding, use_threads=False),
+        read_options=csv.ReadOptions(
+            encoding=encoding, use_threads=False, column_names=names or None
+        ),
         parse_options=csv.ParseOptions(
             delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
         ),
-        convert_options=_texts(_names(path, text, delimiter)),
+        convert_options=_texts(names or _names(path, text, delimiter)),
     )
     if wrong:
         row = wrong[0]
@@ -103,7 +113,13 @@ def _read_csv(path: Path, conf: DataConf) -> TableFile:
             "Quote cells that hold the delimiter, or set data.delimiter.",
             {"found": "rows of another length", "rows": len(wrong)},
         )
-    return TableFile(path, table, 2)
+    return TableFile(path, table, 1 if names else 2)
+
+
+def _single_blanks(path: Path, encoding: str) -> bytes:
+    """Return a file's lines in UTF-8 with one blank between cells, and none around them."""
+    lines = path.read_text(encoding=encoding).splitlines()
+    return "\n".join(" ".join(line.split()) for line in lines).encode()
 
 
 def _texts(names: list[str]) -> csv.ConvertOptions:

@@ -13,8 +13,9 @@ machine.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as field_of
 from pathlib import Path
 from typing import Final
 
@@ -28,14 +29,13 @@ from client.tables.encoding import column_values, texts_of
 from conf.border import field
 from conf.errors import DataError
 from conf.schema import DataConf
-from conf.schema.table_columns import FLAG, ColumnConf
+from conf.schema.table_columns import CATEGORY, FLAG, ColumnConf
 
 log = logging.getLogger(__name__)
 
 TRAIN: Final = "train"
 TEST: Final = "test"
 VALIDATION: Final = "val"
-FILE_COLUMN: Final = "file"
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,20 @@ class ImageFiles:
     root: Path
     files: list[Path]
     labels: NDArray[np.int64]
+    columns: dict[str, NDArray[np.str_]] = field_of(default_factory=dict)
+    """Of each, what the table of labels says in the columns that `data.group` and `data.column` name."""
 
     @property
     def names(self) -> NDArray[np.str_]:
         """Their names, of which `data.group` may find a part."""
         return np.array([path.name for path in self.files])
+
+    def without(self, left_out: NDArray[np.bool_]) -> ImageFiles:
+        """Return the files but for some of them."""
+        kept = ~left_out
+        files = [path for path, keep in zip(self.files, kept, strict=True) if keep]
+        columns = {name: values[kept] for name, values in self.columns.items()}
+        return ImageFiles(self.root, files, self.labels[kept], columns)
 
 
 def by_folder(root: Path, classes: Sequence[str]) -> ImageFiles:
@@ -82,25 +91,37 @@ def unlabelled(root: Path) -> ImageFiles:
     return ImageFiles(root, paths, np.zeros(len(paths), np.int64))
 
 
-def by_table(
-    root: Path, name: str, label: str, labels: Sequence[str], classes: Sequence[str], conf: DataConf
-) -> ImageFiles:
+@dataclass(frozen=True)
+class LabelTable:
+    """A table of file names and labels: its name in the folder, its columns, and what its texts mean."""
+
+    name: str
+    file: str
+    label: str
+    labels: tuple[str, ...]
+    classes: tuple[str, ...]
+    map: Sequence[Mapping[str, str]]
+
+
+def by_table(root: Path, said: LabelTable, conf: DataConf) -> ImageFiles:
     """Return the images that a table of file names and labels lists, in its order.
 
     Raises DataError: MDW-246 for a file that is not there or outside the folder, or a label that is
     none of the contract's; MDW-240 or 241 for a file that is no table.
     """
-    path = root / name
+    path = root / said.name
     if not path.is_file():
-        raise _laid_out(root, f"the file {field(name)}", "none of that name")
+        raise _laid_out(root, f"the file {field(said.name)}", "none of that name")
     table = read_table_file(path, conf).table
-    wanted = [label] if label else list(labels)
-    for column in (FILE_COLUMN, *wanted):
+    wanted = [said.label] if said.label else list(said.labels)
+    for column in (said.file, *wanted):
         if column not in table.column_names:
             raise _laid_out(path, f"a column {field(column)}", "none of that name")
-    files = [_inside(root, cell) for cell in table[FILE_COLUMN].to_pylist()]
-    values = [_labels(path, table[column], column, classes if label else ()) for column in wanted]
-    return ImageFiles(root, files, values[0] if label else np.stack(values, axis=1))
+    files = [_inside(root, cell) for cell in table[said.file].to_pylist()]
+    values = [_labels(path, table[column], column, said) for column in wanted]
+    beside = {conf.group, conf.column} & set(table.column_names)
+    columns = {str(one): np.array(table[one].to_pylist(), dtype=str) for one in beside}
+    return ImageFiles(root, files, values[0] if said.label else np.stack(values, axis=1), columns)
 
 
 def parts_of(root: Path) -> dict[str, Path]:
@@ -140,11 +161,10 @@ def _inside(root: Path, name: object) -> Path:
     return path
 
 
-def _labels(
-    path: Path, cells: pa.ChunkedArray, name: str, classes: Sequence[str]
-) -> NDArray[np.int64]:
-    kind = "category" if classes else FLAG
-    column = ColumnConf(name, kind, values=list(classes))
+def _labels(path: Path, cells: pa.ChunkedArray, name: str, said: LabelTable) -> NDArray[np.int64]:
+    kind = CATEGORY if said.label else FLAG
+    classes = list(said.classes) if said.label else []
+    column = ColumnConf(name, kind, values=classes, map=[dict(one) for one in said.map])
     texts, missing = texts_of(cells.combine_chunks())
     values, faults = column_values(texts, missing, column, ".")
     wrong = [fault.found for fault in faults] + (["missing"] if missing.any() else [])

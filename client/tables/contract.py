@@ -66,6 +66,14 @@ def contract_of(
     return TableContract(inputs, chosen)
 
 
+def meanings(listed: Sequence[Mapping[str, str]], key: str) -> dict[str, str]:
+    """Return what each text of a list of {text, means} means; raises ConfigError MDW-186."""
+    for one in listed:
+        if set(one) != {"text", "means"} or not all(isinstance(v, str) for v in one.values()):
+            raise wrong(f"{key} has entries of a text and what it means", f"Correct {key}.")
+    return {one["text"]: one["means"] for one in listed}
+
+
 def wrong(what: str, hint: str = "Correct task.columns, or task.label.") -> ConfigError:
     """Return the error for a contract that can't be meant."""
     return ConfigError("MDW-186", f"{WHERE}: {what}.", hint)
@@ -85,7 +93,7 @@ def _column(raw: Mapping[str, Any], key: str, missing: str) -> ColumnConf:
     column = from_plain(ColumnConf, raw, key=key, where=WHERE)
     check_limits(column, key, lambda _: WHERE)
     if column.type in (CATEGORY, FLAG):
-        column = replace(column, values=list(column.values))
+        column = replace(column, values=list(column.values), map=[dict(one) for one in column.map])
     for check in (_check_name, _check_number, _check_values, _check_constant):
         check(column, key)
     if column.missing:
@@ -119,6 +127,13 @@ def _check_values(column: ColumnConf, key: str) -> None:
         raise wrong(f"{column.name!r} ({key}) is a flag: its values are those for no and for yes")
     if values and column.type in (NUMBER, DATE):
         raise wrong(f"{column.name!r} ({key}) is a {column.type}, and has values of a category")
+    if column.map and column.type not in (CATEGORY, FLAG):
+        raise wrong(
+            f"{column.name!r} ({key}) is a {column.type}: only values of a category have a map"
+        )
+    meant = set(meanings(column.map, f"{key}.map").values()) - set(values or NO_AND_YES)
+    if meant:
+        raise wrong(f"{column.name!r} ({key}) has a map to {min(meant)!r}, which it does not list")
     if column.other and column.type != CATEGORY:
         raise wrong(f"{column.name!r} ({key}) is a {column.type}: only a category has others")
 

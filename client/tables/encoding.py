@@ -10,7 +10,7 @@ A value outside the contract leaves this module as the kind of fault that it is,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -93,6 +93,8 @@ def column_values(
     texts: pa.Array, missing: Bad, column: ColumnConf, decimal: str
 ) -> tuple[NDArray[np.float64], list[Fault]]:
     """Return a column of texts (n) as numbers, and what breaks its contract but missing values."""
+    if column.map:
+        texts = _written(texts, {one["text"]: one["means"] for one in column.map})
     if column.type == NUMBER:
         values, faults = _numbers(texts, missing, column, decimal)
     elif column.type == DATE:
@@ -103,6 +105,13 @@ def column_values(
         values, faults = _categories(texts, missing, column)
     values[missing] = np.nan
     return values, faults
+
+
+def _written(texts: pa.Array, other: Mapping[str, str]) -> pa.Array:
+    """Return texts with each value in the writing that the contract lists."""
+    found = pc.index_in(texts, pa.array(list(other)))
+    meant = pa.array(list(other.values())).take(found)
+    return pc.coalesce(meant, texts)
 
 
 def texts_of(cells: pa.Array) -> tuple[pa.Array, Bad]:

@@ -48,6 +48,22 @@ class Table:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def ordered(self, column: str) -> Table:
+        """Return the rows in the order of a column's values; equal ones stay as they are.
+
+        Raises DataError MDW-261 where there is no such column.
+        """
+        if column not in self.beside:
+            raise DataError(
+                "MDW-261",
+                f"data.order={column}: the files have no such column.",
+                "Correct it, or leave it out.",
+            )
+        order = np.argsort(self.beside[column], kind="stable")
+        beside = {name: values[order] for name, values in self.beside.items()}
+        inputs = self.inputs[order]
+        return Table(inputs, self.labels[order], beside, self.files[order], self.left_out)
+
 
 def read_table(root: Path, contract: TableContract, conf: DataConf) -> Table:
     """Return a silo's rows, of its files in the order of their names.
@@ -117,7 +133,7 @@ def _part(file: TableFile, contract: TableContract, conf: DataConf) -> _Part:
             fault.expected,
             fault.count,
         )
-    wanted = {conf.group, conf.column} & set(file.table.column_names)
+    wanted = {conf.group, conf.column, conf.order} & set(file.table.column_names)
     beside = {str(name): _plain(file.table[name]) for name in wanted}
     files = np.full(file.table.num_rows, file.path.name)
     return _Part(inputs.rows, labels.rows, beside, files, faults)

@@ -20,26 +20,32 @@ from torch.utils.data import Dataset, TensorDataset
 
 from client.formats.image_file import read_image
 from client.groups import FILE, Columns
+from client.headline import lead_with
 from client.images.augmentation import Transform, augmentation
 from client.images.image_files import (
     TEST,
     TRAIN,
     VALIDATION,
     ImageFiles,
+    LabelTable,
     by_folder,
     by_table,
     parts_of,
     unlabelled,
 )
+from client.images.packed_files import has_test, packed
 from client.images.pixel_layer import PixelLayer, specs_of, sums_of
 from client.partition import Indices
+from client.tables.contract import meanings
 from client.tasks.base import OWN, Contract, Data, SumSpec, Task, root_of
 from client.tasks.kinds.arrays import Arrays, ArrayTask
 from client.tasks.kinds.balanced import BalancedClassification
+from client.tasks.kinds.classification import RANKED, Classification, check_classes
 from client.tasks.kinds.multi_label import MultiLabel
 from conf.errors import ConfigError, DataError
 from conf.schema import DataConf, Silo
 
+IMAGES = "images"
 log = logging.getLogger(__name__)
 
 
@@ -54,20 +60,26 @@ class Look(NamedTuple):
 
 
 class Labelling(NamedTuple):
-    """Where the labels are: in folders' names, or in columns of a table."""
+    """Where images and labels are: in folders of a class, in a table, or packed in a few files."""
 
-    file: str
-    label: str
-    labels: tuple[str, ...]
-    classes: tuple[str, ...]
+    files: str
+    table: LabelTable
     class_at_least: int
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes in their order, or the flags."""
+        return self.table.labels or self.table.classes
 
 
 def build(
     classes: Sequence[str] = (),
+    files: str = "images",
     labels_file: str = "",
     label: str = "",
     labels: Sequence[str] = (),
+    label_map: Sequence[Mapping[str, str]] = (),
+    file_column: str = "file",
     height: int = 224,
     width: int = 224,
     channels: int = 3,
@@ -77,28 +89,40 @@ def build(
     balanced: bool = False,
     augment: Sequence[Mapping[str, Any]] = (),
     dataset: str = "",
+    headline: str = "",
 ) -> Task:
     """Return the task that a contract says; the arguments are those of `conf.schema.ImagesConf`.
 
     Raises ConfigError: MDW-186 for a contract that can't be meant, MDW-188 for a transform that is
     not allowed.
     """
-    where = Labelling(labels_file, label, tuple(labels), tuple(classes), class_at_least)
+    table = LabelTable(
+        labels_file, file_column, label, tuple(labels), tuple(classes), tuple(label_map)
+    )
+    where = Labelling(files, table, class_at_least)
     _check(where, channels)
     transform = augmentation(augment, (height, width))
     look = Look((channels, height, width), resize, scale, balanced, transform)
-    return FlagsOfImage(where, look) if labels else ClassOfImage(where, look)
+    task: Task = FlagsOfImage(where, look) if labels else ClassOfImage(where, look)
+    lead_with(task, headline)
+    return task
 
 
 def _check(where: Labelling, channels: int) -> None:
     if channels == 2:
         raise _wrong("images have 1 channel or 3", "Correct task.channels.")
-    if bool(where.file) != bool(where.label or where.labels) or (where.label and where.labels):
+    table = where.table
+    meant = set(meanings(table.map, "task.label_map").values()) - set(table.classes)
+    if meant:
+        raise _wrong(f"task.label_map means {min(meant)!r}, which is no class", "Correct it.")
+    if bool(table.name) != bool(table.label or table.labels) or (table.label and table.labels):
         raise _wrong(
             "task.labels_file needs task.label, or flags in task.labels",
             "Name the column, or leave labels_file out.",
         )
-    if not where.labels and len(where.classes) < 2:
+    if table.name and where.files != IMAGES:
+        raise _wrong(f"task.files={where.files} has labels of its own", "Leave labels_file out.")
+    if not table.labels and len(where.classes) < 2:
         raise _wrong("its classes are not named", "Set task.classes=[...], in their order.")
 
 
@@ -113,13 +137,16 @@ class ImageFilesTask(ArrayTask):
         self._where = where
         self._look = look
         self._names: NDArray[np.str_] = np.array([], str)
-        self.contract = Contract(look.shape, where.labels or where.classes)
+        self._beside: dict[str, NDArray[np.str_]] = {}
+        self.contract = Contract(look.shape, where.classes)
 
     def read_as(self, root: Path, data: DataConf) -> Arrays:
         """Return the images to train and validate on; see `docs/images.md` for the layout.
 
         Raises DataError MDW-245 to 249.
         """
+        if self._where.files != IMAGES:
+            return self._packed(root, TRAIN)
         folders = parts_of(root)
         roots = [folders[name] for name in (TRAIN, VALIDATION) if name in folders] or [root]
         images, labels, names = [], [], []
@@ -127,7 +154,9 @@ class ImageFilesTask(ArrayTask):
             read, found = self._read(one, data)
             images.append(read[0])
             labels.append(read[1])
-            names.append(found)
+            names.append(found.names)
+        # A table of labels lies in one root.
+        self._beside = found.columns
         self._names = np.concatenate(names)
         self._check_counts(root, np.concatenate(labels))
         return np.concatenate(images), np.concatenate(labels)
@@ -137,7 +166,7 @@ class ImageFilesTask(ArrayTask):
         DataError as `read_as` does.
         """
         listed = unlabelled(root)
-        (images, _), _ = self._decoded(listed, data)
+        (images, _), listed = self._decoded(listed, data)
         names = [path.relative_to(root).as_posix() for path in listed.files]
         return names, torch.from_numpy(images)
 
@@ -147,7 +176,11 @@ class ImageFilesTask(ArrayTask):
         """
         if data.partition == OWN or data.root is None:
             return None
-        folder = parts_of(root_of(data)).get(TEST)
+        root = root_of(data)
+        if self._where.files != IMAGES:
+            there = has_test(root, self._where.files)
+            return self.dataset(self._packed(root, TEST), slice(None)) if there else None
+        folder = parts_of(root).get(TEST)
         if folder is None:
             return None
         examples, _ = self._read(folder, data)
@@ -172,8 +205,10 @@ class ImageFilesTask(ArrayTask):
         return Data(joined, own.validation, test, labels)
 
     def columns_as(self, data: DataConf) -> Columns:
-        """Return the names of the files, for a pattern that finds what belongs together."""
-        return {FILE: self._names}
+        """Return the names of the files, for a pattern that finds what belongs together, and the
+        columns of the table of labels that are asked for.
+        """
+        return {FILE: self._names, **self._beside}
 
     def checked(self, examples: Arrays, where: object) -> Arrays:
         """Return images as they are: they were made to keep the contract when they were read."""
@@ -202,18 +237,23 @@ class ImageFilesTask(ArrayTask):
 
     @property
     def _weighed(self) -> int:
-        return len(self._where.classes) if self._look.balanced else 0
+        return len(self._where.table.classes) if self._look.balanced else 0
+
+    def _packed(self, root: Path, part: str) -> Arrays:
+        images, labels = packed(root, self._where.files, part, self._look.shape)
+        check_classes(labels, len(self._where.classes), root)
+        self._check_counts(root, labels)
+        return images, labels
 
     def _listed(self, root: Path, data: DataConf) -> ImageFiles:
-        where = self._where
-        if where.file:
-            return by_table(root, where.file, where.label, where.labels, where.classes, data)
-        return by_folder(root, where.classes)
+        table = self._where.table
+        return by_table(root, table, data) if table.name else by_folder(root, table.classes)
 
-    def _read(self, root: Path, data: DataConf) -> tuple[Arrays, NDArray[np.str_]]:
+    def _read(self, root: Path, data: DataConf) -> tuple[Arrays, ImageFiles]:
         return self._decoded(self._listed(root, data), data)
 
-    def _decoded(self, listed: ImageFiles, data: DataConf) -> tuple[Arrays, NDArray[np.str_]]:
+    def _decoded(self, listed: ImageFiles, data: DataConf) -> tuple[Arrays, ImageFiles]:
+        """Return the images and targets of listed files, and those of the list that could be read."""
         channels, height, width = self._look.shape
         images = np.empty((len(listed.files), channels, height, width), np.uint8)
         good = np.ones(len(listed.files), bool)
@@ -225,14 +265,15 @@ class ImageFilesTask(ArrayTask):
                     raise
                 log.warning("left out: %s", error)
                 good[index] = False
-        return (images[good], self._targets(listed.labels[good])), listed.names[good]
+        read = listed if good.all() else listed.without(~good)
+        return (images[good], self._targets(read.labels)), read
 
     def _targets(self, labels: NDArray[np.int64]) -> NDArray[Any]:
         return labels
 
     def _check_counts(self, root: Path, labels: NDArray[Any]) -> None:
         least = self._where.class_at_least
-        if not self._where.classes or least == 0:
+        if self._where.table.labels or least == 0:
             return
         counts = np.bincount(labels, minlength=len(self._where.classes))
         few = [name for name, n in zip(self._where.classes, counts, strict=True) if n < least]
@@ -249,12 +290,15 @@ class ClassOfImage(ImageFilesTask, BalancedClassification):
     """Which class an image is of."""
 
     ranked = True
+    shown = RANKED
 
     def __init__(self, where: Labelling, look: Look) -> None:
         super().__init__(where, look)
         self.balanced = look.balanced
         # A histogram of scores for each of very many classes is more than an update.
-        self.ranked = len(where.classes) <= MOST_RANKED  # type: ignore[misc]
+        if len(where.classes) > MOST_RANKED:
+            self.ranked = False  # type: ignore[misc]
+            self.shown = Classification.shown  # type: ignore[misc]
 
 
 class FlagsOfImage(ImageFilesTask, MultiLabel):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from client.groups import FILE, Columns
+from client.headline import lead_with
 from client.partition import Indices
 from client.tables.bundled import bundled_table
 from client.tables.column_sums import specs_of, sums_of
@@ -26,6 +27,7 @@ from client.tables.row_layer import RowLayer
 from client.tasks.base import Contract, Data, SumSpec, Task
 from client.tasks.kinds.arrays import Arrays, ArrayTask
 from client.tasks.kinds.balanced import BalancedClassification
+from client.tasks.kinds.classification import RANKED
 from client.tasks.kinds.multi_label import MultiLabel
 from client.tasks.kinds.regression import Regression
 from conf.errors import DataError
@@ -43,6 +45,7 @@ def build(
     rows_at_least: int = 1,
     dataset: str = "",
     bundled: str = "",
+    headline: str = "",
 ) -> Task:
     """Return the task that a contract says; the arguments are those of `conf.schema.TableConf`.
 
@@ -51,11 +54,15 @@ def build(
     contract = contract_of(columns, label, labels, missing)
     layer = LayerSettings(scale, missing_flags, balanced)
     source = Source(rows_at_least, bundled)
+    task: Task
     if contract.problem == "class":
-        return ClassOfRow(contract, layer, source)
-    if contract.problem == "flags":
-        return FlagsOfRow(contract, layer, source)
-    return NumberOfRow(contract, layer, source)
+        task = ClassOfRow(contract, layer, source)
+    elif contract.problem == "flags":
+        task = FlagsOfRow(contract, layer, source)
+    else:
+        task = NumberOfRow(contract, layer, source)
+    lead_with(task, headline)
+    return task
 
 
 class LayerSettings(NamedTuple):
@@ -78,6 +85,8 @@ class TableRows(ArrayTask):
     layer makes ready.
     """
 
+    orders = True
+
     def __init__(self, table: TableContract, layer: LayerSettings, source: Source) -> None:
         self.table = table
         self._layer = layer
@@ -94,7 +103,7 @@ class TableRows(ArrayTask):
         """Return the rows of `data.root`, or those that scikit-learn brings."""
         bundled = self._source_of_rows.bundled
         if bundled and data.root is None:
-            return self._rows(bundled_table(bundled, self.table, data))
+            return self._rows(bundled_table(bundled, self.table, data), data)
         return super().public(data)
 
     def read_as(self, root: Path, data: DataConf) -> Arrays:
@@ -108,7 +117,7 @@ class TableRows(ArrayTask):
                 "Add rows, or lower task.rows_at_least.",
                 {"expected": f"at least {least} rows", "found": "fewer"},
             )
-        return self._rows(table)
+        return self._rows(table, data)
 
     def unlabelled(self, root: Path, data: DataConf) -> tuple[range, Tensor]:
         """Return rows whose label is not known, and need not be in the files, with their numbers
@@ -117,7 +126,9 @@ class TableRows(ArrayTask):
         table = read_table(root, TableContract(self.table.inputs, ()), data)
         return range(1, len(table) + 1), torch.from_numpy(table.inputs)
 
-    def _rows(self, table: Table) -> Arrays:
+    def _rows(self, table: Table, data: DataConf) -> Arrays:
+        if data.order is not None:
+            table = table.ordered(data.order)
         self._last = table
         return table.inputs, self.targets(table.labels)
 
@@ -169,6 +180,7 @@ class ClassOfRow(TableRows, BalancedClassification):
     """Which class a row is of."""
 
     ranked = True
+    shown = RANKED
 
     def __init__(self, table: TableContract, layer: LayerSettings, source: Source) -> None:
         super().__init__(table, layer, source)

@@ -31,6 +31,13 @@ class ImagesConf(TaskConf):
         help="the classes in order, each a folder's name or a label; empty = those of the folders, "
         "in a simulation",
     )
+    files: str = one_of(
+        "images",
+        "idx",
+        "cifar",
+        help="what data.root holds: a file for each image, idx files as of MNIST, or CIFAR-10's "
+        "binary files",
+    )
     labels_file: str = text(
         "",
         r"[^\x00-\x1f/\\]{0,100}",
@@ -47,6 +54,14 @@ class ImagesConf(TaskConf):
         wanted=COLUMN_IN_WORDS,
         entries_at_most=1000,
         help="its columns with several flags of each image, in the place of one class",
+    )
+    label_map: list[dict[str, str]] = entries(
+        list,
+        entries_at_most=MOST_CLASSES,
+        help="of that column, what other texts mean: [{text: '1.0', means: defective}]",
+    )
+    file_column: str = text(
+        "file", COLUMN, COLUMN_IN_WORDS, help="its column with the name of each image's file"
     )
     height: int = number(224, at_least=1, at_most=MOST_PIXELS, help="pixels")
     width: int = number(224, at_least=1, at_most=MOST_PIXELS, help="pixels")
@@ -76,4 +91,10 @@ class ImagesConf(TaskConf):
         entries_at_most=20,
         help="torchvision's transforms for training alone, such as {name: RandomHorizontalFlip}",
         also=("augmentation", "transforms"),
+    )
+    headline: str = text(
+        "",
+        r"[a-z0-9_]{0,40}",
+        "the name of a metric",
+        help="the metric that comes first, also for run.keep=best; empty = the task's own",
     )

@@ -42,6 +42,11 @@ class ColumnConf:
         help="of a category, its values in order; of a flag, those for no and for yes",
     )
     other: bool = value(False, help="of a category: take any other value as one more category")
+    map: list[dict[str, str]] = entries(
+        list,
+        entries_at_most=MOST_VALUES,
+        help="of a category or flag, other writings of its values: [{text: '>50K.', means: '>50K'}]",
+    )
     missing: str = one_of(
         "",
         REFUSE,
@@ -103,6 +108,12 @@ class TableConf(TaskConf):
         "range",
         help="numbers as the model gets them: (x - mean) / deviation over all silos, or -1 to 1 over "
         "the contract's range",
+    )
+    headline: str = text(
+        "",
+        r"[a-z0-9_]{0,40}",
+        "the name of a metric",
+        help="the metric that comes first, also for run.keep=best; empty = the task's own",
     )
     rows_at_least: int = number(
         1, at_least=1, at_most=10**9, help="fewest rows that a silo's files may have"

@@ -100,6 +100,20 @@ class DataConf:
         "each by itself",
         also=("group_by", "groups", "patient"),
     )
+    order: str | None = text(
+        None,
+        r"(?s).*\S.*",
+        "a column's name",
+        help="a table's column by which splits go: the last rows are the test, those before choose; "
+        "null = drawn at random",
+        also=("sort_by", "time_column"),
+    )
+    held_out: float = number(
+        0.0,
+        at_least=0,
+        at_most=0.9,
+        help="share of a public set that no silo has, its last by data.order: the task's own test set",
+    )
     examples: int | None = number(
         None,
         at_least=1,
@@ -108,11 +122,20 @@ class DataConf:
         also=("max_samples", "limit", "samples"),
     )
     seed: int = number(0, at_least=0, at_most=2**31 - 1, help="seed of the partition")
+    columns: list[str] = entries(
+        list,
+        pattern=r"[^\x00-\x1f]{1,200}",
+        wanted="a column's name",
+        entries_at_most=2000,
+        help="of a CSV whose first line has no names, those of its columns; empty = they are there",
+        also=("header", "names"),
+    )
     delimiter: str | None = text(
         None,
         r"[^\r\n\"]",
         "one letter",
-        help="what stands between the cells of a CSV; null = found in its first line",
+        help="what stands between the cells of a CSV, a blank for any number of them; null = found in "
+        "its first line",
         also=("sep", "separator"),
     )
     encoding: str | None = text(

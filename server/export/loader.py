@@ -109,6 +109,7 @@ class Model:
         if name not in line:
             raise ValueError(f"there is no column {name!r}")
         text = (line[name] or "").strip()
+        text = column["map"].get(text, text)
         if text in self.contract["input"]["missing"]:
             if column["missing"] == "refuse":
                 raise ValueError(f"a value is missing in the column {name!r}")

@@ -55,6 +55,7 @@ def _column(column: ColumnConf) -> dict[str, Any]:
         "high": column.high,
         "unit": column.unit,
         "values": list(column.values),
+        "map": {one["text"]: one["means"] for one in column.map},
         "other": column.other,
         "missing": column.missing,
     }

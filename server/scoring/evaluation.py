@@ -11,11 +11,12 @@ import torch
 from flwr.app import ArrayRecord
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from client import loop, sums
 from client.compute import for_scoring
+from client.input_layer import WithInputLayer
 from client.models import build_model
 from client.tasks import task_of
 from client.tasks.base import Task
@@ -27,6 +28,7 @@ from conf.targets.resolve import resolved
 from server.run.result import Metrics, Scores
 from server.run.run_folder import RunFolder, find
 from server.run.start_checks import check_weights, first_weights_file
+from server.scoring.pretrained import takes_pretrained
 from strategies.wire import protocol
 
 Examples = Dataset[Any]
@@ -103,7 +105,12 @@ def first_weights(conf: Conf) -> ArrayRecord:
     model = build_model(conf.model, task_of(conf.task), conf.run.seed)
     weights = first_weights_file(conf)
     if weights is not None:
-        _load(model, weights, f"model.init={conf.model.init}")
+        source = f"model.init={conf.model.init}"
+        given = _read(weights, source)
+        if _is_whole(model, given):
+            _load(model, weights, source)
+        else:
+            takes_pretrained(model, given, source)
     return protocol.to_record(model.state_dict())
 
 
@@ -153,9 +160,25 @@ def _load(model: nn.Module, path: Path, source: str) -> None:
         lines = str(error).splitlines()
         # PyTorch's first line only names the class; the second one is the first mismatch.
         reason = lines[1].strip() if len(lines) > 1 else lines[0]
-        message = f"{source}: {path} does not fit this model: {reason}"
-        hint = "Choose the model group that it was trained with."
-        raise ConfigError("MDW-184", message, hint) from error
+        raise _unfit(source, path, reason) from error
+
+
+def _unfit(source: str, path: Path, reason: str) -> ConfigError:
+    message = f"{source}: {path} does not fit this model: {reason}"
+    return ConfigError("MDW-184", message, "Choose the model group that it was trained with.")
+
+
+def _read(path: Path, source: str) -> dict[str, Tensor]:
+    check_weights(path, source)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _unfit(source, path, str(error).splitlines()[0]) from error
+
+
+def _is_whole(model: nn.Module, given: Mapping[str, Tensor]) -> bool:
+    """Whether weights are those of a run's model, input layer and all; a network's alone are not."""
+    return not isinstance(model, WithInputLayer) or any(name.startswith("input.") for name in given)
 
 
 def parameter_names(conf: Conf) -> frozenset[str]:

@@ -92,3 +92,11 @@ def test_another_share_of_validation_leaves_the_test_examples_as_they_are() -> N
 def test_silos_and_seeds_draw_their_own() -> None:
     assert splits(50).test.tolist() != splits(50, "south").test.tolist()
     assert splits(50).test.tolist() != splits(50, seed=1).test.tolist()
+
+
+def test_in_an_order_the_last_are_the_test_and_those_before_them_choose() -> None:
+    ordered = DataConf(order="Time", validation=0.2, test=0.1)
+    one = split(np.arange(50, 150), Silo("north", data=ordered))
+    assert one.train.tolist() == list(range(50, 120))
+    assert one.validation.tolist() == list(range(120, 140))
+    assert one.test.tolist() == list(range(140, 150))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -16,6 +16,15 @@ from client.tasks.base import LARGEST_LOSS, Better, SumSpec, broken
 from client.tasks.kinds import score_bins
 from client.tasks.kinds.arrays import MADE_UP, Arrays, ArrayTask
 from client.tasks.kinds.confusion import accuracy, confusion, macro_f1
+
+RANKED: Final[Mapping[str, Better]] = {
+    "accuracy": "max",
+    "auroc": "max",
+    "auprc": "max",
+    "f1": "max",
+    "loss": "min",
+}
+"""What a task shows whose classes are ranked."""
 
 
 class Classification(ArrayTask):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch.utils.data import Dataset
 
 from client.data_files import Files, seen_anew
 from client.groups import Columns, groups_by
 from client.partition import BY_COLUMN, Indices
-from client.splits import Splits
+from client.splits import Splits, rounded
 from client.tasks.base import OWN, Data, Task, root_of, splits_of
 from conf.errors import DataError
 from conf.schema import DataConf, Silo
@@ -27,6 +27,8 @@ class InMemoryTask(Task, Generic[Examples]):
     The set is partitioned among the silos, or with `data.partition=own` all a silo's own.
     """
 
+    orders: ClassVar[bool] = False
+    """Whether its examples come in the order of `data.order`."""
     _last_read: _LastRead | None = None
     _last_checked: _LastChecked | None = None
 
@@ -126,20 +128,40 @@ class InMemoryTask(Task, Generic[Examples]):
         splits = self._splits(silo, count, labels)
         return None if labels is None else labels[splits.train]
 
+    def test(self, data: DataConf) -> Dataset[Any] | None:
+        """Return the part of a shared set that `data.held_out` keeps from all silos; None without."""
+        if data.partition == OWN or not data.held_out:
+            return None
+        examples = self._source(data)
+        every = self._limited(examples, data)
+        return self.dataset(examples, slice(every - _held_out(every, data), every))
+
     def _splits(self, silo: Silo, count: int, labels: Indices | None) -> Splits:
         groups = self.groups(silo.data, count)
         return splits_of(silo, count, labels, groups, self.ranks(silo.data, count))
 
     def _known(self, examples: Examples, data: DataConf) -> tuple[int, Indices | None]:
-        """Return the number of the first `data.examples` examples, and their labels."""
-        count = self.count(examples)
-        if data.examples is not None:
-            count = min(count, data.examples)
+        """Return the number of the first `data.examples` examples but for those that are held out,
+        and their labels.
+        """
+        count = self._limited(examples, data)
+        if data.partition != OWN:
+            count -= _held_out(count, data)
         labels = self.labels(examples)
         return count, None if labels is None else labels[:count]
 
+    def _limited(self, examples: Examples, data: DataConf) -> int:
+        count = self.count(examples)
+        return count if data.examples is None else min(count, data.examples)
+
     def _source(self, data: DataConf) -> Examples:
         own = data.partition == OWN
+        if data.order is not None and not self.orders:
+            raise DataError(
+                "MDW-261",
+                f"data.order={data.order}: the task {self.name} has no column to order by.",
+                "Leave it out; tables have columns.",
+            )
         if own and data.root is None:
             raise DataError(
                 "MDW-200",
@@ -188,9 +210,15 @@ class _LastChecked:
     checked: Any
 
 
+def _held_out(count: int, data: DataConf) -> int:
+    """Return how many of so many examples no silo has."""
+    return rounded(data.held_out * count)
+
+
 def _settings(data: DataConf) -> tuple[object, ...]:
     """Return the settings by which files are read, beside where they are."""
-    return data.delimiter, data.encoding, data.decimal, data.on_error, data.group, data.column
+    reads = (data.delimiter, data.encoding, data.decimal, data.on_error, tuple(data.columns))
+    return (*reads, data.group, data.column, data.order)
 
 
 def _same(one: object, other: object) -> bool:

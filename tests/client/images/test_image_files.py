@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from client.images.image_files import by_folder, by_table, class_folders, parts_of
+from client.images.image_files import LabelTable, by_folder, by_table, class_folders, parts_of
 from conf.border import across
 from conf.errors import DataError
 from conf.schema import DataConf
+
+KINDS = LabelTable("labels.csv", "file", "kind", (), ("mono", "poly"), ())
 
 
 def folder(root: Path, *files: str) -> Path:
@@ -58,12 +62,30 @@ def test_a_table_says_what_each_file_is(tmp_path: Path) -> None:
     folder(tmp_path, "x/1.png", "x/2.png")
     (tmp_path / "labels.csv").write_text("file,kind,wet,cold\nx/2.png,poly,1,0\nx/1.png,mono,0,0\n")
 
-    one = by_table(tmp_path, "labels.csv", "kind", [], ["mono", "poly"], DataConf())
-    flags = by_table(tmp_path, "labels.csv", "", ["wet", "cold"], [], DataConf())
+    one = by_table(tmp_path, KINDS, DataConf(group="wet"))
+    flags = by_table(tmp_path, replace(KINDS, label="", labels=("wet", "cold")), DataConf())
 
     assert one.names.tolist() == ["2.png", "1.png"]
     assert one.labels.tolist() == [1, 0]
     assert flags.labels.tolist() == [[1, 0], [0, 0]]
+    assert {name: values.tolist() for name, values in one.columns.items()} == {"wet": ["1", "0"]}
+
+
+def test_a_table_without_names_and_with_blanks_is_read_by_the_contract(tmp_path: Path) -> None:
+    folder(tmp_path, "images/1.png", "images/2.png", "images/3.png")
+    lines = "images/1.png  1.0      mono\nimages/2.png  0.25  poly\nimages/3.png\t0.0\tpoly\n"
+    (tmp_path / "labels.csv").write_text(lines)
+    texts = {"1.0": "broken", "0.25": "whole", "0.0": "whole"}
+    meant = [{"text": text, "means": kind} for text, kind in texts.items()]
+    said = LabelTable("labels.csv", "file", "p", (), ("whole", "broken"), meant)
+    conf = DataConf(columns=["file", "p", "type"], delimiter=" ", column="type")
+
+    found = by_table(tmp_path, said, conf)
+
+    assert found.names.tolist() == ["1.png", "2.png", "3.png"]
+    assert found.labels.tolist() == [1, 0, 0]
+    assert found.columns["type"].tolist() == ["mono", "poly", "poly"]
+    assert found.without(np.array([True, False, False])).columns["type"].tolist() == ["poly"] * 2
 
 
 @pytest.mark.parametrize(
@@ -85,7 +107,7 @@ def test_a_table_that_can_not_be_meant_is_told_without_a_cell(
     (tmp_path / "set/labels.csv").write_text(text)
 
     with pytest.raises(DataError, match=why) as caught:
-        by_table(tmp_path / "set", "labels.csv", "kind", [], ["mono", "poly"], DataConf())
+        by_table(tmp_path / "set", KINDS, DataConf())
 
     assert "passwd" not in str(caught.value)
     assert "duo" not in across(caught.value)

@@ -88,3 +88,9 @@ def test_dates_are_days_since_2000() -> None:
     assert values(column, ["2000-01-02", "2000-01-01T12:00:00"]) == [1, 0.5]
     assert values(column, [datetime.date(1999, 12, 31)]) == [-1]
     assert found(column, ["2000-01-02", "2000-13-01", "1"]) == {"no date": [1, 2]}
+
+
+def test_other_writings_of_a_value_are_that_value() -> None:
+    other = [{"text": ">50K.", "means": ">50K"}]
+    column = ColumnConf("x", "category", values=["<=50K", ">50K"], map=other)
+    assert values(column, [">50K.", "<=50K"]) == [1, 0]

@@ -105,3 +105,17 @@ def test_a_column_beside_the_contract_may_say_what_belongs_together(
 
     assert np.issubdtype(table.beside["patient"].dtype, kind)
     assert len(set(table.beside["patient"].tolist())) == 2
+
+
+def test_rows_come_in_the_order_of_a_column_that_need_not_be_the_models(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("x,y,when\n1,0,30\n2,1,4\n3,0,30\n4,1,-1\n")
+    contract = contract_of(
+        [{"name": "x", "low": 0.0, "high": 9.0}, {"name": "y", "type": "flag"}], "y"
+    )
+
+    table = read_table(tmp_path / "rows.csv", contract, DataConf(order="when"))
+
+    assert table.ordered("when").inputs[:, 0].tolist() == [4, 2, 1, 3]
+    with pytest.raises(DataError) as caught:
+        table.ordered("then")
+    assert caught.value.code == "MDW-261"
