@@ -277,10 +277,10 @@ def _operating(conf: Conf, where: Where) -> None:
 
 def _ordered(conf: Conf, where: Where) -> None:
     data = conf.data
-    if data.held_out and data.order is None:
+    if data.kept_apart and data.order is None:
         hint = "Set data.order to a column, or leave it out."
         why = "is the last part of a set that data.order does not order."
-        raise _contradiction("data.held_out", data.held_out, where, why, hint)
+        raise _contradiction("data.kept_apart", data.kept_apart, where, why, hint)
     if data.order is not None and data.group is not None:
         hint = "Leave one of them out."
         why = "and data.group divide one set in two ways."

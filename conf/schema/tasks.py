@@ -108,7 +108,7 @@ class DataConf:
         "null = drawn at random",
         also=("sort_by", "time_column"),
     )
-    held_out: float = number(
+    kept_apart: float = number(
         0.0,
         at_least=0,
         at_most=0.9,

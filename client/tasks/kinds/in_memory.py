@@ -129,8 +129,8 @@ class InMemoryTask(Task, Generic[Examples]):
         return None if labels is None else labels[splits.train]
 
     def test(self, data: DataConf) -> Dataset[Any] | None:
-        """Return the part of a shared set that `data.held_out` keeps from all silos; None without."""
-        if data.partition == OWN or not data.held_out:
+        """Return the part of a shared set that `data.kept_apart` keeps from all silos; None without."""
+        if data.partition == OWN or not data.kept_apart:
             return None
         examples = self._source(data)
         every = self._limited(examples, data)
@@ -212,7 +212,7 @@ class _LastChecked:
 
 def _held_out(count: int, data: DataConf) -> int:
     """Return how many of so many examples no silo has."""
-    return rounded(data.held_out * count)
+    return rounded(data.kept_apart * count)
 
 
 def _settings(data: DataConf) -> tuple[object, ...]:
