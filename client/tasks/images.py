@@ -20,7 +20,6 @@ from torch.utils.data import Dataset, TensorDataset
 
 from client.formats.image_file import read_image
 from client.groups import FILE, Columns
-from client.headline import lead_with
 from client.images.augmentation import Transform, augmentation
 from client.images.image_files import (
     TEST,
@@ -35,6 +34,7 @@ from client.images.image_files import (
 )
 from client.images.packed_files import has_test, packed
 from client.images.pixel_layer import PixelLayer, specs_of, sums_of
+from client.leading_metric import lead_with
 from client.partition import Indices
 from client.tables.contract import meanings
 from client.tasks.base import OWN, Contract, Data, SumSpec, Task, root_of

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from client.groups import FILE, Columns
-from client.headline import lead_with
+from client.leading_metric import lead_with
 from client.partition import Indices
 from client.tables.bundled import bundled_table
 from client.tables.column_sums import specs_of, sums_of
