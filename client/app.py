@@ -23,6 +23,8 @@ from client.malloc import keep_activations_mapped
 from client.memory import Memory
 from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation, reported
+from client.privacy import private_round
+from client.privacy.private_round import is_private, tells_metrics
 from client.silo_settings import data_key, silo_of
 from client.tasks.base import Data
 from client.withholding import nothing_told, statistics_told, told
@@ -49,20 +51,26 @@ def train(message: Message, context: Context) -> Message:
     before = memory.read(context.state)
     memory.check(half, before, config)
     loaded.model.load_state_dict(_weights(message) | before.kept)
-    trained = loop.train(
-        loaded.model,
-        loaded.data.train,
-        loaded.task,
-        loaded.trainer,
-        half,
-        seed=seed_for(scope.run.seed, silo.name, round, "train"),
-        round=round,
-        rounds=scope.run.rounds,
-        state=before.half,
-        sent=_beside(message),
-        labels=loaded.data.labels,
-        scaling=before.scaling,
-    )
+    given = {"state": before.half, "sent": _beside(message)}
+    if is_private(scope.privacy):
+        run = str(config.get(protocol.RUN_ID, ""))
+        trained = private_round.train(
+            loaded, scope, half, context, silo=silo, run=run, round=round, **given
+        )
+    else:
+        trained = loop.train(
+            loaded.model,
+            loaded.data.train,
+            loaded.task,
+            loaded.trainer,
+            half,
+            seed=seed_for(scope.run.seed, silo.name, round, "train"),
+            round=round,
+            rounds=scope.run.rounds,
+            labels=loaded.data.labels,
+            scaling=before.scaling,
+            **given,
+        )
     leaves, stays = memory.divided(loaded.model.state_dict(), half.keeps)
     memory.write(context.state, Memory(trained.state, stays, trained.scaling))
     beside = {name: protocol.to_record(arrays) for name, arrays in trained.sent.items()}
@@ -73,7 +81,7 @@ def train(message: Message, context: Context) -> Message:
             protocol.METRICS: MetricRecord({**reported(trained, scope.strategy, silo)}),
             protocol.SOFTWARE: software(
                 scope,
-                _fingerprint(loaded, silo, context),
+                _fingerprint(loaded, silo, context, is_private(scope.privacy)),
                 computed(loaded.trainer, device_of(loaded.model)),
             ).to_record(),
         }
@@ -91,7 +99,7 @@ def evaluate(message: Message, context: Context) -> Message:
     silo = silo_of(context)
     round = int(_config(message)[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     loaded = _load_checked(round, scope, silo)
-    if not silo.policy.reveal_counts:
+    if not silo.policy.reveal_counts or not tells_metrics(scope.privacy):
         none = MetricRecord({**nothing_told().metrics})
         return Message(RecordDict({protocol.METRICS: none}), reply_to=message)
     trainer = for_evaluation(loaded.trainer, silo)
@@ -129,7 +137,8 @@ def statistics(message: Message, context: Context) -> Message:
     silo = silo_of(context)
     loaded = _load_checked(1, scope, silo)
     content = RecordDict()
-    if sums := statistics_told(loaded.task, loaded.data, silo.policy):
+    private = is_private(scope.privacy)
+    if not private and (sums := statistics_told(loaded.task, loaded.data, silo.policy)):
         content[protocol.SUMS] = protocol.to_record(sums)
     return Message(content, reply_to=message)
 
@@ -154,7 +163,10 @@ def _load_checked(round: int, scope: RunScope, silo: Silo) -> Loaded:
     return loaded
 
 
-def _fingerprint(loaded: Loaded, silo: Silo, context: Context) -> str:
+def _fingerprint(loaded: Loaded, silo: Silo, context: Context, private: bool) -> str:
+    if private:
+        # It would tell when an example is added.
+        return ""
     return fingerprint(silo.data.root, loaded.files, data_key(context))
 
 

@@ -32,6 +32,8 @@ from conf.schema import (
 from conf.targets import known
 from strategies.wire import protocol
 
+PRIVATE: Final = "sample_dp"
+"""The privacy that a silo with a bound on its epsilon asks for."""
 MOST_NAMED: Final = 20
 """Of what is wrong with a run, named in one refusal: its names are another party's."""
 
@@ -61,6 +63,7 @@ def _broken(scope: RunScope, silo: Silo, rounds: int) -> list[Broken]:
         found += broken(policy.allow, asked(scope, rounds))
     else:
         found += _broken_in_version_1(scope, policy, rounds)
+    found += _too_little_privacy(scope, policy)
     weighting = scope.strategy.weighting
     if not policy.reveal_counts and weighting != protocol.EQUAL:
         what = f"strategy.weighting={weighting}, which tells how many examples the silo has"
@@ -87,6 +90,15 @@ def _broken_in_version_1(scope: RunScope, policy: PolicyConf, rounds: int) -> li
         if most is not None and value > most:
             found.append(Broken(f"{what}={value}", f"at most {most}"))
     return found
+
+
+def _too_little_privacy(scope: RunScope, policy: PolicyConf) -> list[Broken]:
+    """Return what is wrong with a run whose privacy is below the owner's floor."""
+    bounded = policy.epsilon_at_most is not None
+    floor = PRIVATE if bounded else policy.privacy_at_least
+    if floor == scope.privacy.name or floor == "none":
+        return []
+    return [Broken(f"privacy={scope.privacy.name}", f"privacy={floor}")]
 
 
 def _too_large_a_batch(trainer: TrainerConf, silo: Silo) -> list[Broken]:

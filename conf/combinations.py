@@ -162,7 +162,12 @@ AXES: Final = (
         ),
     ),
     _named("model that is kept", "run.keep", {"the last": "last", "the best": "best"}),
-    _named("privacy", "privacy.name", {"no privacy": "none"}, group="privacy"),
+    _named(
+        "privacy",
+        "privacy.name",
+        {"no privacy": "none", "sample-level privacy": "sample_dp"},
+        group="privacy",
+    ),
     _named("compression", "compression.name", {"no compression": "none"}, group="compression"),
 )
 
@@ -175,7 +180,41 @@ _UNKNOWN_SHARES: Final = (
     "c is the mean of all c_i only with weights that are known before a silo has taken part"
 )
 _EQUAL: Final = "Leave strategy.weighting=equal."
+_PRIVATE: Final = "sample-level privacy"
+_COUNTS: Final = "it would tell how many examples a silo has"
 REFUSED: Final = (
+    Rule(_PRIVATE, "by examples", _COUNTS, "Add strategy.weighting=equal."),
+    Rule(_PRIVATE, "by size", _COUNTS, "Add strategy.weighting=equal."),
+    Rule(
+        _PRIVATE,
+        "batch norm",
+        "a batch's statistics mix its examples, so that none has a gradient of its own",
+        "Use model.norm=group, or a model without normalisation.",
+    ),
+    Rule(
+        _PRIVATE,
+        "clipped",
+        "the gradient of each example is clipped, to privacy.clip_norm",
+        "Leave trainer.clip_norm out.",
+    ),
+    Rule(
+        _PRIVATE,
+        "several",
+        "a step is one draw, of trainer.batch_size examples on average",
+        "Leave trainer.accumulate out; batch_size_at_most bounds what is in memory at once.",
+    ),
+    Rule(
+        _PRIVATE,
+        "from Flower",
+        "a strategy of Flower's wants to know each silo's loss and number of examples",
+        "Use strategy=fedavg, fedprox or scaffold.",
+    ),
+    Rule(
+        _PRIVATE,
+        "the best",
+        "no silo tells metrics of its examples, so that no round is known to be better",
+        "Leave run.keep=last.",
+    ),
     Rule("scaffold", "by examples", _UNKNOWN_SHARES, _EQUAL),
     Rule("scaffold", "by size", _UNKNOWN_SHARES, _EQUAL),
     Rule(
@@ -203,6 +242,21 @@ REFUSED: Final = (
 """Pairs that are refused when a run is composed, with the reason and what to do."""
 
 NOTES: Final = (
+    Rule(_PRIVATE, "fedprox", "the term is added to the gradient that the noise is already in"),
+    Rule(
+        _PRIVATE,
+        "scaffold",
+        "the correction is added to the noised gradient; control variates are made of noised weights",
+    ),
+    Rule(
+        _PRIVATE,
+        "some silos",
+        "a silo pays for the rounds it answers; its noise is that of all rounds, so that it ends"
+        " below privacy.epsilon; who is asked makes nothing cheaper, because the server chooses",
+    ),
+    Rule(_PRIVATE, "personal layers", "they are trained with noise too, though they never leave"),
+    Rule(_PRIVATE, "bf16", "the gradients of single examples are computed in fp32"),
+    Rule(_PRIVATE, "fp16", "the gradients of single examples are computed in fp32"),
     Rule(
         "scaffold",
         "momentum",

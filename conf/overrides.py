@@ -18,6 +18,8 @@ from conf.schema import EXTERNAL, VARIANTS, Conf
 from conf.schema_keys import check_key, nearest, unknown_key
 
 COMMAND_LINE = "command line"
+_OPEN = [group for group, names in VARIANTS.items() if EXTERNAL in names]
+"""Groups of which code from outside may be a choice."""
 TASKS_OWN = "model=task"
 """Chosen where a task from outside the tree is named and no model."""
 SEARCHPATH = "hydra.searchpath"
@@ -70,7 +72,7 @@ def _chosen_by_target(parsed: list[Override]) -> list[str]:
     """Return the choices that go without saying: of the group whose `target` is given."""
     keys = {o.key_or_group for o in parsed}
     choices = []
-    for group in VARIANTS:
+    for group in _OPEN:
         if group not in keys and (f"{group}.target" in keys or _names_no_choice(parsed, group)):
             choices.append(f"{group}={EXTERNAL}")
     says_model = any(key == "model" or key in ("model.target", "model.name") for key in keys)
@@ -81,7 +83,7 @@ def _chosen_by_target(parsed: list[Override]) -> list[str]:
 
 def typed(overrides: list[str]) -> list[str]:
     """Return overrides as they were typed: without the choices that `ready` adds to them."""
-    possible = {f"{group}={EXTERNAL}" for group in VARIANTS} | {TASKS_OWN}
+    possible = {f"{group}={EXTERNAL}" for group in _OPEN} | {TASKS_OWN}
     rest = [text for text in overrides if text not in possible]
     implied = _chosen_by_target(parse(rest))
     return [text for text in overrides if text not in implied]

@@ -141,7 +141,7 @@ def _variants(conf: Conf, where: Where) -> None:
     for group, classes in VARIANTS.items():
         chosen = getattr(conf, group)
         at = f"{group}.name={chosen.name} ({where(f'{group}.name')})"
-        if type(chosen) is classes[EXTERNAL] and chosen.name not in classes:
+        if type(chosen) is classes.get(EXTERNAL) and chosen.name not in classes:
             continue
         if chosen.name not in classes:
             what = f"{at}: there is no {group} '{chosen.name}'."

@@ -8,6 +8,7 @@ run = simulate(["task=mnist", "run.rounds=3"])
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,9 @@ from strategies import build_strategy
 
 Shown = Literal["live", "plain", "nothing"]
 """What the terminal gets of a run."""
+
+ACCOUNTS = "accounts"
+"""The folder in a run's with the account of each of its simulated silos."""
 
 
 def simulate(overrides: Sequence[str] = (), *, progress: bool = False) -> FinishedRun:
@@ -113,6 +117,9 @@ def sigterm_is_ctrl_c() -> Iterator[None]:
 
 def _train(run: Session, strategy: Strategy) -> None:
     conf = run.conf.simulation
+    # Each silo's account of a private run, beside its state.
+    accounts = str(run.folder.path.absolute() / ACCOUNTS)
+    run.members = [dataclasses.replace(silo, account=accounts) for silo in run.members]
     states = run.silo_states.in_memory if run.silo_states is not None else None
     if conf.engine == "pool":
         with PoolGrid(

@@ -38,9 +38,9 @@ def find(args: Sequence[str]) -> tuple[Verb | str, list[str]]:
     """
     first = args[0]
     rest = list(args[1:])
-    if first in VERBS:
-        return VERBS[first], rest
     seconds = [name.partition(" ")[2] for name in VERBS if name.startswith(f"{first} ")]
+    if first in VERBS and not (rest and rest[0] in seconds):
+        return VERBS[first], rest
     if not seconds:
         raise ConfigError("MDW-110", f"There is no verb '{first}'.", _nearest(first, _firsts()))
     word = next((arg for arg in rest if not arg.startswith("-") and "=" not in arg), None)

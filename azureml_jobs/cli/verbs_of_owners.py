@@ -196,6 +196,44 @@ OWNERS: Final = (
         ),
     ),
     Verb(
+        "budget",
+        SILO,
+        "show what a silo's examples have cost so far, over all runs",
+        "budget:show",
+        (
+            NAME,
+            Argument("state", "the state folder of the silo's job (--state)", "FOLDER"),
+            Argument("store", "its state store instead (--state-store)", "WHERE"),
+            Argument("--begin", "begin the account of a silo that has none yet"),
+            Argument("--continue", "go on with it after the silo got another key"),
+            VAULT,
+            KEY_FOLDER,
+        ),
+        overrides=WHICH,
+        one_of=(("state", "store"),),
+        about="Runs with privacy=sample_dp. A silo whose owner has set policy.epsilon_at_most takes part once its\n"
+        "account is begun, and never again where it is missing or was changed (docs/privacy.md).",
+        examples=(
+            ("meadow budget north state=state keys=keys --begin", "where the silo's job runs"),
+        ),
+    ),
+    Verb(
+        "budget forecast",
+        SILO,
+        "say what a run would cost each example of a silo",
+        "budget:forecast",
+        (
+            Argument("examples", "how many the silo trains on", "N", required=True),
+            Argument("run", "a folder's name in outputs/, or the path of one", "RUN_ID"),
+        ),
+        overrides=EVERY_KEY,
+        about="Of a run that there was (run=), or of the configuration that is written behind it. Nothing is read of\n"
+        "the silo, and nothing is spent.",
+        examples=(
+            ("meadow budget forecast examples=500 privacy=sample_dp strategy.weighting=equal", ""),
+        ),
+    ),
+    Verb(
         "keys silo",
         SILO,
         "make a silo's node key, or hand out its public half again",

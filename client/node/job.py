@@ -175,6 +175,7 @@ def make_node(settings: NodeSettings) -> Node:
     hint = "Ask the orchestrator's owner for the next one."
     if settings.data:
         silo = dataclasses.replace(silo, data=dataclasses.replace(silo.data, root=settings.data))
+    silo = dataclasses.replace(silo, account=_storage(settings))
     apart = (
         TrainingProcess(settings.app, silo, release_digest()) if silo.training.separate else None
     )
@@ -253,10 +254,15 @@ def _message_bytes(policy: PolicyConf) -> int:
 
 def _states(settings: NodeSettings, silo: str) -> SiloStateStore | None:
     """Return where the silo's state lasts; without a place of its own, beside the last update."""
-    where = settings.state_store
-    if not where and settings.state is not None:
-        where = str(settings.state / OWN_STATES)
+    where = _storage(settings)
     return SiloStateStore(lambda: open_store(where), silo) if where else None
+
+
+def _storage(settings: NodeSettings) -> str:
+    """Return the place of the silo's own that lasts, or nothing where it has none."""
+    if settings.state_store or settings.state is None:
+        return settings.state_store
+    return str((settings.state / OWN_STATES).absolute())
 
 
 def _node_key(settings: NodeSettings, silo: str) -> NodeKey:

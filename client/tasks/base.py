@@ -228,6 +228,15 @@ class Task(ABC):
     def loss(self, output: Any, batch: Any) -> Tensor:
         """Return the mean loss of a batch, a scalar: the mean over what `size` counts."""
 
+    def example_losses(self, output: Any, batch: Any) -> Tensor:
+        """Return a loss of each example of a batch (n), which depends on that example alone.
+
+        Sample-level privacy trains on their sum. A mean over all tokens or pixels of the batch, or a
+        weight taken from it, would let one example change the others' gradients, and no guarantee
+        would hold. Without it a task can't be trained with privacy=sample_dp (MDW-371).
+        """
+        raise NotImplementedError
+
     def size(self, batch: Any) -> int:
         """Return what the batch's loss is a mean over: examples; a task may count tokens or pixels."""
         return len(next(tensors_of(batch)))

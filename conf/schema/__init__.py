@@ -36,11 +36,12 @@ from conf.schema.models import (
     VisionConf,
 )
 from conf.schema.policies import PolicyConf, TrainingProcessConf
+from conf.schema.privacy import PrivacyConf, SampleDpConf
 from conf.schema.run import EarlyStopConf, OperatingConf, RunConf
 from conf.schema.strategies import ExternalStrategyConf, FedProxConf, ScaffoldConf, StrategyConf
 from conf.schema.table_columns import TableConf
 from conf.schema.tasks import DataConf, TaskConf
-from conf.schema.training import CompressionConf, MachineConf, PrivacyConf, TrainerConf
+from conf.schema.training import CompressionConf, MachineConf, TrainerConf
 
 __all__ = [
     "EXTERNAL",
@@ -71,6 +72,7 @@ __all__ = [
     "RunConf",
     "RunLifetimes",
     "RunScope",
+    "SampleDpConf",
     "ScaffoldConf",
     "Silo",
     "SiloConf",
@@ -139,8 +141,9 @@ VARIANTS: dict[str, dict[str, type[Any]]] = {
         "scaffold": ScaffoldConf,
         EXTERNAL: ExternalStrategyConf,
     },
+    "privacy": {"none": PrivacyConf, "sample_dp": SampleDpConf},
 }
-"""Groups whose keys depend on the chosen name."""
+"""Groups whose keys depend on the chosen name; where one of them is EXTERNAL, code may be named."""
 
 
 def is_outside(name: str) -> bool:
@@ -178,3 +181,5 @@ class Silo:
     lifetimes: SiloLifetimes = section(SiloLifetimes)
     training: TrainingProcessConf = section(TrainingProcessConf)
     outbound: OutboundConf = section(OutboundConf)
+    account: str = ""
+    """Where the silo's account of privacy is: a folder, or a container's address; "" = nowhere."""

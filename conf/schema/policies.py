@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from conf.fields import NAMED, NAMED_IN_WORDS, SHA256, YEAR, entries, number, size, value
+from conf.fields import NAMED, NAMED_IN_WORDS, SHA256, YEAR, entries, number, one_of, size, value
 
 
 @dataclass
@@ -80,6 +80,18 @@ class PolicyConf:
         at_least=1,
         at_most=36600,
         help="days, today included, of which answers_at_most counts the answers; null = all",
+    )
+    privacy_at_least: str = one_of(
+        "none", "sample_dp", help="the least privacy with which the silo trains; none = any"
+    )
+    epsilon_at_most: float | None = number(
+        None,
+        above=0,
+        help="what all runs together may cost each example, counted in the silo's account; null = "
+        "any; a number asks for privacy=sample_dp too",
+    )
+    delta: float = number(
+        1e-5, above=0, at_most=0.1, help="the delta at which epsilon_at_most is counted"
     )
     reveal_counts: bool = value(
         True,

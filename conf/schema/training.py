@@ -1,4 +1,4 @@
-"""What a silo does with its examples in a round: the trainer, privacy and compression."""
+"""What a silo does with its examples in a round: the trainer and compression."""
 
 from __future__ import annotations
 
@@ -176,13 +176,6 @@ class MachineConf:
 
     def __post_init__(self) -> None:
         written_now(self)
-
-
-@dataclass
-class PrivacyConf:
-    """What noise and clipping a run asks of its silos."""
-
-    name: str = one_of("none", help="the kind of privacy")
 
 
 @dataclass

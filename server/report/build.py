@@ -38,6 +38,7 @@ from server.report.tables import (
 from server.report.trained import Config, read_config, what_was_trained
 from server.run.files import write_atomic
 from server.run.history import rounds_of
+from server.run.privacy_spent import sentences
 from server.run.result import RunResult
 from server.run.shown import (
     CENTRAL,
@@ -161,6 +162,7 @@ def html(result: RunResult, rounds: Overview, beside: Surroundings | None = None
         mixed_software=mixed_software(result.software),
         files=[name for name in FILES if name in beside.files],
         audit=beside.audit,
+        privacy=sentences(result.privacy),
         known_as=result.folder or result.run_id,
     )
 

@@ -11,6 +11,7 @@ from server.report.decisions import decision_rows, interval, ranking_rows
 from server.report.headline import EXAMPLES
 from server.report.overview import NUM_EXAMPLES, Overview, SiloOverview
 from server.report.software_table import mixed_software, software_table
+from server.run.privacy_spent import sentences
 from server.run.result import Baseline, RunResult
 from server.run.shown import CENTRAL, direction, in_order, partial_sentence, score, value_of
 
@@ -171,13 +172,11 @@ def _direction(result: RunResult, name: str) -> str:
 
 
 def _limits(result: RunResult) -> list[str]:
-    privacy = ", ".join(
-        f"{plain(str(name))} {plain(str(value))}" for name, value in result.privacy.items()
-    )
+    privacy = ". ".join(map(plain, sentences(result.privacy)))
     return [
         "- The metrics hold for data like that of these silos; on any other the model was not tried.",
         "- Means hide differences between silos and classes; `result.json` and `report.html` show each silo's metrics.",
-        f"- Privacy: {privacy}"
+        f"- Privacy: {privacy}."
         if privacy
         else "- No privacy guarantee is claimed: a model can reveal something of its examples.",
     ]

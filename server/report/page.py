@@ -203,7 +203,7 @@ PAGE = r"""
 
 {% if audit %}<dt>verification</dt><dd>when this page was written: <strong class="{{ "bad" if audit.faults else ("good" if audit.confirmed else "") }}">{{ audit }}</strong>.{% for note in audit.notes %} {{ note }}.{% endfor %} Beside what others keep: <code>meadow verify run={{ known_as }} ca=FILE records=FILE,FILE</code></dd>{% endif %}
 
-{% if result.privacy %}<dt>privacy</dt><dd>{% for name, value in result.privacy.items() %}{{ name }} {{ value }}{{ ", " if not loop.last }}{% endfor %}</dd>{% endif %}
+{% if privacy %}<dt>privacy</dt><dd>{% for sentence in privacy %}{{ sentence }}{{ ". " if not loop.last }}{% endfor %}.</dd>{% endif %}
 
 {% if result.mlflow_run_id %}<dt>MLflow run</dt><dd><code>{{ result.mlflow_run_id }}</code></dd>{% endif %}
 

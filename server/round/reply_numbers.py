@@ -32,9 +32,10 @@ OF_EVERY_REPLY: Final = frozenset(
         protocol.ROUND,
     }
 )
-OF_TRAINING: Final = OF_EVERY_REPLY | {protocol.SIZE, *protocol.OF_THE_MACHINE}
+OF_PRIVACY: Final = (protocol.EPSILON, protocol.RENYI_EPSILON, protocol.NOISE)
+OF_TRAINING: Final = OF_EVERY_REPLY | {protocol.SIZE, *protocol.OF_THE_MACHINE, *OF_PRIVACY}
 OF_EVALUATION: Final = OF_EVERY_REPLY | {protocol.WITHHELD}
-_NOT_NEGATIVE: Final = protocol.OF_THE_MACHINE
+_NOT_NEGATIVE: Final = (*protocol.OF_THE_MACHINE, *OF_PRIVACY)
 
 
 def check_names(values: Mapping[str, object], allowed: Collection[str]) -> None:

@@ -42,6 +42,7 @@ from server.round.statistics import fitted
 from server.round.train_phase import TrainPhase
 from server.run.checkpoint import Kept
 from server.run.movement import owner_of
+from server.run.privacy_spent import spent_in, told_of
 from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord
 from server.scoring.evaluation import parameter_names
 from server.session import Session
@@ -236,8 +237,13 @@ class Rounds:
         # what was tried; nothing that counts ever names what is not on disk.
         history = session.history.append(record)
         anchor = session.ledger.round_closed(
-            record.round, arrays_digest(arrays), record.replied, history=history.head
+            record.round,
+            arrays_digest(arrays),
+            record.replied,
+            history=history.head,
+            privacy=spent_in(record),
         )
+        session.result.privacy = told_of(session.conf.privacy, session.result.privacy, record)
         states = session.silo_states
         marked = session.state.silo_states
         if states is not None:

@@ -14,6 +14,7 @@ from server.round.admission import software_of
 from server.round.influence import Influence
 from server.round.judgement import Admitted, Rejected, Verdict
 from server.round.phase import metrics_in
+from server.round.reply_numbers import OF_PRIVACY
 from server.round.sent_model import Largest
 from server.run.movement import NORM
 from server.run.result import RoundRecord
@@ -107,5 +108,5 @@ def _leave_what_has_a_mean(reply: Message) -> None:
     silo may leave these out.
     """
     numbers = protocol.records(reply.content, MetricRecord)[protocol.METRICS]
-    for name in (*protocol.OF_THE_MACHINE, protocol.ROUND):
+    for name in (*protocol.OF_THE_MACHINE, *OF_PRIVACY, protocol.ROUND):
         numbers.pop(name, None)

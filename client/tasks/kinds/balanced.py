@@ -42,6 +42,14 @@ class BalancedClassification(Classification):
         each = functional.cross_entropy(output.logits, batch[1], reduction="none")
         return (each * output.weights[batch[1]]).mean()
 
+    def example_losses(self, output: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the cross-entropy of each example (n), by its class's weight."""
+        if not isinstance(output, Weighted):
+            return super().example_losses(output, batch)
+        # The weights are a buffer of the model, the same for every batch.
+        each = functional.cross_entropy(output.logits, batch[1], reduction="none")
+        return each * output.weights[batch[1]]
+
     def sums(self, output: Any, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
         """Return the counts of `Classification`."""
         return super().sums(output.logits if isinstance(output, Weighted) else output, batch)

@@ -66,6 +66,10 @@ class Classification(ArrayTask):
         """Return the mean cross-entropy of logits (n, classes) against labels (n)."""
         return functional.cross_entropy(output, batch[1])
 
+    def example_losses(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the cross-entropy of each example (n)."""
+        return functional.cross_entropy(output, batch[1], reduction="none")
+
     def sums(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
         """Return the confusion matrix: rows are true classes, columns guessed ones; with `ranked`
         the classes' scores in bins.

@@ -60,6 +60,11 @@ class MultiLabel(ArrayTask):
         """Return the mean over examples and labels of the binary cross-entropy of logits."""
         return functional.binary_cross_entropy_with_logits(output, batch[1])
 
+    def example_losses(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the mean over labels of each example's binary cross-entropy (n)."""
+        each = functional.binary_cross_entropy_with_logits(output, batch[1], reduction="none")
+        return each.mean(1)
+
     def sums(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
         """Return the counts by label of right and wrong guesses, and with `ranked` of scores."""
         true = batch[1] > 0

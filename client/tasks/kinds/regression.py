@@ -71,6 +71,11 @@ class Regression(ArrayTask):
         """
         return functional.mse_loss(self._predicted(output, batch), batch[1])
 
+    def example_losses(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the mean over targets of each example's squared error (n)."""
+        each = functional.mse_loss(self._predicted(output, batch), batch[1], reduction="none")
+        return each.mean(1)
+
     def sums(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
         """Return the sums by target of errors and values, of the latter from the ranges' middle."""
         value = batch[1].double()

@@ -63,6 +63,16 @@ class Segmentation(ArrayTask):
         total = functional.cross_entropy(logits, masks, ignore_index=self.ignored, reduction="sum")
         return total / max(self.size(batch), 1)
 
+    def example_losses(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the mean cross-entropy over each image's own pixels that count (n)."""
+        masks = batch[1].long()
+        logits = output.movedim(1, -1).flatten(0, -2)
+        each = functional.cross_entropy(
+            logits, masks.flatten(), ignore_index=self.ignored, reduction="none"
+        ).view_as(masks)
+        counted = (masks != self.ignored).flatten(1).sum(1).clamp(min=1)
+        return each.flatten(1).sum(1) / counted
+
     def size(self, batch: tuple[Tensor, Tensor]) -> int:
         """Return the number of pixels that count."""
         return int((batch[1] != self.ignored).sum())

@@ -77,6 +77,13 @@ class TokenClassification(InMemoryTask[Rows]):
         )
         return total / max(self.size(batch), 1)
 
+    def example_losses(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the mean cross-entropy over each sequence's own tokens that count (n)."""
+        each = functional.cross_entropy(
+            output.movedim(-1, 1), batch[1], ignore_index=IGNORED, reduction="none"
+        )
+        return each.sum(1) / (batch[1] != IGNORED).sum(1).clamp(min=1)
+
     def size(self, batch: tuple[Tensor, Tensor]) -> int:
         """Return the number of tokens that count."""
         return int((batch[1] != IGNORED).sum())

@@ -46,9 +46,19 @@ def test_it_says_that_a_run_did_not_finish_and_what_failed() -> None:
 def test_privacy_is_claimed_only_where_the_result_says_so() -> None:
     made = sample()
     assert "No privacy guarantee" in card_of(made)
-    made.privacy = {"epsilon": 2.0, "delta": 1e-5}
+    made.privacy = {
+        "kind": "sample_dp",
+        "guarantee": True,
+        "unit": "example",
+        "delta": 1e-5,
+        "clip_norm": 1.0,
+        "clipping": "flat",
+        "silos": {"north": {"epsilon": 2.0, "epsilon_renyi": 2.4, "noise_multiplier": 1.1}},
+    }
     assert "No privacy guarantee" not in card_of(made)
-    assert "epsilon 2.0, delta 1e-05" in card_of(made)
+    assert "epsilon 2.000 at delta 1e-05 at north" in card_of(made)
+    made.privacy["guarantee"] = False
+    assert "no guarantee" in card_of(made)
 
 
 def test_names_make_no_markup() -> None:

@@ -1,0 +1,278 @@
+"""A silo's account: what its releases have cost, over all runs, in storage of the silo's own.
+
+    <silo>/account/000001.json     one release, reserved before its training; never changed, never removed
+    <silo>/account/head.json       how many there are
+
+Each entry names the one before it by its digest, and is signed with a key that the silo's own key
+gives: an entry that is changed, taken out or put in between is noticed, and the head tells of entries
+that are missing at the end. What is reserved is spent, whatever becomes of the training: a process
+that dies over it has used it up. Two processes of one silo write to one account: an entry's number is
+taken by the one that comes first.
+
+An account without entries is not an account: it is begun once (`begin`), and where it is missing
+afterwards nothing is released. With a new key of the silo its owner continues it (`go_on`). That it
+was put back as a whole from an old copy can't be seen here.
+
+    MDW-373 a release would cost more than is left     MDW-540 an account that is missing or was changed
+    MDW-376 there is no place to keep one
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from azureml_jobs.storage.base import Store, StoreMissing
+from azureml_jobs.storage.opened import open_store
+from client.privacy import accountant
+from client.privacy.accountant import ADD_OR_REMOVE_ONE, Release
+from conf.canonical import canonical
+from conf.errors import CheckpointError, SiloError
+from conf.schema import PolicyConf
+from conf.versions import Format
+
+FORMAT: Final = Format(
+    "entry of a silo's account",
+    1,
+    damaged="MDW-540",
+    fix="Restore the account from a copy: without it nobody knows what was spent.",
+)
+BEGUN: Final = "begun"
+CONTINUED: Final = "continued"
+"""Written with a new key: what stands before it counts as its owner found it."""
+SAMPLE_DP: Final = "sample_dp"
+TRIES: Final = 64
+"""Numbers that are tried for an entry while other processes take them."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One release of a silo; or the account's beginning, or its going on with another key."""
+
+    number: int
+    before: str
+    """The digest of the entry before it; of the first one nothing."""
+    when: str
+    mechanism: str
+    run: str = ""
+    round: int = 0
+    relation: str = ADD_OR_REMOVE_ONE
+    unit: str = "example"
+    rate: float = 0.0
+    noise: float = 0.0
+    steps: int = 0
+
+    @property
+    def release(self) -> Release:
+        """Return what the accountant counts."""
+        return Release(self.rate, self.noise, self.steps)
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of what it says, in hex."""
+        return hashlib.sha256(canonical(asdict(self))).hexdigest()
+
+
+class Account:
+    """The account of one silo in a store; `key` signs it, and is the silo's secret."""
+
+    def __init__(self, store: Store, silo: str, key: bytes) -> None:
+        self._store = store
+        self._silo = silo
+        self._key = key
+        # What this process has read and checked: an entry never changes.
+        self._known: list[Entry] = []
+        self._signed: list[bool] = []
+
+    @staticmethod
+    def at(where: str, silo: str, key: bytes) -> Account:
+        """Return the account in a folder or a container; raises SiloError MDW-376 without one."""
+        if not where:
+            what = f"{silo} has no place for its account, so that nothing may be released."
+            raise SiloError("MDW-376", what, "Start it with --state or --state-store.")
+        return Account(open_store(where, 2**16), silo, key)
+
+    def begin(self) -> bool:
+        """Begin the account; return False where it was begun before."""
+        first = Entry(1, "", _now(), BEGUN)
+        return self._put(first)
+
+    def go_on(self) -> bool:
+        """Go on with an account that another key of this silo's has signed; False where none is
+        needed, or another process came first.
+
+        Raises CheckpointError MDW-540 where it is not whole; its signatures are not looked at.
+        """
+        known, signed = self._chain()
+        if self._first_forged(known, signed) is None:
+            return False
+        return self._put(Entry(known[-1].number + 1, known[-1].digest, _now(), CONTINUED))
+
+    def entries(self) -> list[Entry]:
+        """Return the releases so far.
+
+        Raises CheckpointError MDW-540 where the account was not begun or is not what was written.
+        """
+        return _releases(self._entries())
+
+    def reserve(self, run: str, round: int, release: Release, policy: PolicyConf) -> list[Entry]:
+        """Note a release before it is made, and return the run's releases with it.
+
+        Raises SiloError MDW-373 where all releases together would then cost more than the owner
+        allows, CheckpointError where it can't be noted: what is not noted is not released.
+        """
+        for _ in range(TRIES):
+            known = self._entries()
+            before = _releases(known)
+            check_allowed(policy, [one.release for one in before], release, self._silo)
+            entry = Entry(
+                known[-1].number + 1,
+                known[-1].digest,
+                _now(),
+                SAMPLE_DP,
+                run,
+                round,
+                rate=release.rate,
+                noise=release.noise,
+                steps=release.steps,
+            )
+            if self._put(entry):
+                return [one for one in [*before, entry] if one.run == run]
+        raise self._fault("other processes write to it all the time")
+
+    def _put(self, entry: Entry) -> bool:
+        line = FORMAT.stamp | asdict(entry) | {"signature": self._signature(entry)}
+        if not self._store.put_if_absent(self._name(entry.number), json.dumps(line).encode()):
+            return False
+        self._store.replace(self._head_name, self._head(entry))
+        return True
+
+    def _entries(self) -> list[Entry]:
+        known, signed = self._chain()
+        forged = self._first_forged(known, signed)
+        if forged is not None:
+            why = f"its entry {forged} was changed, or another key of this silo has signed it"
+            raise self._fault(why)
+        return known
+
+    def _first_forged(self, known: list[Entry], signed: list[bool]) -> int | None:
+        """Return the number of the first entry whose signature is not this key's and should be."""
+        went_on = [
+            one.number for one in known if one.mechanism == CONTINUED and signed[one.number - 1]
+        ]
+        first = went_on[-1] if went_on else 1
+        return next((n for n in range(first, len(known) + 1) if not signed[n - 1]), None)
+
+    def _chain(self) -> tuple[list[Entry], list[bool]]:
+        """Return all entries, each of which names the one before it, and whether this key signed it."""
+        folder = f"{self._silo}/account/"
+        names = [name for name in self._store.list(folder) if name != self._head_name]
+        if not names:
+            raise self._fault("it is not there")
+        missing = [n for n, name in enumerate(names, 1) if name != self._name(n)]
+        if missing or len(names) < len(self._known):
+            raise self._fault(f"its entry {missing[0] if missing else len(names) + 1} is missing")
+        for number in range(len(self._known) + 1, len(names) + 1):
+            before = self._known[-1].digest if self._known else ""
+            entry, signed = self._read(number, before)
+            self._known.append(entry)
+            self._signed.append(signed)
+        self._check_head(self._known)
+        return list(self._known), list(self._signed)
+
+    def _read(self, number: int, before: str) -> tuple[Entry, bool]:
+        name = self._name(number)
+        where = f"{name} of {self._store!r}"
+        raw: dict[str, Any] = FORMAT.loads(self._store.read(name), where)
+        with FORMAT.reading(where):
+            signature = str(raw.pop("signature"))
+            raw.pop(FORMAT.key)
+            entry = Entry(**raw)
+            _check_numbers(entry)
+        if (entry.number, entry.before) != (number, before):
+            raise self._fault(f"its entry {number} does not follow the one before it")
+        return entry, hmac.compare_digest(signature, self._signature(entry))
+
+    def _check_head(self, found: list[Entry]) -> None:
+        """Raise where entries that there were are missing at the end.
+
+        A process that died between an entry and the head leaves one more than the head says.
+        """
+        try:
+            data = self._store.read(self._head_name)
+        except StoreMissing:
+            if len(found) > 1:
+                raise self._fault("its head is missing") from None
+            return
+        head = FORMAT.loads(data, self._head_name)
+        with FORMAT.reading(self._head_name):
+            number = int(head["number"])
+        if number > len(found):
+            raise self._fault(f"it has {len(found)} entries of {number}")
+        if number < 1 or str(head.get("digest")) != found[number - 1].digest:
+            raise self._fault("its head is of another account")
+
+    def _head(self, entry: Entry) -> bytes:
+        head = FORMAT.stamp | {"number": entry.number, "digest": entry.digest}
+        return json.dumps(head).encode()
+
+    def _signature(self, entry: Entry) -> str:
+        return hmac.new(self._key, canonical(asdict(entry)), hashlib.sha256).hexdigest()
+
+    @property
+    def _head_name(self) -> str:
+        return f"{self._silo}/account/head.json"
+
+    def _name(self, number: int) -> str:
+        return f"{self._silo}/account/{number:06d}.json"
+
+    def _fault(self, why: str) -> CheckpointError:
+        return CheckpointError(
+            "MDW-540",
+            f"The account of {self._silo} in {self._store!r} can't be used: {why}.",
+            "Restore it from a copy; a silo that has none yet begins one with meadow budget begin.",
+        )
+
+
+def check_allowed(
+    policy: PolicyConf, before: Iterable[Release], release: Release, silo: str
+) -> None:
+    """Raise SiloError MDW-373 where a release on top of others costs more than an owner allows."""
+    most = policy.epsilon_at_most
+    if most is None:
+        return
+    before = list(before)
+    cost = accountant.epsilon([*before, release], policy.delta)
+    if cost <= most:
+        return
+    spent = accountant.epsilon(before, policy.delta)
+    raise SiloError(
+        "MDW-373",
+        f"{silo} has spent an epsilon of {spent:.3f} of the {most:g} that its owner allows (at delta"
+        f" {policy.delta:g}), and this round would make it {cost:.3f}.",
+        "Ask for more noise or fewer rounds, or talk to the owner (policy.epsilon_at_most).",
+        {"allowed": f"{most:g}"},
+    )
+
+
+def _releases(entries: Iterable[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.mechanism == SAMPLE_DP]
+
+
+def _check_numbers(entry: Entry) -> None:
+    if entry.mechanism in (BEGUN, CONTINUED):
+        return
+    if entry.mechanism != SAMPLE_DP:
+        # Of a later release: what it costs is not known here, so nothing may be added to it.
+        raise ValueError(f"what {entry.mechanism!r:.40} costs is not known")
+    if not (0 < entry.rate <= 1 and entry.noise > 0 and entry.steps >= 1):
+        raise ValueError("its rate, noise or steps are no such numbers")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,161 @@
+"""A silo's account: spent before it is used, never given back, and noticed when it was changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from azureml_jobs.storage.folder_store import FolderStore
+from client.privacy.account import Account
+from client.privacy.accountant import Release, epsilon
+from conf.errors import CheckpointError, SiloError
+from conf.schema import PolicyConf
+
+ROUND = Release(0.1, 1.0, 10)
+FREE = PolicyConf()
+
+
+def account(folder: Path, key: bytes = b"secret") -> Account:
+    """Return an account as a process that has just started sees it."""
+    return Account(FolderStore(folder), "north", key)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    assert account(tmp_path).begin()
+    return tmp_path
+
+
+def files(folder: Path) -> Path:
+    return folder / "north" / "account"
+
+
+def test_what_is_reserved_is_there_for_the_next_process_and_of_all_runs(begun: Path) -> None:
+    account(begun).reserve("a", 1, ROUND, FREE)
+    of_run = account(begun).reserve("b", 1, ROUND, FREE)
+    assert [entry.run for entry in of_run] == ["b"]
+    assert [entry.run for entry in account(begun).entries()] == ["a", "b"]
+    assert not account(begun).begin(), "it does not begin anew"
+
+
+def test_a_round_that_would_cost_more_than_is_left_is_refused_and_not_noted(begun: Path) -> None:
+    most = epsilon([ROUND] * 2, 1e-5)
+    policy = PolicyConf(epsilon_at_most=most + 1e-6)
+    for run in ("a", "b"):
+        account(begun).reserve(run, 1, ROUND, policy)
+    with pytest.raises(SiloError) as caught:
+        account(begun).reserve("c", 1, ROUND, policy)
+    assert caught.value.code == "MDW-373"
+    assert len(account(begun).entries()) == 2
+    account(begun).reserve("c", 1, ROUND, FREE)
+
+
+def test_an_account_that_was_never_begun_does_not_begin_at_zero(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        account(tmp_path).reserve("a", 1, ROUND, PolicyConf(epsilon_at_most=100))
+    assert caught.value.code == "MDW-540"
+    with pytest.raises(SiloError) as nowhere:
+        Account.at("", "north", b"")
+    assert nowhere.value.code == "MDW-376"
+
+
+def _cheaper(folder: Path) -> None:
+    path = files(folder) / "000003.json"
+    entry = json.loads(path.read_text())
+    path.write_text(json.dumps(entry | {"steps": 1}))
+
+
+def _swapped(folder: Path) -> None:
+    second, third = files(folder) / "000002.json", files(folder) / "000003.json"
+    text = second.read_text()
+    second.write_text(third.read_text())
+    third.write_text(text)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "an entry was changed": _cheaper,
+    "two were swapped": _swapped,
+    "one is missing in the middle": lambda folder: (files(folder) / "000002.json").unlink(),
+    "the last one is missing": lambda folder: (files(folder) / "000004.json").unlink(),
+    "the head is missing": lambda folder: (files(folder) / "head.json").unlink(),
+    "the head is empty": lambda folder: (files(folder) / "head.json").write_text(""),
+    "an entry is no JSON": lambda folder: (files(folder) / "000003.json").write_text("{"),
+    "all of it is gone": lambda folder: shutil.rmtree(files(folder)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_account_that_was_changed_releases_nothing(begun: Path, change: str) -> None:
+    mine = account(begun)
+    for round in (1, 2, 3):
+        mine.reserve("a", round, ROUND, FREE)
+    CHANGES[change](begun)
+    for process in (account(begun), mine):
+        with pytest.raises(CheckpointError) as caught:
+            process.reserve("a", 4, ROUND, FREE)
+            # What it has read it does not read again; what is missing it sees.
+            if process is mine and "missing" not in change and "gone" not in change:
+                raise CheckpointError("MDW-540", "")
+        assert caught.value.code == "MDW-540"
+
+
+def test_another_key_reads_nothing(begun: Path) -> None:
+    account(begun).reserve("a", 1, ROUND, FREE)
+    with pytest.raises(CheckpointError):
+        account(begun, b"of another silo").entries()
+
+
+def test_a_process_that_died_before_the_head_has_spent_it(begun: Path) -> None:
+    account(begun).reserve("a", 1, ROUND, FREE)
+    head = (files(begun) / "head.json").read_bytes()
+    account(begun).reserve("a", 2, ROUND, FREE)
+    (files(begun) / "head.json").write_bytes(head)
+    assert len(account(begun).entries()) == 2
+    account(begun).reserve("a", 3, ROUND, FREE)
+    assert len(account(begun).entries()) == 3
+
+
+def test_two_processes_of_one_silo_spend_from_one_account(begun: Path) -> None:
+    most = epsilon([ROUND] * 6, 1e-5)
+    policy = PolicyConf(epsilon_at_most=most + 1e-6)
+
+    def spend(process: int) -> int:
+        mine, done = account(begun), 0
+        for round in range(1, 6):
+            try:
+                mine.reserve(f"run-{process}", round, ROUND, policy)
+            except SiloError:
+                return done
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(2) as both:
+        counts = list(both.map(spend, (1, 2)))
+    assert sum(counts) == 6
+    assert len(account(begun).entries()) == 6
+
+
+def test_an_owner_with_a_new_key_goes_on_with_what_was_spent(begun: Path) -> None:
+    account(begun).reserve("a", 1, ROUND, FREE)
+    renewed = account(begun, b"a new one")
+    with pytest.raises(CheckpointError):
+        renewed.entries()
+    assert renewed.go_on()
+    assert not account(begun, b"a new one").go_on(), "once is enough"
+    account(begun, b"a new one").reserve("a", 2, ROUND, FREE)
+    assert [one.round for one in account(begun, b"a new one").entries()] == [1, 2]
+    with pytest.raises(CheckpointError):
+        account(begun).entries()
+    _cheaper_first(begun)
+    with pytest.raises(CheckpointError):
+        account(begun, b"a new one").entries()
+
+
+def _cheaper_first(folder: Path) -> None:
+    path = files(folder) / "000002.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": 1}))

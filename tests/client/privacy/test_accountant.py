@@ -1,0 +1,63 @@
+"""What releases cost agrees with Opacus' accountants, and the noise for an epsilon keeps to it."""
+
+from __future__ import annotations
+
+import pytest
+from opacus.accountants import (  # type: ignore[import-untyped]
+    PRVAccountant,
+    RDPAccountant,
+)
+
+from client.privacy.accountant import Release, epsilon, noise_for, renyi_epsilon
+from conf.errors import SiloError
+
+DELTA = 1e-5
+GRID = [
+    Release(0.01, 0.8, 500),
+    Release(0.05, 1.1, 200),
+    Release(0.3, 2.5, 60),
+    Release(1.0, 8.0, 10),
+]
+
+
+@pytest.mark.parametrize("release", GRID, ids=str)
+def test_it_agrees_with_the_accountants_of_opacus(release: Release) -> None:
+    theirs = {}
+    # PRV divides by 0 where every example is in every draw.
+    for kind in (PRVAccountant, RDPAccountant) if release.rate < 1 else (RDPAccountant,):
+        accountant = kind()
+        accountant.history = [(release.noise, release.rate, release.steps)]
+        theirs[kind] = accountant.get_epsilon(DELTA)
+    ours = epsilon([release], DELTA)
+    # PRV's own error is .01, and it is an upper bound as this is.
+    assert abs(ours - theirs.get(PRVAccountant, ours)) < 0.02 + 0.005 * ours
+    assert renyi_epsilon([release], DELTA) == pytest.approx(theirs[RDPAccountant], rel=0.01)
+    assert ours <= renyi_epsilon([release], DELTA)
+
+
+def test_what_is_counted_depends_on_the_steps_and_not_on_how_they_are_cut() -> None:
+    whole = epsilon([Release(0.05, 1.1, 30)], DELTA)
+    assert epsilon([Release(0.05, 1.1, 10)] * 3, DELTA) == whole
+    assert epsilon([], DELTA) == 0
+    both = [Release(0.05, 1.1, 30), Release(0.02, 0.9, 10)]
+    assert epsilon(both, DELTA) == epsilon(both[::-1], DELTA) > whole
+
+
+def test_the_noise_for_an_epsilon_is_the_least_that_keeps_to_it() -> None:
+    noise = noise_for(0.1, 40, 3.0, DELTA)
+    assert epsilon([Release(0.1, noise, 40)], DELTA) <= 3.0
+    assert epsilon([Release(0.1, noise * 0.99, 40)], DELTA) > 3.0
+
+
+def test_the_noise_counts_what_was_released_before() -> None:
+    before = (Release(0.1, 2.0, 20),)
+    noise = noise_for(0.1, 20, 3.0, DELTA, before)
+    assert 2.99 < epsilon([*before, Release(0.1, noise, 20)], DELTA) <= 3.0
+    with pytest.raises(SiloError, match=r"MDW-378: .*released before"):
+        noise_for(0.1, 20, 1.0, DELTA, before)
+
+
+def test_an_epsilon_that_no_noise_gives_is_refused() -> None:
+    with pytest.raises(SiloError) as caught:
+        noise_for(1.0, 10**9, 0.01, 1e-7)
+    assert caught.value.code == "MDW-378"

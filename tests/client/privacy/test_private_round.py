@@ -1,0 +1,193 @@
+"""A silo's round under sample-level privacy, asked as a server asks it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+
+from client.app import app
+from client.border_mod import OWN_NODE
+from client.models import build_model
+from client.privacy.account import Account
+from client.silo_settings import DATA_KEY, NODE_KEY
+from client.tasks import task_named
+from conf.compose import compose
+from conf.errors import CheckpointError, SiloError
+from conf.schema import Conf, PolicyConf
+from conf.silos import silo_to_json, silos
+from server.simulation import simulate
+from strategies.wire import protocol, run_config
+
+pytestmark = pytest.mark.usefixtures("task_identity")
+KEY = b"k" * 32
+PRIVATE = [
+    "task=digits",
+    "data.examples=200",
+    "federation.size=2",
+    "privacy=sample_dp",
+    "strategy.weighting=equal",
+    "privacy.epsilon=null",
+    "privacy.noise_multiplier=1.5",
+    "run.rounds=2",
+]
+
+
+def run(*more: str) -> Conf:
+    return compose([*PRIVATE, *more])
+
+
+def at_a_silo(conf: Conf, state: Path, policy: PolicyConf | None = None) -> Context:
+    """A silo's own node, with its state in a folder."""
+    silo = dataclasses.replace(silos(conf)[0], account=str(state), policy=policy or PolicyConf())
+    node = {NODE_KEY: silo_to_json(silo), OWN_NODE: True, DATA_KEY: KEY.hex()}
+    return Context(run_id=1, node_id=2, node_config=node, state=RecordDict(), run_config={})
+
+
+def asked(conf: Conf, kind: str = "train", *, run: str = "run", round: int = 1) -> Message:
+    text = run_config.pack(conf)
+    keys: dict[str, str | int] = {
+        protocol.PROTOCOL_KEY: protocol.PROTOCOL,
+        protocol.RUN_ID: run,
+        protocol.ROUND: round,
+        protocol.SPLIT: protocol.VALIDATION,
+        protocol.RUN_CONFIG: text,
+        protocol.RUN_DIGEST: run_config.digest(text),
+    }
+    model = build_model(conf.model, task_named("digits"), 0)
+    content = RecordDict(
+        {
+            protocol.ARRAYS: protocol.to_record(model.state_dict()),
+            protocol.CONFIG: ConfigRecord({**keys}),
+        }
+    )
+    return Message(content, 2, kind)
+
+
+def metrics(reply: Message) -> MetricRecord:
+    return protocol.records(reply.content, MetricRecord)[protocol.METRICS]
+
+
+def entries(conf: Conf, state: Path) -> list[tuple[str, int]]:
+    account = Account.at(str(state), silos(conf)[0].name, KEY)
+    return [(entry.run, entry.round) for entry in account.entries()]
+
+
+def test_an_update_tells_what_it_cost_and_neither_loss_nor_examples_nor_data(
+    tmp_path: Path,
+) -> None:
+    conf = run()
+    reply = app(asked(conf), at_a_silo(conf, tmp_path))
+    assert set(metrics(reply)) == {
+        protocol.NUM_EXAMPLES,
+        protocol.SECONDS,
+        protocol.EPSILON,
+        protocol.RENYI_EPSILON,
+        protocol.NOISE,
+    }
+    assert metrics(reply)[protocol.NUM_EXAMPLES] == 1
+    software = protocol.records(reply.content, ConfigRecord)[protocol.SOFTWARE]
+    assert software["data"] == "", "it would tell when an example is added"
+    assert entries(conf, tmp_path) == [("run", 1)]
+
+
+def test_each_training_costs_whatever_it_is_called(tmp_path: Path) -> None:
+    conf = run()
+    here = at_a_silo(conf, tmp_path)
+    costs = [metrics(app(asked(conf, round=1), here))[protocol.EPSILON] for _ in range(3)]
+    assert costs == sorted(costs) and costs[0] < costs[1] < costs[2]
+    assert entries(conf, tmp_path) == [("run", 1)] * 3
+    other = metrics(app(asked(conf, run="another"), here))[protocol.EPSILON]
+    assert other == costs[0], "what a run costs is told of that run alone"
+
+
+def test_nothing_else_is_told_of_a_silo_s_examples(tmp_path: Path) -> None:
+    conf = run()
+    here = at_a_silo(conf, tmp_path)
+    evaluated = app(asked(conf, "evaluate"), here)
+    assert metrics(evaluated)[protocol.NUM_EXAMPLES] == 0
+    assert not protocol.records(evaluated.content, ArrayRecord).get(protocol.SUMS)
+    assert not app(asked(conf, protocol.STATISTICS), here).content
+
+
+def test_an_owner_s_bound_stops_before_the_round_that_would_exceed_it(tmp_path: Path) -> None:
+    conf = run()
+    first = metrics(app(asked(conf), at_a_silo(conf, tmp_path / "a")))[protocol.EPSILON]
+    policy = PolicyConf(epsilon_at_most=float(first) + 1e-3)  # type: ignore[arg-type]
+    here = at_a_silo(conf, tmp_path / "b", policy)
+    with pytest.raises(CheckpointError, match="MDW-540"):
+        app(asked(conf), here)
+    Account.at(str(tmp_path / "b"), silos(conf)[0].name, KEY).begin()
+    app(asked(conf), here)
+    with pytest.raises(SiloError, match="MDW-373"):
+        app(asked(conf, round=2), here)
+    with pytest.raises(SiloError, match="MDW-373"):
+        app(asked(conf, run="as if it were another"), here)
+    assert entries(conf, tmp_path / "b") == [("run", 1)]
+
+
+@pytest.mark.parametrize(
+    "policy", [PolicyConf(privacy_at_least="sample_dp"), PolicyConf(epsilon_at_most=8)]
+)
+def test_a_run_below_the_owner_s_floor_is_refused_by_name(
+    tmp_path: Path, policy: PolicyConf
+) -> None:
+    conf = compose(["task=digits", "data.examples=200", "federation.size=2"])
+    for kind in ("train", "evaluate", protocol.READINESS):
+        with pytest.raises(SiloError, match=r"MDW-341: .*privacy=none.*privacy=sample_dp"):
+            app(asked(conf, kind), at_a_silo(conf, tmp_path, policy))
+
+
+def test_a_silo_without_a_place_for_its_account_releases_nothing(tmp_path: Path) -> None:
+    conf = run()
+    here = at_a_silo(conf, tmp_path)
+    here.node_config[NODE_KEY] = silo_to_json(silos(conf)[0])
+    with pytest.raises(SiloError, match="MDW-376"):
+        app(asked(conf), here)
+
+
+def test_a_seed_of_the_noise_is_for_simulations_alone(tmp_path: Path) -> None:
+    conf = run("privacy.test_seed=1")
+    with pytest.raises(SiloError, match=r"MDW-377: .*test_seed"):
+        app(asked(conf), at_a_silo(conf, tmp_path))
+
+
+def test_a_delta_that_gives_an_example_away_is_refused(tmp_path: Path) -> None:
+    conf = run("privacy.delta=0.05")
+    with pytest.raises(SiloError, match="MDW-378"):
+        app(asked(conf), at_a_silo(conf, tmp_path))
+
+
+def simulated(folder: Path, *more: str) -> object:
+    words = ["tracking=off", "simulation=pool", "simulation.workers=0", f"run.output={folder}"]
+    return simulate([*PRIVATE, *words, *more])
+
+
+def resumed(run: Path) -> object:
+    return simulate([f"run.resume={run}", "run.rounds=2", "simulation.workers=0"])
+
+
+def test_a_simulation_says_what_each_silo_spent_and_its_ledger_too(tmp_path: Path) -> None:
+    done = simulated(tmp_path, "privacy.test_seed=1")
+    privacy = done.result.privacy  # type: ignore[attr-defined]
+    assert privacy["guarantee"] is False and set(privacy["silos"]) == {"silo-1", "silo-2"}
+    assert done.result.final["accuracy"] > 0  # type: ignore[attr-defined]
+    spent = privacy["silos"]["silo-1"]
+    assert 0 < spent["epsilon"] < spent["epsilon_renyi"]
+    rounds = done.rounds  # type: ignore[attr-defined]
+    told = [one.train["silo-1"]["epsilon"] for one in rounds]
+    assert told[0] < told[1] == spent["epsilon"]
+    ledger = (done.folder / "ledger.jsonl").read_text()  # type: ignore[attr-defined]
+    assert f'"silo-1":{spent["epsilon"]}' in ledger
+    again = simulated(tmp_path, "privacy.test_seed=1")
+    assert again.result.model["digest"] == done.result.model["digest"]  # type: ignore[attr-defined]
+
+
+def test_a_resumed_simulation_goes_on_with_its_accounts(tmp_path: Path) -> None:
+    first = simulated(tmp_path, "run.rounds=1", "run.name=one")
+    then = resumed(tmp_path / "one")
+    before = first.result.privacy["silos"]["silo-1"]["epsilon"]  # type: ignore[attr-defined]
+    assert then.result.privacy["silos"]["silo-1"]["epsilon"] > before  # type: ignore[attr-defined]
+    assert then.result.final == {}, "no silo tells metrics"  # type: ignore[attr-defined]
