@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from opacus.accountants import (  # type: ignore[import-untyped]
+from opacus.accountants import (
     PRVAccountant,
     RDPAccountant,
 )
