@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from client import sums, wanted
 from client.batches import Batch, Batches
+from client.batches.resident import residents
 from client.device import (
     autocast,
     choose,
@@ -110,6 +111,7 @@ def train(
             half.fit(training.run_epochs)
             beside, kept = half.end(model, training.whole.steps, training.whole.rates)
         metrics = training.metrics(started)
+    residents.measure(training.device)
     scaling = training.scale.state()
     return Trained(metrics, beside, kept, training.size, scaling, tuple(sorted(operations)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -79,24 +80,33 @@ _ADAMW: Final = _without_compiler(AdamW)
 def optimizer_of(model: nn.Module, conf: TrainerConf) -> Optimizer:
     """Return a fresh optimizer of the trainable parameters; it lives for one round.
 
-    On the CPU in its `foreach` form, which torch takes by itself on GPUs only: the same bits in two
-    thirds of the time, for SGD in a third.
+    On a CUDA GPU in its fused form, one kernel for all parameters, where they are whole floats. On
+    the CPU in its `foreach` form, which torch takes by itself on GPUs only: the same bits in two
+    thirds of the time.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    on_cpu = all(p.is_cpu for p in parameters)
-    foreach = True if on_cpu else None
+    form = _form(parameters)
     if conf.optimizer == "sgd":
-        sgd: Optimizer = (_PLAIN_SGD if on_cpu else _SGD)(
+        sgd: Optimizer = (_PLAIN_SGD if "foreach" in form else _SGD)(
             parameters,
             conf.lr,
             momentum=conf.momentum,
             weight_decay=conf.weight_decay,
-            foreach=foreach,
+            **form,
         )
         return sgd
     kind = _ADAM if conf.optimizer == "adam" else _ADAMW
-    adam: Optimizer = kind(parameters, conf.lr, weight_decay=conf.weight_decay, foreach=foreach)
+    adam: Optimizer = kind(parameters, conf.lr, weight_decay=conf.weight_decay, **form)
     return adam
+
+
+def _form(parameters: Sequence[nn.Parameter]) -> dict[str, bool]:
+    """Return which of torch's forms of an optimizer fits the parameters; none where it chooses."""
+    if all(p.is_cpu for p in parameters):
+        return {"foreach": True}
+    if all(p.is_cuda and p.is_floating_point() for p in parameters):
+        return {"fused": True}
+    return {}
 
 
 def learning_rate(conf: TrainerConf, progress: float) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from strategies.fedavg import FedAvg
@@ -32,9 +33,16 @@ class FedProxSilo(SiloHalf):
 
     def gradients(self, weights: Sequence[nn.Parameter]) -> None:
         """Pull each weight towards where it started."""
-        for weight, origin in zip(weights, self.start, strict=True):
-            if weight.grad is not None:
-                weight.grad.add_(weight.detach() - origin, alpha=self.mu)
+        moved = [
+            (weight.grad, weight.detach(), origin)
+            for weight, origin in zip(weights, self.start, strict=True)
+            if weight.grad is not None
+        ]
+        if not moved:
+            return
+        gradients, now, start = map(list, zip(*moved, strict=True))
+        # All at once: two launches on a GPU, and not two for each weight.
+        torch._foreach_add_(gradients, torch._foreach_sub(now, start), alpha=self.mu)
 
 
 class FedProx(FedAvg):

@@ -78,13 +78,19 @@ class ScaffoldSilo(SiloHalf):
 
     def gradients(self, weights: Sequence[nn.Parameter]) -> None:
         """Add c - c_i to the gradient of each weight."""
+        gradients = []
+        corrections = []
         for weight, correction in zip(weights, self.correction, strict=True):
             if correction is None:
                 continue
             if weight.grad is None:
                 # The loss does not depend on it: its gradient here is zero, and elsewhere not.
                 weight.grad = torch.zeros_like(weight)
-            weight.grad.add_(correction)
+            gradients.append(weight.grad)
+            corrections.append(correction)
+        if gradients:
+            # All at once: a launch on a GPU, and not one for each weight.
+            torch._foreach_add_(gradients, corrections)
 
     def end(self, model: nn.Module, steps: int, rates: float) -> tuple[Records, Records]:
         """Return what c_i changed by, and c_i+."""

@@ -144,6 +144,9 @@ def _trained(
 
 
 def _start_worker(outside: str, processes: int, gpus: int | None) -> None:
+    # The standard library's pool makes daemons, which may not have processes of their own; those
+    # that load examples end with this one.
+    multiprocessing.current_process().daemon = False
     os.environ[known.VARIABLE] = outside
     # Numbered from 1 on, and on where one is started in another's place.
     number = (multiprocessing.current_process()._identity[-1] - 1) % processes

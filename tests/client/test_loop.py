@@ -26,7 +26,6 @@ from strategies.fedprox import FedProxSilo
 from strategies.wire import protocol
 
 DIGITS = task_named("digits")
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -355,34 +354,3 @@ def test_a_compiled_model_keeps_its_names_and_results(data: Data) -> None:
     )
     assert list(compiled.state_dict()) == list(eager.state_dict())
     assert close(compiled, eager, atol=1e-4)
-
-
-@CUDA
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_the_same_seed_gives_the_same_bits_on_a_gpu(data: Data, precision: str) -> None:
-    conf = TrainerConf(
-        device="cuda", precision=precision, channels_last=precision != "fp32", epochs=2
-    )
-    assert same(trained(conf, data.train), trained(conf, data.train))
-
-
-@CUDA
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_gpu_gives_the_cpu_s_model_wherever_the_data_lies(data: Data, keep: bool) -> None:
-    conf = TrainerConf(device="cuda", keep_on_device=keep, lr=0.01)
-    on_cpu = trained(TrainerConf(device="cpu", lr=0.01), data.train)
-    assert close(trained(conf, data.train).cpu(), on_cpu, atol=1e-3)
-    assert isinstance(data.train, TensorDataset)
-    assert same(trained(conf, data.train), trained(conf, OnDisk(data.train)))
-
-
-@CUDA
-def test_auto_takes_the_gpu_and_keeps_the_data_there_between_rounds(data: Data) -> None:
-    from client.batches import on_device
-
-    net = loop.prepare(model(), TrainerConf())
-    loop.train(net, data.train, DIGITS, TrainerConf(), seed=0)
-    assert isinstance(data.train, TensorDataset)
-    device = next(net.parameters()).device
-    first, again = on_device(data.train, device), on_device(data.train, device)
-    assert device.type == "cuda" and first[0].is_cuda and first[0] is again[0]

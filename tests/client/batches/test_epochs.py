@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from client.batches import Batches, length, on_device
+from client.batches import Batches, length
+from client.batches.resident import residents
 from conf.schema import TrainerConf
 
 CPU = torch.device("cpu")
@@ -130,64 +131,13 @@ def test_only_images_of_floats_change_their_layout(channels_last: bool) -> None:
     assert torch.equal(image, images) and torch.equal(row, rows)
 
 
-def test_on_a_cpu_a_set_is_not_copied() -> None:
-    dataset = numbered(3)
-    assert on_device(dataset, CPU) is dataset.tensors
-
-
-class FakeTensor:
-    """Forty bytes that say where they were copied to."""
-
-    nbytes = 40
-
-    def __init__(self, where: str = "host") -> None:
-        self.where = where
-
-    def to(self, device: torch.device) -> FakeTensor:
-        return FakeTensor(str(device))
-
-
-class FakeSet:
-    """Eighty bytes in two tensors."""
-
-    def __init__(self) -> None:
-        self.tensors = (FakeTensor(), FakeTensor())
-
-
-def places(dataset: Any, device: str) -> list[str]:
-    tensors: Any = on_device(dataset, torch.device(device))
-    return [tensor.where for tensor in tensors]
-
-
-def test_a_gpu_keeps_a_set_that_takes_no_more_than_a_quarter_of_what_is_free(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    free = 4 * 80
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
-    dataset: Any = FakeSet()
-    assert places(dataset, "cuda:0") == ["cuda:0"] * 2
-    again = on_device(dataset, torch.device("cuda:0"))
-    assert again is on_device(dataset, torch.device("cuda:0"))
-    # Another GPU has a copy of its own.
-    assert places(dataset, "cuda:1") == ["cuda:1"] * 2
-    free -= 1
-    assert places(FakeSet(), "cuda:0") == ["host"] * 2
-    # What lies there stays, however full the GPU has become.
-    assert places(dataset, "cuda:1") == ["cuda:1"] * 2
-
-
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_set_in_memory_goes_to_the_device_as_a_whole_only_if_the_trainer_says_so(
+def test_a_set_in_memory_is_offered_to_the_device_only_if_the_trainer_says_so(
     keep: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Dataset[Any]] = []
-
-    def noted(dataset: TensorDataset, device: torch.device) -> tuple[Tensor, ...]:
-        asked.append(dataset)
-        return on_device(dataset, device)
-
-    monkeypatch.setattr("client.batches.on_device", noted)
+    offered: list[Dataset[Any]] = []
+    monkeypatch.setattr(residents, "offer", lambda dataset, device: offered.append(dataset))
     dataset = numbered(5)
     made = Batches(dataset, 2, CPU, TrainerConf(keep_on_device=keep))
     assert order(made) == list(range(5))
-    assert asked == ([dataset] if keep else [])
+    assert offered == ([dataset] if keep else [])
