@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, Final, cast
@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from client.batches.order import Order
 from client.randomness import aside, mixed, seed_all
-from conf.errors import DataError
+from conf.errors import DataError, MeadowError
+from conf.targets import known
 
 log = logging.getLogger(__name__)
 
@@ -102,11 +103,36 @@ class Keys:
             yield [(seed, index) for index in part.tolist()]
 
 
+class _Outside:
+    """The code from outside this tree that this process knows, in a worker imported when it is read
+    there: its modules have names that nothing else could import.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _import_known, (known.exported(),)
+
+
+def _import_known(listed: str) -> None:
+    for entry in known.from_text(listed):
+        known.add(entry)
+        # What this set is not made of may be missing.
+        with suppress(MeadowError):
+            known.loaded(entry.group, entry.name, entry.code)
+
+
 class Drawn(Dataset[Any]):
     """A set whose examples are drawn from their keys."""
 
     def __init__(self, inner: Dataset[Any]) -> None:
         self.inner = inner
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In this order: the classes of a set from outside this tree are there before it is read.
+        return type(self)._sent, (_Outside(), self.inner)
+
+    @classmethod
+    def _sent(cls, _: object, inner: Dataset[Any]) -> Drawn:
+        return cls(inner)
 
     def __getitem__(self, key: Key) -> Any:
         seed, index = key
