@@ -1,7 +1,7 @@
 """The examples of a set as batches on the device that computes, one epoch after another.
 
 `order` says which examples a batch has, `epochs` where they come from: `resident` on the device
-itself, `in_memory` gathered from the host's memory, `loaded` through a DataLoader. What comes from
+itself, `gathered` from the host's memory, `loaded` through a DataLoader. What comes from
 the host is copied one batch ahead (`ahead`).
 """
 

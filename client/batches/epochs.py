@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from client.batches.ahead import copied_ahead
-from client.batches.in_memory import InMemory
+from client.batches.gathered import InMemory
 from client.batches.loaded import Loaded
 from client.batches.order import Order
 from client.trees import map_tensors

@@ -195,8 +195,8 @@ _loaders: list[tuple[_Of, DataLoader[Any]]] = []
 
 def _kept(of: _Of) -> DataLoader[Any]:
     """Return the set's loader with its workers, of this round or one before."""
-    for index, (known, loader) in enumerate(_loaders):
-        if known.same(of):
+    for index, (of_this, loader) in enumerate(_loaders):
+        if of_this.same(of):
             _loaders.append(_loaders.pop(index))
             return loader
     while len(_loaders) >= KEPT:

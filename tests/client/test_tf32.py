@@ -16,7 +16,10 @@ _cudnn: Any = torch.backends.cudnn
 
 
 def flags() -> tuple[Any, ...]:
-    both = (_cuda.matmul.allow_tf32, _cudnn.allow_tf32)
+    with warnings.catch_warnings():
+        # Some releases of torch warn of their older switches where they are read.
+        warnings.simplefilter("ignore")
+        both = (_cuda.matmul.allow_tf32, _cudnn.allow_tf32)
     if not hasattr(_cuda.matmul, "fp32_precision"):
         return both
     newer = (_cuda.matmul, _cudnn.conv, _cudnn.rnn)

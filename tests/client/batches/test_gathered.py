@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from client.batches import in_memory
-from client.batches.in_memory import InMemory, gathered_ahead
+from client.batches import gathered
+from client.batches.gathered import InMemory, gathered_ahead
 from client.batches.order import Order
 from client.batches.resident import residents
 
@@ -40,18 +40,18 @@ def test_the_thread_is_one_batch_ahead_and_ends_with_the_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     parts = list(Order(12, 2))
-    gathered: list[int] = []
+    made: list[int] = []
     select = torch.index_select
 
     def noted(*arguments: Any, **more: Any) -> Tensor:
-        gathered.append(len(gathered))
+        made.append(len(made))
         return select(*arguments, **more)
 
     monkeypatch.setattr(torch, "index_select", noted)
     batches = gathered_ahead((torch.arange(12),), parts, CPU)
     next(batches)
     # The first and at most the one after it: not the whole set.
-    assert len(gathered) <= 2
+    assert len(made) <= 2
     batches.close()  # type: ignore[attr-defined]  # a generator
     assert not [t for t in threading.enumerate() if t.name.startswith("meadow batches")]
 
@@ -77,7 +77,7 @@ def test_a_choice_that_finds_memory_full_is_made_from_the_host(
     on: dict[str, Any] = {"copies": of.tensors}
     monkeypatch.setattr(residents, "copies", lambda dataset, device: on["copies"])
     monkeypatch.setattr("client.device_failures._spared", [lambda device: on.update(copies=None)])
-    choose = in_memory.chosen
+    choose = gathered.chosen
     asked: list[int] = []
 
     def full_once(tensors: Any, part: Tensor) -> Any:
@@ -86,9 +86,9 @@ def test_a_choice_that_finds_memory_full_is_made_from_the_host(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return choose(tensors, part)
 
-    monkeypatch.setattr(in_memory, "chosen", full_once)
+    monkeypatch.setattr(gathered, "chosen", full_once)
     found = rows(InMemory(of, Order(11, 4, 3), CPU, keep=False))
     assert asked == [4, 4, 4, 3]
-    monkeypatch.setattr(in_memory, "chosen", choose)
+    monkeypatch.setattr(gathered, "chosen", choose)
     expected = rows(InMemory(of, Order(11, 4, 3), CPU, keep=False))
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
