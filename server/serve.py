@@ -43,6 +43,7 @@ from conf.code_digest import run_files
 from conf.errors import CheckpointError, Interrupted, MeadowError
 from conf.federation_folder import FederationFolder
 from conf.files.faults import foreseen
+from conf.host_port import listening_here
 from conf.schema import Conf
 from conf.silos import silos
 from conf.startup_log import note
@@ -206,7 +207,7 @@ def _orchestrator(
     """Listen; `keys` are the silos by admitted key."""
     where = conf.federation.orchestrator
     orchestrator = Orchestrator(
-        where.listen,
+        listening_here(where.listen),
         credentials,
         {},
         stock_address=where.stock_listen,

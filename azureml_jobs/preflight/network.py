@@ -8,6 +8,7 @@ from typing import Final
 
 from azureml_jobs.jobs.specification import listen_address
 from azureml_jobs.preflight.findings import WARNING, Finding
+from conf.host_port import listening_here
 from conf.schema import OrchestratorConf
 
 SECONDS: Final = 3.0
@@ -42,7 +43,7 @@ def listening(part: str, orchestrator: OrchestratorConf) -> Iterator[Finding]:
     if orchestrator.workspace:
         yield _job_listening(part, listen_address(orchestrator))
     else:
-        yield _local_listening(part, orchestrator.listen)
+        yield _local_listening(part, listening_here(orchestrator.listen))
 
 
 def _job_listening(part: str, address: str) -> Finding:

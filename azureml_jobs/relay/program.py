@@ -10,7 +10,6 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from azureml_jobs.relay.outward import quiet_websockets
 from azureml_jobs.relay.relay import Relay
 from azureml_jobs.relay.settings import RelaySettings, read_settings
 from conf.job_logs import log_to_stderr
@@ -33,7 +32,6 @@ def run(file: Path) -> int:
 
 
 async def _serve(settings: RelaySettings) -> None:
-    quiet_websockets()
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -53,6 +53,7 @@ from azureml_jobs.relay.door import (
     claim_of,
 )
 from azureml_jobs.relay.guarded_socket import listening
+from azureml_jobs.relay.outward import quiet_websockets
 from azureml_jobs.relay.settings import RelaySettings, unusable
 from conf.errors import MeadowError
 
@@ -123,6 +124,7 @@ class Relay:
 
         Raises ConfigError MDW-117 where the address or the certificate can't be used.
         """
+        quiet_websockets()
         context = self._tls()
         try:
             listener = listening(self._file.listen, self._door)

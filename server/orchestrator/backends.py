@@ -22,13 +22,15 @@ from azureml_jobs.storage.opened import open_store
 from azureml_jobs.storage.rights import LARGEST, StoreOfRights, container_of
 from azureml_jobs.storage.store_rendezvous import StoreRendezvous
 from conf.federation_folder import FederationFolder
-from conf.schema import Conf
+from conf.host_port import LOCAL_NAME, LOOPBACK, listening_here, own_loopback
+from conf.schema import Conf, OrchestratorConf
 
 AUTO: Final = "auto"
 RESULTS: Final = "results/"
 PUBLISH_SECONDS: Final = 15.0
 """Between two heartbeats at a rendezvous that is a service: silos watch for 90 s."""
-LOOPBACK: Final = "127.0.0.1"
+EVERYWHERE: Final = ("0.0.0.0", "::", "")
+"""Hosts of a port that listens at all addresses of a machine."""
 ROUTES: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 """Addresses for documentation (RFC 5737, RFC 3849): only a route to them is looked up."""
 
@@ -60,7 +62,7 @@ class OrchestratorBackends:
             store_of(conf, server=True),
             secrets,
             place,
-            own_host() if own.host == AUTO else own.host,
+            dialled_host(own),
             publish_seconds=0.0 if here else PUBLISH_SECONDS,
             keeps_results=own.store is not None,
         )
@@ -122,6 +124,18 @@ def store_in(folder: FederationFolder) -> Store:
     return StoreOfRights.opened(FolderStore(folder.store), place)
 
 
+def dialled_host(own: OrchestratorConf) -> str:
+    """Return the host that silos dial: the one of the configuration; where that is loopback, the one
+    address at which the orchestrator listens.
+    """
+    if own.host == AUTO:
+        return own_host()
+    if own.host != LOOPBACK:
+        return own.host
+    listens = listening_here(own.listen).rpartition(":")[0].strip("[]")
+    return own_loopback() if listens in (*EVERYWHERE, LOCAL_NAME) else listens
+
+
 def own_host() -> str:
     """Return this machine's address in the network that leads out of it, without sending anything.
 
@@ -133,9 +147,10 @@ def own_host() -> str:
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((elsewhere, 9))
             return str(probe.getsockname()[0])
+    here = own_loopback()
     log.warning(
         "MDW-729: this machine has no route to any other: its address is taken to be %s. Silos on"
         " other machines need a relay, or federation.orchestrator.host.",
-        LOOPBACK,
+        here,
     )
-    return LOOPBACK
+    return here

@@ -127,3 +127,50 @@ def test_an_interpreter_that_knows_ascii_alone_composes_and_makes_keys(
         )
         assert "Traceback" not in done.stderr and "fault in Meadow" not in done.stderr, done.stderr
         assert done.returncode == 0 or "error MDW-" in done.stderr, done.stderr
+
+
+FEDERATION = [
+    *("launch", "all", "backend=local", "task=digits", "data.examples=60", "federation.size=2"),
+    *("run.rounds=1", "run.name=a", "tracking=off"),
+]
+APART = ["unshare", "--user", "--map-root-user", "--net", "--mount", "bash", "-ec"]
+"""A network and mounts of its own, which an ordinary user may make on most machines."""
+AS_A_NUMBER = f"unshare --user --map-user={NOBODY} --map-group={NOBODY}"
+"""With the rights of who runs the test, and without a name: `getpwuid` knows nobody of that number."""
+PLACES = {
+    "a user who is a number, dead proxies, ASCII and a TMPDIR without programs": (
+        "ip link set lo up; mount -t tmpfs -o noexec,mode=1777 none elsewhere;"
+        f' exec {AS_A_NUMBER} "$@"',
+        {**NO_HOME, **PROXIES, "TMPDIR": "elsewhere", "LC_ALL": "C", "PYTHONUTF8": "0"},
+    ),
+    "a loopback of IPv6 alone": (
+        'ip link set lo up; ip addr del 127.0.0.1/8 dev lo; exec "$@"',
+        {},
+    ),
+}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", PLACES)
+def test_a_federation_of_processes_ends_well_with(name: str, tmp_path: Path) -> None:
+    can = subprocess.run([*APART, "ip link set lo up"], capture_output=True, check=False)
+    if can.returncode:
+        pytest.skip("no namespaces here")
+    prepare, changed = PLACES[name]
+    (tmp_path / "elsewhere").mkdir()
+    env: dict[str, str | None] = {**os.environ, "PYTHONPATH": str(ROOT), **changed}
+    if "TMPDIR" in changed:
+        env["TMPDIR"] = str(tmp_path / "elsewhere")
+    done = subprocess.run(
+        [*APART, prepare, "bash", sys.executable, "-m", "azureml_jobs.cli.main", *FEDERATION],
+        cwd=tmp_path,
+        env={key: value for key, value in env.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "Traceback" not in said and "fault in Meadow" not in said
+    assert finished(os.fsencode(tmp_path))["status"] == "finished"

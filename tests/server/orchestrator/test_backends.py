@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from conf.host_port import LOOPBACK
+from conf.schema import OrchestratorConf
 from server.orchestrator import backends
-from server.orchestrator.backends import LOOPBACK, own_host
+from server.orchestrator.backends import dialled_host, own_host
 
 ROOT = Path(__file__).parents[3]
 APART = ["unshare", "--user", "--map-root-user", "--net", "--uts"]
@@ -25,6 +27,22 @@ print(own_host())
 
 def test_its_own_address_is_one_of_a_network_and_no_name() -> None:
     assert str(ip_address(own_host())) == own_host()
+
+
+@pytest.mark.parametrize(
+    ("listen", "host", "dialled"),
+    [
+        ("127.0.0.1:0", "127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0:9092", "127.0.0.1", "127.0.0.1"),
+        ("[::1]:0", "127.0.0.1", "::1"),
+        ("10.0.0.7:9092", "127.0.0.1", "10.0.0.7"),
+        ("0.0.0.0:9092", "fl.example.org", "fl.example.org"),
+    ],
+)
+def test_silos_dial_the_one_address_at_which_it_listens(
+    listen: str, host: str, dialled: str
+) -> None:
+    assert dialled_host(OrchestratorConf(listen=listen, host=host)) == dialled
 
 
 def test_without_a_route_it_is_loopback_and_the_log_says_who_is_cut_off(
