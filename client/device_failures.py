@@ -33,8 +33,14 @@ _NO_WORKSPACE: Final = "CUBLAS_WORKSPACE_CONFIG"
 _ACCELERATOR_ERROR: Final = getattr(torch, "AcceleratorError", None)
 
 
+LOST_STATUS: Final = 21
+"""With which a process ends that has answered, and can't use its device any more."""
+
+
 class DeviceLost(DataError):
     """A device that this process can't use any more: answer with this, then end the process."""
+
+    exit_status = LOST_STATUS
 
 
 _spared: list[Callable[[torch.device], None]] = []

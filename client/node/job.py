@@ -3,7 +3,8 @@
     meadow join --silo-file silo.json --server host:9092 --ca ca.pem --key hospital-a.key
 
 It ends with status 0 when the federation is over, `IDLE_STATUS` when there was no work for
-`--idle-timeout`, 143 on SIGTERM, and the status of its error otherwise.
+`--idle-timeout`, 143 on SIGTERM, and the status of its error otherwise. Where its device is lost to
+it, it starts again in its own place (`client.node.start_again`).
 
     MDW-333 no such app     MDW-756 a file or folder that can't be used
 """
@@ -41,6 +42,7 @@ from azureml_jobs.storage.opened import CONTAINER, open_store
 from azureml_jobs.storage.store_rendezvous import StoreRendezvous
 from client import driver
 from client.capacity import memory
+from client.device_failures import LOST_STATUS
 from client.malloc import keep_activations_mapped
 from client.node.answer_budget import budget_of
 from client.node.connection import Connection, FederationOver
@@ -50,6 +52,7 @@ from client.node.one_process import check_alone
 from client.node.own_admission import SiloAdmission
 from client.node.server_finder import ServerFinder
 from client.node.silo_forgetting import Lifetimes, SiloFiles
+from client.node.start_again import start_again
 from client.node.state_store import SiloStateStore
 from client.node.training_process import TrainingProcess
 from client.node.trusted_cas import TrustedCas
@@ -304,4 +307,7 @@ def run(settings: NodeSettings) -> int:
     flower.setLevel(logging.WARNING)
     for handler in list(flower.handlers):
         flower.removeHandler(handler)
-    return work(lambda: make_node(settings))
+    status = work(lambda: make_node(settings))
+    if status == LOST_STATUS:
+        start_again()
+    return status

@@ -22,6 +22,7 @@ from azureml_jobs.identity.expiry import Reminder, Span
 from azureml_jobs.storage.base import LeaseLost
 from client.border_mod import OWN_NODE
 from client.context_state import holds
+from client.device_failures import DeviceLost
 from client.malloc import give_back
 from client.node.agreement import refusal
 from client.node.answer_budget import AnswerBudget, is_refused
@@ -110,11 +111,12 @@ class Node:
         self._why_refused: MeadowError | None = None  # of the context's run
         self._restored: str | None = None  # Meadow's id of the run whose state the context holds
         self._not_restored: MeadowError | None = None  # why that state could not be read
+        self._lost: DeviceLost | None = None  # what the app's device was lost to
         self._needs_state: str | None = None  # the run whose algorithm is known to have a state
 
     def run(self) -> NoReturn:
         """Work until the federation is over (FederationOver), idle (IdleTimeout), or refuses this
-        silo.
+        silo, or until the device is lost to this process (DeviceLost).
         """
         # A silo whose machine was suspended was not idle meanwhile.
         clock = self._connection.clock
@@ -182,6 +184,9 @@ class Node:
         # Or else an update would be twice in memory while it is sent.
         del reply
         self._send(head, tree, contents, key, time.monotonic() - started)
+        if self._lost is not None:
+            # The server has the answer. Every later one of this process would be the same failure.
+            raise self._lost
         return True
 
     def _remind(self) -> None:
@@ -240,7 +245,8 @@ class Node:
                 raise
             except MeadowError as error:
                 return _failure(error, message)
-        return _call(self._app, message, context)
+        reply, self._lost = _call(self._app, message, context)
+        return reply
 
     def _kept_update(self, head: Message, tree: ObjectTree) -> RecordDict | None:
         """Return the kept answer to an instruction of which only the tree is here.
@@ -362,14 +368,18 @@ class Node:
         return _failure(error, message)
 
 
-def _call(app: ClientAppCallable, message: Message, context: Context) -> Message:
-    """Return the app's reply, or what it raised as an error that names it."""
+def _call(
+    app: ClientAppCallable, message: Message, context: Context
+) -> tuple[Message, DeviceLost | None]:
+    """Return the app's reply, or what it raised as an error that names it; beside it what this process
+    has lost for good.
+    """
     try:
-        return packing_mod(message, context, app)
+        return packing_mod(message, context, app), None
     except NotWanted:
         raise CallRefused("its round has closed, so it was not worked on any longer") from None
     except Exception as error:  # an app may raise anything, and the federation must hear of it
-        return _failure(error, message)
+        return _failure(error, message), error if isinstance(error, DeviceLost) else None
 
 
 def _content_of(tree: ObjectTree) -> str:

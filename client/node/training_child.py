@@ -19,6 +19,7 @@ from flwr.app import Context, RecordDict
 
 from client.capacity import bytes_of
 from client.device import choose
+from client.device_failures import DeviceLost
 from client.malloc import give_back
 from client.node.memory_limit import (
     GPU,
@@ -145,10 +146,16 @@ def _context_of(asked: Frame, contexts: dict[int, Context]) -> Context:
 
 def _told(error: Exception) -> dict[str, Any]:
     """Return an error as the node raises it again: Meadow's own whole, any other as it may cross."""
-    if _is_out_of_memory(error):
+    full = _is_out_of_memory(error)
+    of_the_device = isinstance(error, MeadowError) and isinstance(
+        error.__cause__, torch.OutOfMemoryError
+    )
+    if full and not of_the_device:
         return {"memory": "out"}
     if isinstance(error, MeadowError):
         return {
+            # What this process has left of its device is unknown, or nothing.
+            "last": full or isinstance(error, DeviceLost),
             "kind": type(error).__name__,
             "code": error.code,
             "message": error.message,

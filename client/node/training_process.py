@@ -121,6 +121,10 @@ class TrainingProcess:
             self.close()
             self._start()
             raise self._out_of_memory()
+        if told.get("last"):
+            # It has lost its device, which this process has not: the next round has another one.
+            self.close()
+            self._start()
         raise _raised(told)
 
     def _out_of_memory(self) -> SiloError:

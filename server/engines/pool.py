@@ -26,7 +26,8 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run
 
 from client import placement
-from conf.errors import SiloError
+from client.device_failures import DeviceLost
+from conf.errors import MeadowError, SiloError
 from conf.schema import Silo
 from server.engines.calls import WaitingCall
 from server.engines.measuring import Measuring
@@ -99,7 +100,7 @@ class PoolGrid(SiloGrid):
         self._measuring: Measuring | None = None
         self._measured: dict[str, Known] = {}  # of replies that nobody has judged, by message
         self._deaths: Counter[int] = Counter()
-        self._failure: SiloError | None = None
+        self._failure: MeadowError | None = None
         self._closed = False
         self._change = threading.Condition()
         self._workers = [
@@ -290,8 +291,11 @@ class PoolGrid(SiloGrid):
         given.content = copy.deepcopy(job.message.content)
         context = copy.deepcopy(self._contexts[job.message.metadata.dst_node_id])
         with placement.told_here(self._here):
-            reply = answer(self._app, given, context)
+            reply, lost = answer(self._app, given, context)
         self._deliver(job.message, reply, context)
+        if lost is not None:
+            # There is no other process: the run ends here, and is resumed by one that has a device.
+            self._failure = lost
 
     def _keep(self, number: int) -> None:
         """Keep one worker busy until the pool is closed; runs in a thread of its own."""
@@ -342,7 +346,7 @@ class PoolGrid(SiloGrid):
             goodbye = [self._names[silo] for silo in self._queues.left(number)]
         started = time.monotonic()
         try:
-            for reply, context, measured in worker.ask(
+            for reply, context, measured, last in worker.ask(
                 given, goodbye=goodbye, measuring=self._measuring
             ):
                 given = []
@@ -356,8 +360,18 @@ class PoolGrid(SiloGrid):
                     self._answered(number, job, ended - started)
                 started = ended
                 del reply, context, measured
+                if last:
+                    self._retired(number, waiting)
         except WorkerDied as death:
             self._died(number, waiting, str(death))
+
+    def _retired(self, number: int, waiting: deque[Job]) -> None:
+        """Put another in the place of a worker that has lost its device and said so: that was its
+        answer, and what it has not begun is nobody's failure.
+        """
+        with self._change:
+            self._queues.give_back(number, list(waiting))
+        self._again(self._workers[number])
 
     def _call(self, number: int, waiting: WaitingCall) -> None:
         """Let a worker call a function; where the worker ends over it, another tries once more."""
@@ -372,6 +386,8 @@ class PoolGrid(SiloGrid):
             self._again(worker)
         except Exception as error:
             waiting.future.set_exception(error)
+            if isinstance(error, DeviceLost):
+                self._again(worker)
 
     def _again(self, worker: Worker) -> None:
         """Start a worker again that has ended."""

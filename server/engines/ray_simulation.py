@@ -51,6 +51,8 @@ STARTS = 3
 """How often a private Ray is started: it gives each of its processes 30 seconds, which no setting
 changes and a busy machine may need.
 """
+DEVICE_LOST = "MDW-226"
+"""In what an actor raises that can't use its device any more."""
 END_SECONDS = 5.0
 """For Ray's processes to end before they are killed."""
 LONGEST_VARIABLE = 100_000
@@ -168,11 +170,9 @@ class WatchedBackend(raybackend.RayBackend):
         try:
             reply, after = super().process_message(message, context)
         except RayError as error:
-            if (
-                not isinstance(error, RayTaskError)
-                and not self._watch.ending
-                and self._watch.lost is None
-            ):
+            # An actor whose device is lost to it answers every message with that.
+            gone = not isinstance(error, RayTaskError) or DEVICE_LOST in str(error)
+            if gone and not self._watch.ending and self._watch.lost is None:
                 self._watch.lost = self._dead(silo, error)
             raise
         if after.state:

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -25,6 +26,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from client import malloc, placement
+from client.device_failures import LOST_STATUS, DeviceLost
 from client.placement import Placement
 from conf.errors import SiloError
 from conf.files.whole import open_for_append
@@ -75,28 +77,41 @@ def load_app(reference: str) -> ClientApp:
     return app
 
 
-def answer(app: ClientApp, message: Message, context: Context) -> Message:
-    """Return the app's reply; an exception becomes an error reply that says its type and text."""
+def answer(app: ClientApp, message: Message, context: Context) -> tuple[Message, DeviceLost | None]:
+    """Return the app's reply; an exception becomes an error reply that says its type and text.
+
+    With it what this process has lost for good: it has to end after this answer.
+    """
     try:
-        return app(message, context)
+        return app(message, context), None
     except (Exception, SystemExit) as error:
         log.exception("the ClientApp raised at node %s", context.node_id)
         reason = f"{type(error).__name__}: {error}"
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+        failure = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+        return failure, error if isinstance(error, DeviceLost) else None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Beside a reply: it is the worker's last one, because the device is lost to its process."""
 
 
 class Answered(NamedTuple):
-    """A reply, the silo's context after it, and what the worker measured of an update."""
+    """A reply, the silo's context after it, what the worker measured of an update, and whether this
+    is the last answer of its process.
+    """
 
     reply: Message
     context: Context
     measured: Measured | None
+    last: bool = False
 
 
 def _answered(received: Received) -> Answered:
     reply, context = received.jobs[0]
-    measured = received.beside
-    return Answered(reply, context, measured if isinstance(measured, Measured) else None)
+    beside = received.beside
+    measured = beside if isinstance(beside, Measured) else None
+    return Answered(reply, context, measured, last=isinstance(beside, Ending))
 
 
 class WorkerDied(Exception):
@@ -180,7 +195,11 @@ class Worker:
             self._pipe.send(jobs, remember=True, goodbye=goodbye, beside=measuring)
             for _ in jobs:
                 # Not held here while the next one is made: a reply is as large as the model.
-                yield _answered(self._pipe.receive())
+                yield (answered := _answered(self._pipe.receive()))
+                last = answered.last
+                del answered
+                if last:
+                    return
         except (EOFError, OSError) as error:
             raise WorkerDied(self._how_it_ended()) from error
 
@@ -323,7 +342,9 @@ def _serve(
             received = pipe.receive()
             _let_go(received.goodbye)
             if received.call is not None:
-                pipe.send_value(_called(received.call))
+                value = _called(received.call)
+                pipe.send_value(value)
+                _end_if_lost(value)
             # Each is freed before the next one begins.
             jobs = received.jobs[::-1]
             measuring = received.beside
@@ -331,12 +352,20 @@ def _serve(
             while jobs:
                 message, context = jobs.pop()
                 sent = measurer.model_in(message)
-                reply = answer(app, message, context)
-                measured = None
-                if isinstance(measuring, Measuring):
-                    measured = measurer.measured(measuring, sent, reply)
-                pipe.send([(reply, context)], beside=measured)
+                reply, lost = answer(app, message, context)
+                beside: object = None if lost is None else Ending()
+                if lost is None and isinstance(measuring, Measuring):
+                    beside = measurer.measured(measuring, sent, reply)
+                pipe.send([(reply, context)], beside=beside)
+                _end_if_lost(lost)
                 del message, context, sent, reply
+
+
+def _end_if_lost(failure: object) -> None:
+    """End this process where it can't use its device any more, without a last word to that."""
+    if isinstance(failure, DeviceLost):
+        log.error("this process ends with status %d, and another comes: %s", LOST_STATUS, failure)
+        os._exit(LOST_STATUS)
 
 
 def _called(call: Call) -> object:

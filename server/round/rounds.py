@@ -37,13 +37,14 @@ from server.round.phase import Phase
 from server.round.readiness import ask_silos
 from server.round.receipt_check import Farewell, Receipts
 from server.round.roster import silo_names
+from server.round.scored import Score, Scored
 from server.round.silo_grid import SiloGrid
 from server.round.statistics import fitted
 from server.round.train_phase import TrainPhase
 from server.run.checkpoint import Kept
 from server.run.movement import owner_of
 from server.run.privacy_spent import spent_in, told_of
-from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord
+from server.run.result import TEST_PHASE, FinalTest, RoundRecord
 from server.scoring.evaluation import parameter_names
 from server.session import Session
 from strategies.algorithm import Algorithm
@@ -52,9 +53,6 @@ from strategies.wire import protocol, run_config
 from strategies.wire.digests import arrays_digest
 
 log = logging.getLogger(__name__)
-
-Score = Callable[[ArrayRecord], Callable[[], Metrics]]
-"""Begins to score a model; what it returns waits for the metrics."""
 
 
 @dataclass
@@ -146,7 +144,7 @@ class Rounds:
         if isinstance(self.grid, SiloGrid):
             self.silos = self.grid.names()
         # Whoever is idle does that while the silos do theirs.
-        central = self.score(kept.arrays) if self.score else None
+        central = Scored(self.score, kept.arrays)
         run = session.conf.run
         closes = closing_of(run, len(self.silos))
         chosen = choose(
@@ -168,8 +166,8 @@ class Rounds:
             session.state.counted,
             chosen,
         )
-        if central:
-            test.central = central()
+        test.central = central.metrics(kept.round)
+        test.unscored = central.why
         session.ledger.model_tested(kept.round, arrays_digest(kept.arrays), test.digest)
         session.observer.model_tested(test)
         return test
@@ -203,9 +201,8 @@ class Rounds:
 
         # 3. Only where a curve of it was asked for: score the new model on the central test set.
         #    Whoever is idle does that while the silos evaluate.
-        central: Callable[[], Metrics] | None = None
-        if self.score and self.session.conf.run.test == "rounds":
-            central = self.score(arrays)
+        each_round = self.session.conf.run.test == "rounds"
+        central = Scored(self.score if each_round else None, arrays)
 
         # 4. Evaluate it at the silos.
         config = self._config()
@@ -217,9 +214,10 @@ class Rounds:
         )
         record.aggregate |= evaluation.run(record, messages)
 
-        if central:
-            scores = central()
-            record.aggregate |= {f"{CENTRAL}{name}": value for name, value in scores.items()}
+        # A score that fails is a warning in the record: all silos of this round have trained.
+        scores = central.metrics(number)
+        record.aggregate |= {f"{CENTRAL}{name}": value for name, value in scores.items()}
+        record.unscored = central.why
         if isinstance(self.grid, SiloGrid):
             record.twins = sorted(set(self.grid.twins()).intersection(record.cohort))
         return record, arrays

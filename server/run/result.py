@@ -54,7 +54,8 @@ class RoundRecord:
     names the silos whose owners withheld counts: all metrics of the union but the loss lack
     these. `twins` are those whose key two processes used when the round closed.
     `evaluated` are those that answered the evaluation, with examples or without,
-    `unevaluated` those that were asked and did not, for a reason in `failed`.
+    `unevaluated` those that were asked and did not, for a reason in `failed`. `unscored` says why
+    the central test set was not scored, where it was to be.
     """
 
     round: int
@@ -75,6 +76,11 @@ class RoundRecord:
     twins: list[str] = field(default_factory=list)
     evaluated: list[str] = field(default_factory=list)
     unevaluated: list[str] = field(default_factory=list)
+    unscored: str = ""
+
+
+LATER: Final = ("chosen", "details", "unscored")
+"""Fields of a test that earlier releases had not."""
 
 
 @dataclass
@@ -101,6 +107,7 @@ class FinalTest:
     seconds: float = 0.0
     chosen: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
+    unscored: str = ""
 
     @property
     def final(self) -> Metrics:
@@ -118,7 +125,7 @@ class FinalTest:
         facts = dataclasses.asdict(self)
         del facts["seconds"]
         # A test of a release that had no such fields has the digest that it had.
-        return _digest({k: v for k, v in facts.items() if v or k not in ("chosen", "details")})
+        return _digest({k: v for k, v in facts.items() if v or k not in LATER})
 
 
 @dataclass

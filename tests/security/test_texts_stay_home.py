@@ -26,7 +26,7 @@ def told(error: Exception) -> str:
         raise error
 
     message = Message(RecordDict({"config": ConfigRecord()}), 7, "train")
-    reply = _call(app, message, Context(1, 1, {}, RecordDict(), {}))
+    reply, _ = _call(app, message, Context(1, 1, {}, RecordDict(), {}))
     return str(reply.error.reason)
 
 
