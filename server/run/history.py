@@ -42,6 +42,8 @@ FORMAT: Final = Format(
     damaged="MDW-508",
     fix="Restore history.jsonl from a copy, or start a new run from the model: model.init=RUN_ID.",
 )
+LATER: Final = ("unscored",)
+"""Fields of a record that earlier releases had not."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,9 @@ class History:
 
 def encode(record: RoundRecord, previous: str) -> bytes:
     """Return a record as its line, without the newline; NaN and infinities become null."""
-    facts = FORMAT.stamp | {"previous": previous} | finite(record.__dict__)
+    # A later field is written where it says something: what earlier releases wrote is the same still.
+    own = {name: value for name, value in record.__dict__.items() if value or name not in LATER}
+    facts = FORMAT.stamp | {"previous": previous} | finite(own)
     return json.dumps(facts, separators=(",", ":"), allow_nan=False).encode()
 
 
