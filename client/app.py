@@ -82,7 +82,7 @@ def train(message: Message, context: Context) -> Message:
             protocol.SOFTWARE: software(
                 scope,
                 _fingerprint(loaded, silo, context, is_private(scope.privacy)),
-                computed(loaded.trainer, device_of(loaded.model)),
+                computed(loaded.trainer, device_of(loaded.model), trained.irreproducible),
             ).to_record(),
         }
     )

@@ -9,7 +9,7 @@ It is asked once, where a silo prepares its training; the loop never sees an `au
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -97,9 +97,12 @@ def for_scoring(conf: TrainerConf) -> TrainerConf:
     )
 
 
-def computed(conf: TrainerConf, device: torch.device) -> dict[str, str]:
+def computed(
+    conf: TrainerConf, device: torch.device, irreproducible: Sequence[str] = ()
+) -> dict[str, str]:
     """Return what the server is told of how a silo computed, by the names of
-    `strategies.wire.software.Software`; `conf` is what `resolved` gave.
+    `strategies.wire.software.Software`; `conf` is what `resolved` gave, `irreproducible` names the
+    operations that do not give the same bits each time.
     """
     hardware = Hardware.of(device)
     return {
@@ -108,6 +111,7 @@ def computed(conf: TrainerConf, device: torch.device) -> dict[str, str]:
         "precision": conf.precision,
         "compiled": "" if conf.compile == "off" else conf.compile,
         "deterministic": conf.deterministic,
+        "irreproducible": ", ".join(irreproducible),
     }
 
 

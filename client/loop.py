@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,28 +17,32 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
-from client import sums, wanted
+from client import wanted
 from client.batches import Batch, Batches
 from client.batches.resident import residents
+from client.compiled import OFF, compile_in_place, made_ready, next_step
 from client.device import (
     autocast,
     choose,
     device_of,
-    for_scores,
     full_precision,
     reproducible,
 )
-from client.device_failures import told, with_room
+from client.device_failures import told
+from client.evaluating import Evaluation, evaluate
 from client.loss_scale import LossScale
 from client.optimizer import learning_rate, momentum_of, optimizer_of, set_learning_rate
 from client.steps import Computes, Steps
-from client.sums import Metrics, Sums
+from client.sums import Metrics
 from client.tasks.base import Task
 from client.trees import map_tensors
+from client.undo import Undo
 from conf.errors import DataError, WireError
 from conf.schema import TrainerConf
 from strategies.silo_half import Local, Records, SiloHalf, Trains
 from strategies.wire import protocol
+
+__all__ = ["Evaluation", "Trained", "evaluate", "prepare", "train"]
 
 Arrays = Mapping[str, Tensor]
 
@@ -53,8 +56,7 @@ def prepare(model: nn.Module, conf: TrainerConf, device: str | None = None) -> n
     model.to(choose(device or conf.device))
     if conf.channels_last:
         model.to(memory_format=torch.channels_last)
-    if conf.compile != "off":
-        model.compile(mode=conf.compile)
+    compile_in_place(model, conf)
     return model
 
 
@@ -106,11 +108,15 @@ def train(
         batches = _batches(model, dataset, task, conf, seed)
         training = _Training(model, batches, task, conf, half, round, rounds, scaling)
         half.local = Local(training.forward, batches.examples, labels)
+        compiling = training.made_ready(dataset, seed)
+        started += compiling
         with reproducible(training.device, seed, conf) as operations:
             half.begin(model, _on(training.device, state), _on(training.device, sent))
             half.fit(training.run_epochs)
             beside, kept = half.end(model, training.whole.steps, training.whole.rates)
         metrics = training.metrics(started)
+        if conf.compile != OFF:
+            metrics[protocol.SECONDS_COMPILING] = compiling
     residents.measure(training.device)
     scaling = training.scale.state()
     return Trained(metrics, beside, kept, training.size, scaling, tuple(sorted(operations)))
@@ -166,7 +172,9 @@ class _Training:
             steps=steps,
             kept=self.scaling,
         )
-        self._computes = Computes(self.task, self.half, self.device, self.forward, self._precision)
+        self._computes = Computes(
+            self.task, self.conf, self.half, self.device, self.forward, self._precision
+        )
 
     def _precision(self) -> AbstractContextManager[object]:
         # Anew each time: a half may ask for an output while the loss is taken, and torch's context
@@ -200,14 +208,17 @@ class _Training:
         passed = _Passed(epochs=epochs)
         repeated = 0.0
         model.train()
-        taking = Steps(model, optimizer, weights, self.scale, self._computes, conf.clip_norm)
+        taking = Steps(model, optimizer, weights, self.scale, self._computes)
         for _ in range(epochs):
             supply = iter(batches)
+            left = len(batches)
+            odd_last = getattr(batches, "odd_last", False)
             while group := list(islice(supply, conf.accumulate)):
+                left -= len(group)
                 wanted.check()
                 rate = learning_rate(conf, self._progress(passed.steps / steps))
                 set_learning_rate(optimizer, rate)
-                step = taking.take(group)
+                step = taking.take(group, odd_last=odd_last and left == 0)
                 passed.seen += step.size
                 if not step.taken:
                     passed.skipped += 1
@@ -221,6 +232,31 @@ class _Training:
         # `item` waits for the GPU, so the seconds are taken after it.
         passed.loss = taking.loss_sum.item()
         return passed
+
+    def made_ready(self, dataset: Dataset[Any], seed: int) -> float:
+        """Have a compiled model compiled before the clock runs; return the seconds that it took."""
+        conf = self.conf
+        if conf.compile == OFF:
+            return 0.0
+        batches = _batches(self.model, dataset, self.task, conf, seed)
+        shapes = ("training", batches.sizes[0], conf.precision, conf.deterministic)
+
+        def step(batch: Batch) -> None:
+            # As a step, and nothing moves.
+            undo = Undo(self.model, self.device)
+            undo.mark()
+            next_step(conf)
+            output = self.forward(self.model, batch)
+            with self._precision():
+                loss = self.task.loss(output, batch)
+            torch.autograd.backward(loss)
+            for weight in self.model.parameters():
+                weight.grad = None
+            undo.back()
+
+        self.model.train()
+        with reproducible(self.device, seed, conf):
+            return made_ready(self.model, conf, shapes, lambda: batches.try_first(step))
 
     def _progress(self, share: float) -> float:
         """Return which share of the run is done, from that of this round."""
@@ -291,60 +327,6 @@ def _only(model: nn.Module, trains: Trains | None) -> Iterator[None]:
     finally:
         for weight in frozen:
             weight.requires_grad_(True)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model on a split: its sums (`client.sums`), empty without examples, and what it took."""
-
-    sums: Sums
-    examples: int
-    seconds: float
-
-    @property
-    def cost(self) -> Metrics:
-        """The examples and seconds, by the names of the wire."""
-        if self.examples == 0:
-            return {protocol.NUM_EXAMPLES: 0}
-        return {
-            protocol.NUM_EXAMPLES: self.examples,
-            protocol.SECONDS: self.seconds,
-            protocol.SAMPLES_PER_SECOND: self.examples / self.seconds,
-        }
-
-
-def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf) -> Evaluation:
-    """Return the sums of a model over a set; no output is kept, so memory does not grow with it.
-
-    Raises DataError: MDW-208 where the task's sums are not what they must be, MDW-225 to 227 where
-    the device fails.
-    """
-    with told(conf.eval_batch_size):
-        return _evaluated(model, dataset, task, conf)
-
-
-def _evaluated(
-    model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf
-) -> Evaluation:
-    started = time.perf_counter()
-    device = device_of(model)
-    conf = for_scores(conf, device)
-    total: Sums = {}
-    batches = Batches(dataset, conf.eval_batch_size, device, conf, collate=task.collate)
-    if not batches.examples:
-        return Evaluation({}, 0, 0.0)
-
-    def of(batch: Batch) -> Sums:
-        with autocast(device, conf):
-            output = map_tensors(full_precision, task.output(model, batch))
-        return sums.of_batch(task, output, batch)
-
-    model.eval()
-    with reproducible(device, 0, conf), torch.inference_mode():
-        for batch in batches:
-            wanted.check()
-            sums.add(total, with_room(device, partial(of, batch)))
-    return Evaluation(total, batches.examples, time.perf_counter() - started)
 
 
 def _cost(examples: int, seen: int, started: float) -> Metrics:

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from client.batches import Batch
+from client.compiled import as_written, next_step
 from client.device_failures import with_room
 from client.loss_scale import SMALLEST, LossScale
 from client.tasks.base import Task
 from client.undo import Undo
+from conf.schema import TrainerConf
 from strategies.silo_half import SiloHalf
 
 
@@ -29,6 +31,7 @@ class Computes:
     """What a silo's loop knows of outputs and losses."""
 
     task: Task
+    conf: TrainerConf
     half: SiloHalf
     device: torch.device
     forward: Callable[[nn.Module, Batch], Any]
@@ -57,7 +60,6 @@ class Steps:
         weights: Sequence[nn.Parameter],
         scale: LossScale,
         computes: Computes,
-        clip_norm: float | None,
     ) -> None:
         self.loss_sum = torch.zeros((), device=computes.device)
         """The task's loss, summed over all that the size counts in the steps that were taken."""
@@ -66,14 +68,18 @@ class Steps:
         self._weights = weights
         self._scale = scale
         self._computes = computes
-        self._clip_norm = clip_norm
         self._undo = Undo(model, computes.device)
         self._in_vain = False
+        self._odd: int | None = None
         # A round that failed half way may have left gradients behind.
         optimizer.zero_grad()
 
-    def take(self, group: list[Batch]) -> Step:
-        """Take one step on a group of batches as if they were one."""
+    def take(self, group: list[Batch], *, odd_last: bool = False) -> Step:
+        """Take one step on a group of batches as if they were one.
+
+        `odd_last`: its last batch has a size of its own, and is not worth compiling for.
+        """
+        self._odd = len(group) - 1 if odd_last else None
         computes = self._computes
         sizes = [computes.task.size(batch) for batch in group]
         self._undo.mark()
@@ -119,8 +125,10 @@ class Steps:
         """Add up the gradients of the batches, ready for the step; return the batches' losses."""
         whole = sum(sizes)
         losses = []
-        for batch, size in zip(group, sizes, strict=True):
-            task_loss, loss = self._loss(batch)
+        next_step(self._computes.conf)
+        for number, (batch, size) in enumerate(zip(group, sizes, strict=True)):
+            with as_written(number == self._odd, self._computes.conf):
+                task_loss, loss = self._loss(batch)
             # The mean over the group is the mean of its batches, each by its share of the whole.
             share = loss if len(group) == 1 else loss * (size / max(whole, 1))
             torch.autograd.backward(self._scale.scaled(share))
@@ -128,8 +136,9 @@ class Steps:
         # What follows works on the gradients themselves: fp16's scale goes first.
         self._scale.unscale(self._optimizer)
         self._computes.half.gradients(self._weights)
-        if self._clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._weights, self._clip_norm)
+        clip_norm = self._computes.conf.clip_norm
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._weights, clip_norm)
         return losses
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:

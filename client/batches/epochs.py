@@ -61,6 +61,24 @@ class Batches:
     def __len__(self) -> int:
         return len(self._order)
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many examples each batch of an epoch has."""
+        return self._order.sizes
+
+    @property
+    def odd_last(self) -> bool:
+        """Whether the last batch of an epoch has another size than those before it."""
+        sizes = self.sizes
+        return len(sizes) > 1 and sizes[-1] != sizes[0]
+
+    def try_first(self, use: Callable[[Batch], object]) -> None:
+        """Use the first batch of a pass; what is left of the pass is given up."""
+        batches = iter(self)
+        for batch in batches:
+            use(batch)
+            break
+
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._source:
             yield map_tensors(self._placed, batch)

@@ -40,7 +40,7 @@ from azureml_jobs.rendezvous import (
 )
 from azureml_jobs.storage.opened import CONTAINER, open_store
 from azureml_jobs.storage.store_rendezvous import StoreRendezvous
-from client import driver
+from client import compiled, driver
 from client.capacity import memory
 from client.device_failures import LOST_STATUS
 from client.malloc import keep_activations_mapped
@@ -176,6 +176,9 @@ def make_node(settings: NodeSettings) -> Node:
     check_alone(silo.name, os.environ)
     driver.check(silo.name, silo.device, driver.cuda_of_torch(), driver.found())
     hint = "Ask the orchestrator's owner for the next one."
+    if settings.state:
+        # Before a process of its own is started, which inherits it.
+        compiled.keep_in(settings.state, os.environ)
     if settings.data:
         silo = dataclasses.replace(silo, data=dataclasses.replace(silo.data, root=settings.data))
     silo = dataclasses.replace(silo, account=_storage(settings))

@@ -25,6 +25,7 @@ COLUMNS: Final = {
     "precision": "precision",
     "compiled": "compiled",
     "deterministic": "same bits",
+    "irreproducible": "other bits each time",
     "meadow": "Meadow",
     "flwr": "Flower",
     "code": "code",

@@ -101,7 +101,9 @@ SECONDS: Final = "seconds"
 SAMPLES_PER_SECOND: Final = "samples-per-second"
 SKIPPED_STEPS: Final = "skipped-steps"
 """Optimizer steps that were not taken, because fp16 overflowed at any scale; in fp16 alone."""
-OF_THE_MACHINE: Final = (SECONDS, SAMPLES_PER_SECOND, SKIPPED_STEPS)
+SECONDS_COMPILING: Final = "seconds-compiling"
+"""Seconds in which the model was compiled, before the training's began; where it is compiled."""
+OF_THE_MACHINE: Final = (SECONDS, SAMPLES_PER_SECOND, SKIPPED_STEPS, SECONDS_COMPILING)
 """What a training says of the machine and not of the data: no strategy makes anything of it."""
 WITHHELD: Final = "withheld"
 WITHHELD_METRIC: Final = "withheld:"

@@ -53,6 +53,8 @@ class Software:
     """
     compiled: str = ""
     deterministic: str = ""
+    irreproducible: str = ""
+    """Operations of the training that do not give the same bits each time there, with commas."""
     data: str = ""
     """A keyed fingerprint of the files that it trains on (`client.data_files`): it changes with them
     and says nothing else. Empty in a simulation, and where the data is in no files.

@@ -1,0 +1,82 @@
+"""The evaluation of a model at a silo: its sums over a split, in the precision of scores."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from client import sums, wanted
+from client.batches import Batch, Batches
+from client.compiled import OFF, as_written, made_ready, next_step
+from client.device import autocast, device_of, for_scores, full_precision, reproducible
+from client.device_failures import told, with_room
+from client.sums import Metrics, Sums
+from client.tasks.base import Task
+from client.trees import map_tensors
+from conf.schema import TrainerConf
+from strategies.wire import protocol
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on a split: its sums (`client.sums`), empty without examples, and what it took."""
+
+    sums: Sums
+    examples: int
+    seconds: float
+
+    @property
+    def cost(self) -> Metrics:
+        """The examples and seconds, by the names of the wire."""
+        if self.examples == 0:
+            return {protocol.NUM_EXAMPLES: 0}
+        return {
+            protocol.NUM_EXAMPLES: self.examples,
+            protocol.SECONDS: self.seconds,
+            protocol.SAMPLES_PER_SECOND: self.examples / self.seconds,
+        }
+
+
+def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf) -> Evaluation:
+    """Return the sums of a model over a set; no output is kept, so memory does not grow with it.
+
+    Raises DataError: MDW-208 where the task's sums are not what they must be, MDW-225 to 227 where
+    the device fails.
+    """
+    with told(conf.eval_batch_size):
+        return _evaluated(model, dataset, task, conf)
+
+
+def _evaluated(
+    model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf
+) -> Evaluation:
+    started = time.perf_counter()
+    device = device_of(model)
+    conf = for_scores(conf, device)
+    batches = Batches(dataset, conf.eval_batch_size, device, conf, collate=task.collate)
+    if not batches.examples:
+        return Evaluation({}, 0, 0.0)
+
+    def of(batch: Batch, odd: bool = False) -> Sums:
+        next_step(conf)
+        with autocast(device, conf), as_written(odd, conf):
+            output = map_tensors(full_precision, task.output(model, batch))
+        return sums.of_batch(task, output, batch)
+
+    total: Sums = {}
+    model.eval()
+    with reproducible(device, 0, conf), torch.inference_mode():
+        if conf.compile != OFF:
+            shapes = ("evaluation", batches.sizes[0], conf.precision, conf.deterministic)
+            started += made_ready(model, conf, shapes, lambda: batches.try_first(of))
+        for number, batch in enumerate(batches, 1):
+            wanted.check()
+            odd = batches.odd_last and number == len(batches)
+            sums.add(total, with_room(device, partial(of, batch, odd)))
+    return Evaluation(total, batches.examples, time.perf_counter() - started)
