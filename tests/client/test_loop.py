@@ -337,7 +337,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
 def test_a_gpu_that_is_not_there_is_named() -> None:
     with pytest.raises(
-        ConfigError, match=r"MDW-104: The device 'cuda' can't be used here.*Use auto or cpu"
+        ConfigError, match=r"MDW-104: The device 'cuda:0' can't be used here.*Use auto or cpu"
     ):
         loop.prepare(model(), TrainerConf(device="cuda"))
 
