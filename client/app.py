@@ -19,6 +19,7 @@ from client.data_files import fingerprint
 from client.device import device_of
 from client.device_mod import device_mod
 from client.dry_round import dry_round
+from client.flat_copy import to_device, to_host
 from client.malloc import keep_activations_mapped
 from client.memory import Memory
 from client.own_software import software
@@ -50,7 +51,7 @@ def train(message: Message, context: Context) -> Message:
     half = _half(scope, config)
     before = memory.read(context.state)
     memory.check(half, before, config)
-    loaded.model.load_state_dict(_weights(message) | before.kept)
+    _load(loaded, _weights(message) | before.kept)
     given = {"state": before.half, "sent": _beside(message)}
     if is_private(scope.privacy):
         run = str(config.get(protocol.RUN_ID, ""))
@@ -73,11 +74,11 @@ def train(message: Message, context: Context) -> Message:
         )
     leaves, stays = memory.divided(loaded.model.state_dict(), half.keeps)
     memory.write(context.state, Memory(trained.state, stays, trained.scaling))
-    beside = {name: protocol.to_record(arrays) for name, arrays in trained.sent.items()}
+    beside = {n: protocol.to_record(to_host(arrays)) for n, arrays in trained.sent.items()}
     content = RecordDict(
         {
             **beside,
-            protocol.ARRAYS: protocol.to_record(leaves),
+            protocol.ARRAYS: protocol.to_record(to_host(leaves)),
             protocol.METRICS: MetricRecord({**reported(trained, scope.strategy, silo)}),
             protocol.SOFTWARE: software(
                 scope,
@@ -105,7 +106,7 @@ def evaluate(message: Message, context: Context) -> Message:
     trainer = for_evaluation(loaded.trainer, silo)
     split = _split(_config(message), loaded.data)
     if length(split):
-        loaded.model.load_state_dict(_weights(message) | memory.read(context.state).kept)
+        _load(loaded, _weights(message) | memory.read(context.state).kept)
     evaluation = loop.evaluate(loaded.model, split, loaded.task, trainer)
     said = told(evaluation, loaded.task, silo.policy)
     content = RecordDict(
@@ -194,6 +195,11 @@ def _beside(message: Message) -> Records:
     """Return what the algorithm's half at the server sent beside the model."""
     found = protocol.records(message.content, ArrayRecord)
     return {n: protocol.to_state(record) for n, record in found.items() if n != protocol.ARRAYS}
+
+
+def _load(loaded: Loaded, state: dict[str, Tensor]) -> None:
+    """Put a model's arrays into the one that is here."""
+    loaded.model.load_state_dict(to_device(state, device_of(loaded.model)))
 
 
 def _weights(message: Message) -> dict[str, Tensor]:

@@ -41,11 +41,15 @@ class Loaded:
     """What the data was read from, as it was then."""
 
 
-ModelKey = tuple[ModelConf, TrainerConf, TaskConf, str | None]
-"""What a model in memory was built for; the last one is the device."""
+Kind = tuple[ModelConf, TaskConf]
+"""What a model is built of."""
+Form = tuple[str, bool, str, bool]
+"""Where a model in memory is and how it was prepared: device, channels_last, compile, and whether
+gradients of several batches are added up.
+"""
 
 _data: dict[str, tuple[TaskConf, Silo, Files, Data]] = {}
-_models: list[tuple[ModelKey, nn.Module]] = []
+_models: list[tuple[Kind, dict[Form, nn.Module]]] = []
 _tasks: list[tuple[TaskConf, Task]] = []
 
 
@@ -53,7 +57,8 @@ def load_cached(scope: RunScope, silo: Silo) -> Loaded:
     """Return the silo's data and a model of the run's kind, loaded at the first call, and data again
     where its files have changed.
 
-    One entry a silo and one model a kind, so that a worker that serves many silos holds one model.
+    One entry a silo, and a model for each device, so that a worker that serves many silos on one
+    device holds one model.
     Raises DataError MDW-216 where the files change all the time.
     """
     # First of all: what can't be used is refused before data is read.
@@ -100,14 +105,17 @@ def let_go(silos: Iterable[str]) -> None:
 
 
 def _model(scope: RunScope, trainer: TrainerConf, task: Task, silo: Silo) -> nn.Module:
-    key = (scope.model, trainer, scope.task, silo.device)
-    if not _models or _models[0][0] != key:
+    kind = (scope.model, scope.task)
+    if not _models or _models[0][0] != kind:
         # One kind at a time: a worker must not pile up the models of a sweep.
-        _models.clear()
+        _models[:] = [(kind, {})]
+    forms = _models[0][1]
+    device = silo.device or scope.trainer.device
+    form = (device, trainer.channels_last, trainer.compile, trainer.accumulate > 1)
+    if form not in forms:
         check_model(scope, task, silo)
-        model = prepare(build_model(scope.model, task, seed=0), trainer, silo.device)
-        _models.append((key, model))
-    return _models[0][1]
+        forms[form] = prepare(build_model(scope.model, task, seed=0), trainer, silo.device)
+    return forms[form]
 
 
 def _task(conf: TaskConf) -> Task:

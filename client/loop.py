@@ -30,6 +30,7 @@ from client.device import (
 )
 from client.device_failures import told
 from client.evaluating import Evaluation, evaluate
+from client.flat_copy import to_device
 from client.loss_scale import LossScale
 from client.optimizer import learning_rate, momentum_of, optimizer_of, set_learning_rate
 from client.steps import Computes, Steps
@@ -306,10 +307,7 @@ def _batches(
 def _on(device: torch.device, records: Records | None) -> Records:
     """Return an algorithm's arrays on the model's device."""
     given = records or {}
-    return {
-        name: {key: array.to(device) for key, array in arrays.items()}
-        for name, arrays in given.items()
-    }
+    return {name: to_device(arrays, device) for name, arrays in given.items()}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Final
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
+from client.flat_copy import to_host
 from conf.errors import WireError
 from strategies.silo_half import Records, SiloHalf, belongs
 from strategies.wire import protocol
@@ -59,9 +60,9 @@ def write(state: RecordDict, memory: Memory) -> None:
         if name in (KEPT, SCALING) or name.startswith(HALF):
             del state[name]
     for name, arrays in memory.half.items():
-        state[HALF + name] = protocol.to_record(arrays)
+        state[HALF + name] = protocol.to_record(to_host(arrays))
     if memory.kept:
-        state[KEPT] = protocol.to_record(memory.kept)
+        state[KEPT] = protocol.to_record(to_host(memory.kept))
     if memory.scaling:
         state[SCALING] = protocol.to_record(memory.scaling)
 

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from client.cache import load_cached
 from client.tasks.base import Data
 from conf.compose import compose
 from conf.errors import DataError
-from conf.schema import DataConf, MlpConf, RunScope, Silo, TaskConf
+from conf.schema import DataConf, MlpConf, RunScope, Silo, TaskConf, TrainerConf
 from strategies.wire.run_config import pack, unpack
 
 NORTH = Silo("north", data=DataConf(partition="iid", examples=20))
@@ -73,6 +74,27 @@ def test_another_kind_of_model_takes_the_place_of_the_one_before(
         silo = dataclasses.replace(NORTH, device="cpu")
     assert load_cached(other, silo).model is not before
     assert len(cache._models) == 1
+
+
+def test_silos_on_two_devices_have_a_model_each_that_is_built_once(
+    scope: RunScope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    build = vars(cache)["build_model"]
+
+    def noted(*arguments: Any, **more: Any) -> Any:
+        built.append(arguments)
+        return build(*arguments, **more)
+
+    monkeypatch.setattr(cache, "build_model", noted)
+    # A device by its name and the one that `auto` is here stand for two GPUs.
+    north, south = NORTH, dataclasses.replace(SOUTH, device="cpu")
+    models = [load_cached(scope, one).model for _ in range(5) for one in (north, south)]
+    assert len(built) == 2
+    assert len({id(model) for model in models}) == 2
+    # Another learning rate is the same model.
+    faster = dataclasses.replace(scope, trainer=TrainerConf(lr=0.5))
+    assert load_cached(faster, north).model is models[0]
 
 
 def test_the_silo_s_own_threads_come_before_the_trainer_s(

@@ -21,6 +21,7 @@ from client import loop
 from client.batches.loaded import drop_all
 from client.batches.resident import residents
 from client.device import reproducible
+from client.flat_copy import to_device, to_host
 from client.models import build_model
 from client.optimizer import optimizer_of
 from client.tasks import task_named
@@ -340,6 +341,43 @@ def test_an_evaluation_of_a_half_trained_model_is_of_the_model_that_travels(data
     expected = loop.evaluate(net.cpu(), data.validation, DIGITS, TrainerConf(precision="fp32")).sums
     assert torch.equal(found["confusion"].sum(), expected["confusion"].sum())
     assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=5e-3)
+
+
+def test_arrays_travel_in_one_piece_and_are_the_same() -> None:
+    draws = torch.Generator().manual_seed(1)
+    arrays = {
+        "count": torch.tensor(7),
+        "half": torch.rand(5, generator=draws).half(),
+        "none": torch.empty(0, 3),
+        "image": torch.rand(2, 3, 4, 4, generator=draws).to(memory_format=torch.channels_last),
+        "weight": torch.rand(300, 200, generator=draws),
+    }
+    there = to_device(arrays, GPU)
+    assert all(array.device == GPU for array in there.values())
+    laid_out = {**there, "image": there["image"].to(memory_format=torch.channels_last)}
+    again = {name: array.clone() for name, array in to_host(laid_out).items()}
+    # What is on the device does not change with the next copy.
+    to_device({name: torch.zeros_like(array) for name, array in arrays.items()}, GPU)
+    for name, array in arrays.items():
+        assert torch.equal(again[name], array) and torch.equal(there[name].cpu(), array)
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_compiled_model_is_near_the_eager_one_and_compiled_once(data: Data, mode: str) -> None:
+    conf = gpu(compile=mode, batch_size=32)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    eager = trained(gpu(batch_size=32), data.train, net)
+    made = loop.prepare(copy.deepcopy(net), conf)
+    seconds = []
+    for _ in range(2):
+        made.load_state_dict(net.state_dict())
+        done = loop.train(made, data.train, DIGITS, conf, seed=3)
+        seconds.append(done.metrics[protocol.SECONDS_COMPILING])
+        assert near(made, eager, atol=1e-3)
+    assert seconds[0] > 0 and seconds[1] == 0
+    found = loop.evaluate(made, data.validation, DIGITS, conf).sums
+    expected = loop.evaluate(eager, data.validation, DIGITS, gpu()).sums
+    assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-2)
 
 
 def test_a_task_of_this_tree_is_what_the_tests_take_it_for() -> None:
