@@ -128,11 +128,13 @@ class Row:
 
 
 BASE: Final = Row("base")
-DEFAULTS: Final = Row("defaults", channels_last=False)
-"""What a run that says nothing has on this GPU: bf16, no channels_last."""
+DEFAULTS: Final = Row("defaults")
+"""What a run that says nothing has on this GPU: bf16 and channels_last, as `base`."""
+PLAIN_LAYOUT: Final = Row("not-channels-last", channels_last=False)
 ROWS: Final = (
     BASE,
     DEFAULTS,
+    PLAIN_LAYOUT,
     replace(BASE, name="host", data="host"),
     replace(BASE, name="loader", data="loader"),
     replace(BASE, name="tf32", precision="tf32"),
@@ -379,7 +381,7 @@ def syncs(turn: Callable[[], None], device: torch.device) -> int:
             turn()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sum("synchronizing" in str(one.message) for one in told)
+    return sum("called a synchronizing" in str(one.message) for one in told)
 
 
 def measured(row: Row, device: torch.device) -> Result:

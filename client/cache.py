@@ -111,7 +111,7 @@ def _model(scope: RunScope, trainer: TrainerConf, task: Task, silo: Silo) -> nn.
         _models[:] = [(kind, {})]
     forms = _models[0][1]
     device = silo.device or scope.trainer.device
-    form = (device, trainer.channels_last, trainer.compile, trainer.accumulate > 1)
+    form = (device, bool(trainer.channels_last), trainer.compile, trainer.accumulate > 1)
     if form not in forms:
         check_model(scope, task, silo)
         forms[form] = prepare(build_model(scope.model, task, seed=0), trainer, silo.device)

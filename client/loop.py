@@ -55,7 +55,8 @@ def prepare(model: nn.Module, conf: TrainerConf, device: str | None = None) -> n
     `client.compute` made of it.
     """
     model.to(choose(device or conf.device))
-    if conf.channels_last:
+    if conf.channels_last and not any(p.dim() == 5 for p in model.parameters()):
+        # Volumes have another layout, which torch refuses to mix with this one.
         model.to(memory_format=torch.channels_last)
     compile_in_place(model, conf)
     return model

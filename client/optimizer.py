@@ -85,7 +85,7 @@ def optimizer_of(model: nn.Module, conf: TrainerConf) -> Optimizer:
     thirds of the time, for SGD in a third.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    form = _form(parameters)
+    form = _form(parameters, conf.precision)
     if conf.optimizer == "sgd":
         sgd: Optimizer = (_PLAIN_SGD if "foreach" in form else _SGD)(
             parameters,
@@ -100,8 +100,12 @@ def optimizer_of(model: nn.Module, conf: TrainerConf) -> Optimizer:
     return adam
 
 
-def _form(parameters: Sequence[nn.Parameter]) -> dict[str, bool]:
+def _form(parameters: Sequence[nn.Parameter], precision: str) -> dict[str, bool]:
     """Return which of torch's forms of an optimizer fits the parameters; none where it chooses."""
+    if precision == "fp16":
+        # A fused step that overflows leaves its first momentum as memory was: seen on a GPU, where
+        # the step that followed was garbage.
+        return {}
     if all(p.is_cpu for p in parameters):
         return {"foreach": True}
     if all(p.is_cuda and p.is_floating_point() for p in parameters):

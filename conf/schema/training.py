@@ -104,7 +104,10 @@ class TrainerConf:
         help="number format of evaluations; auto = fp32, on a GPU that trains in shorter ones tf32; "
         "train = that of the training",
     )
-    channels_last: bool = value(False, help="keep images in memory as channels_last")
+    channels_last: bool | None = value(
+        None,
+        help="keep images in memory as channels_last; null = on a GPU that trains in bf16 or fp16",
+    )
     compile: str = one_of(
         *COMPILES,
         formerly=_COMPILE_WAS,

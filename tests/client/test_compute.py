@@ -63,7 +63,8 @@ def test_the_silo_s_settings_win_over_the_run_s_each_by_itself() -> None:
     done = resolved_on(asked, own, T4, {})
     assert (done.precision, done.compile, done.loader_workers) == ("fp16", "off", 0)
     assert done.channels_last and not done.keep_on_device
-    assert resolved_on(asked, UNSET, CPU, {}) == replace(asked, deterministic="true")
+    plain = replace(asked, deterministic="true", channels_last=False)
+    assert resolved_on(asked, UNSET, CPU, {}) == plain
 
 
 def test_what_is_carried_out_is_strict_but_where_it_has_to_be_graded() -> None:
@@ -124,3 +125,17 @@ def test_a_device_is_looked_at_as_torch_describes_it(monkeypatch: pytest.MonkeyP
     assert asked == [False]
     done = resolved(RUN, compute.AS_THE_RUN_SAYS, torch.device("cuda", 1))
     assert done.precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("precision", "last"), [("bf16", True), ("fp16", True), ("fp32", False), ("tf32", False)]
+)
+def test_images_lie_channels_last_where_a_gpu_trains_in_half_precision(
+    precision: str, last: bool
+) -> None:
+    gpu = Hardware("cuda", bf16=True, tf32=True)
+    asked = replace(RUN, precision=precision)
+    assert resolved_on(asked, MachineConf(), gpu, {}).channels_last is last
+    said = replace(asked, channels_last=not last)
+    assert resolved_on(said, MachineConf(), gpu, {}).channels_last is not last
+    assert resolved_on(RUN, MachineConf(), CPU, {}).channels_last is False

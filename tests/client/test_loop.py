@@ -354,3 +354,9 @@ def test_a_compiled_model_keeps_its_names_and_results(data: Data) -> None:
     )
     assert list(compiled.state_dict()) == list(eager.state_dict())
     assert close(compiled, eager, atol=1e-4)
+
+
+def test_a_model_of_volumes_keeps_its_layout() -> None:
+    model = nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2))
+    loop.prepare(model, TrainerConf(device="cpu", channels_last=True))
+    assert model[0].weight.is_contiguous()
