@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import pytest
+
+from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
+from azureml_jobs.identity.secret_store import FolderSecrets
 
 ROOT = Path(__file__).parents[2]
 MARK = "MEADOW_TEST_COMMAND"
@@ -26,26 +32,58 @@ SMALL = [
     "tracking=local",
 ]
 LOOPBACK = ("127.", "::1", "::ffff:127.")
+FEDERATION = """
+name: hospitals
+orchestrator:
+  workspace: {subscription_id: 00000000-0000-0000-0000-000000000001, resource_group: fl, name: hub}
+  compute: cpu
+  datastore: federation
+  store: https://hub.blob.core.windows.net/federation
+  key_vault: kv-hub
+  ca: ca.pem
+silos:
+  north:
+    workspace: {subscription_id: 00000000-0000-0000-0000-000000000002, resource_group: fl, name: north}
+    compute: gpu
+    key_vault: kv-north
+"""
+ON_AZURE = ["backend=azure", "federation.file=hospitals.yaml"]
 COMMANDS = {
     "simulate": ["simulate", *SMALL],
     "launch all": ["launch", "all", "backend=local", *SMALL],
     "evaluate": ["evaluate", "run=out/r"],
     "report": ["report", "run=out/r"],
     "runs": ["runs", "run.output=out"],
+    "keys silo": ["keys", "silo", "north"],
+    "launch on Azure": ["launch", "all", *ON_AZURE, "--dry-run"],
 }
+OWN_NETWORK = os.readlink("/proc/self/ns/net") if os.path.exists("/proc/self/ns/net") else ""
 
 
 def listeners(mark: str) -> set[str]:
-    """Return the addresses at which a command and all that it started listen."""
+    """Return the addresses at which a command and all that it started listen.
+
+    What is in a network of its own, as a rehearsal's jobs are, is not of this machine's.
+    """
     found = set()
-    for process in psutil.process_iter():
+    for process in _family(mark):
         try:
-            if process.environ().get(MARK) != mark:
+            if os.readlink(f"/proc/{process.pid}/ns/net") != OWN_NETWORK:
                 continue
             connections = process.net_connections("tcp")
-        except psutil.Error:
+        except (psutil.Error, OSError):
             continue
         found |= {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
+    return found
+
+
+def _family(mark: str) -> set[psutil.Process]:
+    """Return the processes with the mark, and all below them: some are given other variables."""
+    found: set[psutil.Process] = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == mark:
+                found |= {process, *process.children(recursive=True)}
     return found
 
 
@@ -76,6 +114,10 @@ def listened_at(arguments: list[str], folder: Path) -> set[str]:
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, set[str]], Path]]:
     """Where each command listened, and the folder that they ran in."""
     folder = tmp_path_factory.mktemp("shared")
+    (folder / "hospitals.yaml").write_text(FEDERATION)
+    secrets = FolderSecrets(folder / "elsewhere")
+    make_ca(secrets, "hospitals", datetime.now(UTC))
+    (folder / "ca.pem").write_bytes(secrets.get(CA_CERTIFICATE))
     found = {}
     for name, arguments in COMMANDS.items():
         if name == "launch all":
@@ -92,6 +134,19 @@ def test_a_command_listens_on_this_machine_alone(
     assert [one for one in addresses if not one.startswith(LOOPBACK)] == []
     # The test looks at what there is: an orchestrator does listen.
     assert bool(addresses) == (command == "launch all")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_rehearsal_and_the_jobs_that_it_launches_listen_on_this_machine_alone(
+    tmp_path: Path,
+) -> None:
+    """With the clients, and the code that launches, submits and stops, of `backend=azure`."""
+    if shutil.which("node") is None:
+        pytest.skip("Azurite needs Node, and there is none on this machine")
+    addresses = listened_at(["rehearse", "task=digits", "run.rounds=1"], tmp_path)
+    assert [one for one in addresses if not one.startswith(LOOPBACK)] == []
+    assert "127.0.0.1" in addresses, "the stand-in listens"
 
 
 @pytest.mark.parametrize("output", ["out", "launched"])
