@@ -23,6 +23,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from client import sums
 from client.batches import Batches, length
+from client.batches.stored import StoredSet
 from client.device import autocast, device_of, full_precision, reproducible
 from client.device_failures import is_full, is_lost, told
 from client.model_state import check_state, first_line
@@ -169,6 +170,8 @@ _LOSS_HINT: Final = "Return the batch's mean loss, a tensor made from `output`."
 
 
 def _first(dataset: Dataset[Any], count: int) -> Dataset[Any]:
+    if isinstance(dataset, StoredSet):
+        return dataset.first(count)
     if isinstance(dataset, TensorDataset):
         return TensorDataset(*(tensor[:count] for tensor in dataset.tensors))
     return Subset(dataset, range(count))

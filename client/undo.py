@@ -6,6 +6,8 @@ was taken once.
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -19,8 +21,11 @@ class Undo:
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._device = device
-        self._buffers = list(model.buffers())
+        # Asked itself: the public function looks for the device's library each time.
+        cuda = device.type == "cuda"
+        self._generator = torch.cuda.default_generators[device.index or 0] if cuda else None
+        # Those of one type go together, in one launch on a GPU.
+        self._buffers = sorted(model.buffers(), key=lambda buffer: str(buffer.dtype))
         self._kept = [buffer.clone() for buffer in self._buffers]
         self._versions = [buffer._version for buffer in self._buffers]
         # torch's normalisations move their running means without saying so in the version.
@@ -32,8 +37,8 @@ class Undo:
     def mark(self) -> None:
         """Remember how all is now."""
         self._of_host = torch.default_generator.get_state()
-        if self._device.type == "cuda":
-            self._of_device = torch.cuda.get_rng_state(self._device)
+        if self._generator is not None:
+            self._of_device = self._generator.get_state()
         if not self._buffers:
             return
         # Tables that never change are copied once, running means at each step.
@@ -46,16 +51,16 @@ class Undo:
         """Put all back to where it was when it was marked."""
         assert self._of_host is not None  # marked before
         torch.default_generator.set_state(self._of_host)
-        if self._of_device is not None:
-            torch.cuda.set_rng_state(self._of_device, self._device)
+        if self._generator is not None and self._of_device is not None:
+            self._generator.set_state(self._of_device)
         self._copy(self._buffers, self._kept, [True] * len(self._kept))
         self._versions = [buffer._version for buffer in self._buffers]
 
     @staticmethod
     def _copy(to: list[Tensor], of: list[Tensor], which: list[bool]) -> None:
-        pairs = [
-            pair for pair, wanted in zip(zip(to, of, strict=True), which, strict=True) if wanted
-        ]
-        if pairs:
-            with torch.no_grad():
-                torch._foreach_copy_([a for a, _ in pairs], [b for _, b in pairs])
+        chosen = zip(to, of, which, strict=True)
+        pairs = [(a, b) for a, b, wanted in chosen if wanted]
+        with torch.no_grad():
+            for _, alike in groupby(pairs, key=lambda pair: pair[0].dtype):
+                copies, values = map(list, zip(*alike, strict=True))
+                torch._foreach_copy_(copies, values)

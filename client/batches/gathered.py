@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 from client.batches.ahead import copied_ahead
 from client.batches.order import Order
 from client.batches.resident import residents
+from client.batches.stored import as_stored, as_used
 from client.device_failures import with_room
 
 Columns = tuple[Tensor, ...]
@@ -32,10 +33,19 @@ class InMemory:
             residents.offer(dataset, device)
 
     def __iter__(self) -> Iterator[Columns]:
+        if self._device.type != "cuda" and not self._there():
+            for part in self._order:
+                yield chosen(self._dataset.tensors, part)
+            return
+        for batch in self._of_gpu():
+            yield as_used(self._dataset, batch)
+
+    def _of_gpu(self) -> Iterator[Columns]:
+        """Yield the batches on the device, as they are stored."""
         indices = self._order.drawn()
         sizes = self._order.sizes
         done = 0
-        if residents.copies(self._dataset, self._device) is not None:
+        if self._there():
             # Once for the whole pass, and not for each batch.
             for part in _sent(indices, self._device).split(sizes):
                 batch = self._resident(part)
@@ -46,13 +56,12 @@ class InMemory:
                 # It must not stay while the next one is made.
                 del batch
         parts = indices.split(sizes)[done:]
-        if self._device.type == "cuda":
-            yield from copied_ahead(
-                gathered_ahead(self._dataset.tensors, parts, self._device), self._device
-            )
-        else:
-            for part in parts:
-                yield chosen(self._dataset.tensors, part)
+        gathered = gathered_ahead(as_stored(self._dataset), parts, self._device)
+        ahead = self._device.type == "cuda"
+        yield from copied_ahead(gathered, self._device) if ahead else gathered
+
+    def _there(self) -> bool:
+        return residents.copies(self._dataset, self._device) is not None
 
     def _resident(self, part: Tensor) -> Columns | None:
         """Return a batch of the copies on the device; None where these had to leave it."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from client.batches.stored import as_stored
 from client.device_failures import is_full, on_full_memory
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,12 @@ class Residents:
         """Copy a set to the device if it is a GPU with room for it; nothing where it is there."""
         if device.type != "cuda" or device in self._crowded or self.copies(dataset, device):
             return
-        needed = sum(tensor.nbytes for tensor in dataset.tensors)
+        tensors = as_stored(dataset)
+        needed = sum(tensor.nbytes for tensor in tensors)
         if needed > self._room(device):
             return
         try:
-            copies = tuple(tensor.to(device) for tensor in dataset.tensors)
+            copies = tuple(tensor.to(device) for tensor in tensors)
         except RuntimeError as error:
             if not is_full(error):
                 raise

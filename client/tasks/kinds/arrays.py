@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from client.batches.stored import StoredSet
 from client.partition import Indices
 from client.tasks.base import Contract, broken
 from client.tasks.kinds.in_memory import InMemoryTask
@@ -21,6 +22,8 @@ ANY_SIDE: Final = 32
 """The length of a made-up input's side where the contract names none: as long as a model's layers
 can need.
 """
+STORED: Final = ("uint8", "int8", "int16", "float16")
+"""Types of numbers that take less than a float32, and that torch can choose rows of."""
 MADE_UP: Final = 4
 """Examples that are made up."""
 
@@ -65,9 +68,12 @@ class ArrayTask(InMemoryTask[Arrays]):
 
     def dataset(self, examples: Arrays, which: Indices | slice) -> TensorDataset:
         """Return some of the examples as tensors: inputs (n, *contract.shape) of float32, targets
-        in their own type.
+        in their own type. What is stored in less than a float each stays so until it is used.
         """
         inputs, targets = examples
+        others = torch.from_numpy(np.array(targets[which]))
+        if inputs.dtype.name in STORED:
+            stored = self.contract.arranged(torch.from_numpy(np.array(inputs[which])))
+            return StoredSet(stored, others, scaled=self.scaled)
         chosen = torch.from_numpy(np.array(inputs[which], dtype=np.float32))
-        arranged = self.contract.arranged(chosen)
-        return TensorDataset(self.scaled(arranged), torch.from_numpy(np.array(targets[which])))
+        return TensorDataset(self.scaled(self.contract.arranged(chosen)), others)
