@@ -99,11 +99,15 @@ class PlainProgress(Observer):
             self._print(f"round {record.round}/{self._rounds}  {in_few(silos)} trained on {on}")
         for silo, why in sorted(record.failed.items()):
             self._print(f"round {record.round}/{self._rounds}  {silo} failed: {one_line(why)}")
+        if record.unscored:
+            self._print(f"round {record.round}/{self._rounds}  {one_line(record.unscored)}")
 
     def model_tested(self, test: FinalTest) -> None:
         """Say who failed to test the model; what it is worth comes with the summary."""
         for silo, why in sorted(test.failed.items()):
             self._print(f"test  {silo} failed: {one_line(why)}")
+        if test.unscored:
+            self._print(f"test  {one_line(test.unscored)}")
 
     def baselines_started(self, models: list[str]) -> None:
         """Say what takes its time now."""
