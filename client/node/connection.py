@@ -345,14 +345,17 @@ class Connection:
 
         return all(list(side_by_side(one, ids)))
 
-    def close(self) -> None:
-        """Say goodbye, if the server can be reached, and end all calls; once is enough."""
+    def close(self, *, goodbye: bool = True) -> None:
+        """Say goodbye, if the server can be reached, and end all calls; once is enough.
+
+        Without a goodbye the silo keeps its place: what is asked of it waits for its successor.
+        """
         stub = self._stub
         node = self._node
         if self._closed.is_set():
             return
         self._closed.set()
-        if stub is not None and node is not None:
+        if goodbye and stub is not None and node is not None:
             try:
                 stub["DeactivateNode"](
                     DeactivateNodeRequest(node_id=node.node_id),

@@ -131,7 +131,8 @@ class Node:
                 log.error("%s", self._finder.not_found(self._idle_timeout))
             raise IdleTimeout(f"no server for {self._idle_timeout:.0f} s") from None
         finally:
-            self._connection.close()
+            # One that starts again is back in seconds: what is asked of it meanwhile is not lost.
+            self._connection.close(goodbye=self._lost is None)
             if self._states is not None:
                 self._states.close()
             if self._at_end is not None:

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, TensorDataset
 from client import sums
 from client.batches import length
 from client.device import device_of
+from client.placement import visible
 from client.tasks import task_of
 from client.tasks.base import Task
 from conf.schema import Conf
@@ -30,6 +31,8 @@ from server.scoring.evaluation import Scorer
 
 DIVIDED_BELOW: Final = 256 << 20
 """Bytes of a test set in memory that each worker may hold; a larger one is in one worker alone."""
+
+CPU: Final = "cpu"
 
 Arrays = dict[str, NDArray[Any]]
 Pending = Callable[[], Metrics]
@@ -74,12 +77,23 @@ class _TestSet:
 
     scorer: Scorer
     examples: Dataset[Any]
+    on_cpu: bool
+    """Whether models are scored on a CPU, wherever that is done."""
 
     @staticmethod
-    def of(conf: Conf) -> _TestSet | None:
-        """Return the test set of a run's task, None where it has none."""
+    def of(conf: Conf, *, here: bool = True) -> _TestSet | None:
+        """Return the test set of a run's task, None where it has none.
+
+        Where it is not evaluated `here`, this process takes no device: a CUDA context is half a
+        gigabyte of one, and breaks what is forked.
+        """
         examples = task_of(conf.task).test(conf.data)
-        return None if examples is None else _TestSet(Scorer.of(conf, {}), examples)
+        if examples is None:
+            return None
+        if here:
+            scorer = Scorer.of(conf, {})
+            return _TestSet(scorer, examples, device_of(scorer.model).type == "cpu")
+        return _TestSet(Scorer.of(conf, {}, CPU), examples, not _workers_have_a_gpu(conf))
 
     @property
     def task(self) -> Task:
@@ -91,7 +105,7 @@ class _TestSet:
         on a GPU, where it stays as a whole.
         """
         in_memory = isinstance(self.examples, TensorDataset) and self.task.collate is None
-        if not in_memory or device_of(self.scorer.model).type != "cpu":
+        if not in_memory or not self.on_cpu:
             return 1
         size = self.scorer.conf.trainer.eval_batch_size
         return max(1, -(-length(self.examples) // size))
@@ -120,6 +134,14 @@ class _TestSet:
         size = self.scorer.conf.trainer.eval_batch_size
         start = number * size
         return TensorDataset(*(tensor[start : start + size] for tensor in self.examples.tensors))
+
+
+def _workers_have_a_gpu(conf: Conf) -> bool:
+    """Return whether workers score on a GPU, without asking for one."""
+    own = conf.federation.orchestrator.device
+    if own != "auto":
+        return own != CPU
+    return (visible() > 0 and conf.simulation.gpus != 0) or torch.backends.mps.is_available()
 
 
 _loaded: list[tuple[tuple[object, ...], _TestSet]] = []
@@ -179,7 +201,6 @@ class CentralScore:
 
 def central_score(conf: Conf, workers: Workers | None = None) -> CentralScore | None:
     """Return what scores models on the task's test set, None where it has none."""
-    test = _TestSet.of(conf)
-    if test is None:
-        return None
-    return CentralScore(conf, test, workers if workers and workers.workers else None)
+    there = workers if workers and workers.workers else None
+    test = _TestSet.of(conf, here=there is None)
+    return None if test is None else CentralScore(conf, test, there)

@@ -47,11 +47,13 @@ class Scorer:
     splits: dict[str, Examples]
 
     @staticmethod
-    def of(conf: Conf, splits: dict[str, Examples]) -> Scorer:
-        """Make a scorer for a configuration and the silos' test splits."""
+    def of(conf: Conf, splits: dict[str, Examples], device: str | None = None) -> Scorer:
+        """Make a scorer for a configuration and the silos' test splits, on the server's device unless
+        another is named.
+        """
         task = task_of(conf.task)
         trainer = for_scoring(conf.trainer)
-        own = conf.federation.orchestrator.device
+        own = device or conf.federation.orchestrator.device
         model = loop.prepare(build_model(conf.model, task, conf.run.seed), trainer, own)
         return Scorer(conf, task, model, trainer, splits)
 

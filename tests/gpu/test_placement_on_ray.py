@@ -18,6 +18,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from client.placement import MASK
+from conf.errors import SiloError
 from conf.schema import Silo
 from server.engines.ray_engine import run_on_ray
 from server.engines.ray_grid import RayGrid
@@ -129,3 +130,17 @@ def test_the_actors_of_a_cluster_share_what_it_has(tmp_path: Path) -> None:
         assert placed(tmp_path, 2, **here) == [("0/1", "0"), ("0/1", "1")]
         assert placed(tmp_path, 2, gpus=1, **here)[0][0] == "0/2"
         assert placed(tmp_path, 2, gpus=0, **here) == [("none", ""), ("none", "")]
+
+
+def test_an_actor_whose_device_is_lost_ends_the_run_by_name(tmp_path: Path) -> None:
+    """Flower would give it one silo after another, and each would fail as the first one did."""
+
+    def main(grid: RayGrid, context: Context) -> None:
+        content = RecordDict({"config": ConfigRecord({"poison": "silo-1"})})
+        grid.send_and_receive([Message(content, node, "train") for node in grid.get_node_ids()])
+
+    silos = [Silo(f"silo-{i}", i, 2) for i in range(2)]
+    logs = tmp_path / "a-run/logs"
+    here: dict[str, Any] = {"workers": 2, "ray_address": None, "malloc": False, "gpus": 0}
+    with pytest.raises(SiloError, match=r"MDW-320.*silo-1.*CUDA error.*run\.resume=a-run"):
+        run_on_ray(main, silos, log_dir=logs, app="poisoned_app:app", **here)

@@ -21,7 +21,7 @@ from conf.errors import DataError
 from conf.schema import Conf
 from server.engines.pipe import Call
 from server.scoring import central
-from server.scoring.central import Part, central_score, part_sums
+from server.scoring.central import CentralScore, Part, central_score, part_sums
 from server.scoring.evaluation import Scorer, first_weights
 
 
@@ -163,3 +163,28 @@ def test_a_worker_loads_the_test_set_once_for_all_rounds(
 
 def test_a_task_without_a_test_set_has_no_central_score(conf: Conf) -> None:
     assert central_score(conf, None) is None
+
+
+def test_where_workers_score_this_process_takes_no_device(
+    conf: Conf, test_set: TensorDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(name: str) -> torch.device:
+        assert name == "cpu", "a context would be made in the process that others are forked from"
+        return torch.device(name)
+
+    monkeypatch.setattr(loop, "choose", chosen)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    pool = Here(4)
+    assert central_score(conf, pool) is not None
+    score = CentralScore(conf, the_test_set(conf), pool)
+    # On a GPU the set stays whole.
+    assert (score._batches, score._parts) == (1, 1)
+    conf.simulation.gpus = 0
+    score = CentralScore(conf, the_test_set(conf), pool)
+    assert (score._batches, score._parts) == (7, 4)
+
+
+def the_test_set(conf: Conf) -> central._TestSet:
+    found = central._TestSet.of(conf, here=False)
+    assert found is not None
+    return found
