@@ -23,12 +23,12 @@ from conf.errors import AzureError
 from server.run.history import read_history
 from server.run.result import RunResult
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SILOS = ("north", "south")
 ALL = "who holds all rights"
 TASK = ["task=digits", "tracking=environment", "model.hidden=[16]", "run.rounds=2"]
-SECONDS = 240
+SECONDS = 480
 
 
 @dataclass
