@@ -20,6 +20,7 @@ from conf.errors import CheckpointError
 from server.report import plots
 from server.report.decisions import decisions
 from server.report.drawing import AGGREGATE, BEST_ALONE, POOLED, RANGE, LineStyle, line_style
+from server.report.gains import gains
 from server.report.headline import EXAMPLES, EXAMPLES_OF_ROUNDS, headline, verdict
 from server.report.overview import MOST_LINES, Overview, Point, overview
 from server.report.page import PAGE
@@ -141,6 +142,7 @@ def html(result: RunResult, rounds: Overview, beside: Surroundings | None = None
         where_curves=EXAMPLES_OF_ROUNDS,
         decisions=decisions(result),
         comparison=comparison(result),
+        gains=gains(result),
         no_comparison="" if result.baseline else _no_comparison(result),
         partition=partition(result),
         silo_rows=silo_rows(rounds.silos, result.shown) if points else [],

@@ -76,6 +76,7 @@ class Decisions:
     pictures: list[tuple[str, str]]
     legend: list[tuple[str, LineStyle]]
     silos: int
+    where: str
 
 
 def decisions(result: RunResult) -> Decisions | None:
@@ -97,7 +98,13 @@ def decisions(result: RunResult) -> Decisions | None:
         pictures=_pictures(classes) if names else [],
         legend=[(name, style_of(place, len(names))) for place, name in enumerate(names)],
         silos=len(test.chosen.get("silos", [])),
+        where=where_of(test),
     )
+
+
+def where_of(test: FinalTest) -> str:
+    """Return of which examples a test's details are."""
+    return "the task's own test set" if test.details.get("central") else "the silos' test examples"
 
 
 def decision_rows(test: FinalTest) -> list[Decision]:
@@ -165,7 +172,8 @@ def confusion_rows(
 
 def interval(test: FinalTest | None, name: str) -> str:
     """Return the 95 % interval of a metric of all silos' test examples; empty where none is known."""
-    found = test.details.get("intervals", {}).get(name) if test is not None else None
+    own = test is not None and not test.details.get("central")
+    found = test.details.get("intervals", {}).get(name) if test is not None and own else None
     return "" if found is None else _range(found)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from server.report.decisions import decision_rows, interval, ranking_rows
+from server.report.decisions import decision_rows, interval, ranking_rows, where_of
 from server.report.headline import EXAMPLES
 from server.report.overview import NUM_EXAMPLES, Overview, SiloOverview
 from server.report.software_table import mixed_software, software_table
@@ -130,7 +130,7 @@ def _decisions(result: RunResult) -> dict[str, list[str]]:
         (plain(row.name), row.examples, str(row.auroc), str(row.auprc), row.error, row.calibrated)
         for row in ranking_rows(test)
     ]
-    lines = [f"On all silos' {EXAMPLES} together; 95 % intervals in brackets:", ""]
+    lines = [f"On {where_of(test)}; 95 % intervals in brackets:", ""]
     lines += _table(head, ranked)
     chosen = decision_rows(test)
     if chosen:

@@ -57,7 +57,7 @@ PAGE = r"""
 <section aria-labelledby="decides">
 <h2 id="decides">How it decides</h2>
 {% if decisions.rows %}
-<p>From which score on it says yes was chosen on the validation examples of {{ decisions.silos }} silo{{ "" if decisions.silos == 1 else "s" }}, before the test; this is what it then does to the test examples.</p>
+<p>From which score on it says yes was chosen on the validation examples of {{ decisions.silos }} silo{{ "" if decisions.silos == 1 else "s" }}, before the test; this is what it then does on {{ decisions.where }}.</p>
 <div class="wide" tabindex="0" role="region" aria-label="Operating points"><table>
 <thead><tr><th scope="col">says yes to</th><th scope="col" class="fact">chosen for</th><th scope="col">from probability</th><th scope="col">sensitivity</th><th scope="col">specificity</th><th scope="col">precision</th><th scope="col">false in 1,000</th></tr></thead>
 <tbody>{% for row in decisions.rows %}<tr><th scope="row">{{ row.name }}</th><td class="fact">{{ row.rule }}<br><span class="note">there: {{ row.chosen_sensitivity }}, {{ row.chosen_specificity }}</span></td><td>{{ row.probability }}</td>{{ known(row.sensitivity) }}{{ known(row.specificity) }}{{ known(row.precision) }}<td>{{ row.alarms }}</td></tr>
@@ -65,7 +65,7 @@ PAGE = r"""
 {% endif %}
 <div class="panels">{% for picture, alt in decisions.pictures %}<figure><div role="img" aria-label="{{ alt }}">{{ picture | safe }}</div></figure>{% endfor %}
 
-{% if decisions.confusion %}<figure><figcaption>Test examples by true class (rows) and by the likeliest class of the model (columns).</figcaption><div class="wide" tabindex="0" role="region" aria-label="True and guessed classes"><table class="heat{{ " dense" if decisions.confusion | length > 12 else "" }}">
+{% if decisions.confusion %}<figure><figcaption>Examples by true class (rows) and by the likeliest class of the model (columns).</figcaption><div class="wide" tabindex="0" role="region" aria-label="True and guessed classes"><table class="heat{{ " dense" if decisions.confusion | length > 12 else "" }}">
 <thead><tr><th scope="col"></th>{% for name, _ in decisions.confusion %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for name, cells in decisions.confusion %}<tr><th scope="row">{{ name }}</th>{% for count, share in cells %}<td style="--share: {{ share }}"{% if count == 0 %} class="none"{% endif %}>{{ "{:,}".format(count) }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div></figure>{% endif %}
@@ -73,10 +73,10 @@ PAGE = r"""
 {% if decisions.legend | length > 1 %}{{ lines_of(decisions.legend) }}{% endif %}
 {% if decisions.rankings %}
 <div class="wide" tabindex="0" role="region" aria-label="Each class"><table>
-<thead><tr><th scope="col">class</th><th scope="col">test examples of it</th><th scope="col">AUROC</th><th scope="col">AUPRC</th><th scope="col">calibration error</th>{% if decisions.temperature != "–" %}<th scope="col">at temperature {{ decisions.temperature }}</th>{% endif %}</tr></thead>
+<thead><tr><th scope="col">class</th><th scope="col">examples of it</th><th scope="col">AUROC</th><th scope="col">AUPRC</th><th scope="col">calibration error</th>{% if decisions.temperature != "–" %}<th scope="col">at temperature {{ decisions.temperature }}</th>{% endif %}</tr></thead>
 <tbody>{% for row in decisions.rankings %}<tr><th scope="row">{{ row.name }}</th><td>{{ row.examples }}</td>{{ known(row.auroc) }}{{ known(row.auprc) }}<td>{{ row.error }}</td>{% if decisions.temperature != "–" %}<td>{{ row.calibrated }}</td>{% endif %}</tr>
 {% endfor %}</tbody></table></div>
-<p class="note">Small: 95 % intervals. Rings in the curves are the operating points. Calibration error: of 15 ranges of the probability, the mean distance between what was said and what happened{% if decisions.temperature != "–" %}; the temperature, by which scores are divided, was chosen on validation examples{% if decisions.legend | length == 1 %} and is drawn dashed{% endif %}{% endif %}. The curves are made of counts of scores that all silos added up.</p>
+<p class="note">Small: 95 % intervals. Rings in the curves are the operating points. Calibration error: of 15 ranges of the probability, the mean distance between what was said and what happened{% if decisions.temperature != "–" %}; the temperature, by which scores are divided, was chosen on validation examples{% if decisions.legend | length == 1 %} and is drawn dashed{% endif %}{% endif %}. All of it is of {{ decisions.where }}, made of counts of scores{% if decisions.where != "the task's own test set" %} that the silos added up{% endif %}.</p>
 {% endif %}
 </section>
 {% endif %}
@@ -89,6 +89,18 @@ PAGE = r"""
 {% if comparison.folded %}<details><summary>{% if more.alone %}{{ comparison.folded | length }} of the silos alone{% else %}Each of the {{ comparison.folded | length }} silos alone{% endif %}</summary><div class="wide" tabindex="0" role="region" aria-label="Each silo alone"><table class="dense">{{ models(comparison.folded, [], comparison.metric, comparison.others) }}</table></div></details>
 {{ left_out(more.alone, "result.json") }}
 <p class="note">result.json also holds each model's metrics on each silo's own {{ where_models }}.</p>{% endif %}
+</section>
+{% endif %}
+
+{% if gains %}
+<section aria-labelledby="gained">
+<h2 id="gained">Who gained</h2>
+<p>{{ gains.better }} of {{ gains.rows | length + gains.left_out }} silo{{ "" if gains.rows | length == 1 else "s" }} gained, {{ gains.worse }} lost: the federated model beside each silo's own, trained alone, on that silo's own {{ where_models }}.</p>
+<div class="wide{{ " tall" if gains.rows | length > 20 else "" }}" tabindex="0" role="region" aria-label="What each silo gained"><table{% if gains.rows | length > 20 %} class="dense"{% endif %}>
+<thead><tr><th scope="col">silo</th><th scope="col">alone</th><th scope="col">federated</th><th scope="col">gain in {{ gains.metric }}</th><th scope="col" class="gain"></th></tr></thead>
+<tbody>{% for row in gains.rows %}<tr><th scope="row">{{ row.silo }}</th><td>{{ row.alone }}</td><td>{{ row.federated }}</td><td>{{ row.change }}</td><td class="gain"><span class="{{ "up" if row.share > 0 else "down" }}" style="width: {{ "%.1f" % (50 * row.share | abs) }}%"></span></td></tr>
+{% endfor %}</tbody></table></div>
+{{ left_out(gains.left_out, "result.json") }}
 </section>
 {% endif %}
 

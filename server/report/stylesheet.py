@@ -38,6 +38,7 @@ td.bar { width: 30%; min-width: 8rem; }
 td.bar span { display: block; height: 0.75rem; border-radius: 0 3px 3px 0; background: var(--soft); opacity: 0.6; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 tr.ours td.bar span { background: var(--accent); opacity: 1; }
 td.bar.small { width: 5rem; min-width: 3rem; }
+td.gain { width: 34%; min-width: 9rem; position: relative; background: linear-gradient(var(--line), var(--line)) 50% 0 / 1px 100% no-repeat; } td.gain span { position: absolute; top: 50%; height: 0.75rem; margin-top: -0.375rem; print-color-adjust: exact; -webkit-print-color-adjust: exact; } td.gain .up { left: 50%; background: var(--good); border-radius: 0 3px 3px 0; } td.gain .down { right: 50%; background: var(--bad); border-radius: 3px 0 0 3px; }
 td .note { font-size: 0.82rem; }
 td.fact, th.fact { text-align: left; padding-left: 0.45rem; padding-right: 0.45rem; font-size: 0.86rem; }
 td.text, th.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }

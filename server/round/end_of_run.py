@@ -111,6 +111,12 @@ def choose(
     return found | {"silos": sorted(heard)} if found else {}
 
 
+def central_details(task: Task, total: sums.Sums, chosen: Details) -> Details:
+    """Return what the sums of a task's own test set tell beside metrics, where no silo has a test."""
+    found = _known(task, lambda: details_of(task, total, chosen))
+    return found | {"central": True} if found else {}
+
+
 def ranks(task: Task) -> bool:
     """Whether a task ranks classes, so that there is something to choose."""
     nothing = {

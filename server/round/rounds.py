@@ -26,7 +26,7 @@ from server.round.choice import CENTRAL, Choice, choice_of
 from server.round.cohort import CohortGrid, select
 from server.round.counted import say_what_counted
 from server.round.early_stop import EarlyStop
-from server.round.end_of_run import choose, config_of, final_test
+from server.round.end_of_run import central_details, choose, config_of, final_test
 from server.round.evaluate_phase import EvaluatePhase
 from server.round.exchange import Step, exchange
 from server.round.gate import admission_of
@@ -168,6 +168,8 @@ class Rounds:
         )
         test.central = central.metrics(kept.round)
         test.unscored = central.why
+        if not test.details and central.sums is not None:
+            test.details = central_details(self.task, central.sums, chosen)
         session.ledger.model_tested(kept.round, arrays_digest(kept.arrays), test.digest)
         session.observer.model_tested(test)
         return test

@@ -11,9 +11,11 @@ from typing import Final, TypeVar
 
 from flwr.app import ArrayRecord
 
+from client.sums import Sums
 from conf.errors import Interrupted, MeadowError, SiloError
 from server.round.error_text import plain_reason
 from server.run.result import Metrics
+from server.scoring.central import Begun
 
 T = TypeVar("T")
 
@@ -42,6 +44,12 @@ class Scored:
         if self.why:
             log.warning("round %d: %s", round, self.why)
         return NOTHING if found is None else found
+
+    @property
+    def sums(self) -> Sums | None:
+        """What the metrics are made of; None where there are none, or the score does not say."""
+        known = isinstance(self._pending, Begun) and not self.why
+        return self._pending.sums if known else None  # type: ignore[union-attr]  # it is one
 
     def _tried(self, action: Callable[[], T]) -> T | None:
         try:

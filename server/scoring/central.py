@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -35,8 +36,23 @@ DIVIDED_BELOW: Final = 256 << 20
 CPU: Final = "cpu"
 
 Arrays = dict[str, NDArray[Any]]
-Pending = Callable[[], Metrics]
-"""Waits for the metrics of an evaluation that was begun."""
+
+
+@dataclass
+class Begun:
+    """An evaluation that was begun: to call it is to wait for its metrics."""
+
+    task: Task
+    wait: Callable[[], sums.Sums]
+
+    def __call__(self) -> Metrics:
+        """Return the metrics; raises what the evaluation raised."""
+        return sums.metrics_of(self.task, self.sums)
+
+    @cached_property
+    def sums(self) -> sums.Sums:
+        """What the metrics are made of."""
+        return self.wait()
 
 
 class Workers(Protocol):
@@ -171,32 +187,33 @@ class CentralScore:
         # Where workers evaluate, this process need not hold the test set.
         self._test = test if workers is None else None
 
-    def begin(self, model: ArrayRecord) -> Pending:
+    def begin(self, model: ArrayRecord) -> Begun:
         """Begin to evaluate a model; what is returned waits for its metrics.
 
         An error is raised there: what the task raised, or SiloError MDW-317 where workers end.
         """
         if self._workers is None:
-            return lambda: self._here(model)
+            return Begun(self._task, lambda: self._here(model))
         bounds = [self._batches * i // self._parts for i in range(self._parts + 1)]
         name = f"{part_sums.__module__}:{part_sums.__name__}"
         futures = [
             self._workers.call(Call(name, model, Part(self._conf, first, last, self._batches)))
             for first, last in itertools.pairwise(bounds)
         ]
-        return lambda: self._metrics([future.result() for future in futures])
+        return Begun(self._task, lambda: _folded([future.result() for future in futures]))
 
-    def _here(self, model: ArrayRecord) -> Metrics:
+    def _here(self, model: ArrayRecord) -> sums.Sums:
         assert self._test is not None
         whole = Part(self._conf, 0, self._batches, self._batches)
-        return self._metrics([self._test.sums(model, whole)])
+        return _folded([self._test.sums(model, whole)])
 
-    def _metrics(self, parts: list[PartSums]) -> Metrics:
-        total: sums.Sums = {}
-        for part in parts:
-            for some in (part.counts, *part.reals):
-                sums.add(total, {k: torch.from_numpy(np.array(v)) for k, v in some.items()})
-        return sums.metrics_of(self._task, total)
+
+def _folded(parts: list[PartSums]) -> sums.Sums:
+    total: sums.Sums = {}
+    for part in parts:
+        for some in (part.counts, *part.reals):
+            sums.add(total, {k: torch.from_numpy(np.array(v)) for k, v in some.items()})
+    return total
 
 
 def central_score(conf: Conf, workers: Workers | None = None) -> CentralScore | None:
