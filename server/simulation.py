@@ -29,6 +29,7 @@ from server.engines.quiet import logs_to
 from server.engines.ray_engine import run_on_ray
 from server.engines.worker import load_app
 from server.observers.progress import progress as progress_display
+from server.round.contract_answers import check_members
 from server.round.readiness import check_here
 from server.run.finished import FinishedRun
 from server.scoring.baseline import baseline_jobs, check_baseline, compare
@@ -66,6 +67,7 @@ def simulate_conf(conf: Conf, *, command: str = "", shown: Shown = "nothing") ->
     check_named(conf.trainer.device)
     if conf.simulation.ray_address is None:
         shared(conf.simulation.gpus)
+    check_members(task, members)
     partition = class_counts(task, members)
     check_baseline(conf, members)
     check_here(conf, task, len(members), task.data(members[0]))

@@ -175,6 +175,12 @@ def _check_columns(file: TableFile, columns: Sequence[ColumnConf]) -> None:
     )
 
 
+def _in_words(fault: Fault) -> str:
+    """Return a fault as `column = expected = found`, as a table of all silos' answers reads it."""
+    column = fault.column.replace(";", ",").replace("=", "-")
+    return f"{column} = {fault.expected} = {fault.found}"
+
+
 def _refused(root: Path, faults: list[Fault]) -> DataError:
     first = faults[0]
     told: dict[str, str | int] = {}
@@ -183,7 +189,7 @@ def _refused(root: Path, faults: list[Fault]) -> DataError:
             told["column"] = field(fault.column)
             told["expected"] = field(fault.expected)
             told["found"] = field(fault.found)
-    others = sorted({f"{fault.column}: {fault.found}" for fault in faults[1:MOST_TOLD]})
+    others = sorted({_in_words(fault) for fault in faults[1:MOST_TOLD]})
     if others:
         told["others"] = field("; ".join(others))
     return DataError(

@@ -25,6 +25,7 @@ from client.models import build_model
 from client.tasks.base import Data, Task
 from conf.errors import RoundError
 from conf.schema import Conf, RunConf
+from server.round import contract_answers
 from server.round.dry_aggregation import dry_aggregation
 from server.round.dry_half import dry_half
 from server.round.error_text import plain_reason
@@ -86,11 +87,18 @@ def ask_silos(grid: Grid, silos: Mapping[int, str], run: RunConf, config: Config
     closing = replace(closing_of(run, run.cohort or len(silos)), grace=GRACE_SECONDS)
     needed = closing.quorum
     unfit: dict[str, str] = {}
+    answers: list[contract_answers.Answer] = []
     for node, reply, _ in exchange(grid, questions, closing):
-        if not reply.has_error() or reply.error.code == NODE_UNAVAILABLE:
+        silo = silos[node]
+        if not reply.has_error():
+            answers.append(contract_answers.Answer(silo))
             continue
-        unfit[silos[node]] = plain_reason(reply.error.reason)
-        log.warning("%s is not ready: %s", silos[node], unfit[silos[node]])
+        if reply.error.code == NODE_UNAVAILABLE:
+            continue
+        unfit[silo] = plain_reason(reply.error.reason)
+        answers += contract_answers.of_reason(silo, reply.error.reason)
+        log.warning("%s is not ready: %s", silo, unfit[silo])
+    contract_answers.say(answers)
     if len(silos) - len(unfit) >= needed:
         return
     reasons = "; ".join(f"{silo}: {reason}" for silo, reason in sorted(unfit.items()))
