@@ -12,6 +12,7 @@ from typing import Final
 from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.cli.drafted_file import write_drafted
 from conf.compose import compose
+from conf.files.whole import make_folder
 
 HEAD: Final = """# The contract of a table, drafted from the files of one silo: read each line before you share it.
 # It says what the data of every silo must be, and holds nothing else of it:
@@ -38,6 +39,9 @@ def draft_contract(arguments: Arguments) -> int:
     # JSON is YAML, and quotes every text: `1e-3` or `on` stays what it is.
     lines += [f"  - {json.dumps(plain(column), ensure_ascii=False)}" for column in drafted.columns]
     lines += [f"# left out: {name!r}, {why}" for name, why in drafted.left_out.items()]
+    if not file.parent.exists():
+        # FOLDER/task/, where it is found by its name.
+        make_folder(file.parent)
     write_drafted(file, lines)
     left = f", {len(drafted.left_out)} left out" if drafted.left_out else ""
     print(f"wrote {file}: {len(drafted.columns)} columns{left}; read it before you share it")

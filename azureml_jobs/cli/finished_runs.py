@@ -113,16 +113,40 @@ def evaluate(arguments: Arguments) -> int:
             " their first weights, and not what the silos use."
         )
     from conf.overrides import parse
+    from server.run.shown import LOSS_ALONE, in_order, score
     from server.scoring.evaluation import evaluate_run
 
     places = {o.key_or_group: str(o.value()) for o in parse(list(arguments.rest))}
     scores = evaluate_run(arguments.get("run"), places)
     rows = []
     for name, metrics in {"all silos": scores.union, **scores.by_silo}.items():
-        shown = [f"{metric} {value:.4f}" for metric, value in metrics.items()]
+        names = in_order(LOSS_ALONE, metrics)
+        shown = [f"{metric} {score(metrics, metric, 4)}" for metric in names]
         rows.append((name, "  ".join(shown)))
     print("\n".join(columns(rows)))
+    for line in _decided(folder):
+        print(line)
     return 0
+
+
+def _decided(folder: Path) -> list[str]:
+    """Return how the run's model decides, as its own test found it; nothing where it ranks nothing."""
+    from conf.errors import CheckpointError
+    from server.report.decisions import decision_rows, where_of
+    from server.run.result import RunResult
+
+    try:
+        test = RunResult.read(folder).test
+    except CheckpointError:
+        return []
+    if test is None:
+        return []
+    return [
+        f"says {on_a_line(row.name)} from probability {row.probability} on ({row.rule}): sensitivity"
+        f" {row.sensitivity}, specificity {row.specificity}, precision {row.precision} on"
+        f" {where_of(test)} of the run"
+        for row in decision_rows(test)
+    ]
 
 
 def report(arguments: Arguments) -> int:

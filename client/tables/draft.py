@@ -10,7 +10,7 @@ its own in every row is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -144,5 +144,12 @@ def _category(name: str, texts: pa.Array, missing: Bad, label: bool, rule: str) 
         return f"its {len(counted)} texts are not a category's"
     if all(value.isdecimal() for value in common):
         common.sort(key=int)
+    elif label and len(common) == 2:
+        # The second class is the one that is looked for: most often the rarer.
+        common.sort(key=lambda value: -_count_of(value, counted))
     other = len(common) < len(counted)
     return ColumnConf(name, CATEGORY, values=common, other=other, missing=rule)
+
+
+def _count_of(value: str, counted: Sequence[Mapping[str, Any]]) -> int:
+    return sum(one["counts"] for one in counted if one["values"] == value)

@@ -100,14 +100,14 @@ def written(value: float | None, digits: int = 3) -> str:
 
 
 def score(metrics: Known, name: str | None, digits: int = 3) -> str:
-    """Return a metric of some metrics for people, with the bound on its error where it has one; a
-    dash where it is not known.
+    """Return a metric of some metrics for people, with the bound on its error where it has one that
+    could move the last digit; a dash where it is not known.
     """
     if name is None:
         return NOT_KNOWN
     value = value_of(metrics, name)
     bound = value_of(metrics, f"{name}{ERROR}")
-    if value is None or not bound:
+    if value is None or not bound or bound < 0.05 * 10.0**-digits:
         return written(value, digits)
     return f"{written(value, digits)} ± {_rounded_up(bound)}"
 
