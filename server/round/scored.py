@@ -48,8 +48,9 @@ class Scored:
     @property
     def sums(self) -> Sums | None:
         """What the metrics are made of; None where there are none, or the score does not say."""
-        known = isinstance(self._pending, Begun) and not self.why
-        return self._pending.sums if known else None  # type: ignore[union-attr]  # it is one
+        if isinstance(self._pending, Begun) and not self.why:
+            return self._pending.sums
+        return None
 
     def _tried(self, action: Callable[[], T]) -> T | None:
         try:
