@@ -51,6 +51,8 @@ RESULT_SECONDS: Final = 5.0
 """Between two writes of result.json while rounds close: for those who look at a run, not for what
 must last.
 """
+RESULT_COST: Final = 20.0
+"""Writing it takes at most one part in so many of a run's time: that of many silos is long."""
 
 
 @dataclass
@@ -388,7 +390,7 @@ class _ResultFile(Observer):
     state: RunState
     history: History
     # The first round's is written at once: it holds the first anchor of the ledger.
-    written: float = float("-inf")
+    due: float = float("-inf")
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         _take_state(result, self.state, self.history)
@@ -396,6 +398,8 @@ class _ResultFile(Observer):
 
     def round_closed(self, record: RoundRecord) -> None:
         _take_state(self.result, self.state, self.history)
-        if time.monotonic() - self.written >= RESULT_SECONDS:
+        began = time.monotonic()
+        if began >= self.due:
             self.folder.write_result(self.result)
-            self.written = time.monotonic()
+            ended = time.monotonic()
+            self.due = ended + max(RESULT_SECONDS, RESULT_COST * (ended - began))

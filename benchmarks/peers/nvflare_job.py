@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +35,12 @@ def main() -> None:
         job.to_server(FedAvg(num_clients=work.cohort or work.silos, num_rounds=work.rounds))
         client = str(Path(__file__).with_name("nvflare_client.py"))
         job.to_clients(ScriptRunner(script=client, script_args=arguments))
-        job.simulator_run(folder, n_clients=work.silos, threads=min(work.silos, 10))
+        job.export_job(folder)
+        # Not `job.simulator_run`: it does not hand over that there may be more than 100 clients.
+        command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator"]
+        command += [str(Path(folder) / job.name), "-w", str(Path(folder) / "workspace")]
+        command += ["-n", str(work.silos), "-m", str(work.silos), "-t", str(min(work.silos, 10))]
+        subprocess.run(command, check=True)
         ended = time.time()
         at = [json.loads(line)["at"] for line in seen.read_text().splitlines()]
         print(json.dumps({"event": "begin", "at": at[0], "value": None}))

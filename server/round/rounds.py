@@ -80,15 +80,18 @@ class Rounds:
     """The state of a strategy that has seen no round."""
     _owner: str | None = field(default=None, init=False)
     """The silo that was said to own the model, which is said once."""
+    _run: str = field(default="", init=False)
+    """The run's configuration as it travels, the same in all rounds."""
 
     def __post_init__(self) -> None:
         self.task = task_of(self.session.conf.task)
         self.admission = admission_of(self.session.conf, self.task, self.strategy)
         self.choice = choice_of(self.session.conf.run, self.task)
+        self._run = run_config.pack(self.session.conf)
         self.receipts = Receipts(
             self.session.ledger,
             self.session.folder.run_id,
-            run_config.digest(run_config.pack(self.session.conf)),
+            run_config.digest(self._run),
             self.session.admission_of,
         )
 
@@ -352,13 +355,12 @@ class Rounds:
 
         The same when the round is asked again.
         """
-        text = run_config.pack(self.session.conf)
         return ConfigRecord(
             {
                 protocol.PROTOCOL_KEY: protocol.PROTOCOL,
                 protocol.RUN_ID: self.session.folder.run_id,
-                protocol.RUN_CONFIG: text,
-                protocol.RUN_DIGEST: run_config.digest(text),
+                protocol.RUN_CONFIG: self._run,
+                protocol.RUN_DIGEST: run_config.digest(self._run),
                 **self.session.ledger.signed(self.session.state.anchor).to_config(),
             }
         )
