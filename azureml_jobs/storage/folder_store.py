@@ -218,7 +218,7 @@ class FolderStore(Leased):
             _make_folder(self._path, self._path)
         except OSError as error:
             raise self._failure(error, "lock", ".lock") from error
-        with locked(self._path / ".lock"):
+        with locked(self._path / ".lock", mode=_mode(self._path, 0o600)):
             yield
 
     @contextmanager

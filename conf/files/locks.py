@@ -30,6 +30,7 @@ from conf.process_birth import has_ended
 
 log = logging.getLogger(__name__)
 
+PRIVATE: Final = 0o600
 POLL_SECONDS: Final = 0.02
 SHORTEST_POLL_SECONDS: Final = 0.0005
 PATIENCE_SECONDS: Final = 60.0
@@ -70,12 +71,12 @@ class Lock:
 
 
 @contextmanager
-def locked(path: Path, patience: float | None = None) -> Iterator[None]:
+def locked(path: Path, patience: float | None = None, mode: int = PRIVATE) -> Iterator[None]:
     """Hold the lock of a path in this block, waited for; the file is made where absent.
 
-    `patience` in seconds, `PATIENCE_SECONDS` where none is given. A thread that holds the lock may
-    take it again. Its file says who holds it, so it must be a file for this alone. Raises FileFault,
-    CheckpointError MDW-535.
+    `patience` in seconds, `PATIENCE_SECONDS` where none is given; `mode` says whose the file is. A
+    thread that holds the lock may take it again. The file says who holds it, so it must be one for
+    this alone. Raises FileFault, CheckpointError MDW-535.
     """
     mine = _of_this_process(path)
     wait = _Wait(path, PATIENCE_SECONDS if patience is None else patience)
@@ -83,7 +84,7 @@ def locked(path: Path, patience: float | None = None) -> Iterator[None]:
         wait.look()
     try:
         if mine.depth == 0:
-            mine.lock = _waited_for(path, wait)
+            mine.lock = _waited_for(path, wait, mode)
         mine.depth += 1
         try:
             yield
@@ -102,7 +103,7 @@ def try_lock(path: Path) -> Lock | None:
     Raises FileFault.
     """
     with disk("lock", path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         try:
             answer = lock_handle(handle)
         except OSError:
@@ -184,10 +185,11 @@ class _Wait:
             )
 
 
-def _waited_for(path: Path, wait: _Wait) -> Lock:
+def _waited_for(path: Path, wait: _Wait, mode: int) -> Lock:
     with disk("lock", path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
         try:
+            _give(handle, mode)
             if _lock_of_handle(handle, wait):
                 _sign(handle)
                 return Lock(handle)
@@ -195,7 +197,7 @@ def _waited_for(path: Path, wait: _Wait) -> Lock:
             os.close(handle)
             raise
         os.close(handle)
-        while (lock := _by_file(path)) is None:
+        while (lock := _by_file(path, mode)) is None:
             wait.look()
             time.sleep(POLL_SECONDS)
         return lock
@@ -225,17 +227,26 @@ def _sign(handle: int) -> None:
             os.ftruncate(handle, 0)
 
 
-def _by_file(path: Path) -> Lock | None:
+def _give(handle: int, mode: int) -> None:
+    """Give a lock's file to more than its maker, whatever the umask took of that."""
+    if mode != PRIVATE:
+        # Only its maker may, and a file system need not have modes.
+        with suppress(OSError):
+            os.fchmod(handle, mode)
+
+
+def _by_file(path: Path, mode: int = PRIVATE) -> Lock | None:
     """Take a lock that is a file; None where another process has it. Raises OSError."""
     file = _held_file(path)
     for _ in range(2):
         try:
-            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         except FileExistsError:
             if not _taken_away(file):
                 return None
             continue
         try:
+            _give(handle, mode)
             os.write(handle, own_line())
         except OSError:
             file.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -419,3 +420,52 @@ AgainstADictionary.TestCase.settings = settings(
     max_examples=20, stateful_step_count=15, deadline=None
 )
 test_any_history_is_that_of_a_dictionary = AgainstADictionary.TestCase
+
+
+def as_user(number: int, group: int, work: Callable[[], object]) -> int:
+    """Do something in a fork, as another user of a group; return 0 where it went well."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.umask(0o022)
+            os.setgroups([])
+            os.setresgid(group, group, group)
+            os.setresuid(number, number, number)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("kind", ["flock", "file"])
+def test_two_users_of_a_group_take_the_lease_of_a_folder_that_is_theirs_in_turn(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may become another user")
+    if kind == "file":
+
+        def none(*args: object) -> None:
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+        monkeypatch.setattr(fcntl, "flock", none)
+    group = 4242
+    with tempfile.TemporaryDirectory(prefix="meadow-test-") as name:
+        os.chmod(name, 0o755)
+        folder = Path(name, "store")
+        folder.mkdir()
+        os.chown(folder, 0, group)
+        folder.chmod(0o2770)
+
+        def hold() -> None:
+            store = FolderStore(folder)
+            lease = store.acquire("live", f"user {os.geteuid()}", 20)
+            assert lease is not None
+            store.replace("pointer", b"here", under=lease)
+            store.release(lease)
+
+        assert [as_user(user, group, hold) for user in (11111, 22222, 11111)] == [0, 0, 0]
+        lock = folder / ".lock"
+        assert not lock.exists() or stat.S_IMODE(lock.stat().st_mode) == 0o660
