@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from client import placement
 from client.batches.stored import as_stored
 from client.device_failures import is_full, on_full_memory
 
 log = logging.getLogger(__name__)
 
 SHARE: Final = 0.25
-"""The part of a GPU's memory that is free of others which all sets together may take."""
+"""The part of a GPU's memory that is free of others which all sets together may take: those of all
+processes that were given the same GPU.
+"""
 SHARE_AT_FIRST: Final = 0.05
 """The same before it is known what training takes."""
 
@@ -83,11 +86,19 @@ class Residents:
         free, _ = torch.cuda.mem_get_info(device)
         held = self.bytes_on(device)
         need = self._need.get(device)
+        # Those that share the GPU look at the same free memory, and want as much as this one.
+        sharers = _sharers(device)
         if need is None:
-            return SHARE_AT_FIRST * (free + held) - held
+            return SHARE_AT_FIRST * (free + held) / sharers - held
         # What torch has in reserve is training's own already.
         to_come = max(need - (torch.cuda.memory_reserved(device) - held), 0)
-        return min(SHARE * (free + held) - held, free - to_come)
+        return min(SHARE * (free + held) / sharers - held, free - to_come * sharers)
+
+
+def _sharers(device: torch.device) -> int:
+    """Return how many processes use a device, this one among them."""
+    place = placement.given()
+    return place.sharers if place is not None and place.gpu == (device.index or 0) else 1
 
 
 residents: Final = Residents()

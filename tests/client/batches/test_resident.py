@@ -139,3 +139,26 @@ def test_on_a_cpu_nothing_is_copied_and_full_memory_makes_the_sets_of_this_proce
     cpu = torch.device("cpu")
     assert here.copies(offered(here, 1, cpu), cpu) is None
     assert residents.leave in device_failures._spared
+
+
+def test_processes_that_share_a_gpu_share_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEADOW_GPU", "0/4")
+    here = Residents()
+    Gpu(monkeypatch, 1000 * MIB)
+    here.measure(GPU)
+    each = int(SHARE * 1000 / 4)
+    assert here.copies(offered(here, (each + 1) * MIB), GPU) is None
+    assert here.copies(offered(here, each * MIB), GPU) is not None
+    # The other GPU is this process's alone, if it uses it at all.
+    here.measure(OTHER)
+    assert here.copies(offered(here, 4 * each * MIB, OTHER), OTHER) is not None
+
+
+def test_what_the_others_will_train_with_stays_free_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEADOW_GPU", "0/4")
+    here = Residents()
+    gpu = Gpu(monkeypatch, 1000 * MIB)
+    gpu.most = 245 * MIB
+    here.measure(GPU)
+    assert here.copies(offered(here, 21 * MIB), GPU) is None
+    assert here.copies(offered(here, 20 * MIB), GPU) is not None
