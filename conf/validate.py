@@ -55,6 +55,7 @@ def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
         _ordered,
         _external,
         _registered,
+        _counted,
         combinations.check,
     ):
         rule(conf, where)
@@ -311,6 +312,12 @@ def _registered(conf: Conf, where: Where) -> None:
         why = "registers the model nowhere, with tracking=off."
         hint = "Add tracking=local or tracking=environment."
         raise _contradiction("tracking.register", "true", where, why, hint)
+
+
+def _counted(conf: Conf, where: Where) -> None:
+    if conf.privacy.name != "none" and getattr(conf.task, "balanced", False):
+        why = "weighs classes by how many examples each has, which no silo tells with privacy=sample_dp."
+        raise _contradiction("task.balanced", "true", where, why, "Leave task.balanced out.")
 
 
 def _contradiction(key: str, value: object, where: Where, why: str, hint: str) -> ConfigError:

@@ -29,7 +29,7 @@ examples the noise for epsilon = 4 comes out .001 % larger than with a tenth of 
 the time.
 """
 LEAST_NOISE: Final = 0.2
-"""Noise multiplier below which no guarantee is worth its name."""
+"""Noise multiplier below which no guarantee is worth its name; a larger epsilon gets no less."""
 MOST_NOISE: Final = 1e4
 ORDERS: Final = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 128, 256, 512)
 """Of the Rényi divergences that are looked at."""
@@ -83,6 +83,8 @@ def noise_for(
             f"{', with what the run has released before' if before else ''}.",
             "Ask for a larger privacy.epsilon, a smaller batch, or fewer rounds.",
         )
+    if _spent(_accountant("pld"), together(LEAST_NOISE), delta) <= epsilon:
+        return LEAST_NOISE
     return float(
         accounting.calibrate_dp_mechanism(
             lambda: _accountant("pld"),

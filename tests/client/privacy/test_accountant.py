@@ -8,7 +8,7 @@ from opacus.accountants import (
     RDPAccountant,
 )
 
-from client.privacy.accountant import Release, epsilon, noise_for, renyi_epsilon
+from client.privacy.accountant import LEAST_NOISE, Release, epsilon, noise_for, renyi_epsilon
 from conf.errors import SiloError
 
 DELTA = 1e-5
@@ -55,6 +55,10 @@ def test_the_noise_counts_what_was_released_before() -> None:
     assert 2.99 < epsilon([*before, Release(0.1, noise, 20)], DELTA) <= 3.0
     with pytest.raises(SiloError, match=r"MDW-378: .*released before"):
         noise_for(0.1, 20, 1.0, DELTA, before)
+
+
+def test_a_large_epsilon_gets_the_least_noise_that_there_is() -> None:
+    assert noise_for(0.1, 1, 1e3, DELTA) == LEAST_NOISE
 
 
 def test_an_epsilon_that_no_noise_gives_is_refused() -> None:

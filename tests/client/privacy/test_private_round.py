@@ -6,16 +6,18 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from safetensors.torch import load_file
 
 from client.app import app
 from client.border_mod import OWN_NODE
 from client.models import build_model
 from client.privacy.account import Account
 from client.silo_settings import DATA_KEY, NODE_KEY
-from client.tasks import task_named
+from client.tasks import task_named, task_of
 from conf.compose import compose
-from conf.errors import CheckpointError, SiloError
+from conf.errors import CheckpointError, ConfigError, SiloError
 from conf.schema import Conf, PolicyConf
 from conf.silos import silo_to_json, silos
 from server.simulation import simulate
@@ -191,3 +193,13 @@ def test_a_resumed_simulation_goes_on_with_its_accounts(tmp_path: Path) -> None:
     before = first.result.privacy["silos"]["silo-1"]["epsilon"]  # type: ignore[attr-defined]
     assert then.result.privacy["silos"]["silo-1"]["epsilon"] > before  # type: ignore[attr-defined]
     assert then.result.final == {}, "no silo tells metrics"  # type: ignore[attr-defined]
+
+
+def test_a_table_goes_by_its_contract_s_ranges_and_asks_for_no_statistics(tmp_path: Path) -> None:
+    words = ["task=breast_cancer", "data.examples=null", "privacy.test_seed=1", "run.rounds=1"]
+    done = simulated(tmp_path, *words)
+    state = load_file(done.folder / done.result.model["path"])  # type: ignore[attr-defined]
+    low_high = task_of(run("task=breast_cancer").task).input_layer()
+    assert low_high is not None and torch.equal(state["input.mean"], low_high.mean)
+    with pytest.raises(ConfigError, match=r"MDW-105: task.balanced=true"):
+        run("task=breast_cancer", "task.balanced=true")
