@@ -1,0 +1,79 @@
+"""A federation of processes whose silos keep an account: their owner's bound outlives runs and restarts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+MEADOW = [sys.executable, "-m", "azureml_jobs.cli.main"]
+FILE = """
+silos:
+  north: {data: {partition: iid}, policy: {epsilon_at_most: 3.0}}
+  south: {data: {partition: iid}, policy: {privacy_at_least: sample_dp}}
+"""
+PRIVATE = [
+    "backend=local",
+    "federation.file=federation.yaml",
+    "privacy=sample_dp",
+    "privacy.epsilon=2",
+    "strategy.weighting=equal",
+    "run.rounds=2",
+    "run.quorum=1",
+    "tracking=off",
+]
+NORTH = Path(".meadow/federation/jobs/silo-north")
+
+
+def meadow(folder: Path, *words: str, status: int = 0) -> str:
+    """Return what a command says, after it ended with a status."""
+    done = subprocess.run(
+        [*MEADOW, *words], cwd=folder, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == status, f"{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def launched(folder: Path, run: str) -> dict[str, object]:
+    meadow(folder, "launch", "all", *PRIVATE, f"run.name={run}")
+    return json.loads((folder / "outputs" / run / "result.json").read_text())
+
+
+def budget(folder: Path, *flags: str) -> str:
+    where = [
+        f"state={NORTH / 'state'}",
+        f"keys={NORTH / 'keys'}",
+        "federation.file=federation.yaml",
+    ]
+    return meadow(folder, "budget", "north", *where, *flags)
+
+
+def test_an_owner_s_bound_holds_over_runs_and_what_was_spent_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "federation.yaml").write_text(FILE)
+    first = launched(tmp_path, "one")
+    assert set(first["privacy"]["silos"]) == {"south"}, "north's owner has begun no account"
+    assert "begun" in budget(tmp_path, "--begin")
+    second = launched(tmp_path, "two")
+    assert set(second["privacy"]["silos"]) == {"north", "south"}
+    assert second["privacy"]["silos"]["north"]["epsilon"] <= 2
+    third, fourth = launched(tmp_path, "three"), launched(tmp_path, "four")
+    assert set(third["privacy"]["silos"]) == {"north", "south"}
+    assert fourth["failed"].get("north"), "2, then 2.7; a third run would be beyond 3"
+    told = budget(tmp_path)
+    assert "two " in told and "three " in told and "% of 3" in told
+    spent = float(told.split("spent: epsilon ")[1].split(" ")[0])
+    assert 2 < spent <= 3
+    log = (tmp_path / NORTH / "log.txt").read_text()
+    assert "MDW-373" in log
+
+
+def test_a_run_without_privacy_is_refused_before_data_is_read(tmp_path: Path) -> None:
+    (tmp_path / "federation.yaml").write_text(FILE)
+    plain = ["backend=local", "federation.file=federation.yaml", "run.rounds=1", "tracking=off"]
+    told = meadow(tmp_path, "launch", "all", *plain, status=5)
+    assert "MDW-341" in told and "privacy=sample_dp" in told
