@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,9 +40,10 @@ def meadow(folder: Path, *words: str, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def launched(folder: Path, run: str) -> dict[str, object]:
+def launched(folder: Path, run: str) -> dict[str, Any]:
     meadow(folder, "launch", "all", *PRIVATE, f"run.name={run}")
-    return json.loads((folder / "outputs" / run / "result.json").read_text())
+    result: dict[str, Any] = json.loads((folder / "outputs" / run / "result.json").read_text())
+    return result
 
 
 def budget(folder: Path, *flags: str) -> str:
