@@ -262,6 +262,14 @@ class Task(ABC):
         """
         return {}
 
+    def subgroups_of(
+        self, sums: Mapping[str, Tensor]
+    ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
+        """Return, of each group of examples that a task tells apart, its confusion matrix, and its
+        scores in bins where two classes are ranked.
+        """
+        return {}
+
     def confusion_of(self, sums: Mapping[str, Tensor]) -> Tensor | None:
         """Return the counts of guesses by true class among the sums, None where there are none."""
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -21,17 +21,20 @@ from client.leading_metric import lead_with
 from client.partition import Indices
 from client.tables.bundled import bundled_table
 from client.tables.column_sums import specs_of, sums_of
-from client.tables.contract import TableContract, contract_of
+from client.tables.contract import NO_AND_YES, TableContract, contract_of, wrong
 from client.tables.reading import Table, read_table
 from client.tables.row_layer import RowLayer
 from client.tasks.base import Contract, Data, SumSpec, Task
 from client.tasks.kinds.arrays import Arrays, ArrayTask
 from client.tasks.kinds.balanced import BalancedClassification
-from client.tasks.kinds.classification import RANKED
+from client.tasks.kinds.classification import RANKED, Classification, log_odds
 from client.tasks.kinds.multi_label import MultiLabel
 from client.tasks.kinds.regression import Regression
+from client.tasks.kinds.subgroups import CONFUSION, WORST, Subgroups
 from conf.errors import DataError
 from conf.schema import DataConf
+from conf.schema.table_columns import CATEGORY, FLAG
+from conf.schema_keys import nearest
 
 
 def build(
@@ -46,6 +49,7 @@ def build(
     dataset: str = "",
     bundled: str = "",
     headline: str = "",
+    subgroup: str = "",
 ) -> Task:
     """Return the task that a contract says; the arguments are those of `conf.schema.TableConf`.
 
@@ -54,9 +58,11 @@ def build(
     contract = contract_of(columns, label, labels, missing)
     layer = LayerSettings(scale, missing_flags, balanced)
     source = Source(rows_at_least, bundled)
+    if subgroup and contract.problem != "class":
+        raise wrong("task.subgroup needs a label that is a class", "Leave it out.")
     task: Task
     if contract.problem == "class":
-        task = ClassOfRow(contract, layer, source)
+        task = ClassOfRow(contract, layer, source, subgroup)
     elif contract.problem == "flags":
         task = FlagsOfRow(contract, layer, source)
     else:
@@ -177,18 +183,67 @@ class TableRows(ArrayTask):
 
 
 class ClassOfRow(TableRows, BalancedClassification):
-    """Which class a row is of."""
+    """Which class a row is of; with `subgroup`, counted for each value of that column as well."""
 
     ranked = True
     shown = RANKED
+    metric_sums: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Classification.metric_sums,
+        WORST: (CONFUSION,),
+    }
 
-    def __init__(self, table: TableContract, layer: LayerSettings, source: Source) -> None:
+    def __init__(
+        self, table: TableContract, layer: LayerSettings, source: Source, subgroup: str = ""
+    ) -> None:
         super().__init__(table, layer, source)
         self.balanced = layer.balanced
+        self._column = 0
+        self._subgroups: Subgroups | None = None
+        if subgroup:
+            self._column, names = _groups_in(table, subgroup)
+            self._subgroups = Subgroups(names, len(table.classes))
+            self.shown = {**RANKED, WORST: "max"}  # type: ignore[misc]  # of this table alone
 
     def targets(self, labels: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the class of each row (n)."""
         return labels[:, 0].astype(np.int64)
+
+    def sums(self, output: Any, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
+        """Return the counts of `Classification`, and those of each group."""
+        counts = super().sums(output, batch)
+        if self._subgroups is None:
+            return counts
+        logits = getattr(output, "logits", output)
+        rows, labels = batch
+        scores = log_odds(logits)[:, 1]
+        groups = rows[:, self._column]
+        return {**counts, **self._subgroups.sums(groups, labels, logits.argmax(1), scores)}
+
+    def sum_specs(self) -> Mapping[str, SumSpec]:
+        """Return the form of these counts."""
+        specs = super().sum_specs()
+        return specs if self._subgroups is None else {**specs, **self._subgroups.specs()}
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
+        """Return the metrics of `Classification`, and the accuracy of the worst group."""
+        made = super().metrics(sums)
+        return made if self._subgroups is None else {**made, **self._subgroups.metrics(sums)}
+
+    def subgroups_of(
+        self, sums: Mapping[str, Tensor]
+    ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
+        """Return the counts of each group."""
+        return {} if self._subgroups is None else self._subgroups.of(sums)
+
+
+def _groups_in(table: TableContract, name: str) -> tuple[int, tuple[str, ...]]:
+    """Return where the column of groups stands among the inputs, and the groups' names."""
+    for index, column in enumerate(table.inputs):
+        if column.name == name and column.type in (CATEGORY, FLAG):
+            named = column.values or list(NO_AND_YES)
+            return index, (*named, *(["other"] if column.other else []))
+    listed = [column.name for column in table.inputs if column.type in (CATEGORY, FLAG)]
+    raise wrong(f"task.subgroup={name} is no category or flag that is read", nearest(name, listed))
 
 
 class FlagsOfRow(TableRows, MultiLabel):

@@ -115,6 +115,13 @@ class TableConf(TaskConf):
         "the name of a metric",
         help="the metric that comes first, also for run.keep=best; empty = the task's own",
     )
+    subgroup: str = text(
+        "",
+        rf"({COLUMN})?",
+        COLUMN_IN_WORDS,
+        help="a category or flag: metrics for each of its values too; empty = none",
+        also=("sensitive_feature", "protected"),
+    )
     rows_at_least: int = number(
         1, at_least=1, at_most=10**9, help="fewest rows that a silo's files may have"
     )

@@ -65,6 +65,17 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class GroupRow:
+    """One group of examples, such as one sex."""
+
+    name: str
+    examples: str
+    accuracy: Known
+    auroc: Known
+    auprc: Known
+
+
+@dataclass(frozen=True)
 class Decisions:
     """What the report shows of how a model decides."""
 
@@ -77,6 +88,7 @@ class Decisions:
     legend: list[tuple[str, LineStyle]]
     silos: int
     where: str
+    groups: list[GroupRow]
 
 
 def decisions(result: RunResult) -> Decisions | None:
@@ -99,6 +111,7 @@ def decisions(result: RunResult) -> Decisions | None:
         legend=[(name, style_of(place, len(names))) for place, name in enumerate(names)],
         silos=len(test.chosen.get("silos", [])),
         where=where_of(test),
+        groups=group_rows(test),
     )
 
 
@@ -150,6 +163,19 @@ def ranking_rows(test: FinalTest) -> list[Ranking]:
                 written(calibrated),
             )
         )
+    return rows
+
+
+def group_rows(test: FinalTest) -> list[GroupRow]:
+    """Return a row for each group of examples that the task tells apart."""
+    rows = []
+    for name, found in list(test.details.get("subgroups", {}).items())[:MOST_ROWS]:
+        intervals = found["intervals"]
+        known = [
+            with_interval(found.get(metric), intervals.get(metric))
+            for metric in ("accuracy", "auroc", "auprc")
+        ]
+        rows.append(GroupRow(name, f"{found['examples']:,}", *known))
     return rows
 
 

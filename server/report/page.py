@@ -78,6 +78,14 @@ PAGE = r"""
 {% endfor %}</tbody></table></div>
 <p class="note">Small: 95 % intervals. Rings in the curves are the operating points. Calibration error: of 15 ranges of the probability, the mean distance between what was said and what happened{% if decisions.temperature != "–" %}; the temperature, by which scores are divided, was chosen on validation examples{% if decisions.legend | length == 1 %} and is drawn dashed{% endif %}{% endif %}. All of it is of {{ decisions.where }}, made of counts of scores{% if decisions.where != "the task's own test set" %} that the silos added up{% endif %}.</p>
 {% endif %}
+{% if decisions.groups %}
+<h3>By group</h3>
+<div class="wide" tabindex="0" role="region" aria-label="Each group"><table>
+<thead><tr><th scope="col">group</th><th scope="col">examples</th><th scope="col">accuracy</th><th scope="col">AUROC</th><th scope="col">AUPRC</th></tr></thead>
+<tbody>{% for row in decisions.groups %}<tr><th scope="row">{{ row.name }}</th><td>{{ row.examples }}</td>{{ known(row.accuracy) }}{{ known(row.auroc) }}{{ known(row.auprc) }}</tr>
+{% endfor %}</tbody></table></div>
+<p class="note">Examples whose group is not known are in none; small counts that an owner withholds are missing.</p>
+{% endif %}
 </section>
 {% endif %}
 

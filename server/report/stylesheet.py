@@ -11,6 +11,7 @@ body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 s
 main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: clamp(1.35rem, 1rem + 1.6vw, 1.9rem); line-height: 1.28; margin: 0.5rem 0 0.6rem; font-weight: 650; letter-spacing: -0.012em; text-wrap: balance; max-width: 48rem; }
 h2 { font-size: 1.15rem; margin: 3rem 0 0.4rem; padding-top: 1rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.4rem 0 0.2rem; }
 p { margin: 0.4rem 0; max-width: 44rem; }
 .kicker, .note, figcaption { color: var(--soft); font-size: 0.9rem; max-width: 46rem; }
 .kicker { max-width: none; overflow-wrap: anywhere; }

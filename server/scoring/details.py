@@ -57,6 +57,9 @@ def details_of(task: Task, sums: Sums, chosen: Mapping[str, Any]) -> Details:
     if counts is not None:
         found["confusion"] = counts.tolist()
         found["intervals"] = intervals(counts, _of_confusion)
+    groups = task.subgroups_of(sums)
+    if groups:
+        found["subgroups"] = {name: _of_group(*one) for name, one in groups.items()}
     if scores:
         most = max(MOST_POINTS // len(scores), FEWEST_POINTS)
         points = points_of(chosen)
@@ -96,6 +99,21 @@ def _of_scores(
         found["calibrated"] = reliability(counts, temperature).to_json()
     if threshold is not None:
         found["outcome"] = vars(outcome_at(counts, threshold))
+    return found
+
+
+def _of_group(counts: Tensor, scores: Tensor | None) -> Details:
+    """Return a group's examples, its accuracy, and AUROC and AUPRC of two classes, with intervals."""
+    found: Details = {
+        "examples": int(counts.sum()),
+        "accuracy": confusion.accuracy(counts),
+        "intervals": {"accuracy": intervals(counts, _of_confusion).get("accuracy")},
+    }
+    if scores is not None:
+        there = scores[:, scores.sum(0) > 0]
+        found["auroc"] = score_bins.auroc(scores).value
+        found["auprc"] = score_bins.auprc(scores).value
+        found["intervals"] |= intervals(there, lambda drawn: _of_bins(drawn, None))
     return found
 
 
