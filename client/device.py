@@ -78,18 +78,20 @@ def full_precision(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def reproducible(device: torch.device, seed: int, conf: TrainerConf) -> Iterator[set[str]]:
+def reproducible(
+    device: torch.device, seed: int, conf: TrainerConf, *, all_generators: bool = True
+) -> Iterator[set[str]]:
     """Compute as the trainer says, and draw everything (dropout, augmentation) from `seed`.
 
-    Precision of products, strictness and every generator are left as they were before. Yields the
+    Precision of products, strictness and every generator are left as they were before; with
+    `all_generators` numpy's and Python's are seeded beside torch's. Yields the
     set of operations that do not give the same bits each time (`client.determinism`).
     """
     # Half types stand for fp32 with fewer bits anyway.
-    with (
-        seeded(device, seed),
-        tf32(device, allowed=conf.precision != "fp32"),
-        graded(device, conf) as operations,
-    ):
+    allowed = conf.precision != "fp32"
+    products = tf32(device, allowed=allowed) if device.type == "cuda" else nullcontext()
+    draws = seeded(device, seed, all_generators=all_generators)
+    with draws, products, graded(device, conf) as operations:
         yield operations
 
 
@@ -100,6 +102,9 @@ def for_scores(conf: TrainerConf, device: torch.device) -> TrainerConf:
     precision = conf.eval_precision
     if precision == "train":
         return conf
+    if device.type != "cuda" and conf.precision not in PRECISIONS:
+        # Whatever it is called there, it is fp32.
+        return conf
     if precision == "auto":
         precision = "tf32" if device.type == "cuda" and conf.precision != "fp32" else "fp32"
-    return replace(conf, precision=precision)
+    return conf if precision == conf.precision else replace(conf, precision=precision)

@@ -16,6 +16,7 @@ from client.batches import Batch, Batches
 from client.compiled import OFF, as_written, made_ready, next_step
 from client.device import autocast, device_of, for_scores, full_precision, reproducible
 from client.device_failures import told, with_room
+from client.randomness import torch_alone
 from client.sums import Metrics, Sums
 from client.tasks.base import Task
 from client.trees import map_tensors
@@ -71,7 +72,8 @@ def _evaluated(
 
     total: Sums = {}
     model.eval()
-    with reproducible(device, 0, conf), torch.inference_mode():
+    beside = not torch_alone(model, task)
+    with reproducible(device, 0, conf, all_generators=beside), torch.inference_mode():
         if conf.compile != OFF:
             shapes = ("evaluation", batches.sizes[0], conf.precision, conf.deterministic)
             started += made_ready(model, conf, shapes, lambda: batches.try_first(of))

@@ -33,6 +33,7 @@ from client.evaluating import Evaluation, evaluate
 from client.flat_copy import to_device
 from client.loss_scale import LossScale
 from client.optimizer import learning_rate, momentum_of, optimizer_of, set_learning_rate
+from client.randomness import torch_alone
 from client.steps import Computes, Steps
 from client.sums import Metrics
 from client.tasks.base import Task
@@ -112,16 +113,17 @@ def train(
         half.local = Local(training.forward, batches.examples, labels)
         compiling = training.made_ready(dataset, seed)
         started += compiling
-        with reproducible(training.device, seed, conf) as operations:
+        beside = not torch_alone(model, task, half)
+        with reproducible(training.device, seed, conf, all_generators=beside) as operations:
             half.begin(model, _on(training.device, state), _on(training.device, sent))
             half.fit(training.run_epochs)
-            beside, kept = half.end(model, training.whole.steps, training.whole.rates)
+            more, kept = half.end(model, training.whole.steps, training.whole.rates)
         metrics = training.metrics(started)
         if conf.compile != OFF:
             metrics[protocol.SECONDS_COMPILING] = compiling
     residents.measure(training.device)
     scaling = training.scale.state()
-    return Trained(metrics, beside, kept, training.size, scaling, tuple(sorted(operations)))
+    return Trained(metrics, more, kept, training.size, scaling, tuple(sorted(operations)))
 
 
 @dataclass

@@ -49,6 +49,8 @@ class LossScale:
         self.enabled = enabled
         self._device = device
         self._interval = growth_interval(steps)
+        if not enabled:
+            return
         kept = kept or {}
         self._good = int(kept[GOOD_STEPS]) if GOOD_STEPS in kept else 0
         first = float(kept[SCALE]) if SCALE in kept else _FIRST
@@ -56,9 +58,7 @@ class LossScale:
 
     def _made(self, scale: float) -> torch.amp.GradScaler:
         # It counts for itself in the good steps of one scale: we keep the count over the rounds.
-        return torch.amp.GradScaler(
-            self._device.type, init_scale=scale, growth_interval=2**31 - 1, enabled=self.enabled
-        )
+        return torch.amp.GradScaler(self._device.type, init_scale=scale, growth_interval=2**31 - 1)
 
     @property
     def value(self) -> float:

@@ -20,24 +20,17 @@ class Order:
         self, examples: int, size: int, seed: int | None = None, pairs: bool = False
     ) -> None:
         self._examples = examples
-        self._size = size
         self._seed = seed or 0
         self._passes = 0
         self._draws = None if seed is None else torch.Generator().manual_seed(seed)
-        one_is_left = examples % size == 1 and examples > size > 1
-        self._join_last_two = pairs and one_is_left
+        whole, rest = divmod(examples, size)
+        self.sizes = [size] * whole + [rest] * bool(rest)
+        """How many examples each batch has."""
+        if pairs and rest == 1 and examples > size > 1:
+            self.sizes[-2:] = [size + 1]
 
     def __len__(self) -> int:
         return len(self.sizes)
-
-    @property
-    def sizes(self) -> list[int]:
-        """How many examples each batch has."""
-        whole, rest = divmod(self._examples, self._size)
-        sizes = [self._size] * whole + [rest] * bool(rest)
-        if self._join_last_two:
-            sizes[-2:] = [sum(sizes[-2:])]
-        return sizes
 
     def drawn(self) -> Tensor:
         """Return the indices of the next pass, all batches in a row."""

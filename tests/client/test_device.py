@@ -95,7 +95,8 @@ def test_fp32_on_a_gpu_is_whole_and_tf32_is_stated(
         return nullcontext()
 
     monkeypatch.setattr(device, "tf32", noted)
-    with device.reproducible(CPU, 1, conf):
+    monkeypatch.setattr(device, "seeded", lambda *_, **__: nullcontext())
+    with device.reproducible(torch.device("cuda"), 1, conf):
         pass
     assert told == [allowed]
 

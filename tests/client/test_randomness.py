@@ -8,8 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from client.randomness import aside, mixed, seed_all, seeded
+from client.randomness import aside, mixed, seed_all, seeded, torch_alone
+from client.tasks import task_named
+from strategies.silo_half import SiloHalf
 
 CPU = torch.device("cpu")
 
@@ -53,6 +56,21 @@ def test_one_inside_another_does_not_disturb_it() -> None:
         with seeded(CPU, 7):
             draws()
         assert (first, draws()) == expected
+
+
+def test_what_is_torch_s_own_or_of_this_tree_draws_from_torch_alone() -> None:
+    class Own(nn.Module):
+        """Somebody's model."""
+
+    assert torch_alone(nn.Sequential(nn.Linear(1, 1)), task_named("digits"), SiloHalf())
+    assert not torch_alone(nn.Sequential(Own()), task_named("digits"))
+    assert not torch_alone(nn.Linear(1, 1), object())
+    before = states()
+    with seeded(CPU, 5, all_generators=False):
+        drawn = torch.rand(1).item()
+        assert states()[1:] == before[1:]
+    with seeded(CPU, 5):
+        assert torch.rand(1).item() == drawn
 
 
 def test_seeds_of_other_numbers_differ_and_the_same_are_the_same() -> None:
