@@ -189,6 +189,8 @@ def test_stop_ends_the_jobs_of_a_role_while_their_logs_are_followed(meadow: Comm
     lines = [first.rstrip(), *follower.stdout.read().splitlines()]
     assert follower.stderr is not None and follower.stderr.read() == ""
     assert follower.wait(SECONDS) == 0
+    follower.stdout.close()
+    follower.stderr.close()
     ends = {line for line in lines if line.endswith(("  Canceled", "  Completed"))}
     # Silos' owners ended their jobs; the orchestrator was asked, and ended by itself.
     assert ends == {"orchestrator  Completed", *(f"{name:12}  Canceled" for name in SILOS)}
