@@ -89,6 +89,8 @@ class Decisions:
     silos: int
     where: str
     groups: list[GroupRow]
+    exclusive: bool
+    """Whether an example is of one of several classes, of which the likeliest is predicted."""
 
 
 def decisions(result: RunResult) -> Decisions | None:
@@ -112,6 +114,7 @@ def decisions(result: RunResult) -> Decisions | None:
         silos=len(test.chosen.get("silos", [])),
         where=where_of(test),
         groups=group_rows(test),
+        exclusive=len(test.details.get("confusion", [])) > 2,
     )
 
 

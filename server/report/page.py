@@ -47,7 +47,7 @@ PAGE = r"""
 <h2 id="good">How good it is</h2>
 <div class="wide" tabindex="0" role="region" aria-label="The metrics at the end"><table>
 <thead><tr><th scope="col">metric</th><th scope="col">all silos</th>{% if intervals %}<th scope="col">95 % interval</th>{% endif %}<th scope="col">worst silo</th><th scope="col">best silo</th>{% if central %}<th scope="col">the task's test set</th>{% endif %}<th scope="col" class="text"></th></tr></thead>
-<tbody>{% for row in finals %}<tr{% if loop.first %} class="ours"{% endif %}><th scope="row">{{ row.name }}</th><td>{{ row.union }}</td>{% if intervals %}<td>{{ row.interval }}</td>{% endif %}<td>{{ row.worst }}</td><td>{{ row.best }}</td>{% if central %}<td>{{ row.central }}</td>{% endif %}<td class="text note">{{ row.direction }}</td></tr>
+<tbody>{% for row in finals %}<tr{% if loop.first %} class="ours"{% endif %}><th scope="row">{{ row.name | replace("_", " ") }}</th><td>{{ row.union }}</td>{% if intervals %}<td>{{ row.interval }}</td>{% endif %}<td>{{ row.worst }}</td><td>{{ row.best }}</td>{% if central %}<td>{{ row.central }}</td>{% endif %}<td class="text note">{{ row.direction }}</td></tr>
 {% endfor %}</tbody></table></div>
 <p class="note">{{ where_final }}{% if intervals %} Intervals by a Poisson bootstrap of the counts: other examples of the same silos, drawn one by one.{% endif %}</p>{% if no_comparison %}<p class="note">{{ no_comparison }}</p>{% endif %}
 </section>
@@ -56,21 +56,28 @@ PAGE = r"""
 {% if decisions %}
 <section aria-labelledby="decides">
 <h2 id="decides">How it decides</h2>
-{% if decisions.rows %}
-<p>From which score on it says yes was chosen on the validation examples of {{ decisions.silos }} silo{{ "" if decisions.silos == 1 else "s" }}, before the test; this is what it then does on {{ decisions.where }}.</p>
-<div class="wide" tabindex="0" role="region" aria-label="Operating points"><table>
+{% macro points() %}<div class="wide" tabindex="0" role="region" aria-label="Operating points"><table>
 <thead><tr><th scope="col">says yes to</th><th scope="col" class="fact">chosen for</th><th scope="col">from probability</th><th scope="col">sensitivity</th><th scope="col">specificity</th><th scope="col">precision</th><th scope="col">false in 1,000</th></tr></thead>
-<tbody>{% for row in decisions.rows %}<tr><th scope="row">{{ row.name }}</th><td class="fact">{{ row.rule }}<br><span class="note">there: {{ row.chosen_sensitivity }}, {{ row.chosen_specificity }}</span></td><td>{{ row.probability }}</td>{{ known(row.sensitivity) }}{{ known(row.specificity) }}{{ known(row.precision) }}<td>{{ row.alarms }}</td></tr>
-{% endfor %}</tbody></table></div>
-{% endif %}
-<div class="panels">{% for picture, alt in decisions.pictures %}<figure><div role="img" aria-label="{{ alt }}">{{ picture | safe }}</div></figure>{% endfor %}
+<tbody>{% for row in decisions.rows %}<tr><th scope="row">{{ row.name }}</th><td class="fact">{{ row.rule }}<br><span class="note">on validation: {{ row.chosen_sensitivity }} and {{ row.chosen_specificity }}</span></td><td>{{ row.probability }}</td>{{ known(row.sensitivity) }}{{ known(row.specificity) }}{{ known(row.precision) }}<td>{{ row.alarms }}</td></tr>
+{% endfor %}</tbody></table></div>{% endmacro %}
+{% if decisions.rows %}
+<p>From which score on it says yes was chosen on the validation examples of {{ decisions.silos }} silo{{ "" if decisions.silos == 1 else "s" }}, before the test; this is what it then does on {{ decisions.where }}.{% if decisions.exclusive %} Of several classes the likeliest is predicted; each has a point of its own for whoever looks for it alone.{% endif %}</p>
+{% if decisions.rows | length > 4 %}<details><summary>The operating points of the {{ decisions.rows | length }} classes</summary>{{ points() }}</details>{% else %}{{ points() }}{% endif %}
 
-{% if decisions.confusion %}<figure><figcaption>Examples by true class (rows) and by the likeliest class of the model (columns).</figcaption><div class="wide" tabindex="0" role="region" aria-label="True and guessed classes"><table class="heat{{ " dense" if decisions.confusion | length > 12 else "" }}">
+{% endif %}
+{% macro taken_for() %}{% if decisions.confusion %}<figure><figcaption>Examples by true class (rows) and by the likeliest class of the model (columns).</figcaption><div class="wide" tabindex="0" role="region" aria-label="True and guessed classes"><table class="heat{{ " dense" if decisions.confusion | length > 12 else "" }}">
 <thead><tr><th scope="col"></th>{% for name, _ in decisions.confusion %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for name, cells in decisions.confusion %}<tr><th scope="row">{{ name }}</th>{% for count, share in cells %}<td style="--share: {{ share }}"{% if count == 0 %} class="none"{% endif %}>{{ "{:,}".format(count) }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div></figure>{% endif %}
+{% endfor %}</tbody></table></div></figure>{% endif %}{% endmacro %}
+<div class="panels">{% for picture, alt in decisions.pictures %}<figure><div role="img" aria-label="{{ alt }}">{{ picture | safe }}</div></figure>{% endfor %}
+
+{% if decisions.confusion | length <= 5 %}{{ taken_for() }}{% endif %}
+
 </div>
 {% if decisions.legend | length > 1 %}{{ lines_of(decisions.legend) }}{% endif %}
+
+{% if decisions.confusion | length > 5 %}{{ taken_for() }}{% endif %}
+
 {% if decisions.rankings %}
 <div class="wide" tabindex="0" role="region" aria-label="Each class"><table>
 <thead><tr><th scope="col">class</th><th scope="col">examples of it</th><th scope="col">AUROC</th><th scope="col">AUPRC</th><th scope="col">calibration error</th>{% if decisions.temperature != "–" %}<th scope="col">at temperature {{ decisions.temperature }}</th>{% endif %}</tr></thead>
