@@ -49,6 +49,15 @@ class _PlainSGD(SGD):
                 changes = self._repeated(parameters, changes, group["momentum"])
             torch._foreach_add_(parameters, changes, alpha=-group["lr"])
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        if not set_to_none:
+            super().zero_grad(set_to_none=False)
+            return
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
     def _repeated(
         self, parameters: list[Tensor], changes: list[Tensor], momentum: float
     ) -> list[Tensor]:

@@ -117,6 +117,16 @@ def test_sgd_on_the_cpu_gives_the_bits_of_torch_s_own_where_gradients_come_and_g
     assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
 
 
+def test_gradients_are_forgotten_or_made_zeros() -> None:
+    layer = nn.Linear(2, 1)
+    optimizer = optimizer_of(layer, TrainerConf(optimizer="sgd"))
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.zero_grad(set_to_none=False)
+    assert layer.weight.grad is not None and not layer.weight.grad.any()
+    optimizer.zero_grad()
+    assert [p.grad for p in layer.parameters()] == [None, None]
+
+
 def test_a_hook_of_an_optimizer_s_step_is_called() -> None:
     called = []
     optimizer = optimizer_of(nn.Linear(2, 1), TrainerConf(optimizer="sgd"))
