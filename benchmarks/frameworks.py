@@ -162,7 +162,8 @@ def run(side: str, work: Work, args: argparse.Namespace) -> Run | None:
         told = [json.loads(line) for line in said.splitlines() if line.startswith('{"event"')]
         result = _times(Run(side, work.silos, cpu=used), told, began, seconds)
         if result.accuracy is None:
-            result.error = errors.read_text(errors="replace")[-300:]
+            # One line: it becomes a cell of the table.
+            result.error = " ".join(errors.read_text(errors="replace").split())[-200:]
     return result
 
 
