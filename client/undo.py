@@ -6,8 +6,6 @@ was taken once.
 
 from __future__ import annotations
 
-from itertools import groupby
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -24,13 +22,13 @@ class Undo:
         # Asked itself: the public function looks for the device's library each time.
         cuda = device.type == "cuda"
         self._generator = torch.cuda.default_generators[device.index or 0] if cuda else None
-        # Those of one type go together, in one launch on a GPU.
-        self._buffers = sorted(model.buffers(), key=lambda buffer: str(buffer.dtype))
-        self._kept = [buffer.clone() for buffer in self._buffers]
-        self._versions = [buffer._version for buffer in self._buffers]
+        buffers = list(model.buffers())
+        self._pairs = [(buffer.clone(), buffer) for buffer in buffers]
         # torch's normalisations move their running means without saying so in the version.
         means = {id(b) for m in model.modules() if isinstance(m, _NormBase) for b in m.buffers()}
-        self._always = [id(buffer) in means for buffer in self._buffers]
+        self._means = _by_type([pair for pair in self._pairs if id(pair[1]) in means])
+        self._others = [pair for pair in self._pairs if id(pair[1]) not in means]
+        self._versions = [buffer._version for _, buffer in self._others]
         self._of_host: Tensor | None = None
         self._of_device: Tensor | None = None
 
@@ -39,13 +37,16 @@ class Undo:
         self._of_host = torch.default_generator.get_state()
         if self._generator is not None:
             self._of_device = self._generator.get_state()
-        if not self._buffers:
+        if not self._pairs:
             return
-        # Tables that never change are copied once, running means at each step.
-        versions = [buffer._version for buffer in self._buffers]
-        compared = zip(self._always, versions, self._versions, strict=True)
-        self._copy(self._kept, self._buffers, [always or a != b for always, a, b in compared])
-        self._versions = versions
+        # Running means at each step; tables that never change are copied once.
+        with torch.no_grad():
+            for kept, buffers in self._means:
+                torch._foreach_copy_(kept, buffers)
+            for number, (copy, buffer) in enumerate(self._others):
+                if buffer._version != self._versions[number]:
+                    copy.copy_(buffer)
+                    self._versions[number] = buffer._version
 
     def back(self) -> None:
         """Put all back to where it was when it was marked."""
@@ -53,14 +54,18 @@ class Undo:
         torch.default_generator.set_state(self._of_host)
         if self._generator is not None and self._of_device is not None:
             self._generator.set_state(self._of_device)
-        self._copy(self._buffers, self._kept, [True] * len(self._kept))
-        self._versions = [buffer._version for buffer in self._buffers]
-
-    @staticmethod
-    def _copy(to: list[Tensor], of: list[Tensor], which: list[bool]) -> None:
-        chosen = zip(to, of, which, strict=True)
-        pairs = [(a, b) for a, b, wanted in chosen if wanted]
         with torch.no_grad():
-            for _, alike in groupby(pairs, key=lambda pair: pair[0].dtype):
-                copies, values = map(list, zip(*alike, strict=True))
-                torch._foreach_copy_(copies, values)
+            for kept, buffer in self._pairs:
+                buffer.copy_(kept)
+        self._versions = [buffer._version for _, buffer in self._others]
+
+
+Pair = tuple[Tensor, Tensor]
+
+
+def _by_type(pairs: list[Pair]) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Return copies and buffers in lists of one type each: one launch on a GPU for each list."""
+    kinds: dict[torch.dtype, list[Pair]] = {}
+    for pair in pairs:
+        kinds.setdefault(pair[1].dtype, []).append(pair)
+    return [([a for a, _ in alike], [b for _, b in alike]) for alike in kinds.values()]
