@@ -137,6 +137,7 @@ def test_an_expired_token_is_told_as_such(
         built.federation().backend.job(ORCHESTRATOR)
 
 
+@pytest.mark.slow
 def test_a_silo_that_may_not_read_its_key_fails_with_identity_vault_and_role(
     built: Rehearsal,
 ) -> None:

@@ -43,7 +43,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.usefixtures("one_ray_at_a_time")
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param(one, marks=pytest.mark.slow) if one == "ray" else one for one in ENGINES],
+)
 def test_a_resumed_simulation_has_the_unbroken_run_s_bits(
     tmp_path: Path, undisturbed: str, engine: str
 ) -> None:
@@ -58,7 +61,8 @@ def test_a_resumed_simulation_has_the_unbroken_run_s_bits(
     assert len(asked) > 2, "some silos come back after rounds in which they were not asked"
 
 
-@pytest.mark.parametrize("emptied", [False, True])
+# In `make test` the harder of the two: the disks are gone.
+@pytest.mark.parametrize("emptied", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_launched_run_that_is_resumed_has_the_simulation_s_bits(
     folder: Path, tmp_path: Path, emptied: bool
 ) -> None:
