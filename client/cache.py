@@ -6,6 +6,7 @@ trains on what its owner has put there since, from the next round on.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -85,7 +86,11 @@ def trainer_here(scope: RunScope, silo: Silo) -> TrainerConf:
     check_there(silo, named)
     device = choose(named)
     refused = {name: rule.why for name, rule in refused_precisions(scope).items()}
-    return resolved(scope.trainer, silo.machine, device, refused)
+    trainer = resolved(scope.trainer, silo.machine, device, refused)
+    if scope.privacy.name == "none":
+        return trainer
+    # The gradient of each example is taken in fp32, and lies as the weights do.
+    return dataclasses.replace(trainer, precision="fp32", channels_last=False)
 
 
 def _read(task: Task, silo: Silo) -> tuple[Files, Data]:

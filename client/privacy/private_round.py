@@ -60,8 +60,8 @@ def train(
     privacy = scope.privacy
     assert isinstance(privacy, SampleDpConf)
     simulated = SIMULATED in context.node_config
-    # As this silo's machine carries it out; the gradients of single examples are taken in fp32.
-    scope = replace(scope, trainer=replace(loaded.trainer, precision="fp32"))
+    # As this silo's machine carries it out.
+    scope = replace(scope, trainer=loaded.trainer)
     sample_dp.check(loaded.model, loaded.task, half, scope, silo)
     plan = sample_dp.plan_for(scope, loaded.data.train)
     _check_promise(privacy, plan.examples, silo, simulated)

@@ -231,6 +231,14 @@ class _Private:
                 repeated = repeated * momentum_of(trainer) + 1.0
                 self.rates += rate * repeated
 
+    def _output(self, batch: Any) -> Any:
+        try:
+            return self.task.output(self.model, batch)
+        except RuntimeError as error:
+            if "modified inplace" not in str(error):
+                raise
+            raise _unfit("it changes the output of a layer in place (x += y)") from error
+
     def _optimizer(self, weights: list[nn.Parameter], plan: Plan) -> Any:
         """Return what clips the gradients of examples, adds them up, and adds the noise."""
         asked = _asked(self.scope)
@@ -254,7 +262,7 @@ class _Private:
         """Put the gradient of a draw into the weights: clipped, summed, noised, and divided."""
         for number, indices in enumerate(parts, 1):
             batch = draws.batch(indices)
-            output = map_tensors(full_precision, self.task.output(self.model, batch))
+            output = map_tensors(full_precision, self._output(batch))
             losses = self.task.example_losses(output, batch)
             _check_losses(losses, len(indices), self.task)
             losses.sum().backward()
@@ -278,6 +286,10 @@ class _Private:
 def _example_gradients(model: nn.Module) -> Iterator[None]:
     """Have a backward pass leave each example's gradient in `grad_sample`; the model stays as it is."""
     hooks = needed("opacus.grad_sample").GradSampleHooks
+    # What a layer changes in place is no output that a hook could look at.
+    in_place = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    for module in in_place:
+        module.inplace = False  # type: ignore[assignment]  # a flag of torch's own layers
     # A batch needs no gradient itself, as its hooks warn at each step.
     warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
     try:
@@ -288,6 +300,8 @@ def _example_gradients(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         attached.cleanup()
+        for module in in_place:
+            module.inplace = True  # type: ignore[assignment]
         for weight in model.parameters():
             for name in ("grad_sample", "summed_grad", "_forward_counter", "_current_grad_sample"):
                 if hasattr(weight, name):

@@ -15,6 +15,7 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from client.models import build_model
 from client.privacy import sample_dp
 from client.privacy.accountant import Release, epsilon
 from client.privacy.sampling import Plan
@@ -234,6 +235,19 @@ def test_the_model_is_left_as_it_was_but_for_its_weights() -> None:
         assert weight.grad is None and not hasattr(weight, "grad_sample")
     assert not any(module._forward_hooks for module in net.modules())
     assert net(torch.zeros(1, 2)).requires_grad
+
+
+def test_a_residual_network_that_works_in_place_has_a_gradient_of_each_example() -> None:
+    class Grey(Points):
+        contract = Contract((1, 8, 8), ("no", "yes"))
+
+    draws = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.rand(4, 1, 8, 8, generator=draws), torch.tensor([0, 1, 1, 0]))
+    run = scope("model=resnet18", "model.norm=group", "trainer.batch_size=4")
+    net = build_model(run.model, Grey(), seed=1)
+    moved = moved_by(run, HARDLY_ANY, dataset=data, task=Grey(), net=net)
+    assert 0 < (moved * 4).norm() <= 4 + 1e-4
+    assert net.relu.inplace, "as it was"
 
 
 def test_a_silo_tells_neither_loss_nor_number_of_examples() -> None:
