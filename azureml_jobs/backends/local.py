@@ -39,6 +39,7 @@ from azureml_jobs.jobs.relay_overrides import no_proxy_override, relay_overrides
 from azureml_jobs.preflight.findings import Table
 from conf.errors import ConfigError
 from conf.federation_folder import FederationFolder
+from conf.files.homes import expanded
 from conf.files.whole import write_atomic
 from conf.schema import Conf, Silo, SiloConf, TrackingConf
 from conf.silos import silo_from_json, silo_to_json, silos
@@ -298,6 +299,11 @@ class LocalBackend(Backend):
         # Whoever launches the server owns it: what this command names is allowed.
         targets = [*own.targets, *nested_targets(self.conf)]
         overrides.append(f"federation.orchestrator.targets=[{','.join(targets)}]")
+        # And what its runs read here.
+        read = [str(expanded(one).absolute()) for one in (*own.read_from, *_read(self.conf))]
+        overrides.append(
+            f"federation.orchestrator.read_from=[{','.join(quoted(one) for one in read)}]"
+        )
         overrides += no_proxy_override(own.outbound)
         return [*MEADOW, "serve", *overrides]
 
@@ -403,3 +409,11 @@ def disk(folder: Path) -> Iterator[None]:
 def quoted(value: str) -> str:
     """Return a value as Hydra reads it back, whatever characters it has."""
     return "'" + value.replace("'", r"\'") + "'"
+
+
+def _read(conf: Conf) -> list[str]:
+    """Return what a configuration has read on this machine: its data, and a file of first weights."""
+    init = conf.model.init
+    found = [] if conf.data.root is None else [conf.data.root]
+    # A name alone is that of a run, which the orchestrator has itself.
+    return found if init is None or not expanded(init).exists() else [*found, init]

@@ -141,6 +141,9 @@ def server_job(conf: Conf, code: Code, store: str) -> JobSpec:
         # Whoever launches the server owns it: what this command names is allowed.
         allowed = ",".join([*orchestrator.targets, *nested])
         words.append(shlex.quote(f"federation.orchestrator.targets=[{allowed}]"))
+    if orchestrator.read_from:
+        listed = ",".join(_hydra_quoted(folder) for folder in orchestrator.read_from)
+        words.append(shlex.quote(f"federation.orchestrator.read_from=[{listed}]"))
     # Azure ML replaces what stands in `${{...}}` when the job starts.
     output = "\"run.output='${{outputs.runs}}'\""
     command = f"python -m azureml_jobs.cli.main serve {' '.join(words)} {output}"

@@ -122,6 +122,26 @@ def test_the_port_for_flower_s_own_nodes_is_opened_where_it_is_asked_for(
     assert (key in job) == (port is not None)
 
 
+def test_the_server_may_read_what_the_command_that_launches_it_names(place: Place) -> None:
+    allowed = "federation.orchestrator.read_from=[/shared]"
+    backend = backend_of("local", compose([*TWO, allowed, "data.root=some data"]))
+    assert isinstance(backend, LocalBackend)
+    asked = [word for word in backend._serve() if "read_from" in word]
+    own = str(Path("some data").absolute())
+    assert compose([*TWO, *asked]).federation.orchestrator.read_from == ["/shared", own]
+
+
+def test_the_server_may_read_first_weights_by_their_path_and_needs_no_leave_for_a_run(
+    place: Place,
+) -> None:
+    Path("weights").mkdir()
+    for init, expected in (("weights", [str(Path("weights").absolute())]), ("run-1", [])):
+        backend = backend_of("local", compose([*TWO, f"model.init={init}"]))
+        assert isinstance(backend, LocalBackend)
+        asked = [word for word in backend._serve() if "read_from" in word]
+        assert compose([*TWO, *asked]).federation.orchestrator.read_from == expected
+
+
 def test_a_followed_run_gives_its_status_and_ends_what_was_started(place: Place) -> None:
     assert place.launch(Queue()) == 5
     assert place.states() == dict.fromkeys(JOBS, ENDED)

@@ -91,6 +91,14 @@ def test_the_port_for_flower_s_own_nodes_is_opened_where_it_is_asked_for(
     assert " federation.orchestrator.stock_listen=0.0.0.0:9093 " in asked
 
 
+def test_the_folders_that_runs_may_name_are_the_orchestrator_s_too(conf: Conf, code: Code) -> None:
+    assert "read_from" not in server_job(conf, code, STORE).command
+    conf.federation.orchestrator.read_from = ["/mnt/shared", "/mnt/with space"]
+    words = shlex.split(server_job(conf, code, STORE).command)
+    asked = [word for word in words if "read_from" in word]
+    assert compose(asked).federation.orchestrator.read_from == ["/mnt/shared", "/mnt/with space"]
+
+
 def test_the_orchestrator_s_job(conf: Conf, code: Code) -> None:
     assert plain(server_job(conf, code, STORE)) == {
         "$schema": "https://azuremlschemas.azureedge.net/latest/commandJob.schema.json",
