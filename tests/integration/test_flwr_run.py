@@ -116,7 +116,6 @@ def flwr(*arguments: str, environment: dict[str, str], cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_flwr_run_trains_the_same_app(flower_environment: dict[str, str], tmp_path: Path) -> None:
     overrides = OVERRIDES.format(tmp_path / "outputs")
     log = flwr(
