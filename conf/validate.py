@@ -18,6 +18,7 @@ from conf.schema import (
     Conf,
     DataConf,
     OutboundConf,
+    SampleDpConf,
     SiloConf,
     TrainingProcessConf,
     is_outside,
@@ -56,6 +57,7 @@ def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
         _external,
         _registered,
         _counted,
+        _noise,
         combinations.check,
     ):
         rule(conf, where)
@@ -318,6 +320,20 @@ def _counted(conf: Conf, where: Where) -> None:
     if conf.privacy.name != "none" and getattr(conf.task, "balanced", False):
         why = "weighs classes by how many examples each has, which no silo tells with privacy=sample_dp."
         raise _contradiction("task.balanced", "true", where, why, "Leave task.balanced out.")
+
+
+def _noise(conf: Conf, where: Where) -> None:
+    privacy = conf.privacy
+    if not isinstance(privacy, SampleDpConf):
+        return
+    if privacy.epsilon is None and privacy.noise_multiplier is None:
+        why = "says no noise, and neither does privacy.noise_multiplier."
+        raise _contradiction("privacy.epsilon", "null", where, why, "Give one of the two.")
+    if privacy.epsilon is not None and privacy.noise_multiplier is not None:
+        why = f"says the noise, and so does privacy.epsilon={privacy.epsilon:g}."
+        key = "privacy.noise_multiplier"
+        hint = "Add privacy.epsilon=null, and look at what it costs with meadow budget forecast."
+        raise _contradiction(key, privacy.noise_multiplier, where, why, hint)
 
 
 def _contradiction(key: str, value: object, where: Where, why: str, hint: str) -> ConfigError:

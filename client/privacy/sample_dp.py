@@ -37,7 +37,7 @@ from client.privacy.accountant import Release, epsilon, needed, noise_for
 from client.privacy.sampling import Draws, Plan, plan_of
 from client.tasks.base import Task
 from client.trees import map_tensors
-from conf.errors import SiloError
+from conf.errors import DataError, SiloError
 from conf.schema import RunScope, SampleDpConf, Silo, TrainerConf
 from conf.seeds import seed_for
 from strategies.silo_half import Local, Records, SiloHalf, Trains
@@ -59,7 +59,9 @@ def release_of(scope: RunScope, plan: Plan, before: Sequence[Release] = ()) -> R
     asked = _asked(scope)
     if asked.noise_multiplier is not None:
         return Release(plan.rate, asked.noise_multiplier, plan.steps)
-    assert asked.epsilon is not None
+    if asked.epsilon is None:
+        what = "The run names neither an epsilon nor a noise."
+        raise SiloError("MDW-378", what, "Give privacy.epsilon or privacy.noise_multiplier.")
     left = max(scope.run.rounds - len(before), 1)
     if before:
         same = Release(plan.rate, before[-1].noise, plan.steps)
@@ -71,8 +73,14 @@ def release_of(scope: RunScope, plan: Plan, before: Sequence[Release] = ()) -> R
 
 
 def plan_for(scope: RunScope, dataset: Dataset[Any]) -> Plan:
-    """Return the draws of a round of a run over a silo's training split."""
-    return plan_of(length(dataset), scope.trainer.batch_size, scope.trainer.epochs)
+    """Return the draws of a round of a run over a silo's training split; raises DataError MDW-205
+    where it is empty.
+    """
+    examples = length(dataset)
+    if not examples:
+        what = "0 examples are too few to train on."
+        raise DataError("MDW-205", what, "Give the silo more examples.")
+    return plan_of(examples, scope.trainer.batch_size, scope.trainer.epochs)
 
 
 def check(model: nn.Module, task: Task, half: SiloHalf, scope: RunScope, silo: Silo) -> None:
@@ -108,7 +116,7 @@ def _check_trainer(trainer: TrainerConf) -> None:
     )
     for key, value, plain in refused:
         if value != plain:
-            hint = "Leave it out, or let the silo's owner set it off (machine.compile)."
+            hint = f"Take {key}={'null' if plain is None else plain}; see docs/privacy.md."
             raise SiloError("MDW-377", f"{key}={value} does not go with privacy=sample_dp.", hint)
 
 

@@ -166,3 +166,12 @@ def test_a_silo_that_keeps_its_counts_needs_a_strategy_that_does_not_weigh_by_th
     assert refused(keeps, "strategy.weighting=size").code == "MDW-164"
     compose([keeps, "strategy.weighting=equal"])
     compose([keeps, "strategy=scaffold"])
+
+
+def test_the_noise_of_a_private_run_is_said_once() -> None:
+    private = ["privacy=sample_dp", "strategy.weighting=equal"]
+    neither = refused(*private, "privacy.epsilon=null")
+    both = refused(*private, "privacy.noise_multiplier=1.5")
+    assert (neither.code, both.code) == ("MDW-105", "MDW-105")
+    assert "privacy.epsilon=null" in both.hint
+    compose([*private, "privacy.epsilon=null", "privacy.noise_multiplier=1.5"])

