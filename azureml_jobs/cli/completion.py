@@ -99,6 +99,9 @@ def _of_verb(before: Sequence[str], current: str) -> Iterator[Candidate]:
         yield from ((f"{key}={value}", about) for value, about in values)
         return
     given = {word.partition("=")[0] for word in rest}
+    if not rest:
+        # `meadow budget` is a verb, and so is `meadow budget forecast`.
+        yield from (one for one in _next_words(before, VERBS) if one[0] not in HELP_FLAGS)
     for word, about in [*_arguments(verb), *_keys(verb)]:
         if word.rstrip("=") not in given:
             yield word, about

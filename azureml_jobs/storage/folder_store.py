@@ -216,9 +216,10 @@ class FolderStore(Leased):
         """Hold the folder's lock, among threads and processes."""
         try:
             _make_folder(self._path, self._path)
+            mode = _mode(self._path, 0o600)
         except OSError as error:
             raise self._failure(error, "lock", ".lock") from error
-        with locked(self._path / ".lock", mode=_mode(self._path, 0o600)):
+        with locked(self._path / ".lock", mode=mode):
             yield
 
     @contextmanager

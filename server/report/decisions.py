@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from server.report.drawing import LineStyle
 from server.run.result import FinalTest, RunResult
 from server.run.shown import NOT_KNOWN, written
 from server.scoring.outcome import OperatingPoint, Outcome
+
+if TYPE_CHECKING:
+    # For an annotation: the model card is written by whoever draws nothing.
+    from server.report.drawing import LineStyle
 
 MOST_CLASSES: Final = 30
 """Of a table of classes against classes."""

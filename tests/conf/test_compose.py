@@ -38,6 +38,7 @@ NEEDED = {
     "task/external": ["task.target=docs/examples/wine.py:Wine"],
     "strategy/external": ["strategy.target=flwr.serverapp.strategy.FedAdam"],
     "model/external": ["model.target=torchvision.models.resnet18"],
+    "privacy/sample_dp": ["strategy.weighting=equal"],
 }
 
 
