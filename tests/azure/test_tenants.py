@@ -65,9 +65,11 @@ def test_a_vault_of_another_cloud_with_the_same_name_may_be_in_another_tenant(
     monkeypatch.setattr(north.tenants, "_by_resource", {})
     assert VaultSecrets(name).list() == []
     north.tenants.put(f"vault:{name}", NORTH)
-    north.tokens.register("owner", NORTH)
-    north.access.grant("owner", "Key Vault Secrets Officer", f"vault:{name}")
-    for key, value in north.signed_in_as("owner").items():
+    # A name of its own: the cloud's identities are those of all tests.
+    owner = "owner of a vault in another cloud"
+    north.tokens.register(owner, NORTH)
+    north.access.grant(owner, "Key Vault Secrets Officer", f"vault:{name}")
+    for key, value in north.signed_in_as(owner).items():
         monkeypatch.setenv(key, value)
     azure_sign_in.forget()
     assert VaultSecrets(name).list() == []
