@@ -27,7 +27,7 @@ from client.tasks.kinds.segmentation import Segmentation
 from client.tasks.kinds.token_classification import TokenClassification
 from conf.compose import compose
 from conf.errors import DataError, SiloError
-from conf.schema import RunScope, Silo
+from conf.schema import RunScope, SampleDpConf, Silo
 from strategies.silo_half import SiloHalf
 
 NORTH = Silo("north")
@@ -287,7 +287,7 @@ def test_a_run_that_is_resumed_for_more_rounds_still_costs_what_it_may() -> None
 
 def test_a_message_without_any_noise_and_a_silo_without_examples_are_refused() -> None:
     run = scope()
-    nothing = dataclasses.replace(run.privacy, epsilon=None)
+    nothing = SampleDpConf(name="sample_dp", epsilon=None)
     with pytest.raises(SiloError, match="MDW-378"):
         sample_dp.release_of(dataclasses.replace(run, privacy=nothing), Plan(100, 10, 10))
     with pytest.raises(DataError, match="MDW-205"):
