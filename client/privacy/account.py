@@ -1,11 +1,11 @@
 """A silo's account: what its releases have cost, over all runs, in storage of the silo's own.
 
     <silo>/account/000001.json     one release, reserved before its training; never changed, never removed
-    <silo>/account/head.json       how many there are
+    <silo>/account/head.json       how many there are, and the digest of the last
 
-Each entry names the one before it by its digest, and is signed with a key that the silo's own key
-gives: an entry that is changed, taken out or put in between is noticed, and the head tells of entries
-that are missing at the end. What is reserved is spent, whatever becomes of the training: a process
+Each entry names the one before it by its digest. Entries and head are signed with a key that the
+silo's own key gives: an entry that is changed, taken out or put in between is noticed, and the head
+tells of entries that are missing at the end. What is reserved is spent, whatever becomes of the training: a process
 that dies over it has used it up. Two processes of one silo write to one account: an entry's number is
 taken by the one that comes first.
 
@@ -99,7 +99,12 @@ class Account:
 
     def begin(self) -> bool:
         """Begin the account; return False where it was begun before."""
-        first = Entry(1, "", _now(), BEGUN)
+        # The head before the entry: an entry without a head is one of which others were taken away.
+        # The same at every process, so that whoever comes first writes what the others would.
+        first = Entry(1, "", "", BEGUN)
+        if self._names():
+            return False
+        self._store.replace(self._head_name, self._head(first))
         return self._put(first)
 
     def go_on(self) -> bool:
@@ -108,8 +113,8 @@ class Account:
 
         Raises CheckpointError MDW-540 where it is not whole; its signatures are not looked at.
         """
-        known, signed = self._chain()
-        if self._first_forged(known, signed) is None:
+        known, signed, head_is_ours = self._chain()
+        if head_is_ours and self._first_forged(known, signed) is None:
             return False
         return self._put(Entry(known[-1].number + 1, known[-1].digest, _now(), CONTINUED))
 
@@ -153,11 +158,13 @@ class Account:
         return True
 
     def _entries(self) -> list[Entry]:
-        known, signed = self._chain()
+        known, signed, head_is_ours = self._chain()
         forged = self._first_forged(known, signed)
         if forged is not None:
             why = f"its entry {forged} was changed, or another key of this silo has signed it"
             raise self._fault(why)
+        if not head_is_ours:
+            raise self._fault("its head was changed, or another key of this silo has signed it")
         return known
 
     def _first_forged(self, known: list[Entry], signed: list[bool]) -> int | None:
@@ -168,10 +175,15 @@ class Account:
         first = went_on[-1] if went_on else 1
         return next((n for n in range(first, len(known) + 1) if not signed[n - 1]), None)
 
-    def _chain(self) -> tuple[list[Entry], list[bool]]:
-        """Return all entries, each of which names the one before it, and whether this key signed it."""
-        folder = f"{self._silo}/account/"
-        names = [name for name in self._store.list(folder) if name != self._head_name]
+    def _names(self) -> list[str]:
+        listed = self._store.list(f"{self._silo}/account/")
+        return [name for name in listed if name != self._head_name]
+
+    def _chain(self) -> tuple[list[Entry], list[bool], bool]:
+        """Return all entries, each of which names the one before it, whether this key signed it, and
+        whether this key signed the head.
+        """
+        names = self._names()
         if not names:
             raise self._fault("it is not there")
         missing = [n for n, name in enumerate(names, 1) if name != self._name(n)]
@@ -182,8 +194,7 @@ class Account:
             entry, signed = self._read(number, before)
             self._known.append(entry)
             self._signed.append(signed)
-        self._check_head(self._known)
-        return list(self._known), list(self._signed)
+        return list(self._known), list(self._signed), self._checked_head(self._known)
 
     def _read(self, number: int, before: str) -> tuple[Entry, bool]:
         name = self._name(number)
@@ -198,17 +209,15 @@ class Account:
             raise self._fault(f"its entry {number} does not follow the one before it")
         return entry, hmac.compare_digest(signature, self._signature(entry))
 
-    def _check_head(self, found: list[Entry]) -> None:
-        """Raise where entries that there were are missing at the end.
+    def _checked_head(self, found: list[Entry]) -> bool:
+        """Return whether this key signed the head; raise where entries are missing at the end.
 
         A process that died between an entry and the head leaves one more than the head says.
         """
         try:
             data = self._store.read(self._head_name)
         except StoreMissing:
-            if len(found) > 1:
-                raise self._fault("its head is missing") from None
-            return
+            raise self._fault("its head is missing") from None
         head = FORMAT.loads(data, self._head_name)
         with FORMAT.reading(self._head_name):
             number = int(head["number"])
@@ -216,13 +225,17 @@ class Account:
             raise self._fault(f"it has {len(found)} entries of {number}")
         if number < 1 or str(head.get("digest")) != found[number - 1].digest:
             raise self._fault("its head is of another account")
+        return hmac.compare_digest(data, self._head(found[number - 1]))
 
     def _head(self, entry: Entry) -> bytes:
-        head = FORMAT.stamp | {"number": entry.number, "digest": entry.digest}
-        return json.dumps(head).encode()
+        facts = {"number": entry.number, "digest": entry.digest}
+        return json.dumps(FORMAT.stamp | facts | {"signature": self._signed_by_us(facts)}).encode()
 
     def _signature(self, entry: Entry) -> str:
-        return hmac.new(self._key, canonical(asdict(entry)), hashlib.sha256).hexdigest()
+        return self._signed_by_us(asdict(entry))
+
+    def _signed_by_us(self, facts: dict[str, Any]) -> str:
+        return hmac.new(self._key, canonical(facts), hashlib.sha256).hexdigest()
 
     @property
     def _head_name(self) -> str:
@@ -235,7 +248,7 @@ class Account:
         return CheckpointError(
             "MDW-540",
             f"The account of {self._silo} in {self._store!r} can't be used: {why}.",
-            "Restore it from a copy; a silo that has none yet begins one with meadow budget begin.",
+            "Restore it from a copy; a silo that has none yet begins one: meadow budget NAME --begin.",
         )
 
 

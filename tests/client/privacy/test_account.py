@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from azureml_jobs.storage.folder_store import FolderStore
 from client.privacy.account import Account
 from client.privacy.accountant import Release, epsilon
+from conf.canonical import canonical
 from conf.errors import CheckpointError, SiloError
 from conf.schema import PolicyConf
 
@@ -77,11 +79,28 @@ def _swapped(folder: Path) -> None:
     third.write_text(text)
 
 
+def _cut_to_its_beginning(folder: Path) -> None:
+    for name in ("000002.json", "000003.json", "000004.json", "head.json"):
+        (files(folder) / name).unlink()
+
+
+def _cut_with_a_head_to_match(folder: Path) -> None:
+    """What somebody without the key can write: the digests are of what anybody may read."""
+    (files(folder) / "000004.json").unlink()
+    last = json.loads((files(folder) / "000003.json").read_text())
+    facts = {name: value for name, value in last.items() if name not in ("version", "signature")}
+    head = json.loads((files(folder) / "head.json").read_text())
+    head |= {"number": 3, "digest": hashlib.sha256(canonical(facts)).hexdigest()}
+    (files(folder) / "head.json").write_text(json.dumps(head))
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "an entry was changed": _cheaper,
     "two were swapped": _swapped,
     "one is missing in the middle": lambda folder: (files(folder) / "000002.json").unlink(),
     "the last one is missing": lambda folder: (files(folder) / "000004.json").unlink(),
+    "it is missing all but its beginning, and the head": _cut_to_its_beginning,
+    "the last is missing, and the head says so": _cut_with_a_head_to_match,
     "the head is missing": lambda folder: (files(folder) / "head.json").unlink(),
     "the head is empty": lambda folder: (files(folder) / "head.json").write_text(""),
     "an entry is no JSON": lambda folder: (files(folder) / "000003.json").write_text("{"),
