@@ -25,7 +25,7 @@ from client.memory import Memory
 from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation, reported
 from client.privacy import private_round
-from client.privacy.private_round import is_private, tells_metrics
+from client.privacy.private_round import tells_metrics
 from client.silo_settings import data_key, silo_of
 from client.tasks.base import Data
 from client.withholding import nothing_told, statistics_told, told
@@ -53,7 +53,7 @@ def train(message: Message, context: Context) -> Message:
     memory.check(half, before, config)
     _load(loaded, _weights(message) | before.kept)
     given = {"state": before.half, "sent": _beside(message)}
-    if is_private(scope.privacy):
+    if scope.privacy.is_private:
         run = str(config.get(protocol.RUN_ID, ""))
         trained = private_round.train(
             loaded, scope, half, context, silo=silo, run=run, round=round, **given
@@ -82,7 +82,7 @@ def train(message: Message, context: Context) -> Message:
             protocol.METRICS: MetricRecord({**reported(trained, scope.strategy, silo)}),
             protocol.SOFTWARE: software(
                 scope,
-                _fingerprint(loaded, silo, context, is_private(scope.privacy)),
+                _fingerprint(loaded, silo, context, scope.privacy.is_private),
                 computed(loaded.trainer, device_of(loaded.model), trained.irreproducible),
             ).to_record(),
         }
@@ -138,8 +138,9 @@ def statistics(message: Message, context: Context) -> Message:
     silo = silo_of(context)
     loaded = _load_checked(1, scope, silo)
     content = RecordDict()
-    private = is_private(scope.privacy)
-    if not private and (sums := statistics_told(loaded.task, loaded.data, silo.policy)):
+    if not scope.privacy.is_private and (
+        sums := statistics_told(loaded.task, loaded.data, silo.policy)
+    ):
         content[protocol.SUMS] = protocol.to_record(sums)
     return Message(content, reply_to=message)
 

@@ -87,7 +87,7 @@ def trainer_here(scope: RunScope, silo: Silo) -> TrainerConf:
     device = choose(named)
     refused = {name: rule.why for name, rule in refused_precisions(scope).items()}
     trainer = resolved(scope.trainer, silo.machine, device, refused)
-    if scope.privacy.name == "none":
+    if not scope.privacy.is_private:
         return trainer
     # The gradient of each example is taken in fp32, and lies as the weights do.
     return dataclasses.replace(trainer, precision="fp32", channels_last=False)

@@ -317,7 +317,7 @@ def _registered(conf: Conf, where: Where) -> None:
 
 
 def _counted(conf: Conf, where: Where) -> None:
-    if conf.privacy.name != "none" and getattr(conf.task, "balanced", False):
+    if conf.privacy.is_private and getattr(conf.task, "balanced", False):
         why = "weighs classes by how many examples each has, which no silo tells with privacy=sample_dp."
         raise _contradiction("task.balanced", "true", where, why, "Leave task.balanced out.")
 

@@ -29,11 +29,6 @@ SIMULATED: Final = "partition-id"
 """Of a node's configuration: there in simulations alone."""
 
 
-def is_private(privacy: PrivacyConf) -> bool:
-    """Return whether a run trains with sample-level privacy."""
-    return isinstance(privacy, SampleDpConf)
-
-
 def tells_metrics(privacy: PrivacyConf) -> bool:
     """Return whether a silo may tell metrics of its examples: not without noise, where there is a
     guarantee to be kept.

@@ -13,6 +13,11 @@ class PrivacyConf:
 
     name: str = one_of("none", "sample_dp", help="the kind of privacy")
 
+    @property
+    def is_private(self) -> bool:
+        """Return whether a silo tells nothing of its examples but what has noise in it."""
+        return self.name != "none"
+
 
 @dataclass
 class SampleDpConf(PrivacyConf):

@@ -48,7 +48,7 @@ def fitted(
     layer goes by the contract's ranges. Raises RoundError MDW-416 where so few
     silos tell theirs that no round would close.
     """
-    if conf.privacy.name != "none":
+    if conf.privacy.is_private:
         return arrays
     specs = statistic_specs(task)
     model = build_model(conf.model, task, conf.run.seed)
