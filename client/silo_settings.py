@@ -17,13 +17,6 @@ from conf.files.whole import write_new
 from conf.schema import Silo
 from conf.silos import silo_from_json, silo_to_json
 
-SILOS_VARIABLE = "MEADOW_SILOS"
-"""Environment of a simulation's workers: a JSON list of silos, in the order of Flower's partition
-ids.
-"""
-
-FILE_VARIABLE = "MEADOW_SILOS_FILE"
-"""Environment of the workers of a private Ray: the path of a file that holds that list."""
 MAX_BYTES = 1 << 26
 """Of such a file: 64 MiB, some 100,000 silos."""
 
@@ -32,7 +25,7 @@ DATA_KEY = "data-key"
 node.
 """
 NODE_KEY = "silo"
-"""Key of the node configuration that holds the silo as JSON, set by our own node and pool."""
+"""Key of the node configuration that holds the silo as JSON, set by our own node and engines."""
 
 
 def silo_of(context: Context) -> Silo:
@@ -79,26 +72,18 @@ def hand_over(silos: list[Silo], run_id: int) -> Path:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_private(path.parent, os.lstat(path.parent))
     path.unlink(missing_ok=True)
-    write_silos(silos, path)
+    write_new(path, json.dumps([silo_to_json(silo) for silo in silos]).encode())
     return path
 
 
-def write_silos(silos: list[Silo], path: Path) -> None:
-    """Write silos into a new file that this user alone may read."""
-    write_new(path, silos_to_json(silos).encode())
+def _handed_over(run_id: int) -> tuple[Silo, ...]:
+    return _all_parsed(_read(_hand_over_path(run_id)))
 
 
-def silos_to_json(silos: list[Silo]) -> str:
-    """Return several silos as one JSON list, the form of `SILOS_VARIABLE`."""
-    return json.dumps([silo_to_json(silo) for silo in silos])
-
-
-def _handed_over(run_id: int) -> list[Silo]:
-    text = os.environ.get(SILOS_VARIABLE)
-    if text is None:
-        named = os.environ.get(FILE_VARIABLE)
-        text = _read(Path(named) if named else _hand_over_path(run_id))
-    return [silo_from_json(one) for one in json.loads(text)] if text else []
+@lru_cache(maxsize=4)
+def _all_parsed(text: str) -> tuple[Silo, ...]:
+    """Return the silos of a file's text, parsed once for all messages to all of them."""
+    return tuple(silo_from_json(one) for one in json.loads(text)) if text else ()
 
 
 def _read(path: Path) -> str:

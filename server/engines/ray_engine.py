@@ -69,7 +69,7 @@ def run_on_ray(
     `workers` actors at once (None: one a core), on this machine or on the Ray cluster at
     `ray_address`, which has to ask for a token unless `insecure` is set; `states` holds the silos'
     states by name, and is kept up to date. What `server_main` raises
-    is raised here. Raises SiloError MDW-320 when an actor died, MDW-312 to 314 and MDW-322 to 324
+    is raised here. Raises SiloError MDW-320 when an actor died, MDW-312 to 314 and MDW-322, MDW-323
     where Ray can't be used, and Interrupted on Ctrl-C or SIGTERM; a second Ctrl-C no longer waits.
     """
     with _access(ray_address, insecure) as folder:

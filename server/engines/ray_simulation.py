@@ -7,7 +7,6 @@ Imported by `server.engines.ray_engine` once what Ray reads at import is set.
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import logging
 import os
@@ -28,20 +27,21 @@ from flwr.clientapp import ClientApp
 from flwr.server.superlink.fleet.vce.backend import raybackend
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
-from flwr.simulation.ray_transport.ray_actor import BasicActorPool, ClientAppActor
+from flwr.simulation.ray_transport.ray_actor import ClientAppActor
 from ray.exceptions import RayError, RayTaskError
 from ray.job_config import JobConfig
 
 from client import placement
 from client.malloc import VARIABLE as MALLOC_VARIABLE
-from client.silo_settings import FILE_VARIABLE, SILOS_VARIABLE, silos_to_json, write_silos
+from client.silo_settings import NODE_KEY
 from conf.errors import SiloError
-from conf.schema import Silo
+from conf.silos import silo_to_json
 from conf.targets import known
 from server.engines.quiet import logs_to, private
 from server.engines.ray_engine import RayRun, ServerMain
 from server.engines.ray_gpus import CPU, GPU, gpus_of, share, sharers_on, shares, told
 from server.engines.ray_grid import RayGrid, Watch
+from server.engines.silo_actors import WAITING_FOR_EACH, SiloActors
 from server.engines.worker import load_app
 from server.round.error_text import plain_reason
 
@@ -55,8 +55,6 @@ DEVICE_LOST = "MDW-226"
 """In what an actor raises that can't use its device any more."""
 END_SECONDS = 5.0
 """For Ray's processes to end before they are killed."""
-LONGEST_VARIABLE = 100_000
-"""Bytes of one environment variable that Linux surely takes."""
 
 
 def simulate_on_ray(server_main: ServerMain, run: RayRun) -> None:
@@ -112,9 +110,7 @@ class WatchedBackend(raybackend.RayBackend):
         self._actors: list[Any] = []
 
     def build(self, app_fn: Callable[[], ClientApp]) -> None:
-        """Start the actors. They import the app by name: one that is sent along would lose its
-        caches each time.
-        """
+        """Start the actors, each the home of some silos."""
         silos = len(self._run.silos)
         wanted = min(self._run.workers or silos, silos)
         if self._run.address is None:
@@ -122,13 +118,19 @@ class WatchedBackend(raybackend.RayBackend):
         else:
             self.pool = self._in_cluster(wanted)
         self._actors = list(self.pool.pool)
-        self.app_fn = functools.partial(load_app, self._run.app)
+        self.pool.open()
+        self.app_fn = app_fn
         if self._watch.ending:
             self.kill()
 
-    def _here(self, wanted: int) -> BasicActorPool:
+    @property
+    def num_workers(self) -> int:
+        """See `RayBackend`: messages that are taken from Flower's queue at once."""
+        return WAITING_FOR_EACH * super().num_workers
+
+    def _here(self, wanted: int) -> SiloActors:
         """Start actors of a private Ray, each with its part of a GPU, where there are GPUs."""
-        pool = BasicActorPool(ClientAppActor, self.client_resources, self.actor_kwargs)
+        pool = self._actor_pool(self.client_resources)
         actors = max(1, min(pool.actors_capacity, wanted))
         parts = shares(actors, placement.shared(self._run.gpus))
         kind: Any = ClientAppActor
@@ -139,7 +141,7 @@ class WatchedBackend(raybackend.RayBackend):
         pool.num_actors += actors
         return pool
 
-    def _in_cluster(self, wanted: int) -> BasicActorPool:
+    def _in_cluster(self, wanted: int) -> SiloActors:
         """Start actors in a cluster, of which only now it is known what it has."""
         listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         nodes = [node["Resources"] for node in listed]
@@ -150,7 +152,7 @@ class WatchedBackend(raybackend.RayBackend):
             sharers = sharers_on(nodes, wanted, gpus)
             resources["num_gpus"] = share(sharers)
             wanted = min(wanted, gpus * sharers)
-        pool = BasicActorPool(ClientAppActor, resources, self.actor_kwargs)
+        pool = self._actor_pool(resources)
         variables = told(gpus, sharers, self._run.gpus)
         if variables:
             # The actors are made with these, and the pool has counted them by now.
@@ -158,13 +160,19 @@ class WatchedBackend(raybackend.RayBackend):
         pool.add_actors_to_pool(max(1, min(pool.actors_capacity, wanted)))
         return pool
 
+    def _actor_pool(self, resources: dict[str, Any]) -> SiloActors:
+        names = [silo.name for silo in self._run.silos]
+        return SiloActors(resources, self.actor_kwargs, names, self._run.app)
+
     def process_message(self, message: Message, context: Context) -> tuple[Message, Context]:
         """See `Backend`; a dead actor ends the run, since Flower would give it to client after
         client.
         """
         if self._watch.ending or message.metadata.message_id in self._watch.forgotten:
             raise RuntimeError("not run: its round is closed")
-        silo = self._run.silos[int(context.node_config["partition-id"])].name
+        settings = self._run.silos[int(context.node_config["partition-id"])]
+        silo = settings.name
+        context.node_config[NODE_KEY] = silo_to_json(settings)
         # Flower's own copy is empty at first, also in a run that is resumed.
         context.state = self._run.states.get(silo, RecordDict())
         try:
@@ -225,7 +233,7 @@ def _ray(run: RayRun) -> Iterator[None]:
     if run.address is not None:
         ray.init(
             run.address,
-            runtime_env={"env_vars": {**_for_actors(run.silos), **extra}},
+            runtime_env={"env_vars": {"PYTHONPATH": _python_path(), **extra}},
             job_config=OwnPath(),
             log_to_driver=False,
             configure_logging=False,
@@ -236,10 +244,6 @@ def _ray(run: RayRun) -> Iterator[None]:
             ray.shutdown()
         return
     assert run.folder is not None
-    # Beside Ray's own folder, which Ray opens to everyone, and inside the private one.
-    silos = run.folder.parent / "silos.json"
-    write_silos(run.silos, silos)
-    extra[FILE_VARIABLE] = str(silos)
     gpus = placement.shared(run.gpus)
     sharers = sharers_on([{CPU: _processes(run), GPU: gpus}], len(run.silos), gpus) if gpus else 1
     extra |= told(gpus, sharers, run.gpus)
@@ -319,18 +323,6 @@ def _raylet_to_log() -> contextlib.AbstractContextManager[Any]:
         logging.getLogger("ray").warning("%s: %s", data.get("pid"), " ".join(data["lines"]))
 
     return mock.patch.object(ray._private.worker, "print_to_stdstream", to_log)
-
-
-def _for_actors(silos: list[Silo]) -> dict[str, str]:
-    """Return the environment of actors in a cluster that knows nothing of this run."""
-    text = silos_to_json(silos)
-    if len(text) > LONGEST_VARIABLE:
-        raise SiloError(
-            "MDW-324",
-            f"{len(silos)} silos are too many for a Ray cluster.",
-            "Use simulation.engine=pool, or fewer.",
-        )
-    return {"PYTHONPATH": _python_path(), SILOS_VARIABLE: text}
 
 
 def _python_path() -> str:

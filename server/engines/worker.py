@@ -340,7 +340,7 @@ def _serve(
     with contextlib.suppress(EOFError, OSError):
         while True:
             received = pipe.receive()
-            _let_go(received.goodbye)
+            let_go(received.goodbye)
             if received.call is not None:
                 value = _called(received.call)
                 pipe.send_value(value)
@@ -390,8 +390,8 @@ def _able_to_travel(error: Exception) -> Exception:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _let_go(silos: list[str]) -> None:
-    """Free the data of silos that another worker has now, where the app keeps any."""
+def let_go(silos: list[str]) -> None:
+    """Free the data of silos that another process has now, where the app keeps any."""
     cache = sys.modules.get("client.cache")
     if silos and cache is not None:
         cache.let_go(silos)

@@ -8,15 +8,7 @@ from pathlib import Path
 import pytest
 from flwr.app import Context, RecordDict
 
-from client.silo_settings import (
-    FILE_VARIABLE,
-    NODE_KEY,
-    SILOS_VARIABLE,
-    hand_over,
-    silo_of,
-    silos_to_json,
-    write_silos,
-)
+from client.silo_settings import NODE_KEY, hand_over, silo_of
 from conf.errors import ConfigError, SiloError
 from conf.schema import DataConf, Silo
 from conf.silos import silo_to_json
@@ -34,19 +26,10 @@ def context(run_id: int = 7, **node_config: str | int) -> Context:
 @pytest.fixture(autouse=True)
 def own_home_of_flower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
-    monkeypatch.delenv(SILOS_VARIABLE, raising=False)
-    monkeypatch.delenv(FILE_VARIABLE, raising=False)
 
 
 def test_a_node_of_ours_is_told_by_its_own_configuration() -> None:
     assert silo_of(context(**{NODE_KEY: silo_to_json(SOUTH)})) == SOUTH
-
-
-def test_a_worker_of_a_simulation_is_told_by_its_environment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv(SILOS_VARIABLE, silos_to_json([NORTH, SOUTH]))
-    assert silo_of(context(**{"partition-id": 1, "num-partitions": 2})) == SOUTH
 
 
 def test_a_worker_that_flower_started_finds_what_its_own_run_left() -> None:
@@ -55,16 +38,6 @@ def test_a_worker_that_flower_started_finds_what_its_own_run_left() -> None:
     assert silo_of(context(8, **{"partition-id": 0, "num-partitions": 2})).name == "silo-1"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-
-
-def test_a_worker_of_a_private_ray_is_told_by_a_file_that_its_environment_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "private"
-    folder.mkdir(mode=0o700)
-    write_silos([NORTH, SOUTH], folder / "silos.json")
-    monkeypatch.setenv(FILE_VARIABLE, str(folder / "silos.json"))
-    assert silo_of(context(**{"partition-id": 1, "num-partitions": 2})) == SOUTH
 
 
 def test_what_another_user_left_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

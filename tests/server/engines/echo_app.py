@@ -34,7 +34,7 @@ def train(message: Message, context: Context) -> Message:
     content = RecordDict({"metrics": metrics, **message.content.array_records})
     if config.get("do") == "environment":
         ours = {name: value for name, value in os.environ.items() if name.startswith("MEADOW_")}
-        content["environment"] = ConfigRecord(dict(ours))
+        content["environment"] = ConfigRecord({**ours, "silo": str(context.node_config["silo"])})
     return Message(content, reply_to=message)
 
 

@@ -30,6 +30,7 @@ from flwr.serverapp import Grid
 
 from conf.errors import SiloError
 from conf.schema import Silo
+from conf.silos import silo_to_json
 from server.engines.ray_engine import run_on_ray
 from server.engines.ray_grid import RayGrid
 
@@ -263,9 +264,7 @@ def test_an_existing_cluster_is_used_with_the_user_s_token_and_left_alone(
 
     def main(grid: RayGrid, context: Context) -> None:
         replies = grid.send_and_receive(asked(grid, do="environment"))
-        seen["silos"] = [
-            str(r.content.config_records["environment"]["MEADOW_SILOS"]) for r in replies
-        ]
+        seen["silos"] = {str(r.content.config_records["environment"]["silo"]) for r in replies}
         seen["malloc"] = {
             str(r.content.config_records["environment"]["MEADOW_MALLOC"]) for r in replies
         }
@@ -275,7 +274,7 @@ def test_an_existing_cluster_is_used_with_the_user_s_token_and_left_alone(
         monkeypatch.setenv("RAY_AUTH_TOKEN", token["RAY_AUTH_TOKEN"])
         for _ in range(2):
             on_ray(main, 3, tmp_path, address)
-            assert len(seen["silos"]) == 3 and all("silo-2" in text for text in seen["silos"])
+            assert seen["silos"] == {silo_to_json(silo) for silo in silos(3)}
             assert seen["malloc"] == {"0"}
 
 
