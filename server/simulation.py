@@ -32,6 +32,7 @@ from server.observers.progress import progress as progress_display
 from server.round.contract_answers import check_members
 from server.round.readiness import check_here
 from server.run.finished import FinishedRun
+from server.run.privacy_audit import audited
 from server.scoring.baseline import baseline_jobs, check_baseline, compare
 from server.session import SIMULATE, Session, session
 from strategies import build_strategy
@@ -80,6 +81,8 @@ def simulate_conf(conf: Conf, *, command: str = "", shown: Shown = "nothing") ->
         run.result.classes = list(task.contract.classes) if task.contract else []
         run.result.partition = partition
         _train(run, strategy)
+        accounts = run.folder.path / ACCOUNTS
+        audited(run.result, conf.privacy, members[0].name, run.state.round, accounts)
         if conf.run.baseline != "none":
             done = run.state.round
             federated = run.kept.arrays

@@ -17,7 +17,7 @@ from flwr.app import Context
 
 from client.cache import Loaded
 from client.loop import Trained
-from client.privacy import accountant, sample_dp
+from client.privacy import accountant, canaries, sample_dp
 from client.privacy.account import Account, Entry
 from client.silo_settings import data_key
 from conf.errors import SiloError
@@ -50,7 +50,7 @@ def train(
 ) -> Trained:
     """Train the model in `loaded` for a round, with what it costs noted first.
 
-    Raises SiloError MDW-371 to 373 and 375 to 378, CheckpointError MDW-540.
+    Raises SiloError MDW-371 to 373, 375 to 378, 386 and 388, CheckpointError MDW-540.
     """
     privacy = scope.privacy
     assert isinstance(privacy, SampleDpConf)
@@ -58,7 +58,11 @@ def train(
     # As this silo's machine carries it out.
     scope = replace(scope, trainer=loaded.trainer)
     sample_dp.check(loaded.model, loaded.task, half, scope, silo)
-    plan = sample_dp.plan_for(scope, loaded.data.train)
+    examples = loaded.data.train
+    planted = canaries.planted(examples, privacy, silo, scope.run.seed, simulated=simulated)
+    if planted is not None:
+        examples = planted.dataset
+    plan = sample_dp.plan_for(scope, examples)
     _check_promise(privacy, plan.examples, silo, simulated)
     account = _account(silo.account, silo.name, data_key(context))
     if simulated or silo.policy.epsilon_at_most is None:
@@ -67,18 +71,19 @@ def train(
     before = [one.release for one in account.entries() if one.run == run]
     release = sample_dp.release_of(scope, plan, before)
     entries = account.reserve(run, round, release, silo.policy)
-    trained = sample_dp.train(
-        loaded.model,
-        loaded.data.train,
-        loaded.task,
-        scope,
-        half,
-        release,
-        silo=silo,
-        round=round,
-        state=state,
-        sent=sent,
-    )
+    with canaries.scored(planted, loaded, silo, round):
+        trained = sample_dp.train(
+            loaded.model,
+            examples,
+            loaded.task,
+            scope,
+            half,
+            release,
+            silo=silo,
+            round=round,
+            state=state,
+            sent=sent,
+        )
     return replace(trained, metrics={**trained.metrics, **_spent(entries, privacy.delta, release)})
 
 

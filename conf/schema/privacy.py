@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.fields import number, one_of
+from conf.fields import number, one_of, value
 
 
 @dataclass
@@ -63,4 +63,16 @@ class SampleDpConf(PrivacyConf):
         at_most=2**31 - 1,
         help="seed of draws and noise, for the same bits twice: a simulation without any guarantee; "
         "null = the operating system's randomness",
+    )
+    audit: bool = value(
+        False,
+        help="whether a simulation puts canaries into the first silo's training, and says how large"
+        " epsilon is at least",
+    )
+    audit_canaries: int = number(
+        1000,
+        at_least=20,
+        at_most=100_000,
+        help="how many canaries there are, half of them in the training; at most one in two of the"
+        " silo's training examples becomes one",
     )

@@ -7,6 +7,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from server.run.privacy_spent import of_audit
 from server.run.result import Baseline, RunResult
 from server.run.shown import Shown, direction, in_order, partial_note, present, score
 
@@ -28,6 +29,8 @@ def summary(result: RunResult, console: Console) -> None:
         partial = partial_note(result.test.partial) if result.test is not None else ""
         note = f"  ({partial})" if partial else ""
         console.print(Text(f"test: {values}{note}"), soft_wrap=True)
+    for sentence in of_audit(result.privacy):
+        console.print(Text(sentence), soft_wrap=True)
     if result.test is not None and not result.test.aggregate:
         console.print(Text("no silo has examples to test the model on"), soft_wrap=True)
     if result.failed:

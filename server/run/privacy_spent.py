@@ -1,6 +1,8 @@
 """What a run has cost the silos' examples, as each silo counts it itself.
 
 The server can't recompute it: it knows neither how many examples a silo has nor its other runs.
+
+    MDW-387 an audit proves more than the accountant allows
 """
 
 from __future__ import annotations
@@ -61,6 +63,25 @@ def sentences(facts: Mapping[str, Any]) -> list[str]:
     ]
     if not facts["guarantee"]:
         said.insert(0, "no guarantee: draws and noise had a seed (privacy.test_seed)")
+    return of_audit(facts) + said
+
+
+def of_audit(privacy: Mapping[str, Any]) -> list[str]:
+    """Return what a reader is to know of an audit, most important first; nothing without one."""
+    found = privacy.get("audit")
+    if not found:
+        return []
+    said = [
+        f"audit: epsilon is at least {found['epsilon_at_least']:.3f} at {found['silo']} (with"
+        f" {found['confidence']:.0%} confidence at delta {privacy['delta']:g}:"
+        f" {found['correct']} of {found['guesses']} guesses about {found['canaries']} canaries were"
+        f" right), and at most {found['epsilon_at_most']:.3f} by the accountant",
+        f"{found['canaries']} of {found['silo']}'s examples gave way to canaries: this model is for"
+        " the audit alone",
+    ]
+    if not found["holds"]:
+        what = "MDW-387: the audit proves a larger epsilon than the accountant allows"
+        said.insert(0, f"{what}: the guarantee does not hold")
     return said
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from azureml_jobs.storage.base import Data, Lease
 from azureml_jobs.storage.folder_store import FolderStore
+from client.privacy import account as accounts
 from client.privacy.account import Account
 from client.privacy.accountant import Release, epsilon
 from conf.canonical import canonical
@@ -178,3 +182,121 @@ def test_an_owner_with_a_new_key_goes_on_with_what_was_spent(begun: Path) -> Non
 def _cheaper_first(folder: Path) -> None:
     path = files(folder) / "000002.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": 1}))
+
+
+class Killed(BaseException):
+    """The end of a process, which no handler sees."""
+
+
+class Dying(FolderStore):
+    """A store whose process is killed before or after its n-th write."""
+
+    def __init__(self, path: Path, at: int, *, after: bool) -> None:
+        super().__init__(path)
+        self.left = at
+        self.after = after
+
+    def put_if_absent(self, name: str, data: Data, *, under: Lease | None = None) -> bool:
+        return bool(self._or_die(lambda: super(Dying, self).put_if_absent(name, data, under=under)))
+
+    def replace(self, name: str, data: Data, *, under: Lease | None = None) -> None:
+        self._or_die(lambda: super(Dying, self).replace(name, data, under=under))
+
+    def _or_die(self, write: Callable[[], object]) -> object:
+        self.left -= 1
+        if self.left == 0 and not self.after:
+            raise Killed
+        done = write()
+        if self.left == 0:
+            raise Killed
+        return done
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_process_killed_while_it_reserves_has_spent_it_or_has_released_nothing(
+    begun: Path, at: int, after: bool
+) -> None:
+    account(begun).reserve("a", 1, ROUND, FREE)
+    with pytest.raises(Killed):
+        Account(Dying(begun, at, after=after), "north", b"secret").reserve("a", 2, ROUND, FREE)
+    # Whoever reserved it never got to train; what is noted of it stays noted.
+    noted = 1 if (at, after) == (1, False) else 2
+    assert len(account(begun).entries()) == noted
+    account(begun).reserve("a", 3, ROUND, FREE)
+    assert [one.round for one in account(begun).entries()][-1] == 3
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_process_killed_while_it_begins_leaves_what_can_be_begun_or_is(
+    tmp_path: Path, at: int, after: bool
+) -> None:
+    with pytest.raises(Killed):
+        Account(Dying(tmp_path, at, after=after), "north", b"secret").begin()
+    account(tmp_path).begin()
+    account(tmp_path).reserve("a", 1, ROUND, FREE)
+    assert len(account(tmp_path).entries()) == 1
+
+
+SPENDS = """
+import sys
+from azureml_jobs.storage.base import Data, Lease
+from azureml_jobs.storage.folder_store import FolderStore
+from client.privacy import account as accounts
+from client.privacy.account import Account
+from client.privacy.accountant import Release
+from conf.schema import PolicyConf
+mine = Account(FolderStore(sys.argv[1]), "north", b"secret")
+for number in range(1, 10_000):
+    mine.reserve("a", number, Release(0.1, 1.0, 10), PolicyConf())
+    print(number, flush=True)
+"""
+
+
+def test_what_a_killed_process_had_reserved_is_in_the_account(begun: Path) -> None:
+    spending = subprocess.Popen(
+        [sys.executable, "-c", SPENDS, str(begun)], stdout=subprocess.PIPE, text=True
+    )
+    assert spending.stdout is not None
+    with spending:
+        told = [int(spending.stdout.readline()) for _ in range(20)]
+        spending.kill()
+        told += [int(line) for line in spending.stdout if line.strip()]
+    noted = [one.round for one in account(begun).entries()]
+    assert noted[: len(told)] == told and len(noted) <= len(told) + 1
+
+
+class Full(FolderStore):
+    """A store on a disk that is full."""
+
+    def put_if_absent(self, name: str, data: Data, *, under: Lease | None = None) -> bool:
+        raise CheckpointError("MDW-513", "The disk is full.", "Free some space.")
+
+
+def test_a_release_that_can_not_be_noted_is_not_made(begun: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        Account(Full(begun), "north", b"secret").reserve("a", 1, ROUND, FREE)
+    assert caught.value.code == "MDW-513"
+    assert account(begun).entries() == []
+
+
+def test_an_entry_that_is_replayed_is_noticed(begun: Path) -> None:
+    for round in (1, 2):
+        account(begun).reserve("a", round, ROUND, FREE)
+    old = (files(begun) / "000002.json").read_bytes()
+    (files(begun) / "000004.json").write_bytes(old)
+    with pytest.raises(CheckpointError, match="does not follow"):
+        account(begun).reserve("a", 3, ROUND, FREE)
+
+
+def test_a_clock_that_is_set_back_forgets_nothing(
+    begun: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account(begun).reserve("a", 1, ROUND, FREE)
+    monkeypatch.setattr(accounts, "_now", lambda: "1970-01-01T00:00:00+00:00")
+    policy = PolicyConf(epsilon_at_most=epsilon([ROUND] * 2, 1e-5) + 1e-6)
+    account(begun).reserve("a", 2, ROUND, policy)
+    with pytest.raises(SiloError, match="MDW-373"):
+        account(begun).reserve("a", 3, ROUND, policy)
+    assert [one.round for one in account(begun).entries()] == [1, 2]

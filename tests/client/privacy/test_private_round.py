@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from safetensors.torch import load_file
+from scipy import stats
 
+from azureml_jobs.storage.folder_store import FolderStore
 from client.app import app
 from client.border_mod import OWN_NODE
 from client.models import build_model
+from client.privacy import sample_dp
 from client.privacy.account import Account
 from client.silo_settings import DATA_KEY, NODE_KEY
 from client.tasks import task_named, task_of
@@ -160,6 +164,58 @@ def test_a_delta_that_gives_an_example_away_is_refused(tmp_path: Path) -> None:
     conf = run("privacy.delta=0.05")
     with pytest.raises(SiloError, match="MDW-378"):
         app(asked(conf), at_a_silo(conf, tmp_path))
+
+
+def test_an_audit_is_for_simulations_alone(tmp_path: Path) -> None:
+    with pytest.raises(SiloError, match=r"MDW-386: .*privacy.audit=true"):
+        app(asked(run("privacy.audit=true")), at_a_silo(run(), tmp_path))
+    assert not list(tmp_path.rglob("0*.json")), "nothing was spent"
+
+
+def test_a_training_that_breaks_off_has_spent_and_one_that_is_not_noted_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def broken(*given: object, **named: object) -> None:
+        trained.append(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample_dp, "train", broken)
+    conf = run()
+    here = at_a_silo(conf, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        app(asked(conf), here)
+    assert entries(conf, tmp_path) == [("run", 1)] and len(trained) == 1
+
+    def full(*given: object, **named: object) -> bool:
+        raise CheckpointError("MDW-513", "The disk is full.", "Free some space.")
+
+    monkeypatch.setattr(FolderStore, "put_if_absent", full)
+    with pytest.raises(CheckpointError, match="MDW-513"):
+        app(asked(conf, round=2), here)
+    assert entries(conf, tmp_path) == [("run", 1)] and len(trained) == 1
+
+
+def test_the_noise_of_a_reply_has_the_distribution_that_it_tells(tmp_path: Path) -> None:
+    # So much noise that what is learned is lost in it, and steps that only add up.
+    words = ["privacy.noise_multiplier=200", "privacy.test_seed=1", "trainer.momentum=0"]
+    conf = run(*words, "trainer.lr=1", "privacy.clip_norm=0.5", "trainer.batch_size=32")
+    here = at_a_silo(conf, tmp_path)
+    here.node_config["partition-id"] = 0
+    question = asked(conf)
+    reply = app(question, here)
+    sent, back = (
+        protocol.to_state(protocol.records(message.content, ArrayRecord)[protocol.ARRAYS])
+        for message in (question, reply)
+    )
+    steps = math.ceil(len(task_named("digits").data(silos(conf)[0]).train) / 32)
+    noise = metrics(reply)[protocol.NOISE]
+    assert noise == 200
+    deviation = noise * 0.5 / 32 * steps**0.5  # type: ignore[operator]
+    moved = torch.cat([(back[name] - sent[name]).flatten() for name in sent]).numpy()
+    assert stats.kstest(moved / deviation, "norm").pvalue > 1e-3
+    assert stats.kstest(moved / (1.2 * deviation), "norm").pvalue < 1e-6, "it would show"
 
 
 def simulated(folder: Path, *more: str) -> object:
