@@ -56,7 +56,16 @@ def train(message: Message, context: Context) -> Message:
     if scope.privacy.is_private:
         run = str(config.get(protocol.RUN_ID, ""))
         trained = private_round.train(
-            loaded, scope, half, context, silo=silo, run=run, round=round, **given
+            loaded,
+            scope,
+            half,
+            context,
+            silo=silo,
+            run=run,
+            round=round,
+            told=config,
+            scaling=before.scaling,
+            **given,
         )
     else:
         trained = loop.train(

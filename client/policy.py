@@ -19,6 +19,7 @@ from client.sums import Metrics
 from conf.allowed import ALLOW_LIST, ROUNDS, Broken, asked, broken
 from conf.border import field
 from conf.errors import SiloError
+from conf.privacy_kinds import MEETING, OF_EXAMPLES, OF_SILOS
 from conf.schema import (
     ModelConf,
     PolicyConf,
@@ -32,8 +33,6 @@ from conf.schema import (
 from conf.targets import known
 from strategies.wire import protocol
 
-PRIVATE: Final = "sample_dp"
-"""The privacy that a silo with a bound on its epsilon asks for."""
 MOST_NAMED: Final = 20
 """Of what is wrong with a run, named in one refusal: its names are another party's."""
 
@@ -93,12 +92,17 @@ def _broken_in_version_1(scope: RunScope, policy: PolicyConf, rounds: int) -> li
 
 
 def _too_little_privacy(scope: RunScope, policy: PolicyConf) -> list[Broken]:
-    """Return what is wrong with a run whose privacy is below the owner's floor."""
-    bounded = policy.epsilon_at_most is not None
-    floor = PRIVATE if bounded else policy.privacy_at_least
-    if floor == scope.privacy.name or floor == "none":
+    """Return what is wrong with a run whose privacy is below the owner's floors."""
+    enough = list(MEETING[policy.privacy_at_least])
+    # What has no cost that can be counted is within no bound of it.
+    bounds = ((policy.epsilon_at_most, OF_EXAMPLES), (policy.silo_epsilon_at_most, OF_SILOS))
+    for most, kinds in bounds:
+        if most is not None:
+            enough = [kind for kind in enough if kind in kinds]
+    if scope.privacy.name in enough:
         return []
-    return [Broken(f"privacy={scope.privacy.name}", f"privacy={floor}")]
+    allowed = " or ".join(f"privacy={kind}" for kind in enough)
+    return [Broken(f"privacy={scope.privacy.name}", allowed)]
 
 
 def _too_large_a_batch(trainer: TrainerConf, silo: Silo) -> list[Broken]:

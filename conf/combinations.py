@@ -165,7 +165,12 @@ AXES: Final = (
     _named(
         "privacy",
         "privacy.name",
-        {"no privacy": "none", "sample-level privacy": "sample_dp"},
+        {
+            "no privacy": "none",
+            "sample-level privacy": "sample_dp",
+            "silo-level privacy": "silo_dp",
+            "local privacy": "local_dp",
+        },
         group="privacy",
     ),
     _named("compression", "compression.name", {"no compression": "none"}, group="compression"),
@@ -181,7 +186,18 @@ _UNKNOWN_SHARES: Final = (
 )
 _EQUAL: Final = "Leave strategy.weighting=equal."
 _PRIVATE: Final = "sample-level privacy"
+_AT_THE_SERVER: Final = "silo-level privacy"
+_LOCAL: Final = "local privacy"
 _COUNTS: Final = "it would tell how many examples a silo has"
+_WEIGHTS: Final = (
+    "it would let a silo with more examples move the mean by more than the norm allows"
+)
+_BUFFERS: Final = (
+    "running means and variances depend on data, and have no bound that noise could cover"
+)
+_ONE_MEAN: Final = "the noise is that of a plain mean of the silos' changes"
+_NO_METRICS: Final = "no silo tells metrics of its examples, so that no round is known to be better"
+_MORE: Final = "control variates are sent beside the model, and have no bound"
 REFUSED: Final = (
     Rule(_PRIVATE, "by examples", _COUNTS, "Add strategy.weighting=equal."),
     Rule(_PRIVATE, "by size", _COUNTS, "Add strategy.weighting=equal."),
@@ -212,9 +228,26 @@ REFUSED: Final = (
     Rule(
         _PRIVATE,
         "the best",
-        "no silo tells metrics of its examples, so that no round is known to be better",
+        _NO_METRICS,
         "Leave run.keep=last.",
     ),
+    Rule(_AT_THE_SERVER, "by examples", _WEIGHTS, "Add strategy.weighting=equal."),
+    Rule(_AT_THE_SERVER, "by size", _WEIGHTS, "Add strategy.weighting=equal."),
+    Rule(
+        _AT_THE_SERVER,
+        "batch norm",
+        _BUFFERS,
+        "Use model.norm=group, or a model without normalisation.",
+    ),
+    Rule(_AT_THE_SERVER, "from Flower", _ONE_MEAN, "Use strategy=fedavg or fedprox."),
+    Rule(_AT_THE_SERVER, "scaffold", _MORE, "Use strategy=fedavg or fedprox."),
+    Rule(_AT_THE_SERVER, "the best", _NO_METRICS, "Leave run.keep=last."),
+    Rule(_LOCAL, "by examples", _WEIGHTS, "Add strategy.weighting=equal."),
+    Rule(_LOCAL, "by size", _WEIGHTS, "Add strategy.weighting=equal."),
+    Rule(_LOCAL, "batch norm", _BUFFERS, "Use model.norm=group, or a model without normalisation."),
+    Rule(_LOCAL, "from Flower", _ONE_MEAN, "Use strategy=fedavg or fedprox."),
+    Rule(_LOCAL, "scaffold", _MORE, "Use strategy=fedavg or fedprox."),
+    Rule(_LOCAL, "the best", _NO_METRICS, "Leave run.keep=last."),
     Rule("scaffold", "by examples", _UNKNOWN_SHARES, _EQUAL),
     Rule("scaffold", "by size", _UNKNOWN_SHARES, _EQUAL),
     Rule(
@@ -255,6 +288,15 @@ NOTES: Final = (
         " below privacy.epsilon; who is asked makes nothing cheaper, because the server chooses",
     ),
     Rule(_PRIVATE, "personal layers", "they are trained with noise too, though they never leave"),
+    Rule(
+        _AT_THE_SERVER,
+        "some silos",
+        "a silo pays for the rounds in which it is asked; the mean's noise is divided by fewer silos;"
+        " who is asked makes nothing cheaper, because the choice follows from run.seed",
+    ),
+    Rule(_AT_THE_SERVER, "personal layers", "they never leave, are not clipped and get no noise"),
+    Rule(_LOCAL, "some silos", "a silo pays for the rounds that it answers"),
+    Rule(_LOCAL, "personal layers", "they never leave, are not clipped and get no noise"),
     Rule(_PRIVATE, "bf16", "the gradients of single examples are computed in fp32"),
     Rule(_PRIVATE, "fp16", "the gradients of single examples are computed in fp32"),
     Rule(
@@ -332,7 +374,8 @@ ORDER: Final = (
     "Clipping (`trainer.clip_norm`).",
     "The optimizer's step, with weight decay and momentum.",
     "The algorithm's end: what is sent beside the model, and what stays at the silo.",
-    "At the server: admission, the means, the algorithm's step (`after`).",
+    "The change's clipping (`privacy=silo_dp` and `local_dp`), and the noise of `local_dp`.",
+    "At the server: admission, the means, the noise of `silo_dp`, the algorithm's step (`after`).",
 )
 """In which order the parts of a combination act."""
 

@@ -17,8 +17,8 @@ from conf.schema import (
     VARIANTS,
     Conf,
     DataConf,
+    NoisyConf,
     OutboundConf,
-    SampleDpConf,
     SiloConf,
     TrainingProcessConf,
     is_outside,
@@ -318,13 +318,13 @@ def _registered(conf: Conf, where: Where) -> None:
 
 def _counted(conf: Conf, where: Where) -> None:
     if conf.privacy.is_private and getattr(conf.task, "balanced", False):
-        why = "weighs classes by how many examples each has, which no silo tells with privacy=sample_dp."
+        why = f"weighs classes by how many examples each has, which no silo tells with privacy={conf.privacy.name}."
         raise _contradiction("task.balanced", "true", where, why, "Leave task.balanced out.")
 
 
 def _noise(conf: Conf, where: Where) -> None:
     privacy = conf.privacy
-    if not isinstance(privacy, SampleDpConf):
+    if not isinstance(privacy, NoisyConf):
         return
     if privacy.epsilon is None and privacy.noise_multiplier is None:
         why = "says no noise, and neither does privacy.noise_multiplier."

@@ -5,6 +5,7 @@ A round:
 
     beside(arrays)                       # what is sent to the silos beside the model
     weight(examples)                     # of each reply in the mean
+    noise.released(before, mean)         # under privacy=silo_dp: nothing later sees the mean itself
     after(before, mean, extra, replies)  # the next model
 
 An algorithm that gets more than the model from its silos names the records in `extra`. The round
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 
 from conf.errors import WireError
 from strategies.average import Checked, WeightedMean
+from strategies.mean_noise import MeanNoise
 from strategies.metric_means import MetricMeans
 from strategies.silo_half import SiloHalf, belongs
 from strategies.streaming import Replies, Streaming
@@ -71,7 +73,20 @@ class Algorithm(Streaming):
 
     weighting: str = protocol.BY_EXAMPLES
     """What a reply weighs by (`strategy.weighting`): examples, size or equal."""
-    renewed: ClassVar[Collection[str]] = ("silos", "parameters", "weighting", "keeps", "_sent")
+    noise: MeanNoise | None = None
+    """What puts noise into the mean before `after` sees it, where the run has silo-level privacy."""
+    clip_norm: float
+    """The norm that follows the silos' norms (privacy.clipping=adaptive); not there in other runs, so
+    that their checkpoints do not hold it.
+    """
+    renewed: ClassVar[Collection[str]] = (
+        "silos",
+        "parameters",
+        "weighting",
+        "keeps",
+        "noise",
+        "_sent",
+    )
     """Attributes that are set anew before they are read, so that no checkpoint holds them."""
     silos: int = 0
     """How many silos the run has, asked in this round or not."""
@@ -174,7 +189,11 @@ class Algorithm(Streaming):
         if not count:
             return None, None
         extra = {name: mean.result() for name, mean in means.extra.items()}
-        result = self.after(_Read(self.travelling(self._sent)), means.model.result(), extra, count)
+        before = _Read(self.travelling(self._sent))
+        mean: Arrays = means.model.result()
+        if self.noise is not None:
+            mean = self.noise.released(before, mean, count)
+        result = self.after(before, mean, extra, count)
         return self._in_order(dict(result)), _record_of(means.metrics)
 
     def aggregate_evaluate(

@@ -9,12 +9,16 @@ tells of entries that are missing at the end. What is reserved is spent, whateve
 that dies over it has used it up. Two processes of one silo write to one account: an entry's number is
 taken by the one that comes first.
 
+An entry names its mechanism, which says for which neighbours it holds (`conf.privacy_kinds`). There
+is a sum for each of two: what one example has cost, and what the silo as a whole has. Nothing is
+added across them; but a release that holds for any two sets of data (local_dp) holds for two that
+differ by an example too, and so is counted in both.
+
 An account without entries is not an account: it is begun once (`begin`), and where it is missing
 afterwards nothing is released. With a new key of the silo its owner continues it (`go_on`). That it
 was put back as a whole from an old copy can't be seen here.
 
-    MDW-373 a release would cost more than is left     MDW-540 an account that is missing or was changed
-    MDW-376 there is no place to keep one
+    MDW-376 there is no place to keep one     MDW-540 an account that is missing or was changed
 """
 
 from __future__ import annotations
@@ -29,10 +33,11 @@ from typing import Any, Final
 
 from azureml_jobs.storage.base import Store, StoreMissing
 from azureml_jobs.storage.opened import open_store
-from client.privacy import accountant
-from client.privacy.accountant import ADD_OR_REMOVE_ONE, Release
+from client.privacy import allowance
+from client.privacy.accountant import Release
 from conf.canonical import canonical
 from conf.errors import CheckpointError, SiloError
+from conf.privacy_kinds import ADD_OR_REMOVE_ONE, RELATIONS, SAMPLE_DP, UNITS
 from conf.schema import PolicyConf
 from conf.versions import Format
 
@@ -45,7 +50,6 @@ FORMAT: Final = Format(
 BEGUN: Final = "begun"
 CONTINUED: Final = "continued"
 """Written with a new key: what stands before it counts as its owner found it."""
-SAMPLE_DP: Final = "sample_dp"
 TRIES: Final = 64
 """Numbers that are tried for an entry while other processes take them."""
 
@@ -125,23 +129,34 @@ class Account:
         """
         return _releases(self._entries())
 
-    def reserve(self, run: str, round: int, release: Release, policy: PolicyConf) -> list[Entry]:
+    def reserve(
+        self,
+        run: str,
+        round: int,
+        release: Release,
+        policy: PolicyConf,
+        mechanism: str = SAMPLE_DP,
+    ) -> list[Entry]:
         """Note a release before it is made, and return the run's releases with it.
 
+        `mechanism` is the kind of privacy that it is of (`conf.privacy_kinds`).
+
         Raises SiloError MDW-373 where all releases together would then cost more than the owner
-        allows, CheckpointError where it can't be noted: what is not noted is not released.
+        allows (`client.privacy.allowance`), CheckpointError where it can't be noted: what is not noted is not released.
         """
         for _ in range(TRIES):
             known = self._entries()
             before = _releases(known)
-            check_allowed(policy, [one.release for one in before], release, self._silo)
+            allowance.check(policy, before, release, mechanism, self._silo)
             entry = Entry(
                 known[-1].number + 1,
                 known[-1].digest,
                 _now(),
-                SAMPLE_DP,
+                mechanism,
                 run,
                 round,
+                RELATIONS[mechanism],
+                UNITS[mechanism],
                 rate=release.rate,
                 noise=release.noise,
                 steps=release.steps,
@@ -252,37 +267,18 @@ class Account:
         )
 
 
-def check_allowed(
-    policy: PolicyConf, before: Iterable[Release], release: Release, silo: str
-) -> None:
-    """Raise SiloError MDW-373 where a release on top of others costs more than an owner allows."""
-    most = policy.epsilon_at_most
-    if most is None:
-        return
-    before = list(before)
-    cost = accountant.epsilon([*before, release], policy.delta)
-    if cost <= most:
-        return
-    spent = accountant.epsilon(before, policy.delta)
-    raise SiloError(
-        "MDW-373",
-        f"{silo} has spent an epsilon of {spent:.3f} of the {most:g} that its owner allows (at delta"
-        f" {policy.delta:g}), and this round would make it {cost:.3f}.",
-        "Ask for more noise or fewer rounds, or talk to the owner (policy.epsilon_at_most).",
-        {"allowed": f"{most:g}"},
-    )
-
-
 def _releases(entries: Iterable[Entry]) -> list[Entry]:
-    return [entry for entry in entries if entry.mechanism == SAMPLE_DP]
+    return [entry for entry in entries if entry.mechanism in RELATIONS]
 
 
 def _check_numbers(entry: Entry) -> None:
     if entry.mechanism in (BEGUN, CONTINUED):
         return
-    if entry.mechanism != SAMPLE_DP:
+    if entry.mechanism not in RELATIONS:
         # Of a later release: what it costs is not known here, so nothing may be added to it.
         raise ValueError(f"what {entry.mechanism!r:.40} costs is not known")
+    if entry.relation != RELATIONS[entry.mechanism]:
+        raise ValueError(f"its relation is {entry.relation!r:.40}")
     if not (0 < entry.rate <= 1 and entry.noise > 0 and entry.steps >= 1):
         raise ValueError("its rate, noise or steps are no such numbers")
 

@@ -1,7 +1,9 @@
 """What releases cost together: (epsilon, delta) of steps of the sampled Gaussian mechanism.
 
-The neighbouring relation is add-or-remove-one: two sets of which one has one example more. What is
-computed here comes from dp-accounting: by privacy loss distributions (Koskela et al. 2020, arXiv
+Of a step on all examples or all silos (rate 1) the cost depends on nothing but the noise in units of
+how far two neighbours are apart, whatever makes them neighbours (`conf.privacy_kinds`); a sampled
+one's relation is add-or-remove-one. Who calls sees to it that all releases of a sum hold for one
+relation. What is computed here comes from dp-accounting: by privacy loss distributions (Koskela et al. 2020, arXiv
 1906.03049; Doroshenko et al. 2022, arXiv 2207.04380), which is what counts, and beside it by Rényi
 divergences (Mironov 2017, arXiv 1702.07476), which is looser and older. Both are upper bounds.
 
@@ -21,8 +23,6 @@ from typing import Any, Final
 
 from conf.errors import SiloError
 
-ADD_OR_REMOVE_ONE: Final = "add-or-remove-one"
-"""The neighbouring relation of all that is counted here."""
 LOSS_GRID: Final = 1e-3
 """Width of the steps in which the privacy loss is counted, rounded up: for 150 steps of 32 of 480
 examples the noise for epsilon = 4 comes out .001 % larger than with a tenth of it, in a fifteenth of
@@ -37,10 +37,12 @@ ORDERS: Final = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 128, 256,
 
 @dataclass(frozen=True)
 class Release:
-    """Steps of DP-SGD (Abadi et al. 2016, arXiv 1607.00133) whose outcome leaves a silo together.
+    """Steps of the sampled Gaussian mechanism whose outcome is released together.
 
-    Each draws every example with probability `rate`, clips each one's gradient to a norm C, and adds
-    Gaussian noise of standard deviation `noise` times C to their sum.
+    Each draws every example, or silo, with probability `rate`, and adds Gaussian noise of standard
+    deviation `noise` times their sum's sensitivity: of DP-SGD (Abadi et al. 2016, arXiv 1607.00133)
+    that is the norm to which a gradient is clipped; of a silo's change, which another one of that
+    norm may replace, twice the norm.
     """
 
     rate: float

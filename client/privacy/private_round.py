@@ -1,29 +1,29 @@
-"""A silo's round under sample-level privacy: what it costs is noted, and then it is trained.
+"""A silo's round under any kind of privacy: what it costs is noted, and then it is trained.
 
 The order is the point: nothing is drawn before the release is in the silo's account, and what leaves
-is that release and nothing else of the examples.
+is that release and nothing else of the examples. Sample-level privacy has its steps in
+`client.privacy.sample_dp`, the other kinds theirs in `client.privacy.clipped_round`.
 
     MDW-377 `privacy.test_seed` outside a simulation    MDW-378 a delta that allows to give examples away
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from flwr.app import Context
 
 from client.cache import Loaded
-from client.loop import Trained
-from client.privacy import accountant, canaries, sample_dp
-from client.privacy.account import Account, Entry
+from client.loop import Arrays, Trained
+from client.privacy import canaries, clipped_round, sample_dp
+from client.privacy.account import Account
 from client.silo_settings import data_key
 from conf.errors import SiloError
-from conf.schema import PrivacyConf, RunScope, SampleDpConf, Silo
+from conf.schema import NoisyConf, PrivacyConf, RunScope, SampleDpConf, Silo
 from strategies.silo_half import Records, SiloHalf
-from strategies.wire import protocol
 
 SIMULATED: Final = "partition-id"
 """Of a node's configuration: there in simulations alone."""
@@ -33,7 +33,7 @@ def tells_metrics(privacy: PrivacyConf) -> bool:
     """Return whether a silo may tell metrics of its examples: not without noise, where there is a
     guarantee to be kept.
     """
-    return not isinstance(privacy, SampleDpConf) or privacy.test_seed is not None
+    return not privacy.guarantees
 
 
 def train(
@@ -47,14 +47,33 @@ def train(
     round: int,
     state: Records,
     sent: Records,
+    told: Mapping[str, Any],
+    scaling: Arrays,
 ) -> Trained:
     """Train the model in `loaded` for a round, with what it costs noted first.
 
-    Raises SiloError MDW-371 to 373, 375 to 378, 386 and 388, CheckpointError MDW-540.
+    `told` is what the message says of the round. Raises SiloError MDW-371 to 373, 375 to 378,
+    381, 386 and 388, CheckpointError MDW-540.
     """
     privacy = scope.privacy
-    assert isinstance(privacy, SampleDpConf)
+    assert isinstance(privacy, NoisyConf)
     simulated = SIMULATED in context.node_config
+    _check_seed(privacy, silo, simulated)
+    if not isinstance(privacy, SampleDpConf):
+        account = _begun(context, silo, simulated)
+        return clipped_round.train(
+            loaded,
+            scope,
+            half,
+            account,
+            silo=silo,
+            run=run,
+            round=round,
+            state=state,
+            sent=sent,
+            told=told,
+            scaling=scaling,
+        )
     # As this silo's machine carries it out.
     scope = replace(scope, trainer=loaded.trainer)
     sample_dp.check(loaded.model, loaded.task, half, scope, silo)
@@ -63,11 +82,8 @@ def train(
     if planted is not None:
         examples = planted.dataset
     plan = sample_dp.plan_for(scope, examples)
-    _check_promise(privacy, plan.examples, silo, simulated)
-    account = _account(silo.account, silo.name, data_key(context))
-    if simulated or silo.policy.epsilon_at_most is None:
-        # Whoever bounds what is spent begins the account: one that is gone must not begin at zero.
-        account.begin()
+    _check_delta(privacy, plan.examples, silo)
+    account = _begun(context, silo, simulated)
     before = [one.release for one in account.entries() if one.run == run]
     release = sample_dp.release_of(scope, plan, before)
     entries = account.reserve(run, round, release, silo.policy)
@@ -84,25 +100,29 @@ def train(
             state=state,
             sent=sent,
         )
-    return replace(trained, metrics={**trained.metrics, **_spent(entries, privacy.delta, release)})
+    spent = clipped_round.spent(entries, privacy, release.noise)
+    return replace(trained, metrics={**trained.metrics, **spent})
 
 
-def _spent(entries: Sequence[Entry], delta: float, release: accountant.Release) -> dict[str, float]:
-    """Return what the run has cost at this silo so far, by the names of the wire."""
-    releases = [entry.release for entry in entries]
-    return {
-        protocol.EPSILON: accountant.epsilon(releases, delta),
-        protocol.RENYI_EPSILON: accountant.renyi_epsilon(releases, delta),
-        protocol.NOISE: release.noise,
-    }
+def _begun(context: Context, silo: Silo, simulated: bool) -> Account:
+    """Return the silo's account; raises SiloError MDW-376 without a place for one."""
+    account = _account(silo.account, silo.name, data_key(context))
+    bounded = silo.policy.epsilon_at_most, silo.policy.silo_epsilon_at_most
+    if simulated or bounded == (None, None):
+        # Whoever bounds what is spent begins the account: one that is gone must not begin at zero.
+        account.begin()
+    return account
 
 
-def _check_promise(privacy: SampleDpConf, examples: int, silo: Silo, simulated: bool) -> None:
+def _check_seed(privacy: NoisyConf, silo: Silo, simulated: bool) -> None:
     if privacy.test_seed is not None and not simulated:
         what = (
             f"privacy.test_seed={privacy.test_seed}: {silo.name} is no simulation, and its noise is"
         )
         raise SiloError("MDW-377", f"{what} not known to anybody.", "Leave privacy.test_seed out.")
+
+
+def _check_delta(privacy: NoisyConf, examples: int, silo: Silo) -> None:
     if privacy.delta * examples > 1:
         what = f"privacy.delta={privacy.delta:g} is too large for {silo.name}: with it, one of its"
         hint = "Ask for a delta that is less than one in the number of examples of any silo."

@@ -16,7 +16,6 @@ the number of examples is told.
 
 from __future__ import annotations
 
-import secrets
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -34,12 +33,12 @@ from client.device import device_of, full_precision, reproducible
 from client.loop import Trained
 from client.optimizer import learning_rate, momentum_of, optimizer_of, set_learning_rate
 from client.privacy.accountant import Release, epsilon, needed, noise_for
+from client.privacy.noise_source import Seeds
 from client.privacy.sampling import Draws, Plan, plan_of
 from client.tasks.base import Task
 from client.trees import map_tensors
 from conf.errors import DataError, SiloError
 from conf.schema import RunScope, SampleDpConf, Silo, TrainerConf
-from conf.seeds import seed_for
 from strategies.silo_half import Local, Records, SiloHalf, Trains
 from strategies.wire import protocol
 
@@ -139,7 +138,7 @@ def train(
     `privacy.test_seed` it is that seed's, and nothing is promised.
     """
     started = time.perf_counter()
-    seeds = _Seeds(_asked(scope).test_seed, silo, round)
+    seeds = Seeds(_asked(scope).test_seed, silo.name, round)
     before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     private = _Private(model, dataset, task, scope, half, release, silo, seeds, round)
     with reproducible(private.device, seeds.drawn("model"), scope.trainer):
@@ -153,23 +152,6 @@ def train(
     return Trained(metrics, beside, kept, 1)
 
 
-class _Seeds:
-    """Where the randomness of a round comes from."""
-
-    def __init__(self, test_seed: int | None, silo: Silo, round: int) -> None:
-        self._test_seed = test_seed
-        self._silo = silo
-        self._round = round
-
-    def drawn(self, what: str) -> int:
-        if self._test_seed is None:
-            return secrets.randbits(63)
-        return seed_for(self._test_seed, self._silo.name, self._round, what)
-
-    def generator(self, what: str, device: torch.device | str = "cpu") -> torch.Generator:
-        return torch.Generator(device).manual_seed(self.drawn(what))
-
-
 @dataclass
 class _Private:
     """A round of private training at a silo."""
@@ -181,7 +163,7 @@ class _Private:
     half: SiloHalf
     release: Release
     silo: Silo
-    seeds: _Seeds
+    seeds: Seeds
     round: int
     steps: int = 0
     rates: float = 0.0

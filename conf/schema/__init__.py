@@ -36,7 +36,13 @@ from conf.schema.models import (
     VisionConf,
 )
 from conf.schema.policies import PolicyConf, TrainingProcessConf
-from conf.schema.privacy import PrivacyConf, SampleDpConf
+from conf.schema.privacy import (
+    LocalDpConf,
+    NoisyConf,
+    PrivacyConf,
+    SampleDpConf,
+    SiloDpConf,
+)
 from conf.schema.run import EarlyStopConf, OperatingConf, RunConf
 from conf.schema.strategies import ExternalStrategyConf, FedProxConf, ScaffoldConf, StrategyConf
 from conf.schema.table_columns import TableConf
@@ -58,9 +64,11 @@ __all__ = [
     "ImagesConf",
     "InputConf",
     "LinearConf",
+    "LocalDpConf",
     "MachineConf",
     "MlpConf",
     "ModelConf",
+    "NoisyConf",
     "OperatingConf",
     "OrchestratorConf",
     "OutboundConf",
@@ -76,6 +84,7 @@ __all__ = [
     "ScaffoldConf",
     "Silo",
     "SiloConf",
+    "SiloDpConf",
     "SiloLifetimes",
     "SimulationConf",
     "StrategyConf",
@@ -141,7 +150,12 @@ VARIANTS: dict[str, dict[str, type[Any]]] = {
         "scaffold": ScaffoldConf,
         EXTERNAL: ExternalStrategyConf,
     },
-    "privacy": {"none": PrivacyConf, "sample_dp": SampleDpConf},
+    "privacy": {
+        "none": PrivacyConf,
+        "sample_dp": SampleDpConf,
+        "silo_dp": SiloDpConf,
+        "local_dp": LocalDpConf,
+    },
 }
 """Groups whose keys depend on the chosen name; where one of them is EXTERNAL, code may be named."""
 

@@ -82,16 +82,27 @@ class PolicyConf:
         help="days, today included, of which answers_at_most counts the answers; null = all",
     )
     privacy_at_least: str = one_of(
-        "none", "sample_dp", help="the least privacy with which the silo trains; none = any"
+        "none",
+        "sample_dp",
+        "silo_dp",
+        "local_dp",
+        help="the least privacy with which the silo trains: none = any; sample_dp and silo_dp are met "
+        "by themselves and by local_dp",
     )
     epsilon_at_most: float | None = number(
         None,
         above=0,
         help="what all runs together may cost each example, counted in the silo's account; null = "
-        "any; a number asks for privacy=sample_dp too",
+        "any; a number asks for privacy=sample_dp or local_dp too",
+    )
+    silo_epsilon_at_most: float | None = number(
+        None,
+        above=0,
+        help="what all runs together may cost the silo as a whole, counted in its account; null = "
+        "any; a number asks for privacy=silo_dp or local_dp too",
     )
     delta: float = number(
-        1e-5, above=0, at_most=0.1, help="the delta at which epsilon_at_most is counted"
+        1e-5, above=0, at_most=0.1, help="the delta at which these two are counted"
     )
     reveal_counts: bool = value(
         True,

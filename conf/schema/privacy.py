@@ -1,4 +1,4 @@
-"""What noise a run asks of its silos, and what it may cost their examples."""
+"""What noise a run asks of its silos or its server, and what it may cost examples or silos."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from conf.fields import number, one_of, value
 class PrivacyConf:
     """The kind of privacy that a run has; what its owner asks at least is in a silo's policy."""
 
-    name: str = one_of("none", "sample_dp", help="the kind of privacy")
+    name: str = one_of(
+        "none", "sample_dp", "silo_dp", "local_dp", help="the kind of privacy (docs/privacy.md)"
+    )
 
     @property
     def is_private(self) -> bool:
-        """Return whether a silo tells nothing of its examples but what has noise in it."""
+        """Return whether a silo tells nothing of its examples but its update, which is bounded."""
         return self.name != "none"
+
+    @property
+    def guarantees(self) -> bool:
+        """Return whether anything is promised: not of noise that has a seed."""
+        return self.is_private and getattr(self, "test_seed", None) is None
 
 
 @dataclass
-class SampleDpConf(PrivacyConf):
-    """Sample-level privacy: DP-SGD at each silo, of which what leaves tells little of any one example.
+class NoisyConf(PrivacyConf):
+    """What every kind of privacy with noise says: how much of it, and of what norm.
 
     One of `epsilon` and `noise_multiplier` says how much noise there is.
     """
@@ -30,15 +37,16 @@ class SampleDpConf(PrivacyConf):
         None,
         above=0,
         at_most=1000,
-        help="what the whole run may cost each example, whatever silo it is at: gives the noise before "
-        "round 1; null = privacy.noise_multiplier says it",
+        help="what the whole run may cost each example of any silo, or each silo: gives the noise "
+        "before round 1; null = privacy.noise_multiplier says it",
         also=("target_epsilon",),
     )
     delta: float = number(
         1e-5,
         above=0,
         at_most=0.1,
-        help="probability with which epsilon may not hold; no more than one in the examples of a silo",
+        help="probability with which epsilon may not hold; no more than one in the examples of a "
+        "silo, or in the silos",
         also=("target_delta",),
     )
     noise_multiplier: float | None = number(
@@ -51,11 +59,9 @@ class SampleDpConf(PrivacyConf):
     clip_norm: float = number(
         1.0,
         above=0,
-        help="norm to which the gradient of each example is clipped",
+        help="norm to which the gradient of each example is clipped (sample_dp), or the change that "
+        "a silo makes of the model",
         also=("max_grad_norm", "l2_norm_clip"),
-    )
-    clipping: str = one_of(
-        "flat", "per_layer", help="whether the whole gradient has that norm, or each layer its part"
     )
     test_seed: int | None = number(
         None,
@@ -63,6 +69,15 @@ class SampleDpConf(PrivacyConf):
         at_most=2**31 - 1,
         help="seed of draws and noise, for the same bits twice: a simulation without any guarantee; "
         "null = the operating system's randomness",
+    )
+
+
+@dataclass
+class SampleDpConf(NoisyConf):
+    """Sample-level privacy: DP-SGD at each silo, of which what leaves tells little of any one example."""
+
+    clipping: str = one_of(
+        "flat", "per_layer", help="whether the whole gradient has that norm, or each layer its part"
     )
     audit: bool = value(
         False,
@@ -76,3 +91,42 @@ class SampleDpConf(PrivacyConf):
         help="how many canaries there are, half of them in the training; at most one in two of the"
         " silo's training examples becomes one",
     )
+
+
+@dataclass
+class SiloDpConf(NoisyConf):
+    """Silo-level privacy: each silo's change is clipped, and the server adds noise to their mean, so
+    that what it sends on tells little of any one silo. The server itself sees each change.
+    """
+
+    clipping: str = one_of(
+        "fixed",
+        "adaptive",
+        help="whether clip_norm stays, or follows the quantile of the silos' norms",
+    )
+    quantile: float = number(
+        0.5,
+        above=0,
+        at_most=1,
+        help="share of the silos whose change is to be within the norm (clipping=adaptive)",
+        also=("target_quantile",),
+    )
+    clip_lr: float = number(
+        0.2,
+        above=0,
+        at_most=2,
+        help="how fast the norm follows: it is multiplied by exp of this, at most (clipping=adaptive)",
+    )
+    count_share: float = number(
+        0.01,
+        above=0,
+        at_most=0.5,
+        help="part of the privacy that the count of silos within the norm takes (clipping=adaptive)",
+    )
+
+
+@dataclass
+class LocalDpConf(NoisyConf):
+    """Local privacy: each silo clips its change and adds the noise itself, so that what leaves tells
+    little of all its data; the server is not trusted either.
+    """

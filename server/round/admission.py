@@ -6,7 +6,7 @@ first fault found is the reason; the silo is named in it, and the round goes on 
 What comes after must not raise for one silo's sake: its limits are checked here. Changes are judged
 against the model that was sent, so that what the model itself holds is never a silo's fault.
 
-    MDW-342 what it says that it runs
+    MDW-342 what it says that it runs    MDW-379 a change beyond the norm that it was to be clipped to
     MDW-610 record missing or too many   MDW-614 not finite          MDW-619 not asked in this round
     MDW-611 names of the arrays          MDW-616 count of examples   MDW-621 too large to average
     MDW-612 shape or dtype               MDW-617 another round       MDW-623 a metric
@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+ROUNDING: Final = 1e-6
+"""By which two sums of the same squares may differ, as a share."""
 DIGEST_BESIDE: Final = 1 << 20
 """Bytes of an update from which its digest is worth a thread of its own."""
 
@@ -97,6 +99,8 @@ class Admission:
         self.limits = limits or Limits()
         self.ceilings: Mapping[str, int] = {}
         """The examples that each silo was admitted with, where its admission says a number."""
+        self.clip_norm: float | None = None
+        """The norm to which silos were to clip their changes; None where they were to clip nothing."""
         self._sums = sums
         self._metrics = metrics
         self._weighting = weighting
@@ -286,6 +290,12 @@ class Admission:
         )
 
     def _check_norm(self, norm: float) -> None:
+        # It is summed up in another order than at the silo.
+        if self.clip_norm is not None and norm > self.clip_norm * (1 + ROUNDING):
+            raise AdmissionFault(
+                "MDW-379",
+                f"its change has the norm {norm:.4g}, and was to be clipped to {self.clip_norm:.4g}",
+            )
         limits = self.limits
         if limits.norm_at_most is not None and norm > limits.norm_at_most:
             raise AdmissionFault(

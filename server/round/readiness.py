@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 from torch.utils.data import Dataset
 
 from client.compute import for_scoring
@@ -31,10 +32,12 @@ from server.round.dry_half import dry_half
 from server.round.error_text import plain_reason
 from server.round.exchange import NODE_UNAVAILABLE, exchange
 from server.round.gate import check_bounds
+from server.round.noise_outlook import say_outlook
 from server.round.patience import closing_of
+from server.round.silo_noise import check_silo_noise
 from strategies import build_strategy
 from strategies.algorithm import Algorithm
-from strategies.silo_half import check_keeps
+from strategies.silo_half import belongs, check_keeps
 from strategies.wire import protocol
 
 log = logging.getLogger(__name__)
@@ -54,7 +57,8 @@ def check_here(conf: Conf, task: Task, silos: int, data: Data | Dataset[Any] | N
     are made up; without any only the model's state and the aggregation are tried. Raises DataError MDW-230
     to 239, 208 and 209 (`client.dry_round`, `server.round.dry_half`), ConfigError
     MDW-146 for personal layers that the model has not got, and RoundError MDW-405
-    (`server.round.dry_aggregation`) or MDW-409 (`server.round.gate`).
+    (`server.round.dry_aggregation`), MDW-409 (`server.round.gate`) or MDW-380
+    (`server.round.silo_noise`).
     """
     # Whatever the silos train on: this process may have no GPU, and what is compiled is thrown away.
     trainer = for_scoring(conf.trainer)
@@ -70,9 +74,16 @@ def check_here(conf: Conf, task: Task, silos: int, data: Data | Dataset[Any] | N
     if isinstance(strategy, Algorithm):
         check_keeps(list(arrays), strategy.keeps)
     check_bounds(conf.run, strategy)
+    check_silo_noise(conf, strategy, silos)
+    weights = sum(p.numel() for n, p in model.named_parameters() if not _stays(n, strategy))
+    say_outlook(conf, conf.run.cohort or silos, weights)
     dry_aggregation(strategy, arrays, conf.run.cohort or silos, parameters)
     if isinstance(data, Data) and isinstance(strategy, Algorithm):
         dry_half(replace(conf, trainer=trainer), strategy, model, task, data)
+
+
+def _stays(name: str, strategy: Strategy) -> bool:
+    return isinstance(strategy, Algorithm) and belongs(name, strategy.keeps)
 
 
 def ask_silos(grid: Grid, silos: Mapping[int, str], run: RunConf, config: ConfigRecord) -> None:

@@ -32,7 +32,12 @@ OF_EVERY_REPLY: Final = frozenset(
         protocol.ROUND,
     }
 )
-OF_PRIVACY: Final = (protocol.EPSILON, protocol.RENYI_EPSILON, protocol.NOISE)
+OF_PRIVACY: Final = (
+    protocol.EPSILON,
+    protocol.RENYI_EPSILON,
+    protocol.NOISE,
+    protocol.WITHIN_CLIP,
+)
 OF_TRAINING: Final = OF_EVERY_REPLY | {protocol.SIZE, *protocol.OF_THE_MACHINE, *OF_PRIVACY}
 OF_EVALUATION: Final = OF_EVERY_REPLY | {protocol.WITHHELD}
 _NOT_NEGATIVE: Final = (*protocol.OF_THE_MACHINE, *OF_PRIVACY)

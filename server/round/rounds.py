@@ -39,12 +39,13 @@ from server.round.receipt_check import Farewell, Receipts
 from server.round.roster import silo_names
 from server.round.scored import Score, Scored
 from server.round.silo_grid import SiloGrid
+from server.round.silo_noise import SiloNoise, silo_noise_of
 from server.round.statistics import fitted
 from server.round.train_phase import TrainPhase
 from server.run.checkpoint import Kept
 from server.run.movement import owner_of
-from server.run.privacy_spent import spent_in, told_of
-from server.run.result import TEST_PHASE, FinalTest, RoundRecord
+from server.run.privacy_spent import spent_in, told_by_silos, told_of
+from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord
 from server.scoring.evaluation import parameter_names
 from server.session import Session
 from strategies.algorithm import Algorithm
@@ -74,6 +75,8 @@ class Rounds:
     admission: Admission = field(init=False)
     choice: Choice | None = field(init=False)
     receipts: Receipts = field(init=False)
+    noise: SiloNoise | None = field(default=None, init=False)
+    """Of silo-level privacy; None of any other run."""
     silos: dict[int, str] = field(default_factory=dict, init=False)
     """The silos' names by node id, of the round in progress."""
     _new: RecordDict = field(default_factory=RecordDict, init=False)
@@ -106,6 +109,13 @@ class Rounds:
         state = self.session.state
         self.silos = silo_names(self.grid, conf, len(self.session.members), state.round)
         early_stop = EarlyStop(conf.run.early_stop, self.choice, **state.early_stop)
+        self.noise = silo_noise_of(
+            conf,
+            self.strategy,
+            len(self.session.members),
+            parameter_names(conf),
+            self.session.ledger,
+        )
         # What a strategy that is tried again begins with, before there is a checkpoint.
         self._new = state_of(self.strategy)
         restore(self.strategy, state.strategy)
@@ -188,16 +198,22 @@ class Rounds:
         _seed_strategy(self.session.conf.run.seed, number)
         nodes = self._cohort(number)
         record = RoundRecord(number, list(nodes))
+        config = self._config()
+        if self.noise is not None:
+            self.noise.begin(number, record.cohort)
+            config.update(self.noise.told())
         cohort = CohortGrid(self.grid, list(nodes.values()))
         self._open_admission(record, arrays)
         self.session.observer.round_started(number, record.cohort)
 
         # 2. Train, and aggregate: a streaming strategy does the second while the first goes on.
-        asked = self.strategy.configure_train(number, arrays, self._config(), cohort)
+        asked = self.strategy.configure_train(number, arrays, config, cohort)
         messages = self._to_cohort(asked, nodes, self.session.state.counted)
         rewind = partial(self._rewind, number, cohort)
         phase = self._phase("train", number)
-        training = TrainPhase(self.session, self.strategy, phase, self.receipts, rewind, self.clock)
+        training = TrainPhase(
+            self.session, self.strategy, phase, self.receipts, rewind, self.noise, self.clock
+        )
         mean, metrics = training.run(record, messages)
         self._warn_of_owner(record)
         if mean is not None:
@@ -223,6 +239,7 @@ class Rounds:
         scores = central.metrics(number)
         record.aggregate |= {f"{CENTRAL}{name}": value for name, value in scores.items()}
         record.unscored = central.why
+        record.privacy = self._spent(record)
         if isinstance(self.grid, SiloGrid):
             record.twins = sorted(set(self.grid.twins()).intersection(record.cohort))
         return record, arrays
@@ -246,7 +263,8 @@ class Rounds:
             history=history.head,
             privacy=spent_in(record),
         )
-        session.result.privacy = told_of(session.conf.privacy, session.result.privacy, record)
+        mean = None if self.noise is None else self.noise.facts()
+        session.result.privacy = told_of(session.conf.privacy, session.result.privacy, record, mean)
         states = session.silo_states
         marked = session.state.silo_states
         if states is not None:
@@ -317,6 +335,7 @@ class Rounds:
         median = self.session.state.norm_median
         # Anew each round: an admission that was signed again holds at once.
         self.admission.ceilings = self.session.ceilings()
+        self.admission.clip_norm = None if self.noise is None else self.noise.clip_norm
         for silo, note in sorted(self.session.owner_notes().items()):
             if silo in record.cohort:
                 self.session.ledger.owner_note(record.round, silo, note)
@@ -326,6 +345,14 @@ class Rounds:
         extra = {name: strategy.layout(name, arrays) for name in strategy.extra}
         travelling = strategy.travelling(arrays)
         self.admission.open(record.round, travelling, record.cohort, extra, median)
+
+    def _spent(self, record: RoundRecord) -> dict[str, Metrics]:
+        """Return by silo what the run has cost so far: as the server counts it where the noise is
+        its own, else as each silo that answered does.
+        """
+        if self.noise is not None:
+            return self.noise.spent()
+        return told_by_silos(record)
 
     def _counted(self, record: RoundRecord) -> dict[str, int]:
         """Return the last round that counted of each silo, with the one that is about to close."""

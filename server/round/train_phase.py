@@ -21,6 +21,7 @@ from server.round.judgement import Admitted
 from server.round.patience import closing_of
 from server.round.phase import Phase
 from server.round.receipt_check import Receipts
+from server.round.silo_noise import SiloNoise
 from server.round.updates import Updates
 from server.run.movement import NORM
 from server.run.result import RoundRecord
@@ -39,6 +40,8 @@ class TrainPhase:
     receipts: Receipts
     rewind: Callable[[], None]
     """Puts the strategy back to where it was before it saw an update."""
+    noise: SiloNoise | None = None
+    """Of silo-level privacy."""
     clock: Callable[[], float] = time.monotonic
 
     def run(self, record: RoundRecord, messages: list[Message]) -> Aggregate:
@@ -48,7 +51,7 @@ class TrainPhase:
             silo = self.phase.silos[message.metadata.dst_node_id]
             record.bytes_down[silo] = protocol.size(message.content)
         started = self.clock()
-        noted = Updates(self.session, record)
+        noted = Updates(self.session, record, self.noise)
         # Closed in any case, so that a strategy that raises leaves no message open in the grid.
         with closing(self._updates(noted, messages)) as updates:
             aggregate = self._aggregate(updates, noted)

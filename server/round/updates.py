@@ -5,7 +5,7 @@ after all.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import Message, MetricRecord
 
@@ -16,6 +16,7 @@ from server.round.judgement import Admitted, Rejected, Verdict
 from server.round.phase import metrics_in
 from server.round.reply_numbers import OF_PRIVACY
 from server.round.sent_model import Largest
+from server.round.silo_noise import SiloNoise
 from server.run.movement import NORM
 from server.run.result import RoundRecord
 from server.session import Session
@@ -30,13 +31,24 @@ class Updates:
 
     session: Session
     record: RoundRecord
+    noise: SiloNoise | None = None
+    """Under silo-level privacy: what a silo says for the noised count alone goes to it."""
     influence: Influence = field(default_factory=Influence)
     _digests: dict[str, str] = field(default_factory=dict)
 
     def note(self, silo: str, verdict: Verdict) -> None:
         """Note what admission said of a reply."""
         self._digests[silo] = verdict.digest
+        if isinstance(verdict, Admitted) and not self._shows_norms:
+            verdict = replace(verdict, norm=None)
         self.session.ledger.update(self.record.round, silo, verdict, verdict.digest)
+
+    @property
+    def _shows_norms(self) -> bool:
+        """Whether anybody may know how long each silo's change is, and where it points: not of one
+        that has no noise in it yet.
+        """
+        return self.noise is None or not self.noise.asked.guarantees
 
     def largest(self, silo: str) -> Largest:
         """Return how large admission found an admitted update to be."""
@@ -52,6 +64,8 @@ class Updates:
         record.failed[silo] = reason
         record.codes[silo] = why.code
         self.influence.remove(silo)
+        if self.noise is not None:
+            self.noise.refuse(silo)
         # A second line about the same update: what counts is in the line of the round.
         refused = Rejected(why.code, reason)
         self.session.ledger.update(record.round, silo, refused, self._digests[silo])
@@ -59,6 +73,8 @@ class Updates:
     def close(self) -> None:
         """Say of each update that counts what it is of the round."""
         self.record.replied.sort()
+        if not self._shows_norms:
+            return
         for silo, metrics in self.influence.metrics().items():
             self.record.train[silo] |= metrics
 
@@ -66,9 +82,11 @@ class Updates:
         """Note what an update says beside its arrays, and take out of it what is said to us alone."""
         record = self.record
         metrics = metrics_in(reply)
+        if self.noise is not None:
+            self.noise.take(silo, metrics)
         record.replied.append(silo)
         record.train[silo] = dict(metrics)
-        if verdict.norm is not None:
+        if verdict.norm is not None and self._shows_norms:
             record.train[silo][NORM] = verdict.norm
         self.influence.add(silo, verdict)
         self._note_software(silo, reply)

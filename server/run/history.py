@@ -42,7 +42,7 @@ FORMAT: Final = Format(
     damaged="MDW-508",
     fix="Restore history.jsonl from a copy, or start a new run from the model: model.init=RUN_ID.",
 )
-LATER: Final = ("unscored",)
+LATER: Final = ("unscored", "privacy")
 """Fields of a record that earlier releases had not."""
 
 

@@ -45,7 +45,15 @@ try that came to nothing has signed three since.
 """
 _TO_REMEMBER: Final = tuple(
     f'"event":"{event}"'.encode()
-    for event in ("run started", "run resumed", "head signed", "silo key", "owner note", "receipt")
+    for event in (
+        "run started",
+        "run resumed",
+        "head signed",
+        "silo key",
+        "owner note",
+        "receipt",
+        "release reserved",
+    )
 )
 
 
@@ -85,6 +93,7 @@ class Ledger:
         self._keys: dict[str, str] = {}  # by silo, the one of its last receipt
         self._notes: dict[str, int] = {}  # by silo, the number of its owner's last note
         self._held: dict[str, dict[str, Any]] = {}  # by silo, the last anchor that it has signed
+        self.releases: list[Facts] = []  # what the server has released of the silos' changes
         self._lock, self._file = self._opened()
         try:
             self._continue()
@@ -190,6 +199,32 @@ class Ledger:
         """Note what a silo's owner has signed of it (`identity.owner_note`), where that is new."""
         if self._notes.get(silo) != note["number"]:
             self.append("owner note", round=round, silo=silo, note=dict(note))
+
+    def release_reserved(
+        self,
+        round: int,
+        silos: Sequence[str],
+        *,
+        mechanism: str,
+        relation: str,
+        noise: float,
+        clip_norm: float,
+    ) -> Anchor:
+        """Note that a noised mean of some silos is about to be released, so that it has been paid for
+        whatever becomes of the round; `noise` is in units of `clip_norm`.
+
+        Seals, and returns the anchor. A round that is asked again has a line for each try.
+        """
+        self.append(
+            "release reserved",
+            round=round,
+            silos=sorted(silos),
+            mechanism=mechanism,
+            relation=relation,
+            noise=noise,
+            clip_norm=clip_norm,
+        )
+        return self.seal()
 
     def round_closed(
         self,
@@ -326,6 +361,8 @@ class Ledger:
             self._keys[str(facts["silo"])] = str(facts["key"])
         elif event == "owner note":
             self._notes[str(facts["silo"])] = facts["note"]["number"]
+        elif event == "release reserved":
+            self.releases.append(facts)
         elif event == "receipt":
             names = ("anchor", "round", "closing")
             self._held[str(facts["silo"])] = {name: facts[name] for name in names}

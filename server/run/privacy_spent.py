@@ -1,49 +1,98 @@
-"""What a run has cost the silos' examples, as each silo counts it itself.
+"""What a run has cost the silos or their examples, as each silo counts it itself, or as the server
+does where the noise is its own.
 
-The server can't recompute it: it knows neither how many examples a silo has nor its other runs.
+What a silo counts the server can't recompute: it knows neither how many examples a silo has nor its
+other runs.
 
     MDW-387 an audit proves more than the accountant allows
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from importlib import metadata
+from typing import Any, Final
 
-from conf.schema import PrivacyConf, SampleDpConf
-from server.run.result import RoundRecord
+from conf.privacy_kinds import (
+    ADD_OR_REMOVE_ONE,
+    CALLED,
+    RELATIONS,
+    SAMPLE_DP,
+    SILO_DP,
+    UNITS,
+)
+from conf.schema import NoisyConf, PrivacyConf
+from server.run.result import Metrics, RoundRecord
 from strategies.wire import protocol
 
 Facts = dict[str, Any]
 
+ACCOUNTANT: Final = "privacy loss distributions; Rényi divergences beside them"
+EXAMPLE: Final = UNITS[SAMPLE_DP]
+SERVER: Final = "server"
+SILOS: Final = "silos"
+"""By whom a run's cost is counted."""
+MOST_NAMED: Final = 12
+"""Silos named in a sentence; result.json has all."""
+
+
+def told_by_silos(record: RoundRecord) -> dict[str, Metrics]:
+    """Return what the run has cost so far at each silo whose update of a round counts, as it says."""
+    found = {}
+    for silo, metrics in sorted(record.train.items()):
+        if protocol.EPSILON in metrics:
+            found[silo] = {
+                "epsilon": metrics[protocol.EPSILON],
+                "epsilon_renyi": metrics.get(protocol.RENYI_EPSILON, math.nan),
+                "noise_multiplier": metrics.get(protocol.NOISE, math.nan),
+            }
+    return found
+
 
 def spent_in(record: RoundRecord) -> dict[str, float]:
-    """Return what the run has cost so far at each silo whose update of a round counts."""
-    said = {silo: metrics.get(protocol.EPSILON) for silo, metrics in record.train.items()}
-    return {silo: value for silo, value in sorted(said.items()) if value is not None}
+    """Return epsilon so far by silo, as of a round."""
+    return {silo: spent["epsilon"] for silo, spent in sorted(record.privacy.items())}
 
 
-def told_of(privacy: PrivacyConf, before: Mapping[str, Any], record: RoundRecord) -> Facts:
-    """Return what a result says of the run's privacy after a round; nothing without any."""
-    if not isinstance(privacy, SampleDpConf):
+def told_of(
+    privacy: PrivacyConf,
+    before: Mapping[str, Any],
+    record: RoundRecord,
+    mean: Mapping[str, float] | None = None,
+) -> Facts:
+    """Return what a result says of the run's privacy after a round; nothing without any.
+
+    `mean` is what there is to say of the noise in the mean, where the server adds it.
+    """
+    if not isinstance(privacy, NoisyConf):
         return {}
-    known: Facts = dict(before.get("silos", {}))
-    for silo, value in spent_in(record).items():
-        known[silo] = {
-            "epsilon": value,
-            "epsilon_renyi": record.train[silo].get(protocol.RENYI_EPSILON),
-            "noise_multiplier": record.train[silo].get(protocol.NOISE),
-        }
+    kind = privacy.name
     return {
-        "kind": privacy.name,
+        "kind": kind,
         "guarantee": privacy.test_seed is None,
-        "unit": "example",
-        "relation": "add-or-remove-one",
+        "unit": UNITS[kind],
+        "relation": RELATIONS[kind],
+        "mechanism": CALLED[kind],
+        "counted_by": SERVER if kind == SILO_DP else SILOS,
+        "accountant": ACCOUNTANT,
+        "versions": _versions(kind),
         "delta": privacy.delta,
         "clip_norm": privacy.clip_norm,
-        "clipping": privacy.clipping,
-        "silos": known,
+        "clipping": getattr(privacy, "clipping", "fixed"),
+        **({"mean": dict(mean)} if mean else {}),
+        "silos": {**before.get("silos", {}), **record.privacy},
     }
+
+
+def _versions(kind: str) -> dict[str, str]:
+    names = ("dp-accounting", "opacus") if kind == SAMPLE_DP else ("dp-accounting",)
+    found = {}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def sentences(facts: Mapping[str, Any]) -> list[str]:
@@ -51,14 +100,17 @@ def sentences(facts: Mapping[str, Any]) -> list[str]:
     silos = facts.get("silos", {})
     if not silos:
         return []
-    most = max(silos, key=lambda silo: float(silos[silo]["epsilon"]))
-    each = ", ".join(f"{silo} {_short(spent['epsilon'])}" for silo, spent in sorted(silos.items()))
+    most = max(silos, key=lambda silo: _epsilon(silos[silo]))
+    unit = facts["unit"]
     said = [
-        f"sample-level (DP-SGD): epsilon {_short(silos[most]['epsilon'])} at delta"
-        f" {facts['delta']:g} at {most}, which spent most, of one {facts['unit']} more or less",
-        f"epsilon of this run by silo, as each counts it: {each}; by Rényi divergences at most"
-        f" {_short(max(float(one['epsilon_renyi'] or 0) for one in silos.values()))}",
-        f"each {facts['unit']}'s gradient clipped to {facts['clip_norm']:g} ({facts['clipping']})",
+        f"{_called(facts)}: epsilon {_short(silos[most]['epsilon'])} at delta"
+        f" {facts['delta']:g} at {most}, which spent most, {_neighbours(facts)}",
+        f"epsilon of this run by silo, {_counted_by(facts)}: {_each(silos)}; by Rényi divergences at"
+        f" most {_short(max(_renyi(one) for one in silos.values()))}",
+        f"each {unit}'s {'gradient' if unit == EXAMPLE else 'change'} clipped to"
+        f" {facts['clip_norm']:g} ({facts['clipping']})",
+        *_of_the_mean(facts),
+        *_pays_again(unit),
         "what else left the silos, and what is not covered: docs/privacy.md",
     ]
     if not facts["guarantee"]:
@@ -85,5 +137,53 @@ def of_audit(privacy: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def _called(facts: Mapping[str, Any]) -> str:
+    # A result of an earlier release says less; there was one kind.
+    kind = str(facts.get("kind", SAMPLE_DP))
+    return CALLED.get(kind, kind)
+
+
+def _neighbours(facts: Mapping[str, Any]) -> str:
+    if facts["relation"] == ADD_OR_REMOVE_ONE:
+        return f"of one {facts['unit']} more or less"
+    return f"of one {facts['unit']} with any other data"
+
+
+def _counted_by(facts: Mapping[str, Any]) -> str:
+    return "as the server counts it" if facts.get("counted_by") == SERVER else "as each counts it"
+
+
+def _each(silos: Mapping[str, Any]) -> str:
+    shown = sorted(silos.items())[:MOST_NAMED]
+    more = f" and {len(silos) - len(shown)} more" if len(silos) > len(shown) else ""
+    return ", ".join(f"{silo} {_short(spent['epsilon'])}" for silo, spent in shown) + more
+
+
+def _of_the_mean(facts: Mapping[str, Any]) -> list[str]:
+    """Return how large the noise in the mean was beside the step that it is in."""
+    mean = facts.get("mean")
+    if not mean:
+        return []
+    return [
+        f"noise of {mean['deviation']:.3g} in each weight of the last round's mean, of norm"
+        f" {mean['noise_norm']:.3g} in all, beside changes of at most {mean['clip_norm']:.3g}"
+    ]
+
+
+def _pays_again(unit: str) -> list[str]:
+    if unit != EXAMPLE:
+        return []
+    return ["a person with several examples pays for each, and one known to k silos k times"]
+
+
+def _epsilon(spent: Mapping[str, Any]) -> float:
+    return math.inf if spent["epsilon"] is None else float(spent["epsilon"])
+
+
+def _renyi(spent: Mapping[str, Any]) -> float:
+    found = spent.get("epsilon_renyi")
+    return 0.0 if found is None or math.isnan(found) else float(found)
+
+
 def _short(value: object) -> str:
-    return f"{float(str(value)):.3f}"
+    return "without bound" if value is None else f"{float(str(value)):.3f}"

@@ -55,7 +55,9 @@ class RoundRecord:
     these. `twins` are those whose key two processes used when the round closed.
     `evaluated` are those that answered the evaluation, with examples or without,
     `unevaluated` those that were asked and did not, for a reason in `failed`. `unscored` says why
-    the central test set was not scored, where it was to be.
+    the central test set was not scored, where it was to be. `privacy` holds what the run has cost
+    each silo, or its examples, so far: epsilon by privacy loss distributions, `epsilon_renyi` and
+    the noise of the last release, in units of the clipping norm.
     """
 
     round: int
@@ -77,6 +79,7 @@ class RoundRecord:
     evaluated: list[str] = field(default_factory=list)
     unevaluated: list[str] = field(default_factory=list)
     unscored: str = ""
+    privacy: dict[str, Metrics] = field(default_factory=dict)
 
 
 LATER: Final = ("chosen", "details", "unscored")

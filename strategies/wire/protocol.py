@@ -82,6 +82,10 @@ LEDGER_CERTIFICATE: Final = "meadow-ledger-certificate"
 """The orchestrator's signature of that anchor, and the certificate of its key
 (`strategies.wire.receipts`); not there where nobody signs.
 """
+CLIP_NORM: Final = "meadow-clip-norm"
+"""The norm to which a silo clips its change in this round, under privacy=silo_dp."""
+SERVER_NOISE: Final = "meadow-server-noise"
+"""The noise that the server says it will add to the sum of the changes, in units of that norm."""
 SILO: Final = "meadow-silo"
 """The silo's name, in the reply to `query.hello`."""
 
@@ -92,10 +96,16 @@ SIZE: Final = "size"
 """What the task's size counts in the silo's training set: tokens, pixels. Only where it weighs."""
 LOSS: Final = "loss"
 EPSILON: Final = "epsilon"
-"""What the run has cost each of the silo's examples so far, under privacy=sample_dp."""
+"""What the run has cost each of the silo's examples so far, or the silo as a whole, as the silo
+itself counts it; which of the two is the run's kind of privacy.
+"""
 RENYI_EPSILON: Final = "epsilon-renyi"
 """The same, counted by Rényi divergences."""
 NOISE: Final = "noise-multiplier"
+WITHIN_CLIP: Final = "within-clip"
+"""1 where a silo's change was within the clipping norm before it was clipped, else 0; under
+privacy=silo_dp with clipping=adaptive, and never shown: the server adds noise to the count of them.
+"""
 SECONDS: Final = "seconds"
 """Seconds in the training or evaluation loop, data loading included."""
 SAMPLES_PER_SECOND: Final = "samples-per-second"

@@ -75,7 +75,8 @@ def overrides(row: Row) -> list[str]:
     for value in row:
         if value.name in LAST_LAYER:
             words = [word.replace("[fc]", f"['{LAST_LAYER[value.name]}']") for word in words]
-    if "privacy=sample_dp" in words and not any("weighting" in word for word in words):
+    private = any(word.startswith("privacy=") and word != "privacy=none" for word in words)
+    if private and not any("weighting" in word for word in words):
         words.append("strategy.weighting=equal")
     return sorted(words, key=lambda word: "." in word.partition("=")[0])
 

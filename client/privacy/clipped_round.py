@@ -1,0 +1,171 @@
+"""A silo's round under silo-level or local privacy: its whole change of the model is clipped, and
+with local privacy noise is added to it, before anything leaves.
+
+The training is that of any other run (`client.loop`): a bound on what comes out of it needs none on
+what happens inside. What is noted in the silo's account is noted before the training, and with the
+relation under which it holds: any other data of this silo in the place of its own.
+
+    MDW-377 `privacy.test_seed` outside a simulation, or a half that sends more than the model
+    MDW-381 a server that does not say by how much to clip, or what noise it adds
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from client import loop
+from client.cache import Loaded
+from client.loop import Trained
+from client.privacy import accountant
+from client.privacy.account import Account, Entry
+from client.privacy.accountant import LEAST_NOISE, Release, epsilon, noise_for
+from client.privacy.clipping import Start, add_noise, clip, salt
+from client.privacy.noise_source import Seeds
+from conf.errors import SiloError
+from conf.privacy_kinds import sensitivity_of
+from conf.schema import LocalDpConf, NoisyConf, RunScope, Silo, SiloDpConf
+from conf.seeds import seed_for
+from strategies.silo_half import Records, SiloHalf
+from strategies.wire import protocol
+
+MOST_TIMES: Final = 10.0
+"""The noise of the rounds before: with more, one round would undo what all others have learned."""
+
+
+def train(
+    loaded: Loaded,
+    scope: RunScope,
+    half: SiloHalf,
+    account: Account,
+    *,
+    silo: Silo,
+    run: str,
+    round: int,
+    state: Records,
+    sent: Records,
+    told: Mapping[str, Any],
+    scaling: loop.Arrays,
+) -> Trained:
+    """Train the model in `loaded` for a round, with what it costs noted first.
+
+    `told` is what the server says of the round. Raises SiloError MDW-373, 375, 377, 378 or 381,
+    CheckpointError MDW-540.
+    """
+    started = time.perf_counter()
+    asked = scope.privacy
+    assert isinstance(asked, SiloDpConf | LocalDpConf)
+    _check(scope, silo)
+    before = [one for one in account.entries() if one.run == run]
+    norm, noise = _bounds(scope, round, before, told)
+    release = Release(1.0, noise / sensitivity_of(asked.name), 1)
+    entries = account.reserve(run, round, release, silo.policy, asked.name)
+    start = Start.of(loaded.model, half)
+    trained = loop.train(
+        loaded.model,
+        loaded.data.train,
+        loaded.task,
+        loaded.trainer,
+        half,
+        seed=seed_for(scope.run.seed, silo.name, round, "train"),
+        round=round,
+        rounds=scope.run.rounds,
+        labels=loaded.data.labels,
+        state=state,
+        sent=sent,
+        scaling=scaling,
+    )
+    if trained.sent:
+        what = f"{type(half).__name__} sends more than the model, which has no bound."
+        raise SiloError("MDW-377", what, "Use strategy=fedavg or fedprox.")
+    within = clip(loaded.model, start, norm)
+    metrics: dict[str, float] = {protocol.NUM_EXAMPLES: 1}
+    seeds = Seeds(asked.test_seed, silo.name, round)
+    device = next(loaded.model.parameters()).device
+    if isinstance(asked, LocalDpConf):
+        add_noise(loaded.model, start, noise * norm, seeds.generator("noise", device))
+    else:
+        salt(loaded.model, start, norm, seeds.generator("salt", device))
+        if asked.clipping == "adaptive":
+            metrics[protocol.WITHIN_CLIP] = int(within)
+    metrics |= spent(entries, asked, noise)
+    metrics[protocol.SECONDS] = time.perf_counter() - started
+    return replace(trained, metrics=metrics, size=1)
+
+
+def _bounds(
+    scope: RunScope, round: int, before: Sequence[Entry], told: Mapping[str, Any]
+) -> tuple[float, float]:
+    """Return the norm to clip to, and the noise in units of it: its own, or that of the server."""
+    asked = scope.privacy
+    if isinstance(asked, LocalDpConf):
+        left = max(scope.run.rounds - round + 1, 1)
+        return asked.clip_norm, noise_left(asked, left, [one.release for one in before])
+    found = []
+    for key in (protocol.CLIP_NORM, protocol.SERVER_NOISE):
+        value = told.get(key)
+        if not isinstance(value, float) or not 0 < value < math.inf:
+            what = f"The server says {key}={value!r:.40}, which is no norm and no noise."
+            raise SiloError("MDW-381", what, "Run the same version of Meadow on both sides.")
+        found.append(value)
+    norm, noise = found
+    assert isinstance(asked, SiloDpConf)
+    if asked.clipping == "fixed" and norm != asked.clip_norm:
+        what = f"The server says a norm of {norm:g}, and its run privacy.clip_norm={asked.clip_norm:g}."
+        raise SiloError("MDW-381", what, "Ask who runs the server; the silo has trained nothing.")
+    if noise < (asked.noise_multiplier or LEAST_NOISE):
+        what = (
+            f"The server says that it adds noise of {noise:g} times the norm, less than the run's."
+        )
+        raise SiloError("MDW-381", what, "Ask who runs the server; the silo has trained nothing.")
+    return norm, noise
+
+
+def noise_left(asked: NoisyConf, left: int, before: Sequence[Release]) -> float:
+    """Return the noise of each round that is left, in units of the norm: what the run names, or what
+    they need for its epsilon on top of what was released `before`. Its noise is kept as long as it
+    is enough.
+
+    Raises SiloError MDW-378 where no noise is enough.
+    """
+    if asked.noise_multiplier is not None:
+        return asked.noise_multiplier
+    if asked.epsilon is None:
+        what = "The run names neither an epsilon nor a noise."
+        raise SiloError("MDW-378", what, "Give privacy.epsilon or privacy.noise_multiplier.")
+    wide = sensitivity_of(asked.name)
+    if before:
+        same = before[-1]
+        if epsilon([*before, *[same] * left], asked.delta) <= asked.epsilon:
+            return same.noise * wide
+    noise = noise_for(1.0, left, asked.epsilon, asked.delta, tuple(before))
+    if before and noise > MOST_TIMES * before[-1].noise:
+        raise SiloError(
+            "MDW-378",
+            f"The run has spent its epsilon of {asked.epsilon:g}: {left} rounds are left, and would need"
+            f" {noise / before[-1].noise:.0f} times the noise of those before.",
+            "Its last model is the one that there is; start a run with more rounds or a larger epsilon.",
+        )
+    return noise * wide
+
+
+def spent(entries: Sequence[Entry], asked: NoisyConf, noise: float) -> dict[str, float]:
+    """Return what the run has cost at this silo so far, by the names of the wire."""
+    releases = [entry.release for entry in entries]
+    return {
+        protocol.EPSILON: accountant.epsilon(releases, asked.delta),
+        protocol.RENYI_EPSILON: accountant.renyi_epsilon(releases, asked.delta),
+        protocol.NOISE: noise,
+    }
+
+
+def _check(scope: RunScope, silo: Silo) -> None:
+    weighting = scope.strategy.weighting
+    if weighting != protocol.EQUAL:
+        what = (
+            f"strategy.weighting={weighting} lets a silo's examples count, whose change is bounded."
+        )
+        raise SiloError("MDW-377", f"{silo.name}: {what}", "Use strategy.weighting=equal.")
