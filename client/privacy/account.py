@@ -33,7 +33,7 @@ from typing import Any, Final
 
 from azureml_jobs.storage.base import Store, StoreMissing
 from azureml_jobs.storage.opened import open_store
-from client.privacy import allowance
+from client.privacy import owner_bounds
 from client.privacy.accountant import Release
 from conf.canonical import canonical
 from conf.errors import CheckpointError, SiloError
@@ -142,12 +142,12 @@ class Account:
         `mechanism` is the kind of privacy that it is of (`conf.privacy_kinds`).
 
         Raises SiloError MDW-373 where all releases together would then cost more than the owner
-        allows (`client.privacy.allowance`), CheckpointError where it can't be noted: what is not noted is not released.
+        allows (`client.privacy.owner_bounds`), CheckpointError where it can't be noted: what is not noted is not released.
         """
         for _ in range(TRIES):
             known = self._entries()
             before = _releases(known)
-            allowance.check(policy, before, release, mechanism, self._silo)
+            owner_bounds.check(policy, before, release, mechanism, self._silo)
             entry = Entry(
                 known[-1].number + 1,
                 known[-1].digest,
