@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+import numpy as np
+
 from conf.errors import SiloError
 
 LOSS_GRID: Final = 1e-3
@@ -122,8 +124,10 @@ def _spent(accountant: Any, event: Any, delta: float) -> float:
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        accountant.compose(event)
-        return float(accountant.get_epsilon(delta))
+        # Of an epsilon beyond what a float holds it says that it overflows, and gives infinity.
+        with np.errstate(over="ignore"):
+            accountant.compose(event)
+            return float(accountant.get_epsilon(delta))
     finally:
         logger.setLevel(before)
 
