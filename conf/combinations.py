@@ -87,10 +87,22 @@ def _sgd(conf: Conf | RunScope, *, momentum: bool) -> bool:
     return conf.trainer.optimizer == "sgd" and (conf.trainer.momentum > 0) == momentum
 
 
+COHORT_RULES: Final = (
+    "median",
+    "trimmed_mean",
+    "krum",
+    "multikrum",
+    "bulyan",
+    "geometric_median",
+    "centered_clipping",
+)
+"""Rules over all updates of a round (`strategies.cohort_rule`)."""
+_COUNTING_ROWS: Final = tuple(name for name in COHORT_RULES if name != "geometric_median")
+"""Those that know no weights."""
 _ALGORITHMS: Final = _named(
     "algorithm",
     "strategy.name",
-    {"fedavg": "fedavg", "fedprox": "fedprox", "scaffold": "scaffold"},
+    {name: name for name in ("fedavg", "fedprox", "scaffold", *COHORT_RULES)},
     group="strategy",
 )
 _FROM_FLOWER: Final = Value(
@@ -185,6 +197,13 @@ _UNKNOWN_SHARES: Final = (
     "c is the mean of all c_i only with weights that are known before a silo has taken part"
 )
 _EQUAL: Final = "Leave strategy.weighting=equal."
+_NO_WEIGHTS: Final = (
+    "the rule counts updates and ignores how many examples a silo says it has, of which a liar may"
+    " say anything"
+)
+_HINT_NO_WEIGHTS: Final = (
+    "Leave strategy.weighting=equal, or choose strategy=geometric_median, which weighs."
+)
 _PRIVATE: Final = "sample-level privacy"
 _AT_THE_SERVER: Final = "silo-level privacy"
 _LOCAL: Final = "local privacy"
@@ -262,6 +281,18 @@ REFUSED: Final = (
         "a strategy of Flower's expects all of the model's arrays in each reply",
         "Use strategy=fedavg, fedprox or scaffold, or leave strategy.keeps out.",
     ),
+    *(
+        Rule(
+            rule,
+            _AT_THE_SERVER,
+            "its noise is made for a mean, of which each silo is a known part; one silo may move what"
+            " a rule makes by more",
+            "Use strategy=fedavg or fedprox, or privacy=local_dp.",
+        )
+        for rule in COHORT_RULES
+    ),
+    *(Rule(rule, "by examples", _NO_WEIGHTS, _HINT_NO_WEIGHTS) for rule in _COUNTING_ROWS),
+    *(Rule(rule, "by size", _NO_WEIGHTS, _HINT_NO_WEIGHTS) for rule in _COUNTING_ROWS),
     Rule("scaffold", "adam", _NOT_SGD, _SGD),
     Rule("scaffold", "adamw", _NOT_SGD, _SGD),
     Rule(
@@ -359,6 +390,38 @@ NOTES: Final = (
         "fedprox",
         "adamw",
         "the term's gradient passes through Adam's scaling as the loss's does",
+    ),
+    Rule(
+        "geometric_median",
+        "by examples",
+        "it bears liars with less than half of the examples that are said, and not of the silos",
+    ),
+    Rule(
+        "geometric_median",
+        "by size",
+        "it bears liars with less than half of the sizes that are said, and not of the silos",
+    ),
+    *(
+        Rule(rule, "batch norm", "running means and variances are weights to the rule")
+        for rule in COHORT_RULES
+    ),
+    *(
+        Rule(
+            rule,
+            "some silos",
+            "the cohort, and not the federation, must have the updates that the rule needs for"
+            " strategy.f",
+        )
+        for rule in COHORT_RULES
+    ),
+    *(
+        Rule(
+            rule,
+            kind,
+            "the rule sees noised updates, which differ more; it costs no privacy",
+        )
+        for kind in (_PRIVATE, _LOCAL)
+        for rule in COHORT_RULES
     ),
     Rule("from Flower", "batch norm", "counters do not pass through a strategy of Flower's"),
 )

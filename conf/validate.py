@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
-from conf import combinations
+from conf import combinations, fewest
 from conf.errors import ConfigError
 from conf.schema import (
     EXTERNAL,
@@ -59,6 +59,7 @@ def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
         _counted,
         _noise,
         combinations.check,
+        fewest.check,
     ):
         rule(conf, where)
 

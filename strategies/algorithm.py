@@ -96,6 +96,11 @@ class Algorithm(Streaming):
     """
     _sent: ArrayRecord = ArrayRecord()
 
+    @property
+    def fewest(self) -> int:
+        """How many updates it makes a model of: a round with fewer has no quorum."""
+        return 1
+
     def open(self, silos: int, parameters: Collection[str]) -> None:
         """Learn what a round does not show, before the first one.
 

@@ -18,6 +18,10 @@ class Replies(Iterator[Message]):
     def refuse(self, why: MeadowError) -> None:
         """Take the last reply out of the round: it can't be folded. Nothing of it was."""
 
+    def silo(self) -> str:
+        """Return the name of the silo whose reply was read last; empty where nobody knows it."""
+        return ""
+
     def largest(self) -> Mapping[str, Mapping[str, float]]:
         """Return what is known of the last reply's values, which then are finite: by record and
         array the largest magnitude, of the changes where those are averaged

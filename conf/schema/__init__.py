@@ -44,7 +44,20 @@ from conf.schema.privacy import (
     SiloDpConf,
 )
 from conf.schema.run import EarlyStopConf, OperatingConf, RunConf
-from conf.schema.strategies import ExternalStrategyConf, FedProxConf, ScaffoldConf, StrategyConf
+from conf.schema.strategies import (
+    BulyanConf,
+    CenteredClippingConf,
+    CohortRuleConf,
+    ExternalStrategyConf,
+    FedProxConf,
+    GeometricMedianConf,
+    KrumConf,
+    MedianConf,
+    MultiKrumConf,
+    ScaffoldConf,
+    StrategyConf,
+    TrimmedMeanConf,
+)
 from conf.schema.table_columns import TableConf
 from conf.schema.tasks import DataConf, TaskConf
 from conf.schema.training import CompressionConf, MachineConf, TrainerConf
@@ -53,6 +66,9 @@ __all__ = [
     "EXTERNAL",
     "RUN_SCOPE",
     "VARIANTS",
+    "BulyanConf",
+    "CenteredClippingConf",
+    "CohortRuleConf",
     "CompressionConf",
     "Conf",
     "DataConf",
@@ -61,13 +77,17 @@ __all__ = [
     "ExternalStrategyConf",
     "FedProxConf",
     "FederationConf",
+    "GeometricMedianConf",
     "ImagesConf",
     "InputConf",
+    "KrumConf",
     "LinearConf",
     "LocalDpConf",
     "MachineConf",
+    "MedianConf",
     "MlpConf",
     "ModelConf",
+    "MultiKrumConf",
     "NoisyConf",
     "OperatingConf",
     "OrchestratorConf",
@@ -94,6 +114,7 @@ __all__ = [
     "TrackingConf",
     "TrainerConf",
     "TrainingProcessConf",
+    "TrimmedMeanConf",
     "VisionConf",
     "WorkspaceConf",
     "is_outside",
@@ -148,6 +169,13 @@ VARIANTS: dict[str, dict[str, type[Any]]] = {
         "fedavg": StrategyConf,
         "fedprox": FedProxConf,
         "scaffold": ScaffoldConf,
+        "median": MedianConf,
+        "trimmed_mean": TrimmedMeanConf,
+        "krum": KrumConf,
+        "multikrum": MultiKrumConf,
+        "bulyan": BulyanConf,
+        "geometric_median": GeometricMedianConf,
+        "centered_clipping": CenteredClippingConf,
         EXTERNAL: ExternalStrategyConf,
     },
     "privacy": {

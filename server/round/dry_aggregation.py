@@ -24,11 +24,14 @@ from conf.errors import MeadowError, RoundError
 from server.engines.server_identity import give_identity_back, take_identity
 from server.round.imagined_grid import ImaginedGrid
 from strategies.algorithm import Algorithm, Layout
+from strategies.cohort_rule import CohortRule
 from strategies.streaming import Streaming
 from strategies.wire import protocol
 from strategies.wire.objects import elements
 
 ROUND: Final = 1
+FEW_VALUES: Final = 256
+"""Of each array, for a strategy that holds updates on disk."""
 
 
 def dry_aggregation(
@@ -40,12 +43,17 @@ def dry_aggregation(
     """Let a newly built strategy, which is used for nothing else, aggregate `silos` updates that
     equal the model.
 
-    A streaming strategy gets two of them: it takes one as it takes a thousand. `parameters` are the
+    A streaming strategy gets two of them, or as many as its rule needs: it takes one as it takes a
+    thousand. `parameters` are the
     names of the arrays that are no buffers, where the caller knows them. Raises RoundError
     MDW-405 where it raises, gives no model, or one with other names, shapes or values that are not
     finite; its own MeadowError as it is.
     """
     count = min(silos, 2) if isinstance(strategy, Streaming) else silos
+    if isinstance(strategy, CohortRule):
+        count = min(silos, max(count, strategy.fewest))
+        # It holds updates on disk, and the run has no place there yet.
+        arrays = _first_values(arrays)
     grid = ImaginedGrid(count)
     # Of one that Meadow hosts, the name that its user knows.
     name = type(getattr(strategy, "inner", strategy)).__name__
@@ -83,6 +91,14 @@ def _reply(message: Message, arrays: ArrayRecord, strategy: Strategy) -> Message
     )
     content = RecordDict({protocol.ARRAYS: update, protocol.METRICS: metrics, **beside})
     return Message(content, reply_to=message)
+
+
+def _first_values(arrays: ArrayRecord) -> ArrayRecord:
+    """Return some values of each array: a rule over columns knows no shapes."""
+    made = ArrayRecord()
+    for name, array in arrays.items():
+        made[name] = Array(np.array(elements(array).reshape(-1)[:FEW_VALUES]))
+    return made
 
 
 def _zeros(layout: Layout) -> ArrayRecord:

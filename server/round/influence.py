@@ -38,30 +38,41 @@ class Influence:
         """Forget an update that was refused after all."""
         self._admitted.pop(silo, None)
 
-    def metrics(self) -> dict[str, Metrics]:
-        """Return by silo what its record says of its update, where there are norms."""
-        total = sum(verdict.weight for verdict in self._admitted.values())
-        mean = self._mean_direction()
+    def metrics(self, shares: Mapping[str, float] | None = None) -> dict[str, Metrics]:
+        """Return by silo what its record says of its update, where there are norms.
+
+        `shares` say how much each counted, where the strategy does not weigh by the updates' weights.
+        """
+        if shares is None:
+            shares = self._by_weight()
+        mean = self._mean_direction(shares)
         found: dict[str, Metrics] = {}
         for silo, verdict in self._admitted.items():
-            if verdict.norm is None or not total:
+            if verdict.norm is None or silo not in shares:
                 continue
-            found[silo] = {NORM: verdict.norm, SHARE: verdict.weight / total}
+            found[silo] = {NORM: verdict.norm, SHARE: shares[silo]}
             angle = None if verdict.sketch is None else cosine(verdict.sketch, mean)
             if angle is not None:
                 found[silo][COSINE] = angle
         return found
 
-    def _mean_direction(self) -> np.ndarray:
+    def _by_weight(self) -> dict[str, float]:
+        total = sum(verdict.weight for verdict in self._admitted.values())
+        if not total:
+            return {}
+        return {silo: verdict.weight / total for silo, verdict in self._admitted.items()}
+
+    def _mean_direction(self, shares: Mapping[str, float]) -> np.ndarray:
         """Return the sketch of the round's mean change, of some length."""
         mean = np.zeros(WIDTH)
-        longest = max((v.weight * (v.norm or 0.0) for v in self._admitted.values()), default=0.0)
+        counted = {silo: v for silo, v in self._admitted.items() if silo in shares}
+        longest = max((shares[s] * (v.norm or 0.0) for s, v in counted.items()), default=0.0)
         if not 0.0 < longest < math.inf:
             return mean
         # In the order of the names: the sum of floats must not depend on who came first.
-        for _, verdict in sorted(self._admitted.items()):
+        for silo, verdict in sorted(counted.items()):
             if verdict.sketch is not None and verdict.norm is not None:
-                mean += (verdict.weight * verdict.norm / longest) * verdict.sketch
+                mean += (shares[silo] * verdict.norm / longest) * verdict.sketch
         return mean
 
 

@@ -65,6 +65,10 @@ class ReadOnce(Replies):
         assert self.last is not None
         self._refuse_of(self.last, why)
 
+    def silo(self) -> str:
+        """See `Replies`."""
+        return self.last or ""
+
     def largest(self) -> Largest:
         """See `Replies`."""
         return {} if self.last is None else self._largest_of(self.last)

@@ -31,6 +31,7 @@ from server.round.evaluate_phase import EvaluatePhase
 from server.round.exchange import Step, exchange
 from server.round.gate import admission_of
 from server.round.influence import median_norm, warn_of_owner
+from server.round.mapped_replies import HELD
 from server.round.means import means
 from server.round.patience import closing_of
 from server.round.phase import Phase
@@ -49,6 +50,8 @@ from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord
 from server.scoring.evaluation import parameter_names
 from server.session import Session
 from strategies.algorithm import Algorithm
+from strategies.cohort_rule import CohortRule
+from strategies.spill import clear
 from strategies.state import restore, state_of
 from strategies.wire import protocol, run_config
 from strategies.wire.digests import arrays_digest
@@ -123,6 +126,10 @@ class Rounds:
             self.grid.measure(self.admission.sketch_seed)
         if isinstance(self.strategy, Algorithm):
             self.strategy.open(len(self.session.members), parameter_names(conf))
+        # What a killed process left there, whichever strategy goes on.
+        clear(self.session.folder.path / HELD)
+        if isinstance(self.strategy, CohortRule):
+            self.strategy.begin(self.session.folder.path / HELD, conf.run.seed)
         if state.round == 0:
             if self.session.result.mode != "simulate":
                 ask_silos(self.grid, self.silos, conf.run, self._config())

@@ -8,16 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from conf.errors import RoundError, WireError
 from server.round.aggregation import Aggregate, Aggregation, beyond_the_cohort
 from server.round.error_text import reasons_of
+from server.round.exchange import Closing
 from server.round.gate import COHORT
 from server.round.judgement import Admitted
+from server.round.mapped_replies import HELD, MappedReplies
 from server.round.patience import closing_of
 from server.round.phase import Phase
 from server.round.receipt_check import Receipts
@@ -26,6 +28,9 @@ from server.round.updates import Updates
 from server.run.movement import NORM
 from server.run.result import RoundRecord
 from server.session import Session
+from strategies.algorithm import Algorithm
+from strategies.cohort_rule import CohortRule
+from strategies.spill import clear
 from strategies.streaming import Streaming
 from strategies.wire import protocol
 
@@ -46,7 +51,7 @@ class TrainPhase:
 
     def run(self, record: RoundRecord, messages: list[Message]) -> Aggregate:
         """Return the strategy's aggregate of the admitted updates; raises RoundError MDW-401."""
-        closes = closing_of(self.session.conf.run, len(record.cohort))
+        closes = self._closing(len(record.cohort))
         for message in messages:
             silo = self.phase.silos[message.metadata.dst_node_id]
             record.bytes_down[silo] = protocol.size(message.content)
@@ -57,10 +62,17 @@ class TrainPhase:
             aggregate = self._aggregate(updates, noted)
         training = max(record.seconds_training.values(), default=0.0)
         record.seconds_waiting = self.clock() - started - training
-        noted.close()
+        noted.close(self.strategy.shares if isinstance(self.strategy, CohortRule) else None)
         if len(record.replied) < closes.quorum:
             raise self._too_few(record, closes.quorum)
         return aggregate
+
+    def _closing(self, cohort: int) -> Closing:
+        """Return when the training closes: with no fewer updates than the strategy can use."""
+        closes = closing_of(self.session.conf.run, cohort)
+        if not isinstance(self.strategy, Algorithm):
+            return closes
+        return replace(closes, quorum=max(closes.quorum, self.strategy.fewest))
 
     def _aggregate(
         self, updates: Generator[tuple[str, Message], None, None], noted: Updates
@@ -76,11 +88,33 @@ class TrainPhase:
         )
         if isinstance(self.strategy, Streaming):
             return aggregation.of_stream(updates)
-        held = dict(updates)
+        try:
+            return self._of_list(updates, noted, aggregation)
+        finally:
+            clear(self.session.folder.path / HELD)
+
+    def _of_list(
+        self,
+        updates: Generator[tuple[str, Message], None, None],
+        noted: Updates,
+        aggregation: Aggregation,
+    ) -> Aggregate:
+        held = self._list_of(updates, len(noted.record.cohort))
         for silo, why in self._beyond_the_cohort(noted.record, list(held)).items():
             noted.refuse(silo, why)
             del held[silo]
         return aggregation.of_list(held) if held else (None, None)
+
+    def _list_of(
+        self, updates: Generator[tuple[str, Message], None, None], cohort: int
+    ) -> dict[str, Message]:
+        """Return all updates by silo, those of a large round in files."""
+        nbytes = protocol.size(RecordDict({protocol.ARRAYS: self.session.state.arrays}))
+        files = MappedReplies(self.session.folder.path / HELD, cohort, nbytes)
+        held = {}
+        for silo, reply in updates:
+            held[silo] = files.held(reply)
+        return held
 
     def _beyond_the_cohort(self, record: RoundRecord, silos: list[str]) -> dict[str, WireError]:
         asked = self.session.conf.run.admission
@@ -94,7 +128,7 @@ class TrainPhase:
     ) -> Generator[tuple[str, Message], None, None]:
         """Yield the admitted updates with their silos' names, each noted in record and ledger."""
         record = noted.record
-        closes = closing_of(self.session.conf.run, len(record.cohort))
+        closes = self._closing(len(record.cohort))
         for silo, reply, verdict in self.phase.judged(messages, closes, record):
             noted.note(silo, verdict)
             self._note_receipt(record.round, silo, reply, verdict.digest)

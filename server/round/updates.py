@@ -5,6 +5,7 @@ after all.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from flwr.app import Message, MetricRecord
@@ -70,12 +71,14 @@ class Updates:
         refused = Rejected(why.code, reason)
         self.session.ledger.update(record.round, silo, refused, self._digests[silo])
 
-    def close(self) -> None:
-        """Say of each update that counts what it is of the round."""
+    def close(self, shares: Mapping[str, float] | None = None) -> None:
+        """Say of each update that counts what it is of the round: by its weight, or by what the
+        strategy's rule made of it.
+        """
         self.record.replied.sort()
         if not self._shows_norms:
             return
-        for silo, metrics in self.influence.metrics().items():
+        for silo, metrics in self.influence.metrics(shares).items():
             self.record.train[silo] |= metrics
 
     def note_admitted(self, silo: str, reply: Message, verdict: Admitted) -> None:

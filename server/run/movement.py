@@ -23,13 +23,16 @@ FEWEST: Final = 3
 
 
 def moved_by(metrics: Mapping[str, Metrics]) -> dict[str, float]:
-    """Return by silo its share of a round's movement: weight times norm, of all of these."""
+    """Return by silo its share of a round's movement: weight times norm, of all of these.
+
+    A silo that the strategy's rule left out is not among them: where Krum takes one, it owns nothing.
+    """
     pulls: dict[str, float] = {}
     for silo, said in metrics.items():
         norm = said.get(NORM)
         share = said.get(SHARE)
         # What JSON has no word for is null in a history that is read back.
-        if norm is not None and share is not None and math.isfinite(norm):
+        if norm is not None and share and math.isfinite(norm):
             pulls[silo] = share * norm
     total = sum(pulls.values())
     if not 0.0 < total < math.inf:

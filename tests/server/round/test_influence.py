@@ -45,6 +45,14 @@ def test_the_order_of_arrival_changes_no_bit() -> None:
     assert all(one[silo] == other[silo] for silo in updates)
 
 
+def test_a_rule_s_own_shares_take_the_place_of_weights() -> None:
+    influence = of(a=update([1.0, 0.0]), b=update([0.0, 1.0], 30), c=update([5.0, 0.0]))
+    found = influence.metrics({"a": 0.5, "b": 0.5, "c": 0.0})
+    assert [found[silo]["update-share"] for silo in "abc"] == [0.5, 0.5, 0.0]
+    assert found["a"]["update-cosine"] == pytest.approx(1 / math.sqrt(2), abs=1e-6)
+    assert moved_by(found) == {"a": 0.5, "b": 0.5}
+
+
 def test_a_silo_that_moves_the_model_alone_owns_it() -> None:
     found = of(a=update([0.4]), b=update([-4e5]), c=update([0.4])).metrics()
     assert owner_of(found) == "b"
