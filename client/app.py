@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from client import loop, memory
+from client.alone import check_alone, scored_alone
 from client.batches import length
 from client.border_mod import border_mod
 from client.cache import Loaded, load_cached
@@ -151,6 +152,25 @@ def statistics(message: Message, context: Context) -> Message:
         sums := statistics_told(loaded.task, loaded.data, silo.policy)
     ):
         content[protocol.SUMS] = protocol.to_record(sums)
+    return Message(content, reply_to=message)
+
+
+@app.query("alone")
+def alone(message: Message, context: Context) -> Message:
+    """Train a model of the silo's own from the weights that the message brings, and tell what its
+    test split's sums are (`client.alone`).
+    """
+    scope = run_scope(message)
+    silo = silo_of(context)
+    rounds = int(_config(message)[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
+    check_alone(scope, silo, rounds)
+    loaded = _load_checked(rounds, scope, silo)
+    said = nothing_told()
+    if silo.policy.reveal_counts and tells_metrics(scope.privacy) and length(loaded.data.test):
+        said = scored_alone(loaded, scope, silo, _weights(message), rounds)
+    content = RecordDict({protocol.METRICS: MetricRecord({**said.metrics})})
+    if said.sums:
+        content[protocol.SUMS] = protocol.to_record(said.sums)
     return Message(content, reply_to=message)
 
 

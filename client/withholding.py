@@ -166,6 +166,10 @@ def _without_small(given: Sums, task: Task, least: int) -> Sums:
     for name, spec in task.sum_specs().items():
         if not spec.real:
             sent[name] = without_small_counts(given[name], least)
+    for name, spec in task.sum_specs().items():
+        beside = spec.withheld_with
+        if beside and not torch.equal(sent[beside], given[beside]):
+            sent[name] = torch.zeros_like(given[name])
     return sent
 
 

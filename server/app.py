@@ -23,7 +23,7 @@ from server.observers.progress import progress
 from server.round.readiness import check_here
 from server.round.rounds import Rounds
 from server.scoring.central import Workers, central_score
-from server.session import Session, session
+from server.session import SIMULATE, Session, session
 from strategies import build_strategy
 
 SETTLED_SECONDS = 1.0
@@ -72,7 +72,11 @@ def federate(run: Session, grid: Grid, strategy: Strategy, workers: Workers | No
     central = central_score(run.conf, workers)
     rounds = Rounds(run, grid, strategy, central.begin if central else None)
     stopped_early = rounds.run()
-    run.finish(rounds.test(), stopped_early=stopped_early)
+    test = rounds.test()
+    run.finish(test, stopped_early=stopped_early)
+    if run.result.mode != SIMULATE:
+        # A simulation sees all data, and compares by itself.
+        run.result.baseline = rounds.alone(test)
     run.farewell = rounds.farewell()
 
 

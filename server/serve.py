@@ -341,7 +341,7 @@ class _Work:
 
     def _outcome(self, request: Request) -> Outcome:
         conf = request.checked(self.conf.federation.orchestrator.targets)
-        conf.run.output, conf.run.baseline = self.conf.run.output, "none"
+        conf.run.output = self.conf.run.output
         check_folders(conf, self.conf)
         take_addresses(conf.tracking, self.here.secrets)
         members, strategy = silos(conf), build_strategy(conf.strategy)

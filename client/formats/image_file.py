@@ -19,12 +19,15 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from client.formats.dicom import is_dicom, read_dicom
+from client.formats.room import check_room
 from conf.errors import DataError
 
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm")
 FORMATS: Final = ("JPEG", "PNG", "TIFF", "BMP")
 MOST_PIXELS: Final = 100_000_000
 """Of one image: a larger claim is not decoded."""
+OF_A_PIXEL: Final = 3 * 4 * 3
+"""Bytes while it is read: of three colours, as float32, three times."""
 FULL: Final = 255.0
 
 
@@ -32,7 +35,8 @@ def read_image(path: Path, channels: int, height: int, width: int, *, resize: bo
     """Return an image as uint8 (channels, height, width): grey or colour, whatever it was.
 
     Raises DataError: MDW-245 for what is no image, is cut off, or has another size where it is not
-    resized; MDW-247 where it is a DICOM file and its reader is not installed.
+    resized; MDW-250 where the memory does not hold it; MDW-247 where it is a DICOM file and its
+    reader is not installed.
     """
     pixels = _pixels(path)
     shaped = _with_channels(torch.from_numpy(pixels), channels)
@@ -65,8 +69,10 @@ def _pixels(path: Path) -> NDArray[np.float32]:
 
 
 def _decoded(path: Path, image: Image.Image) -> NDArray[np.float32]:
-    if image.width * image.height > MOST_PIXELS:
+    claimed = image.width * image.height
+    if claimed > MOST_PIXELS:
         raise _unfit(path, "too large")
+    check_room(path, claimed * OF_A_PIXEL, f"{image.width:,} x {image.height:,} pixels")
     if getattr(image, "n_frames", 1) > 1:
         raise _unfit(path, "of several pages")
     if image.mode.startswith("I"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import logging
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,8 @@ from typing import Any, Final
 import pyarrow as pa
 from pyarrow import csv, parquet
 
+from client.formats.file_tree import files_under
+from client.formats.room import check_room
 from conf.errors import DataError
 from conf.schema import DataConf
 
@@ -27,6 +30,12 @@ PARQUET: Final = b"PAR1"
 """How such a file begins, whatever its name is."""
 DELIMITERS: Final = (",", ";", "\t", "|")
 """Those that are looked for in the first line."""
+MOST_COLUMNS: Final = 100_000
+"""Of one file: of more the first line alone takes minutes."""
+MOST_HEADER: Final = 1 << 24
+"""Bytes of a CSV's first line."""
+OF_A_CELL: Final = 16
+"""Bytes that a cell takes at least while it is read: where its text is, and the number."""
 _HEAD: Final = 1 << 16
 
 
@@ -50,10 +59,10 @@ def table_files(root: Path) -> list[Path]:
     if root.is_file():
         return [root]
     try:
-        found = [path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES]
-        files = [path for path in found if path.is_file()]
+        files = [path for path in files_under(root) if path.suffix.lower() in SUFFIXES]
     except OSError as error:
-        raise _unreadable(root, error.strerror or type(error).__name__) from error
+        where = Path(error.filename or root)
+        raise _unreadable(where, error.strerror or type(error).__name__) from error
     if not files:
         raise _unreadable(root, f"it has no {', '.join(SUFFIXES)} file")
     return sorted(files, key=lambda path: path.relative_to(root).as_posix().encode())
@@ -61,11 +70,11 @@ def table_files(root: Path) -> list[Path]:
 
 def read_table_file(path: Path, conf: DataConf) -> TableFile:
     """Return a file's cells; raises DataError MDW-240 where it can't be read as a table, MDW-241 for
-    a row that is too long or too short.
+    a row that is too long or too short, MDW-250 where the memory does not hold it.
     """
     try:
         if _head(path).startswith(PARQUET):
-            return TableFile(path, _flat(path, parquet.read_table(path)), 1)
+            return TableFile(path, _read_parquet(path), 1)
         return _read_csv(path, conf)
     except (OSError, pa.ArrowException, UnicodeError, LookupError) as error:
         # The library's own words may quote a cell: they stay in the chain, and out of the message.
@@ -73,10 +82,11 @@ def read_table_file(path: Path, conf: DataConf) -> TableFile:
 
 
 def _read_csv(path: Path, conf: DataConf) -> TableFile:
+    check_room(path, path.stat().st_size, "so many bytes")
     head = _head(path)
     encoding = conf.encoding or _encoding(path, head)
-    text = head.decode(encoding, errors="replace").lstrip("\ufeff")
-    if not text.strip():
+    text = _first_line(path, encoding)
+    if not text:
         raise _unreadable(path, "it is empty")
     delimiter = conf.delimiter or _delimiter(path, text)
     wrong: list[csv.InvalidRow] = []
@@ -132,11 +142,11 @@ def _texts(names: list[str]) -> csv.ConvertOptions:
 
 
 def _names(path: Path, text: str, delimiter: str) -> list[str]:
-    line = next(line for line in text.splitlines() if line.strip())
     reader = csv.open_csv(
-        pa.BufferReader(line.encode() + b"\n"),
+        pa.BufferReader(text.encode() + b"\n"),
         parse_options=csv.ParseOptions(delimiter=delimiter),
-        read_options=csv.ReadOptions(),
+        # The whole line is one block: the library does not look for names beyond.
+        read_options=csv.ReadOptions(block_size=MOST_HEADER),
     )
     names = list(reader.schema.names)
     _check_names(path, names)
@@ -144,17 +154,40 @@ def _names(path: Path, text: str, delimiter: str) -> list[str]:
 
 
 def _check_names(path: Path, names: list[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    if len(names) > MOST_COLUMNS:
+        raise _unreadable(path, f"it has {len(names):,} columns, and {MOST_COLUMNS:,} may be")
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise _unreadable(path, f"two columns are named {twice[0]!r:.80}")
 
 
-def _flat(path: Path, table: pa.Table) -> pa.Table:
-    _check_names(path, table.column_names)
-    nested = [f.name for f in table.schema if pa.types.is_nested(f.type)]
-    if nested:
-        raise _unreadable(path, f"its column {nested[0]!r:.80} holds lists or records")
-    return table
+def _read_parquet(path: Path) -> pa.Table:
+    with parquet.ParquetFile(path) as file:
+        claimed = file.metadata
+        schema = file.schema_arrow
+        _check_names(path, schema.names)
+        nested = [column.name for column in schema if pa.types.is_nested(column.type)]
+        if nested:
+            raise _unreadable(path, f"its column {nested[0]!r:.80} holds lists or records")
+        groups = [claimed.row_group(i) for i in range(claimed.num_row_groups)]
+        cells = claimed.num_rows * claimed.num_columns
+        # A value that is written once for a billion rows takes a few bytes on disk.
+        needed = max(cells * OF_A_CELL, sum(group.total_byte_size for group in groups))
+        check_room(path, needed, f"{claimed.num_rows:,} rows of {claimed.num_columns:,} columns")
+        return file.read()
+
+
+def _first_line(path: Path, encoding: str) -> str:
+    """Return a CSV's first line in which something stands; empty where there is none."""
+    with path.open(encoding=encoding, errors="replace", newline=None) as file:
+        while True:
+            line = file.readline(MOST_HEADER)
+            if not line:
+                return ""
+            if len(line) == MOST_HEADER:
+                raise _unreadable(path, f"its first line has more than {MOST_HEADER:,} letters")
+            if line.strip():
+                return line.lstrip("\ufeff").rstrip("\n")
 
 
 def _head(path: Path) -> bytes:
@@ -176,8 +209,7 @@ def _encoding(path: Path, head: bytes) -> str:
 
 
 def _delimiter(path: Path, text: str) -> str:
-    line = next(line for line in text.splitlines() if line.strip())
-    counts = {one: line.count(one) for one in DELIMITERS}
+    counts = {one: text.count(one) for one in DELIMITERS}
     best = max(counts, key=lambda one: counts[one])
     if best != "," and counts[best]:
         log.info("%s: its first line says that %r stands between cells.", path, best)

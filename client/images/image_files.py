@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from client.formats.file_tree import files_under
 from client.formats.image_file import SUFFIXES
 from client.formats.table_file import read_table_file
 from client.tables.encoding import column_values, texts_of
@@ -46,7 +47,9 @@ class ImageFiles:
     files: list[Path]
     labels: NDArray[np.int64]
     columns: dict[str, NDArray[np.str_]] = field_of(default_factory=dict)
-    """Of each, what the table of labels says in the columns that `data.group` and `data.column` name."""
+    """Of each, what the table of labels says in the columns that `data.group`, `data.column` and
+    `task.subgroup` name.
+    """
 
     @property
     def names(self) -> NDArray[np.str_]:
@@ -71,7 +74,7 @@ def by_folder(root: Path, classes: Sequence[str]) -> ImageFiles:
         if folder.name not in classes:
             log.warning("%s is a folder of no class; the classes are %s.", folder, list(classes))
             raise _laid_out(root, "a folder for each class", "another folder", field(folder.name))
-        images = [path for path in folder.rglob("*") if _is_image(path)]
+        images = _images_under(folder)
         found += [(path, classes.index(folder.name)) for path in images]
     if not found:
         raise _laid_out(root, "images in a folder for each class", "no image")
@@ -84,7 +87,7 @@ def unlabelled(root: Path) -> ImageFiles:
     """Return all images at or under a root, whatever its layout; raises DataError MDW-246 without
     any.
     """
-    paths = [root] if root.is_file() else [path for path in root.rglob("*") if _is_image(path)]
+    paths = [root] if root.is_file() else _images_under(root)
     if not paths:
         raise _laid_out(root, "images", "no image")
     paths.sort(key=lambda path: path.as_posix().encode())
@@ -101,6 +104,7 @@ class LabelTable:
     labels: tuple[str, ...]
     classes: tuple[str, ...]
     map: Sequence[Mapping[str, str]]
+    subgroup: str = ""
 
 
 def by_table(root: Path, said: LabelTable, conf: DataConf) -> ImageFiles:
@@ -114,12 +118,13 @@ def by_table(root: Path, said: LabelTable, conf: DataConf) -> ImageFiles:
         raise _laid_out(root, f"the file {field(said.name)}", "none of that name")
     table = read_table_file(path, conf).table
     wanted = [said.label] if said.label else list(said.labels)
-    for column in (said.file, *wanted):
+    groups = [said.subgroup] if said.subgroup else []
+    for column in (said.file, *wanted, *groups):
         if column not in table.column_names:
             raise _laid_out(path, f"a column {field(column)}", "none of that name")
     files = [_inside(root, cell) for cell in table[said.file].to_pylist()]
     values = [_labels(path, table[column], column, said) for column in wanted]
-    beside = {conf.group, conf.column} & set(table.column_names)
+    beside = {conf.group, conf.column, *groups} & set(table.column_names)
     columns = {str(one): np.array(table[one].to_pylist(), dtype=str) for one in beside}
     return ImageFiles(root, files, values[0] if said.label else np.stack(values, axis=1), columns)
 
@@ -142,13 +147,24 @@ def _folders(root: Path) -> list[Path]:
     try:
         folders = [path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._"]
     except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise _laid_out(root, "a folder that may be read", field(why)) from error
+        raise _closed(error, root) from error
     return sorted(folders, key=lambda path: path.name.encode())
 
 
+def _images_under(folder: Path) -> list[Path]:
+    try:
+        return [path for path in files_under(folder) if _is_image(path)]
+    except OSError as error:
+        raise _closed(error, folder) from error
+
+
+def _closed(error: OSError, root: Path) -> DataError:
+    why = error.strerror or type(error).__name__
+    return _laid_out(Path(error.filename or root), "a folder that may be read", field(why))
+
+
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
+    return path.suffix.lower() in SUFFIXES and path.name[0] != "."
 
 
 def _inside(root: Path, name: object) -> Path:

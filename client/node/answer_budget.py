@@ -1,7 +1,8 @@
 """How many answers a silo gives: each tells something of its examples, so its owner may count them.
 
 An answer is one training, one evaluation, or the statistics before a run's first round; a round is
-two, the test at a run's end another one, and so is the choice of an operating point before it.
+two, the test at a run's end another one, and so are the choice of an operating point before it and
+a model that is trained alone for comparison after it.
 What is counted lies in the silo's own storage and is written before an answer is made: a process that
 dies over one has spent it, and no restart gives any back. An instruction that is asked again, to the
 byte, is the same answer.
@@ -28,7 +29,7 @@ from strategies.wire import protocol, run_config
 FORMAT: Final = Format(
     "count of answers", 1, damaged="MDW-519", fix="Restore it, or delete it to begin at 0."
 )
-COUNTED: Final = ("train", "evaluate", protocol.STATISTICS)
+COUNTED: Final = ("train", "evaluate", protocol.STATISTICS, protocol.ALONE)
 """Kinds of instructions whose answers tell of the examples."""
 REMEMBERED: Final = 16
 """Instructions of which a copy costs nothing: a server asks for a few at once."""

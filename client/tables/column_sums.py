@@ -8,6 +8,8 @@ where values lie far from 0, and a silo's sums can be held to what so many rows 
     squares   float64  (columns)         of their squares; both are 0 for categories
     values    int64    (all categories)  rows of each value, category after category
     classes   int64    (classes)         rows of each class, where classes are predicted
+    places    int64    (medians, 256)    rows in each 256th of a number's range, where missing values
+                                         are taken for the median
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.tasks.base import SumSpec
-from conf.schema.table_columns import CATEGORY, DATE, NUMBER, ColumnConf
+from conf.schema.table_columns import CATEGORY, DATE, MEDIAN, NUMBER, ColumnConf
 
 MOST_DAYS: Final = 3_000_000.0
 """From the year 2000, either way: about 8,000 years."""
+PLACES: Final = 256
+"""Parts of a number's range: a median is known to the width of one."""
 
 
 def sums_of(
@@ -47,6 +51,8 @@ def sums_of(
         "squares": torch.from_numpy(np.square(in_units).sum(0)),
         "values": torch.from_numpy(_counts(values, columns)),
     }
+    if by_median(columns):
+        sums["places"] = torch.from_numpy(_places(in_units, there, columns))
     if classes:
         assert labels is not None
         sums["classes"] = torch.from_numpy(np.bincount(labels, minlength=classes))
@@ -62,9 +68,34 @@ def specs_of(columns: Sequence[ColumnConf], classes: int) -> dict[str, SumSpec]:
         "squares": SumSpec(width, real=True),
         "values": SumSpec((offsets(columns)[-1],)),
     }
+    medians = len(by_median(columns))
+    if medians:
+        specs["places"] = SumSpec((medians, PLACES))
     if classes:
         specs["classes"] = SumSpec((classes,))
     return specs
+
+
+def by_median(columns: Sequence[ColumnConf]) -> list[int]:
+    """Return the columns of numbers whose missing values are taken for the median of all silos."""
+    pairs = enumerate(columns)
+    return [index for index, one in pairs if one.type == NUMBER and one.missing == MEDIAN]
+
+
+def median(sums: Mapping[str, Tensor], columns: Sequence[ColumnConf], column: int) -> float:
+    """Return a number's median over all silos, to half of a 256th of its range.
+
+    Where owners withhold small counts and less than half of the values are known by their places,
+    those that are left say nothing of the middle: then it is the mean, as it is without a value.
+    """
+    middles, halves = _units(columns)
+    reached = sums["places"][by_median(columns).index(column)].cumsum(0)
+    if int(reached[-1]) == 0 or 2 * int(reached[-1]) < int(sums["present"][column]):
+        return deviation(sums, columns, column)[0]
+    # The first part in which half of the values lie, with those below it.
+    place = int((2 * reached < reached[-1]).sum())
+    in_units = 2 * (place + 0.5) / PLACES - 1
+    return float(middles[column] + in_units * halves[column])
 
 
 def offsets(columns: Sequence[ColumnConf]) -> list[int]:
@@ -117,6 +148,18 @@ def _counts(values: NDArray[np.float64], columns: Sequence[ColumnConf]) -> NDArr
             known = known[~np.isnan(known)].astype(np.int64)
             parts.append(np.bincount(known, minlength=_values(column)))
     return np.concatenate(parts)
+
+
+def _places(
+    in_units: NDArray[np.float64], there: NDArray[np.bool_], columns: Sequence[ColumnConf]
+) -> NDArray[np.int64]:
+    parts = []
+    for index in by_median(columns):
+        known = in_units[there[:, index], index]
+        # What lies at the range's end, or by rounding a little beyond it, is in the last part.
+        place = np.clip((known + 1) / 2 * PLACES, 0, PLACES - 1).astype(np.int64)
+        parts.append(np.bincount(place, minlength=PLACES))
+    return np.stack(parts)
 
 
 def _values(column: ColumnConf) -> int:

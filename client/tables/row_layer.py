@@ -18,12 +18,13 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from client.tables.column_sums import category_counts, class_weights, deviation
+from client.tables.column_sums import category_counts, class_weights, deviation, median
 from conf.schema.table_columns import (
     CATEGORY,
     CONSTANT,
     DATE,
     FLAG,
+    MEDIAN,
     NUMBER,
     REFUSE,
     TYPICAL,
@@ -90,7 +91,10 @@ class RowLayer(nn.Module):
             if column.type == NUMBER and not self._by_range:
                 self.mean[place] = mean
                 self.scale[place] = spread
-            if column.missing == TYPICAL:
+            if column.missing == MEDIAN and column.type == NUMBER:
+                self.fill[place] = median(sums, self._columns, index)
+            elif column.missing in (TYPICAL, MEDIAN):
+                # The mean of 0 and 1 is nearer to the one that is more frequent, as the median is.
                 self.fill[place] = round(mean) if column.type == FLAG else mean
         for place, index in enumerate(self._categories):
             counts = category_counts(sums, self._columns, index)

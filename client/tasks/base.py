@@ -38,13 +38,15 @@ class SumSpec:
     """What one of a task's sums may be.
 
     A sum is an array of `shape`: counts (int64), or with `real` float64. Each unit of the task's
-    `size` adds to each element something between `low` and `high`.
+    `size` adds to each element something between `low` and `high`. A real sum may name counts of the
+    same examples (`withheld_with`): where an owner withholds some of these, it stays at the silo too.
     """
 
     shape: tuple[int, ...] = ()
     real: bool = False
     low: float = 0.0
     high: float = 1.0
+    withheld_with: str = ""
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,18 @@ class Task(ABC):
         scores in bins where two classes are ranked.
         """
         return {}
+
+    def confidence_of(self, sums: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Return how sure a model of several classes was at each temperature, and its loss there
+        (`client.tasks.kinds.confidence`); None where that is not counted.
+        """
+        return None
+
+    def moments_of(self, sums: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the products by twos of what a regression adds up of an example
+        (`client.tasks.kinds.error_moments`); None where they are not summed.
+        """
+        return None
 
     def confusion_of(self, sums: Mapping[str, Tensor]) -> Tensor | None:
         """Return the counts of guesses by true class among the sums, None where there are none."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +19,17 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from client.formats.image_file import read_image
+from client.formats.room import check_room
 from client.groups import FILE, Columns
-from client.images.augmentation import Transform, augmentation
+from client.images.augmentation import augmentation
+from client.images.image_contract import (
+    IMAGES,
+    MOST_RANKED,
+    Labelling,
+    Look,
+    check_contract,
+    check_groups,
+)
 from client.images.image_files import (
     TEST,
     TRAIN,
@@ -36,40 +45,15 @@ from client.images.packed_files import has_test, packed
 from client.images.pixel_layer import PixelLayer, specs_of, sums_of
 from client.leading_metric import lead_with
 from client.partition import Indices
-from client.tables.contract import meanings
 from client.tasks.base import OWN, Contract, Data, SumSpec, Task, root_of
 from client.tasks.kinds.arrays import Arrays, ArrayTask
-from client.tasks.kinds.balanced import BalancedClassification
 from client.tasks.kinds.classification import RANKED, Classification, check_classes
 from client.tasks.kinds.multi_label import MultiLabel
-from conf.errors import ConfigError, DataError
+from client.tasks.kinds.subgrouped import SubgroupedClassification
+from conf.errors import DataError
 from conf.schema import DataConf, Silo
 
-IMAGES = "images"
 log = logging.getLogger(__name__)
-
-
-class Look(NamedTuple):
-    """How images are read and made ready for a model."""
-
-    shape: tuple[int, int, int]
-    resize: bool
-    scale: str
-    balanced: bool
-    augment: Transform | None
-
-
-class Labelling(NamedTuple):
-    """Where images and labels are: in folders of a class, in a table, or packed in a few files."""
-
-    files: str
-    table: LabelTable
-    class_at_least: int
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes in their order, or the flags."""
-        return self.table.labels or self.table.classes
 
 
 def build(
@@ -90,6 +74,8 @@ def build(
     augment: Sequence[Mapping[str, Any]] = (),
     dataset: str = "",
     headline: str = "",
+    subgroup: str = "",
+    subgroup_values: Sequence[str] = (),
 ) -> Task:
     """Return the task that a contract says; the arguments are those of `conf.schema.ImagesConf`.
 
@@ -97,37 +83,16 @@ def build(
     not allowed.
     """
     table = LabelTable(
-        labels_file, file_column, label, tuple(labels), tuple(classes), tuple(label_map)
+        labels_file, file_column, label, tuple(labels), tuple(classes), tuple(label_map), subgroup
     )
     where = Labelling(files, table, class_at_least)
-    _check(where, channels)
+    check_contract(where, channels)
+    check_groups(table, subgroup_values)
     transform = augmentation(augment, (height, width))
     look = Look((channels, height, width), resize, scale, balanced, transform)
-    task: Task = FlagsOfImage(where, look) if labels else ClassOfImage(where, look)
+    task: Task = FlagsOfImage(where, look) if labels else ClassOfImage(where, look, subgroup_values)
     lead_with(task, headline)
     return task
-
-
-def _check(where: Labelling, channels: int) -> None:
-    if channels == 2:
-        raise _wrong("images have 1 channel or 3", "Correct task.channels.")
-    table = where.table
-    meant = set(meanings(table.map, "task.label_map").values()) - set(table.classes)
-    if meant:
-        raise _wrong(f"task.label_map means {min(meant)!r}, which is no class", "Correct it.")
-    if bool(table.name) != bool(table.label or table.labels) or (table.label and table.labels):
-        raise _wrong(
-            "task.labels_file needs task.label, or flags in task.labels",
-            "Name the column, or leave labels_file out.",
-        )
-    if table.name and where.files != IMAGES:
-        raise _wrong(f"task.files={where.files} has labels of its own", "Leave labels_file out.")
-    if not table.labels and len(where.classes) < 2:
-        raise _wrong("its classes are not named", "Set task.classes=[...], in their order.")
-
-
-def _wrong(what: str, hint: str) -> ConfigError:
-    return ConfigError("MDW-186", f"The contract of the images: {what}.", hint)
 
 
 class ImageFilesTask(ArrayTask):
@@ -149,26 +114,26 @@ class ImageFilesTask(ArrayTask):
             return self._packed(root, TRAIN)
         folders = parts_of(root)
         roots = [folders[name] for name in (TRAIN, VALIDATION) if name in folders] or [root]
-        images, labels, names = [], [], []
+        parts, names = [], []
         for one in roots:
             read, found = self._read(one, data)
-            images.append(read[0])
-            labels.append(read[1])
+            parts.append(read)
             names.append(found.names)
         # A table of labels lies in one root.
         self._beside = found.columns
         self._names = np.concatenate(names)
-        self._check_counts(root, np.concatenate(labels))
-        return np.concatenate(images), np.concatenate(labels)
+        examples = tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        self._check_counts(root, examples[1])
+        return examples
 
     def unlabelled(self, root: Path, data: DataConf) -> tuple[list[str], Tensor]:
         """Return all images under a folder, whatever its layout, with their names in it; raises
         DataError as `read_as` does.
         """
         listed = unlabelled(root)
-        (images, _), listed = self._decoded(listed, data)
+        examples, listed = self._decoded(listed, data)
         names = [path.relative_to(root).as_posix() for path in listed.files]
-        return names, torch.from_numpy(images)
+        return names, torch.from_numpy(examples[0])
 
     def test(self, data: DataConf) -> Dataset[Any] | None:
         """Return the images of a `test` folder that the silos share; None where they are a silo's
@@ -215,11 +180,8 @@ class ImageFilesTask(ArrayTask):
         return examples
 
     def dataset(self, examples: Arrays, which: Indices | slice) -> TensorDataset:
-        """Return some of the images as bytes, and their labels."""
-        images, labels = examples
-        return TensorDataset(
-            torch.from_numpy(np.array(images[which])), torch.from_numpy(np.array(labels[which]))
-        )
+        """Return some of the images as bytes, their labels, and where groups are told apart theirs."""
+        return TensorDataset(*(torch.from_numpy(np.array(one[which])) for one in examples))
 
     def input_layer(self) -> PixelLayer:
         """Return the layer that scales pixels, and draws anew what is trained on."""
@@ -228,7 +190,7 @@ class ImageFilesTask(ArrayTask):
 
     def statistics(self, data: Data) -> Mapping[str, Tensor]:
         """Return what a silo's training images add to the statistics."""
-        images, labels = _tensors(data.train)
+        images, labels = _tensors(data.train)[:2]
         return sums_of(images, labels if self._weighed else None, self._weighed)
 
     def statistic_specs(self) -> Mapping[str, SumSpec]:
@@ -255,6 +217,8 @@ class ImageFilesTask(ArrayTask):
     def _decoded(self, listed: ImageFiles, data: DataConf) -> tuple[Arrays, ImageFiles]:
         """Return the images and targets of listed files, and those of the list that could be read."""
         channels, height, width = self._look.shape
+        size = len(listed.files) * channels * height * width
+        check_room(listed.root, size, f"{len(listed.files):,} images")
         images = np.empty((len(listed.files), channels, height, width), np.uint8)
         good = np.ones(len(listed.files), bool)
         for index, path in enumerate(listed.files):
@@ -266,10 +230,14 @@ class ImageFilesTask(ArrayTask):
                 log.warning("left out: %s", error)
                 good[index] = False
         read = listed if good.all() else listed.without(~good)
-        return (images[good], self._targets(read.labels)), read
+        return (images[good], self._targets(read.labels), *self._groups(read)), read
 
     def _targets(self, labels: NDArray[np.int64]) -> NDArray[Any]:
         return labels
+
+    def _groups(self, listed: ImageFiles) -> list[NDArray[np.float32]]:
+        """Return the group of each image, where groups are told apart."""
+        return []
 
     def _check_counts(self, root: Path, labels: NDArray[Any]) -> None:
         least = self._where.class_at_least
@@ -286,19 +254,41 @@ class ImageFilesTask(ArrayTask):
             )
 
 
-class ClassOfImage(ImageFilesTask, BalancedClassification):
-    """Which class an image is of."""
+class ClassOfImage(ImageFilesTask, SubgroupedClassification):
+    """Which class an image is of; with groups, counted for each of them as well."""
 
     ranked = True
     shown = RANKED
 
-    def __init__(self, where: Labelling, look: Look) -> None:
+    def __init__(self, where: Labelling, look: Look, groups: Sequence[str] = ()) -> None:
         super().__init__(where, look)
         self.balanced = look.balanced
+        self._group_names = list(groups)
         # A histogram of scores for each of very many classes is more than an update.
         if len(where.classes) > MOST_RANKED:
             self.ranked = False  # type: ignore[misc]
             self.shown = Classification.shown  # type: ignore[misc]
+        if groups:
+            self.tell_groups(groups)
+
+    def groups_in(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Return the groups, which lie beside images and labels (n)."""
+        return batch[2]
+
+    def made_up(self) -> TensorDataset:
+        """Return images of zeros; see `Task.made_up`."""
+        made = super().made_up()
+        if not self._group_names:
+            return made
+        return TensorDataset(*made.tensors, torch.zeros(len(made)))
+
+    def _groups(self, listed: ImageFiles) -> list[NDArray[np.float32]]:
+        if not self._group_names:
+            return []
+        places = {name: float(place) for place, name in enumerate(self._group_names)}
+        # Images that nobody labelled have no columns.
+        column = listed.columns.get(self._where.table.subgroup, [""] * len(listed.files))
+        return [np.array([places.get(str(one), np.nan) for one in column], np.float32)]
 
 
 class FlagsOfImage(ImageFilesTask, MultiLabel):
@@ -308,11 +298,6 @@ class FlagsOfImage(ImageFilesTask, MultiLabel):
         return labels.astype(np.float32)
 
 
-MOST_RANKED = 20
-"""Classes of which AUROC and AUPRC are taken."""
-
-
-def _tensors(dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
+def _tensors(dataset: Dataset[Any]) -> tuple[Tensor, ...]:
     assert isinstance(dataset, TensorDataset)  # of `dataset`
-    images, labels = dataset.tensors
-    return images, labels
+    return dataset.tensors

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,11 +26,10 @@ from client.tables.reading import Table, read_table
 from client.tables.row_layer import RowLayer
 from client.tasks.base import Contract, Data, SumSpec, Task
 from client.tasks.kinds.arrays import Arrays, ArrayTask
-from client.tasks.kinds.balanced import BalancedClassification
-from client.tasks.kinds.classification import RANKED, Classification, log_odds
+from client.tasks.kinds.classification import RANKED
 from client.tasks.kinds.multi_label import MultiLabel
 from client.tasks.kinds.regression import Regression
-from client.tasks.kinds.subgroups import CONFUSION, WORST, Subgroups
+from client.tasks.kinds.subgrouped import SubgroupedClassification
 from conf.errors import DataError
 from conf.schema import DataConf
 from conf.schema.table_columns import CATEGORY, FLAG
@@ -182,15 +181,11 @@ class TableRows(ArrayTask):
         return len(self.table.classes) if self.table.problem == "class" else 0
 
 
-class ClassOfRow(TableRows, BalancedClassification):
+class ClassOfRow(TableRows, SubgroupedClassification):
     """Which class a row is of; with `subgroup`, counted for each value of that column as well."""
 
     ranked = True
     shown = RANKED
-    metric_sums: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **Classification.metric_sums,
-        WORST: (CONFUSION,),
-    }
 
     def __init__(
         self, table: TableContract, layer: LayerSettings, source: Source, subgroup: str = ""
@@ -198,42 +193,17 @@ class ClassOfRow(TableRows, BalancedClassification):
         super().__init__(table, layer, source)
         self.balanced = layer.balanced
         self._column = 0
-        self._subgroups: Subgroups | None = None
         if subgroup:
             self._column, names = _groups_in(table, subgroup)
-            self._subgroups = Subgroups(names, len(table.classes))
-            self.shown = {**RANKED, WORST: "max"}  # type: ignore[misc]  # of this table alone
+            self.tell_groups(names)
 
     def targets(self, labels: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the class of each row (n)."""
         return labels[:, 0].astype(np.int64)
 
-    def sums(self, output: Any, batch: tuple[Tensor, Tensor]) -> Mapping[str, Tensor]:
-        """Return the counts of `Classification`, and those of each group."""
-        counts = super().sums(output, batch)
-        if self._subgroups is None:
-            return counts
-        logits = getattr(output, "logits", output)
-        rows, labels = batch
-        scores = log_odds(logits)[:, 1]
-        groups = rows[:, self._column]
-        return {**counts, **self._subgroups.sums(groups, labels, logits.argmax(1), scores)}
-
-    def sum_specs(self) -> Mapping[str, SumSpec]:
-        """Return the form of these counts."""
-        specs = super().sum_specs()
-        return specs if self._subgroups is None else {**specs, **self._subgroups.specs()}
-
-    def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
-        """Return the metrics of `Classification`, and the accuracy of the worst group."""
-        made = super().metrics(sums)
-        return made if self._subgroups is None else {**made, **self._subgroups.metrics(sums)}
-
-    def subgroups_of(
-        self, sums: Mapping[str, Tensor]
-    ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
-        """Return the counts of each group."""
-        return {} if self._subgroups is None else self._subgroups.of(sums)
+    def groups_in(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the value of the subgroup's column in each row (n)."""
+        return batch[0][:, self._column]
 
 
 def _groups_in(table: TableContract, name: str) -> tuple[int, tuple[str, ...]]:

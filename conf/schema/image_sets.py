@@ -98,3 +98,17 @@ class ImagesConf(TaskConf):
         "the name of a metric",
         help="the metric that comes first, also for run.keep=best; empty = the task's own",
     )
+    subgroup: str = text(
+        "",
+        rf"({COLUMN})?",
+        COLUMN_IN_WORDS,
+        help="a column of labels_file: metrics for each of task.subgroup_values too; empty = none",
+        also=("sensitive_feature", "protected"),
+    )
+    subgroup_values: list[str] = entries(
+        list,
+        pattern=CLASS,
+        wanted="a value of that column",
+        entries_at_most=100,
+        help="its values in order; other ones are in no group",
+    )

@@ -108,6 +108,11 @@ class PolicyConf:
         True,
         help="whether the server may learn how many examples there are; false needs weighting=equal",
     )
+    train_alone: bool | None = value(
+        None,
+        help="whether the silo trains a model of its own for a run's comparison (run.baseline) and "
+        "tells what its test makes of it; null = in version 1 yes, in version 2 no",
+    )
     code: list[str] = entries(
         list,
         pattern=SHA256,

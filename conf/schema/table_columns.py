@@ -17,6 +17,7 @@ MOST_VALUES: Final = 1000
 
 REFUSE: Final = "refuse"
 TYPICAL: Final = "typical"
+MEDIAN: Final = "median"
 CONSTANT: Final = "constant"
 
 NUMBER: Final = "number"
@@ -51,6 +52,7 @@ class ColumnConf:
         "",
         REFUSE,
         TYPICAL,
+        MEDIAN,
         CONSTANT,
         help="where a value is missing: as task.missing, if empty",
     )
@@ -91,9 +93,10 @@ class TableConf(TaskConf):
     missing: str = one_of(
         REFUSE,
         TYPICAL,
+        MEDIAN,
         CONSTANT,
-        help="a missing value: refuse the file, take the mean of all silos (of a category or flag "
-        "the most frequent value), or the column's constant",
+        help="a missing value: refuse the file, take the mean or the median of all silos (of a "
+        "category or flag the most frequent value), or the column's constant",
     )
     missing_flags: bool = value(
         False, help="tell the model of each column that may lack values whether this one does"

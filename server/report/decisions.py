@@ -92,6 +92,11 @@ class Decisions:
     silos: int
     where: str
     groups: list[GroupRow]
+    sure: str
+    sure_cooled: str
+    """Of more than two classes, the calibration error of the class that is said, and that at the
+    temperature; empty of two, where each row has it.
+    """
     exclusive: bool
     """Whether an example is of one of several classes, of which the likeliest is predicted."""
 
@@ -104,6 +109,9 @@ def decisions(result: RunResult) -> Decisions | None:
     from server.report.decision_plots import drawn_classes, style_of
 
     classes = test.details.get("classes", {})
+    if not classes and "confusion" not in test.details:
+        # Numbers are predicted: their intervals stand beside the metrics.
+        return None
     names = drawn_classes(classes)
     temperature = test.chosen.get("temperature")
     return Decisions(
@@ -117,8 +125,27 @@ def decisions(result: RunResult) -> Decisions | None:
         silos=len(test.chosen.get("silos", [])),
         where=where_of(test),
         groups=group_rows(test),
+        sure=_confidence_error(test, "reliability"),
+        sure_cooled=_confidence_error(test, "calibrated"),
         exclusive=len(test.details.get("confusion", [])) > 2,
     )
+
+
+def confidence_in_words(test: FinalTest) -> str:
+    """Return how far the probability of the class that is said holds, of more than two classes;
+    empty where that is not known.
+    """
+    plain = _confidence_error(test, "reliability")
+    cooled = _confidence_error(test, "calibrated")
+    if not plain:
+        return ""
+    after = f", {cooled} at the temperature" if cooled else ""
+    return f"Of the class that is said the calibration error is {plain}{after}."
+
+
+def _confidence_error(test: FinalTest, name: str) -> str:
+    found = test.details.get("confidence", {}).get(name)
+    return "" if found is None else written(found["error"])
 
 
 def where_of(test: FinalTest) -> str:

@@ -7,7 +7,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from server.report.decisions import decision_rows, group_rows, interval, ranking_rows, where_of
+from server.report.decisions import (
+    confidence_in_words,
+    decision_rows,
+    group_rows,
+    interval,
+    ranking_rows,
+    where_of,
+)
 from server.report.headline import EXAMPLES
 from server.report.overview import NUM_EXAMPLES, Overview, SiloOverview
 from server.report.software_table import mixed_software, software_table
@@ -132,6 +139,8 @@ def _decisions(result: RunResult) -> dict[str, list[str]]:
     ]
     lines = [f"On {where_of(test)}; 95 % intervals in brackets:", ""]
     lines += _table(head, ranked)
+    sure = confidence_in_words(test)
+    lines += ["", sure] if sure else []
     groups = [
         (plain(row.name), row.examples, str(row.accuracy), str(row.auroc))
         for row in group_rows(test)

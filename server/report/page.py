@@ -49,7 +49,7 @@ PAGE = r"""
 <thead><tr><th scope="col">metric</th><th scope="col">all silos</th>{% if intervals %}<th scope="col">95 % interval</th>{% endif %}<th scope="col">worst silo</th><th scope="col">best silo</th>{% if central %}<th scope="col">the task's test set</th>{% endif %}<th scope="col" class="text"></th></tr></thead>
 <tbody>{% for row in finals %}<tr{% if loop.first %} class="ours"{% endif %}><th scope="row">{{ row.name | replace("_", " ") }}</th><td>{{ row.union }}</td>{% if intervals %}<td>{{ row.interval }}</td>{% endif %}<td>{{ row.worst }}</td><td>{{ row.best }}</td>{% if central %}<td>{{ row.central }}</td>{% endif %}<td class="text note">{{ row.direction }}</td></tr>
 {% endfor %}</tbody></table></div>
-<p class="note">{{ where_final }}{% if intervals %} Intervals by a Poisson bootstrap of the counts: other examples of the same silos, drawn one by one.{% endif %}</p>{% if no_comparison %}<p class="note">{{ no_comparison }}</p>{% endif %}
+<p class="note">{{ where_final }}{% if intervals %} Intervals by a Poisson bootstrap of what the silos added up: other examples of the same silos, drawn one by one.{% endif %}</p>{% if no_comparison %}<p class="note">{{ no_comparison }}</p>{% endif %}
 </section>
 {% endif %}
 
@@ -80,10 +80,11 @@ PAGE = r"""
 
 {% if decisions.rankings %}
 <div class="wide" tabindex="0" role="region" aria-label="Each class"><table>
-<thead><tr><th scope="col">class</th><th scope="col">examples of it</th><th scope="col">AUROC</th><th scope="col">AUPRC</th><th scope="col">calibration error</th>{% if decisions.temperature != "–" %}<th scope="col">at temperature {{ decisions.temperature }}</th>{% endif %}</tr></thead>
-<tbody>{% for row in decisions.rankings %}<tr><th scope="row">{{ row.name }}</th><td>{{ row.examples }}</td>{{ known(row.auroc) }}{{ known(row.auprc) }}<td>{{ row.error }}</td>{% if decisions.temperature != "–" %}<td>{{ row.calibrated }}</td>{% endif %}</tr>
+<thead><tr><th scope="col">class</th><th scope="col">examples of it</th><th scope="col">AUROC</th><th scope="col">AUPRC</th><th scope="col">calibration error</th>{% if decisions.temperature != "–" and not decisions.sure %}<th scope="col">at temperature {{ decisions.temperature }}</th>{% endif %}</tr></thead>
+<tbody>{% for row in decisions.rankings %}<tr><th scope="row">{{ row.name }}</th><td>{{ row.examples }}</td>{{ known(row.auroc) }}{{ known(row.auprc) }}<td>{{ row.error }}</td>{% if decisions.temperature != "–" and not decisions.sure %}<td>{{ row.calibrated }}</td>{% endif %}</tr>
 {% endfor %}</tbody></table></div>
-<p class="note">Small: 95 % intervals. Rings in the curves are the operating points. Calibration error: of 15 ranges of the probability, the mean distance between what was said and what happened{% if decisions.temperature != "–" %}; the temperature, by which scores are divided, was chosen on validation examples{% if decisions.legend | length == 1 %} and is drawn dashed{% endif %}{% endif %}. All of it is of {{ decisions.where }}, made of counts of scores{% if decisions.where != "the task's own test set" %} that the silos added up{% endif %}.</p>
+{% if decisions.sure %}<p>Of the class that is said, the calibration error is {{ decisions.sure }}{% if decisions.sure_cooled %}, and {{ decisions.sure_cooled }} at the temperature {{ decisions.temperature }}{% endif %}.</p>
+{% endif %}<p class="note">Small: 95 % intervals. Rings in the curves are the operating points. Calibration error: of 15 ranges of the probability, the mean distance between what was said and what happened{% if decisions.temperature != "–" %}; the temperature, by which scores are divided, was chosen on validation examples{% if decisions.legend | length == 1 %} and is drawn dashed{% endif %}{% endif %}. All of it is of {{ decisions.where }}, made of counts of scores{% if decisions.where != "the task's own test set" %} that the silos added up{% endif %}.</p>
 {% endif %}
 {% if decisions.groups %}
 <h3>By group</h3>

@@ -21,6 +21,7 @@ from client.tasks import task_of
 from client.tasks.base import Task
 from conf.errors import RoundError
 from conf.seeds import seed_for
+from server.round import silos_alone
 from server.round.admission import Admission
 from server.round.choice import CENTRAL, Choice, choice_of
 from server.round.cohort import CohortGrid, select
@@ -46,7 +47,7 @@ from server.round.train_phase import TrainPhase
 from server.run.checkpoint import Kept
 from server.run.movement import owner_of
 from server.run.privacy_spent import spent_in, told_by_silos, told_of
-from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord
+from server.run.result import TEST_PHASE, Baseline, FinalTest, Metrics, RoundRecord
 from server.scoring.evaluation import parameter_names
 from server.session import Session
 from strategies.algorithm import Algorithm
@@ -193,6 +194,16 @@ class Rounds:
         session.ledger.model_tested(kept.round, arrays_digest(kept.arrays), test.digest)
         session.observer.model_tested(test)
         return test
+
+    def alone(self, test: FinalTest) -> Baseline | None:
+        """Return what each silo would have had alone, where the run asks for it (`run.baseline`).
+
+        The silos train as many rounds as this run had; nothing of its state changes.
+        """
+        config = self._config()
+        config[protocol.ROUND] = self.session.state.round
+        phase = self._phase(silos_alone.PHASE, self.session.state.round)
+        return silos_alone.of_run(self.session, self.task, config, phase, test)
 
     def _round(self, number: int) -> tuple[RoundRecord, ArrayRecord]:
         """Go through one round; return what happened and the next model.

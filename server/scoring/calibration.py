@@ -7,6 +7,9 @@ All of it is made of counts in bins, of all silos together.
 
 The expected calibration error is theirs too: of 15 equally wide ranges of the probability, the mean
 distance between what was said and what happened, weighted by examples.
+
+Of more than two classes it is the probability of the class that is said, as there, and the
+temperature is one of those at which silos counted (`client.tasks.kinds.confidence`).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from client.tasks.kinds import confidence
 from client.tasks.kinds.score_bins import centres
 
 RANGES: Final = 15
@@ -47,9 +51,35 @@ class Reliability:
 
 def reliability(counts: Tensor, temperature: float = 1.0) -> Reliability:
     """Return how far probabilities of counts (2, bins) can be relied on."""
+    return _reliability(counts, probability(centres(counts.shape[1]), temperature))
+
+
+def confidence_reliability(counts: Tensor, temperature: float = 1.0) -> Reliability:
+    """Return how far the probability of the class that is said can be relied on, of counts
+    (temperatures, parts, 2) at one of their temperatures.
+    """
+    place = confidence.TEMPERATURES.index(temperature)
+    middles = (np.arange(confidence.PARTS) + 0.5) / confidence.PARTS
+    return _reliability(counts[place].T, middles)
+
+
+def confidence_temperature(counts: Tensor, losses: Tensor) -> float | None:
+    """Return the temperature at which the losses (temperatures) are least; None where that is at an
+    end, where there are no examples, or where owners withhold counts.
+    """
+    sizes = counts.sum((1, 2))
+    if not int(sizes[0]) or not bool(losses.all()):
+        return None
+    place = int(losses.argmin())
+    if place in (0, len(confidence.TEMPERATURES) - 1):
+        return None
+    return confidence.TEMPERATURES[place]
+
+
+def _reliability(counts: Tensor, said: NDArray[np.float64]) -> Reliability:
+    """Return it of counts (2, parts) of which each part said one probability."""
     by_class = counts.numpy().astype(np.float64)
     every = by_class.sum(0)
-    said = probability(centres(counts.shape[1]), temperature)
     # A probability of 1 belongs to the last range.
     ranges = np.minimum((said * RANGES).astype(int), RANGES - 1)
     examples = np.bincount(ranges, every, RANGES)

@@ -14,11 +14,16 @@ from torch import Tensor
 
 from client.sums import Sums
 from client.tasks.base import Task
-from client.tasks.kinds import confusion, score_bins
+from client.tasks.kinds import confusion, error_moments, score_bins
 from client.tasks.kinds.classification import Classification
 from conf.schema import OperatingConf
-from server.scoring.calibration import reliability, temperature_of
-from server.scoring.intervals import intervals
+from server.scoring.calibration import (
+    confidence_reliability,
+    confidence_temperature,
+    reliability,
+    temperature_of,
+)
+from server.scoring.intervals import intervals, of_moments
 from server.scoring.operating_point import chosen_point, outcome_at
 from server.scoring.outcome import OperatingPoint
 from server.scoring.score_curves import MOST_POINTS, precision_recall, roc
@@ -38,8 +43,15 @@ def chosen_of(task: Task, sums: Sums, conf: OperatingConf) -> Details:
     points = {name: chosen_point(counts, conf) for name, counts in scores.items()}
     return {
         "points": {name: point.to_json() for name, point in points.items() if point is not None},
-        "temperature": temperature_of(list(scores.values())) if _is_cooled(task) else None,
+        "temperature": _temperature(task, sums, list(scores.values())),
     }
+
+
+def _temperature(task: Task, sums: Sums, scores: list[Tensor]) -> float | None:
+    found = task.confidence_of(sums)
+    if found is not None:
+        return confidence_temperature(*found)
+    return temperature_of(scores) if _is_cooled(task) else None
 
 
 def points_of(chosen: Mapping[str, Any]) -> dict[str, OperatingPoint]:
@@ -57,14 +69,25 @@ def details_of(task: Task, sums: Sums, chosen: Mapping[str, Any]) -> Details:
     if counts is not None:
         found["confusion"] = counts.tolist()
         found["intervals"] = intervals(counts, _of_confusion)
+    moments = task.moments_of(sums)
+    if moments is not None:
+        found["intervals"] = of_moments(
+            moments, lambda drawn: dict(task.metrics(error_moments.sums_of(drawn)))
+        )
     groups = task.subgroups_of(sums)
     if groups:
         found["subgroups"] = {name: _of_group(*one) for name, one in groups.items()}
     if scores:
         most = max(MOST_POINTS // len(scores), FEWEST_POINTS)
         points = points_of(chosen)
+        sure = task.confidence_of(sums)
+        temperature = chosen.get("temperature")
+        if sure is not None:
+            found["confidence"] = _of_confidence(sure[0], temperature)
+            # A temperature of all logits is none of one class against the rest.
+            temperature = None
         found["classes"] = {
-            name: _of_scores(one, points.get(name), chosen.get("temperature"), most)
+            name: _of_scores(one, points.get(name), temperature, most)
             for name, one in scores.items()
         }
         if len(scores) == 1:
@@ -74,6 +97,13 @@ def details_of(task: Task, sums: Sums, chosen: Mapping[str, Any]) -> Details:
                 for name in ("auroc", "auprc")
                 if name in only["intervals"]
             }
+    return found
+
+
+def _of_confidence(counts: Tensor, temperature: float | None) -> Details:
+    found: Details = {"reliability": confidence_reliability(counts).to_json()}
+    if temperature is not None:
+        found["calibrated"] = confidence_reliability(counts, temperature).to_json()
     return found
 
 

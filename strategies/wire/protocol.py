@@ -11,6 +11,9 @@ Silo to server, `evaluate`:              sums (of the silo's split, by the task'
                                          take part.
 `query.statistics` and its reply:        config (as in `train`); sums (of the silo's training split, by the task's
                                          own names), where the task's model has an input layer and the owner tells them.
+`query.alone` and its reply:             arrays (the first weights), config (the round is how many are trained);
+                                         sums and metrics as of `evaluate`, of the silo's own model on its test split.
+                                         Asked after the last round, with `run.baseline`; the model stays.
 `query.closing` and its reply:           config (the ledger's last anchor, the model's digest) and receipt; told after
                                          the last round to Meadow's own nodes, which answer without their app.
 `query.hello` and its reply:             config (protocol, silo); asked where a grid does not know its silos' names.
@@ -128,6 +131,7 @@ EQUAL: Final = "equal"
 HELLO: Final = "query.hello"
 READINESS: Final = "query.ready"
 STATISTICS: Final = "query.statistics"
+ALONE: Final = "query.alone"
 CLOSING: Final = "query.closing"
 
 

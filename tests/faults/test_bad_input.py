@@ -114,11 +114,11 @@ def test_a_folder_that_may_not_be_entered_is_told(
 ) -> None:
     (tmp_path / "rows").mkdir()
 
-    def closed(self: Path, pattern: str) -> list[Path]:
-        raise PermissionError(13, "Permission denied")
+    def closed(path: str) -> list[Path]:
+        raise PermissionError(13, "Permission denied", path)
 
     # Not by its mode: whoever runs tests may be root.
-    monkeypatch.setattr(Path, "rglob", closed)
+    monkeypatch.setattr(os, "scandir", closed)
     error = refused(table_task(), tmp_path / "rows")
     assert error.code == "MDW-240" and "Permission denied" in error.message
     assert "rows" not in across(error)

@@ -34,6 +34,7 @@ from server.store.run_queue import RunQueue
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["task=digits", "data.examples=300", "federation.size=3"]
+ALONE = "run.baseline=silos"
 JOBS = {"server", "silo-silo-1", "silo-silo-2", "silo-silo-3"}
 TOKEN = "not-to-be-seen-by-any-job"
 
@@ -71,9 +72,8 @@ def folder() -> Iterator[Path]:
 def launched() -> Iterator[Launched]:
     """A whole run, followed to its end."""
     run = Launched(Path(tempfile.mkdtemp(prefix="meadow-launched-")))
-    process = meadow(
-        run.folder, "launch", "all", "backend=local", *SMALL, "run.rounds=3", "run.name=a"
-    )
+    said = [*SMALL, "run.rounds=3", ALONE, "run.name=a"]
+    process = meadow(run.folder, "launch", "all", "backend=local", *said)
     try:
         until(lambda: watched(run) or process.poll() is not None)
         run.said = process.communicate(timeout=120)[0]
@@ -158,7 +158,16 @@ def test_three_processes_give_the_model_that_the_simulation_gives(
     assert (result["status"], result["mode"]) == ("finished", "local")
     history = list(read_history(launched.folder / "outputs/a"))
     assert [record.replied for record in history] == [["silo-1", "silo-2", "silo-3"]] * 3
-    assert same_bits(launched.folder / "outputs/a", simulated(tmp_path, "run.rounds=3"))
+    here = simulated(tmp_path, "run.rounds=3", ALONE)
+    assert same_bits(launched.folder / "outputs/a", here)
+
+    # What each silo would have had alone: trained where its data is, to the same figures.
+    assert here.result.baseline is not None
+    alone = result["baseline"]["silo_alone"]
+    for silo, scores in here.result.baseline.silo_alone.items():
+        assert alone[silo] == {"union": {}, "by_silo": {silo: scores.by_silo[silo]}}
+    report = (launched.folder / "outputs/a/report.html").read_text()
+    assert "Who gained" in report
 
 
 def test_it_shows_the_rounds_and_where_the_result_is(launched: Launched) -> None:

@@ -16,8 +16,8 @@ from client.partition import Indices
 from client.tasks.base import Contract, broken
 from client.tasks.kinds.in_memory import InMemoryTask
 
-Arrays = tuple[NDArray[Any], NDArray[Any]]
-"""Inputs as stored (n, ...), and their targets (n, ...)."""
+Arrays = tuple[NDArray[Any], ...]
+"""Inputs as stored (n, ...), their targets (n, ...), and what else a task counts examples by (n)."""
 ANY_SIDE: Final = 32
 """The length of a made-up input's side where the contract names none: as long as a model's layers
 can need.

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from client.partition import Indices
 from client.tasks.base import LARGEST_LOSS, Better, SumSpec, broken
-from client.tasks.kinds import score_bins
+from client.tasks.kinds import confidence, score_bins
 from client.tasks.kinds.arrays import MADE_UP, Arrays, ArrayTask
 from client.tasks.kinds.confusion import accuracy, confusion, macro_f1
 
@@ -32,12 +32,14 @@ class Classification(ArrayTask):
 
     A subclass sets `contract` and gives `read`: inputs (n, ...), and labels (n), whole numbers that
     count the classes from 0. A model gives logits (n, classes). With `ranked` there are AUROC and
-    AUPRC as well, of class 1 where there are two, else each class against the rest.
+    AUPRC as well, of class 1 where there are two, else each class against the rest, and what a
+    temperature is chosen by.
     """
 
     metric_sums: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "accuracy": ("confusion",),
-        "f1": ("confusion",),
+        # What is counted of a model's confidence tells how often it was right.
+        "accuracy": ("confusion", confidence.COUNTS, confidence.LOSSES),
+        "f1": ("confusion", confidence.COUNTS, confidence.LOSSES),
         **score_bins.MADE_OF_SCORES,
     }
     loss_range: ClassVar[tuple[float, float]] = (0.0, LARGEST_LOSS)
@@ -81,6 +83,8 @@ class Classification(ArrayTask):
             positive = functional.one_hot(labels, output.shape[1]) > 0
             ranked = self._ranked_classes()
             counts["scores"] = score_bins.histogram(scores[:, ranked], positive[:, ranked])
+        if self._tells_confidence:
+            counts |= confidence.sums(output, labels)
         return counts
 
     def sum_specs(self) -> Mapping[str, SumSpec]:
@@ -89,6 +93,8 @@ class Classification(ArrayTask):
         specs = {"confusion": SumSpec((classes, classes))}
         if self.ranked:
             specs["scores"] = SumSpec((len(self._ranked_classes()), 2, score_bins.BINS))
+        if self._tells_confidence:
+            specs |= confidence.specs()
         return specs
 
     def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
@@ -109,9 +115,20 @@ class Classification(ArrayTask):
         names = [self.contract.classes[place] for place in self._ranked_classes()]
         return dict(zip(names, sums["scores"], strict=True))
 
+    def confidence_of(self, sums: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Return how sure the model was of the class that it says, where there are more than two."""
+        if not self._tells_confidence:
+            return None
+        return sums[confidence.COUNTS], sums[confidence.LOSSES]
+
     def confusion_of(self, sums: Mapping[str, Tensor]) -> Tensor:
         """Return the confusion matrix: rows are true classes, columns guessed ones."""
         return sums["confusion"]
+
+    @property
+    def _tells_confidence(self) -> bool:
+        # Of two classes the scores in bins tell it.
+        return self.ranked and len(self.contract.classes) > 2
 
     def _ranked_classes(self) -> list[int]:
         classes = len(self.contract.classes)

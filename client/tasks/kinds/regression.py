@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from client.tasks.base import Better, SumSpec, broken
+from client.tasks.kinds import error_moments
 from client.tasks.kinds.arrays import MADE_UP, ArrayTask
 from conf.errors import DataError
 
@@ -81,13 +82,16 @@ class Regression(ArrayTask):
         value = batch[1].double()
         error = self._predicted(output, batch).double() - value
         from_middle = value - self._middle().to(value.device)
-        return {
+        sums = {
             "examples": torch.tensor(len(value)),
             "squared_error": error.square().sum(0),
             "absolute_error": error.abs().sum(0),
             "value": from_middle.sum(0),
             "squared_value": from_middle.square().sum(0),
         }
+        if self._tells_moments:
+            sums[error_moments.MOMENTS] = error_moments.moments(from_middle, error)
+        return sums
 
     def sum_specs(self) -> Mapping[str, SumSpec]:
         """Return the form of the sums; an error may be of any size."""
@@ -95,13 +99,16 @@ class Regression(ArrayTask):
         # Values are held in float32, which may lie a little beyond the range's ends.
         ends = torch.stack(self._limits()).float().double()
         reach = float((ends - self._middle()).abs().max())
-        return {
+        specs = {
             "examples": SumSpec(),
             "squared_error": SumSpec((width,), real=True, high=math.inf),
             "absolute_error": SumSpec((width,), real=True, high=math.inf),
             "value": SumSpec((width,), real=True, low=-reach, high=reach),
             "squared_value": SumSpec((width,), real=True, high=reach**2),
         }
+        if self._tells_moments:
+            specs[error_moments.MOMENTS] = error_moments.spec(width)
+        return specs
 
     def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
         """Return root mean squared error, mean absolute error, and the share of the values' variance
@@ -110,8 +117,8 @@ class Regression(ArrayTask):
         As scikit-learn's `root_mean_squared_error`, `mean_absolute_error` and `r2_score`; R2 is
         undefined (NaN) where values do not vary.
         """
-        count = int(sums["examples"])
-        if count == 0:
+        count = float(sums["examples"])
+        if count <= 0:
             return {"rmse": math.nan, "mae": math.nan, "r2": math.nan}
         squares = sums["squared_value"]
         spread = squares - sums["value"].square() / count
@@ -122,6 +129,14 @@ class Regression(ArrayTask):
             "mae": float((sums["absolute_error"] / count).mean()),
             "r2": float(r2.mean()),
         }
+
+    def moments_of(self, sums: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the products of what is added up of an example; None of very many targets."""
+        return sums.get(error_moments.MOMENTS)
+
+    @property
+    def _tells_moments(self) -> bool:
+        return len(self.contract.targets) <= error_moments.MOST_TARGETS
 
     def _predicted(self, output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return the output as (n, targets): other shapes would be broadcast silently."""

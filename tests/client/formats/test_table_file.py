@@ -99,3 +99,30 @@ def test_a_folder_without_a_table_is_told(tmp_path: Path) -> None:
         table_files(tmp_path)
 
     assert caught.value.code == "MDW-240"
+
+
+def test_every_column_of_a_very_wide_file_is_text(tmp_path: Path) -> None:
+    # Its first line is longer than what is looked at to find encoding and mark.
+    names = [f"measurement_{n:06}" for n in range(6000)]
+    file = tmp_path / "wide.csv"
+    file.write_text(",".join(names) + "\n" + ",".join(["007"] * 6000) + "\n")
+
+    found = cells(file)
+
+    assert list(found) == names
+    assert {value for (value,) in found.values()} == {"007"}
+
+
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [
+        (",".join(map(str, range(100_001))), "100,001 columns, and 100,000 may be"),
+        ("x" * (1 << 24), "more than 16,777,216 letters"),
+    ],
+)
+def test_a_first_line_beyond_all_measure_is_told(tmp_path: Path, first: str, why: str) -> None:
+    file = tmp_path / "wide.csv"
+    file.write_text(first + "\n1\n")
+    with pytest.raises(DataError, match=why) as caught:
+        read_table_file(file, DataConf())
+    assert caught.value.code == "MDW-240"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.sums import folded
-from client.tables.column_sums import class_weights, specs_of, sums_of
+from client.tables.column_sums import PLACES, class_weights, median, specs_of, sums_of
 from client.tables.row_layer import RowLayer
 from conf.schema.table_columns import ColumnConf
 
@@ -93,6 +93,69 @@ def test_class_weights_make_classes_count_alike() -> None:
     weights = class_weights({"classes": torch.tensor([90, 10, 0])})
 
     assert weights.tolist() == pytest.approx([100 / 180, 100 / 20, 0])
+
+
+MEDIANS = [
+    ColumnConf("kind", "category", values=["a", "b", "c"], missing="median"),
+    ColumnConf("income", "number", low=0, high=1000, missing="median"),
+    ColumnConf("yes", "flag", missing="median"),
+]
+
+
+def incomes(count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    made = np.stack(
+        [
+            rng.choice(3, count, p=[0.2, 0.7, 0.1]),
+            rng.exponential(60, count).clip(0, 1000),
+            rng.random(count) < 0.3,
+        ],
+        axis=1,
+    ).astype(np.float32)
+    made[rng.random(made.shape) < 0.2] = np.nan
+    return made
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(3, 400), st.integers(1, 6), st.integers(0, 99))
+def test_the_median_is_that_of_the_pooled_rows_to_half_a_part(
+    count: int, silos: int, seed: int
+) -> None:
+    whole = incomes(count, seed)
+    parts = np.array_split(whole, silos)
+    sums = folded(sums_of(part, None, MEDIANS, 0) for part in parts)
+
+    found = median(sums, MEDIANS, 1)
+
+    known = np.sort(whole[~np.isnan(whole[:, 1]), 1])
+    if len(known):
+        # Of an even number of values any between the middle two is a median.
+        low, high = known[(len(known) - 1) // 2], known[len(known) // 2]
+        assert low - 500 / PLACES <= found <= high + 500 / PLACES
+
+
+def test_a_missing_value_is_the_median_of_a_skewed_column_and_not_its_mean() -> None:
+    whole = incomes(2000, 3)
+    layer = RowLayer(MEDIANS)
+    layer.fit(sums_of(whole, None, MEDIANS, 0))
+
+    made = layer(torch.full((1, 3), torch.nan))[0]
+
+    known = whole[~np.isnan(whole[:, 1]), 1]
+    as_read = float(made[0] * layer.scale[0] + layer.mean[0])
+    assert abs(as_read - np.median(known)) < 1000 / PLACES
+    assert np.mean(known) - as_read > 10
+    assert float(made[1]) == 0  # three of ten are yes
+    assert made[2:].tolist() == [0, 1, 0]
+
+
+def test_the_mean_is_taken_where_owners_withhold_most_places() -> None:
+    whole = incomes(400, 4)
+    sums = sums_of(whole, None, MEDIANS, 0)
+    sums["places"][sums["places"] < 20] = 0
+
+    known = whole[~np.isnan(whole[:, 1]), 1].astype(np.float64)
+    assert median(sums, MEDIANS, 1) == pytest.approx(known.mean(), rel=1e-6)
 
 
 def test_no_rows_at_all_leave_the_middle_of_the_range() -> None:

@@ -62,13 +62,29 @@ def test_the_page_shows_curves_the_point_and_the_confusion_of_two_classes() -> N
     ]
 
 
-def test_each_of_several_classes_has_a_row_and_no_temperature() -> None:
+def test_each_of_several_classes_has_a_row_and_all_together_a_temperature() -> None:
     result = made(("a", "b", "c"))
     found = decisions(result)
-    assert found is not None
+    assert found is not None and result.test is not None
     assert [row.name for row in found.rankings] == ["a", "b", "c"]
-    assert found.temperature == "–"
     assert len(found.legend) == 3
+    # It is of all logits, not of one class against the rest.
+    assert (
+        result.test.chosen["temperature"] == float(2 ** (-4 / 8)) and found.temperature == "0.707"
+    )
+    assert {row.calibrated for row in found.rankings} == {"–"}
+    assert f"the calibration error is {found.sure}, and {found.sure_cooled} at" in page_of(result)
+    text = card(result, overview(result.records, result.silos, result.shown))
+    assert f"the calibration error is {found.sure}, {found.sure_cooled} at the temp" in text
+
+
+def test_a_run_of_numbers_has_intervals_and_no_such_section() -> None:
+    result = sample()
+    assert result.test is not None
+    result.test.details = {"intervals": {"rmse": [1.0, 2.0]}}
+    assert decisions(result) is None
+    assert interval(result.test, "rmse")
+    assert "How it decides" not in page_of(result)
 
 
 def test_the_card_says_by_which_rule_and_with_which_interval() -> None:
