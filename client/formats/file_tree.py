@@ -31,5 +31,5 @@ def files_under(root: Path) -> Iterator[Path]:
             path = here / name
             if path.is_file():
                 yield path
-            elif path.is_symlink():
-                log.warning("%s is a link to nothing that can be read.", path)
+            else:
+                log.warning("%s is no file, or a link to nothing, and is not read.", path)

@@ -34,6 +34,9 @@ MOST_COLUMNS: Final = 100_000
 """Of one file: of more the first line alone takes minutes."""
 MOST_HEADER: Final = 1 << 24
 """Bytes of a CSV's first line."""
+BLOCK: Final = 1 << 20
+BLOCKS_OF_A_LINE: Final = 4
+"""So many times as long as the first line may another one be, or `BLOCK`."""
 OF_A_CELL: Final = 16
 """Bytes that a cell takes at least while it is read: where its text is, and the number."""
 _HEAD: Final = 1 << 16
@@ -88,7 +91,12 @@ def _read_csv(path: Path, conf: DataConf) -> TableFile:
     text = _first_line(path, encoding)
     if not text:
         raise _unreadable(path, "it is empty")
+    if "\0" in text:
+        raise _unreadable(
+            path, "it is no text, or UTF-16 without a byte order mark; set data.encoding"
+        )
     delimiter = conf.delimiter or _delimiter(path, text)
+    _check_width(path, text.count(delimiter) + 1)
     wrong: list[csv.InvalidRow] = []
 
     def skip(row: csv.InvalidRow) -> str:
@@ -106,7 +114,11 @@ def _read_csv(path: Path, conf: DataConf) -> TableFile:
         source,
         # One thread numbers the rows, so that a wrong one can be named.
         read_options=csv.ReadOptions(
-            encoding=encoding, use_threads=False, column_names=names or None
+            encoding=encoding,
+            use_threads=False,
+            column_names=names or None,
+            # A row has to lie in one block: of many columns it is long.
+            block_size=max(BLOCK, BLOCKS_OF_A_LINE * len(text.encode())),
         ),
         parse_options=csv.ParseOptions(
             delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
@@ -154,11 +166,15 @@ def _names(path: Path, text: str, delimiter: str) -> list[str]:
 
 
 def _check_names(path: Path, names: list[str]) -> None:
-    if len(names) > MOST_COLUMNS:
-        raise _unreadable(path, f"it has {len(names):,} columns, and {MOST_COLUMNS:,} may be")
+    _check_width(path, len(names))
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise _unreadable(path, f"two columns are named {twice[0]!r:.80}")
+
+
+def _check_width(path: Path, columns: int) -> None:
+    if columns > MOST_COLUMNS:
+        raise _unreadable(path, f"it has {columns:,} columns, and {MOST_COLUMNS:,} may be")
 
 
 def _read_parquet(path: Path) -> pa.Table:
@@ -224,6 +240,8 @@ def _kind(error: Exception) -> str:
         return "its text is not in the encoding that it is read in; set data.encoding"
     if isinstance(error, LookupError):
         return "there is no such encoding as data.encoding says"
+    if "straddling" in str(error):
+        return "one of its rows is longer than 1 MiB: a quote may not be closed"
     return f"it is not a whole table file ({type(error).__name__})"
 
 

@@ -28,7 +28,7 @@ def test_a_link_round_in_a_circle_or_to_nothing_is_named_and_left_out(
     (tmp_path / "gone.csv").symlink_to(tmp_path / "nothing")
     assert [path.name for path in files_under(tmp_path)] == ["x.csv"]
     assert f"{tmp_path / 'round'} is a link to a folder" in caplog.text
-    assert "gone.csv is a link to nothing" in caplog.text
+    assert "gone.csv is no file, or a link to nothing" in caplog.text
 
 
 def test_a_folder_that_may_not_be_entered_is_not_passed_over(

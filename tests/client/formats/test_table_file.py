@@ -101,6 +101,21 @@ def test_a_folder_without_a_table_is_told(tmp_path: Path) -> None:
     assert caught.value.code == "MDW-240"
 
 
+def test_a_row_may_be_as_long_as_the_first_line_makes_likely(tmp_path: Path) -> None:
+    columns = 60_000
+    names = [f"measurement_{n:08}" for n in range(columns)]
+    file = tmp_path / "wide.csv"
+    file.write_text(",".join(names) + "\n" + ",".join(["3.14159265358979"] * columns) + "\n")
+    assert read_table_file(file, DataConf()).table.num_columns == columns
+
+
+def test_a_quote_that_is_never_closed_is_guessed_from_an_endless_row(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text('a,b\n"1,2\n' + "3,4\n" * (1 << 20))
+    with pytest.raises(DataError, match="a quote may not be closed"):
+        read_table_file(file, DataConf())
+
+
 def test_every_column_of_a_very_wide_file_is_text(tmp_path: Path) -> None:
     # Its first line is longer than what is looked at to find encoding and mark.
     names = [f"measurement_{n:06}" for n in range(6000)]
@@ -116,6 +131,7 @@ def test_every_column_of_a_very_wide_file_is_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "why"),
     [
+        ("a\0,\0b\0", "UTF-16 without a byte order mark"),
         (",".join(map(str, range(100_001))), "100,001 columns, and 100,000 may be"),
         ("x" * (1 << 24), "more than 16,777,216 letters"),
     ],
