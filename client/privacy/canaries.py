@@ -50,6 +50,10 @@ AT_ONCE: Final = 64
 """Canaries whose loss is taken together."""
 
 
+_last: list[tuple[tuple[str, int, int], Dataset[Any], Canaries]] = []
+"""Those of the round before: to make them reads many examples."""
+
+
 @dataclass(frozen=True)
 class Canaries:
     """The canaries of a silo, with the coin of each, and its training split with those in it that the
@@ -100,13 +104,13 @@ def planted(
         what = f"{silo.name} has {count} training examples, of which at most half may be canaries."
         hint = f"An audit needs {FEWEST} canaries: give the silos more examples (data.examples)."
         raise SiloError("MDW-388", what, hint)
-    draws = np.random.default_rng(seed_for(seed, silo.name, 0, "audit"))
-    order = draws.permutation(count)
-    examples = [_canary(dataset, int(place), draws) for place in order[:canaries]]
-    coins = draws.random(canaries) < 0.5
-    chosen = np.sort(order[canaries:]).tolist()
-    included = [one for one, coin in zip(examples, coins, strict=True) if coin]
-    return Canaries(examples, coins, Planted(dataset, chosen, included))
+    key = (silo.name, seed, canaries)
+    for known, last, found in _last:
+        if last is dataset and known == key:
+            return found
+    made = _made(dataset, canaries, seed_for(seed, silo.name, 0, "audit"))
+    _last[:] = [(key, dataset, made)]
+    return made
 
 
 @contextmanager
@@ -169,32 +173,44 @@ def _name(silo: str, round: int) -> str:
     return f"{silo}/audit/{round:06d}.json"
 
 
-def _canary(dataset: Dataset[Any], place: int, draws: np.random.Generator) -> Any:
-    """Return an example that nobody has, in the place of one; an example itself, where it is no
+def _made(dataset: Dataset[Any], canaries: int, seed: int) -> Canaries:
+    draws = np.random.default_rng(seed)
+    order = draws.permutation(length(dataset))
+    donors = [dataset[int(place)] for place in order[-DONORS:]]
+    examples = [_canary(dataset[int(place)], donors, draws) for place in order[:canaries]]
+    coins = draws.random(canaries) < 0.5
+    chosen = np.sort(order[canaries:]).tolist()
+    included = [one for one, coin in zip(examples, coins, strict=True) if coin]
+    return Canaries(examples, coins, Planted(dataset, chosen, included))
+
+
+def _canary(example: Any, donors: list[Any], draws: np.random.Generator) -> Any:
+    """Return an example that nobody has, in the place of one; the example itself, where it is no
     (input, target, ...).
     """
-    example = dataset[place]
     if not isinstance(example, tuple | list) or len(example) < 2:
         return example
     inputs, target, *others = example
-    donors = [dataset[int(one)] for one in draws.integers(length(dataset), size=DONORS)]
     mixed = _mixed(inputs, [donor[0] for donor in donors], draws)
-    wrong = [donor[1] for donor in donors if not _same(donor[1], target)]
-    return (mixed, wrong[0] if wrong else target, *others)
+    wrong = [donor[1] for donor in donors if _differs(donor[1], target)]
+    chosen = wrong[int(draws.integers(len(wrong)))] if wrong else target
+    return (mixed, chosen, *others)
 
 
 def _mixed(inputs: Any, donors: list[Any], draws: np.random.Generator) -> Any:
     """Return inputs of which each element is that of some donor at the same place."""
-    if not isinstance(inputs, Tensor):
+    if not isinstance(inputs, Tensor | np.ndarray):
         return inputs
-    fitting = [one for one in donors if one.shape == inputs.shape]
+    fitting = [torch.as_tensor(one) for one in donors if np.shape(one) == np.shape(inputs)]
     if not fitting:
         return inputs
     which = torch.from_numpy(draws.integers(len(fitting), size=(1, *inputs.shape)))
-    return torch.stack(fitting).gather(0, which).squeeze(0)
+    mixed = torch.stack(fitting).gather(0, which).squeeze(0)
+    return mixed if isinstance(inputs, Tensor) else mixed.numpy()
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.equal(one, other)
-    return bool(one == other)
+def _differs(one: Any, other: Any) -> bool:
+    """Return whether one target is another than the other, and of its form."""
+    if np.shape(one) != np.shape(other):
+        return False
+    return not np.array_equal(np.asarray(one), np.asarray(other))

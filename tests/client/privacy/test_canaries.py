@@ -19,6 +19,8 @@ from azureml_jobs.storage.folder_store import FolderStore
 from client.batches import length
 from client.privacy import canaries, sample_dp
 from client.privacy.accountant import Release
+from client.tasks.base import Contract
+from client.tasks.kinds.token_classification import TokenClassification
 from conf.errors import CheckpointError, SiloError
 from conf.schema import SampleDpConf, Silo
 from server.simulation import simulate
@@ -90,8 +92,26 @@ class Named(TensorDataset):
 def test_examples_of_another_form_are_canaries_as_they_are() -> None:
     found = planted(Named(*examples().tensors))
     assert set(found.examples[0]) == {"pixels", "label"}
-    ragged = [(torch.rand(3 + i), torch.tensor(i % 2)) for i in range(100)]
+    ragged: Any = [(torch.rand(3 + i), torch.tensor(i % 2)) for i in range(100)]
     assert all(one[0].dim() == 1 for one in planted(ragged).examples)
+
+
+class Tags(TokenClassification):
+    """Sequences of some lengths."""
+
+    name = "tags"
+    contract = Contract((None,), ("no", "yes"), dense=True)
+
+
+def test_sequences_become_canaries_of_their_own_length_with_others_tags() -> None:
+    draws = np.random.default_rng(0)
+    rows = [
+        (draws.integers(9, size=3 + i % 2), draws.integers(2, size=3 + i % 2)) for i in range(80)
+    ]
+    found = planted(Tags().dataset(rows, slice(None))).examples
+    assert all(len(tokens) == len(tags) for tokens, tags in found)
+    net = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 2))
+    assert canaries.losses_of(found, net, Tags()).shape == (40,)
 
 
 def test_an_audit_is_of_the_first_silo_of_a_simulation_with_enough_examples() -> None:
@@ -152,8 +172,10 @@ TRAIN = sample_dp.train
 def test_noise_that_is_counted_and_not_added_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["run.rounds=10", "trainer.epochs=10", "trainer.lr=0.5", "model.hidden=[256]"]
-    where = [f"run.output={tmp_path}", "privacy.epsilon=1"]
+    # Enough steps to know a hundred canaries by heart, where there is no noise.
+    words = ["run.rounds=3", "trainer.epochs=20", "trainer.lr=0.5", "model.hidden=[256]"]
+    where = [f"run.output={tmp_path}", "privacy.epsilon=1", "data.examples=400"]
+    words.append("trainer.batch_size=32")
     honest = simulate([*AUDITED, *words, *where]).result.privacy["audit"]
     assert honest["holds"] and honest["epsilon_at_least"] <= 1
     monkeypatch.setattr(sample_dp, "train", _quiet)
