@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -125,7 +125,7 @@ class FinalTest:
     @property
     def digest(self) -> str:
         """The SHA-256 of what was found, which the ledger holds; the same after JSON and back."""
-        facts = dataclasses.asdict(self)
+        facts = finite(self)
         del facts["seconds"]
         # A test of a release that had no such fields has the digest that it had.
         return _digest({k: v for k, v in facts.items() if v or k not in LATER})
@@ -204,14 +204,14 @@ class RunResult:
         Without what is known only after the ledger's last line, what says where files are, and
         texts of errors, which may be forgotten.
         """
-        facts = dataclasses.asdict(self)
+        facts = finite(self)
         for name in NOT_IN_DIGEST:
             del facts[name]
         return _digest(facts)
 
     def to_json(self) -> str:
         """Return the result as indented JSON text; NaN and infinities become null."""
-        return json.dumps(finite(dataclasses.asdict(self)), indent=1, allow_nan=False)
+        return json.dumps(finite(self), indent=1, allow_nan=False)
 
     @staticmethod
     def from_json(text: bytes | str, where: object = "It") -> RunResult:
@@ -242,7 +242,7 @@ class RunResult:
 
 
 def _digest(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical(finite(facts))).hexdigest()
+    return hashlib.sha256(canonical(facts)).hexdigest()
 
 
 def _baseline(raw: dict[str, Any]) -> Baseline:
@@ -256,11 +256,18 @@ def _baseline(raw: dict[str, Any]) -> Baseline:
 
 
 def finite(value: Any) -> Any:
-    """Return plain values with null in place of what JSON has no word for: NaN and infinities."""
+    """Return plain values with null in place of what JSON has no word for: NaN and infinities.
+
+    A dataclass becomes a dict of its fields. In one pass: `dataclasses.asdict` copies each value.
+    """
+    if isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(key): finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [finite(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: finite(getattr(value, field.name)) for field in fields(value)}
     return value
