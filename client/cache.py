@@ -52,6 +52,8 @@ gradients of several batches are added up.
 _data: dict[str, tuple[TaskConf, Silo, Files, Data]] = {}
 _models: list[tuple[Kind, dict[Form, nn.Module]]] = []
 _tasks: list[tuple[TaskConf, Task]] = []
+_precisions: list[tuple[RunScope, dict[str, str]]] = []
+"""What the run in progress refuses, and why: the same for all its messages."""
 
 
 def load_cached(scope: RunScope, silo: Silo) -> Loaded:
@@ -85,8 +87,7 @@ def trainer_here(scope: RunScope, silo: Silo) -> TrainerConf:
     named = silo.device or scope.trainer.device
     check_there(silo, named)
     device = choose(named)
-    refused = {name: rule.why for name, rule in refused_precisions(scope).items()}
-    trainer = resolved(scope.trainer, silo.machine, device, refused)
+    trainer = resolved(scope.trainer, silo.machine, device, _refused(scope))
     if not scope.privacy.is_private:
         return trainer
     # The gradient of each example is taken in fp32, and lies as the weights do.
@@ -128,3 +129,10 @@ def _task(conf: TaskConf) -> Task:
     if not _tasks or _tasks[0][0] != conf:
         _tasks[:] = [(conf, task_of(conf))]
     return _tasks[0][1]
+
+
+def _refused(scope: RunScope) -> dict[str, str]:
+    """Return the precisions that a run's other choices refuse, each with the reason."""
+    if not _precisions or _precisions[0][0] is not scope:
+        _precisions[:] = [(scope, {n: rule.why for n, rule in refused_precisions(scope).items()})]
+    return _precisions[0][1]
