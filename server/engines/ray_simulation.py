@@ -7,6 +7,7 @@ Imported by `server.engines.ray_engine` once what Ray reads at import is set.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -15,6 +16,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +26,7 @@ import psutil
 import ray
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.server.superlink.fleet.vce import vce_api
 from flwr.server.superlink.fleet.vce.backend import raybackend
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
@@ -41,7 +44,7 @@ from server.engines.quiet import logs_to, private
 from server.engines.ray_engine import RayRun, ServerMain
 from server.engines.ray_gpus import CPU, GPU, gpus_of, share, sharers_on, shares, told
 from server.engines.ray_grid import RayGrid, Watch
-from server.engines.silo_actors import WAITING_FOR_EACH, SiloActors
+from server.engines.silo_actors import MOST_WAITING, SiloActors
 from server.engines.worker import load_app
 from server.round.error_text import plain_reason
 
@@ -90,7 +93,14 @@ def simulate_on_ray(server_main: ServerMain, run: RayRun) -> None:
     ):
         server = ServerApp()
         server.main()(main)
-        with mock.patch.object(raybackend, "RayBackend", backend):
+        # Of Flower's own size its pool of threads would be of the machine's cores.
+        threads = functools.partial(
+            ThreadPoolExecutor, max_workers=max(MOST_WAITING, os.cpu_count() or 1)
+        )
+        with (
+            mock.patch.object(raybackend, "RayBackend", backend),
+            mock.patch.object(vce_api, "ThreadPoolExecutor", threads),
+        ):
             run_simulation(
                 server, client, len(run.silos), backend_config={"client_resources": {"num_cpus": 1}}
             )
@@ -126,7 +136,7 @@ class WatchedBackend(raybackend.RayBackend):
     @property
     def num_workers(self) -> int:
         """See `RayBackend`: messages that are taken from Flower's queue at once."""
-        return WAITING_FOR_EACH * super().num_workers
+        return max(super().num_workers, min(len(self._run.silos), MOST_WAITING))
 
     def _here(self, wanted: int) -> SiloActors:
         """Start actors of a private Ray, each with its part of a GPU, where there are GPUs."""

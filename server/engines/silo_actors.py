@@ -22,9 +22,9 @@ from server.engines.assignment import SiloCosts, WorkerAssignment
 from server.engines.queues import STEAL_SECONDS
 from server.engines.worker import let_go, load_app
 
-WAITING_FOR_EACH: Final = 3
-"""Messages taken from Flower's queue for each actor, those included that it works on: what waits for
-a busy home must not keep an idle actor from its own.
+MOST_WAITING: Final = 64
+"""Messages taken from Flower's queue at once: an idle actor must find its own silos' among them, and
+not take another's because that is all that was looked at.
 """
 
 Job = tuple[Callable[[], ClientApp], Message, str, Context]
@@ -38,6 +38,12 @@ class Homes:
         self._assignment = WorkerAssignment(silos, actors, self._costs)
         self._since: list[float | None] = [None] * actors
         """When each actor began what it works on, None while it is idle."""
+        self._waiting = [0] * actors
+        """Messages that wait for each actor."""
+        self._started = [False] * actors
+        """Which actors have answered: they start one after another, and the first must not take the
+        silos of all others.
+        """
         self._left: list[list[int]] = [[] for _ in range(actors)]
         """Silos that have moved away from an actor, which does not know it yet."""
         self._change = threading.Condition()
@@ -48,8 +54,11 @@ class Homes:
         """
         began = time.monotonic()
         with self._change:
+            home = self._assignment.worker_of(silo)
+            self._waiting[home] += 1
             while (actor := self._choose(silo, time.monotonic() - began)) is None:
                 self._change.wait(self._until_moving(silo, time.monotonic() - began))
+            self._waiting[home] -= 1
             self._since[actor] = time.monotonic()
             left, self._left[actor] = self._left[actor], []
             # A silo may have come back since.
@@ -59,6 +68,7 @@ class Homes:
         """Note that an actor is done with a silo's message of a kind."""
         with self._change:
             since, self._since[actor] = self._since[actor], None
+            self._started[actor] = True
             if since is not None:
                 self._costs.record(silo, kind, time.monotonic() - since)
             self._change.notify_all()
@@ -71,18 +81,27 @@ class Homes:
         home = self._assignment.worker_of(silo)
         if self._since[home] is None:
             return home
-        if waited < self._patience(silo) or None not in self._since:
+        if not self._started[home] or waited < self._patience(silo):
             return None
-        other = self._since.index(None)
-        self._assignment.move(silo, other)
-        self._left[home].append(silo)
+        other = self._without_work()
+        if other is not None:
+            self._assignment.move(silo, other)
+            self._left[home].append(silo)
         return other
+
+    def _without_work(self) -> int | None:
+        """Return an idle actor for which nothing waits: one that has just answered is no other's."""
+        for actor, since in enumerate(self._since):
+            if since is None and not self._waiting[actor]:
+                return actor
+        return None
 
     def _patience(self, silo: int) -> float:
         """Return how long a message waits for its home before it takes another actor."""
         return max(STEAL_SECONDS, self._costs.loading(silo))
 
     def _until_moving(self, silo: int, waited: float) -> float | None:
+        """Return after how long to look again; None: when something has changed."""
         left = self._patience(silo) - waited
         return left if left > 0 else None
 
