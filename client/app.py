@@ -48,7 +48,7 @@ def train(message: Message, context: Context) -> Message:
     silo = silo_of(context)
     config = _config(message)
     round = int(config[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
-    loaded = _load_checked(round, scope, silo)
+    loaded = _load_checked(round, scope, silo, context)
     half = _half(scope, config)
     before = memory.read(context.state)
     memory.check(half, before, config)
@@ -109,7 +109,7 @@ def evaluate(message: Message, context: Context) -> Message:
     scope = run_scope(message)
     silo = silo_of(context)
     round = int(_config(message)[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
-    loaded = _load_checked(round, scope, silo)
+    loaded = _load_checked(round, scope, silo, context)
     if not silo.policy.reveal_counts or not tells_metrics(scope.privacy):
         none = MetricRecord({**nothing_told().metrics})
         return Message(RecordDict({protocol.METRICS: none}), reply_to=message)
@@ -132,7 +132,7 @@ def evaluate(message: Message, context: Context) -> Message:
 def ready(message: Message, context: Context) -> Message:
     """Go through a dry round on the silo's first examples (`client.dry_round`)."""
     scope = run_scope(message)
-    loaded = _load_checked(1, scope, silo_of(context))
+    loaded = _load_checked(1, scope, silo_of(context), context)
     # Its weights are those of nobody: each round brings its own.
     dry_round(loaded.model, loaded.data.train, loaded.task, loaded.trainer, discreet=True)
     return hello(message, context)
@@ -146,7 +146,7 @@ def statistics(message: Message, context: Context) -> Message:
     """
     scope = run_scope(message)
     silo = silo_of(context)
-    loaded = _load_checked(1, scope, silo)
+    loaded = _load_checked(1, scope, silo, context)
     content = RecordDict()
     if not scope.privacy.is_private and (
         sums := statistics_told(loaded.task, loaded.data, silo.policy)
@@ -164,7 +164,7 @@ def alone(message: Message, context: Context) -> Message:
     silo = silo_of(context)
     rounds = int(_config(message)[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     check_alone(scope, silo, rounds)
-    loaded = _load_checked(rounds, scope, silo)
+    loaded = _load_checked(rounds, scope, silo, context)
     said = nothing_told()
     if silo.policy.reveal_counts and tells_metrics(scope.privacy) and length(loaded.data.test):
         said = scored_alone(loaded, scope, silo, _weights(message), rounds)
@@ -183,12 +183,14 @@ def hello(message: Message, context: Context) -> Message:
     return Message(RecordDict({protocol.CONFIG: config}), reply_to=message)
 
 
-def _load_checked(round: int, scope: RunScope, silo: Silo) -> Loaded:
+def _load_checked(round: int, scope: RunScope, silo: Silo, context: Context) -> Loaded:
     """Return data and model for a run that the silo's owner allows.
 
-    Raises SiloError MDW-340 or 341, before any data is read where the run itself is not allowed.
+    Raises SiloError MDW-340, 341, 377 or 386, before any data is read where the run itself is not
+    allowed.
     """
     check_run(scope, silo, round)
+    private_round.check_simulated(scope.privacy, silo, context)
     loaded = load_cached(scope, silo)
     check_examples(length(loaded.data.train), silo)
     return loaded

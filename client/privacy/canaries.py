@@ -9,8 +9,7 @@ a function of what leaves the silo and of nothing else, which is what a guarante
 
     <silo>/audit/000003.json   the canaries' coins, and their scores in a round
 
-    MDW-386 an audit outside a simulation     MDW-388 too few examples for one
-    MDW-546 scores that can't be read
+    MDW-388 too few examples for an audit     MDW-546 scores that can't be read
 """
 
 from __future__ import annotations
@@ -81,22 +80,13 @@ class Planted(Dataset[Any]):
         return self._others[beyond] if beyond >= 0 else self._examples[self._chosen[index]]
 
 
-def planted(
-    dataset: Dataset[Any], privacy: SampleDpConf, silo: Silo, seed: int, *, simulated: bool
-) -> Canaries | None:
+def planted(dataset: Dataset[Any], privacy: SampleDpConf, silo: Silo, seed: int) -> Canaries | None:
     """Return canaries for a silo's training split, the same in each round; None where the run asks for
     none at this silo. They take the place of as many examples, at most of half of them.
 
-    Raises SiloError MDW-386 outside a simulation, MDW-388 where there are too few examples.
+    Raises SiloError MDW-388 where there are too few examples.
     """
-    if not privacy.audit:
-        return None
-    if not simulated:
-        what = (
-            f"privacy.audit=true: {silo.name} is no simulation, and trains on no made-up examples."
-        )
-        raise SiloError("MDW-386", what, "Audit the run with meadow simulate.")
-    if silo.index != 0:
+    if not privacy.audit or silo.index != 0:
         return None
     count = length(dataset)
     canaries = min(privacy.audit_canaries, count // 2)

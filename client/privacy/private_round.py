@@ -36,6 +36,26 @@ def tells_metrics(privacy: PrivacyConf) -> bool:
     return not privacy.guarantees
 
 
+def check_simulated(privacy: PrivacyConf, silo: Silo, context: Context) -> None:
+    """Raise SiloError MDW-377 or 386 where a run asks a silo for what has a place in simulations alone.
+
+    Of every message, not of training alone: where nothing is promised a silo tells metrics, and a
+    server that says so would get them of a silo whose owner wants a guarantee.
+    """
+    if SIMULATED in context.node_config:
+        return
+    if isinstance(privacy, NoisyConf) and privacy.test_seed is not None:
+        what = (
+            f"privacy.test_seed={privacy.test_seed}: {silo.name} is no simulation, and its noise is"
+        )
+        raise SiloError("MDW-377", f"{what} not known to anybody.", "Leave privacy.test_seed out.")
+    if isinstance(privacy, SampleDpConf) and privacy.audit:
+        what = (
+            f"privacy.audit=true: {silo.name} is no simulation, and trains on no made-up examples."
+        )
+        raise SiloError("MDW-386", what, "Audit the run with meadow simulate.")
+
+
 def train(
     loaded: Loaded,
     scope: RunScope,
@@ -57,8 +77,8 @@ def train(
     """
     privacy = scope.privacy
     assert isinstance(privacy, NoisyConf)
+    check_simulated(privacy, silo, context)
     simulated = SIMULATED in context.node_config
-    _check_seed(privacy, silo, simulated)
     if not isinstance(privacy, SampleDpConf):
         account = _begun(context, silo, simulated)
         return clipped_round.train(
@@ -78,7 +98,7 @@ def train(
     scope = replace(scope, trainer=loaded.trainer)
     sample_dp.check(loaded.model, loaded.task, half, scope, silo)
     examples = loaded.data.train
-    planted = canaries.planted(examples, privacy, silo, scope.run.seed, simulated=simulated)
+    planted = canaries.planted(examples, privacy, silo, scope.run.seed)
     if planted is not None:
         examples = planted.dataset
     plan = sample_dp.plan_for(scope, examples)
@@ -112,14 +132,6 @@ def _begun(context: Context, silo: Silo, simulated: bool) -> Account:
         # Whoever bounds what is spent begins the account: one that is gone must not begin at zero.
         account.begin()
     return account
-
-
-def _check_seed(privacy: NoisyConf, silo: Silo, simulated: bool) -> None:
-    if privacy.test_seed is not None and not simulated:
-        what = (
-            f"privacy.test_seed={privacy.test_seed}: {silo.name} is no simulation, and its noise is"
-        )
-        raise SiloError("MDW-377", f"{what} not known to anybody.", "Leave privacy.test_seed out.")
 
 
 def _check_delta(privacy: NoisyConf, examples: int, silo: Silo) -> None:

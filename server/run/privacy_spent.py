@@ -129,7 +129,7 @@ def of_audit(privacy: Mapping[str, Any]) -> list[str]:
         f" {found['correct']} of {found['guesses']} guesses about {found['canaries']} canaries were"
         f" right), and at most {found['epsilon_at_most']:.3f} by the accountant",
         f"{found['canaries']} of {found['silo']}'s examples gave way to canaries: this model is for"
-        " the audit alone",
+        " the audit alone, because they are mixed of its other examples, which have no guarantee",
     ]
     if not found["holds"]:
         what = "MDW-387: the audit proves a larger epsilon than the accountant allows"

@@ -48,7 +48,7 @@ def examples(count: int = 100) -> TensorDataset:
 def planted(
     dataset: Dataset[Any], asked: SampleDpConf = ASKED, silo: Silo = FIRST
 ) -> canaries.Canaries:
-    found = canaries.planted(dataset, asked, silo, 1, simulated=True)
+    found = canaries.planted(dataset, asked, silo, 1)
     assert found is not None
     return found
 
@@ -77,7 +77,7 @@ def test_the_canaries_are_the_same_in_each_round_and_others_with_another_seed() 
     one, same = planted(examples()), planted(examples())
     assert np.array_equal(one.coins, same.coins)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(one.examples, same.examples, strict=True))
-    other = canaries.planted(examples(), ASKED, FIRST, 2, simulated=True)
+    other = canaries.planted(examples(), ASKED, FIRST, 2)
     assert other is not None and not np.array_equal(one.coins, other.coins)
 
 
@@ -115,14 +115,12 @@ def test_sequences_become_canaries_of_their_own_length_with_others_tags() -> Non
 
 
 def test_an_audit_is_of_the_first_silo_of_a_simulation_with_enough_examples() -> None:
-    with pytest.raises(SiloError, match=r"MDW-386: .*silo-1 is no simulation"):
-        canaries.planted(examples(), ASKED, FIRST, 1, simulated=False)
     with pytest.raises(SiloError, match=r"MDW-388: .*has 30 training examples"):
-        canaries.planted(examples(30), ASKED, FIRST, 1, simulated=True)
+        canaries.planted(examples(30), ASKED, FIRST, 1)
     second = dataclasses.replace(FIRST, name="silo-2", index=1)
-    assert canaries.planted(examples(), ASKED, second, 1, simulated=True) is None
+    assert canaries.planted(examples(), ASKED, second, 1) is None
     silent = dataclasses.replace(ASKED, audit=False)
-    assert canaries.planted(examples(), silent, FIRST, 1, simulated=False) is None
+    assert canaries.planted(examples(), silent, FIRST, 1) is None
 
 
 def write(folder: Path, round: int, coins: list[bool], scores: list[float]) -> None:

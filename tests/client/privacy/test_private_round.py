@@ -154,22 +154,28 @@ def test_a_silo_without_a_place_for_its_account_releases_nothing(tmp_path: Path)
         app(asked(conf), here)
 
 
-def test_a_seed_of_the_noise_is_for_simulations_alone(tmp_path: Path) -> None:
-    conf = run("privacy.test_seed=1")
-    with pytest.raises(SiloError, match=r"MDW-377: .*test_seed"):
-        app(asked(conf), at_a_silo(conf, tmp_path))
+@pytest.mark.parametrize("kind", ["train", "evaluate", protocol.READINESS, protocol.STATISTICS])
+@pytest.mark.parametrize(
+    "words, code",
+    [
+        (["privacy.test_seed=1"], r"MDW-377: .*test_seed"),
+        (["privacy.audit=true"], r"MDW-386: .*privacy.audit=true"),
+    ],
+)
+def test_what_promises_nothing_is_for_simulations_alone_whatever_a_message_asks(
+    tmp_path: Path, kind: str, words: list[str], code: str
+) -> None:
+    """A server that says that nothing is promised would get exact metrics of a silo with a floor."""
+    policy = PolicyConf(privacy_at_least="sample_dp")
+    with pytest.raises(SiloError, match=code):
+        app(asked(run(*words), kind), at_a_silo(run(), tmp_path, policy))
+    assert not list(tmp_path.rglob("0*.json")), "nothing was spent"
 
 
 def test_a_delta_that_gives_an_example_away_is_refused(tmp_path: Path) -> None:
     conf = run("privacy.delta=0.05")
     with pytest.raises(SiloError, match="MDW-378"):
         app(asked(conf), at_a_silo(conf, tmp_path))
-
-
-def test_an_audit_is_for_simulations_alone(tmp_path: Path) -> None:
-    with pytest.raises(SiloError, match=r"MDW-386: .*privacy.audit=true"):
-        app(asked(run("privacy.audit=true")), at_a_silo(run(), tmp_path))
-    assert not list(tmp_path.rglob("0*.json")), "nothing was spent"
 
 
 def test_a_training_that_breaks_off_has_spent_and_one_that_is_not_noted_is_not_begun(
