@@ -80,6 +80,7 @@ TESTED_ELSEWHERE = {
     "server/orchestrator/refusals.py": "tests/security/test_identity.py",
     "server/orchestrator/packed_grid.py": "tests/server/orchestrator/test_service.py",
     "server/export/": "tests/server/export/test_export.py",
+    "server/report/privacy_plots.py": "tests/server/report/test_spent_privacy.py",
     "server/report/decision_plots.py": "tests/server/report/test_decisions.py",
     "server/scoring/outcome.py": "tests/server/scoring/test_operating_point.py",
     "server/report/comparison_page.py": "tests/server/report/test_run_comparison.py",

@@ -13,7 +13,8 @@ from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.cli.key_places import places_of
 from azureml_jobs.cli.table import columns
 from conf.errors import ConfigError
-from conf.schema import Conf, SampleDpConf
+from conf.privacy_kinds import OF_EXAMPLES, OF_SILOS, RELATIONS, UNITS, sensitivity_of
+from conf.schema import Conf, NoisyConf, SampleDpConf
 
 if TYPE_CHECKING:
     from client.privacy.account import Account, Entry
@@ -21,14 +22,13 @@ if TYPE_CHECKING:
 
 OWN_STATES: Final = "states"
 """Where a silo's job keeps its state in its own folder (`client.node.job`, which imports torch)."""
+SILO_KEY: Final = "silo_epsilon_at_most"
 BAR: Final = 30
 """Characters of the bar that stands for all that an owner allows."""
 
 
 def show(arguments: Arguments) -> int:
     """Print what a silo's account holds, a line a run; raises MeadowError."""
-    from client.privacy.accountant import epsilon
-
     account = _account(arguments)
     if arguments.has("--begin"):
         begun = account.begin()
@@ -38,60 +38,122 @@ def show(arguments: Arguments) -> int:
         print("goes on with this key" if went_on else "this key has signed all of it already")
     entries = account.entries()
     policy = places_of(arguments).silo.policy
-    runs = list(dict.fromkeys(entry.run for entry in entries))
-    rows = [("run", "rounds", "last", "epsilon", "in all")]
-    so_far: list[Entry] = []
-    for run in runs:
-        of_run = [entry for entry in entries if entry.run == run]
-        so_far += of_run
-        alone = epsilon([one.release for one in of_run], policy.delta)
-        together = epsilon([one.release for one in so_far], policy.delta)
-        rows.append((run, str(len(of_run)), of_run[-1].when, f"{alone:.3f}", f"{together:.3f}"))
     if entries:
-        print("\n".join(columns(rows)))
-    spent = epsilon([one.release for one in entries], policy.delta)
-    print(_in_all(spent, policy.delta, policy.epsilon_at_most))
+        print("\n".join(columns(_runs(entries, policy.delta))))
+    sums = (
+        (OF_EXAMPLES, "of one example more or less", policy.epsilon_at_most),
+        (OF_SILOS, "of the silo with any other data", policy.silo_epsilon_at_most),
+    )
+    for kinds, neighbours, most in sums:
+        counted = [entry for entry in entries if entry.mechanism in kinds]
+        if not counted and most is None and kinds != OF_EXAMPLES:
+            continue
+        spent = _epsilon(counted, policy.delta)
+        print(_in_all(spent, policy.delta, most, neighbours))
+        others = len(entries) - len(counted)
+        if others:
+            print(f"not counted in it, since it bounds nothing there: {_times(others, 'release')}")
     return 0
 
 
-def _in_all(spent: float, delta: float, most: float | None) -> str:
+def _runs(entries: list[Entry], delta: float) -> list[tuple[str, ...]]:
+    """Return a line for each run and kind of privacy: of two kinds nothing is added up."""
+    rows: list[tuple[str, ...]] = [("run", "privacy", "rounds", "last", "epsilon", "in all")]
+    so_far: dict[str, list[Entry]] = {}
+    for run, kind in dict.fromkeys((entry.run, entry.mechanism) for entry in entries):
+        of_run = [one for one in entries if (one.run, one.mechanism) == (run, kind)]
+        all_of_kind = so_far.setdefault(kind, [])
+        all_of_kind += of_run
+        alone, together = (_epsilon(of, delta) for of in (of_run, all_of_kind))
+        rounds = str(len(of_run))
+        rows.append((run, kind, rounds, of_run[-1].when, f"{alone:.3f}", f"{together:.3f}"))
+    return rows
+
+
+def _epsilon(entries: list[Entry], delta: float) -> float:
+    from client.privacy.accountant import epsilon
+
+    return epsilon([entry.release for entry in entries], delta)
+
+
+def _times(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _in_all(spent: float, delta: float, most: float | None, neighbours: str) -> str:
     """Return what is spent in all, as a line with a bar where the owner has set a bound."""
-    said = f"spent: epsilon {spent:.3f} at delta {delta:g}, of one example more or less"
+    said = f"spent: epsilon {spent:.3f} at delta {delta:g}, {neighbours}"
     if most is None:
-        return f"{said}; no bound is set (policy.epsilon_at_most)"
+        key = "epsilon_at_most" if neighbours.startswith("of one example") else SILO_KEY
+        return f"{said}; no bound is set (policy.{key})"
     filled = min(round(BAR * spent / most), BAR)
     bar = "█" * filled + "░" * (BAR - filled)
     return f"{said}\n{bar} {spent / most:.0%} of {most:g}"
 
 
 def forecast(arguments: Arguments) -> int:
-    """Print what a run would cost each example of a silo; raises MeadowError."""
-    from client.privacy.accountant import epsilon, renyi_epsilon
-    from client.privacy.sampling import plan_of
-
+    """Print what a run would cost each example of a silo, or each silo; raises MeadowError."""
     conf = _run(arguments)
     privacy = conf.privacy
-    if not isinstance(privacy, SampleDpConf):
+    if not isinstance(privacy, NoisyConf):
         what = f"privacy={privacy.name} has no cost that can be counted."
-        raise ConfigError("MDW-105", what, "Add privacy=sample_dp.")
+        raise ConfigError("MDW-105", what, "Add privacy=sample_dp, silo_dp or local_dp.")
+    of_examples = isinstance(privacy, SampleDpConf)
+    rows = _of_examples(arguments, conf, privacy) if of_examples else _of_silos(conf, privacy)
+    print("\n".join(columns(rows)))
+    return 0
+
+
+def _of_examples(arguments: Arguments, conf: Conf, privacy: NoisyConf) -> list[tuple[str, str]]:
+    from client.privacy.sampling import plan_of
+
     examples = int(arguments.number("examples", 0.0, 2**40))
     if examples < 1:
         raise arguments.wrong("examples= is missing: how many the silo trains on")
     plan = plan_of(examples, conf.trainer.batch_size, conf.trainer.epochs)
     release = _release(conf, privacy, plan.rate, plan.steps)
-    rounds = [release] * conf.run.rounds
-    rows = [
+    return [
         ("rounds", str(conf.run.rounds)),
         ("steps", f"{plan.steps} in each, of {plan.batch} examples on average"),
         ("noise", f"{release.noise:.3f} times privacy.clip_norm={privacy.clip_norm:g}"),
-        ("epsilon", f"{epsilon(rounds, privacy.delta):.3f} at delta {privacy.delta:g}"),
-        ("by Rényi", f"{renyi_epsilon(rounds, privacy.delta):.3f}"),
+        *_costs([release] * conf.run.rounds, privacy),
     ]
-    print("\n".join(columns(rows)))
-    return 0
 
 
-def _release(conf: Conf, privacy: SampleDpConf, rate: float, steps: int) -> Release:
+def _of_silos(conf: Conf, privacy: NoisyConf) -> list[tuple[str, str]]:
+    from client.privacy.accountant import Release
+    from server.round.noise_outlook import outlook
+
+    silos = len(conf.federation.silos) or conf.federation.size
+    asked = conf.run.cohort or silos
+    found = outlook(conf, asked)
+    assert found is not None
+    release = Release(1.0, found.noise / sensitivity_of(privacy.name), 1)
+    return [
+        ("rounds", f"{conf.run.rounds}, of {asked} silos each"),
+        ("noise", f"{found.noise:.3f} times privacy.clip_norm={privacy.clip_norm:g}"),
+        (
+            "in the mean",
+            f"{found.deviation:.3g} in each weight, beside a change of norm"
+            f" {found.clip_norm:g} at most",
+        ),
+        *_costs([release] * conf.run.rounds, privacy),
+    ]
+
+
+def _costs(releases: list[Release], privacy: NoisyConf) -> list[tuple[str, str]]:
+    from client.privacy.accountant import epsilon, renyi_epsilon
+
+    unit = UNITS[privacy.name]
+    at = f"at delta {privacy.delta:g}"
+    return [
+        ("epsilon", f"{epsilon(releases, privacy.delta):.3f} {at}, of one {unit}"),
+        ("by Rényi", f"{renyi_epsilon(releases, privacy.delta):.3f}"),
+        ("relation", RELATIONS[privacy.name]),
+    ]
+
+
+def _release(conf: Conf, privacy: NoisyConf, rate: float, steps: int) -> Release:
     from client.privacy.accountant import Release, noise_for
 
     noise = privacy.noise_multiplier

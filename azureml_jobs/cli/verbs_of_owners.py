@@ -198,7 +198,7 @@ OWNERS: Final = (
     Verb(
         "budget",
         SILO,
-        "show what a silo's examples have cost so far, over all runs",
+        "show what a silo and its examples have paid so far, over all runs",
         "budget:show",
         (
             NAME,
@@ -211,8 +211,9 @@ OWNERS: Final = (
         ),
         overrides=WHICH,
         one_of=(("state", "store"),),
-        about="Runs with privacy=sample_dp. A silo whose owner has set policy.epsilon_at_most takes part once its\n"
-        "account is begun, and never again where it is missing or was changed (docs/privacy.md).",
+        about="Of examples and of the silo as a whole, each for itself. A silo whose owner has set a bound\n"
+        "(policy.epsilon_at_most, silo_epsilon_at_most) takes part once its account is begun, and never again\n"
+        "where it is missing or was changed (docs/privacy.md).",
         examples=(
             ("meadow budget north state=state keys=keys --begin", "where the silo's job runs"),
         ),
@@ -220,10 +221,10 @@ OWNERS: Final = (
     Verb(
         "budget forecast",
         SILO,
-        "say what a run would cost each example of a silo",
+        "say what a run would cost each example of a silo, or each silo",
         "budget:forecast",
         (
-            Argument("examples", "how many the silo trains on", "N", required=True),
+            Argument("examples", "how many the silo trains on (privacy=sample_dp)", "N"),
             Argument("run", "a folder's name in outputs/, or the path of one", "RUN_ID"),
         ),
         overrides=EVERY_KEY,
@@ -231,6 +232,10 @@ OWNERS: Final = (
         "the silo, and nothing is spent.",
         examples=(
             ("meadow budget forecast examples=500 privacy=sample_dp strategy.weighting=equal", ""),
+            (
+                "meadow budget forecast privacy=silo_dp strategy.weighting=equal federation.size=300",
+                "",
+            ),
         ),
     ),
     Verb(

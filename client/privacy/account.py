@@ -142,7 +142,8 @@ class Account:
         `mechanism` is the kind of privacy that it is of (`conf.privacy_kinds`).
 
         Raises SiloError MDW-373 where all releases together would then cost more than the owner
-        allows (`client.privacy.owner_bounds`), CheckpointError where it can't be noted: what is not noted is not released.
+        allows (`client.privacy.owner_bounds`), CheckpointError where it can't be noted: what is not
+        noted is not released.
         """
         for _ in range(TRIES):
             known = self._entries()

@@ -25,6 +25,7 @@ from server.report.headline import EXAMPLES, EXAMPLES_OF_ROUNDS, headline, verdi
 from server.report.overview import MOST_LINES, Overview, Point, overview
 from server.report.page import PAGE
 from server.report.software_table import mixed_software, software_table
+from server.report.spent_privacy import spent_privacy
 from server.report.stylesheet import STYLESHEET
 from server.report.tables import (
     MOST_ROWS,
@@ -39,7 +40,6 @@ from server.report.tables import (
 from server.report.trained import Config, read_config, what_was_trained
 from server.run.files import write_atomic
 from server.run.history import rounds_of
-from server.run.privacy_spent import sentences
 from server.run.result import RunResult
 from server.run.shown import (
     CENTRAL,
@@ -164,7 +164,7 @@ def html(result: RunResult, rounds: Overview, beside: Surroundings | None = None
         mixed_software=mixed_software(result.software),
         files=[name for name in FILES if name in beside.files],
         audit=beside.audit,
-        privacy=sentences(result.privacy),
+        privacy=spent_privacy(result, points),
         known_as=result.folder or result.run_id,
     )
 

@@ -38,6 +38,8 @@ class Point:
     `seconds` and `training` (the slowest silo's) in seconds, `up` and `down` in bytes; `spans`
     holds the worst and the best silo's value of a metric, `silos` each silo's own metrics and
     `moved` its share of the movement where few are drawn; `most_moved` is the largest of these.
+    `spent` is what the run had cost each silo by then (epsilon) where few are drawn, `spent_span`
+    the least and the most of these; of several rounds they are those of the last.
     """
 
     first: int
@@ -51,6 +53,8 @@ class Point:
     silos: dict[str, Metrics] = field(default_factory=dict)
     moved: Metrics = field(default_factory=dict)
     most_moved: float | None = None
+    spent: Metrics = field(default_factory=dict)
+    spent_span: Span | None = None
 
 
 @dataclass
@@ -203,6 +207,7 @@ def binned(points: Sequence[Point], most: int, drawn: Sequence[str] = ()) -> lis
 
 def _point(record: RoundRecord, drawn: Sequence[str], moved: Metrics, *, curves: bool) -> Point:
     values = {name: known(record.metrics.values(), name) for name in drawn}
+    spent = {s: v for s, one in record.privacy.items() for v in known([one], "epsilon")}
     return Point(
         first=record.round,
         round=record.round,
@@ -215,6 +220,8 @@ def _point(record: RoundRecord, drawn: Sequence[str], moved: Metrics, *, curves:
         silos=record.metrics if curves else {},
         moved=moved if curves else {},
         most_moved=max(moved.values(), default=None),
+        spent=spent if curves else {},
+        spent_span=(min(spent.values()), max(spent.values())) if spent else None,
     )
 
 
@@ -245,6 +252,8 @@ def _joined(points: Sequence[Point], drawn: Sequence[str]) -> Point:
         most_moved=max(
             (point.most_moved for point in points if point.most_moved is not None), default=None
         ),
+        spent=points[-1].spent,
+        spent_span=points[-1].spent_span,
     )
 
 

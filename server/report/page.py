@@ -164,6 +164,26 @@ PAGE = r"""
 </section>
 {% endif %}
 
+{% if privacy %}
+<section aria-labelledby="privacy">
+<h2 id="privacy">What privacy it cost</h2>
+{% for sentence in privacy.said %}<p{% if not loop.first %} class="note"{% endif %}>{{ sentence }}</p>
+{% endfor %}
+{% if privacy.pictures %}<figure aria-label="Epsilon round by round"><div class="panels">{% for picture, alt in privacy.pictures %}<div><div role="img" aria-label="{{ alt }}">{{ picture | safe }}</div>{% if loop.first %}{{ lines_of(privacy.legend) }}{% endif %}</div>{% endfor %}</div></figure>{% endif %}
+
+{% macro who_paid() %}<div class="wide" tabindex="0" role="region" aria-label="What each silo paid"><table{% if privacy.rows | length > 20 %} class="dense"{% endif %}>
+<thead><tr><th scope="col">silo</th><th scope="col">epsilon</th><th scope="col">by Rényi divergences</th><th scope="col">noise, in units of the norm</th></tr></thead>
+<tbody>{% for row in privacy.rows %}<tr><th scope="row">{{ row[0] }}</th>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>{{ left_out(privacy.left_out, "result.json") }}{% endmacro %}
+{% if privacy.rows | length > 20 %}<details><summary>{% if privacy.left_out %}The {{ privacy.rows | length }} silos that paid most{% else %}Each of the {{ privacy.rows | length }} silos{% endif %}</summary>{{ who_paid() }}</details>{% else %}{{ who_paid() }}{% endif %}
+
+<dl class="again">
+{% for name, value in privacy.facts %}<dt>{{ name }}</dt><dd>{{ value }}</dd>
+{% endfor %}
+</dl>
+</section>
+{% endif %}
+
 {% if partition %}
 <section aria-labelledby="who">
 <h2 id="who">Who has which examples</h2>
@@ -230,8 +250,6 @@ PAGE = r"""
 {% if result.ledger %}<dt>ledger</dt><dd>ledger.jsonl, anchor <code>{{ result.ledger }}</code></dd>{% endif %}
 
 {% if audit %}<dt>verification</dt><dd>when this page was written: <strong class="{{ "bad" if audit.faults else ("good" if audit.confirmed else "") }}">{{ audit }}</strong>.{% for note in audit.notes %} {{ note }}.{% endfor %} Beside what others keep: <code>meadow verify run={{ known_as }} ca=FILE records=FILE,FILE</code></dd>{% endif %}
-
-{% if privacy %}<dt>privacy</dt><dd>{% for sentence in privacy %}{{ sentence }}{{ ". " if not loop.last }}{% endfor %}.</dd>{% endif %}
 
 {% if result.mlflow_run_id %}<dt>MLflow run</dt><dd><code>{{ result.mlflow_run_id }}</code></dd>{% endif %}
 

@@ -144,7 +144,7 @@ def _called(facts: Mapping[str, Any]) -> str:
 
 
 def _neighbours(facts: Mapping[str, Any]) -> str:
-    if facts["relation"] == ADD_OR_REMOVE_ONE:
+    if facts.get("relation", ADD_OR_REMOVE_ONE) == ADD_OR_REMOVE_ONE:
         return f"of one {facts['unit']} more or less"
     return f"of one {facts['unit']} with any other data"
 

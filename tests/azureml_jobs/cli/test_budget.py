@@ -57,9 +57,29 @@ def test_an_owner_sees_what_each_run_cost_and_all_together(
     told = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in told.splitlines() if line}
     all_of_it = epsilon([ROUND] * 3, 1e-5)
-    assert rows["one"][1] == "2" and rows["two"][1] == "1"
+    assert rows["one"][1:3] == ["sample_dp", "2"] and rows["two"][1:3] == ["sample_dp", "1"]
     assert rows["two"][-1] == f"{all_of_it:.3f}" and f"epsilon {all_of_it:.3f} at" in told
     assert f"{all_of_it / 8:.0%} of 8" in told
+
+
+def test_what_examples_and_what_the_silo_have_paid_are_two_sums(
+    desk: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_budget("north", "--begin", *desk)
+    change = Release(1.0, 2.0, 1)
+    account(tmp_path).reserve("one", 1, ROUND, PolicyConf())
+    account(tmp_path).reserve("two", 1, change, PolicyConf(), "silo_dp")
+    account(tmp_path).reserve("three", 1, change, PolicyConf(), "local_dp")
+    capsys.readouterr()
+    bound = "federation.silos={north:{policy:{silo_epsilon_at_most:20}}}"
+    assert type_budget("north", *desk, bound) == 0
+    told = capsys.readouterr().out
+    of_examples = epsilon([ROUND, change], 1e-5)
+    of_silo = epsilon([change] * 2, 1e-5)
+    assert f"epsilon {of_examples:.3f} at delta 1e-05, of one example more or less" in told
+    assert f"epsilon {of_silo:.3f} at delta 1e-05, of the silo with any other data" in told
+    assert f"{of_silo / 20:.0%} of 20" in told
+    assert told.count("bounds nothing there: 1 release\n") == 2
 
 
 def test_an_account_that_was_not_begun_is_told_as_such(desk: list[str]) -> None:
@@ -87,6 +107,21 @@ def test_a_forecast_says_what_a_run_would_cost(capsys: pytest.CaptureFixture[str
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert rows["rounds"] == "3" and rows["steps"].startswith("16 in each")
     assert rows["epsilon"].startswith(("1.99", "2.000"))
+
+
+@pytest.mark.parametrize(("kind", "deviation"), [("silo_dp", "0.0225"), ("local_dp", "0.225")])
+def test_a_forecast_of_silos_says_the_noise_beside_a_change(
+    kind: str, deviation: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = ["privacy.epsilon=null", "privacy.noise_multiplier=2.25", "federation.size=100"]
+    words = [f"privacy={kind}", "strategy.weighting=equal", "run.rounds=3", *noise]
+    assert type_budget("forecast", *words) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows["rounds"] == "3, of 100 silos each"
+    assert f"{deviation} in each weight, beside a change of norm 1 at most" in rows["in"]
+    cost = epsilon([Release(1.0, 1.125, 1)] * 3, 1e-5)
+    assert rows["epsilon"] == f"{cost:.3f} at delta 1e-05, of one silo"
+    assert rows["relation"] == "replace-one"
 
 
 def test_a_forecast_of_a_run_without_privacy_is_refused() -> None:
