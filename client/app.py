@@ -29,6 +29,7 @@ from client.privacy import private_round
 from client.privacy.private_round import tells_metrics
 from client.silo_settings import data_key, silo_of
 from client.tasks.base import Data
+from client.update_form import form_at_silo, in_form
 from client.withholding import nothing_told, statistics_told, told
 from conf.errors import WireError
 from conf.schema import RunScope, Silo
@@ -83,12 +84,15 @@ def train(message: Message, context: Context) -> Message:
             **given,
         )
     leaves, stays = memory.divided(loaded.model.state_dict(), half.keeps)
-    memory.write(context.state, Memory(trained.state, stays, trained.scaling))
+    form = form_at_silo(scope, loaded.task, half.keeps)
+    sent = protocol.records(message.content, ArrayRecord)[protocol.ARRAYS]
+    update, left_out = in_form(form, to_host(leaves), sent, silo.name, round, before.left_out)
+    memory.write(context.state, Memory(trained.state, stays, trained.scaling, left_out))
     beside = {n: protocol.to_record(to_host(arrays)) for n, arrays in trained.sent.items()}
     content = RecordDict(
         {
             **beside,
-            protocol.ARRAYS: protocol.to_record(to_host(leaves)),
+            **update,
             protocol.METRICS: MetricRecord({**reported(trained, scope.strategy, silo)}),
             protocol.SOFTWARE: software(
                 scope,

@@ -1,7 +1,7 @@
 """What a silo's half of an algorithm remembers between rounds, as records of `context.state`.
 
-Three kinds: the half's own arrays, those of the model that never leave the silo, and what fp16 has
-found of its scale.
+Four kinds: the half's own arrays, those of the model that never leave the silo, what fp16 has found
+of its scale, and what compression left out of the updates so far.
 `client.context_state` sees to it that a round starts from what the last round that counted left.
 
     MDW-672 a state that is not there
@@ -18,8 +18,10 @@ from torch import Tensor
 
 from client.flat_copy import to_host
 from conf.errors import WireError
+from strategies.compression.codec import Arrays
 from strategies.silo_half import Records, SiloHalf, belongs
 from strategies.wire import protocol
+from strategies.wire.objects import array_of
 
 HALF: Final = "half/"
 """Before the name of each record of the half's own."""
@@ -27,6 +29,8 @@ KEPT: Final = "kept"
 """The record of the model's arrays that stay."""
 SCALING: Final = "scaling"
 """The record of fp16's scale (`client.loss_scale`)."""
+LEFT_OUT: Final = "left out"
+"""The record of what compression left out (`strategies.compression`)."""
 
 
 @dataclass
@@ -39,6 +43,10 @@ class Memory:
     """The arrays of the model that the half keeps (`SiloHalf.keeps`)."""
     scaling: Mapping[str, Tensor] = field(default_factory=dict)
     """fp16's scale (`client.loss_scale`), whatever the algorithm; empty in other precisions."""
+    left_out: Arrays = field(default_factory=dict)
+    """What a codec remembers of the updates that counted. A silo that has lost it goes on without:
+    what was left out is then never sent.
+    """
 
 
 def read(state: RecordDict) -> Memory:
@@ -51,13 +59,14 @@ def read(state: RecordDict) -> Memory:
     }
     kept = protocol.to_state(records[KEPT]) if KEPT in records else {}
     scaling = protocol.to_state(records[SCALING]) if SCALING in records else {}
-    return Memory(half, kept, scaling)
+    left_out = protocol.to_numpy(records[LEFT_OUT]) if LEFT_OUT in records else {}
+    return Memory(half, kept, scaling, left_out)
 
 
 def write(state: RecordDict, memory: Memory) -> None:
     """Put what a round leaves into the state, in place of what was there."""
     for name in list(protocol.records(state, ArrayRecord)):
-        if name in (KEPT, SCALING) or name.startswith(HALF):
+        if name in (KEPT, SCALING, LEFT_OUT) or name.startswith(HALF):
             del state[name]
     for name, arrays in memory.half.items():
         state[HALF + name] = protocol.to_record(to_host(arrays))
@@ -65,6 +74,10 @@ def write(state: RecordDict, memory: Memory) -> None:
         state[KEPT] = protocol.to_record(to_host(memory.kept))
     if memory.scaling:
         state[SCALING] = protocol.to_record(memory.scaling)
+    if memory.left_out:
+        record = state[LEFT_OUT] = ArrayRecord()
+        for name, values in memory.left_out.items():
+            record[name] = array_of(values)
 
 
 def check(half: SiloHalf, memory: Memory, config: ConfigRecord) -> None:

@@ -185,7 +185,21 @@ AXES: Final = (
         },
         group="privacy",
     ),
-    _named("compression", "compression.name", {"no compression": "none"}, group="compression"),
+    _named(
+        "compression",
+        "compression.name",
+        {
+            "no compression": "none",
+            "bf16 changes": "bf16",
+            "fp16 changes": "fp16",
+            "int8": "int8",
+            "int4": "int4",
+            "topk": "topk",
+            "randk": "randk",
+            "lowrank": "lowrank",
+        },
+        group="compression",
+    ),
 )
 
 _NOT_SGD: Final = (
@@ -217,7 +231,19 @@ _BUFFERS: Final = (
 _ONE_MEAN: Final = "the noise is that of a plain mean of the silos' changes"
 _NO_METRICS: Final = "no silo tells metrics of its examples, so that no round is known to be better"
 _MORE: Final = "control variates are sent beside the model, and have no bound"
+_LEAVING_OUT: Final = ("topk", "randk", "lowrank")
+_FORMS: Final = ("bf16 changes", "fp16 changes", "int8", "int4", *_LEAVING_OUT)
 REFUSED: Final = (
+    *(
+        Rule(
+            _AT_THE_SERVER,
+            form,
+            "a change is clipped to a norm, and what is rounded, or added from what an earlier round"
+            " left out, may be longer than that",
+            "Leave compression=none, or use privacy=local_dp.",
+        )
+        for form in _FORMS
+    ),
     Rule(_PRIVATE, "by examples", _COUNTS, "Add strategy.weighting=equal."),
     Rule(_PRIVATE, "by size", _COUNTS, "Add strategy.weighting=equal."),
     Rule(
@@ -423,6 +449,30 @@ NOTES: Final = (
         for kind in (_PRIVATE, _LOCAL)
         for rule in COHORT_RULES
     ),
+    *(
+        Rule(
+            "scaffold",
+            form,
+            "control variates travel as they are: c is the mean of the silos' own, and would drift"
+            " from it; the uplink is a little more than half",
+        )
+        for form in _FORMS
+    ),
+    *(
+        Rule(
+            "some silos",
+            form,
+            "what a silo left out waits until it is asked again, and is then added to a change of"
+            " another model: ask most silos in most rounds",
+        )
+        for form in _LEAVING_OUT
+    ),
+    *(
+        Rule(kind, form, "it is made of weights that have the noise already, and costs nothing")
+        for kind in (_PRIVATE, _LOCAL)
+        for form in _FORMS
+    ),
+    *(Rule("batch norm", form, "buffers travel as they are") for form in _FORMS),
     Rule("from Flower", "batch norm", "counters do not pass through a strategy of Flower's"),
 )
 """What to know of pairs that work."""
@@ -438,7 +488,10 @@ ORDER: Final = (
     "The optimizer's step, with weight decay and momentum.",
     "The algorithm's end: what is sent beside the model, and what stays at the silo.",
     "The change's clipping (`privacy=silo_dp` and `local_dp`), and the noise of `local_dp`.",
-    "At the server: admission, the means, the noise of `silo_dp`, the algorithm's step (`after`).",
+    "The change of what was trained is encoded (`compression`); what a codec leaves out stays at the"
+    " silo.",
+    "At the server: decoding, admission of what was decoded, the means, the noise of `silo_dp`, the"
+    " algorithm's step (`after`).",
 )
 """In which order the parts of a combination act."""
 

@@ -21,6 +21,7 @@ TESTED_ELSEWHERE = {
     "conf/overrides.py": "tests/conf/test_compose.py",
     "conf/fields.py": "tests/conf/test_key_list.py",
     "strategies/__init__.py": "tests/strategies/test_build.py",
+    "strategies/compression/__init__.py": "tests/strategies/compression/test_codec.py",
     "strategies/fedprox.py": "tests/strategies/test_fedavg.py",
     "strategies/median.py": "tests/strategies/test_robust_rules.py",
     "strategies/trimmed_mean.py": "tests/strategies/test_robust_rules.py",

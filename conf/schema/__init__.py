@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.fields import OUTSIDE, device, number, section
+from conf.schema.compression import BlockwiseConf, CompressionConf, LowRankConf, SparseConf
 from conf.schema.federation import (
     FederationConf,
     InputConf,
@@ -60,12 +61,13 @@ from conf.schema.strategies import (
 )
 from conf.schema.table_columns import TableConf
 from conf.schema.tasks import DataConf, TaskConf
-from conf.schema.training import CompressionConf, MachineConf, TrainerConf
+from conf.schema.training import MachineConf, TrainerConf
 
 __all__ = [
     "EXTERNAL",
     "RUN_SCOPE",
     "VARIANTS",
+    "BlockwiseConf",
     "BulyanConf",
     "CenteredClippingConf",
     "CohortRuleConf",
@@ -83,6 +85,7 @@ __all__ = [
     "KrumConf",
     "LinearConf",
     "LocalDpConf",
+    "LowRankConf",
     "MachineConf",
     "MedianConf",
     "MlpConf",
@@ -107,6 +110,7 @@ __all__ = [
     "SiloDpConf",
     "SiloLifetimes",
     "SimulationConf",
+    "SparseConf",
     "StrategyConf",
     "TableConf",
     "TaskConf",
@@ -183,6 +187,16 @@ VARIANTS: dict[str, dict[str, type[Any]]] = {
         "sample_dp": SampleDpConf,
         "silo_dp": SiloDpConf,
         "local_dp": LocalDpConf,
+    },
+    "compression": {
+        "none": CompressionConf,
+        "bf16": CompressionConf,
+        "fp16": CompressionConf,
+        "int8": BlockwiseConf,
+        "int4": BlockwiseConf,
+        "topk": SparseConf,
+        "randk": SparseConf,
+        "lowrank": LowRankConf,
     },
 }
 """Groups whose keys depend on the chosen name; where one of them is EXTERNAL, code may be named."""

@@ -1,4 +1,4 @@
-"""What a silo does with its examples in a round: the trainer and compression."""
+"""What a silo does with its examples in a round: the trainer, and what is a matter of its machine."""
 
 from __future__ import annotations
 
@@ -179,10 +179,3 @@ class MachineConf:
 
     def __post_init__(self) -> None:
         written_now(self)
-
-
-@dataclass
-class CompressionConf:
-    """How an update is made smaller before it travels."""
-
-    name: str = one_of("none", help="the kind of compression")

@@ -36,6 +36,7 @@ from server.engines.queues import STEAL_SECONDS, Job, SiloQueues
 from server.engines.server_identity import give_identity_back, take_identity
 from server.engines.silo_context import context_of, node_id
 from server.engines.worker import Worker, WorkerDied, answer, end_fork_server, load_app
+from server.round.decoding import Decoding
 from server.round.sent_model import Known, Measured
 from server.round.silo_grid import SiloGrid
 from strategies.wire import protocol
@@ -177,9 +178,9 @@ class PoolGrid(SiloGrid):
         while (reply := self._next(wanted, deadline)) is not None:
             yield reply
 
-    def measure(self, sketch_seed: int | None) -> None:
+    def measure(self, sketch_seed: int | None, decoding: Decoding | None = None) -> None:
         """Let the workers measure updates (`server.engines.measuring`)."""
-        self._measuring = Measuring(sketch_seed)
+        self._measuring = Measuring(sketch_seed, decoding)
 
     def measured(self, reply: Message) -> Known | None:
         """Return what a worker measured of a reply, once."""

@@ -351,14 +351,14 @@ def _serve(
             del received
             while jobs:
                 message, context = jobs.pop()
-                sent = measurer.model_in(message)
+                asked = measurer.asked_in(message)
                 reply, lost = answer(app, message, context)
                 beside: object = None if lost is None else Ending()
                 if lost is None and isinstance(measuring, Measuring):
-                    beside = measurer.measured(measuring, sent, reply)
+                    beside = measurer.measured(measuring, asked, reply)
                 pipe.send([(reply, context)], beside=beside)
                 _end_if_lost(lost)
-                del message, context, sent, reply
+                del message, context, asked, reply
 
 
 def _end_if_lost(failure: object) -> None:

@@ -13,6 +13,7 @@ against the model that was sent, so that what the model itself holds is never a 
     MDW-613 size or header of an array   MDW-618 a second answer     MDW-624 can't be checked
     MDW-625 a norm above the run's bound, or above so many times the last round's median
     MDW-630 sums of an evaluation        MDW-674 arrays of an algorithm's extra record
+    MDW-684 other arrays than the run's compression has     MDW-685 what can't be decoded
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from client import sums as task_sums
 from client.tasks.base import SumSpec
 from conf.errors import Interrupted
 from server.round.array_layout import ArrayLayout, few
+from server.round.decoding import Decoding
 from server.round.judgement import AdmissionFault, Admitted, Rejected, Verdict
 from server.round.reply_numbers import (
     MAX_EXAMPLES,
@@ -85,7 +87,8 @@ class Admission:
 
     `sums` is what an evaluation may hold (`client.sums.specs_of`), `metrics` what makes metrics of
     it (the task's own code), `weighting` what an update weighs by (`strategy.weighting`). With a
-    `sketcher` each admitted update comes with a sketch of its change.
+    `sketcher` each admitted update comes with a sketch of its change, and with a `decoding` it is
+    made whole first: what is judged is what it says, and not how that travelled.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Admission:
         weighting: str = protocol.BY_EXAMPLES,
         limits: Limits | None = None,
         sketcher: Sketcher | None = None,
+        decoding: Decoding | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.ceilings: Mapping[str, int] = {}
@@ -105,6 +109,7 @@ class Admission:
         self._metrics = metrics
         self._weighting = weighting
         self._sketcher = sketcher
+        self.decoding = decoding
         self._round = 0
         self._cohort: frozenset[str] = frozenset()
         self._reach = 0.0
@@ -158,7 +163,8 @@ class Admission:
     ) -> Verdict:
         """Judge a reply of `phase` (train or evaluate); never raises for what is in it.
 
-        A silo's first answer to a phase counts, whatever became of it. `known` is what an engine's
+        An update that is admitted holds the whole model from then on, however it travelled. A
+        silo's first answer to a phase counts, whatever became of it. `known` is what an engine's
         own worker has measured of it.
         """
         where = f"{silo}, round {round}, {phase}"
@@ -218,17 +224,23 @@ class Admission:
         self, content: RecordDict, values: dict[str, Any], most: int, known: Known | None
     ) -> Admitted:
         software_of(content)
-        records = _array_records(content, [protocol.ARRAYS, *self._extra])
+        travelled = [protocol.ARRAYS] if self.decoding is None else self.decoding.records
+        records = _array_records(content, [*travelled, *self._extra])
         examples = examples_in(values, 1, most)
         weight = weight_of(values, self._weighting, most)
         check_names(values, OF_TRAINING)
         check_numbers(values, [protocol.LOSS] if self.limits.finite_loss else [])
         check_loss(values, self.limits.loss_at_most)
-        arrays = self._model.values_of(records, self._extra)
+        whole = self._model.whole(self.decoding, records, self._round)
+        arrays = self._model.values_of(whole, self._extra)
         measured = self._trusted(known, arrays) or self._measured(content, arrays)
         self._check_reach(measured.largest, weight)
         norm = math.sqrt(measured.squares)
         self._check_norm(norm)
+        size = protocol.size(content)
+        if self.decoding is not None:
+            content.pop(protocol.CHANGE, None)
+            content[protocol.ARRAYS] = whole[protocol.ARRAYS]
         return Admitted(
             examples,
             norm,
@@ -236,6 +248,7 @@ class Admission:
             sketch=measured.sketch,
             largest=measured.largest,
             digest=measured.digest,
+            size=size,
         )
 
     def _trusted(self, known: Known | None, arrays: Values) -> Measured | None:

@@ -12,14 +12,17 @@ from typing import Final
 from flwr.serverapp.strategy import Strategy
 
 from client import sums
+from client.model_parts import model_parts
 from client.tasks.base import SumSpec, Task
 from conf.errors import RoundError
-from conf.schema import Conf, RunConf
+from conf.schema import RUN_SCOPE, Conf, RunConf, RunScope
 from conf.seeds import seed_for
 from server.round.admission import Admission, Limits
+from server.round.decoding import Decoding
 from server.round.reply_numbers import MAX_EXAMPLES
 from server.round.sketch import Sketcher
 from strategies.algorithm import Algorithm
+from strategies.compression.form import form_of
 from strategies.streaming import Streaming
 
 COHORT: Final = "cohort"
@@ -46,7 +49,17 @@ def admission_of(conf: Conf, task: Task, strategy: Strategy) -> Admission:
         conf.strategy.weighting,
         limits,
         Sketcher(seed_for(conf.run.seed, "server", 0, "sketch")),
+        decoding_of(conf, task, strategy),
     )
+
+
+def decoding_of(conf: Conf, task: Task, strategy: Strategy) -> Decoding | None:
+    """Return how the updates of a run are made whole; None where they are."""
+    parts = model_parts(conf.model, conf.task, task)
+    keeps = strategy.keeps if isinstance(strategy, Algorithm) else ()
+    scope = RunScope(**{name: getattr(conf, name) for name in RUN_SCOPE})
+    form = form_of(scope, parts.trained, parts.frozen, keeps)
+    return None if form is None else Decoding(form)
 
 
 def _sums_of(task: Task, loss_at_most: float | None) -> dict[str, SumSpec]:

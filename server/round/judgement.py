@@ -16,7 +16,8 @@ class Admitted:
     alone. `withheld` says of an evaluation that the silo's owner keeps something back,
     and `without` which metrics. `weight` is what an update weighs in the mean, `sketch` a small
     picture of its change, `largest` by record and array how large it is
-    (`server.round.sent_model`), and `digest` that of its arrays.
+    (`server.round.sent_model`), `digest` that of its arrays as they travelled, and `size` their
+    bytes.
     """
 
     examples: int
@@ -29,6 +30,7 @@ class Admitted:
         default_factory=dict, compare=False, repr=False
     )
     digest: str = field(default="", compare=False)
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

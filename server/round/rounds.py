@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from client.model_parts import model_parts
 from client.tasks import task_of
 from client.tasks.base import Task
 from conf.errors import RoundError
@@ -48,7 +49,6 @@ from server.run.checkpoint import Kept
 from server.run.movement import owner_of
 from server.run.privacy_spent import spent_in, told_by_silos, told_of
 from server.run.result import TEST_PHASE, Baseline, FinalTest, Metrics, RoundRecord
-from server.scoring.evaluation import parameter_names
 from server.session import Session
 from strategies.algorithm import Algorithm
 from strategies.cohort_rule import CohortRule
@@ -113,20 +113,21 @@ class Rounds:
         state = self.session.state
         self.silos = silo_names(self.grid, conf, len(self.session.members), state.round)
         early_stop = EarlyStop(conf.run.early_stop, self.choice, **state.early_stop)
+        parts = model_parts(conf.model, conf.task, self.task)
         self.noise = silo_noise_of(
             conf,
             self.strategy,
             len(self.session.members),
-            parameter_names(conf),
+            parts.parameters,
             self.session.ledger,
         )
         # What a strategy that is tried again begins with, before there is a checkpoint.
         self._new = state_of(self.strategy)
         restore(self.strategy, state.strategy)
         if isinstance(self.grid, SiloGrid):
-            self.grid.measure(self.admission.sketch_seed)
+            self.grid.measure(self.admission.sketch_seed, self.admission.decoding)
         if isinstance(self.strategy, Algorithm):
-            self.strategy.open(len(self.session.members), parameter_names(conf))
+            self.strategy.open(len(self.session.members), parts.parameters)
         # What a killed process left there, whichever strategy goes on.
         clear(self.session.folder.path / HELD)
         if isinstance(self.strategy, CohortRule):

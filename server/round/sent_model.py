@@ -20,6 +20,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 
 from server.round.array_layout import ArrayLayout, Reference, difference_of
+from server.round.decoding import Decoding
 from server.round.judgement import AdmissionFault
 from server.round.measure import measure
 from server.round.sketch import Sketch, Sketcher
@@ -67,13 +68,32 @@ class SentModel:
         }
         """Names of the arrays whose changes are averaged, since their values are too large."""
 
+    @property
+    def names(self) -> Collection[str]:
+        """Of its arrays."""
+        return self._references.keys()
+
     def only(self, names: Collection[str]) -> SentModel:
         """Return the model with these of its arrays alone."""
         if set(names) == self._references.keys():
             return self
         part = copy.copy(self)
         part._references = {n: one for n, one in self._references.items() if n in names}
+        part._model = ArrayRecord()
+        for name in part._references:
+            part._model[name] = self._model[name]
         return part
+
+    def whole(
+        self, decoding: Decoding | None, records: Mapping[str, ArrayRecord], round: int
+    ) -> Mapping[str, ArrayRecord]:
+        """Return an update's records with the whole model in them, however it travelled.
+
+        Raises AdmissionFault as `Decoding.decoded` does.
+        """
+        if decoding is None:
+            return records
+        return decoding.decoded(records, self._references, self._model, round)
 
     def is_of(self, model: ArrayRecord) -> bool:
         """Say whether these are the very same arrays, and not only equal ones."""

@@ -15,6 +15,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from server.round.decoding import Decoding
 from server.round.sent_model import Known
 
 NEVER_ASKED: Final = "it never asked for it"
@@ -59,9 +60,9 @@ class SiloGrid(Grid):
         """Return in a few words how far a node is with a message; empty where nobody knows."""
         return ""
 
-    def measure(self, sketch_seed: int | None) -> None:
+    def measure(self, sketch_seed: int | None, decoding: Decoding | None = None) -> None:
         """Let updates be measured where they are made, where that is a process of this grid's own;
-        with a seed their changes are sketched.
+        with a seed their changes are sketched, and with a `decoding` they are made whole first.
         """
 
     def measured(self, reply: Message) -> Known | None:

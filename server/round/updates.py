@@ -94,7 +94,7 @@ class Updates:
         self.influence.add(silo, verdict)
         self._note_software(silo, reply)
         record.seconds_training[silo] = metrics.get(protocol.SECONDS, 0.0)
-        record.bytes_up[silo] = protocol.size(reply.content)
+        record.bytes_up[silo] = verdict.size
         self.session.observer.reply(record.round, "train", silo, metrics)
         _leave_what_has_a_mean(reply)
 

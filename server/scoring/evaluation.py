@@ -181,16 +181,3 @@ def _read(path: Path, source: str) -> dict[str, Tensor]:
 def _is_whole(model: nn.Module, given: Mapping[str, Tensor]) -> bool:
     """Whether weights are those of a run's model, input layer and all; a network's alone are not."""
     return not isinstance(model, WithInputLayer) or any(name.startswith("input.") for name in given)
-
-
-def parameter_names(conf: Conf) -> frozenset[str]:
-    """Return the names of the model's arrays that are parameters; the others are buffers."""
-    task = task_of(conf.task)
-    try:
-        # On torch's device of shapes alone nothing is allocated or drawn.
-        with torch.device("meta"):
-            model = build_model(conf.model, task, conf.run.seed)
-    except Exception:
-        # Whatever a model of somebody's own needs numbers for while it is built.
-        model = build_model(conf.model, task, conf.run.seed)
-    return frozenset(name for name, _ in model.named_parameters())

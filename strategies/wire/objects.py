@@ -372,6 +372,21 @@ def array_of(values: np.ndarray) -> Array:
     return Array(dtype, values.shape, NPY, data)
 
 
+def as_declared(dtype: str, values: np.ndarray) -> Array:
+    """Return a copy of some elements as an array of a type of the wire, which may be one that numpy
+    has not got: bfloat16 is given as the uint16 of its bits.
+    """
+    if dtype != BFLOAT16:
+        return array_of(values)
+    data = b"".join([_header(dtype, values.shape), values.astype("<u2", copy=False).tobytes()])
+    return Array(dtype, values.shape, NPY, data)
+
+
+def in_place(dtype: str, shape: Sequence[int], values: np.ndarray) -> Array:
+    """Return contiguous elements as an array that refers to their memory: nothing is copied."""
+    return Pieces(dtype, shape, [_bytes(np.ascontiguousarray(values, DTYPES[dtype]))])
+
+
 @lru_cache(maxsize=1024)
 def _header(dtype: str, shape: tuple[int, ...]) -> memoryview:
     file = BytesIO()

@@ -2,9 +2,11 @@
 
 Server to silo, `train` and `evaluate`:  arrays (the global model), config (the keys below),
                                          and in `train` what the algorithm sends beside the model.
-Silo to server, `train`:                 arrays (the silo's model), metrics (num-examples, loss, seconds, ...),
-                                         software (versions; for the records), receipt (of the
-                                         node), and the records that the algorithm declares (`strategies.algorithm`).
+Silo to server, `train`:                 arrays (the silo's model; of a compressed update only what is
+                                         not encoded), change (what is: `strategies.compression`),
+                                         metrics (num-examples, loss, seconds, ...), software
+                                         (versions; for the records), receipt (of the node), and the
+                                         records that the algorithm declares (`strategies.algorithm`).
 Silo to server, `evaluate`:              sums (of the silo's split, by the task's own names),
                                          metrics (num-examples, loss, the task's metrics, seconds).
 `query.ready` and its reply:             config (protocol, silo); asked before round 1, an error where the silo can't
@@ -42,6 +44,8 @@ PROTOCOL: Final = 1
 
 # Records
 ARRAYS: Final = "arrays"
+CHANGE: Final = "change"
+"""Of an update: the encoded change of the model's parameters (`strategies.compression.form`)."""
 CONFIG: Final = "config"
 METRICS: Final = "metrics"
 SUMS: Final = "sums"

@@ -52,6 +52,21 @@ def test_two_workers_give_the_bits_of_none(run: FinishedRun, tmp_path: Path) -> 
     assert same_bits(run, simulated(tmp_path, "simulation=pool", "simulation.workers=2"))
 
 
+def test_two_workers_encode_to_the_bits_of_none(tmp_path: Path) -> None:
+    form = ["simulation=pool", "compression=int4"]
+    alone = simulated(tmp_path, *form, "simulation.workers=0")
+    assert same_bits(alone, simulated(tmp_path, *form, "simulation.workers=2"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_ray_at_a_time")
+@pytest.mark.parametrize("form", ["int8", "topk", "randk", "lowrank"])
+def test_ray_encodes_to_the_bits_of_the_pool(tmp_path: Path, form: str) -> None:
+    pool = ["simulation=pool", "simulation.workers=0"]
+    alone = simulated(tmp_path, *pool, f"compression={form}")
+    assert same_bits(alone, simulated(tmp_path, "simulation=ray", f"compression={form}"))
+
+
 @pytest.mark.usefixtures("one_ray_at_a_time")
 def test_ray_gives_the_bits_of_the_pool(run: FinishedRun, tmp_path: Path) -> None:
     assert same_bits(run, simulated(tmp_path, "simulation=ray"))
@@ -68,8 +83,10 @@ def test_ray_gives_the_bits_of_the_pool(run: FinishedRun, tmp_path: Path) -> Non
             "strategy.target=flwr.serverapp.strategy.FedAdam",
             "strategy.args.eta=0.05",
         ],
+        ["compression=topk"],
+        ["compression=lowrank"],
     ],
-    ids=["fedavg", "fedprox", "scaffold", "fedadam"],
+    ids=["fedavg", "fedprox", "scaffold", "fedadam", "topk", "lowrank"],
 )
 def test_a_resumed_run_gives_the_unbroken_runs_model(
     tmp_path: Path, strategy: list[str], monkeypatch: pytest.MonkeyPatch

@@ -2,11 +2,11 @@
 
     python -m tests.security.fuzz_replies --cases 100000 --seed 0
 
-Each case is a good reply with something wrong in it: bytes of an object, its tree, a layout, a
-metric, an array. It goes through what the orchestrator does with it (inflate, unpack, digest,
-admission, fold), beside an honest silo's. What may come out is an admitted update or a refusal;
-anything raised, a model that is not finite, a case of more than `SECONDS` or memory that grows is a
-finding, printed with its seed.
+Each case is a good reply with something wrong in it, compressed in some form or not: bytes of an
+object, its tree, a layout, a metric, an array, any bits in place of an encoded one. It goes through
+what the orchestrator does with it (inflate, unpack, digest, admission, fold), beside an honest
+silo's. What may come out is an admitted update or a refusal; anything raised, a model that is not
+finite, a case of more than `SECONDS` or memory that grows is a finding, printed with its seed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import random
 import resource
 import time
@@ -30,19 +31,24 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from client.sums import specs_of
 from client.tasks import task_named
+from client.update_form import in_form
 from conf.border import heard
 from conf.errors import WireError
+from conf.schema import VARIANTS
 from server.engines.server_identity import give_identity_back, take_identity
 from server.orchestrator.packed_grid import PackedGrid
 from server.round.admission import Admission, Limits
 from server.round.aggregation import Aggregation
+from server.round.decoding import Decoding
 from server.round.judgement import Admitted, Rejected
 from server.round.sketch import Sketcher
+from strategies.compression import codec_of
+from strategies.compression.form import Form
 from strategies.fedavg import FedAvg
 from strategies.scaffold import Scaffold
 from strategies.wire import protocol
 from strategies.wire.digests import update_digest
-from strategies.wire.objects import deflate, inflate
+from strategies.wire.objects import DTYPES, as_declared, deflate, inflate
 from strategies.wire.packing import PACKED, pack_content
 from tests.server.round.scripted_grid import Clock, TrainingGrid, sums_of
 
@@ -90,6 +96,8 @@ class Fuzz:
         self.sent = model()
         specs = specs_of(task_named("digits"))
         self.admission = Admission(specs, limits=Limits(1e6, 10.0), sketcher=Sketcher(0))
+        self.forms = [None, *(_form(name) for name in VARIANTS["compression"])]
+        self.form: Form | None = None
         self.silos = TrainingGrid(Clock(), {1: "honest", 2: "liar"})
         self.grid = PackedGrid(self.silos)  # type: ignore[arg-type]  # it sends nothing
         # The bounds of what was sent, as after a push.
@@ -102,7 +110,9 @@ class Fuzz:
             return RecordDict({protocol.SUMS: sums_of(10, 1.0), protocol.METRICS: numbers})
         extra = {n: self.sent[n] for n in ("a.weight", "a.bias", "n.running_var")}
         beside = {"c": ArrayRecord(extra)} if self.scaffold else {}
-        return RecordDict({protocol.ARRAYS: model(), protocol.METRICS: numbers, **beside})
+        trained = {name: tensor + 1 for name, tensor in protocol.to_state(self.sent).items()}
+        update, _ = in_form(self.form, trained, self.sent, "liar", 1, {})
+        return RecordDict({**update, protocol.METRICS: numbers, **beside})
 
     scaffold = False
 
@@ -111,6 +121,8 @@ class Fuzz:
         self.random.seed(f"{self.seed}/{number}")
         phase = self.random.choice(["train", "train", "train", "evaluate"])
         self.scaffold = phase == "train" and self.random.random() < 0.3
+        self.form = self.random.choice(self.forms) if phase == "train" else None
+        self.admission.decoding = None if self.form is None else Decoding(self.form)
         strategy = Scaffold() if self.scaffold else FedAvg()
         extra = {n: strategy.layout(n, self.sent) for n in strategy.extra}
         self.admission.open(1, self.sent, ["honest", "liar"], extra, 1.0)
@@ -177,7 +189,9 @@ class Fuzz:
 
     def _spoil_records(self, content: RecordDict) -> None:
         draw = self.random.random()
-        if draw < 0.4:
+        if protocol.CHANGE in content and draw < 0.5:
+            self._spoil_change(content[protocol.CHANGE])
+        elif draw < 0.4:
             numbers = content[protocol.METRICS]
             for _ in range(self.random.randint(1, 3)):
                 names = ["num-examples", "loss", "seconds", "size", "server-round", "withheld"]
@@ -192,6 +206,17 @@ class Fuzz:
         elif draw < 0.8:
             content["more"] = self.random.choice([model(), ConfigRecord({"a": b"\xff"})])
             content["software"] = ConfigRecord({"python": "\x1b" * self.random.randint(0, 500)})
+
+    def _spoil_change(self, change: ArrayRecord) -> None:
+        """Put any bits, of the right type and size, in place of an encoded array's."""
+        name = self.random.choice(list(change))
+        array = change[name]
+        dtype = DTYPES[array.dtype]
+        count = math.prod(array.shape)
+        bits = self.random.randbytes(count * dtype.itemsize)
+        if self.random.random() < 0.3:
+            bits = bytes([self.random.choice([0, 1, 0x7F, 0x80, 0xFF])]) * len(bits)
+        change[name] = as_declared(array.dtype, np.frombuffer(bits, dtype).reshape(array.shape))
 
     def _number(self) -> Any:
         return self.random.choice(
@@ -255,6 +280,13 @@ class Fuzz:
 SIDES: Final = (0, -1, 2**48, 2**63, 10**4000, "3", None, 1.5, True, 1e400, 10)
 COUNTS: Final = (0, 1, 2, 33, 2000)
 """Of an array's sides."""
+
+
+def _form(name: str) -> Form:
+    """Return a form of updates of `model`, with one of its arrays frozen."""
+    codec = codec_of(VARIANTS["compression"][name](name=name))
+    frozen = frozenset({"a.bias"}) if name in ("none", "int4") else frozenset()
+    return Form(codec, frozenset({"a.weight", "a.bias"}) - frozen, frozen, (), 0)
 
 
 @cache

@@ -8,9 +8,10 @@ from tests.security.fuzz_replies import fuzz
 
 
 def test_a_few_hundred_spoilt_replies_end_at_their_silo() -> None:
-    outcome = fuzz(400, seed=1)
+    outcome = fuzz(600, seed=1)
     assert outcome.findings == []
     assert outcome.counts["admitted"] and outcome.counts["MDW-643"] and outcome.counts["MDW-640"]
+    assert outcome.counts["MDW-684"] and outcome.counts["MDW-685"] and outcome.counts["MDW-612"]
 
 
 @pytest.mark.slow

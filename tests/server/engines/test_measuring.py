@@ -77,7 +77,7 @@ def judged(admission: Admission, reply: Message, known: Known | None = None) -> 
 
 def known_of(message: Message, reply: Message, sent: ArrayRecord) -> Known:
     measurer = Measurer()
-    measured = measurer.measured(Measuring(SEED), measurer.model_in(message), reply)
+    measured = measurer.measured(Measuring(SEED), measurer.asked_in(message), reply)
     assert measured is not None
     return Known(measured, sent)
 
@@ -142,7 +142,7 @@ def test_what_is_wrong_is_left_to_the_server(values: np.ndarray, code: str) -> N
     message = asked(sent)
     reply = answer(message, bad)
     measurer = Measurer()
-    assert measurer.measured(Measuring(SEED), measurer.model_in(message), reply) is None
+    assert measurer.measured(Measuring(SEED), measurer.asked_in(message), reply) is None
     verdict = judged(opened(sent), reply)
     assert isinstance(verdict, Rejected)
     assert verdict.code == code
@@ -224,7 +224,7 @@ def test_a_late_reply_leaves_no_measure_behind() -> None:
 
 def test_a_model_that_can_not_be_read_is_no_reason_to_end_a_worker() -> None:
     sent = ArrayRecord({"w": Array("float32", (3,), "numpy.ndarray", b"no array")})
-    assert Measurer().model_in(asked(sent)) is None
+    assert Measurer().asked_in(asked(sent)) is None
 
 
 def test_each_model_is_measured_from_anew() -> None:
@@ -233,7 +233,7 @@ def test_each_model_is_measured_from_anew() -> None:
     for shift in (0.0, 1.0):
         message = asked(ArrayRecord({"w": Array(np.full(4, shift, np.float32))}))
         reply = answer(message, ArrayRecord({"w": Array(np.full(4, 3.0, np.float32))}))
-        measured = measurer.measured(Measuring(None), measurer.model_in(message), reply)
+        measured = measurer.measured(Measuring(None), measurer.asked_in(message), reply)
         assert measured is not None
         found.append(measured.squares)
     assert found == [36.0, 16.0]
