@@ -56,6 +56,7 @@ def build_strategy(conf: StrategyConf) -> Strategy:
     if isinstance(made, Algorithm):
         made.weighting = conf.weighting
         made.keeps = (*made.keeps, *conf.keeps)
+        made.hold_bytes = conf.hold_mib * 2**20
         return made
     if conf.keeps:
         raise ConfigError(

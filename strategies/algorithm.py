@@ -34,7 +34,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from conf.errors import WireError
-from strategies.average import Checked, WeightedMean
+from strategies.average import HELD_BYTES, Checked, WeightedMean, are_held
 from strategies.mean_noise import MeanNoise
 from strategies.metric_means import MetricMeans
 from strategies.silo_half import SiloHalf, belongs
@@ -54,8 +54,9 @@ Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 class Algorithm(Streaming):
     """Asks every node that the grid shows, and averages what they send: derive from it.
 
-    Replies are folded in one by one (`strategies.streaming`), so that given an iterator only one of
-    them is in memory at a time; the result does not depend on their order (`strategies.average`).
+    The mean does not depend on the order of the replies (`strategies.average`). Up to `hold_bytes`
+    of them are held until all are there; of more each is folded in as it arrives
+    (`strategies.streaming`), so that given an iterator only one is in memory at a time.
     Error replies are passed over. Everything that an instance keeps in attributes is part of a
     checkpoint (`strategies.state`).
     """
@@ -85,11 +86,17 @@ class Algorithm(Streaming):
         "weighting",
         "keeps",
         "noise",
+        "cohort",
+        "hold_bytes",
         "_sent",
     )
     """Attributes that are set anew before they are read, so that no checkpoint holds them."""
     silos: int = 0
     """How many silos the run has, asked in this round or not."""
+    cohort: int | None = None
+    """How many replies a round may have at most; None where nobody has said so."""
+    hold_bytes: int = HELD_BYTES
+    """Up to which a round's replies are held (`strategy.hold_mib`)."""
     parameters: Collection[str] | None = None
     """Which of the arrays that the silos send are parameters and no buffers; None where nobody has
     said so.
@@ -177,13 +184,16 @@ class Algorithm(Streaming):
         Both are None without replies. A reply that can't be averaged is refused where the replies
         can be (`Replies`); elsewhere WireError (MDW-660 to 665) is raised for it.
         """
-        extra_means = {name: WeightedMean() for name in self.extra}
-        means = _Means(extra_means, WeightedMean(protocol.to_numpy(self._sent)))
+        # Without names there is no order to add them up in.
+        held = isinstance(replies, Replies) and self._holds()
+        extra_means = {name: WeightedMean(held=held) for name in self.extra}
+        means = _Means(extra_means, WeightedMean(protocol.to_numpy(self._sent), held=held))
         for reply in replies:
             if not reply.has_error():
                 known = replies.largest() if isinstance(replies, Replies) else {}
+                silo = replies.silo() if isinstance(replies, Replies) else ""
                 try:
-                    self._fold(reply, means, known)
+                    self._fold(reply, means, known, silo)
                 except WireError as why:
                     if not isinstance(replies, Replies):
                         raise
@@ -218,13 +228,28 @@ class Algorithm(Streaming):
     def summary(self) -> None:
         """Log what the strategy is."""
         log.info(
-            "%s: mean weighted by %s, folded as replies arrive",
+            "%s: mean weighted by %s",
             type(self).__name__,
             self.weighting,
         )
 
+    def _holds(self) -> bool:
+        """Say whether the replies of a round are held until all are there.
+
+        That is decided by the cohort and by what was sent, never by what arrives.
+        """
+        if self.cohort is None:
+            return False
+        model = [(a.dtype, tuple(a.shape)) for a in self.travelling(self._sent).values()]
+        extra = [one for name in self.extra for one in self.layout(name, self._sent).values()]
+        return are_held([*model, *extra], self.cohort, self.hold_bytes)
+
     def _fold(
-        self, reply: Message, means: _Means, known: Mapping[str, Mapping[str, float]]
+        self,
+        reply: Message,
+        means: _Means,
+        known: Mapping[str, Mapping[str, float]],
+        silo: str,
     ) -> None:
         """Fold a reply into all means, or raise MeadowError and fold nothing of it.
 
@@ -239,10 +264,10 @@ class Algorithm(Streaming):
             if name not in records:
                 raise _wrong_records(list(records))
             arrays = _arrays(records.pop(name))
-            checked.append((mean, mean.checked(arrays, weight, known.get(name))))
+            checked.append((mean, mean.checked(arrays, weight, known.get(name), silo)))
         arrays = _arrays(_only(records))
         largest = known.get(next(iter(records)))
-        checked.append((means.model, means.model.checked(arrays, weight, largest)))
+        checked.append((means.model, means.model.checked(arrays, weight, largest, silo)))
         # Only now: every one of them takes it.
         for mean, update in checked:
             mean.fold(update)

@@ -1,17 +1,18 @@
-"""The weighted mean of updates as they arrive: the same bits in any order, in bounded memory.
+"""The weighted mean of updates: the same bits in whatever order they arrive, in bounded memory.
 
-What is added up is in fixed point (`strategies.fixed_point`), 16 bytes a parameter however many
-updates come. As long as the updates themselves are no larger than those sums would be (four of
-float32) they are held instead, and added up array by array at the end. Of an array whose values are
-large in the model that was sent, the changes are added up and not the values: what the model itself
-holds then takes no room in the counters (`is_folded_as_change`). docs/strategies.md has the measured
-cost.
+Where all updates that a round may have fit into a number of bytes (`are_held`), they are held until
+the last one is there and added up in float64 in the order of their silos' names
+(`strategies.ordered_mean`). Of more, each is added up as it arrives, in whole numbers that no order
+changes (`strategies.fixed_point`): 16 bytes a parameter, however many come. Which of the two it is,
+is known before the round and never decided by who came first. Of an array whose values are large in
+the model that was sent, the changes are averaged and not the values: what the model itself holds
+then takes no room in the counters (`is_folded_as_change`). docs/strategies.md has the measured cost.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,12 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conf.errors import WireError
-from strategies.fixed_point import LIMIT, Sum, chunks, mean_of
+from strategies.chunks import chunks
+from strategies.fixed_point import LIMIT, Sum
+from strategies.ordered_mean import mean_in_order
+from strategies.wire.objects import DTYPES
 
 Arrays = Mapping[str, NDArray[Any]]
 
-_SUM_BYTES: Final = 16
+SUM_BYTES: Final = 16
 """Of one parameter, in fixed point."""
+HELD_BYTES: Final = 2 * 2**30
+"""Of the updates that are held, unless somebody says another number."""
 LARGE: Final = 2.0**7
 """A magnitude in the model beyond which an array's changes are averaged in place of its values.
 
@@ -52,6 +58,20 @@ def is_folded_as_change(values: NDArray[Any]) -> bool:
     return max(-float(values.min()), float(values.max())) > LARGE
 
 
+def are_held(arrays: Iterable[tuple[str, tuple[int, ...]]], updates: int, most: int) -> bool:
+    """Say whether so many updates of arrays of these types and shapes are held until all are there.
+
+    They are up to `most` bytes, and where they take no more than their sums would.
+    """
+    size = 0
+    sums = 0
+    for dtype, shape in arrays:
+        elements = math.prod(shape)
+        size += elements * DTYPES[dtype].itemsize
+        sums += elements * SUM_BYTES
+    return updates * size <= max(most, sums)
+
+
 @dataclass(frozen=True)
 class Checked:
     """An update that a mean takes, and what its arrays then reach."""
@@ -59,6 +79,7 @@ class Checked:
     arrays: dict[str, NDArray[Any]]
     weight: int
     reach: dict[str, float]
+    silo: str
 
 
 class WeightedMean:
@@ -67,29 +88,35 @@ class WeightedMean:
     Integer and boolean arrays are counters (BatchNorm's `num_batches_tracked`): the mean of counts
     is no count and their sum would grow with the number of silos, so the largest is kept. Arrays of
     floats, running means and variances among them, are averaged. One update alone comes back as it
-    was, bit for bit. `before` is the model that was sent, where there is one.
+    was, bit for bit. `before` is the model that was sent, where there is one. With `held` all
+    updates stay in memory until the result, and are added up in the order of their silos' names.
     """
 
-    def __init__(self, before: Arrays | None = None) -> None:
+    def __init__(self, before: Arrays | None = None, *, held: bool = False) -> None:
         self.weight = 0
         self.count = 0
         self._before = {} if before is None else before
         self._bases: dict[str, NDArray[Any]] = {}
         """The arrays of `before` whose changes are averaged, in one row each."""
-        self._held: list[tuple[dict[str, NDArray[Any]], int]] = []
+        self._all_held = held
+        self._held: list[Checked] = []
         self._sums: dict[str, Sum | _Largest] = {}  # empty while updates are held
         self._reach: dict[str, float] = {}  # sum of n * max|w|
         self._layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
 
-    def add(self, arrays: Arrays, weight: int) -> None:
+    def add(self, arrays: Arrays, weight: int, silo: str = "") -> None:
         """Fold one update in, weighted by its number of examples; the update itself is not changed.
 
         Raises WireError, with nothing folded, as `checked` does.
         """
-        self.fold(self.checked(arrays, weight))
+        self.fold(self.checked(arrays, weight, silo=silo))
 
     def checked(
-        self, arrays: Arrays, weight: int, largest: Mapping[str, float] | None = None
+        self,
+        arrays: Arrays,
+        weight: int,
+        largest: Mapping[str, float] | None = None,
+        silo: str = "",
     ) -> Checked:
         """Return an update as `fold` takes it, once it is known to fit; nothing is folded.
 
@@ -114,21 +141,20 @@ class WeightedMean:
             reach[name] = self._reach.get(name, 0.0) + weight * far
             if reach[name] > LIMIT:
                 raise _out_of_range(name, reach[name])
-        return Checked(dict(arrays), weight, reach)
+        return Checked(dict(arrays), weight, reach, silo)
 
     def fold(self, update: Checked) -> None:
         """Fold an update in that was checked after the last one was folded."""
-        arrays = update.arrays
         self._reach = update.reach
         self.count += 1
         self.weight += update.weight
         if self._sums:
-            for name, array in arrays.items():
+            for name, array in update.arrays.items():
                 self._sums[name].add(array, update.weight, self._reach.get(name, 0.0))
             return
-        self._held.append((arrays, update.weight))
-        size = sum(array.nbytes for array in arrays.values())
-        if len(self._held) * size > sum(_SUM_BYTES * array.size for array in arrays.values()):
+        self._held.append(update)
+        # One alone is the mean, and needs no sums.
+        if self.count > 1 and not self._all_held:
             self._sums = {name: self._added_up(name) for name in self._layout}
             self._held.clear()
 
@@ -142,16 +168,17 @@ class WeightedMean:
                 "MDW-664", "There is no update to average.", "At least one silo must answer."
             )
         if self.count == 1:
-            return self._held.pop()[0]
+            return self._held.pop().arrays
         if self._sums:
             return {name: self._sums.pop(name).mean(self.weight) for name in self._layout}
+        self._held.sort(key=lambda update: update.silo)
         return {name: self._mean_of_held(name) for name in self._layout}
 
     def _mean_of_held(self, name: str) -> NDArray[Any]:
         taken = self._taken(name)
         if not _averaged(self._layout[name][1]):
             return np.asarray(np.maximum.reduce([array for array, _ in taken]))
-        return mean_of(taken, self.weight, self._reach[name], self._bases.get(name))
+        return mean_in_order(taken, self.weight, self._bases.get(name))
 
     def _largest(self, name: str, array: NDArray[Any]) -> float:
         """Return the largest magnitude of what is folded of an array."""
@@ -170,7 +197,7 @@ class WeightedMean:
         return added
 
     def _taken(self, name: str) -> list[tuple[NDArray[Any], int]]:
-        return [(arrays.pop(name), weight) for arrays, weight in self._held]
+        return [(update.arrays.pop(name), update.weight) for update in self._held]
 
     def _check_layout(self, arrays: Arrays) -> None:
         layout = {name: (array.shape, array.dtype) for name, array in arrays.items()}

@@ -13,14 +13,13 @@ integers take; `high` moves to int64 before a sum could leave that range. Either
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK: Final = 1 << 15
-"""Elements folded at a time: their temporaries stay in the processor's cache."""
+from strategies.chunks import CHUNK, chunks
+
 HIGH_BITS: Final = 16
 LOW_BITS: Final = 47
 LIMIT: Final = 2.0 ** (62 - HIGH_BITS)
@@ -29,11 +28,6 @@ WHOLE: Final = 2.0**53
 """Up to which float64 holds every whole number."""
 CARRY_EVERY: Final = 32
 """Updates after which `low` (below 2^47 each) is carried into `high`, before it leaves `WHOLE`."""
-
-
-def _zeros(size: int, reach: float) -> NDArray[Any]:
-    """Return counters of steps of 2^-16 that sums up to `reach` have room in."""
-    return np.zeros(size, np.float64 if _fits_a_float(reach) else np.int64)
 
 
 def _fits_a_float(reach: float) -> bool:
@@ -134,40 +128,6 @@ class Sum:
             base = None if self._base is None else self._base[at]
             flat[at] = self._scratch.mean(self.high[at], self.low[at], weight, base)
         return mean
-
-
-def mean_of(
-    updates: list[tuple[NDArray[Any], int]],
-    weight: int,
-    reach: float,
-    base: NDArray[Any] | None,
-) -> NDArray[Any]:
-    """Return the mean of one array of floats of a few updates.
-
-    The bits of `Sum`, a chunk of all at a time.
-    """
-    first = updates[0][0]
-    mean = np.empty(first.shape, first.dtype)
-    scratch = _Scratch(first.size)
-    flat = mean.reshape(-1)
-    rows = [(array.reshape(-1), n) for array, n in updates]
-    highs = _zeros(min(CHUNK, flat.size), reach)
-    lows = np.zeros(highs.size)
-    for at in chunks(flat.size):
-        high = highs[: flat[at].size]
-        low = lows[: high.size]
-        high[...] = 0
-        low[...] = 0
-        below = None if base is None else base[at]
-        for row, n in rows:
-            scratch.fold(row[at], n, high, low, below)
-        flat[at] = scratch.mean(high, low, weight, below)
-    return mean
-
-
-def chunks(size: int) -> Iterator[slice]:
-    """Yield the parts of an array of this size that are worked on at a time."""
-    return (slice(start, start + CHUNK) for start in range(0, size, CHUNK))
 
 
 def _add_whole(high: NDArray[Any], whole: NDArray[np.float64]) -> None:

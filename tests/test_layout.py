@@ -33,6 +33,7 @@ TESTED_ELSEWHERE = {
     "strategies/centered_clipping.py": "tests/strategies/test_robust_rules.py",
     "strategies/combined.py": "tests/strategies/test_robust_rules.py",
     "strategies/held_updates.py": "tests/strategies/test_cohort_rule.py",
+    "strategies/chunks.py": "tests/strategies/test_ordered_mean.py",
     "strategies/metric_means.py": "tests/strategies/test_average.py",
     "strategies/streaming.py": "tests/server/round/test_rounds.py",
     "strategies/wire/fleet_calls.py": "tests/faults/test_flower_version.py",

@@ -39,6 +39,8 @@ class Arrivals:
         self._said = 0
         """The sum of the sizes, before any of the bytes is taken."""
         self._kept: dict[str, bytes] = {}
+        self._checked: set[str] = set()
+        """Of what is kept, the objects whose digest is known to be their name."""
         self._whole: dict[str, bytes] = {}
         self._parts: dict[str, bytearray] = {}
         self._sizes: dict[str, int] = {}
@@ -49,6 +51,20 @@ class Arrivals:
         self._parts = {id: self._parts[id] for id in ids if id in self._parts}
         self._sizes = {}
         self._said = 0
+        self._check_kept(ids)
+
+    def _check_kept(self, ids: Iterable[str]) -> None:
+        """Let go of kept objects of a message that are not what their names say.
+
+        Another server may have sent them: what it called something is nothing to this one.
+        """
+        for id in ids:
+            if id not in self._kept or id in self._checked:
+                continue
+            if hashlib.sha256(self._kept[id]).hexdigest() == id:
+                self._checked.add(id)
+            else:
+                del self._kept[id]
 
     def missing(self, ids: Iterable[str]) -> list[Gap]:
         """Return what is missing of the message."""
@@ -104,6 +120,7 @@ class Arrivals:
             self._kept = dict(contents)
         elif size > KEPT_BYTES:
             self._kept = {}
+        self._checked &= self._kept.keys()
         return contents
 
 

@@ -30,11 +30,10 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from azureml_jobs.identity.node_key import NodeKey
 from azureml_jobs.identity.signatures import HEAD, RECEIPT, head_key, is_signed, sign
-from conf.errors import CheckpointError, WireError
+from conf.errors import CheckpointError
 from conf.files.whole import append_line
 from strategies.wire import protocol
 from strategies.wire.digests import update_digest
-from strategies.wire.packing import PACKED, unpack_content
 from strategies.wire.receipts import LONGEST, MODEL, Receipt, SignedAnchor
 
 log = logging.getLogger(__name__)
@@ -115,7 +114,7 @@ class Witness:
         signed = self._checked(SignedAnchor.from_config(config), run)
         if signed is None or not signed.signature or not reply.has_content():
             return reply
-        update = _digest_of(reply.content)
+        update = update_digest(reply.content)
         if update:
             receipt = self._receipt(config, run, round, signed.anchor, update)
             reply.content[protocol.RECEIPT] = receipt.to_record()
@@ -172,15 +171,6 @@ class Witness:
             return None
         self._last_checked = (run, signed)
         return signed
-
-
-def _digest_of(content: RecordDict) -> str:
-    """Return the digest of an update as the server will see it: with its arrays by name."""
-    try:
-        return update_digest(unpack_content(content) if PACKED in content else content)
-    except WireError:
-        # The server will refuse it, and say why.
-        return ""
 
 
 def _config(message: Message) -> ConfigRecord:

@@ -29,6 +29,13 @@ class StrategyConf:
         "silo, such as [fc]",
         also=("personal_layers", "local_layers", "head"),
     )
+    hold_mib: int = number(
+        2048,
+        at_least=0,
+        at_most=2**30,
+        help="most MiB of a round's updates that the server holds and adds up in the silos' order; "
+        "of a cohort that may send more, each is added up as it arrives",
+    )
 
 
 @dataclass

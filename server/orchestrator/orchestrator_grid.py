@@ -182,7 +182,9 @@ class OrchestratorGrid(PackingGrid):
             return Message(gone, reply_to=asked.message)
         metadata = asked.upload.metadata
         try:
-            content = inflate(metadata.message_id, contents, self._fleet.limits.update_bytes)
+            # The store takes an object for what its digest says, and for nothing else.
+            most = self._fleet.limits.update_bytes
+            content = inflate(metadata.message_id, contents, most, hashed=True)
         except WireError as error:
             return Message(Error(ErrorCode.UNKNOWN, str(error)), reply_to=asked.message)
         if isinstance(content, Error):

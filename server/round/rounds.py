@@ -127,7 +127,10 @@ class Rounds:
         if isinstance(self.grid, SiloGrid):
             self.grid.measure(self.admission.sketch_seed, self.admission.decoding)
         if isinstance(self.strategy, Algorithm):
-            self.strategy.open(len(self.session.members), parts.parameters)
+            members = len(self.session.members)
+            self.strategy.open(members, parts.parameters)
+            # Not who is connected now: a round that is tried again, with fewer, has the same bits.
+            self.strategy.cohort = min(conf.run.cohort or members, members)
         # What a killed process left there, whichever strategy goes on.
         clear(self.session.folder.path / HELD)
         if isinstance(self.strategy, CohortRule):

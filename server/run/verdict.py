@@ -21,8 +21,12 @@ from server.run.chain import NOTHING, line_digest, whole_lines
 Facts = Mapping[str, Any]
 
 FILE: Final = "ledger.jsonl"
-FORMAT: Final = Format("ledger", 2, damaged="MDW-520")
-"""The lines `run started` and `run resumed` carry the version of all that follow."""
+FORMAT: Final = Format("ledger", 3, damaged="MDW-520", migrations={2: dict})
+"""The lines `run started` and `run resumed` carry the version of all that follow.
+
+Lines of version 2 are read as they are: only what the digest of an update is taken of was another,
+and no line says more of an update than its digest.
+"""
 
 _ANCHOR = re.compile(r"(?:.*\s)?(\d{1,12}):([0-9a-f]{64})")
 
@@ -144,7 +148,8 @@ def check_version(lines: Sequence[bytes], where: Path) -> None:
         facts = facts_of(line) if b'"version":' in line else None
         if facts is not None and facts.get("event") in ("run started", "run resumed"):
             version = facts.get(VERSION_KEY)
-            if isinstance(version, int) and version != FORMAT.version:
+            known = version == FORMAT.version or version in FORMAT.migrations
+            if isinstance(version, int) and not known:
                 raise FORMAT.of_another_version(where, version)
 
 

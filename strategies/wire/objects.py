@@ -12,6 +12,7 @@ it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,6 @@ from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
     get_all_nested_objects,
     get_object_head_values_from_object_content,
-    get_object_id,
     get_object_tree,
     no_object_id_recompute,
 )
@@ -98,27 +98,39 @@ class Pieces(Array):
         """Return the elements in their shape."""
         return np.frombuffer(self.buffer(), dtype=DTYPES[self.dtype]).reshape(self.shape)
 
+    @property
+    def known_ids(self) -> tuple[str, ...] | None:
+        """The SHA-256 of each chunk in which it travels, None while nobody has taken them."""
+        return cast(tuple[str, ...] | None, self.__dict__.get("_ids"))
+
+    def chunk_ids(self) -> tuple[str, ...]:
+        """Return the SHA-256 of each chunk in which it travels; its bytes are hashed once, or were
+        when they arrived in these chunks (`inflate`).
+        """
+        if "_ids" not in self.__dict__:
+            self.__dict__["_ids"] = tuple(_id_of(run) for run in self._runs())
+        return cast(tuple[str, ...], self.__dict__["_ids"])
+
     def slice_array(self) -> list[tuple[str, InflatableObject]]:
         """Return the chunks with their ids, made once."""
         if "_chunks" not in self.__dict__:
-            chunks = [
-                _Chunk(run) for run in _runs([_header(self.dtype, tuple(self.shape)), *self.pieces])
-            ]
-            self.__dict__["_chunks"] = [(chunk.object_id, chunk) for chunk in chunks]
+            known = zip(self.chunk_ids(), self._runs(), strict=True)
+            self.__dict__["_chunks"] = [(id, _Chunk(run, id)) for id, run in known]
         return cast(list[tuple[str, InflatableObject]], self.__dict__["_chunks"])
+
+    def _runs(self) -> Iterator[list[memoryview]]:
+        return _runs([_header(self.dtype, tuple(self.shape)), *self.pieces])
 
 
 class _Chunk(ArrayChunk):
-    """A chunk that is kept as it travels, and hashed once."""
+    """A chunk that is kept as it travels; its id is known."""
 
     __qualname__ = "ArrayChunk"
 
-    def __init__(self, pieces: Sequence[memoryview]) -> None:
-        head = f"ArrayChunk  {sum(piece.nbytes for piece in pieces)}".encode() + HEAD_BODY_DIVIDER
+    def __init__(self, pieces: Sequence[memoryview], id: str) -> None:
+        head = _chunk_head(sum(piece.nbytes for piece in pieces))
         content = b"".join([head, *pieces])
-        self.__dict__.update(
-            content=content, data=memoryview(content)[len(head) :], id=get_object_id(content)
-        )
+        self.__dict__.update(content=content, data=memoryview(content)[len(head) :], id=id)
 
     @property
     def object_id(self) -> str:
@@ -128,6 +140,18 @@ class _Chunk(ArrayChunk):
     def deflate(self) -> bytes:
         """Return what travels, without a copy."""
         return cast(bytes, self.__dict__["content"])
+
+
+def _chunk_head(size: int) -> bytes:
+    return b"ArrayChunk  %d%s" % (size, HEAD_BODY_DIVIDER)
+
+
+def _id_of(run: Sequence[memoryview]) -> str:
+    """Return the digest of a chunk, which is its id, without making it."""
+    digest = hashlib.sha256(_chunk_head(sum(piece.nbytes for piece in run)))
+    for piece in run:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def view(array: Array) -> memoryview:
@@ -235,14 +259,17 @@ def deflate(root: Message | RecordDict) -> tuple[str, ObjectTree, dict[str, byte
         )
 
 
-def inflate(root: str, contents: dict[str, bytes], limit: int) -> RecordDict | Error:
+def inflate(
+    root: str, contents: dict[str, bytes], limit: int, *, hashed: bool = False
+) -> RecordDict | Error:
     """Return the content, or the error, of the message `root`; its arrays stay in the chunks of
     `contents`.
 
     Every array is compared with its header and with `limit` (bytes of all arrays); no memory is
-    taken for it. Raises WireError MDW-640, MDW-641 or MDW-642.
+    taken for it. With `hashed` the caller knows that each id is the digest of its content: an array
+    then need not be hashed for its `chunk_ids`. Raises WireError MDW-640, MDW-641 or MDW-642.
     """
-    message = _inflate(root, contents, limit)
+    message = _inflate(root, contents, limit, hashed=hashed)
     if not isinstance(message, Message):
         raise _unreadable("no message")
     return message.error if message.has_error() else message.content
@@ -256,9 +283,11 @@ def inflate_content(root: str, contents: dict[str, bytes], limit: int) -> Record
     return content
 
 
-def _inflate(root: str, contents: dict[str, bytes], limit: int) -> InflatableObject:
+def _inflate(
+    root: str, contents: dict[str, bytes], limit: int, *, hashed: bool = False
+) -> InflatableObject:
     try:
-        return _Inflater(contents, limit).inflate(root, 0)
+        return _Inflater(contents, limit, hashed=hashed).inflate(root, 0)
     except WireError:
         raise
     except (
@@ -275,8 +304,10 @@ def _inflate(root: str, contents: dict[str, bytes], limit: int) -> InflatableObj
 
 
 class _Inflater:
-    def __init__(self, contents: dict[str, bytes], limit: int) -> None:
-        self._contents, self._left = contents, limit
+    def __init__(self, contents: dict[str, bytes], limit: int, *, hashed: bool) -> None:
+        self._contents = contents
+        self._left = limit
+        self._hashed = hashed
         self._done: dict[str, InflatableObject] = {}
 
     def inflate(self, id: str, depth: int) -> InflatableObject:
@@ -326,7 +357,29 @@ class _Inflater:
             return Pieces(
                 dtype, shape, [_bytes(np.ascontiguousarray(elements, dtype=DTYPES[dtype]))]
             )
+        if self._hashed and self._is_cut_as_we_do(made, order, pieces):
+            made.__dict__["_ids"] = tuple(order)
         return made
+
+    def _is_cut_as_we_do(
+        self, made: Pieces, order: list[str], pieces: Sequence[memoryview]
+    ) -> bool:
+        """Return whether the chunks are those into which we would cut the array ourselves.
+
+        Whoever sends it may cut it elsewhere, or write another header that says the same.
+        """
+        header = _header(made.dtype, tuple(made.shape))
+        sizes = [piece.nbytes for piece in pieces]
+        full = len(sizes) - 1
+        return (
+            pieces[0][: header.nbytes] == header
+            and sizes[:full] == [CHUNK_BYTES] * full
+            and 0 < sizes[-1] <= CHUNK_BYTES
+            and all(
+                self._contents[id].startswith(_chunk_head(size))
+                for id, size in zip(order, sizes, strict=True)
+            )
+        )
 
 
 def _aligned(piece: memoryview, dtype: np.dtype[Any]) -> bool:

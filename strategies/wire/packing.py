@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from conf.errors import WireError
@@ -54,6 +54,49 @@ class Bounds:
         letters = min(self.letters, max(longest + 1024, SMALL_LAYOUT))
         # No row is shorter than `["a", "bool", []]`.
         return Bounds(letters, min(self.names, letters // 16))
+
+
+class Unpacked(ArrayRecord):
+    """Named arrays as they came out of a packed record, and the ids of the chunks they came in.
+
+    To Flower it is an `ArrayRecord` like any other.
+    """
+
+    __qualname__ = "ArrayRecord"  # the type's name on the wire
+
+    def __init__(self, arrays: Mapping[str, Array], flat: ArrayRecord) -> None:
+        super().__init__()
+        for name, array in arrays.items():
+            self[name] = array
+        self._unpacked = tuple(arrays.values())
+        self._flat_ids = {
+            dtype: array.known_ids for dtype, array in flat.items() if isinstance(array, Pieces)
+        }
+
+    def chunk_ids(self) -> dict[str, tuple[str, ...]] | None:
+        """Return the ids of its chunks by element type, None where they are not all known, or where
+        the record has been changed since.
+        """
+        same = len(self) == len(self._unpacked) and all(
+            mine is its for mine, its in zip(self.values(), self._unpacked, strict=True)
+        )
+        known = {dtype: ids for dtype, ids in self._flat_ids.items() if ids is not None}
+        return known if same and known.keys() == self._flat_ids.keys() else None
+
+
+def chunk_ids(record: ArrayRecord) -> dict[str, tuple[str, ...]]:
+    """Return the ids of the chunks in which a record of named arrays travels, by element type.
+
+    Its bytes are hashed where they did not arrive in these chunks. Raises WireError MDW-641 for an
+    array that can't travel.
+    """
+    known = record.chunk_ids() if isinstance(record, Unpacked) else None
+    return flat_ids(pack(record)[0]) if known is None else known
+
+
+def flat_ids(flat: ArrayRecord) -> dict[str, tuple[str, ...]]:
+    """Return the ids of the chunks of a packed record's arrays, by element type."""
+    return {dtype: array.chunk_ids() for dtype, array in flat.items() if isinstance(array, Pieces)}
 
 
 SMALL_LAYOUT: Final = 2**16
@@ -146,10 +189,11 @@ def unpack(
         for dtype, array in flat.items()
     }
     sizes = _sizes(declared, rows)
-    record = ArrayRecord()
-    for name, (dtype, shape) in declared.items():
-        record[name] = Pieces(dtype, shape, _cut(rows[dtype], sizes[name]))
-    return record
+    arrays = {
+        name: Pieces(dtype, shape, _cut(rows[dtype], sizes[name]))
+        for name, (dtype, shape) in declared.items()
+    }
+    return Unpacked(arrays, flat)
 
 
 def _sizes(

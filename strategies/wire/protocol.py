@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """The version of this contract; a silo refuses any other."""
 
 # Records

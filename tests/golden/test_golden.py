@@ -201,7 +201,7 @@ WRITTEN: dict[str, Callable[[Path], bytes]] = {
     "checkpoint-2.safetensors": lambda folder: encode(checkpoint()),
     "history-1.jsonl": history_of,
     "result-2.json": lambda folder: result().to_json().encode(),
-    "ledger-2.jsonl": ledger_of,
+    "ledger-3.jsonl": ledger_of,
     "pointer-1.json": lambda folder: in_store(folder, "checkpoints/latest.json"),
     "lease-2.json": lambda folder: lease_record(LEASE),
     "store-1.json": lambda folder: in_store(folder, MARKER),
@@ -254,9 +254,23 @@ def test_the_result_is_read() -> None:
     assert RunResult.from_json(golden("result-2.json")) == result()
 
 
-def test_the_ledger_is_read() -> None:
-    verdict = verify_file(HERE / "ledger-2.jsonl")
+@pytest.mark.parametrize("name", ["ledger-2.jsonl", "ledger-3.jsonl"])
+def test_the_ledger_is_read(name: str) -> None:
+    verdict = verify_file(HERE / name)
     assert (verdict.lines, verdict.faults) == (5, [])
+
+
+def test_a_ledger_of_the_version_before_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / LEDGER
+    path.write_bytes(golden("ledger-2.jsonl"))
+    with Ledger(path, "golden", clock=lambda: NOW) as ledger:
+        ledger.run_started(
+            federation="f", code="c0", tree="t0", config="c1", silos=["north"], resumed=True
+        )
+    verdict = verify_file(path)
+    assert (verdict.lines, verdict.faults) == (6, [])
+    last = json.loads(path.read_bytes().splitlines()[-1])
+    assert (last["event"], last["version"]) == ("run resumed", 3)
 
 
 def test_the_admission_is_read() -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
-from conf.errors import WireError
+from conf.errors import MeadowError, WireError
 from strategies.algorithm import Algorithm, Arrays
+from strategies.average import WeightedMean
 from strategies.state import state_of
+from strategies.streaming import Replies
 from strategies.wire import protocol
 from tests.strategies.conftest import FakeGrid
 
@@ -150,3 +152,81 @@ def test_its_state_is_what_it_remembers_and_not_the_model(
     assert len(state_of(strategy)) == 0
     strategy.momentum = 0.5  # type: ignore[attr-defined]  # whatever an algorithm adds
     assert len(state_of(strategy)) > 0
+
+
+class Named(Replies):
+    """Replies in some order of arrival, with their silos' names."""
+
+    def __init__(self, replies: Sequence[Message]) -> None:
+        self._left = list(replies)
+        self._silo = ""
+
+    def __next__(self) -> Message:
+        if not self._left:
+            raise StopIteration
+        reply = self._left.pop(0)
+        self._silo = f"silo-{reply.metadata.src_node_id}"
+        return reply
+
+    def silo(self) -> str:
+        return self._silo
+
+    def refuse(self, why: MeadowError) -> None:
+        raise why
+
+
+@pytest.mark.parametrize("hold_bytes", [0, 1 << 20], ids=["as they arrive", "held"])
+def test_whichever_way_it_is_added_up_the_order_of_arrival_changes_no_bit(
+    make_grid: Any, model: ArrayRecord, hold_bytes: int
+) -> None:
+    strategy, grid = Beside(), make_grid(9)
+    strategy.cohort = 9
+    strategy.hold_bytes = hold_bytes
+    replies = answered(strategy, model, grid, u=0.1)
+    found = []
+    for order in (replies, replies[::-1], replies[4:] + replies[:4]):
+        mean, _ = strategy.aggregate_train(1, Named(order))
+        assert mean is not None
+        found.append(
+            [array.data for array in mean.values()]
+            + [array.tobytes() for array in strategy.seen[0].values()]
+        )
+    assert found[0] == found[1] == found[2]
+
+
+def test_updates_are_held_by_what_the_cohort_may_send_and_not_by_what_came(
+    model: ArrayRecord, make_grid: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[bool] = []
+
+    class Noted(WeightedMean):
+        def __init__(self, before: Arrays | None = None, *, held: bool = False) -> None:
+            super().__init__(before, held=held)
+            noted.append(held)
+
+    monkeypatch.setattr("strategies.algorithm.WeightedMean", Noted)
+    # 18 floats and a counter of 8 bytes in the model, 18 floats beside it: 152 bytes an update.
+    for cohort, arrived, most, expected in (
+        (9, 2, 9 * 152, True),
+        (9, 2, 9 * 152 - 1, False),
+        (9, 9, 9 * 152, True),
+        (None, 2, 9 * 152, False),
+    ):
+        strategy = Beside()
+        strategy.cohort = cohort
+        strategy.hold_bytes = most
+        replies = answered(strategy, model, make_grid(arrived), u=1.0)
+        noted.clear()
+        strategy.aggregate_train(1, Named(replies))
+        assert noted == [expected, expected], (cohort, arrived, most)
+        noted.clear()
+        # Without names there is no order to add them up in.
+        strategy.aggregate_train(1, replies)
+        assert noted == [False, False]
+
+
+def test_no_checkpoint_holds_how_much_may_be_held() -> None:
+    strategy = Algorithm()
+    strategy.cohort = 3
+    strategy.hold_bytes = 5
+    assert not state_of(strategy)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from strategies import fixed_point
-from strategies.fixed_point import CARRY_EVERY, HIGH_BITS, LIMIT, LOW_BITS, WHOLE, Sum, mean_of
+from strategies.fixed_point import CARRY_EVERY, HIGH_BITS, LIMIT, LOW_BITS, WHOLE, Sum
 
 SMALL = 1.0
 """A reach for which the counters are floats."""
@@ -49,13 +49,6 @@ def test_a_sum_that_grows_too_large_for_floats_goes_on_in_integers() -> None:
         added.add(array, n, SMALL if number < 3 else LARGE)
     assert added.high.dtype == np.int64
     assert added.mean(sum(n for _, n in updates)).tobytes() == mean(updates, SMALL)
-
-
-def test_a_few_updates_at_once_have_the_bits_of_one_after_another() -> None:
-    updates = drawn(size=40_000)
-    weight = sum(n for _, n in updates)
-    for reach in (SMALL, LARGE):
-        assert mean_of(updates, weight, reach, None).tobytes() == mean(updates, reach)
 
 
 def test_the_order_of_updates_changes_no_bit() -> None:

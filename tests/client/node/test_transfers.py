@@ -248,6 +248,38 @@ def test_another_model_takes_the_place_of_the_one_before() -> None:
         assert node._arrivals._kept == server.contents, "one model, whatever the number of rounds"
 
 
+def test_what_a_server_called_by_another_name_is_not_kept_for_the_next_one() -> None:
+    model = named(random_bytes(200_000))
+    (id,) = model
+    liar = {id: random_bytes(200_000, seed=1)}
+    server = Server(liar)
+    node = Transfers(server.once)
+    pull(node, liar)
+    server.contents = model | named(b"train, round 2")
+    assert pull(node, server.contents) == server.contents
+
+
+def test_what_is_kept_is_hashed_once_however_often_it_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashed = []
+    sha256 = hashlib.sha256
+
+    def counting(data: bytes = b"") -> Any:
+        hashed.append(len(data))
+        return sha256(data)
+
+    model = named(random_bytes(200_000))
+    heads = [f"round {round}".encode() for round in range(4)]
+    server = Server(model | named(*heads))
+    node = Transfers(server.once)
+    monkeypatch.setattr("client.node.arrivals.hashlib.sha256", counting)
+    for head in heads:
+        asked = model | {sha256(head).hexdigest(): head}
+        assert pull(node, asked) == asked
+    assert hashed.count(200_000) == 1
+
+
 def test_a_model_that_is_too_large_to_be_kept_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "KEPT_BYTES", 100_000)
     contents = named(random_bytes(200_000))
