@@ -101,6 +101,8 @@ def train(message: Message, context: Context) -> Message:
             ).to_record(),
         }
     )
+    if trained.account:
+        content[protocol.ACCOUNT] = ConfigRecord({protocol.REMINDER: trained.account})
     return Message(content, reply_to=message)
 
 

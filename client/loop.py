@@ -79,6 +79,8 @@ class Trained:
     """What the task's size counts in the training set, of one epoch."""
     scaling: Arrays = field(default_factory=dict)
     """fp16's scale, kept for the silo's next round (`client.loss_scale`); else empty."""
+    account: str = ""
+    """Under privacy, a reminder of the silo's account (`client.privacy.account`); else empty."""
     irreproducible: tuple[str, ...] = ()
     """Operations that do not give the same bits each time on this device (`client.determinism`)."""
 
@@ -123,7 +125,14 @@ def train(
             metrics[protocol.SECONDS_COMPILING] = compiling
     residents.measure(training.device)
     scaling = training.scale.state()
-    return Trained(metrics, more, kept, training.size, scaling, tuple(sorted(operations)))
+    return Trained(
+        metrics,
+        more,
+        kept,
+        training.size,
+        scaling,
+        irreproducible=tuple(sorted(operations)),
+    )
 
 
 @dataclass

@@ -70,6 +70,7 @@ from server.round.readiness import check_here
 from server.round.start_patience import StartPatience
 from server.run.result import RoundRecord
 from server.session import session
+from server.store.account_reminders import AccountReminders
 from server.store.admitted_keys import AdmittedKeys
 from server.store.asked_folders import check_folders
 from server.store.ceilings import Ceilings
@@ -379,6 +380,7 @@ class _Work:
             )
             grid = PackedGrid(opened)
             run.admission_of = self._admission_of
+            run.reminders = AccountReminders(self.here.store)
             ceilings = Ceilings(self.keys, OwnerNotes(self.here.store, time.time))
             run.ceilings = ceilings
             run.owner_notes = ceilings.facts

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from azureml_jobs.identity.signatures import HeadSigner
@@ -40,6 +40,7 @@ from server.run.result import FinalTest, RoundRecord, RunResult
 from server.run.run_folder import RunFolder
 from server.run.silo_states import SiloStates
 from server.run.verdict import FILE, Facts
+from server.store.account_reminders import AccountReminders
 from strategies.wire.digests import arrays_digest
 from strategies.wire.receipts import SignedAnchor
 
@@ -70,6 +71,8 @@ class Session:
     observer: Observer
     silo_states: SiloStates | None = None
     """Of a simulation; a silo's node keeps its own."""
+    reminders: AccountReminders = field(default_factory=AccountReminders)
+    """Of the silos' accounts; at an orchestrator they outlive the run."""
     admission_of: AdmissionOf = lambda key: ""
     """For the ledger: by which certificate the CA admits a silo's key."""
     ceilings: Callable[[], Mapping[str, int]] = dict

@@ -15,8 +15,13 @@ added across them; but a release that holds for any two sets of data (local_dp) 
 differ by an example too, and so is counted in both.
 
 An account without entries is not an account: it is begun once (`begin`), and where it is missing
-afterwards nothing is released. With a new key of the silo its owner continues it (`go_on`). That it
-was put back as a whole from an old copy can't be seen here.
+afterwards nothing is released. With a new key of the silo its owner continues it (`go_on`).
+
+One that was put back as a whole from an old copy looks as whole as it was. So each answer takes a
+reminder along: the last entry's digest, and a code over it that this key alone makes. The server
+keeps it, though it can make nothing of it, and shows it with the next round; an account that does
+not have that entry is refused. A server that keeps none shows none: it can hide that an account was
+put back, and gains nothing by it.
 
     MDW-376 there is no place to keep one     MDW-540 an account that is missing or was changed
 """
@@ -128,6 +133,25 @@ class Account:
         Raises CheckpointError MDW-540 where the account was not begun or is not what was written.
         """
         return _releases(self._entries())
+
+    def reminder(self) -> str:
+        """Return what shows later that the account was this long: `DIGEST:CODE`, in hex.
+
+        It does not say how many entries there are, of which other servers have asked for some.
+        """
+        digest = self._entries()[-1].digest
+        return f"{digest}:{self._code(digest)}"
+
+    def check_reminder(self, reminder: str) -> None:
+        """Raise CheckpointError MDW-540 where this key has given the reminder and the account does
+        not have the entry; one that another key has given says nothing.
+        """
+        digest, _, code = reminder.partition(":")
+        if not hmac.compare_digest(code.encode(), self._code(digest).encode()):
+            return
+        if digest not in (entry.digest for entry in self._entries()):
+            why = "it once had an entry that it lacks, and so was put back from an old copy"
+            raise self._fault(why)
 
     def reserve(
         self,
@@ -252,6 +276,9 @@ class Account:
 
     def _signed_by_us(self, facts: dict[str, Any]) -> str:
         return hmac.new(self._key, canonical(facts), hashlib.sha256).hexdigest()
+
+    def _code(self, digest: str) -> str:
+        return self._signed_by_us({"reminder": digest})
 
     @property
     def _head_name(self) -> str:

@@ -24,6 +24,7 @@ from client.silo_settings import data_key
 from conf.errors import SiloError
 from conf.schema import NoisyConf, PrivacyConf, RunScope, SampleDpConf, Silo
 from strategies.silo_half import Records, SiloHalf
+from strategies.wire import protocol
 
 SIMULATED: Final = "partition-id"
 """Of a node's configuration: there in simulations alone."""
@@ -80,8 +81,8 @@ def train(
     check_simulated(privacy, silo, context)
     simulated = SIMULATED in context.node_config
     if not isinstance(privacy, SampleDpConf):
-        account = _begun(context, silo, simulated)
-        return clipped_round.train(
+        account = _begun(context, silo, simulated, told)
+        trained = clipped_round.train(
             loaded,
             scope,
             half,
@@ -94,6 +95,7 @@ def train(
             told=told,
             scaling=scaling,
         )
+        return replace(trained, account=account.reminder())
     # As this silo's machine carries it out.
     scope = replace(scope, trainer=loaded.trainer)
     sample_dp.check(loaded.model, loaded.task, half, scope, silo)
@@ -103,7 +105,7 @@ def train(
         examples = planted.dataset
     plan = sample_dp.plan_for(scope, examples)
     _check_delta(privacy, plan.examples, silo)
-    account = _begun(context, silo, simulated)
+    account = _begun(context, silo, simulated, told)
     before = [one.release for one in account.entries() if one.run == run]
     release = sample_dp.release_of(scope, plan, before)
     entries = account.reserve(run, round, release, silo.policy)
@@ -121,16 +123,21 @@ def train(
             sent=sent,
         )
     spent = clipped_round.spent(entries, privacy, release.noise)
-    return replace(trained, metrics={**trained.metrics, **spent})
+    metrics = {**trained.metrics, **spent}
+    return replace(trained, metrics=metrics, account=account.reminder())
 
 
-def _begun(context: Context, silo: Silo, simulated: bool) -> Account:
-    """Return the silo's account; raises SiloError MDW-376 without a place for one."""
+def _begun(context: Context, silo: Silo, simulated: bool, told: Mapping[str, Any]) -> Account:
+    """Return the silo's account, not older than the server has seen it.
+
+    Raises SiloError MDW-376 without a place for one, CheckpointError MDW-540.
+    """
     account = _account(silo.account, silo.name, data_key(context))
     bounded = silo.policy.epsilon_at_most, silo.policy.silo_epsilon_at_most
     if simulated or bounded == (None, None):
         # Whoever bounds what is spent begins the account: one that is gone must not begin at zero.
         account.begin()
+    account.check_reminder(str(told.get(protocol.REMINDER, "")))
     return account
 
 

@@ -26,7 +26,7 @@ from server.round import silos_alone
 from server.round.admission import Admission
 from server.round.choice import CENTRAL, Choice, choice_of
 from server.round.cohort import CohortGrid, select
-from server.round.counted import say_what_counted
+from server.round.counted import nothing, say_what_counted
 from server.round.early_stop import EarlyStop
 from server.round.end_of_run import central_details, choose, config_of, final_test
 from server.round.evaluate_phase import EvaluatePhase
@@ -230,7 +230,9 @@ class Rounds:
 
         # 2. Train, and aggregate: a streaming strategy does the second while the first goes on.
         asked = self.strategy.configure_train(number, arrays, config, cohort)
-        messages = self._to_cohort(asked, nodes, self.session.state.counted)
+        private = self.session.conf.privacy.is_private
+        reminder = self.session.reminders.of if private else nothing
+        messages = self._to_cohort(asked, nodes, self.session.state.counted, reminder)
         rewind = partial(self._rewind, number, cohort)
         phase = self._phase("train", number)
         training = TrainPhase(
@@ -381,7 +383,11 @@ class Rounds:
         return self.session.state.counted | dict.fromkeys(record.replied, record.round)
 
     def _to_cohort(
-        self, messages: Iterable[Message], nodes: dict[str, int], counted: Mapping[str, int]
+        self,
+        messages: Iterable[Message],
+        nodes: dict[str, int],
+        counted: Mapping[str, int],
+        reminder: Callable[[str], str] = nothing,
     ) -> list[Message]:
         """Return a strategy's messages, each with the round of its silo that counted last.
 
@@ -396,7 +402,7 @@ class Rounds:
                 f"The strategy {name} asks nodes that are not in the cohort: {sorted(strangers)}.",
                 "It may ask those that grid.get_node_ids() returns in its configure methods.",
             )
-        say_what_counted(sent, self.silos, counted)
+        say_what_counted(sent, self.silos, counted, reminder)
         return sent
 
     def _config(self) -> ConfigRecord:

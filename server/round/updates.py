@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from flwr.app import Message, MetricRecord
+from flwr.app import ConfigRecord, Message, MetricRecord
 
 from conf.errors import MeadowError
 from server.round.admission import software_of
@@ -93,6 +93,7 @@ class Updates:
             record.train[silo][NORM] = verdict.norm
         self.influence.add(silo, verdict)
         self._note_software(silo, reply)
+        self._keep_reminder(silo, reply)
         record.seconds_training[silo] = metrics.get(protocol.SECONDS, 0.0)
         record.bytes_up[silo] = verdict.size
         self.session.observer.reply(record.round, "train", silo, metrics)
@@ -113,6 +114,14 @@ class Updates:
         known[silo] = facts
         self.record.software[silo] = facts
         self.session.ledger.software(self.record.round, silo, facts)
+
+    def _keep_reminder(self, silo: str, reply: Message) -> None:
+        """Keep what a silo's account is now, for the silo to be shown."""
+        account = protocol.records(reply.content, ConfigRecord).get(protocol.ACCOUNT)
+        if account is None:
+            return
+        del reply.content[protocol.ACCOUNT]
+        self.session.reminders.keep(silo, str(account.get(protocol.REMINDER, "")))
 
     def _say_what_changed(self, silo: str, before: str | None, now: str | None) -> None:
         """Tell that a silo's data is another than in its round before; what of it, nobody says."""

@@ -5,8 +5,9 @@ Server to silo, `train` and `evaluate`:  arrays (the global model), config (the 
 Silo to server, `train`:                 arrays (the silo's model; of a compressed update only what is
                                          not encoded), change (what is: `strategies.compression`),
                                          metrics (num-examples, loss, seconds, ...), software
-                                         (versions; for the records), receipt (of the node), and the
-                                         records that the algorithm declares (`strategies.algorithm`).
+                                         (versions; for the records), receipt (of the node), account
+                                         (of a private run), and the records that the algorithm
+                                         declares (`strategies.algorithm`).
 Silo to server, `evaluate`:              sums (of the silo's split, by the task's own names),
                                          metrics (num-examples, loss, the task's metrics, seconds).
 `query.ready` and its reply:             config (protocol, silo); asked before round 1, an error where the silo can't
@@ -52,6 +53,12 @@ SUMS: Final = "sums"
 """Of an evaluation: int64 and float64 arrays that add up over silos (`client.sums`)."""
 SOFTWARE: Final = "software"
 """What the silo runs (`strategies.wire.software`), a config record beside its update."""
+ACCOUNT: Final = "account"
+"""A reminder of the silo's account (`client.privacy.account`), a config record beside the update of
+a private run: `{REMINDER: text}`.
+"""
+REMINDER: Final = "meadow-account"
+"""The last reminder that the server has of the silo's account, for the silo to compare."""
 RECEIPT: Final = "receipt"
 """The silo's signed answer to the ledger's anchor (`strategies.wire.receipts`), a config record
 beside its update."""

@@ -300,3 +300,44 @@ def test_a_clock_that_is_set_back_forgets_nothing(
     with pytest.raises(SiloError, match="MDW-373"):
         account(begun).reserve("a", 3, ROUND, policy)
     assert [one.round for one in account(begun).entries()] == [1, 2]
+
+
+def test_an_account_that_was_put_back_from_an_old_copy_is_refused_once_it_is_reminded(
+    begun: Path, tmp_path: Path
+) -> None:
+    account(begun).reserve("a", 1, ROUND, FREE)
+    old = tmp_path / "copy"
+    shutil.copytree(files(begun), old)
+    account(begun).reserve("a", 2, ROUND, FREE)
+    reminder = account(begun).reminder()
+    account(begun).check_reminder(reminder)
+
+    shutil.rmtree(files(begun))
+    shutil.copytree(old, files(begun))
+    assert len(account(begun).entries()) == 1, "by itself it looks whole"
+    with pytest.raises(CheckpointError, match="put back from an old copy") as caught:
+        account(begun).check_reminder(reminder)
+    assert caught.value.code == "MDW-540"
+
+    # Another history of the same length is not what was there either.
+    account(begun).reserve("b", 1, ROUND, FREE)
+    with pytest.raises(CheckpointError, match="put back from an old copy"):
+        account(begun).check_reminder(reminder)
+
+
+def test_an_older_reminder_and_one_of_another_key_say_nothing(begun: Path) -> None:
+    account(begun).reserve("a", 1, ROUND, FREE)
+    older = account(begun).reminder()
+    account(begun).reserve("a", 2, ROUND, FREE)
+    account(begun).check_reminder(older)
+    digest, _, code = older.partition(":")
+    for said in ("", ":", digest, f"{'0' * 64}:{code}", f"{digest}:{'0' * 64}", "\u20ac:\u20ac"):
+        account(begun).check_reminder(said)
+
+
+def test_a_reminder_does_not_say_how_much_was_spent(begun: Path) -> None:
+    lengths = set()
+    for round in range(1, 4):
+        account(begun).reserve("a", round, ROUND, FREE)
+        lengths.add(len(account(begun).reminder()))
+    assert lengths == {129}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from azureml_jobs.storage.folder_store import FolderStore
 from client.app import app
 from client.border_mod import OWN_NODE
 from client.models import build_model
-from client.privacy import sample_dp
+from client.privacy import private_round, sample_dp
 from client.privacy.account import Account
 from client.silo_settings import DATA_KEY, NODE_KEY
 from client.tasks import task_named, task_of
@@ -97,6 +98,26 @@ def test_an_update_tells_what_it_cost_and_neither_loss_nor_examples_nor_data(
     software = protocol.records(reply.content, ConfigRecord)[protocol.SOFTWARE]
     assert software["data"] == "", "it would tell when an example is added"
     assert entries(conf, tmp_path) == [("run", 1)]
+
+
+def test_an_account_that_is_older_than_the_server_has_seen_it_is_refused(tmp_path: Path) -> None:
+    conf = run()
+    here = at_a_silo(conf, tmp_path)
+    reply = app(asked(conf, round=1), here)
+    old = tmp_path / "copy"
+    account = tmp_path / silos(conf)[0].name
+    shutil.copytree(account, old)
+    reply = app(asked(conf, round=2), here)
+    reminder = protocol.records(reply.content, ConfigRecord)[protocol.ACCOUNT][protocol.REMINDER]
+
+    shutil.rmtree(account)
+    shutil.copytree(old, account)
+    private_round._account.cache_clear()  # another process knows nothing of what was there
+    again = asked(conf, round=3)
+    again.content.config_records[protocol.CONFIG][protocol.REMINDER] = reminder
+    with pytest.raises(CheckpointError, match=r"MDW-540.*put back from an old copy"):
+        app(again, here)
+    assert len(entries(conf, tmp_path)) == 1, "nothing was trained, and nothing noted"
 
 
 def test_each_training_costs_whatever_it_is_called(tmp_path: Path) -> None:

@@ -39,6 +39,16 @@ def test_silos_that_are_told_the_same_share_one_content() -> None:
     assert sent[0].content is not sent[1].content
 
 
+def test_a_reminder_goes_to_the_silo_that_gave_it_and_to_no_other() -> None:
+    config = ConfigRecord({protocol.ROUND: 5})
+    sent = messages(RecordDict({protocol.ARRAYS: ArrayRecord(), protocol.CONFIG: config}))
+    say_what_counted(sent, SILOS, {}, {"east": "", "north": "a:b", "south": ""}.__getitem__)
+    found = [message.content.config_records[protocol.CONFIG] for message in sent]
+    assert [protocol.REMINDER in one for one in found] == [False, True, False]
+    assert found[1][protocol.REMINDER] == "a:b"
+    assert sent[0].content is sent[2].content
+
+
 def test_messages_of_different_contents_keep_them() -> None:
     sent = [
         Message(
