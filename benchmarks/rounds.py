@@ -118,13 +118,37 @@ def _replies(grid: Grid, sent: list[Message]) -> Any:
         yield from grid.send_and_receive(sent, timeout=600)
 
 
-def meadows_mean(replies: Iterable[Message]) -> ArrayRecord:
-    """Average as a run with strategy=fedavg does."""
+def meadows_mean(silos: int) -> Average:
+    """Return what averages as a run with strategy=fedavg does, the replies of so many silos."""
     from strategies.fedavg import FedAvg
+    from strategies.streaming import Replies
 
-    arrays, _ = FedAvg().aggregate_train(1, _checked(replies))
-    assert arrays is not None
-    return arrays
+    class Named(Replies):
+        """Replies as they arrive, with names."""
+
+        def __init__(self, replies: Iterable[Message]) -> None:
+            self._replies = iter(_checked(replies))
+            self._node = 0
+
+        def __next__(self) -> Message:
+            reply = next(self._replies)
+            self._node = reply.metadata.src_node_id
+            return reply
+
+        def silo(self) -> str:
+            return str(self._node)
+
+        def refuse(self, why: Exception) -> None:
+            raise why
+
+    def average(replies: Iterable[Message]) -> ArrayRecord:
+        strategy = FedAvg()
+        strategy.cohort = silos
+        arrays, _ = strategy.aggregate_train(1, Named(replies))
+        assert arrays is not None
+        return arrays
+
+    return average
 
 
 def _checked(replies: Iterable[Message]) -> Iterable[Message]:
@@ -203,7 +227,7 @@ def serve(folder: Path, size: str, number: int, silos: int) -> None:
         names = [silo.name for silo in federation.silos]
         orchestrator.wait_for(names, silos, 120)
         grid = PackedGrid(orchestrator.open_run("benchmark", names))
-        seconds = rounds(grid, megabytes, arrays, number, silos, meadows_mean)
+        seconds = rounds(grid, megabytes, arrays, number, silos, meadows_mean(silos))
         memory = {"server": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
         memory["node"] = max(_peak(one.process.pid) for one in processes)
         (folder / "out.json").write_text(json.dumps({"seconds": seconds, "memory": memory}))
