@@ -40,6 +40,7 @@ from strategies.metric_means import MetricMeans
 from strategies.silo_half import SiloHalf, belongs
 from strategies.streaming import Replies, Streaming
 from strategies.wire import protocol
+from strategies.wire.objects import array_of
 
 log = logging.getLogger(__name__)
 
@@ -285,7 +286,7 @@ class Algorithm(Streaming):
         ordered = ArrayRecord()
         for name, sent in self._sent.items():
             # A second copy of one array at a time.
-            ordered[name] = Array(result.pop(name)) if name in result else sent
+            ordered[name] = array_of(result.pop(name)) if name in result else sent
         return ordered
 
 

@@ -421,7 +421,7 @@ def array_of(values: np.ndarray) -> Array:
     dtype = str(values.dtype)
     if DTYPES.get(dtype) != values.dtype or not values.flags.c_contiguous:
         return Array(values)
-    data = b"".join([_header(dtype, values.shape), values.tobytes()])
+    data = b"".join([_header(dtype, values.shape), _bytes(values)])
     return Array(dtype, values.shape, NPY, data)
 
 
