@@ -128,8 +128,13 @@ class Cpu(threading.Thread):
 def run(side: str, work: Work, args: argparse.Namespace) -> Run | None:
     """Do one run of a side; None where it is not installed."""
     started = commands(side, work, args)
-    if not started:
-        return None
+    return run_of(side, work, started, args.limit) if started else None
+
+
+def run_of(
+    side: str, work: Work, started: list[tuple[list[str], dict[str, str]]], limit: float
+) -> Run:
+    """Do one run of some processes, the first of which says what happens."""
     with tempfile.TemporaryDirectory(prefix="meadow-frameworks-") as folder:
         errors = Path(folder) / "stderr"
         began = time.time()
@@ -149,16 +154,16 @@ def run(side: str, work: Work, args: argparse.Namespace) -> Run | None:
             cpu = Cpu([process.pid for process in processes])
             cpu.start()
             try:
-                said = processes[0].communicate(timeout=args.limit)[0]
+                said = processes[0].communicate(timeout=limit)[0]
                 for process in processes[1:]:
-                    process.wait(args.limit)
+                    process.wait(limit)
             except subprocess.TimeoutExpired:
                 said = ""
             seconds = time.time() - began
             used = cpu.total()
             late = _ended(processes)
         if late:
-            return Run(side, work.silos, error=f"not done after {args.limit} s")
+            return Run(side, work.silos, error=f"not done after {limit} s")
         told = [json.loads(line) for line in said.splitlines() if line.startswith('{"event"')]
         result = _times(Run(side, work.silos, cpu=used), told, began, seconds)
         if result.accuracy is None:
