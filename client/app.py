@@ -9,7 +9,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from client import loop, memory
+from client import loop, memory, smoke_answer
 from client.alone import check_alone, scored_alone
 from client.batches import length
 from client.border_mod import border_mod
@@ -178,6 +178,16 @@ def alone(message: Message, context: Context) -> Message:
     if said.sums:
         content[protocol.SUMS] = protocol.to_record(said.sums)
     return Message(content, reply_to=message)
+
+
+@app.query("smoke")
+def smoke(message: Message, context: Context) -> Message:
+    """Send back what was sent, and say what this machine is (`client.smoke_answer`)."""
+    scope = run_scope(message)
+    silo = silo_of(context)
+    check_run(scope, silo, 1)
+    sent = protocol.records(message.content, ArrayRecord)[protocol.ARRAYS]
+    return Message(smoke_answer.answer(sent, scope, silo), reply_to=message)
 
 
 @app.query("hello")

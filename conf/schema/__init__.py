@@ -152,6 +152,7 @@ VARIANTS: dict[str, dict[str, type[Any]]] = {
         "digits": TaskConf,
         "images": ImagesConf,
         "mnist": TaskConf,
+        "smoke": TaskConf,
         "table": TableConf,
         EXTERNAL: TaskConf,
     },

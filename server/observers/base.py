@@ -49,6 +49,9 @@ class Observer:
     def model_tested(self, test: FinalTest) -> None:
         """The rounds are done, and the run's model was evaluated on the silos' test splits."""
 
+    def silos_tried(self, table: list[str]) -> None:
+        """Before round 1 of `task=smoke`: what works at each silo, as lines of a table."""
+
     def baselines_started(self, models: list[str]) -> None:
         """The rounds are done; models without a federation are trained for comparison."""
 
@@ -94,6 +97,11 @@ class Observers(Observer):
         """See `Observer`."""
         for observer in self._all:
             observer.model_tested(test)
+
+    def silos_tried(self, table: list[str]) -> None:
+        """See `Observer`."""
+        for observer in self._all:
+            observer.silos_tried(table)
 
     def baselines_started(self, models: list[str]) -> None:
         """See `Observer`."""

@@ -42,6 +42,10 @@ class Guarded(Observer):
         """See `Observer`."""
         self._tell(lambda: self._observer.model_tested(test))
 
+    def silos_tried(self, table: list[str]) -> None:
+        """See `Observer`."""
+        self._tell(lambda: self._observer.silos_tried(table))
+
     def baselines_started(self, models: list[str]) -> None:
         """See `Observer`."""
         self._tell(lambda: self._observer.baselines_started(models))

@@ -109,6 +109,11 @@ class PlainProgress(Observer):
         if test.unscored:
             self._print(f"test  {one_line(test.unscored)}")
 
+    def silos_tried(self, table: list[str]) -> None:
+        """Say what works at each silo."""
+        for line in table:
+            self._print(line)
+
     def baselines_started(self, models: list[str]) -> None:
         """Say what takes its time now."""
         self._print(f"training {len(models)} models without a federation, for comparison")
@@ -186,6 +191,11 @@ class LiveProgress(Observer):
             self._rows.setdefault(silo, _Row()).on = computed_on(facts)
         for silo, why in record.failed.items():
             self._rows.setdefault(silo, _Row()).state = f"failed: {one_line(why)}"
+
+    def silos_tried(self, table: list[str]) -> None:
+        """Say above the table of rounds what works at each silo."""
+        for line in table:
+            self._live.console.print(Text(line), soft_wrap=True)
 
     def baselines_started(self, models: list[str]) -> None:
         """Show what takes its time now."""

@@ -17,12 +17,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from client import smoke_answer
 from client.model_parts import model_parts
 from client.tasks import task_of
 from client.tasks.base import Task
 from conf.errors import RoundError
 from conf.seeds import seed_for
-from server.round import silos_alone
+from server.round import silos_alone, smoke_table
 from server.round.admission import Admission
 from server.round.choice import CENTRAL, Choice, choice_of
 from server.round.cohort import CohortGrid, select
@@ -136,6 +137,8 @@ class Rounds:
         if isinstance(self.strategy, CohortRule):
             self.strategy.begin(self.session.folder.path / HELD, conf.run.seed)
         if state.round == 0:
+            if conf.task.name == smoke_answer.TASK:
+                self._try_silos()
             if self.session.result.mode != "simulate":
                 ask_silos(self.grid, self.silos, conf.run, self._config())
             state.arrays = fitted(
@@ -151,6 +154,11 @@ class Rounds:
             early_stop.take(record.aggregate)
             self._close(record, arrays, early_stop)
         return early_stop.stopped
+
+    def _try_silos(self) -> None:
+        tried = smoke_table.try_silos(self.session.conf, self.grid, self.silos, self._config())
+        smoke_table.keep(tried, self.session.folder)
+        self.session.observer.silos_tried(smoke_table.table(tried))
 
     def farewell(self) -> Farewell | None:
         """Return who tells the silos of the end; None where nobody signs heads."""

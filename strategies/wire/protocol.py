@@ -17,6 +17,8 @@ Silo to server, `evaluate`:              sums (of the silo's split, by the task'
 `query.alone` and its reply:             arrays (the first weights), config (the round is how many are trained);
                                          sums and metrics as of `evaluate`, of the silo's own model on its test split.
                                          Asked after the last round, with `run.baseline`; the model stays.
+`query.smoke` and its reply:             arrays (as many bytes as are tried; the reply has them in reverse), config,
+                                         and in the reply facts (of the silo's machine); in a run of task=smoke.
 `query.closing` and its reply:           config (the ledger's last anchor, the model's digest) and receipt; told after
                                          the last round to Meadow's own nodes, which answer without their app.
 `query.hello` and its reply:             config (protocol, silo); asked where a grid does not know its silos' names.
@@ -51,6 +53,10 @@ CONFIG: Final = "config"
 METRICS: Final = "metrics"
 SUMS: Final = "sums"
 """Of an evaluation: int64 and float64 arrays that add up over silos (`client.sums`)."""
+FACTS: Final = "facts"
+"""What a silo says of its machine (`client.smoke_answer`), a config record in the reply to
+`query.smoke`.
+"""
 SOFTWARE: Final = "software"
 """What the silo runs (`strategies.wire.software`), a config record beside its update."""
 ACCOUNT: Final = "account"
@@ -143,6 +149,7 @@ HELLO: Final = "query.hello"
 READINESS: Final = "query.ready"
 STATISTICS: Final = "query.statistics"
 ALONE: Final = "query.alone"
+SMOKE: Final = "query.smoke"
 CLOSING: Final = "query.closing"
 
 
