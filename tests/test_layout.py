@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -252,3 +253,10 @@ def test_no_two_modules_of_one_name_hold_different_things() -> None:
         files.setdefault(Path(module).name, []).append(module)
     shared = {name: where for name, where in files.items() if len(where) > 1}
     assert not {name: where for name, where in shared.items() if name not in SHARED_NAMES}
+
+
+def test_the_map_says_of_nothing_twice_where_it_is() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    subjects = Counter(row.split("|")[1].strip() for row in rows)
+    assert not [subject for subject, times in subjects.items() if times > 1]
