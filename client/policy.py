@@ -30,6 +30,7 @@ from conf.schema import (
     TrainerConf,
     is_outside,
 )
+from conf.schema.aggregation_kinds import WEAKEST_FIRST
 from conf.targets import known
 from strategies.wire import protocol
 
@@ -63,6 +64,7 @@ def _broken(scope: RunScope, silo: Silo, rounds: int) -> list[Broken]:
     else:
         found += _broken_in_version_1(scope, policy, rounds)
     found += _too_little_privacy(scope, policy)
+    found += _too_open_an_aggregation(scope, policy)
     weighting = scope.strategy.weighting
     if not policy.reveal_counts and weighting != protocol.EQUAL:
         what = f"strategy.weighting={weighting}, which tells how many examples the silo has"
@@ -103,6 +105,15 @@ def _too_little_privacy(scope: RunScope, policy: PolicyConf) -> list[Broken]:
         return []
     allowed = " or ".join(f"privacy={kind}" for kind in enough)
     return [Broken(f"privacy={scope.privacy.name}", allowed)]
+
+
+def _too_open_an_aggregation(scope: RunScope, policy: PolicyConf) -> list[Broken]:
+    """Return what is wrong with a run that shows the server more of an update than its owner wants."""
+    enough = WEAKEST_FIRST[WEAKEST_FIRST.index(policy.aggregation_at_least) :]
+    if scope.aggregation.name in enough:
+        return []
+    allowed = " or ".join(f"aggregation={kind}" for kind in enough)
+    return [Broken(f"aggregation={scope.aggregation.name}", allowed)]
 
 
 def _too_large_a_batch(trainer: TrainerConf, silo: Silo) -> list[Broken]:

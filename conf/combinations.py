@@ -185,6 +185,7 @@ AXES: Final = (
         },
         group="privacy",
     ),
+    _named("aggregation", "aggregation.name", {"in the clear": "plain"}, group="aggregation"),
     _named(
         "compression",
         "compression.name",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.fields import OUTSIDE, device, number, section
+from conf.schema.aggregation_kinds import AggregationConf
 from conf.schema.compression import BlockwiseConf, CompressionConf, LowRankConf, SparseConf
 from conf.schema.federation import (
     FederationConf,
@@ -67,6 +68,7 @@ __all__ = [
     "EXTERNAL",
     "RUN_SCOPE",
     "VARIANTS",
+    "AggregationConf",
     "BlockwiseConf",
     "BulyanConf",
     "CenteredClippingConf",
@@ -136,13 +138,23 @@ class Conf:
     trainer: TrainerConf = section(TrainerConf)
     strategy: StrategyConf = section(StrategyConf)
     privacy: PrivacyConf = section(PrivacyConf)
+    aggregation: AggregationConf = section(AggregationConf)
     compression: CompressionConf = section(CompressionConf)
     federation: FederationConf = section(FederationConf)
     simulation: SimulationConf = section(SimulationConf)
     tracking: TrackingConf = section(TrackingConf)
 
 
-RUN_SCOPE = ("run", "task", "model", "trainer", "strategy", "privacy", "compression")
+RUN_SCOPE = (
+    "run",
+    "task",
+    "model",
+    "trainer",
+    "strategy",
+    "privacy",
+    "aggregation",
+    "compression",
+)
 """The groups that travel to a silo."""
 
 EXTERNAL = "external"
@@ -218,6 +230,7 @@ class RunScope:
     trainer: TrainerConf
     strategy: StrategyConf
     privacy: PrivacyConf
+    aggregation: AggregationConf
     compression: CompressionConf
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.fields import NAMED, NAMED_IN_WORDS, SHA256, YEAR, entries, number, one_of, size, value
+from conf.schema.aggregation_kinds import WEAKEST_FIRST
 
 
 @dataclass
@@ -103,6 +104,10 @@ class PolicyConf:
     )
     delta: float = number(
         1e-5, above=0, at_most=0.1, help="the delta at which these two are counted"
+    )
+    aggregation_at_least: str = one_of(
+        *WEAKEST_FIRST,
+        help="the aggregation that shows the server most of the silo's update; plain = all of it",
     )
     reveal_counts: bool = value(
         True,

@@ -62,9 +62,9 @@ def what_was_trained(config: Config) -> list[tuple[str, str]]:
         ("rounds", _rounds(run)),
         ("seed", _text(run.get("seed"))),
     ]
-    for name in ("privacy", "compression"):
+    for name in ("privacy", "aggregation", "compression"):
         group = _group(config, name)
-        if group.get("name", "none") != "none":
+        if group.get("name", "none") not in ("none", "plain"):
             rows.append((name, _named(group)))
     return [(what, how) for what, how in rows if how]
 

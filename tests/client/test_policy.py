@@ -261,3 +261,12 @@ def test_the_score_is_the_same_in_smaller_batches() -> None:
         second[protocol.LOSS], rel=1e-6
     )
     assert load_cached(scope(), silo()).data.validation
+
+
+def test_a_run_that_shows_the_server_more_than_the_owner_wants_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_run(scope(), silo(aggregation_at_least="plain"), 1)
+    monkeypatch.setattr("client.policy.WEAKEST_FIRST", ("plain", "masked"))
+    with pytest.raises(SiloError, match=r"MDW-341: .*aggregation=plain.*aggregation=masked"):
+        check_run(scope(), silo(aggregation_at_least="masked"), 1)

@@ -39,6 +39,8 @@ NEEDED = {
     "strategy/external": ["strategy.target=flwr.serverapp.strategy.FedAdam"],
     "model/external": ["model.target=torchvision.models.resnet18"],
     "privacy/sample_dp": ["strategy.weighting=equal"],
+    "privacy/silo_dp": ["strategy.weighting=equal"],
+    "privacy/local_dp": ["strategy.weighting=equal"],
 }
 
 

@@ -196,3 +196,36 @@ def test_the_noise_for_an_epsilon_is_that_of_all_rounds_and_of_rounds_asked_agai
     assert epsilon([*[release] * 3, *[Release(1.0, more / 2, 1)] * 4], 1e-5) <= 4.0
     with pytest.raises(SiloError, match="MDW-378"):
         noise_left(asked, 1, [release] * 5)
+
+
+@pytest.mark.parametrize("kind", ["silo_dp", "local_dp"])
+def test_a_silo_that_dies_in_its_training_has_paid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    conf = run(kind)
+    here = at_a_silo(conf, tmp_path)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("client.privacy.clipped_round.loop.train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            app(told(conf), here)
+    assert [one.round for one in entries(conf, tmp_path)] == [1]
+    cost = metrics(app(told(conf), here))[protocol.EPSILON]
+    assert cost == epsilon([Release(1.0, 0.75, 2)], 1e-5), "and pays again for training again"
+
+
+def test_a_clock_that_was_set_back_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = run("local_dp")
+    here = at_a_silo(conf, tmp_path)
+    app(told(conf), here)
+    monkeypatch.setattr("client.privacy.account._now", lambda: "1999-01-01T00:00:00+00:00")
+    cost = metrics(app(told(conf, round=2), here))[protocol.EPSILON]
+    assert cost == epsilon([Release(1.0, 0.75, 2)], 1e-5)
+    assert [one.number for one in entries(conf, tmp_path)] == [2, 3], (
+        "in the order of their numbers"
+    )

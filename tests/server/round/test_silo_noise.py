@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm as normal
 
 from client.privacy.accountant import Release, epsilon, needed, renyi_epsilon
+from client.privacy.clipping import clip
 from conf.compose import compose
 from conf.errors import RoundError, SiloError
 from conf.schema import SiloDpConf
@@ -24,6 +25,7 @@ from server.run.ledger import Ledger
 from server.simulation import simulate
 from strategies import build_strategy
 from strategies.fedavg import FedAvg
+from strategies.mean_noise import noised
 from strategies.wire import protocol
 
 COHORT = [f"silo-{n}" for n in range(1, 6)]
@@ -227,3 +229,49 @@ def test_a_seeded_run_gives_the_same_bits_and_another_seed_others(tmp_path: Path
     first = digest("privacy.test_seed=1")
     assert first == digest("privacy.test_seed=1") != digest("privacy.test_seed=2")
     assert digest() != digest(), "without one nobody knows the noise"
+
+
+def test_a_silo_that_does_not_clip_costs_its_update_and_moves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter(range(100))
+
+    def lying(model: Any, start: Any, norm: float) -> bool:
+        return clip(model, start, norm if next(asked) else 50 * norm)
+
+    monkeypatch.setattr("client.privacy.clipped_round.clip", lying)
+    words = ["run.rounds=1", "trainer.lr=1", "privacy.test_seed=1", "privacy.clip_norm=0.1"]
+    done = simulate([*WORDS, *words, f"run.output={tmp_path}"])
+    (closed,) = done.rounds
+    (liar,) = closed.failed
+    assert closed.codes[liar] == "MDW-379" and liar not in closed.replied
+    mean = done.result.privacy["mean"]
+    noise = mean["noise_norm"]
+    assert noise == pytest.approx(0.4 * 0.1 / 3 * math.sqrt(4810), rel=1e-6), "three were asked"
+    assert mean["step_norm"] < noise * 1.1
+    assert liar in closed.privacy, "who was asked has paid"
+
+
+def test_a_round_that_broke_off_after_its_release_is_paid_for_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(100))
+
+    def breaking(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == 1:
+            raise OSError("power cut")
+        return noised(*args, **kwargs)
+
+    monkeypatch.setattr("server.round.silo_noise.noised", breaking)
+    words = [*WORDS, "run.name=one", "privacy.clipping=adaptive", "run.rounds=3"]
+    with pytest.raises(RoundError, match="MDW-408"):
+        simulate([*words, f"run.output={tmp_path}"])
+    before = lines(tmp_path / "one")
+    again = simulate([f"run.resume={tmp_path / 'one'}", "simulation.workers=0"])
+    reserved = [one for one in lines(again.folder) if one["event"] == "release reserved"]
+    assert [one["round"] for one in reserved] == [1, 2, 2, 3]
+    assert lines(again.folder)[: len(before)] == before, "nothing of it was taken back"
+    norms = [one["clip_norm"] for one in reserved]
+    assert norms[1] == norms[2] != norms[0], "the norm is that of the last round that counted"
+    four = epsilon([Release(1.0, 0.2, 4)], 1e-5)
+    assert again.result.privacy["silos"]["silo-1"]["epsilon"] == pytest.approx(four)
