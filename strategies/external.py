@@ -142,7 +142,13 @@ class External(Strategy):
             raise WireError("MDW-660", what, "All must train the same model.")
         for name, largest in counters.items():
             counters[name] = Array(np.asarray(np.maximum(largest.numpy(), record[name].numpy())))
-        return ArrayRecord({n: record[n] for n in self._layout if n not in self._counters})
+        # The very same arrays: the constructor of Flower's record writes out those that lie in a
+        # file (`server.round.mapped_replies`).
+        floats = ArrayRecord()
+        for name in self._layout:
+            if name not in self._counters:
+                floats[name] = record[name]
+        return floats
 
     def _whole(self, arrays: ArrayRecord, counters: Mapping[str, Array]) -> ArrayRecord:
         if not self._layout or _only_counters(arrays):

@@ -36,9 +36,16 @@ TRAINED_HERE = [
 ]
 RULES = set(COHORT_RULES)
 """Rules over a round's updates are the server's alone: their silos train as those of fedavg do."""
-AT_THE_SILO = {"optimizer", "precision", "clipping", "batches a step", "compression"}
-"""Axes of which a rule sees nothing in an update, which is decoded by then: a rule is not tried with
-each of their values.
+APART = {
+    "optimizer",
+    "precision",
+    "clipping",
+    "batches a step",
+    "compression",
+    "model that is kept",
+}
+"""Axes that a rule has nothing to do with: it gets updates, decoded by then, and makes a model. It is
+not tried with each of their values.
 """
 Row = Sequence[Value]
 Pair = frozenset[str]
@@ -54,8 +61,11 @@ LEFT_TO_OTHERS = {
     for rule in RULES
     for axis in AXES
     for value in axis.values
-    if axis.name in AT_THE_SILO
+    if axis.name in APART
 }
+SLOW_HERE = ("fp16", "bf16")
+"""Precisions that a CPU computes slowly, and eight silos longer than three."""
+AVOIDED = REFUSED_PAIRS | {frozenset((rule, name)) for rule in RULES for name in SLOW_HERE}
 WORKING = {
     pair_of(a, b)
     for a, b in pairs()
@@ -97,7 +107,7 @@ def completed(
     values = [value for value in axis.values if value.name in seed] or list(axis.values)
     values.sort(key=lambda value: -sum(pair_of(value, other) in missing for other in taken))
     for value in values:
-        if not any(pair_of(value, other) in REFUSED_PAIRS for other in taken):
+        if not any(pair_of(value, other) in AVOIDED for other in taken):
             whole = completed([*taken, value], axes, seed, missing)
             if whole is not None:
                 return whole
@@ -128,6 +138,9 @@ def overrides(row: Row) -> list[str]:
     private = any(word.startswith("privacy=") and word != "privacy=none" for word in words)
     if private and not any("weighting" in word for word in words):
         words.append("strategy.weighting=equal")
+    if "batch norm" in {value.name for value in row}:
+        # Running means know little after two steps: with larger ones a score is of no use.
+        words.append("trainer.lr=0.0001")
     if any(value.name in RULES for value in row):
         # Bulyan needs seven updates for one liar.
         words = ["federation.size=8", "data.examples=96", *words]

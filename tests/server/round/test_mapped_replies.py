@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,25 @@ def test_flower_s_strategies_make_the_same_of_them(name: str, tmp_path: Path) ->
         return arrays
 
     assert bits(made(MappedReplies(tmp_path / "updates", 7, 1))) == bits(made(None))
+
+
+@pytest.mark.usefixtures("always")
+def test_a_hosted_strategy_makes_no_copy_of_them(tmp_path: Path) -> None:
+    """FedAvg adds one after another: the sum, and one product beside it."""
+    size = 300_000
+    grid = FakeGrid(10)
+    strategy = External(flower.FedAvg())
+    model = ArrayRecord({"w": Array(np.zeros(size, np.float32))})
+    messages = list(strategy.configure_train(1, model, ConfigRecord(), grid))
+    files = MappedReplies(tmp_path / "updates", 10, 4 * size)
+    given = [files.held(grid.reply(message)) for message in messages]
+    tracemalloc.start()
+    try:
+        strategy.aggregate_train(1, given)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 4 * size
 
 
 @pytest.mark.usefixtures("always")
