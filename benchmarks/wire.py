@@ -38,12 +38,15 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.model_step import step_mod
 from client.update_form import in_form
+from conf.compose import compose
 from conf.schema import VARIANTS
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator, quiet_flower
 from server.round.admission import Admission
 from server.round.decoding import Decoding
+from server.round.downlink import Downlink
 from server.round.exchange import Closing, exchange
 from server.round.judgement import Admitted, Verdict
 from server.simulation import simulate
@@ -51,7 +54,7 @@ from strategies.compression import codec_of
 from strategies.compression.codec import Seeds, Shapes
 from strategies.compression.form import Form
 from strategies.fedavg import FedAvg
-from strategies.wire import protocol
+from strategies.wire import protocol, run_config
 from tests.faults.federation import Federation
 from tests.faults.proxy import Proxy
 
@@ -59,8 +62,9 @@ FORMS = tuple(VARIANTS["compression"])
 APP = "benchmarks.wire:client_app"
 KIND = "compression"
 SILOS = 2
+DOWNS = ("bf16", "int8", "int4")
 
-client_app = ClientApp()
+client_app = ClientApp(mods=[step_mod])
 
 
 def shapes_of(megabytes: float, arrays: int) -> Shapes:
@@ -104,6 +108,11 @@ def move_every_weight(message: Message, context: Context) -> Message:
     return Message(RecordDict({**update, protocol.METRICS: numbers}), reply_to=message)
 
 
+def down_of(kind: str) -> str:
+    """Return the downlink that is measured beside an uplink: the same where there is one."""
+    return kind if kind in DOWNS else "full"
+
+
 class Served:
     """An orchestrator, and silos each behind a proxy of its own."""
 
@@ -121,10 +130,19 @@ class Served:
         orchestrator.wait_for(names, SILOS, 120)
         self.grid = PackedGrid(orchestrator.open_run("benchmark", names))
         self.strategy = FedAvg()
+        self.down: Downlink | None = None
 
-    def round(self, number: int, arrays: ArrayRecord, kind: str) -> tuple[ArrayRecord, float]:
+    def round(
+        self, number: int, arrays: ArrayRecord, kind: str, down: str
+    ) -> tuple[ArrayRecord, float]:
         """Go through a round as a run does; return the next model and the round's seconds."""
-        config = ConfigRecord({protocol.ROUND: number, KIND: kind})
+        asked = compose(["task=digits", f"compression={kind}", f"compression.down={down}"])
+        text = run_config.pack(asked)
+        config = ConfigRecord({protocol.ROUND: number, KIND: kind, protocol.RUN_CONFIG: text})
+        if self.down is None:
+            self.down = Downlink.of(asked.compression, list(arrays), 0)
+        if self.down is not None:
+            self.grid.offer(self.down.sent(arrays))
         form = form_named(kind, list(arrays))
         admission = Admission({}, decoding=None if form is None else Decoding(form))
         silos = self.grid.names()
@@ -143,6 +161,10 @@ class Served:
 
         mean, _ = self.strategy.aggregate_train(number, replies())
         assert mean is not None
+        if self.down is not None:
+            offer = self.down.next(arrays, mean, number)
+            self.grid.offer(offer)
+            mean = offer.model
         return mean, time.perf_counter() - started
 
     def passed(self) -> tuple[int, int]:
@@ -166,9 +188,9 @@ def bytes_table(sizes: list[str], forms: list[str]) -> None:
             with served() as here:
                 arrays = protocol.to_record(drawn(shapes_of(*parsed(size)), 0))
                 # The first round has what a connection begins with.
-                arrays, _ = here.round(1, arrays, kind)
+                arrays, _ = here.round(1, arrays, kind, down_of(kind))
                 before = here.passed()
-                here.round(2, arrays, kind)
+                here.round(2, arrays, kind, down_of(kind))
                 up, down = ((b - a) / SILOS for a, b in zip(before, here.passed(), strict=True))
             whole = (up, down) if whole is None else whole
             print(
@@ -180,12 +202,14 @@ def bytes_table(sizes: list[str], forms: list[str]) -> None:
 
 def link_table(megabytes: float, rate: float, forms: list[str]) -> None:
     """Print the seconds of a round over a thin link."""
-    print(f"| form | round, {megabytes:g} MB, {rate:g} Mbit/s a silo |\n|---|---|")
+    print(f"{megabytes:g} MB, {rate:g} Mbit/s a silo and way\n")
+    print("| up | down | round 1 | round 2 |\n|---|---|---|---|")
     for kind in forms:
         with served(rate * 1e6 / 8) as here:
             arrays = protocol.to_record(drawn(shapes_of(megabytes, 62), 0))
-            _, seconds = here.round(1, arrays, kind)
-        print(f"| {kind} | {seconds:.1f} s |", flush=True)
+            arrays, first = here.round(1, arrays, kind, down_of(kind))
+            _, seconds = here.round(2, arrays, kind, down_of(kind))
+        print(f"| {kind} | {down_of(kind)} | {first:.1f} s | {seconds:.1f} s |", flush=True)
 
 
 def median_of(times: int, work: Callable[[], object]) -> float:
@@ -216,10 +240,10 @@ def codec_table(sizes: list[str], forms: list[str], times: int) -> None:
 
             def encode() -> None:
                 np.copyto(target, row)  # noqa: B023  # called at once
-                codec.encode(target, shapes, Seeds(1, 2), memory)  # type: ignore[union-attr]  # noqa: B023  # the same
+                codec.encode(target, shapes, Seeds(1, 2), memory)  # noqa: B023  # the same
 
             def decode() -> None:
-                for _ in codec.decode(encoded.arrays, shapes, 2):  # type: ignore[union-attr]  # noqa: B023  # the same
+                for _ in codec.decode(encoded.arrays, shapes, 2):  # noqa: B023  # the same
                     pass
 
             there = median_of(times, encode) - copy
@@ -233,7 +257,9 @@ def codec_table(sizes: list[str], forms: list[str], times: int) -> None:
         print(f"| {row.nbytes / 1e6:.0f} MB | copy | {copy:.3f} s | 1 | | | |", flush=True)
 
 
-def accuracy_table(root: Path, seeds: list[int], forms: list[str], more: list[str]) -> None:
+def accuracy_table(
+    root: Path, seeds: list[int], forms: list[str], down: str, more: list[str]
+) -> None:
     """Print the accuracy of the federation's test sets after equal rounds."""
     print("| form | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | less than none |")
     print("|---" * (len(seeds) + 3) + "|")
@@ -249,11 +275,11 @@ def accuracy_table(root: Path, seeds: list[int], forms: list[str], more: list[st
                         *("trainer.batch_size=64", "data.validation=0.05", "data.test=0"),
                         *("tracking=off", "simulation=pool", "simulation.workers=0"),
                         *(f"compression={kind}", f"run.seed={seed}", f"run.output={folder}"),
+                        f"compression.down={down_of(kind) if down == 'same' else 'full'}",
                         *more,
                     ]
                 )
-            assert run.result.final is not None and run.result.final.central
-            found.append(run.result.final.central["accuracy"])
+            found.append(run.result.final["central_accuracy"])
         mean = statistics.fmean(found)
         plain = mean if kind == "none" else plain
         cells = " | ".join(f"{value:.4f}" for value in found)
@@ -278,6 +304,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=10, help="megabits a second, each way")
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--root", type=Path, help="folder of MNIST's files")
+    parser.add_argument("--down", choices=["full", "same"], default="full")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--more", nargs="*", default=["run.rounds=10", "data.examples=12000"])
     args = parser.parse_args()
@@ -291,7 +318,7 @@ def main() -> None:
     elif args.what == "codecs":
         codec_table(args.sizes, args.forms, args.times)
     else:
-        accuracy_table(args.root, args.seeds, args.forms, args.more)
+        accuracy_table(args.root, args.seeds, args.forms, args.down, args.more)
 
 
 if __name__ == "__main__":

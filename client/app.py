@@ -23,6 +23,7 @@ from client.dry_round import dry_round
 from client.flat_copy import to_device, to_host
 from client.malloc import keep_activations_mapped
 from client.memory import Memory
+from client.model_step import step_mod
 from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation, reported
 from client.privacy import private_round
@@ -39,7 +40,7 @@ from strategies.silo_half import Records, SiloHalf
 from strategies.wire import protocol, run_config
 
 keep_activations_mapped()
-app = ClientApp(mods=[border_mod, state_mod, device_mod])
+app = ClientApp(mods=[border_mod, step_mod, state_mod, device_mod])
 
 
 @app.train()

@@ -81,7 +81,6 @@ TESTED_ELSEWHERE = {
     "server/orchestrator/refused.py": "tests/server/orchestrator/test_fleet.py",
     "server/orchestrator/interceptor.py": "tests/security/test_handshake.py",
     "server/orchestrator/refusals.py": "tests/security/test_identity.py",
-    "server/orchestrator/packed_grid.py": "tests/server/orchestrator/test_service.py",
     "server/export/": "tests/server/export/test_export.py",
     "server/report/privacy_plots.py": "tests/server/report/test_spent_privacy.py",
     "server/report/decision_plots.py": "tests/server/report/test_decisions.py",

@@ -20,7 +20,16 @@ class CompressionConf:
         "topk",
         "randk",
         "lowrank",
-        help="the kind of compression",
+        help="the form of a silo's change of the model",
+    )
+    down: str = one_of(
+        "full",
+        "bf16",
+        "int8",
+        "int4",
+        help="the form of the model on its way to the silos: full, or what it differs by from the one "
+        "that a silo has; the run's models are then what the silos decode",
+        also=("downlink",),
     )
 
 

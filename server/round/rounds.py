@@ -28,6 +28,7 @@ from server.round.admission import Admission
 from server.round.choice import CENTRAL, Choice, choice_of
 from server.round.cohort import CohortGrid, select
 from server.round.counted import nothing, say_what_counted
+from server.round.downlink import Downlink
 from server.round.early_stop import EarlyStop
 from server.round.end_of_run import central_details, choose, config_of, final_test
 from server.round.evaluate_phase import EvaluatePhase
@@ -88,6 +89,7 @@ class Rounds:
     """The state of a strategy that has seen no round."""
     _owner: str | None = field(default=None, init=False)
     """The silo that was said to own the model, which is said once."""
+    _down: Downlink | None = field(default=None, init=False)
     _run: str = field(default="", init=False)
     """The run's configuration as it travels, the same in all rounds."""
 
@@ -115,6 +117,7 @@ class Rounds:
         self.silos = silo_names(self.grid, conf, len(self.session.members), state.round)
         early_stop = EarlyStop(conf.run.early_stop, self.choice, **state.early_stop)
         parts = model_parts(conf.model, conf.task, self.task)
+        self._down = Downlink.of(conf.compression, parts.trained, conf.run.seed)
         self.noise = silo_noise_of(
             conf,
             self.strategy,
@@ -234,6 +237,8 @@ class Rounds:
             config.update(self.noise.told())
         cohort = CohortGrid(self.grid, list(nodes.values()))
         self._open_admission(record, arrays)
+        if self._down is not None and isinstance(self.grid, SiloGrid):
+            self.grid.offer(self._down.sent(arrays))
         self.session.observer.round_started(number, record.cohort)
 
         # 2. Train, and aggregate: a streaming strategy does the second while the first goes on.
@@ -249,7 +254,7 @@ class Rounds:
         mean, metrics = training.run(record, messages)
         self._warn_of_owner(record)
         if mean is not None:
-            arrays = mean
+            arrays = self._as_silos_get_it(number, arrays, mean)
         record.aggregate |= {f"train_{name}": value for name, value in means(metrics).items()}
 
         # 3. Only where a curve of it was asked for: score the new model on the central test set.
@@ -341,6 +346,15 @@ class Rounds:
         nodes = {name: node for node, name in self.silos.items()}
         names = select(list(nodes), cohort=run.cohort, seed=run.seed, round=number)
         return {name: nodes[name] for name in names}
+
+    def _as_silos_get_it(self, number: int, sent: ArrayRecord, mean: ArrayRecord) -> ArrayRecord:
+        """Return the next model: a round's mean, or what silos decode of it (`compression.down`)."""
+        if self._down is None:
+            return mean
+        offer = self._down.next(sent, mean, number)
+        if isinstance(self.grid, SiloGrid):
+            self.grid.offer(offer)
+        return offer.model
 
     def _rewind(self, number: int, cohort: CohortGrid) -> None:
         """Put the strategy back to where it was when this round's messages were sent.

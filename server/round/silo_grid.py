@@ -16,7 +16,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from server.round.decoding import Decoding
+from server.round.downlink import Offer
 from server.round.sent_model import Known
+from strategies.wire import protocol
 
 NEVER_ASKED: Final = "it never asked for it"
 """The progress of a message that waits for its node, which is connected."""
@@ -56,6 +58,10 @@ class SiloGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages and return their ids, empty where a node can't be asked."""
 
+    def bytes_of(self, message: Message) -> int:
+        """Return the bytes of arrays that a message takes to its node."""
+        return protocol.size(message.content)
+
     def progress(self, message_id: str) -> str:
         """Return in a few words how far a node is with a message; empty where nobody knows."""
         return ""
@@ -63,6 +69,11 @@ class SiloGrid(Grid):
     def measure(self, sketch_seed: int | None, decoding: Decoding | None = None) -> None:
         """Let updates be measured where they are made, where that is a process of this grid's own;
         with a seed their changes are sketched, and with a `decoding` they are made whole first.
+        """
+
+    def offer(self, offer: Offer) -> None:
+        """Learn how a model may be sent to who has the one before it; a grid of this machine's own
+        sends it whole.
         """
 
     def measured(self, reply: Message) -> Known | None:

@@ -23,6 +23,7 @@ from server.round.mapped_replies import HELD, MappedReplies
 from server.round.patience import closing_of
 from server.round.phase import Phase
 from server.round.receipt_check import Receipts
+from server.round.silo_grid import SiloGrid
 from server.round.silo_noise import SiloNoise
 from server.round.updates import Updates
 from server.run.movement import NORM
@@ -54,7 +55,9 @@ class TrainPhase:
         closes = self._closing(len(record.cohort))
         for message in messages:
             silo = self.phase.silos[message.metadata.dst_node_id]
-            record.bytes_down[silo] = protocol.size(message.content)
+            grid = self.phase.grid
+            told = grid.bytes_of(message) if isinstance(grid, SiloGrid) else None
+            record.bytes_down[silo] = protocol.size(message.content) if told is None else told
         started = self.clock()
         noted = Updates(self.session, record, self.noise)
         # Closed in any case, so that a strategy that raises leaves no message open in the grid.

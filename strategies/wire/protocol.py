@@ -47,6 +47,14 @@ PROTOCOL: Final = 2
 
 # Records
 ARRAYS: Final = "arrays"
+STEP: Final = "step"
+"""A config record beside a model: which one it is (`STEP_TO`, its digest), and, where only what it
+differs by is sent, from which one (`STEP_FROM`) and which arrays are encoded (`STEP_CODED`, names as
+JSON); `strategies.compression.step`.
+"""
+STEP_TO: Final = "to"
+STEP_FROM: Final = "from"
+STEP_CODED: Final = "coded"
 CHANGE: Final = "change"
 """Of an update: the encoded change of the model's parameters (`strategies.compression.form`)."""
 CONFIG: Final = "config"

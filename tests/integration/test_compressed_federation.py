@@ -27,13 +27,13 @@ __all__ = ["folder"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["int4", "topk", "lowrank"])
+@pytest.mark.parametrize("form", ["int4 compression.down=int8", "topk", "lowrank"])
 def test_a_silo_that_is_killed_goes_on_with_what_it_left_out(
     folder: Path,
     tmp_path: Path,
     form: str,
 ) -> None:
-    run = ["run.rounds=12", f"compression={form}"]
+    run = ["run.rounds=12", *f"compression={form}".split()]
     status, text = done(
         folder, "launch", "all", "backend=local", "--detach", *SMALL, *run, "run.name=a"
     )
@@ -52,3 +52,5 @@ def test_a_silo_that_is_killed_goes_on_with_what_it_left_out(
     alone = simulated(tmp_path, *run)
     assert same_bits(folder / "outputs/a", alone)
     assert [r.bytes_up for r in history] == [r.bytes_up for r in alone.rounds]
+    if "down" in form:
+        assert history[-1].bytes_down["silo-1"] < alone.rounds[-1].bytes_down["silo-1"] / 3
