@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -87,7 +87,12 @@ def noise_for(
             f"{', with what the run has released before' if before else ''}.",
             "Ask for a larger privacy.epsilon, a smaller batch, or fewer rounds.",
         )
-    if _spent(_accountant("pld"), together(LEAST_NOISE), delta) <= epsilon:
+
+    def is_enough(noise: float) -> bool:
+        return _spent(_accountant("pld"), together(noise), delta) <= epsilon
+
+    low, high = _bracket(is_enough)
+    if low == high:
         return LEAST_NOISE
     return float(
         accounting.calibrate_dp_mechanism(
@@ -95,10 +100,30 @@ def noise_for(
             together,
             epsilon,
             delta,
-            accounting.LowerEndpointAndGuess(LEAST_NOISE, 1.0),
+            accounting.ExplicitBracketInterval(low, high),
             tol=1e-4,
         )
     )
+
+
+def _bracket(is_enough: Callable[[float], bool]) -> tuple[float, float]:
+    """Return two noises of which the larger is enough and the other is not; LEAST_NOISE twice where
+    that is enough.
+
+    From 1 on in factors of two: the less noise there is, the longer it takes to count, and the least
+    of all takes as long as a whole search.
+    """
+    noise = 1.0
+    if is_enough(noise):
+        while noise > LEAST_NOISE:
+            less = max(noise / 2, LEAST_NOISE)
+            if not is_enough(less):
+                return less, noise
+            noise = less
+        return LEAST_NOISE, LEAST_NOISE
+    while not is_enough(2 * noise):
+        noise *= 2
+    return noise, 2 * noise
 
 
 def _counted(releases: Iterable[Release]) -> tuple[Release, ...]:
