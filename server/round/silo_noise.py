@@ -80,7 +80,8 @@ class SiloNoise:
         self._within.clear()
         self._facts = {}
         left = max(self.rounds - round + 1, 1)
-        histories = _longest([self._history(silo) for silo in cohort])
+        known = self._histories()
+        histories = _longest([known.get(silo, []) for silo in cohort])
         self.noise = max(noise_left(self.asked, left, before) for before in histories)
 
     def told(self) -> dict[str, float]:
@@ -127,8 +128,7 @@ class SiloNoise:
     def spent(self) -> dict[str, dict[str, float]]:
         """Return by silo what the run has cost it so far, of all that were asked."""
         found = {}
-        for silo in sorted({one for facts in self.ledger.releases for one in facts["silos"]}):
-            releases = self._history(silo)
+        for silo, releases in sorted(self._histories().items()):
             found[silo] = {
                 "epsilon": epsilon(releases, self.asked.delta),
                 "epsilon_renyi": renyi_epsilon(releases, self.asked.delta),
@@ -140,12 +140,14 @@ class SiloNoise:
         """Return how large the round's noise is beside the step that it is in."""
         return self._facts
 
-    def _history(self, silo: str) -> list[Release]:
-        return [
-            Release(1.0, float(facts["noise"]) / WIDE, 1)
-            for facts in self.ledger.releases
-            if silo in facts["silos"]
-        ]
+    def _histories(self) -> dict[str, list[Release]]:
+        """Return by silo the releases of the rounds in which it was asked."""
+        found: dict[str, list[Release]] = {}
+        for facts in self.ledger.releases:
+            release = Release(1.0, float(facts["noise"]) / WIDE, 1)
+            for silo in facts["silos"]:
+                found.setdefault(silo, []).append(release)
+        return found
 
     def _generator(self) -> np.random.Generator:
         drawn = secrets.randbits(128)

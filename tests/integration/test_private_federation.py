@@ -79,3 +79,27 @@ def test_a_run_without_privacy_is_refused_before_data_is_read(tmp_path: Path) ->
     plain = ["backend=local", "federation.file=federation.yaml", "run.rounds=1", "tracking=off"]
     told = meadow(tmp_path, "launch", "all", *plain, status=5)
     assert "MDW-341" in told and "privacy=sample_dp" in told
+
+
+def test_silo_level_privacy_is_paid_for_at_the_server_and_at_each_silo(tmp_path: Path) -> None:
+    (tmp_path / "federation.yaml").write_text(
+        "silos:\n"
+        "  north: {data: {partition: iid}, policy: {privacy_at_least: silo_dp}}\n"
+        "  south: {data: {partition: iid}, policy: {epsilon_at_most: 8.0}}\n"
+        "  west: {data: {partition: iid}}\n"
+    )
+    words = [word for word in PRIVATE if not word.startswith("privacy")]
+    meadow(tmp_path, "launch", "all", *words, "privacy=silo_dp", "run.name=one")
+    folder = tmp_path / "outputs" / "one"
+    result = json.loads((folder / "result.json").read_text())
+    assert result["failed"] == {"south": 2}, "what a server promises is within no bound of examples"
+    spent = result["privacy"]["silos"]
+    assert set(spent) == {"north", "south", "west"}, "who was asked has paid"
+    assert 7.9 < spent["north"]["epsilon"] <= 8.0
+    lines = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+    assert [one["round"] for one in lines if one["event"] == "release reserved"] == [1, 2]
+    assert "verified" in meadow(
+        tmp_path, "verify", "run=one", "ca=.meadow/federation/keys/ca-certificate"
+    )
+    told = budget(tmp_path)
+    assert "silo_dp" in told and "of the silo with any other data" in told
