@@ -283,11 +283,13 @@ def ways(setting: Setting) -> Iterator[tuple[str, list[str]]]:
                 yield f"{rule}, buckets of 2", rows
 
 
-def table(setting: Setting, attacks: Sequence[str], seeds: int) -> None:
+def table(setting: Setting, attacks: Sequence[str], rules: Sequence[str], seeds: int) -> None:
     """Print one federation's table, a line as soon as it is known."""
     print(f"\n**{setting.liars} of {setting.silos} silos, {setting.data}**\n")
     print(f"| rule | {' | '.join(attacks)} |\n|---|{'---|' * len(attacks)}", flush=True)
     for name, words in ways(setting):
+        if rules and name not in rules:
+            continue
         cells = []
         for attack in attacks:
             found = [
@@ -310,6 +312,7 @@ def main() -> None:
     parser.add_argument("--liars", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--data", nargs="+", default=["iid", "dirichlet"])
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=ATTACKS)
+    parser.add_argument("--rules", nargs="+", default=[], help="rows to print; all without it")
     parser.add_argument("--images", type=int, default=500, help="of each silo, on average")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=1)
@@ -321,7 +324,7 @@ def main() -> None:
         for data in options.data:
             images = options.images * silos
             setting = Setting(silos, liars, data, images, options.rounds, 0, options.root)
-            table(setting, options.attacks, options.seeds)
+            table(setting, options.attacks, options.rules, options.seeds)
     print(f"\n{time.process_time() - started:.0f} s of CPU")
 
 

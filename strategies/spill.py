@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -194,7 +195,10 @@ class Rows:
 
 
 def clear(folder: Path) -> None:
-    """Remove a folder of updates, also one that a killed process left."""
+    """Remove a folder of updates, also one that a killed process left; of a link the link alone."""
+    with suppress(OSError):
+        if folder.is_symlink():
+            folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
 
 

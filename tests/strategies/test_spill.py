@@ -93,6 +93,17 @@ def test_what_a_killed_process_left_is_gone_with_the_next_round(tmp_path: Path) 
     assert not (tmp_path / "held").exists()
 
 
+def test_a_link_in_its_place_leads_nowhere(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_bytes(b"1")
+    (tmp_path / "held").symlink_to(elsewhere)
+    spill = Spill(tmp_path / "held", FloatLayout(LAYOUT))
+    spill.add("a", update(1))
+    assert not (tmp_path / "held").is_symlink()
+    assert [path.name for path in elsewhere.iterdir()] == ["precious"]
+
+
 def test_a_file_that_somebody_cut_is_an_error_and_no_values(tmp_path: Path) -> None:
     spill = Spill(tmp_path / "held", FloatLayout(LAYOUT))
     spill.add("a", update(1))
