@@ -101,6 +101,15 @@ class TestOfAnUpdate:
         assert update_digest(arrived) == expected
         assert update_digest(unpack_content(arrived)) == expected
 
+    def test_is_the_same_on_both_sides_of_what_numpy_has_no_type_for(self) -> None:
+        halves = objects.as_declared("bfloat16", np.arange(9, dtype=np.uint16))
+        coded = ArrayRecord({"w.bits": Array(np.arange(5, dtype=np.uint8))})
+        content = RecordDict({"arrays": ArrayRecord({"w": halves}), "change": coded})
+        packed = pack_content(content)
+        id, _, contents = deflate(packed)
+        arrived = unpack_content(inflate_content(id, contents, 10**9))
+        assert update_digest(packed) == update_digest(arrived) == update_digest(content) != ""
+
     @pytest.mark.parametrize(
         "change",
         [
