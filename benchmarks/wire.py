@@ -212,10 +212,13 @@ def link_table(megabytes: float, rate: float, forms: list[str]) -> None:
         print(f"| {kind} | {down_of(kind)} | {first:.1f} s | {seconds:.1f} s |", flush=True)
 
 
-def median_of(times: int, work: Callable[[], object]) -> float:
-    """Return the median seconds of some calls."""
+def median_of(
+    times: int, work: Callable[[], object], before: Callable[[], object] = lambda: None
+) -> float:
+    """Return the median seconds of some calls, each after something that is not counted."""
     seconds = []
     for _ in range(times):
+        before()
         started = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - started)
@@ -229,7 +232,7 @@ def codec_table(sizes: list[str], forms: list[str], times: int) -> None:
         shapes = shapes_of(*parsed(size))
         count = sum(math.prod(shape) for shape in shapes.values())
         row = np.random.default_rng(0).standard_normal(count, np.float32)
-        target = np.empty_like(row)
+        target = row.copy()
         copy = median_of(times, lambda: np.copyto(target, row))  # noqa: B023  # called at once
         for kind in forms:
             codec = codec_of(VARIANTS["compression"][kind](name=kind))
@@ -238,15 +241,17 @@ def codec_table(sizes: list[str], forms: list[str], times: int) -> None:
             memory = codec.encode(row.copy(), shapes, Seeds(0, 1), {}).memory
             encoded = codec.encode(row.copy(), shapes, Seeds(1, 2), memory)
 
-            def encode() -> None:
+            def fill() -> None:
                 np.copyto(target, row)  # noqa: B023  # called at once
+
+            def encode() -> None:
                 codec.encode(target, shapes, Seeds(1, 2), memory)  # noqa: B023  # the same
 
             def decode() -> None:
                 for _ in codec.decode(encoded.arrays, shapes, 2):  # noqa: B023  # the same
                     pass
 
-            there = median_of(times, encode) - copy
+            there = median_of(times, encode, fill)
             back = median_of(times, decode)
             share = sum(one.nbytes for one in encoded.arrays.values()) / row.nbytes
             print(

@@ -33,7 +33,8 @@ def test_a_silo_that_is_killed_goes_on_with_what_it_left_out(
     tmp_path: Path,
     form: str,
 ) -> None:
-    run = ["run.rounds=12", *f"compression={form}".split()]
+    # All of them, so that a round waits for the one that is killed.
+    run = ["run.rounds=12", "run.quorum=3", *f"compression={form}".split()]
     status, text = done(
         folder, "launch", "all", "backend=local", "--detach", *SMALL, *run, "run.name=a"
     )

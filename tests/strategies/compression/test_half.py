@@ -22,9 +22,14 @@ def test_fp16_rounds_as_numpy_does() -> None:
     assert (there_and_back(Float16(), row) == row.astype(np.float16).astype(np.float32)).all()
 
 
-@pytest.mark.parametrize("value", [7e4, -7e4])
+@pytest.mark.parametrize("value", [7e4, -7e4, 65520, -65520])
 def test_a_change_beyond_fp16_is_refused_and_not_made_infinite(value: float) -> None:
     row = change()
     row[5] = value
     with pytest.raises(ValueError, match="65504"):
         encoded(Float16(), row)
+
+
+def test_the_largest_that_rounds_to_a_number_is_one() -> None:
+    row = np.array([65519.99, -65519.99], np.float32)
+    assert there_and_back(Float16(), row, {"row": (2,)}).tolist() == [65504, -65504]
