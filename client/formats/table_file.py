@@ -154,13 +154,15 @@ def _texts(names: list[str]) -> csv.ConvertOptions:
 
 
 def _names(path: Path, text: str, delimiter: str) -> list[str]:
-    reader = csv.open_csv(
+    opened = csv.open_csv(
         pa.BufferReader(text.encode() + b"\n"),
         parse_options=csv.ParseOptions(delimiter=delimiter),
         # The whole line is one block: the library does not look for names beyond.
-        read_options=csv.ReadOptions(block_size=MOST_HEADER),
+        read_options=csv.ReadOptions(block_size=MOST_HEADER, use_threads=False),
     )
-    names = list(reader.schema.names)
+    # Closed at once: a thread of the library's that still reads ahead ends a process that exits.
+    with opened as reader:
+        names = list(reader.schema.names)
     _check_names(path, names)
     return names
 
