@@ -57,7 +57,7 @@ def check_here(conf: Conf, task: Task, silos: int, data: Data | Dataset[Any] | N
     are made up; without any only the model's state and the aggregation are tried. Raises DataError MDW-230
     to 239, 208 and 209 (`client.dry_round`, `server.round.dry_half`), ConfigError
     MDW-146 for personal layers that the model has not got, and RoundError MDW-405
-    (`server.round.dry_aggregation`), MDW-409 (`server.round.gate`) or MDW-380
+    (`server.round.dry_aggregation`), MDW-409 (`server.round.gate`) or MDW-413
     (`server.round.silo_noise`).
     """
     # Whatever the silos train on: this process may have no GPU, and what is compiled is thrown away.

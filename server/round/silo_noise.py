@@ -11,7 +11,7 @@ With clipping=adaptive the norm follows a quantile of the silos' norms by Andrew
 its own, which takes `privacy.count_share` of the privacy (their section 3.1, with replace-one in the
 place of add-or-remove-one: both sensitivities are twice as large, and the formula stays).
 
-    MDW-378 a delta that would give a silo away     MDW-380 a strategy whose mean can't have this noise
+    MDW-378 a delta that would give a silo away     MDW-413 a strategy whose mean can't have this noise
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def silo_noise_of(
 ) -> SiloNoise | None:
     """Return the noise of a run and give it to its strategy; None without silo-level privacy.
 
-    Raises RoundError MDW-380, SiloError MDW-378.
+    Raises RoundError MDW-413, SiloError MDW-378.
     """
     asked = conf.privacy
     if not isinstance(asked, SiloDpConf):
@@ -187,14 +187,14 @@ def silo_noise_of(
 
 
 def check_silo_noise(conf: Conf, strategy: Strategy, silos: int) -> None:
-    """Raise RoundError MDW-380 or SiloError MDW-378 where a run can't have silo-level privacy."""
+    """Raise RoundError MDW-413 or SiloError MDW-378 where a run can't have silo-level privacy."""
     asked = conf.privacy
     if not isinstance(asked, SiloDpConf):
         return
     name = conf.strategy.name
     if not _is_a_plain_mean(strategy):
         raise RoundError(
-            "MDW-380",
+            "MDW-413",
             f"strategy={name} does not go with privacy=silo_dp: the noise is that of a plain mean of"
             " the silos' changes, and of nothing beside it.",
             "Use strategy=fedavg or fedprox.",

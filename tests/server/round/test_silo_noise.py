@@ -195,10 +195,10 @@ def test_a_strategy_that_makes_no_plain_mean_is_refused() -> None:
 
     conf = compose(WORDS)
     check_silo_noise(conf, FedAvg(), 3)
-    with pytest.raises(RoundError, match="MDW-380"):
+    with pytest.raises(RoundError, match="MDW-413"):
         check_silo_noise(conf, Median(), 3)
     scaffold = compose(["strategy=scaffold", "task=digits"])
-    with pytest.raises(RoundError, match="MDW-380"):
+    with pytest.raises(RoundError, match="MDW-413"):
         check_silo_noise(conf, build_strategy(scaffold.strategy), 3)
     with pytest.raises(SiloError, match="MDW-378"):
         check_silo_noise(conf, FedAvg(), 200_000)
