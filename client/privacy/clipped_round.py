@@ -15,15 +15,16 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from client import loop
 from client.cache import Loaded
 from client.loop import Trained
 from client.privacy import accountant
 from client.privacy.account import Account, Entry
-from client.privacy.accountant import LEAST_NOISE, Release, epsilon, noise_for
+from client.privacy.accountant import LEAST_NOISE, Release
 from client.privacy.clipping import Start, add_noise, clip, salt
+from client.privacy.noise_plan import noise_of
 from client.privacy.noise_source import Seeds
 from conf.errors import SiloError
 from conf.privacy_kinds import sensitivity_of
@@ -31,9 +32,6 @@ from conf.schema import LocalDpConf, NoisyConf, RunScope, Silo, SiloDpConf
 from conf.seeds import seed_for
 from strategies.silo_half import Records, SiloHalf
 from strategies.wire import protocol
-
-MOST_TIMES: Final = 10.0
-"""The noise of the rounds before: with more, one round would undo what all others have learned."""
 
 
 def train(
@@ -125,31 +123,13 @@ def _bounds(
 
 
 def noise_left(asked: NoisyConf, left: int, before: Sequence[Release]) -> float:
-    """Return the noise of each round that is left, in units of the norm: what the run names, or what
-    they need for its epsilon on top of what was released `before`. Its noise is kept as long as it
-    is enough.
+    """Return the noise of each round that is left, in units of the norm (`client.privacy.noise_plan`).
 
-    Raises SiloError MDW-378 where no noise is enough.
+    Raises SiloError MDW-378.
     """
-    if asked.noise_multiplier is not None:
-        return asked.noise_multiplier
-    if asked.epsilon is None:
-        what = "The run names neither an epsilon nor a noise."
-        raise SiloError("MDW-378", what, "Give privacy.epsilon or privacy.noise_multiplier.")
-    wide = sensitivity_of(asked.name)
-    if before:
-        same = before[-1]
-        if epsilon([*before, *[same] * left], asked.delta) <= asked.epsilon:
-            return same.noise * wide
-    noise = noise_for(1.0, left, asked.epsilon, asked.delta, tuple(before))
-    if before and noise > MOST_TIMES * before[-1].noise:
-        raise SiloError(
-            "MDW-378",
-            f"The run has spent its epsilon of {asked.epsilon:g}: {left} rounds are left, and would need"
-            f" {noise / before[-1].noise:.0f} times the noise of those before.",
-            "Its last model is the one that there is; start a run with more rounds or a larger epsilon.",
-        )
-    return noise * wide
+    noise = noise_of(asked, Release(1.0, 0.0, 1), left, before)
+    # What the run names is in units of the norm already, and a release in those of its sensitivity.
+    return noise if asked.noise_multiplier is not None else noise * sensitivity_of(asked.name)
 
 
 def spent(entries: Sequence[Entry], asked: NoisyConf, noise: float) -> dict[str, float]:

@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -32,7 +32,8 @@ from client.batches import length
 from client.device import device_of, full_precision, reproducible
 from client.loop import Trained
 from client.optimizer import learning_rate, momentum_of, optimizer_of, set_learning_rate
-from client.privacy.accountant import Release, epsilon, needed, noise_for
+from client.privacy.accountant import Release, needed
+from client.privacy.noise_plan import noise_of
 from client.privacy.noise_source import Seeds
 from client.privacy.sampling import Draws, Plan, plan_of
 from client.tasks.base import Task
@@ -52,23 +53,12 @@ def release_of(scope: RunScope, plan: Plan, before: Sequence[Release] = ()) -> R
     """Return what a round of such draws releases: with noise for the whole run's epsilon, as if the
     silo were asked in each round that is left, or with the noise that the run names.
 
-    `before` is what the run has released here so far. Its noise is kept as long as it is enough: it
-    is not where a run is resumed for more rounds, or examples have gone. Raises SiloError MDW-378.
+    `before` is what the run has released here so far. Raises SiloError MDW-378
+    (`client.privacy.noise_plan`).
     """
-    asked = _asked(scope)
-    if asked.noise_multiplier is not None:
-        return Release(plan.rate, asked.noise_multiplier, plan.steps)
-    if asked.epsilon is None:
-        what = "The run names neither an epsilon nor a noise."
-        raise SiloError("MDW-378", what, "Give privacy.epsilon or privacy.noise_multiplier.")
     left = max(scope.run.rounds - len(before), 1)
-    if before:
-        same = Release(plan.rate, before[-1].noise, plan.steps)
-        if epsilon([*before, *[same] * left], asked.delta) <= asked.epsilon:
-            return same
-    steps = plan.steps * left
-    noise = noise_for(plan.rate, steps, asked.epsilon, asked.delta, tuple(before))
-    return Release(plan.rate, noise, plan.steps)
+    round = Release(plan.rate, 0.0, plan.steps)
+    return replace(round, noise=noise_of(_asked(scope), round, left, before))
 
 
 def plan_for(scope: RunScope, dataset: Dataset[Any]) -> Plan:

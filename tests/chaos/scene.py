@@ -66,7 +66,8 @@ class Scene:
     def __init__(self, folder: Path, seed: int, seconds: float) -> None:
         self._seconds = seconds
         self._report = Report()
-        name = f"mc{seed % 10_000}"
+        # Of this process: one that was killed has left its links, and two may go on at once.
+        name = f"mc{os.getpid() % 100_000}"
         why = why_none(name)
         self._links = None if why else Links(name, SILOS)
         if why:
