@@ -19,6 +19,8 @@ PREAMBLE: Final = 128
 MAGIC: Final = b"DICM"
 FULL: Final = 255.0
 MOST_PIXELS: Final = 100_000_000
+DEFLATED: Final = "1.2.840.10008.1.2.1.99"
+"""The transfer syntax of PS3.5 A.5."""
 
 
 def is_dicom(path: Path) -> bool:
@@ -36,6 +38,7 @@ def read_dicom(path: Path) -> NDArray[np.float32]:
     """
     try:
         import pydicom
+        from pydicom.filereader import read_file_meta_info
         from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
     except ImportError:
         raise DataError(
@@ -44,6 +47,9 @@ def read_dicom(path: Path) -> NDArray[np.float32]:
             "Install meadow-federated[dicom].",
         ) from None
     try:
+        # All of such a file is packed once more: what it unpacks to has no bound.
+        if read_file_meta_info(path).TransferSyntaxUID == DEFLATED:
+            raise _unfit(path, "deflated as a whole")
         file = pydicom.dcmread(path)
         _check(path, file)
         stored = file.pixel_array

@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 from client.formats.dicom import is_dicom, read_dicom
 from client.formats.image_file import read_image
@@ -48,6 +54,24 @@ def test_values_span_0_to_255_where_the_file_says_no_window(tmp_path: Path) -> N
     assert is_dicom(file)
     assert pixels.shape == (3, 4, 1)
     np.testing.assert_allclose(pixels[:, :, 0], PIXELS / 1100 * 255, rtol=1e-5)
+
+
+def test_a_file_that_is_deflated_as_a_whole_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = saved(tmp_path / "x.dcm")
+    bomb = pydicom.dcmread(file)
+    bomb.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    bomb.PixelData = bytes(8 << 20)
+    bomb.save_as(file, enforce_file_format=True)
+    assert file.stat().st_size < 20_000
+
+    def unpacked(*args: object, **kwargs: object) -> None:
+        raise AssertionError("it was unpacked")
+
+    monkeypatch.setattr(pydicom, "dcmread", unpacked)
+    with pytest.raises(DataError, match=r"MDW-248.*deflated as a whole"):
+        read_dicom(file)
 
 
 def test_monochrome1_is_turned_round(tmp_path: Path) -> None:
