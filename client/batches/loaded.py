@@ -84,7 +84,7 @@ class Loaded:
             raise
         except BaseException as error:
             drop(loader)
-            if "DataLoader worker" in str(error) and "exited" in str(error):
+            if _is_end_of_worker(error):
                 raise _ended(error) from error
             raise
 
@@ -269,8 +269,19 @@ def _end_with_parent(worker: int) -> None:
     threading.Thread(target=watch, name="meadow loader", daemon=True).start()
 
 
+def _is_end_of_worker(error: BaseException) -> bool:
+    """Say whether a worker has ended: torch notices it, or a batch that it was handing over breaks
+    off.
+    """
+    if isinstance(error, EOFError | ConnectionError):
+        # What a set itself raised in a worker comes with torch's words before it.
+        return not str(error).startswith("Caught ")
+    return "DataLoader worker" in str(error) and "exited" in str(error)
+
+
 def _ended(error: BaseException) -> DataError:
-    what = f"A process that loads examples ended: {str(error).splitlines()[0]}"
+    how = (str(error) or "it was handing over a batch").splitlines()[0]
+    what = f"A process that loads examples ended: {how}"
     hint = (
         "Look for what ended it (memory, or the job's shm_size, which batches pass through), or set"
         " trainer.loader_workers=0."

@@ -52,6 +52,8 @@ def what_was_trained(config: Config) -> list[tuple[str, str]]:
     run = _group(config, "run")
     strategy = _group(config, "strategy")
     keeps = strategy.pop("keeps", None)
+    # Of the server's memory, and not of what was trained.
+    strategy.pop("hold_mib", None)
     rows = [
         ("task", _named(_group(config, "task"))),
         ("model", _named(_group(config, "model"))),

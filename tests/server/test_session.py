@@ -149,7 +149,7 @@ def test_a_run_of_another_version_is_not_continued(tmp_path: Path, name: str) ->
     run(tmp_path, "run.name=a", "run.rounds=2")
     path = tmp_path / "a" / name
     text = path.read_text()
-    for stamp in ('"version":1', '"version":2', '"schema_version": 2'):
+    for stamp in ('"version":1', '"version":2', '"version":3', '"schema_version": 2'):
         text = text.replace(stamp, stamp[:-1] + "99")
     path.write_text(text)
     before = contents(tmp_path / "a")

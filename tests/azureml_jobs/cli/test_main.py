@@ -214,7 +214,7 @@ def test_help_of_simulate_shows_groups_options_and_configuration(
     assert main(["simulate", "--help", "trainer=adam"]) == 0
     out = capsys.readouterr().out
     for words in (
-        "strategy: external, fedavg, fedprox, scaffold",
+        "strategy: bulyan, centered_clipping, external, fedavg, fedprox, geometric_median, krum",
         "data: column, dirichlet, iid, labels, own, quantity",
         "optimizer: adam",
         "--no-progress",

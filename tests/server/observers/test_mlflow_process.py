@@ -57,12 +57,16 @@ def local(folder: Path, model: str | None = None) -> MlflowTracker:
 
 def writer() -> psutil.Process:
     """Return the process that writes to MLflow, the only one of ours."""
-    (found,) = [
-        child
-        for child in psutil.Process().children()
-        if any("mlflow_writer" in part for part in child.cmdline())
-    ]
+    (found,) = [child for child in psutil.Process().children() if is_writer(child)]
     return found
+
+
+def is_writer(process: psutil.Process) -> bool:
+    """Whether a process writes to MLflow; one that has ended, of whatever test, does not."""
+    try:
+        return any("mlflow_writer" in part for part in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def until(condition: Callable[[], bool]) -> None:
