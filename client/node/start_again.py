@@ -8,6 +8,7 @@ somebody has to look.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -32,7 +33,8 @@ def noted(before: str, now: float) -> str | None:
     recent = [time for time in _times(before) if time >= 0 and 0 <= now - time < WINDOW]
     if len(recent) >= MOST:
         return None
-    return " ".join(f"{time:.1f}" for time in [*recent, now])
+    # Rounded down: what is noted as later than the next start would not count.
+    return " ".join(f"{time:.1f}" for time in [*recent, math.floor(now * 10) / 10])
 
 
 def _times(text: str) -> list[float]:

@@ -32,6 +32,14 @@ def test_it_is_noted_each_time_and_given_up_after_too_many_of_late() -> None:
     )
 
 
+def test_starts_that_follow_each_other_at_once_all_count() -> None:
+    note: str | None = ""
+    for n in range(MOST):
+        note = noted(note or "", 50.06 + n / 1000)
+        assert note is not None and len(note.split()) == n + 1
+    assert noted(note, 50.07) is None
+
+
 @pytest.mark.parametrize("text", ["", "yesterday", "1e9 2e9", "-5"])
 def test_what_is_no_note_of_this_machine_s_clock_counts_for_nothing(text: str) -> None:
     assert noted(text, 50.0) == "50.0"
