@@ -14,6 +14,7 @@ printed. Each line of the log (`--log`) is one run; the chart is drawn from such
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -176,8 +177,13 @@ def _ended(processes: list[subprocess.Popen[str]]) -> bool:
     """End what still runs, with all that it started; return whether there was any."""
     late = [process for process in processes if process.poll() is None]
     for process in late:
+        # Some start theirs in sessions of their own.
+        family = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
     return bool(late)
 
 
