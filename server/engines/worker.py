@@ -220,8 +220,11 @@ class Worker:
 
     def end(self) -> None:
         """End the process at once, from any thread, whatever it does."""
-        if self._process is not None and self._process.is_alive():
-            self._process.terminate()
+        process = self._process
+        # The thread that keeps it may stop it, and close it, at this very moment.
+        with contextlib.suppress(ValueError):
+            if process is not None and process.is_alive():
+                process.terminate()
 
     def stop(self) -> None:
         """Let an idle process end by itself; kill it where it does not."""

@@ -24,7 +24,7 @@ from server.engines import queues
 from server.engines.pipe import Call, Job
 from server.engines.pool import PoolGrid
 from server.engines.silo_context import node_id
-from server.engines.worker import Answered
+from server.engines.worker import Answered, Worker
 from strategies.wire import protocol
 
 APP = "echo_app:app"
@@ -433,3 +433,30 @@ def test_a_call_that_never_began_ends_with_the_pool() -> None:
         wait_until(lambda: len(grid._queues) < 2)
         future = grid.call(Call("echo_app:called", arrays(), 1))
     assert future.cancelled()
+
+
+class Stopping:
+    """A process that another thread stops while somebody wants to end it."""
+
+    def __init__(self, worker: Worker, *, closed: bool) -> None:
+        self.worker = worker
+        self.closed = closed
+        self.terminated = 0
+
+    def is_alive(self) -> bool:
+        self.worker._process = None
+        if self.closed:
+            raise ValueError("process object is closed")
+        return True
+
+    def terminate(self) -> None:
+        self.terminated += 1
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_worker_that_is_being_stopped_may_be_ended_too(closed: bool) -> None:
+    worker = Worker("echo_app:app", keep_mapped=False, log_file=None)
+    process = Stopping(worker, closed=closed)
+    worker._process = process  # type: ignore[assignment]  # as far as it is looked at here
+    worker.end()
+    assert process.terminated == (not closed)
