@@ -79,9 +79,8 @@ def train(
     privacy = scope.privacy
     assert isinstance(privacy, NoisyConf)
     check_simulated(privacy, silo, context)
-    simulated = SIMULATED in context.node_config
     if not isinstance(privacy, SampleDpConf):
-        account = _begun(context, silo, simulated, told)
+        account = _begun(context, silo, told)
         trained = clipped_round.train(
             loaded,
             scope,
@@ -96,8 +95,36 @@ def train(
             scaling=scaling,
         )
         return replace(trained, account=account.reminder())
-    # As this silo's machine carries it out.
-    scope = replace(scope, trainer=loaded.trainer)
+    return _sample_level(
+        loaded,
+        # As this silo's machine carries it out.
+        replace(scope, trainer=loaded.trainer),
+        half,
+        context,
+        silo=silo,
+        run=run,
+        round=round,
+        state=state,
+        sent=sent,
+        told=told,
+    )
+
+
+def _sample_level(
+    loaded: Loaded,
+    scope: RunScope,
+    half: SiloHalf,
+    context: Context,
+    *,
+    silo: Silo,
+    run: str,
+    round: int,
+    state: Records,
+    sent: Records,
+    told: Mapping[str, Any],
+) -> Trained:
+    privacy = scope.privacy
+    assert isinstance(privacy, SampleDpConf)
     sample_dp.check(loaded.model, loaded.task, half, scope, silo)
     examples = loaded.data.train
     planted = canaries.planted(examples, privacy, silo, scope.run.seed)
@@ -105,7 +132,7 @@ def train(
         examples = planted.dataset
     plan = sample_dp.plan_for(scope, examples)
     _check_delta(privacy, plan.examples, silo)
-    account = _begun(context, silo, simulated, told)
+    account = _begun(context, silo, told)
     before = [one.release for one in account.entries() if one.run == run]
     release = sample_dp.release_of(scope, plan, before)
     entries = account.reserve(run, round, release, silo.policy)
@@ -127,14 +154,14 @@ def train(
     return replace(trained, metrics=metrics, account=account.reminder())
 
 
-def _begun(context: Context, silo: Silo, simulated: bool, told: Mapping[str, Any]) -> Account:
+def _begun(context: Context, silo: Silo, told: Mapping[str, Any]) -> Account:
     """Return the silo's account, not older than the server has seen it.
 
     Raises SiloError MDW-376 without a place for one, CheckpointError MDW-540.
     """
     account = _account(silo.account, silo.name, data_key(context))
     bounded = silo.policy.epsilon_at_most, silo.policy.silo_epsilon_at_most
-    if simulated or bounded == (None, None):
+    if SIMULATED in context.node_config or bounded == (None, None):
         # Whoever bounds what is spent begins the account: one that is gone must not begin at zero.
         account.begin()
     account.check_reminder(str(told.get(protocol.REMINDER, "")))
