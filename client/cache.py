@@ -24,7 +24,7 @@ from client.placement import check_there
 from client.tasks import task_of
 from client.tasks.base import Data, Task
 from conf.combinations import refused_precisions
-from conf.schema import ModelConf, RunScope, Silo, TaskConf, TrainerConf
+from conf.schema import MachineConf, ModelConf, RunScope, Silo, TaskConf, TrainerConf
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ gradients of several batches are added up.
 _data: dict[str, tuple[TaskConf, Silo, Files, Data]] = {}
 _models: list[tuple[Kind, dict[Form, nn.Module]]] = []
 _tasks: list[tuple[TaskConf, Task]] = []
+_trainers: list[tuple[RunScope, MachineConf, torch.device, TrainerConf]] = []
+"""How the run in progress trains, with a silo's own settings on a device."""
 _precisions: list[tuple[RunScope, dict[str, str]]] = []
 """What the run in progress refuses, and why: the same for all its messages."""
 
@@ -87,11 +89,17 @@ def trainer_here(scope: RunScope, silo: Silo) -> TrainerConf:
     named = silo.device or scope.trainer.device
     check_there(silo, named)
     device = choose(named)
+    for of, machine, on, trainer in _trainers:
+        if of is scope and machine == silo.machine and on == device:
+            return trainer
     trainer = resolved(scope.trainer, silo.machine, device, _refused(scope))
-    if not scope.privacy.is_private:
-        return trainer
-    # The gradient of each example is taken in fp32, and lies as the weights do.
-    return dataclasses.replace(trainer, precision="fp32", channels_last=False)
+    if scope.privacy.is_private:
+        # The gradient of each example is taken in fp32, and lies as the weights do.
+        trainer = dataclasses.replace(trainer, precision="fp32", channels_last=False)
+    # Of the run in progress alone.
+    _trainers[:] = [one for one in _trainers if one[0] is scope]
+    _trainers.append((scope, silo.machine, device, trainer))
+    return trainer
 
 
 def _read(task: Task, silo: Silo) -> tuple[Files, Data]:

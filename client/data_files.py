@@ -126,7 +126,8 @@ def _looked(place: str) -> Iterable[FileFacts]:
         except OSError:
             # A link to nothing, or removed just now: what reads it will say so.
             continue
-        below = os.path.relpath(path, place)
+        # What `os.path.relpath` says of it, which takes as long as the look.
+        below = path[len(place) :].lstrip(os.sep) or os.curdir
         yield FileFacts(below, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
 
 

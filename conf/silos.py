@@ -7,12 +7,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from functools import lru_cache
+from typing import Any, Final
 
 from conf.allowed import check_policy
 from conf.errors import ConfigError
 from conf.parse import from_plain
 from conf.schema import Conf, DataConf, Silo, SiloConf
 from conf.validate import Where, check_limits, check_outbound, check_training
+
+_WHERE: Final = "the silo's settings"
+_NOBODY: Final[dict[str, Any]] = {"name": "", "index": 0}
+"""What differs between silos that are alike, in the form in which none has it."""
 
 
 def silos(conf: Conf) -> list[Silo]:
@@ -71,16 +77,36 @@ def silo_to_json(silo: Silo) -> str:
 
 def silo_from_json(text: str) -> Silo:
     """Return the silo written by `silo_to_json`; raises ConfigError for anything else."""
-    where = "the silo's settings"
     try:
         raw = json.loads(text)
+        rest = json.dumps({**raw, **_NOBODY}, sort_keys=True) if isinstance(raw, dict) else text
     except (ValueError, RecursionError) as e:
         raise ConfigError(
-            "MDW-103", f"{where} are not JSON: {e}.", "Write them with silo_to_json."
+            "MDW-103", f"{_WHERE} are not JSON: {e}.", "Write them with silo_to_json."
         ) from e
-    silo = from_plain(Silo, raw, key="silo", where=where)
-    check_limits(silo, "silo", lambda key: where)
-    check_policy(silo.policy, "silo.policy", lambda key: where)
-    check_training(silo.training, "silo.training", lambda key: where)
-    check_outbound(silo.outbound, "silo.outbound", lambda key: where)
+    who = {key: raw[key] for key in _NOBODY if key in raw} if isinstance(raw, dict) else {}
+    if (
+        any(type(value) is not type(_NOBODY[key]) for key, value in who.items())
+        or "name" not in who
+    ):
+        return _checked(raw)
+    return dataclasses.replace(_alike(rest), **who)
+
+
+@lru_cache(maxsize=64)
+def _alike(text: str) -> Silo:
+    """Return the settings that many silos of a run share, checked once for all of them."""
+    return _checked(json.loads(text))
+
+
+def _checked(raw: object) -> Silo:
+    silo = from_plain(Silo, raw, key="silo", where=_WHERE)
+    check_limits(silo, "silo", _where)
+    check_policy(silo.policy, "silo.policy", _where)
+    check_training(silo.training, "silo.training", _where)
+    check_outbound(silo.outbound, "silo.outbound", _where)
     return silo
+
+
+def _where(key: str) -> str:
+    return _WHERE

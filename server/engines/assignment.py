@@ -4,6 +4,7 @@ where that pays.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,18 +33,15 @@ class SiloCosts:
     """How long each silo's messages took, by silo (an index) and kind (`train`, `evaluate`)."""
 
     _seen: dict[tuple[int, str], _Seconds] = field(default_factory=dict)
-    _longest: dict[str, float] = field(default_factory=dict)
-    """By kind: the most seconds that the first message of any silo took."""
-    _silos: dict[str, int] = field(default_factory=dict)
-    """By kind: how many silos were asked."""
+    _firsts: dict[str, list[float]] = field(default_factory=dict)
+    """By kind: the seconds that the first message of each silo took, in order."""
 
     def record(self, silo: int, kind: str, seconds: float) -> None:
         """Record how long one message took."""
         seen = self._seen.get((silo, kind))
         if seen is None:
             self._seen[silo, kind] = _Seconds(seconds, seconds)
-            self._longest[kind] = max(seconds, self._longest.get(kind, 0.0))
-            self._silos[kind] = self._silos.get(kind, 0) + 1
+            insort(self._firsts.setdefault(kind, []), seconds)
             return
         seen.least = min(seen.least, seconds)
         seen.count += 1
@@ -51,12 +49,14 @@ class SiloCosts:
     def expected(self, silo: int, kind: str) -> float | None:
         """Return how long the next one will take; None where nothing is known.
 
-        A silo that was not asked yet takes as long as the longest so far, once several were asked.
+        A silo that was not asked yet takes as long as three in four of the first messages so far,
+        once several silos were asked: the very first one of a process also reads the set of all.
         """
         seen = self._seen.get((silo, kind))
         if seen is not None:
             return seen.least
-        return self._longest[kind] if self._silos.get(kind, 0) >= GUESSED_AFTER else None
+        firsts = self._firsts.get(kind, [])
+        return firsts[len(firsts) * 3 // 4] if len(firsts) >= GUESSED_AFTER else None
 
     def loading(self, silo: int) -> float:
         """Return at most how long another worker would need to load the silo's data.

@@ -23,8 +23,13 @@ from server.engines.assignment import SiloCosts, WorkerAssignment
 from strategies.wire import protocol
 
 BATCH_SECONDS: Final = 0.02
-"""Of work that a worker gets at once. Short silos are asked several at a time, since each exchange
-costs a wake-up of both processes; what a worker has got can't be taken by another.
+"""Of work that a worker gets at once at least, where there are so many messages. Short silos are
+asked several at a time, since each exchange costs a wake-up of both processes.
+"""
+BATCH_SECONDS_AT_MOST: Final = 0.2
+"""What a worker has got can't be taken by another. So it gets half of what waits for it, up to this:
+few exchanges for many silos, and the last ones come a few at a time (guided self-scheduling,
+Polychronopoulos and Kuck 1987).
 """
 BATCH_MESSAGES: Final = 16
 BATCH_BYTES: Final = 8 << 20
@@ -140,16 +145,20 @@ class SiloQueues:
         queue = self._queues[worker]
         busy = self._running()
         batch: list[Job] = []
+        expected = {job.id: self._expected(job) for job in queue}
+        half = sum(one or 0.0 for one in expected.values()) / 2
+        room = max(BATCH_SECONDS, min(half, BATCH_SECONDS_AT_MOST))
         seconds = 0.0
         size = 0
         for job in list(queue):
             # A silo does one thing at a time: its state goes from one message to the next.
             if job.silo in busy:
                 continue
-            expected = self._expected(job)
-            seconds += BATCH_SECONDS if expected is None else expected
+            one = expected[job.id]
+            # What nobody has measured goes alone.
+            seconds += math.inf if one is None else one
             size += 2 * protocol.size(job.message.content) if job.message.has_content() else 0
-            if batch and (seconds > BATCH_SECONDS or size > BATCH_BYTES):
+            if batch and (seconds > room or size > BATCH_BYTES):
                 break
             queue.remove(job)
             batch.append(job)

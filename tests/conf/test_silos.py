@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from conf.errors import ConfigError
@@ -73,3 +75,22 @@ def test_a_silo_survives_json() -> None:
 def test_no_other_text_makes_a_silo(text: str) -> None:
     with pytest.raises(ConfigError):
         silo_from_json(text)
+
+
+def test_silos_that_are_alike_keep_their_names_and_places() -> None:
+    made = silos(Conf(federation=FederationConf(size=3)))
+    assert [silo_from_json(silo_to_json(silo)) for silo in made] == made
+
+
+@pytest.mark.parametrize(
+    "who", [{}, {"name": 3}, {"name": "a", "index": "0"}, {"name": "a", "index": True}]
+)
+def test_who_a_silo_is_is_checked_as_its_settings_are(who: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        silo_from_json(json.dumps(who))
+
+
+def test_what_is_wrong_with_one_of_many_alike_is_told_each_time() -> None:
+    for name in ("a", "b", "a"):
+        with pytest.raises(ConfigError, match="batch_size_at_most"):
+            silo_from_json(json.dumps({"name": name, "batch_size_at_most": 0}))

@@ -12,6 +12,8 @@ from server.engines.assignment import GUESSED_AFTER
 from server.engines.queues import (
     BATCH_BYTES,
     BATCH_MESSAGES,
+    BATCH_SECONDS,
+    BATCH_SECONDS_AT_MOST,
     STEAL_SECONDS,
     Job,
     SiloQueues,
@@ -59,6 +61,25 @@ def test_short_silos_go_together_up_to_a_number() -> None:
     made = queues(dict.fromkeys(range(50), SHORT), workers=1)
     made.push([job(i) for i in range(50)], 0.0)
     assert silos(made.take(0, 0.0)) == list(range(BATCH_MESSAGES))
+
+
+def test_a_worker_gets_half_of_what_waits_for_it_and_the_last_ones_a_few_at_a_time() -> None:
+    each = BATCH_SECONDS / 2
+    made = queues(dict.fromkeys(range(25), each), workers=1)
+    made.push([job(i) for i in range(25)], 0.0)
+    batches = []
+    while batch := made.take(0, 0.0):
+        batches.append(len(batch))
+        for one in batch:
+            made.answered(0, one, 0.0)
+    assert batches == [12, 6, 3, 2, 2]
+
+
+def test_a_worker_does_not_get_more_than_another_could_wait_for() -> None:
+    each = BATCH_SECONDS_AT_MOST / 2
+    made = queues(dict.fromkeys(range(9), each), workers=1)
+    made.push([job(i) for i in range(9)], 0.0)
+    assert len(made.take(0, 0.0)) == 2
 
 
 def test_a_silo_that_is_longer_than_a_batch_goes_alone() -> None:
