@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from client.formats.table_file import read_table_file, table_files
+from client.tables.contract import NO_AND_YES
 from client.tables.encoding import NO, YES, Bad, column_values, texts_of
 from conf.errors import DataError
 from conf.schema import DataConf
@@ -91,7 +92,10 @@ def _column(name: str, cells: pa.ChunkedArray, decimal: str, label: bool) -> Col
     # No more of them are looked at one by one than a class or a flag can have.
     values = found.to_pylist() if len(found) <= MOST_CLASSES else None
     if values is not None and _is_flag(values):
-        return ColumnConf(name, FLAG, missing=rule)
+        # What is predicted is said in the table's own words.
+        own = sorted(values, key=lambda value: value.lower() in YES) if label else []
+        words = [] if own == list(NO_AND_YES) else own
+        return ColumnConf(name, FLAG, values=words, missing=rule)
     number = _number(name, texts, missing, decimal)
     if number is not None and not (label and values and _counts_classes(values)):
         return replace(number, missing=rule)

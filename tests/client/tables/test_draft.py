@@ -65,6 +65,22 @@ def test_a_value_of_few_rows_is_not_listed_and_limits_are_rounded_outwards(tmp_p
     assert columns["bmi"].missing == "typical"
 
 
+@pytest.mark.parametrize(
+    ("no", "yes", "classes"), [("no", "yes", ["no", "yes"]), ("N", "Y", ["N", "Y"]), ("0", "1", [])]
+)
+def test_a_label_of_yes_and_no_is_said_in_the_table_s_words(
+    no: str, yes: str, classes: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.csv"
+    rows = [f"{n / 7},{yes if n % 3 else no},{yes if n % 2 else no}" for n in range(60)]
+    file.write_text("x,y,z\n" + "\n".join(rows) + "\n")
+
+    columns = {column.name: column for column in draft(file, DataConf(), ["y"]).columns}
+
+    assert columns["y"] == ColumnConf("y", "flag", values=classes)
+    assert columns["z"] == ColumnConf("z", "flag")
+
+
 def test_a_label_of_few_whole_numbers_is_classes(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("x,y\n" + "\n".join(f"{n / 7},{n % 12}" for n in range(60)) + "\n")
