@@ -89,7 +89,7 @@ def train(message: Message, context: Context) -> Message:
     sent = protocol.records(message.content, ArrayRecord)[protocol.ARRAYS]
     update, left_out = in_form(form, to_host(leaves), sent, silo.name, round, before.left_out)
     memory.write(context.state, Memory(trained.state, stays, trained.scaling, left_out))
-    beside = {n: protocol.to_record(to_host(arrays)) for n, arrays in trained.sent.items()}
+    beside = {n: protocol.to_wide_record(to_host(arrays)) for n, arrays in trained.sent.items()}
     content = RecordDict(
         {
             **beside,

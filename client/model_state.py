@@ -20,7 +20,7 @@ from conf.errors import DataError
 from strategies.wire import protocol
 
 AVERAGED: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-"""Element types of which a mean is taken; half types travel as float32."""
+"""Element types of which a mean is taken; each travels as it is."""
 COUNTED: Final = (
     torch.bool,
     torch.uint8,

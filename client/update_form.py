@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flwr.app import ArrayRecord
+from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
 from client.model_parts import model_parts
@@ -17,6 +17,7 @@ from conf.schema import RunScope
 from strategies.compression.codec import Arrays
 from strategies.compression.form import Form, form_of
 from strategies.wire import protocol
+from strategies.wire.half_types import HALVES, Numbers
 from strategies.wire.objects import as_declared
 
 
@@ -37,9 +38,10 @@ def in_form(
     """Return the records of an update, and what the silo remembers of it.
 
     `leaves` are the arrays of the trained model that leave the silo, on the host, `sent` is the
-    model as it arrived, and `left_out` what the last round that counted left. Raises WireError
-    MDW-686.
+    model as it arrived, whose types the answer has, and `left_out` what the last round that counted
+    left. Raises WireError MDW-686.
     """
+    leaves = {name: _as_sent(array, sent.get(name)) for name, array in leaves.items()}
     if form is None:
         return {protocol.ARRAYS: protocol.to_record(leaves)}, {}
     shapes = {name: (_type_of(array), tuple(array.shape)) for name, array in leaves.items()}
@@ -50,9 +52,8 @@ def in_form(
         return records, {}
     new = {name: leaves[name].float().numpy() for name in coded if leaves[name].itemsize < 4}
     new |= {name: leaves[name].numpy() for name in coded if name not in new}
-    old = protocol.to_numpy(sent)
     try:
-        encoded = form.encoded(new, old, coded, form.seeds(silo, round), left_out)
+        encoded = form.encoded(new, Numbers(sent), coded, form.seeds(silo, round), left_out)
     except ValueError as why:
         raise WireError(
             "MDW-686",
@@ -66,7 +67,14 @@ def in_form(
     return records | {protocol.CHANGE: change}, encoded.memory
 
 
+def _as_sent(array: Tensor, sent: Array | None) -> Tensor:
+    """Return an array of halves in the type in which the model came: a run that was begun by an older
+    release goes on in float32.
+    """
+    if sent is None or _type_of(array) not in HALVES:
+        return array
+    return array.float() if sent.dtype == "float32" else array
+
+
 def _type_of(array: Tensor) -> str:
-    """Return the type in which an array travels: half types as float32 (`protocol.to_record`)."""
-    name = str(array.dtype).removeprefix("torch.")
-    return "float32" if name in ("bfloat16", "float16") else name
+    return str(array.dtype).removeprefix("torch.")

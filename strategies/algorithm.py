@@ -16,7 +16,7 @@ and each record is folded into a mean of its own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -40,14 +40,17 @@ from strategies.metric_means import MetricMeans
 from strategies.silo_half import SiloHalf, belongs
 from strategies.streaming import Replies, Streaming
 from strategies.wire import protocol
-from strategies.wire.objects import array_of
+from strategies.wire.half_types import FLOATS, HALVES, Numbers, as_sent, tagged
+from strategies.wire.objects import BFLOAT16
 
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
 Arrays = Mapping[str, NDArray[Any]]
-"""Arrays by name."""
+"""Arrays by name. Those of a model of half types are float32 or float64: what is made of them is
+rounded when it becomes a model.
+"""
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """The type and shape of each array of a record, by name."""
 
@@ -121,13 +124,15 @@ class Algorithm(Streaming):
     def layout(self, name: str, arrays: ArrayRecord) -> Layout:
         """Return what an extra record must be: by default as the parameters are that silos send.
 
-        What is said of an array that a silo keeps (its gradient, say) would tell of the array.
+        What is said of an array that a silo keeps (its gradient, say) would tell of the array. Of
+        halves it is float32.
         """
         sent = self.travelling(arrays)
-        floats = {n: a for n, a in sent.items() if np.dtype(a.dtype).kind == "f"}
+        floats = {n: a for n, a in sent.items() if a.dtype in FLOATS}
         if self.parameters is not None:
             floats = {n: a for n, a in floats.items() if n in self.parameters}
-        return {n: (a.dtype, tuple(a.shape)) for n, a in floats.items()}
+        wide = {n: "float32" if a.dtype in HALVES else a.dtype for n, a in floats.items()}
+        return {n: (wide[n], tuple(a.shape)) for n, a in floats.items()}
 
     def travelling(self, arrays: ArrayRecord) -> ArrayRecord:
         """Return those of the model's arrays that the silos send."""
@@ -188,7 +193,7 @@ class Algorithm(Streaming):
         # Without names there is no order to add them up in.
         held = isinstance(replies, Replies) and self._holds()
         extra_means = {name: WeightedMean(held=held) for name in self.extra}
-        means = _Means(extra_means, WeightedMean(protocol.to_numpy(self._sent), held=held))
+        means = _Means(extra_means, WeightedMean(_as_they_lie(self._sent), held=held))
         for reply in replies:
             if not reply.has_error():
                 known = replies.largest() if isinstance(replies, Replies) else {}
@@ -205,7 +210,7 @@ class Algorithm(Streaming):
         if not count:
             return None, None
         extra = {name: mean.result() for name, mean in means.extra.items()}
-        before = _Read(self.travelling(self._sent))
+        before = Numbers(self.travelling(self._sent))
         mean: Arrays = means.model.result()
         if self.noise is not None:
             mean = self.noise.released(before, mean, count)
@@ -264,9 +269,9 @@ class Algorithm(Streaming):
         for name, mean in means.extra.items():
             if name not in records:
                 raise _wrong_records(list(records))
-            arrays = _arrays(records.pop(name))
+            arrays = _arrays(records.pop(name), ArrayRecord())
             checked.append((mean, mean.checked(arrays, weight, known.get(name), silo)))
-        arrays = _arrays(_only(records))
+        arrays = _arrays(_only(records), self._sent)
         largest = known.get(next(iter(records)))
         checked.append((means.model, means.model.checked(arrays, weight, largest, silo)))
         # Only now: every one of them takes it.
@@ -286,7 +291,7 @@ class Algorithm(Streaming):
         ordered = ArrayRecord()
         for name, sent in self._sent.items():
             # A second copy of one array at a time.
-            ordered[name] = array_of(result.pop(name)) if name in result else sent
+            ordered[name] = as_sent(result.pop(name), sent) if name in result else sent
         return ordered
 
 
@@ -297,22 +302,6 @@ class _Means:
     extra: dict[str, WeightedMean]
     model: WeightedMean
     metrics: MetricMeans = field(default_factory=MetricMeans)
-
-
-class _Read(Mapping[str, NDArray[Any]]):
-    """The arrays of a record, each decoded when it is asked for."""
-
-    def __init__(self, record: ArrayRecord) -> None:
-        self._record = record
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._record[name].numpy()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._record)
-
-    def __len__(self) -> int:
-        return len(self._record)
 
 
 def _ask(
@@ -336,16 +325,20 @@ def _record(values: Arrays) -> ArrayRecord:
     return ArrayRecord({name: Array(np.asarray(value)) for name, value in values.items()})
 
 
-def _arrays(record: ArrayRecord) -> dict[str, NDArray[Any]]:
-    arrays = protocol.to_numpy(record)
+def _as_they_lie(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    return {name: tagged(array) for name, array in record.items()}
+
+
+def _arrays(record: ArrayRecord, sent: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a reply; raises WireError MDW-660 for halves that answer no such array."""
     for name, array in record.items():
-        if array.dtype != str(arrays[name].dtype):  # bfloat16 travels as the bits of whole numbers
+        if array.dtype == BFLOAT16 and (name not in sent or sent[name].dtype != BFLOAT16):
             raise WireError(
                 "MDW-660",
                 f"{name!r} is {array.dtype}, which has no mean here.",
                 "Send it as float32.",
             )
-    return arrays
+    return _as_they_lie(record)
 
 
 def _weight_in(values: Mapping[str, object], weighting: str) -> int:

@@ -23,6 +23,7 @@ from conf.errors import WireError
 from strategies.chunks import chunks
 from strategies.fixed_point import LIMIT, Sum
 from strategies.ordered_mean import mean_in_order
+from strategies.wire.half_types import is_half, wide
 from strategies.wire.objects import DTYPES
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -53,9 +54,7 @@ def largest_reach(updates: int) -> float:
 
 def is_folded_as_change(values: NDArray[Any]) -> bool:
     """Say whether the changes of such an array of the model are averaged, and not its values."""
-    if not _averaged(values.dtype) or not values.size:
-        return False
-    return max(-float(values.min()), float(values.max())) > LARGE
+    return _averaged(values.dtype) and _reach_of(values) > LARGE
 
 
 def are_held(arrays: Iterable[tuple[str, tuple[int, ...]]], updates: int, most: int) -> bool:
@@ -88,8 +87,10 @@ class WeightedMean:
     Integer and boolean arrays are counters (BatchNorm's `num_batches_tracked`): the mean of counts
     is no count and their sum would grow with the number of silos, so the largest is kept. Arrays of
     floats, running means and variances among them, are averaged. One update alone comes back as it
-    was, bit for bit. `before` is the model that was sent, where there is one. With `held` all
-    updates stay in memory until the result, and are added up in the order of their silos' names.
+    was, bit for bit. The mean of halves (`strategies.wire.half_types`) is float64, to be rounded
+    once when it becomes a model. `before` is the model that was sent, where there is one. With
+    `held` all updates stay in memory until the result, and are added up in the order of their
+    silos' names.
     """
 
     def __init__(self, before: Arrays | None = None, *, held: bool = False) -> None:
@@ -159,7 +160,8 @@ class WeightedMean:
             self._held.clear()
 
     def result(self) -> dict[str, NDArray[Any]]:
-        """Return the mean, each array in its own dtype; once, for the sums are let go on the way.
+        """Return the mean, each array in its own dtype, halves in float64; once, for the sums are let
+        go on the way.
 
         Raises WireError MDW-664 when nothing was added.
         """
@@ -168,7 +170,7 @@ class WeightedMean:
                 "MDW-664", "There is no update to average.", "At least one silo must answer."
             )
         if self.count == 1:
-            return self._held.pop().arrays
+            return {name: wide(array) for name, array in self._held.pop().arrays.items()}
         if self._sums:
             return {name: self._sums.pop(name).mean(self.weight) for name in self._layout}
         self._held.sort(key=lambda update: update.silo)
@@ -190,7 +192,7 @@ class WeightedMean:
         shape, dtype = self._layout[name]
         added: Sum | _Largest = _Largest()
         if _averaged(dtype):
-            added = Sum(shape, dtype, self._bases.get(name))
+            added = Sum(shape, type_of_mean(dtype), self._bases.get(name))
         for array, weight in self._taken(name):
             # What all of them reach is more than what the first do.
             added.add(array, weight, self._reach.get(name, 0.0))
@@ -204,7 +206,8 @@ class WeightedMean:
         if not self.count:
             bases: dict[str, NDArray[Any]] = {}
             for name, array in arrays.items():
-                if array.dtype.kind not in _FLOATS + _COUNTS or array.dtype.itemsize > 8:
+                counts = array.dtype.kind in _COUNTS
+                if not (counts or _averaged(array.dtype)) or array.dtype.itemsize > 8:
                     raise _mismatch(name, f"its dtype {array.dtype} can't be averaged")
                 before = self._before.get(name)
                 if before is None or before.shape != array.shape:
@@ -242,14 +245,34 @@ class _Largest:
         return self._largest
 
 
+def type_of_mean(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type in which a mean of such arrays comes: that of halves is not rounded yet."""
+    return np.dtype(np.float64) if is_half(dtype) else dtype
+
+
 def _averaged(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind in _FLOATS
+    return dtype.kind in _FLOATS or is_half(dtype)
+
+
+def _reach_of(array: NDArray[Any]) -> float:
+    """Return the largest magnitude of an array of floats, 0 of an empty one; not finite where one of
+    its values is not.
+    """
+    if not array.size:
+        return 0.0
+    if not is_half(array.dtype):
+        return max(-float(array.min()), float(array.max()))
+    flat = array.reshape(-1)
+    low, high = np.inf, -np.inf
+    for at in chunks(flat.size):
+        piece = wide(flat[at])
+        # numpy's, which keep a NaN.
+        low, high = np.minimum(low, piece.min()), np.maximum(high, piece.max())
+    return max(-float(low), float(high))
 
 
 def _largest_magnitude(name: str, array: NDArray[Any]) -> float:
-    if not array.size:
-        return 0.0
-    largest = max(-float(array.min()), float(array.max()))
+    largest = _reach_of(array)
     if not math.isfinite(largest):
         raise WireError(
             "MDW-661",
@@ -265,7 +288,7 @@ def _largest_change(array: NDArray[Any], base: NDArray[Any]) -> float:
     largest = 0.0
     with np.errstate(over="ignore"):
         for at in chunks(flat.size):
-            change = np.subtract(flat[at], base[at], dtype=np.float64)
+            change = np.subtract(wide(flat[at]), wide(base[at]), dtype=np.float64)
             largest = max(largest, float(change.max()), -float(change.min()))
     return largest
 

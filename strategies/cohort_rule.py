@@ -38,6 +38,7 @@ from strategies.held_updates import HeldUpdates, layout_of
 from strategies.spill import Flat, FloatLayout, Rows, check_room, clear
 from strategies.streaming import Replies
 from strategies.wire import protocol
+from strategies.wire.half_types import Numbers
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class CohortRule(Algorithm):
                 self._say_too_few(server_round, len(held.weights))
                 return None, None
             values = self._combined(server_round, held)
-        before = protocol.to_numpy(self.travelling(self._sent))
+        before = Numbers(self.travelling(self._sent))
         result = self.after(before, values, {}, len(held.weights))
         metrics = MetricRecord({protocol.NUM_EXAMPLES: held.metrics.weight})
         metrics.update(held.metrics.result())
@@ -138,7 +139,7 @@ class CohortRule(Algorithm):
         layout = held.spill.layout
 
         def sent() -> Flat:
-            return layout.flat(protocol.to_numpy(self.travelling(self._sent)))
+            return layout.flat(Numbers(self.travelling(self._sent)))
 
         combined = self.combine(rows, sent)
         total = float(combined.counted.sum())

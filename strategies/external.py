@@ -22,6 +22,8 @@ from conf.targets.signature import call, check
 from conf.targets.sources import read
 from strategies.state import restore, state_of
 from strategies.wire import protocol
+from strategies.wire.half_types import HALVES, as_sent, rounded, widened
+from strategies.wire.objects import as_declared
 
 DEFAULTS: Final = {
     "fraction_train": 1.0,
@@ -48,7 +50,7 @@ UNFIT: Final = {
 
 class External(Strategy):
     """Hosts a strategy written for Flower: it sees arrays of floats, in the model's order and
-    dtypes.
+    dtypes, halves as float32.
 
     Counters (integer arrays, when there are floats beside them) do not pass through it: the largest
     of the replies is kept, as in `strategies.average`. What it returns is cast back to the model's
@@ -60,7 +62,7 @@ class External(Strategy):
         self.inner = inner
         self._weighting = weighting
         # Of the arrays as they were sent; renewed each round.
-        self._layout: dict[str, np.dtype[Any]] = {}
+        self._layout: dict[str, str] = {}
         self._counters: dict[str, Array] = {}
         # What can't be kept in a checkpoint is refused before the run begins.
         state_of(self.inner)
@@ -70,14 +72,15 @@ class External(Strategy):
     ) -> Iterable[Message]:
         """Return the strategy's own messages, with the counters back in their place."""
         _enough_nodes(self.inner, grid)
-        self._layout = {name: np.dtype(array.dtype) for name, array in arrays.items()}
+        self._layout = {name: array.dtype for name, array in arrays.items()}
         self._counters = {}
         if not _only_counters(arrays):
             self._counters = {n: array for n, array in arrays.items() if _is_counter(array)}
-        floats = ArrayRecord({n: arrays[n] for n in arrays if n not in self._counters})
+        floats = widened(ArrayRecord({n: arrays[n] for n in arrays if n not in self._counters}))
         config[protocol.ROUND] = server_round
         messages = list(self.inner.configure_train(server_round, floats, config, grid))
-        return [self._with_counters(message, arrays) for message in messages]
+        known: dict[int, tuple[ArrayRecord, ArrayRecord]] = {}
+        return [self._as_the_model_is(message, arrays, known) for message in messages]
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -126,12 +129,27 @@ class External(Strategy):
         """Continue from the hosted strategy's state."""
         restore(self.inner, state)
 
-    def _with_counters(self, message: Message, arrays: ArrayRecord) -> Message:
-        if not self._counters:
+    def _as_the_model_is(
+        self,
+        message: Message,
+        arrays: ArrayRecord,
+        known: dict[int, tuple[ArrayRecord, ArrayRecord]],
+    ) -> Message:
+        """Put the counters and the halves back into a message; `known` has by `id` what was made of
+        a record, which messages share.
+        """
+        halves = [name for name, dtype in self._layout.items() if dtype in HALVES]
+        if not self._counters and not halves:
             return message
         for key, sent in protocol.records(message.content, ArrayRecord).items():
-            whole = {n: arrays[n] if n in self._counters else sent[n] for n in arrays}
-            message.content[key] = ArrayRecord(whole)
+            if id(sent) not in known:
+                whole = {n: arrays[n] if n in self._counters else sent[n] for n in arrays}
+                whole |= {name: as_sent(whole[name].numpy(), arrays[name]) for name in halves}
+                made = ArrayRecord(whole)
+                # Messages may share all of their content: what was made is not to be made again.
+                known[id(sent)] = (sent, made)
+                known[id(made)] = (made, made)
+            message.content[key] = known[id(sent)][1]
         return message
 
     def _floats(self, record: ArrayRecord, counters: dict[str, Array]) -> ArrayRecord:
@@ -148,7 +166,7 @@ class External(Strategy):
         for name in self._layout:
             if name not in self._counters:
                 floats[name] = record[name]
-        return floats
+        return widened(floats)
 
     def _whole(self, arrays: ArrayRecord, counters: Mapping[str, Array]) -> ArrayRecord:
         if not self._layout or _only_counters(arrays):
@@ -233,14 +251,14 @@ def _as_of_one_example(reply: Message) -> None:
 
 
 def _is_counter(array: Array) -> bool:
-    return np.dtype(array.dtype).kind in "iub"
+    return array.dtype not in HALVES and np.dtype(array.dtype).kind in "iub"
 
 
 def _only_counters(arrays: ArrayRecord) -> bool:
     return all(_is_counter(array) for array in arrays.values())
 
 
-def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
-    if np.dtype(array.dtype) == dtype:
+def _cast(array: Array, dtype: str) -> Array:
+    if array.dtype == dtype:
         return array
-    return Array(np.asarray(array.numpy().astype(dtype)))
+    return as_declared(dtype, rounded(np.asarray(array.numpy()), dtype))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.chunks import CHUNK, chunks
+from strategies.wire.half_types import wide
 
 HIGH_BITS: Final = 16
 LOW_BITS: Final = 47
@@ -92,7 +93,8 @@ class _Scratch:
 class Sum:
     """The sum of n*w of one array of floats, in fixed point: high * 2^-16 + low * 2^-63.
 
-    With a `base`, one row of the model that was sent, that of n*(w - base).
+    With a `base`, one row of the model that was sent, that of n*(w - base). `dtype` is that of the
+    mean.
     """
 
     def __init__(
@@ -113,8 +115,8 @@ class Sum:
             self.high = self.high.astype(np.int64)
         flat = array.reshape(-1)
         for at in chunks(flat.size):
-            base = None if self._base is None else self._base[at]
-            self._scratch.fold(flat[at], weight, self.high[at], self.low[at], base)
+            base = None if self._base is None else wide(self._base[at])
+            self._scratch.fold(wide(flat[at]), weight, self.high[at], self.low[at], base)
         self._count += 1
         if self._count % CARRY_EVERY == 0:
             for at in chunks(flat.size):
@@ -125,7 +127,7 @@ class Sum:
         mean = np.empty(self._shape, self._dtype)
         flat = mean.reshape(-1)
         for at in chunks(flat.size):
-            base = None if self._base is None else self._base[at]
+            base = None if self._base is None else wide(self._base[at])
             flat[at] = self._scratch.mean(self.high[at], self.low[at], weight, base)
         return mean
 

@@ -20,6 +20,7 @@ from strategies.fixed_point import LIMIT
 from strategies.metric_means import MetricMeans
 from strategies.spill import FloatLayout, Spill
 from strategies.wire import protocol
+from strategies.wire.half_types import FLOATS, Numbers
 from strategies.wire.objects import DTYPES
 
 R = TypeVar("R")
@@ -69,7 +70,7 @@ class HeldUpdates:
         if not self._layout:
             self._begin(layout)
         _compare(layout, self._layout)
-        arrays = protocol.to_numpy(record)
+        arrays = dict(Numbers(record))
         if not known:
             _check_finite(arrays)
         self.spill.add(name, arrays)
@@ -90,9 +91,7 @@ def layout_of(record: ArrayRecord) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return the type and shape of each array; raises WireError MDW-660 for one that has no rule."""
     layout = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
     for name, (dtype, _) in layout.items():
-        # bfloat16 travels as the bits of whole numbers.
-        kind = DTYPES[dtype].kind if dtype in DTYPES and dtype != "bfloat16" else ""
-        if not kind or kind not in f"f{_COUNTS}":
+        if dtype not in FLOATS and (dtype not in DTYPES or DTYPES[dtype].kind not in _COUNTS):
             raise _mismatch(name, f"its type {dtype:.20} can't be aggregated")
     return layout
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.chunks import CHUNK, chunks
+from strategies.wire.half_types import is_half, wide
 
 AT_ONCE: Final = 16
 """Updates of which a chunk is in the cache at a time; more are added to what these make."""
@@ -26,13 +27,14 @@ def mean_in_order(
     weight: int,
     base: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
-    """Return the mean of one array of floats, in its dtype; `weight` is the sum of all weights.
+    """Return the mean of one array of floats, in its dtype, of halves in float64; `weight` is the sum
+    of all weights.
 
     The order of the updates decides the last bit. With a `base`, one row of the model that was
     sent, the changes from it are averaged.
     """
     first = updates[0][0]
-    mean = np.empty(first.shape, first.dtype)
+    mean = np.empty(first.shape, np.float64 if is_half(first.dtype) else first.dtype)
     flat = mean.reshape(-1)
     rows = [(array.reshape(-1), float(n)) for array, n in updates]
     groups = [rows[at : at + AT_ONCE] for at in range(0, len(rows), AT_ONCE)]
@@ -43,7 +45,7 @@ def mean_in_order(
     for at in chunks(flat.size):
         size = flat[at].size
         columns = max(2, size)
-        below = None if base is None else base[at]
+        below = None if base is None else wide(base[at])
         for number, group in enumerate(groups):
             _add(group, at, below, room[:, :columns], total[:columns], further=number > 0)
         made = total[:size]
@@ -69,7 +71,7 @@ def _add(
         piece = row[at]
         term = room[number, : piece.size]
         # Copied first: numpy's own casts within an operation take longer.
-        term[...] = piece
+        term[...] = wide(piece)
         if below is not None:
             term -= below
         if below is None and row.dtype.itemsize <= 4 and n < EXACT_BELOW:

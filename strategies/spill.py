@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from conf.files.faults import FileFault, disk, shown
 from conf.files.whole import PRIVATE, make_folder, write_new
+from strategies.wire.half_types import FLOATS, HALVES
 
 Arrays = Mapping[str, NDArray[Any]]
 Flat = dict[str, NDArray[Any]]
@@ -53,17 +54,18 @@ class Span:
 
 
 class FloatLayout:
-    """Where each array of floats of a model lies; counters are not among them."""
+    """Where each array of floats of a model lies, halves as float32; counters are not among them."""
 
     def __init__(self, layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         self.spans: dict[str, Span] = {}
         self.sizes: dict[str, int] = {}
         for name, (dtype, shape) in layout.items():
-            if np.dtype(dtype).kind != "f":
+            if dtype not in FLOATS:
                 continue
-            start = self.sizes.get(dtype, 0)
-            self.spans[name] = Span(dtype, tuple(shape), start)
-            self.sizes[dtype] = start + math.prod(shape)
+            row = "float32" if dtype in HALVES else dtype
+            start = self.sizes.get(row, 0)
+            self.spans[name] = Span(row, tuple(shape), start)
+            self.sizes[row] = start + math.prod(shape)
 
     @property
     def nbytes(self) -> int:

@@ -26,6 +26,7 @@ from flwr.serverapp.strategy import (
 from flwr.serverapp.strategy.fedopt import FedOpt
 
 from conf.errors import CheckpointError
+from strategies.wire.objects import BFLOAT16
 
 ARRAYS: Final = "arrays"
 LAYOUT: Final = "layout"
@@ -126,6 +127,9 @@ def _encode(value: Any, arrays: dict[str, Array], path: str) -> Node:  # noqa: C
             return ["bytes", value.hex()]
         case np.ndarray():
             return ["ndarray", _store(value, arrays, path)]
+        case Array() if value.dtype == BFLOAT16:
+            arrays[f"{len(arrays)}"] = value
+            return ["array", f"{len(arrays) - 1}"]
         case Array():
             return ["array", _store(value.numpy(), arrays, path)]
         case ArrayRecord() | MetricRecord() | ConfigRecord():

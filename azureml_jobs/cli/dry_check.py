@@ -76,9 +76,10 @@ def _data(task: Task, members: Sequence[Silo]) -> str:
 def _model(conf: Conf, task: Task) -> str:
     from client.models import build_model
     from strategies.wire import protocol
+    from strategies.wire.objects import view
 
     model: nn.Module = build_model(conf.model, task, seed=0)
     arrays: ArrayRecord = protocol.to_record(model.state_dict())
     parameters = sum(weight.numel() for weight in model.parameters())
-    size = sum(array.numpy().nbytes for array in arrays.values())
+    size = sum(view(array).nbytes for array in arrays.values())
     return f"{conf.model.name}: {parameters:,} parameters, {len(arrays)} arrays, {size / 1000:,.1f} kB a message"

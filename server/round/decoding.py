@@ -19,6 +19,7 @@ from server.round.array_layout import ArrayLayout, Reference, difference_of
 from server.round.judgement import AdmissionFault
 from strategies.compression.form import Form
 from strategies.wire import protocol
+from strategies.wire.half_types import Numbers, rounded
 from strategies.wire.objects import in_place
 
 Records = Mapping[str, ArrayRecord]
@@ -53,7 +54,7 @@ class Decoding:
             raise AdmissionFault("MDW-684", what)
         found = dict(whole)
         if self.form.codec is not None:
-            found |= self._changed(records[protocol.CHANGE], sent, round)
+            found |= self._changed(records[protocol.CHANGE], sent, model, round)
         update = ArrayRecord()
         for name, as_sent in model.items():
             update[name] = found.get(name, as_sent)
@@ -61,7 +62,11 @@ class Decoding:
         return left | {protocol.ARRAYS: update}
 
     def _changed(
-        self, change: ArrayRecord, sent: Mapping[str, Reference], round: int
+        self,
+        change: ArrayRecord,
+        sent: Mapping[str, Reference],
+        model: ArrayRecord,
+        round: int,
     ) -> dict[str, Array]:
         """Return the arrays that were encoded."""
         assert self.form.codec is not None
@@ -75,11 +80,12 @@ class Decoding:
             name: ArrayLayout(dtype, shape).values_of(name, change[name])
             for name, (dtype, shape) in layout.items()
         }
-        before = {name: sent[name].values for name in coded}
+        found = {}
         try:
-            return {
-                name: in_place(sent[name].dtype, sent[name].shape, np.asarray(values))
-                for name, values in self.form.decoded(arrays, before, coded, round)
-            }
+            for name, values in self.form.decoded(arrays, Numbers(model), coded, round):
+                dtype = sent[name].dtype
+                made = rounded(np.asarray(values), dtype)
+                found[name] = in_place(dtype, sent[name].shape, made)
+            return found
         except ValueError as why:
             raise AdmissionFault("MDW-685", f"its change can't be decoded: {why}") from None

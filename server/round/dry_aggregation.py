@@ -27,7 +27,8 @@ from strategies.algorithm import Algorithm, Layout
 from strategies.cohort_rule import CohortRule
 from strategies.streaming import Streaming
 from strategies.wire import protocol
-from strategies.wire.objects import elements
+from strategies.wire.half_types import numbers
+from strategies.wire.objects import as_declared, elements
 
 ROUND: Final = 1
 FEW_VALUES: Final = 256
@@ -97,7 +98,7 @@ def _first_values(arrays: ArrayRecord) -> ArrayRecord:
     """Return some values of each array: a rule over columns knows no shapes."""
     made = ArrayRecord()
     for name, array in arrays.items():
-        made[name] = Array(np.array(elements(array).reshape(-1)[:FEW_VALUES]))
+        made[name] = as_declared(array.dtype, elements(array).reshape(-1)[:FEW_VALUES])
     return made
 
 
@@ -122,7 +123,7 @@ def faults_of(sent: ArrayRecord, mean: ArrayRecord) -> Iterator[str]:
 
 
 def _is_finite(array: Array) -> bool:
-    values = elements(array)
+    values = numbers(array)
     if values.dtype.kind != "f" or not values.size:
         return True
     # Two passes without an array of truth values; a NaN comes out of both.

@@ -65,7 +65,7 @@ def dry_half(conf: Conf, strategy: Algorithm, model: nn.Module, task: Task, data
                 model, few, task, small, half, seed=step, state=state, sent=sent, labels=labels
             )
             state = _remembered(trained.state)
-            answer = {n: protocol.to_record(values) for n, values in trained.sent.items()}
+            answer = {n: protocol.to_wide_record(values) for n, values in trained.sent.items()}
         except MeadowError:
             raise
         except Exception as error:

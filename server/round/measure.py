@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from server.round.judgement import AdmissionFault
 from server.round.sketch import BLOCK, Pen
+from strategies.wire.half_types import of_bits
 from strategies.wire.objects import BFLOAT16
 
 CHUNK: Final = BLOCK
@@ -87,5 +88,4 @@ def _draw(pen: Pen, parts: NDArray[np.float64]) -> None:
 
 
 def _numbers(piece: np.ndarray, dtype: str) -> np.ndarray:
-    """bfloat16 is the upper half of a float32."""
-    return (piece.astype(np.uint32) << 16).view(np.float32) if dtype == BFLOAT16 else piece
+    return of_bits(piece) if dtype == BFLOAT16 else piece

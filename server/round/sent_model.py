@@ -26,6 +26,7 @@ from server.round.measure import measure
 from server.round.sketch import Sketch, Sketcher
 from strategies.average import is_folded_as_change
 from strategies.wire import protocol
+from strategies.wire.half_types import as_type
 
 Values = dict[str, dict[str, np.ndarray]]
 """The elements of an update's arrays, by record and array, once their layouts are known to fit."""
@@ -64,7 +65,9 @@ class SentModel:
         self._model = model
         self._references = {name: Reference.of(array) for name, array in model.items()}
         self.as_change = {
-            name for name, one in self._references.items() if is_folded_as_change(one.values)
+            name
+            for name, one in self._references.items()
+            if is_folded_as_change(as_type(one.values, one.dtype))
         }
         """Names of the arrays whose changes are averaged, since their values are too large."""
 

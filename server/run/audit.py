@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from flwr.app import ArrayRecord
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from azureml_jobs.identity.signatures import authorities_in
 from conf.errors import CheckpointError
@@ -27,8 +25,8 @@ from server.run.result import RunResult, finite
 from server.run.run_folder import config_digest
 from server.run.silo_record import SiloRecord, read_silo_record
 from server.run.verdict import FILE, Anchor, Facts, Verdict, facts_of, verify, verify_file
+from server.run.weights_file import read_weights
 from strategies.wire.digests import arrays_digest
-from strategies.wire.objects import array_of
 from strategies.wire.receipts import Receipt
 
 MODEL = "model/model.safetensors"
@@ -381,7 +379,7 @@ def _going_back(record: SiloRecord) -> list[str]:
 
 def _file_digest(path: Path) -> str:
     """Return the digest of the weights in a file, the one that the ledger holds of a model."""
-    return arrays_digest(ArrayRecord({n: array_of(v) for n, v in load_file(path).items()}))
+    return arrays_digest(read_weights(path))
 
 
 def _told_model(told: str, path: Path, verdict: Verdict) -> None:

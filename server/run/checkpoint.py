@@ -2,8 +2,8 @@
 a store.
 
 A checkpoint is one safetensors file: the model's arrays under `model/`, the strategy's under
-`strategy/`, with `run.keep=best` the best round's under `best/`, and in its metadata the rest as
-JSON. The last `KEPT` are kept, so that a damaged one
+`strategy/`, with `run.keep=best` the best round's under `best/` (before these `bfloat16/` for the
+bits of such arrays), and in its metadata the rest as JSON. The last `KEPT` are kept, so that a damaged one
 costs a round, not the run. The rounds themselves are in the history (`server.run.history`); a
 checkpoint marks how much of it counts, so its size does not grow with the rounds.
 """
@@ -14,12 +14,12 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -29,6 +29,7 @@ from conf.errors import CheckpointError
 from conf.versions import Format
 from server.run.history import Mark
 from server.run.silo_states import StatesMark
+from strategies.wire.objects import BFLOAT16, array_of, as_declared
 
 log = logging.getLogger(__name__)
 
@@ -143,17 +144,11 @@ def _round_of(name: str) -> int:
 
 def encode(state: RunState) -> bytes:
     """Return a state as the bytes of one safetensors file."""
-    tensors = {
-        f"model/{name}": np.asarray(array.numpy(), order="C")
-        for name, array in state.arrays.items()
-    }
+    tensors = _tensors("model/", state.arrays)
     values: dict[str, Any] = {}
     for key, record in state.strategy.items():
         if isinstance(record, ArrayRecord):
-            tensors |= {
-                f"strategy/{key}/{name}": np.asarray(a.numpy(), order="C")
-                for name, a in record.items()
-            }
+            tensors |= _tensors(f"strategy/{key}/", record)
             values[key] = {"kind": "arrays", "order": list(record)}
         else:
             values[key] = {
@@ -161,10 +156,7 @@ def encode(state: RunState) -> bytes:
                 "values": dict(record),
             }
     if state.best is not None:
-        tensors |= {
-            f"best/{name}": np.asarray(array.numpy(), order="C")
-            for name, array in state.best.arrays.items()
-        }
+        tensors |= _tensors("best/", state.best.arrays)
     header = FORMAT.stamp | {
         "round": state.round,
         "order": list(state.arrays),
@@ -184,6 +176,31 @@ def encode(state: RunState) -> bytes:
     if state.norm_median is not None:
         header["norm_median"] = state.norm_median
     return save(tensors, {_HEADER: json.dumps(header)})
+
+
+def _tensors(before: str, record: ArrayRecord) -> dict[str, np.ndarray]:
+    return {
+        _key(before, name, half=array.dtype == BFLOAT16): np.asarray(array.numpy(), order="C")
+        for name, array in record.items()
+    }
+
+
+def _arrays(before: str, names: Sequence[str], tensors: Mapping[str, np.ndarray]) -> ArrayRecord:
+    record = ArrayRecord()
+    for name in names:
+        half = tensors.get(_key(before, name, half=True))
+        if half is None:
+            record[name] = array_of(tensors[_key(before, name, half=False)])
+        else:
+            record[name] = as_declared(BFLOAT16, half)
+    return record
+
+
+def _key(before: str, name: str, *, half: bool) -> str:
+    """Return an array's name in the file; one of bfloat16 lies there as its bits, under a name where
+    no reader that does not know it finds it.
+    """
+    return f"{BFLOAT16}/{before}{name}" if half else f"{before}{name}"
 
 
 def decode(data: bytes, where: str = "It") -> RunState:
@@ -213,11 +230,11 @@ def _state(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> RunState:
     early_stop = header["early_stop"]
     if not isinstance(header["round"], int) or not isinstance(early_stop, dict):
         raise TypeError("the round is not a number, or early_stop is not an object")
-    arrays = {name: Array(tensors[f"model/{name}"]) for name in header["order"]}
+    arrays = _arrays("model/", header["order"], tensors)
     strategy = {key: _record(key, value, tensors) for key, value in header["strategy"].items()}
     return RunState(
         round=header["round"],
-        arrays=ArrayRecord(arrays),
+        arrays=arrays,
         strategy=RecordDict(strategy),
         early_stop=early_stop,
         best=_best(header, tensors),
@@ -239,7 +256,7 @@ def _best(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Kept | None
     best = header.get("best")
     if best is None:
         return None
-    arrays = ArrayRecord({name: Array(tensors[f"best/{name}"]) for name in header["order"]})
+    arrays = _arrays("best/", header["order"], tensors)
     return Kept(int(best["round"]), arrays, float(best["value"]))
 
 
@@ -260,8 +277,7 @@ def _record(
 ) -> ArrayRecord | MetricRecord | ConfigRecord:
     kind = value["kind"]
     if kind == "arrays":
-        arrays = {name: Array(tensors[f"strategy/{key}/{name}"]) for name in value["order"]}
-        return ArrayRecord(arrays)
+        return _arrays(f"strategy/{key}/", value["order"], tensors)
     if kind == "metrics":
         return MetricRecord(value["values"])
     if kind == "config":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 import tempfile
 import time
@@ -10,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
-from safetensors.numpy import save
 
 from conf.errors import ConfigError
 from conf.files.faults import disk_error, shown
@@ -23,7 +23,7 @@ from server.run.checkpoint import Kept
 from server.run.files import write_atomic
 from server.run.result import RunResult
 from server.run.start_checks import known_as, name_taken
-from strategies.wire import protocol
+from server.run.weights_file import weights_as_bytes
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,7 @@ class RunFolder:
         `digest` is the tensors' own (`strategies.wire.digests.arrays_digest`): the file's also covers the
         run's name.
         """
-        tensors = protocol.to_numpy(kept.arrays)
-        data = save(
-            {name: array.copy() for name, array in tensors.items()}, {"run_id": self.run_id}
-        )
+        data = weights_as_bytes(kept.arrays, {"run_id": self.run_id})
         make_folder(self.path / "model")
         write_atomic(self.path / "model/model.safetensors", data)
         result.model = {
@@ -117,7 +114,7 @@ class RunFolder:
             "round": kept.round,
             "sha256": hashlib.sha256(data).hexdigest(),
             "digest": digest,
-            "parameters": sum(array.size for array in tensors.values()),
+            "parameters": sum(math.prod(array.shape) for array in kept.arrays.values()),
         }
         write_atomic(self.path / "model/card.md", card(result, rounds))
 

@@ -22,6 +22,7 @@ from conf.seeds import seed_for
 from strategies.compression import codec_of
 from strategies.compression.codec import Arrays, Codec, Encoded, Row, Seeds, Shapes, parts, size_of
 from strategies.silo_half import belongs
+from strategies.wire.half_types import FLOATS
 
 PHASE: Final = "compression"
 """What draws are seeded with (`conf.seeds`)."""
@@ -53,7 +54,7 @@ class Form:
         return {
             name: shapes[name][1]
             for name in sorted(shapes)
-            if name in self.trained and shapes[name][0].startswith("float")
+            if name in self.trained and shapes[name][0] in FLOATS
         }
 
     def seeds(self, silo: str, round: int) -> Seeds:
@@ -67,7 +68,7 @@ class Form:
     def encoded(
         self, new: Arrays, sent: Arrays, coded: Shapes, seeds: Seeds, memory: Arrays
     ) -> Encoded:
-        """Return the change of the coded arrays as it travels.
+        """Return the change of the coded arrays as it travels; of halves their numbers are given.
 
         Raises ValueError where it is not finite, or the codec can't hold it.
         """
@@ -80,7 +81,8 @@ class Form:
     def decoded(
         self, arrays: Arrays, sent: Arrays, coded: Shapes, round: int
     ) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Yield the new values of each coded array, flat, each in memory of its own.
+        """Yield the new values of each coded array, flat, each in memory of its own; those of halves
+        are numbers, as `sent` gives them.
 
         Whether they are finite is not looked at. Raises ValueError for what can't be decoded.
         """

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from strategies.compression.codec import (
     Arrays,
@@ -21,6 +20,7 @@ from strategies.compression.codec import (
     parts,
     size_of,
 )
+from strategies.wire.half_types import of_bits
 
 VALUES: Final = "values"
 CHUNK: Final = 1 << 16
@@ -52,9 +52,7 @@ class BFloat16(Codec):
     def decode(self, arrays: Arrays, shapes: Shapes, shared: int) -> Iterator[tuple[str, Row]]:
         """See `Codec`."""
         for name, at in parts(shapes):
-            wide: NDArray[np.uint32] = arrays[VALUES][at].astype(np.uint32)
-            wide <<= np.uint32(16)
-            yield name, wide.view(np.float32)
+            yield name, of_bits(arrays[VALUES][at])
 
 
 class Float16(Codec):

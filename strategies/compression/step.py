@@ -18,10 +18,10 @@ from conf.schema import BlockwiseConf, CompressionConf
 from strategies.compression.blockwise import Int4, Int8
 from strategies.compression.codec import Arrays, Codec, Row, Seeds, Shapes, parts, size_of
 from strategies.compression.half import BFloat16
-from strategies.wire.objects import array_of, as_declared, elements, view
+from strategies.wire.half_types import FLOATS, numbers, rounded
+from strategies.wire.objects import as_declared, elements, view
 
 FULL = "full"
-_FLOATS = ("float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def _decoded(codec: Codec, before: ArrayRecord, step: Step) -> dict[str, Array]:
     found: dict[str, Array] = {}
     with np.errstate(over="ignore", invalid="ignore"):
         for name, change in codec.decode(arrays, shapes, 0):
-            old = elements(before[name]).reshape(-1)
-            new = (old + change).astype(old.dtype, copy=False)
-            found[name] = array_of(new.reshape(shapes[name]))
+            old = numbers(before[name]).reshape(-1)
+            new = rounded(old + change, before[name].dtype)
+            found[name] = as_declared(before[name].dtype, new.reshape(shapes[name]))
     return found
 
 
@@ -116,8 +116,8 @@ def _change(before: Mapping[str, Array], after: Mapping[str, Array], shapes: Sha
     row = np.empty(size_of(shapes), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for name, at in parts(shapes):
-            new = elements(after[name]).reshape(-1)
-            old = elements(before[name]).reshape(-1)
+            new = numbers(after[name]).reshape(-1)
+            old = numbers(before[name]).reshape(-1)
             np.subtract(new, old, out=row[at], casting="same_kind")
     return row
 
@@ -127,4 +127,4 @@ def _is_as(array: Array, other: Array) -> bool:
 
 
 def _is_float(array: Array) -> bool:
-    return array.dtype in _FLOATS
+    return array.dtype in FLOATS

@@ -32,9 +32,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from strategies.wire.objects import DTYPES, array_of, elements
+from strategies.wire.objects import BFLOAT16, DTYPES, array_of, as_declared, elements
 
 if TYPE_CHECKING:
     # Imported where tensors are made: who reads a ledger's digests need not wait for it.
@@ -169,27 +169,52 @@ def weight_in(metrics: Mapping[str, object], weighting: str) -> object:
 
 
 def to_record(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
-    """Return a state dict as named arrays; half types travel as float32 (numpy has no bfloat16)."""
+    """Return a state dict as named arrays, each of its tensor's type."""
     import torch
 
-    half = (torch.bfloat16, torch.float16)
     # One by one: the constructor of Flower's record makes a second Array of each.
     record = ArrayRecord()
-    for name, t in state.items():
-        record[name] = array_of((t.float() if t.dtype in half else t).detach().cpu().numpy())
+    for name, tensor in state.items():
+        here = tensor.detach().cpu()
+        if here.dtype == torch.bfloat16:
+            # numpy has no such type.
+            bits = here.contiguous().view(torch.int16).numpy().view(np.uint16)
+            record[name] = as_declared(BFLOAT16, bits)
+        else:
+            record[name] = array_of(here.numpy())
     return record
 
 
+def to_wide_record(state: Mapping[str, torch.Tensor]) -> ArrayRecord:
+    """Return what an algorithm sends beside the model as named arrays, halves as float32: it is
+    computed with at the server, and may be small beside the weights.
+    """
+    import torch
+
+    half = (torch.bfloat16, torch.float16)
+    return to_record({n: t.float() if t.dtype in half else t for n, t in state.items()})
+
+
 def to_numpy(record: ArrayRecord) -> dict[str, np.ndarray]:
-    """Return the named arrays of a record; they may share memory with it and be read-only."""
+    """Return the named arrays of a record; they may share memory with it and be read-only.
+
+    bfloat16 is seen as uint16; `strategies.wire.half_types` has its numbers.
+    """
     return {name: elements(array) for name, array in record.items()}
 
 
 def to_state(record: ArrayRecord) -> dict[str, torch.Tensor]:
     """Return a record as a state dict of fresh tensors."""
+    return {name: _tensor(array) for name, array in record.items()}
+
+
+def _tensor(array: Array) -> torch.Tensor:
     import torch
 
-    return {name: torch.from_numpy(np.array(elements(array))) for name, array in record.items()}
+    values = np.array(elements(array))
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(values)
 
 
 def records(content: RecordDict, kind: type[R]) -> dict[str, R]:

@@ -63,6 +63,17 @@ def test_without_compression_only_frozen_weights_are_left_out() -> None:
     assert list(made[protocol.ARRAYS]) == ["w", "half", "running_var", "steps"]
 
 
+def test_halves_travel_in_the_type_in_which_they_came() -> None:
+    sent = protocol.to_record(leaves())
+    made, _ = in_form(None, leaves(0.25), sent, "north", 1, {})
+    assert made[protocol.ARRAYS]["half"].dtype == "bfloat16"
+    # A run of an older release, whose models were float32.
+    older = protocol.to_wide_record(leaves())
+    made, _ = in_form(None, leaves(0.25), older, "north", 1, {})
+    assert made[protocol.ARRAYS]["half"].dtype == "float32"
+    assert protocol.to_numpy(made[protocol.ARRAYS])["half"].tolist() == [0.75] * 3
+
+
 def test_bfloat16_travels_under_its_own_name() -> None:
     values = records("bf16")[protocol.CHANGE]["values"]
     assert values.dtype == "bfloat16" and values.shape == (27,)

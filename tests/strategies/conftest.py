@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
+from strategies.wire.half_types import as_sent, numbers, rounded
+from strategies.wire.objects import BFLOAT16, as_declared
 from tests.unused_grid import UnusedGrid
 
 
@@ -44,10 +46,10 @@ class FakeGrid(UnusedGrid):
 
 
 def _moved(array: Array, rng: np.random.Generator) -> Array:
-    values = array.numpy()
+    values = numbers(array)
     if values.dtype.kind == "i":
         return Array(np.asarray(values + rng.integers(1, 9), values.dtype))
-    return Array(np.asarray(values + rng.normal(0, 0.1, values.shape), values.dtype))
+    return as_sent(np.asarray(values + rng.normal(0, 0.1, values.shape)), array)
 
 
 @pytest.fixture
@@ -68,3 +70,15 @@ def model() -> ArrayRecord:
             "bias": Array(np.zeros(3, np.float32)),
         }
     )
+
+
+@pytest.fixture
+def half_model(model: ArrayRecord) -> ArrayRecord:
+    """The same model with weights of bfloat16, and a bias of float16."""
+    made = ArrayRecord()
+    for name, array in model.items():
+        made[name] = array
+    weight = numbers(model["weight"])
+    made["weight"] = as_declared(BFLOAT16, rounded(weight, BFLOAT16))
+    made["bias"] = Array(np.full(3, 0.1, np.float16))
+    return made

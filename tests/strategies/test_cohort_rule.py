@@ -30,7 +30,8 @@ from strategies import spill as spilled
 from strategies.bulyan import Bulyan
 from strategies.krum import Krum
 from strategies.median import Median
-from strategies.wire.objects import Pieces
+from strategies.wire.half_types import as_sent, numbers, widened
+from strategies.wire.objects import Pieces, view
 from tests.strategies.test_robust_rules import MAKERS, Named
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +60,26 @@ def test_flowers_own_loop_trains_by_every_rule_and_nothing_is_left(
     assert [a.dtype for a in result.values()] == [a.dtype for a in model.values()]
     assert not np.array_equal(result["weight"].numpy(), model["weight"].numpy())
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("rule", MAKERS)
+def test_halves_are_compared_as_numbers_and_come_back_as_they_were_sent(
+    rule: str, make_grid: Any, half_model: ArrayRecord, temporary: Path
+) -> None:
+    grid, strategy = make_grid(7), MAKERS[rule](f=1)
+    replies = grid.send_and_receive(asked(strategy, grid, half_model))
+    arrays, _ = strategy.aggregate_train(1, replies)
+    assert arrays is not None
+    assert {n: a.dtype for n, a in arrays.items()} == {n: a.dtype for n, a in half_model.items()}
+    # The same model of float32, whose rows are the same numbers.
+    single, wide = MAKERS[rule](f=1), widened(half_model)
+    asked(single, grid, wide)
+    for reply in replies:
+        reply.content["arrays"] = widened(reply.content["arrays"])
+    expected, _ = single.aggregate_train(1, replies)
+    assert expected is not None
+    for name, array in arrays.items():
+        assert view(array) == view(as_sent(numbers(expected[name]), half_model[name])), name
 
 
 def test_counters_keep_the_largest_and_personal_layers_stay_what_they_were(

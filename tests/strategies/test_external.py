@@ -19,6 +19,8 @@ from flwr.serverapp.strategy import (
 
 from conf.errors import ConfigError, WireError
 from strategies.external import UNFIT, External, construct_at
+from strategies.wire.digests import arrays_digest
+from strategies.wire.half_types import numbers
 
 FLOWER = "flwr.serverapp.strategy."
 
@@ -168,6 +170,23 @@ def test_silos_get_the_whole_model_and_the_strategy_only_the_floats(
     arrays, _ = adam.aggregate_train(1, replies)
     assert arrays is not None and arrays["bn.num_batches_tracked"].numpy() == counted
     assert arrays["weight"].dtype == "float32"  # FedAdam itself returns float64
+
+
+@pytest.mark.parametrize("name", ["FedAvg", "FedAdam", "FedMedian", "Krum"])
+def test_a_strategy_sees_halves_as_numbers_and_silos_get_them_as_they_are(
+    name: str, make_grid: Any, half_model: ArrayRecord
+) -> None:
+    grid, hosted = make_grid(5), External(construct_at(FLOWER + name, {}))
+    replies = grid.send_and_receive(hosted.configure_train(1, half_model, ConfigRecord(), grid))
+    sent = [message.content["arrays"] for message in grid.asked]
+    # One record for all of them, so that it travels once.
+    assert len({id(record) for record in sent}) == 1
+    assert arrays_digest(sent[0]) == arrays_digest(half_model)
+    arrays, _ = hosted.aggregate_train(1, replies)
+    assert arrays is not None and list(arrays) == list(half_model)
+    assert [a.dtype for a in arrays.values()] == [a.dtype for a in half_model.values()]
+    moved = numbers(arrays["weight"]) - numbers(half_model["weight"])
+    assert 0 < float(np.abs(moved).max()) < 0.5
 
 
 def test_the_order_of_a_replys_arrays_does_not_matter(make_grid: Any, model: ArrayRecord) -> None:

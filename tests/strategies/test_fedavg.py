@@ -15,7 +15,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from conf.errors import WireError
 from strategies.fedavg import FedAvg
 from strategies.fedprox import FedProx
-from strategies.wire.objects import Pieces
+from strategies.wire.half_types import numbers, rounded
+from strategies.wire.objects import BFLOAT16, Pieces, as_declared, view
+from tests.strategies.test_robust_rules import Named
 
 
 def flat(arrays: ArrayRecord | None) -> dict[str, tuple[str, bytes]]:
@@ -172,3 +174,38 @@ def test_bfloat16_which_numpy_reads_as_whole_numbers_is_not_taken_for_a_counter(
     reply.content["arrays"]["bias"] = Pieces("bfloat16", (3,), [memoryview(bytes(6))])
     with pytest.raises(WireError, match=r"MDW-660.*'bias' is bfloat16"):
         strategy.aggregate_train(1, [reply])
+
+
+@pytest.mark.parametrize("cohort", [None, 3], ids=["as they arrive", "held"])
+def test_the_mean_of_halves_is_rounded_once_to_the_type_that_was_sent(
+    make_grid: Any, half_model: ArrayRecord, cohort: int | None
+) -> None:
+    grid, strategy = make_grid(3), FedAvg()
+    strategy.cohort = cohort
+    # One array whose changes are averaged, and not its values.
+    half_model["large"] = as_declared(BFLOAT16, np.full(5, 0x4396, np.uint16))
+    replies = grid.send_and_receive(asked(strategy, grid, half_model))
+    named = Named([(name, reply) for name, reply in zip("abc", replies, strict=True)])
+    arrays, _ = strategy.aggregate_train(1, named)
+    assert arrays is not None and not named.refused
+    assert {n: a.dtype for n, a in arrays.items()} == {n: a.dtype for n, a in half_model.items()}
+    weights = [int(reply.content["metrics"]["num-examples"]) for reply in replies]
+    for name in ("weight", "bias", "large"):
+        parts = [numbers(reply.content["arrays"][name]).astype(np.float64) for reply in replies]
+        before = numbers(half_model[name]) if name == "large" else np.zeros(())
+        exact = [n * (part - before) for n, part in zip(weights, parts, strict=True)]
+        mean = (exact[0] + exact[1] + exact[2]) / sum(weights) + before
+        wanted = as_declared(half_model[name].dtype, rounded(mean, half_model[name].dtype))
+        assert view(arrays[name]) == view(wanted), name
+    assert not np.array_equal(numbers(arrays["weight"]), numbers(half_model["weight"]))
+
+
+def test_one_update_of_halves_alone_comes_back_bit_for_bit(
+    make_grid: Any, half_model: ArrayRecord
+) -> None:
+    grid, strategy = make_grid(1), FedAvg()
+    (reply,) = grid.send_and_receive(asked(strategy, grid, half_model))
+    arrays, _ = strategy.aggregate_train(1, [reply])
+    assert arrays is not None
+    for name, array in reply.content["arrays"].items():
+        assert view(arrays[name]) == view(array) and arrays[name].dtype == array.dtype

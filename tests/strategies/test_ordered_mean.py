@@ -39,8 +39,10 @@ def test_it_is_numpys_sum_in_that_order_whatever_the_pieces(
         total = total + array.astype(np.float64) * n
     weight = sum(n for _, n in given)
     mean = mean_in_order(given, weight)
-    assert mean.dtype == dtype
-    assert mean.tobytes() == (total / weight).astype(dtype).tobytes()
+    # The mean of halves is not rounded yet.
+    made = "float64" if dtype == "float16" else dtype
+    assert mean.dtype == made
+    assert mean.tobytes() == (total / weight).astype(made).tobytes()
 
 
 @pytest.mark.parametrize("silos", [3, AT_ONCE + 3])

@@ -223,3 +223,50 @@ def test_no_memory_is_taken_for_what_a_silo_declares() -> None:
     tracemalloc.stop()
     assert isinstance(verdict, Rejected) and verdict.code == "MDW-612"
     assert peak < 2**20
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_halves_come_out_of_every_form_as_they_were_sent(name: str, dtype: torch.dtype) -> None:
+    before = {"conv.weight": torch.linspace(-1, 1, 600).reshape(20, 30).to(dtype)}
+    sent = protocol.to_record(before)
+    # Of each value the neighbour or so: what a codec leaves of it is rounded to the type again.
+    after = {"conv.weight": before["conv.weight"] + 0.02}
+    records, _ = in_form(form(name), after, sent, "north", 3, {})
+    plain = protocol.size(RecordDict({"a": sent}))
+    assert sum(protocol.size(RecordDict({"a": r})) for r in records.values()) <= 1.1 * plain
+    decoding = None if form(name).codec is None else Decoding(form(name))
+    admission = Admission(specs_of(task_named("digits")), decoding=decoding)
+    admission.open(3, sent, ["north"])
+    numbers = MetricRecord({protocol.NUM_EXAMPLES: 10, protocol.LOSS: 0.5})
+    content = RecordDict({**records, protocol.METRICS: numbers})
+    verdict = admission.check(content, silo="north", round=3, phase="train")
+    assert isinstance(verdict, Admitted)
+    whole = protocol.records(content, ArrayRecord)[protocol.ARRAYS]
+    assert whole["conv.weight"].dtype == str(dtype).removeprefix("torch.")
+    made = protocol.to_state(whole)["conv.weight"]
+    change = made.float() - before["conv.weight"].float()
+    assert verdict.norm == pytest.approx(float(change.norm()), rel=1e-5)
+    if name == "none":
+        assert torch.equal(made, after["conv.weight"])
+    elif name in ("bf16", "fp16"):
+        torch.testing.assert_close(made, after["conv.weight"], rtol=0.01, atol=0.0005)
+    elif name in ("int8", "int4"):
+        assert float((change - 0.02).abs().max()) < 0.02
+
+
+def test_a_single_in_the_place_of_a_half_is_refused() -> None:
+    sent = protocol.to_record({"conv.weight": torch.ones(3, dtype=torch.bfloat16)})
+    admission = Admission(specs_of(task_named("digits")))
+    admission.open(3, sent, ["north"])
+    numbers = MetricRecord({protocol.NUM_EXAMPLES: 10, protocol.LOSS: 0.5})
+    for dtype, code in ((torch.float32, "MDW-612"), (torch.int16, "MDW-612")):
+        wrong = protocol.to_record({"conv.weight": torch.ones(3, dtype=dtype)})
+        content = RecordDict({protocol.ARRAYS: wrong, protocol.METRICS: numbers})
+        refused(admission.check(content, silo="north", round=3, phase="train"), code)
+        admission.open(3, sent, ["north"])
+    infinite = torch.full((3,), float("inf"), dtype=torch.bfloat16)
+    content = RecordDict(
+        {protocol.ARRAYS: protocol.to_record({"conv.weight": infinite}), protocol.METRICS: numbers}
+    )
+    refused(admission.check(content, silo="north", round=3, phase="train"), "MDW-614")

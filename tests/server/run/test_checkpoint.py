@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from safetensors.numpy import load
 
 from azureml_jobs.storage.base import LeaseLost
 from azureml_jobs.storage.folder_store import FolderStore
@@ -18,6 +19,8 @@ from azureml_jobs.storage.prefix import PrefixStore
 from conf.errors import CheckpointError
 from server.run.checkpoint import KEPT, Checkpoints, Kept, RunState, decode, encode
 from server.run.history import Mark
+from strategies.wire.digests import arrays_digest
+from strategies.wire.objects import as_declared
 from tests.azureml_jobs.storage.watching import Clock, taken_over
 
 
@@ -68,6 +71,23 @@ def test_gives_back_every_bit_in_the_same_order(tmp_path: Path) -> None:
     )
     assert (loaded.mlflow_run_id, loaded.anchor, loaded.seconds) == ("mlflow-1", "7:abc", 12.5)
     assert loaded.counted == {"north": 3}
+
+
+def test_bfloat16_comes_back_as_such_and_is_not_there_for_a_reader_that_does_not_know_it() -> None:
+    saved = state(3)
+    half = as_declared("bfloat16", np.array([0x3F80, 0x4000], np.uint16))
+    saved.arrays["half"] = half
+    saved.best = Kept(2, saved.arrays, 0.5)
+    moments = saved.strategy["moments"]
+    assert isinstance(moments, ArrayRecord)
+    moments["half"] = half
+    data = encode(saved)
+    loaded = decode(data)
+    assert loaded.best is not None and isinstance(loaded.strategy["moments"], ArrayRecord)
+    for record in (loaded.arrays, loaded.best.arrays, loaded.strategy["moments"]):
+        assert record["half"].dtype == "bfloat16" and record["half"].data == half.data
+    assert arrays_digest(loaded.arrays) == arrays_digest(saved.arrays)
+    assert "model/half" not in load(data) and "model/z.weight" in load(data)
 
 
 def test_keeps_the_last_few_only(tmp_path: Path) -> None:

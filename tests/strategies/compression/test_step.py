@@ -106,3 +106,16 @@ def test_a_step_that_is_not_of_the_model_is_refused() -> None:
     for step in wrong:
         with pytest.raises(ValueError, match=r"array|change"):
             applied(codec(), before, step)
+
+
+@pytest.mark.parametrize("down", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_model_of_halves_steps_too_and_stays_of_halves(down: str, dtype: torch.dtype) -> None:
+    before = protocol.to_record({"w": torch.linspace(-1, 1, 600).to(dtype)})
+    mean = protocol.to_record({"w": torch.linspace(-1, 1.1, 600).to(dtype)})
+    after, step = stepped(codec(down), before, mean, PARAMETERS, 3)
+    assert step.coded == ("w",) and after["w"].dtype == before["w"].dtype
+    assert arrays_digest(applied(codec(down), before, step)) == arrays_digest(after)
+    made = protocol.to_state(after)["w"].float()
+    wanted = protocol.to_state(mean)["w"].float()
+    assert float((made - wanted).abs().max()) < 0.03

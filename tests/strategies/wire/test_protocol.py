@@ -1,4 +1,4 @@
-"""A model comes back from the wire as it went: names, order, shapes; halves as float32."""
+"""A model comes back from the wire as it went: names, order, shapes, types."""
 
 from __future__ import annotations
 
@@ -27,10 +27,21 @@ def test_a_state_comes_back_with_names_order_types_and_values() -> None:
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_half_types_travel_as_float32(half: torch.dtype) -> None:
-    record = protocol.to_record({"w": torch.tensor([0.5, -1.0], dtype=half)})
-    assert record["w"].dtype == "float32"
-    assert protocol.to_numpy(record)["w"].tolist() == [0.5, -1.0]
+def test_half_types_travel_as_they_are(half: torch.dtype) -> None:
+    state = {"w": torch.tensor([0.5, -1.0, 3.1], dtype=half)}
+    record = protocol.to_record(state)
+    assert record["w"].dtype == str(half).removeprefix("torch.")
+    assert protocol.size(RecordDict({"a": record})) == 6
+    back = protocol.to_state(record)["w"]
+    assert back.dtype == half and torch.equal(back, state["w"])
+    back += 1  # it may be trained
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_what_an_algorithm_sends_beside_the_model_is_float32(half: torch.dtype) -> None:
+    record = protocol.to_wide_record({"c": torch.tensor([0.5, -1.0], dtype=half)})
+    assert record["c"].dtype == "float32"
+    assert protocol.to_numpy(record)["c"].tolist() == [0.5, -1.0]
 
 
 def test_a_state_that_was_read_is_a_copy_that_may_be_trained() -> None:
