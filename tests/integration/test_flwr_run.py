@@ -17,6 +17,7 @@ import pytest
 from flwr.cli.build import build_fab_from_files
 
 from server.run.history import read_history
+from server.simulation import simulate
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("conf", "strategies", "client", "server", "azureml_jobs")
@@ -135,6 +136,30 @@ def test_flwr_run_trains_the_same_app(flower_environment: dict[str, str], tmp_pa
     # Flower simulates two nodes unless told otherwise.
     assert list(read_history(folder))[-1].replied == ["silo-1", "silo-2"]
     assert (folder / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["topk compression.down=int8", "lowrank", "int4"])
+def test_what_travels_encoded_under_flwr_run_gives_the_simulation_s_bits(
+    flower_environment: dict[str, str], tmp_path: Path, form: str
+) -> None:
+    """What a silo has left out is in the state that Flower keeps for its node."""
+    run = ["task=digits", "data.examples=300", "run.rounds=3", *f"compression={form}".split()]
+    overrides = " ".join([*run, f"run.output={tmp_path / 'outputs'}"])
+    log = flwr(
+        *("run", str(ROOT), "--run-config", f'overrides="{overrides}"', "--stream"),
+        environment=flower_environment,
+        cwd=tmp_path,
+    )
+    assert (tmp_path / "outputs").is_dir(), log[-4000:]
+    (folder,) = (tmp_path / "outputs").iterdir()
+    here = [f"run.output={tmp_path / 'simulated'}", "federation.size=2", "simulation.workers=0"]
+    alone = simulate([*run, *here])
+    history = list(read_history(folder))
+    assert [record.failed for record in history] == [{}] * 3
+    assert [record.bytes_up for record in history] == [r.bytes_up for r in alone.rounds]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["model"]["digest"] == alone.result.model["digest"]
 
 
 @pytest.mark.slow

@@ -22,7 +22,9 @@ silos:
   north: {training: {separate: true, memory: 4g, seconds: 200}}
   south: {training: {separate: true}}
 """
-RUN = ["task=digits", "data.examples=300", "run.rounds=3", "run.name=a", "strategy=scaffold"]
+RUN = ["task=digits", "data.examples=300", "run.rounds=3", "run.name=a"]
+FORMS = ["strategy=scaffold", "compression=topk compression.down=int8", "compression=lowrank"]
+"""What a silo remembers between rounds is in its process, in its node's state, and on its disk."""
 pytestmark = pytest.mark.slow
 
 
@@ -38,9 +40,13 @@ def folder() -> Iterator[Path]:
             jobs.wait(name, 20)
 
 
-def test_a_federation_whose_silos_train_apart_gives_the_simulation_s_bits(folder: Path) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_federation_whose_silos_train_apart_gives_the_simulation_s_bits(
+    folder: Path, form: str
+) -> None:
+    run = [*RUN, *form.split()]
     command = [sys.executable, "-m", "azureml_jobs.cli.main", "launch", "all", "backend=local"]
-    asked = [*command, "federation.file=hospitals.yaml", *RUN]
+    asked = [*command, "federation.file=hospitals.yaml", *run]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         asked, cwd=folder, env=environment, text=True, capture_output=True, timeout=400
@@ -50,6 +56,6 @@ def test_a_federation_whose_silos_train_apart_gives_the_simulation_s_bits(folder
     assert "training process" in log and "is ready, its memory held by" in log
     file = f"federation.file={folder / 'hospitals.yaml'}"
     here = ["simulation=pool", "simulation.workers=0", f"run.output={folder / 'simulated'}"]
-    simulate([file, *RUN, *here])
+    simulate([file, *run, *here])
     models = [folder / place / "a/model/model.safetensors" for place in ("outputs", "simulated")]
     assert models[0].read_bytes() == models[1].read_bytes()

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
+from client.app import app
 from client.capacity import group_1, group_2
 from client.node import training_process
 from client.node.memory_limit import make_group
@@ -23,9 +24,13 @@ from client.node.training_process import TrainingProcess
 from client.silo_settings import NODE_KEY
 from conf.border import CrossedError
 from conf.code_digest import release_digest
+from conf.compose import compose
 from conf.errors import SiloError
 from conf.schema import Silo, TrainingProcessConf
-from conf.silos import silo_to_json
+from conf.silos import silo_from_json, silo_to_json
+from strategies.wire import protocol
+from tests.client.test_app import context as app_context
+from tests.client.test_app import message as app_message
 from tests.faults import toy
 from tests.faults.federation import TOY, model
 
@@ -115,6 +120,32 @@ def test_the_state_comes_back_and_one_that_was_restored_is_taken(shared: Apart) 
     assert shared.ask(4).content["metrics"]["rounds-seen"] == 1
     shared.context.state = kept
     assert shared.ask(5).content["metrics"]["rounds-seen"] == 4
+
+
+def test_what_a_silo_left_out_of_its_updates_is_sent_from_a_process_of_its_own_too() -> None:
+    """The app itself, whose state crosses there and back."""
+    conf = compose(["task=digits", "data.examples=200", "federation.size=2", "compression=topk"])
+    here, there = app_context(conf), app_context(conf)
+    silo = silo_from_json(str(there.node_config[NODE_KEY]))
+    apart = TrainingProcess("client.app:app", silo, release_digest())
+    try:
+        for round in (1, 2):
+            sent = [app_message(conf, **told(round)) for _ in range(2)]
+            one, other = app(sent[0], here), apart(sent[1], there)
+            assert change_of(one) == change_of(other)
+        assert here.state.object_id == there.state.object_id
+    finally:
+        apart.close()
+
+
+def told(round: int) -> dict[str, Any]:
+    return {protocol.ROUND: round, protocol.COUNTED: round - 1}
+
+
+def change_of(reply: Message) -> dict[str, bytes]:
+    record = reply.content[protocol.CHANGE]
+    assert isinstance(record, ArrayRecord)
+    return {name: array.data for name, array in record.items()}
 
 
 def test_what_the_app_raises_is_raised_here_and_the_process_stays(shared: Apart) -> None:

@@ -34,7 +34,9 @@ def train(message: Message, context: Context) -> Message:
     content = RecordDict({"metrics": metrics, **message.content.array_records})
     if config.get("do") == "environment":
         ours = {name: value for name, value in os.environ.items() if name.startswith("MEADOW_")}
-        content["environment"] = ConfigRecord({**ours, "silo": str(context.node_config["silo"])})
+        more = {"silo": str(context.node_config["silo"])}
+        more["visible"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        content["environment"] = ConfigRecord({**ours, **more})
     return Message(content, reply_to=message)
 
 

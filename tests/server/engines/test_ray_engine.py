@@ -213,28 +213,26 @@ def test_ctrl_c_ends_the_run_within_seconds_and_leaves_no_process(tmp_path: Path
 
 
 @contextlib.contextmanager
-def ray_cluster(environment: dict[str, str]) -> Iterator[str]:
+def ray_cluster(environment: dict[str, str], *words: str) -> Iterator[str]:
     """A Ray cluster of one node on free ports, as another user would have started it."""
     port, client_port = free_ports(2)
-    ray = Path(sys.executable).parent / "ray"
     folder = tempfile.mkdtemp(prefix="mdw-")  # a short path: Ray puts sockets below it
-    command = [
-        str(ray),
-        "start",
-        "--head",
-        "--block",
-        f"--port={port}",
-        "--num-cpus=2",
-        "--include-dashboard=false",
-    ]
-    options = [
-        f"--temp-dir={folder}",
-        "--node-ip-address=127.0.0.1",
-        f"--ray-client-server-port={client_port}",
-        "--disable-usage-stats",
-    ]
+    head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}"]
+    head += [f"--ray-client-server-port={client_port}", *words]
+    try:
+        with ray_node(environment, head):
+            yield f"127.0.0.1:{port}"
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def ray_node(environment: dict[str, str], words: list[str]) -> Iterator[None]:
+    """A node of a cluster: a raylet of its own, of two cores."""
+    ray = Path(sys.executable).parent / "ray"
+    always = ["--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
     process = subprocess.Popen(
-        [*command, *options],
+        [str(ray), "start", *always, *words],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -246,14 +244,13 @@ def ray_cluster(environment: dict[str, str]) -> Iterator[str]:
             break
     children = psutil.Process(process.pid).children(recursive=True)
     try:
-        yield f"127.0.0.1:{port}"
+        yield
         assert process.poll() is None  # it outlives the runs
     finally:
         process.terminate()
         process.communicate(timeout=30)
         for child in psutil.wait_procs(children, timeout=10)[1]:
             child.kill()
-        shutil.rmtree(folder)
 
 
 @pytest.mark.slow
@@ -293,6 +290,41 @@ def test_a_cluster_that_takes_calls_without_a_token_is_refused_unless_that_is_ac
         assert not seen
         on_ray(main, 2, tmp_path, address, insecure=True)
     assert len(seen) == 2 and not any(reply.has_error() for reply in seen)
+
+
+@pytest.mark.slow
+def test_silos_stay_with_their_actors_on_two_nodes_of_a_cluster_and_share_its_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two raylets on this machine, which say that they have a GPU each; nothing computes on one."""
+    seen: dict[str, list[tuple[int, str, str]]] = {}
+
+    def main(grid: RayGrid, context: Context) -> None:
+        for _ in range(3):
+            for reply in grid.send_and_receive(asked(grid, do="environment")):
+                assert not reply.has_error(), reply.error
+                told = reply.content.config_records["environment"]
+                silo = grid.names()[reply.metadata.src_node_id]
+                gpu = (str(told["MEADOW_GPU"]), str(told["visible"]))
+                seen.setdefault(silo, []).append((metric(reply, "pid"), *gpu))
+
+    # A busy machine is no reason to move here.
+    monkeypatch.setattr("server.engines.silo_actors.STEAL_SECONDS", 600.0)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token["RAY_AUTH_TOKEN"])
+    with ray_cluster(token, "--num-gpus=1") as address:
+        (agent,) = free_ports(1)
+        second = [f"--address={address}", "--num-gpus=1", f"--dashboard-agent-listen-port={agent}"]
+        with ray_node(token, second):
+            on_ray(main, 7, tmp_path, address, workers=4)
+    assert len(seen) == 7
+    # In each round the same process for a silo, of four that two GPUs are shared by.
+    assert all(len(set(told)) == 1 and len(told) == 3 for told in seen.values())
+    actors = {told[0] for told in seen.values()}
+    assert len({pid for pid, _, _ in actors}) == 4
+    assert {gpu for _, gpu, _ in actors} == {"0/2"}
+    # Each sees the one GPU of its own node.
+    assert {visible for _, _, visible in actors} == {"0"}
 
 
 CALLS = (
