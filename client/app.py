@@ -26,7 +26,7 @@ from client.memory import Memory
 from client.model_step import step_mod
 from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation, reported
-from client.privacy import private_round
+from client.privacy import privacy_unit, private_round
 from client.privacy.private_round import tells_metrics
 from client.silo_settings import data_key, silo_of
 from client.tasks.base import Data
@@ -203,11 +203,12 @@ def hello(message: Message, context: Context) -> Message:
 def _load_checked(round: int, scope: RunScope, silo: Silo, context: Context) -> Loaded:
     """Return data and model for a run that the silo's owner allows.
 
-    Raises SiloError MDW-340, 341, 377 or 386, before any data is read where the run itself is not
-    allowed.
+    Raises SiloError MDW-340, 341, 364, 377 or 386, before any data is read where the run itself is
+    not allowed.
     """
     check_run(scope, silo, round)
     private_round.check_simulated(scope.privacy, silo, context)
+    privacy_unit.check(scope.privacy, silo)
     loaded = load_cached(scope, silo)
     check_examples(length(loaded.data.train), silo)
     return loaded

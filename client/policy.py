@@ -19,11 +19,12 @@ from client.sums import Metrics
 from conf.allowed import ALLOW_LIST, ROUNDS, Broken, asked, broken
 from conf.border import field
 from conf.errors import SiloError
-from conf.privacy_kinds import MEETING, OF_EXAMPLES, OF_SILOS
+from conf.privacy_kinds import GROUP, LOCAL_DP, MEETING, OF_EXAMPLES, OF_SILOS, SAMPLE_DP
 from conf.schema import (
     ModelConf,
     PolicyConf,
     RunScope,
+    SampleDpConf,
     Silo,
     StrategyConf,
     TaskConf,
@@ -101,10 +102,19 @@ def _too_little_privacy(scope: RunScope, policy: PolicyConf) -> list[Broken]:
     for most, kinds in bounds:
         if most is not None:
             enough = [kind for kind in enough if kind in kinds]
-    if scope.privacy.name in enough:
-        return []
-    allowed = " or ".join(f"privacy={kind}" for kind in enough)
-    return [Broken(f"privacy={scope.privacy.name}", allowed)]
+    whole = policy.unit_at_least == GROUP
+    if whole:
+        enough = [kind for kind in enough if kind in (SAMPLE_DP, LOCAL_DP)]
+    said = {kind: f"privacy={kind}" for kind in enough}
+    if whole and SAMPLE_DP in said:
+        said[SAMPLE_DP] += f" with privacy.unit={GROUP}"
+    allowed = " or ".join(said.values())
+    asked = scope.privacy
+    if asked.name not in enough:
+        return [Broken(f"privacy={asked.name}", allowed)]
+    if whole and isinstance(asked, SampleDpConf) and asked.unit != GROUP:
+        return [Broken(f"privacy.unit={asked.unit}", allowed)]
+    return []
 
 
 def _too_open_an_aggregation(scope: RunScope, policy: PolicyConf) -> list[Broken]:

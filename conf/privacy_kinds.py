@@ -8,6 +8,9 @@
                 what left, so that it covers what silo_dp does
 
 `sample_dp` and `silo_dp` are not comparable. So a floor is met by itself and by `local_dp`.
+
+What `sample_dp` protects as one is its unit (`privacy.unit`): an example, or all examples of a group
+(`client.groups`).
 """
 
 from __future__ import annotations
@@ -28,8 +31,11 @@ RELATIONS: Final = {
     SILO_DP: REPLACE_ONE,
     LOCAL_DP: REPLACE_ONE,
 }
-UNITS: Final = {SAMPLE_DP: "example", SILO_DP: "silo", LOCAL_DP: "silo"}
-"""What is protected as a whole."""
+EXAMPLE: Final = "example"
+GROUP: Final = "group"
+SILO: Final = "silo"
+UNITS: Final = {SAMPLE_DP: (EXAMPLE, GROUP), SILO_DP: (SILO,), LOCAL_DP: (SILO,)}
+"""What may be protected as a whole: a group is what `data.group` says (a patient, an account)."""
 CALLED: Final = {
     SAMPLE_DP: "sample-level (DP-SGD at each silo)",
     SILO_DP: "silo-level (noise in the mean, at the server)",
@@ -47,6 +53,22 @@ OF_EXAMPLES: Final = MEETING[SAMPLE_DP]
 """The kinds whose releases say what they cost each example: an owner's `epsilon_at_most`."""
 OF_SILOS: Final = MEETING[SILO_DP]
 """The kinds whose releases say what they cost the silo as a whole: `silo_epsilon_at_most`."""
+AS_NOTED: Final = "as noted"
+REPLACED: Final = "replaced"
+SUMS: Final = {
+    EXAMPLE: {
+        (SAMPLE_DP, EXAMPLE): AS_NOTED,
+        (SAMPLE_DP, GROUP): REPLACED,
+        (LOCAL_DP, SILO): AS_NOTED,
+    },
+    GROUP: {(SAMPLE_DP, GROUP): AS_NOTED, (LOCAL_DP, SILO): AS_NOTED},
+    SILO: {(SILO_DP, SILO): AS_NOTED, (LOCAL_DP, SILO): AS_NOTED},
+}
+"""By what is to be protected, the releases (kind and unit) that say what they cost it, and how they
+are counted. A group with one example more is another group in its place, twice the norm away: what a
+release costs each example of a group is more than what it costs the group. What is not here has no
+such bound.
+"""
 
 
 def sensitivity_of(kind: str) -> float:

@@ -13,8 +13,8 @@ from azureml_jobs.cli.arguments import Arguments
 from azureml_jobs.cli.key_places import places_of
 from azureml_jobs.cli.table import columns
 from conf.errors import ConfigError
-from conf.privacy_kinds import OF_EXAMPLES, OF_SILOS, RELATIONS, UNITS, sensitivity_of
-from conf.schema import Conf, NoisyConf, SampleDpConf
+from conf.privacy_kinds import EXAMPLE, GROUP, RELATIONS, SILO, sensitivity_of
+from conf.schema import Conf, NoisyConf, PolicyConf, SampleDpConf
 
 if TYPE_CHECKING:
     from client.privacy.account import Account, Entry
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 OWN_STATES: Final = "states"
 """Where a silo's job keeps its state in its own folder (`client.node.job`, which imports torch)."""
-SILO_KEY: Final = "silo_epsilon_at_most"
+NEIGHBOURS: Final = {
+    EXAMPLE: "of one example more or less",
+    GROUP: "of one group of examples more or less",
+    SILO: "of the silo with any other data",
+}
 BAR: Final = 30
 """Characters of the bar that stands for all that an owner allows."""
 
@@ -40,33 +44,46 @@ def show(arguments: Arguments) -> int:
     policy = places_of(arguments).silo.policy
     if entries:
         print("\n".join(columns(_runs(entries, policy.delta))))
-    sums = (
-        (OF_EXAMPLES, "of one example more or less", policy.epsilon_at_most),
-        (OF_SILOS, "of the silo with any other data", policy.silo_epsilon_at_most),
-    )
-    for kinds, neighbours, most in sums:
-        counted = [entry for entry in entries if entry.mechanism in kinds]
-        if not counted and most is None and kinds != OF_EXAMPLES:
-            continue
-        spent = _epsilon(counted, policy.delta)
-        print(_in_all(spent, policy.delta, most, neighbours))
-        others = len(entries) - len(counted)
-        if others:
-            print(f"not counted in it, since it bounds nothing there: {_times(others, 'release')}")
+    for unit in NEIGHBOURS:
+        for line in _sum(entries, policy, unit):
+            print(line)
     return 0
 
 
+def _sum(entries: list[Entry], policy: PolicyConf, unit: str) -> list[str]:
+    """Return what all releases have cost each of a unit; nothing, where nobody asks for it."""
+    from client.privacy.owner_bounds import cost, is_counted
+
+    mosts = {policy.unit_at_least: policy.epsilon_at_most, SILO: policy.silo_epsilon_at_most}
+    most = mosts.get(unit)
+    counted = [entry for entry in entries if is_counted(entry, unit)]
+    # What any data of the silo may replace holds of a group too, of which then nobody speaks.
+    spoken_of = [entry for entry in counted if unit != GROUP or entry.unit == GROUP]
+    if not spoken_of and most is None and unit != policy.unit_at_least:
+        return []
+    key = {policy.unit_at_least: "epsilon_at_most", SILO: "silo_epsilon_at_most"}.get(unit, "")
+    lines = [_in_all(cost(counted, unit, policy.delta), policy.delta, most, unit, key)]
+    others = len(entries) - len(counted)
+    if others:
+        lines.append(
+            f"not counted in it, since it bounds nothing there: {_times(others, 'release')}"
+        )
+    return lines
+
+
 def _runs(entries: list[Entry], delta: float) -> list[tuple[str, ...]]:
-    """Return a line for each run and kind of privacy: of two kinds nothing is added up."""
-    rows: list[tuple[str, ...]] = [("run", "privacy", "rounds", "last", "epsilon", "in all")]
-    so_far: dict[str, list[Entry]] = {}
-    for run, kind in dict.fromkeys((entry.run, entry.mechanism) for entry in entries):
-        of_run = [one for one in entries if (one.run, one.mechanism) == (run, kind)]
-        all_of_kind = so_far.setdefault(kind, [])
+    """Return a line for each run, kind of privacy and unit: of two kinds or units nothing is added up."""
+    rows: list[tuple[str, ...]] = [
+        ("run", "privacy", "unit", "rounds", "last", "epsilon", "in all")
+    ]
+    so_far: dict[tuple[str, str], list[Entry]] = {}
+    for run, *kind in dict.fromkeys((one.run, one.mechanism, one.unit) for one in entries):
+        of_run = [one for one in entries if [one.run, one.mechanism, one.unit] == [run, *kind]]
+        all_of_kind = so_far.setdefault((kind[0], kind[1]), [])
         all_of_kind += of_run
         alone, together = (_epsilon(of, delta) for of in (of_run, all_of_kind))
         rounds = str(len(of_run))
-        rows.append((run, kind, rounds, of_run[-1].when, f"{alone:.3f}", f"{together:.3f}"))
+        rows.append((run, *kind, rounds, of_run[-1].when, f"{alone:.3f}", f"{together:.3f}"))
     return rows
 
 
@@ -80,12 +97,13 @@ def _times(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _in_all(spent: float, delta: float, most: float | None, neighbours: str) -> str:
-    """Return what is spent in all, as a line with a bar where the owner has set a bound."""
-    said = f"spent: epsilon {spent:.3f} at delta {delta:g}, {neighbours}"
+def _in_all(spent: float, delta: float, most: float | None, unit: str, key: str) -> str:
+    """Return what is spent in all, as a line with a bar where the owner has set a bound; `key` is what
+    would bound it.
+    """
+    said = f"spent: epsilon {spent:.3f} at delta {delta:g}, {NEIGHBOURS[unit]}"
     if most is None:
-        key = "epsilon_at_most" if neighbours.startswith("of one example") else SILO_KEY
-        return f"{said}; no bound is set (policy.{key})"
+        return f"{said}; no bound is set{f' (policy.{key})' if key else ''}"
     filled = min(round(BAR * spent / most), BAR)
     bar = "█" * filled + "░" * (BAR - filled)
     return f"{said}\n{bar} {spent / most:.0%} of {most:g}"
@@ -98,23 +116,24 @@ def forecast(arguments: Arguments) -> int:
     if not isinstance(privacy, NoisyConf):
         what = f"privacy={privacy.name} has no cost that can be counted."
         raise ConfigError("MDW-105", what, "Add privacy=sample_dp, silo_dp or local_dp.")
-    of_examples = isinstance(privacy, SampleDpConf)
-    rows = _of_examples(arguments, conf, privacy) if of_examples else _of_silos(conf, privacy)
+    of_units = isinstance(privacy, SampleDpConf)
+    rows = _of_units(arguments, conf, privacy) if of_units else _of_silos(conf, privacy)
     print("\n".join(columns(rows)))
     return 0
 
 
-def _of_examples(arguments: Arguments, conf: Conf, privacy: NoisyConf) -> list[tuple[str, str]]:
+def _of_units(arguments: Arguments, conf: Conf, privacy: NoisyConf) -> list[tuple[str, str]]:
     from client.privacy.sampling import plan_of
 
-    examples = int(arguments.number("examples", 0.0, 2**40))
-    if examples < 1:
-        raise arguments.wrong("examples= is missing: how many the silo trains on")
-    plan = plan_of(examples, conf.trainer.batch_size, conf.trainer.epochs)
+    named = f"{privacy.protects}s"
+    units = int(arguments.number(named, 0.0, 2**40))
+    if units < 1:
+        raise arguments.wrong(f"{named}= is missing: how many the silo trains on")
+    plan = plan_of(units, conf.trainer.batch_size, conf.trainer.epochs)
     release = _release(conf, privacy, plan.rate, plan.steps)
     return [
         ("rounds", str(conf.run.rounds)),
-        ("steps", f"{plan.steps} in each, of {plan.batch} examples on average"),
+        ("steps", f"{plan.steps} in each, of {plan.batch} {named} on average"),
         ("noise", f"{release.noise:.3f} times privacy.clip_norm={privacy.clip_norm:g}"),
         *_costs([release] * conf.run.rounds, privacy),
     ]
@@ -144,10 +163,9 @@ def _of_silos(conf: Conf, privacy: NoisyConf) -> list[tuple[str, str]]:
 def _costs(releases: list[Release], privacy: NoisyConf) -> list[tuple[str, str]]:
     from client.privacy.accountant import epsilon, renyi_epsilon
 
-    unit = UNITS[privacy.name]
     at = f"at delta {privacy.delta:g}"
     return [
-        ("epsilon", f"{epsilon(releases, privacy.delta):.3f} {at}, of one {unit}"),
+        ("epsilon", f"{epsilon(releases, privacy.delta):.3f} {at}, of one {privacy.protects}"),
         ("by Rényi", f"{renyi_epsilon(releases, privacy.delta):.3f}"),
         ("relation", RELATIONS[privacy.name]),
     ]

@@ -211,9 +211,9 @@ OWNERS: Final = (
         ),
         overrides=WHICH,
         one_of=(("state", "store"),),
-        about="Of examples and of the silo as a whole, each for itself. A silo whose owner has set a bound\n"
-        "(policy.epsilon_at_most, silo_epsilon_at_most) takes part once its account is begun, and never again\n"
-        "where it is missing or was changed (docs/privacy.md).",
+        about="Of examples, of groups of them, and of the silo as a whole, each for itself. A silo whose owner\n"
+        "has set a bound (policy.epsilon_at_most, silo_epsilon_at_most) takes part once its account is begun,\n"
+        "and never again where it is missing or was changed (docs/privacy.md).",
         examples=(
             ("meadow budget north state=state keys=keys --begin", "where the silo's job runs"),
         ),
@@ -225,6 +225,7 @@ OWNERS: Final = (
         "budget:forecast",
         (
             Argument("examples", "how many the silo trains on (privacy=sample_dp)", "N"),
+            Argument("groups", "how many groups these are of (privacy.unit=group)", "N"),
             Argument("run", "a folder's name in outputs/, or the path of one", "RUN_ID"),
         ),
         overrides=EVERY_KEY,

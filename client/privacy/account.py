@@ -9,10 +9,10 @@ tells of entries that are missing at the end. What is reserved is spent, whateve
 that dies over it has used it up. Two processes of one silo write to one account: an entry's number is
 taken by the one that comes first.
 
-An entry names its mechanism, which says for which neighbours it holds (`conf.privacy_kinds`). There
-is a sum for each of two: what one example has cost, and what the silo as a whole has. Nothing is
-added across them; but a release that holds for any two sets of data (local_dp) holds for two that
-differ by an example too, and so is counted in both.
+An entry names its mechanism and unit, which say for which neighbours it holds (`conf.privacy_kinds`).
+There is a sum for each unit: what an example has cost, a group of examples, and the silo as a whole.
+Nothing is added across them; but a release that holds for any two sets of data (local_dp) holds for
+two that differ by an example too, and so is counted in all.
 
 An account without entries is not an account: it is begun once (`begin`), and where it is missing
 afterwards nothing is released. With a new key of the silo its owner continues it (`go_on`).
@@ -42,15 +42,17 @@ from client.privacy import owner_bounds
 from client.privacy.accountant import Release
 from conf.canonical import canonical
 from conf.errors import CheckpointError, SiloError
-from conf.privacy_kinds import ADD_OR_REMOVE_ONE, RELATIONS, SAMPLE_DP, UNITS
+from conf.privacy_kinds import ADD_OR_REMOVE_ONE, EXAMPLE, RELATIONS, SAMPLE_DP, UNITS
 from conf.schema import PolicyConf
 from conf.versions import Format
 
 FORMAT: Final = Format(
     "entry of a silo's account",
-    1,
+    2,
     damaged="MDW-540",
     fix="Restore the account from a copy: without it nobody knows what was spent.",
+    # The first version knew no groups: a release of them would have counted as one of examples.
+    migrations={1: dict},
 )
 BEGUN: Final = "begun"
 CONTINUED: Final = "continued"
@@ -71,7 +73,7 @@ class Entry:
     run: str = ""
     round: int = 0
     relation: str = ADD_OR_REMOVE_ONE
-    unit: str = "example"
+    unit: str = EXAMPLE
     rate: float = 0.0
     noise: float = 0.0
     steps: int = 0
@@ -160,10 +162,12 @@ class Account:
         release: Release,
         policy: PolicyConf,
         mechanism: str = SAMPLE_DP,
+        unit: str = "",
     ) -> list[Entry]:
         """Note a release before it is made, and return the run's releases with it.
 
-        `mechanism` is the kind of privacy that it is of (`conf.privacy_kinds`).
+        `mechanism` is the kind of privacy that it is of, `unit` what it protects as a whole; of none
+        the first that this kind protects (`conf.privacy_kinds`).
 
         Raises SiloError MDW-373 where all releases together would then cost more than the owner
         allows (`client.privacy.owner_bounds`), CheckpointError where it can't be noted: what is not
@@ -172,7 +176,6 @@ class Account:
         for _ in range(TRIES):
             known = self._entries()
             before = _releases(known)
-            owner_bounds.check(policy, before, release, mechanism, self._silo)
             entry = Entry(
                 known[-1].number + 1,
                 known[-1].digest,
@@ -181,11 +184,12 @@ class Account:
                 run,
                 round,
                 RELATIONS[mechanism],
-                UNITS[mechanism],
+                unit or UNITS[mechanism][0],
                 rate=release.rate,
                 noise=release.noise,
                 steps=release.steps,
             )
+            owner_bounds.check(policy, before, entry, self._silo)
             if self._put(entry):
                 return [one for one in [*before, entry] if one.run == run]
         raise self._fault("other processes write to it all the time")
@@ -265,10 +269,11 @@ class Account:
             raise self._fault(f"it has {len(found)} entries of {number}")
         if number < 1 or str(head.get("digest")) != found[number - 1].digest:
             raise self._fault("its head is of another account")
-        return hmac.compare_digest(data, self._head(found[number - 1]))
+        signed = self._signed_by_us(_head_of(found[number - 1]))
+        return hmac.compare_digest(str(head.get("signature")).encode(), signed.encode())
 
     def _head(self, entry: Entry) -> bytes:
-        facts = {"number": entry.number, "digest": entry.digest}
+        facts = _head_of(entry)
         return json.dumps(FORMAT.stamp | facts | {"signature": self._signed_by_us(facts)}).encode()
 
     def _signature(self, entry: Entry) -> str:
@@ -295,6 +300,10 @@ class Account:
         )
 
 
+def _head_of(entry: Entry) -> dict[str, Any]:
+    return {"number": entry.number, "digest": entry.digest}
+
+
 def _releases(entries: Iterable[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.mechanism in RELATIONS]
 
@@ -307,6 +316,8 @@ def _check_numbers(entry: Entry) -> None:
         raise ValueError(f"what {entry.mechanism!r:.40} costs is not known")
     if entry.relation != RELATIONS[entry.mechanism]:
         raise ValueError(f"its relation is {entry.relation!r:.40}")
+    if entry.unit not in UNITS[entry.mechanism]:
+        raise ValueError(f"what is protected is {entry.unit!r:.40}")
     if not (0 < entry.rate <= 1 and entry.noise > 0 and entry.steps >= 1):
         raise ValueError("its rate, noise or steps are no such numbers")
 

@@ -4,8 +4,9 @@ simulation (`privacy.audit`), and nowhere else.
 Steinke, Nasr and Jagielski 2023 (arXiv 2305.08846): of some canaries each is in the training split by
 a fair coin. A canary is an example that nobody has, whose inputs are mixed of the others' and whose
 target is one of theirs: it lies where no other example helps, so that what the model learns of it is
-learned from it. Its score is by how much the silo's training lowers its loss, added up over rounds:
-a function of what leaves the silo and of nothing else, which is what a guarantee is about.
+learned from it. Where groups of examples are protected each canary is a group by itself. Its score is
+by how much the silo's training lowers its loss, added up over rounds: a function of what leaves the
+silo and of nothing else, which is what a guarantee is about.
 
     <silo>/audit/000003.json   the canaries' coins, and their scores in a round
 
@@ -30,6 +31,7 @@ from azureml_jobs.storage.opened import open_store
 from client.batches import length
 from client.cache import Loaded
 from client.device import device_of, full_precision
+from client.partition import Indices
 from client.privacy.lower_bound import Coins, Scores
 from client.tasks.base import Task
 from client.trees import map_tensors
@@ -49,19 +51,20 @@ AT_ONCE: Final = 64
 """Canaries whose loss is taken together."""
 
 
-_last: list[tuple[tuple[str, int, int], Dataset[Any], Canaries]] = []
+_last: list[tuple[tuple[str, int, int, bool], Dataset[Any], Canaries]] = []
 """Those of the round before: to make them reads many examples."""
 
 
 @dataclass(frozen=True)
 class Canaries:
     """The canaries of a silo, with the coin of each, and its training split with those in it that the
-    coins included.
+    coins included; of that the group of each example, where there are groups.
     """
 
     examples: list[Any]
     coins: Coins
     dataset: Dataset[Any]
+    groups: Indices | None = None
 
 
 class Planted(Dataset[Any]):
@@ -80,9 +83,16 @@ class Planted(Dataset[Any]):
         return self._others[beyond] if beyond >= 0 else self._examples[self._chosen[index]]
 
 
-def planted(dataset: Dataset[Any], privacy: SampleDpConf, silo: Silo, seed: int) -> Canaries | None:
+def planted(
+    dataset: Dataset[Any],
+    privacy: SampleDpConf,
+    silo: Silo,
+    seed: int,
+    groups: Indices | None = None,
+) -> Canaries | None:
     """Return canaries for a silo's training split, the same in each round; None where the run asks for
-    none at this silo. They take the place of as many examples, at most of half of them.
+    none at this silo. They take the place of as many examples, at most of half of them; `groups` says
+    of which group each example is.
 
     Raises SiloError MDW-388 where there are too few examples.
     """
@@ -94,11 +104,11 @@ def planted(dataset: Dataset[Any], privacy: SampleDpConf, silo: Silo, seed: int)
         what = f"{silo.name} has {count} training examples, of which at most half may be canaries."
         hint = f"An audit needs {FEWEST} canaries: give the silos more examples (data.examples)."
         raise SiloError("MDW-388", what, hint)
-    key = (silo.name, seed, canaries)
+    key = (silo.name, seed, canaries, groups is not None)
     for known, last, found in _last:
         if last is dataset and known == key:
             return found
-    made = _made(dataset, canaries, seed_for(seed, silo.name, 0, "audit"))
+    made = _made(dataset, canaries, seed_for(seed, silo.name, 0, "audit"), groups)
     _last[:] = [(key, dataset, made)]
     return made
 
@@ -163,15 +173,18 @@ def _name(silo: str, round: int) -> str:
     return f"{silo}/audit/{round:06d}.json"
 
 
-def _made(dataset: Dataset[Any], canaries: int, seed: int) -> Canaries:
+def _made(dataset: Dataset[Any], canaries: int, seed: int, groups: Indices | None) -> Canaries:
     draws = np.random.default_rng(seed)
     order = draws.permutation(length(dataset))
     donors = [dataset[int(place)] for place in order[-DONORS:]]
     examples = [_canary(dataset[int(place)], donors, draws) for place in order[:canaries]]
     coins = draws.random(canaries) < 0.5
-    chosen = np.sort(order[canaries:]).tolist()
+    chosen = np.sort(order[canaries:])
     included = [one for one, coin in zip(examples, coins, strict=True) if coin]
-    return Canaries(examples, coins, Planted(dataset, chosen, included))
+    if groups is not None:
+        alone = groups.max() + 1 + np.arange(len(included))
+        groups = np.concatenate([groups[chosen], alone])
+    return Canaries(examples, coins, Planted(dataset, chosen.tolist(), included), groups)
 
 
 def _canary(example: Any, donors: list[Any], draws: np.random.Generator) -> Any:

@@ -1,4 +1,5 @@
-"""What a silo's owner allows all releases together to cost: each example, and the silo as a whole.
+"""What a silo's owner allows all releases together to cost: each example or group, and the silo as a
+whole.
 
 MDW-373 a release would cost more than is left
 """
@@ -6,13 +7,13 @@ MDW-373 a release would cost more than is left
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 from client.privacy import accountant
 from client.privacy.accountant import Release
 from conf.errors import SiloError
-from conf.privacy_kinds import OF_EXAMPLES, OF_SILOS
+from conf.privacy_kinds import AS_NOTED, REPLACED, SILO, SUMS
 from conf.schema import PolicyConf
 
 
@@ -24,42 +25,50 @@ class Counted(Protocol):
         """The kind of privacy that it is of."""
 
     @property
+    def unit(self) -> str:
+        """What it protects as a whole."""
+
+    @property
     def release(self) -> Release:
         """What the accountant counts."""
 
 
-def releases_of(entries: Iterable[Counted], kinds: Collection[str]) -> list[Release]:
-    """Return what counts in a sum: of examples (`OF_EXAMPLES`), or of the silo (`OF_SILOS`)."""
-    return [entry.release for entry in entries if entry.mechanism in kinds]
+def is_counted(entry: Counted, unit: str) -> bool:
+    """Return whether a release says what it costs each `unit`."""
+    return (entry.mechanism, entry.unit) in SUMS[unit]
 
 
-def check(
-    policy: PolicyConf,
-    before: Iterable[Counted],
-    release: Release,
-    mechanism: str,
-    silo: str,
-) -> None:
+def cost(entries: Iterable[Counted], unit: str, delta: float) -> float:
+    """Return what releases have cost each `unit` together, of those that say it."""
+    how = SUMS[unit]
+    found: dict[str, list[Release]] = {AS_NOTED: [], REPLACED: []}
+    for entry in entries:
+        if is_counted(entry, unit):
+            found[how[entry.mechanism, entry.unit]].append(entry.release)
+    return accountant.epsilon(found[AS_NOTED], delta, found[REPLACED])
+
+
+def check(policy: PolicyConf, before: Iterable[Counted], after: Counted, silo: str) -> None:
     """Raise SiloError MDW-373 where a release on top of others costs more than an owner allows."""
     before = list(before)
+    of_units = f"each {policy.unit_at_least}"
     bounds = (
-        ("epsilon_at_most", policy.epsilon_at_most, OF_EXAMPLES, "each example"),
-        ("silo_epsilon_at_most", policy.silo_epsilon_at_most, OF_SILOS, "the silo as a whole"),
+        ("epsilon_at_most", policy.epsilon_at_most, policy.unit_at_least, of_units),
+        ("silo_epsilon_at_most", policy.silo_epsilon_at_most, SILO, "the silo as a whole"),
     )
-    for key, most, kinds, what in bounds:
+    for key, most, unit, what in bounds:
         if most is None:
             continue
-        counted = releases_of(before, kinds)
-        cost = math.inf
-        if mechanism in kinds:
-            cost = accountant.epsilon([*counted, release], policy.delta)
-        if cost <= most:
+        together = math.inf
+        if is_counted(after, unit):
+            together = cost([*before, after], unit, policy.delta)
+        if together <= most:
             continue
-        spent = accountant.epsilon(counted, policy.delta)
+        spent = cost(before, unit, policy.delta)
         raise SiloError(
             "MDW-373",
             f"{silo} has spent an epsilon of {spent:.3f} of the {most:g} that its owner allows for"
-            f" {what} (at delta {policy.delta:g}), and this round would make it {cost:.3f}.",
+            f" {what} (at delta {policy.delta:g}), and this round would make it {together:.3f}.",
             f"Ask for more noise or fewer rounds, or talk to the owner (policy.{key}).",
             {"allowed": f"{most:g}"},
         )

@@ -4,12 +4,13 @@ The order is the point: nothing is drawn before the release is in the silo's acc
 is that release and nothing else of the examples. Sample-level privacy has its steps in
 `client.privacy.sample_dp`, the other kinds theirs in `client.privacy.clipped_round`.
 
-    MDW-377 `privacy.test_seed` outside a simulation    MDW-378 a delta that allows to give examples away
+    MDW-377 `privacy.test_seed` outside a simulation    MDW-378 a delta that allows to give units away
+    MDW-382 a run whose releases so far protect something else
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
@@ -18,8 +19,8 @@ from flwr.app import Context
 
 from client.cache import Loaded
 from client.loop import Arrays, Trained
-from client.privacy import canaries, clipped_round, sample_dp
-from client.privacy.account import Account
+from client.privacy import canaries, clipped_round, privacy_unit, sample_dp
+from client.privacy.account import Account, Entry
 from client.silo_settings import data_key
 from conf.errors import SiloError
 from conf.schema import NoisyConf, PrivacyConf, RunScope, SampleDpConf, Silo
@@ -73,8 +74,8 @@ def train(
 ) -> Trained:
     """Train the model in `loaded` for a round, with what it costs noted first.
 
-    `told` is what the message says of the round. Raises SiloError MDW-371 to 373, 375 to 378,
-    381, 386 and 388, CheckpointError MDW-540.
+    `told` is what the message says of the round. Raises SiloError MDW-364, 371 to 373, 375 to 378,
+    381, 382, 386 and 388, CheckpointError MDW-540.
     """
     privacy = scope.privacy
     assert isinstance(privacy, NoisyConf)
@@ -127,15 +128,17 @@ def _sample_level(
     assert isinstance(privacy, SampleDpConf)
     sample_dp.check(loaded.model, loaded.task, half, scope, silo)
     examples = loaded.data.train
-    planted = canaries.planted(examples, privacy, silo, scope.run.seed)
+    groups = privacy_unit.units_of(privacy, loaded.data, silo)
+    planted = canaries.planted(examples, privacy, silo, scope.run.seed, groups)
     if planted is not None:
-        examples = planted.dataset
-    plan = sample_dp.plan_for(scope, examples)
-    _check_delta(privacy, plan.examples, silo)
+        examples, groups = planted.dataset, planted.groups
+    plan = sample_dp.plan_for(scope, examples, groups)
+    _check_delta(privacy, plan.units, silo)
     account = _begun(context, silo, told)
-    before = [one.release for one in account.entries() if one.run == run]
-    release = sample_dp.release_of(scope, plan, before)
-    entries = account.reserve(run, round, release, silo.policy)
+    before = [one for one in account.entries() if one.run == run]
+    _check_unit(before, privacy, silo)
+    release = sample_dp.release_of(scope, plan, [one.release for one in before])
+    entries = account.reserve(run, round, release, silo.policy, unit=privacy.unit)
     with canaries.scored(planted, loaded, silo, round):
         trained = sample_dp.train(
             loaded.model,
@@ -146,6 +149,7 @@ def _sample_level(
             release,
             silo=silo,
             round=round,
+            groups=groups,
             state=state,
             sent=sent,
         )
@@ -168,11 +172,28 @@ def _begun(context: Context, silo: Silo, told: Mapping[str, Any]) -> Account:
     return account
 
 
-def _check_delta(privacy: NoisyConf, examples: int, silo: Silo) -> None:
-    if privacy.delta * examples > 1:
+def _check_delta(privacy: NoisyConf, count: int, silo: Silo) -> None:
+    if privacy.delta * count > 1:
         what = f"privacy.delta={privacy.delta:g} is too large for {silo.name}: with it, one of its"
-        hint = "Ask for a delta that is less than one in the number of examples of any silo."
-        raise SiloError("MDW-378", f"{what} examples could be given away as it is.", hint)
+        hint = f"Ask for a delta that is less than one in the number of {privacy.protects}s of any silo."
+        raise SiloError(
+            "MDW-378", f"{what} {privacy.protects}s could be given away as it is.", hint
+        )
+
+
+def _check_unit(before: Sequence[Entry], privacy: NoisyConf, silo: Silo) -> None:
+    """Raise SiloError MDW-382 where a run has released under another guarantee before: the sum of
+    both would be of neither.
+    """
+    asked = (privacy.name, privacy.protects)
+    others = [one for one in before if (one.mechanism, one.unit) != asked]
+    if others:
+        what = f"{silo.name} has released for this run with privacy={others[0].mechanism} of each"
+        raise SiloError(
+            "MDW-382",
+            f"{what} {others[0].unit}, and is asked now with privacy={asked[0]} of each {asked[1]}.",
+            "Ask who runs the server; a run keeps its privacy. Start another one.",
+        )
 
 
 @lru_cache(maxsize=1024)

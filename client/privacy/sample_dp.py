@@ -2,28 +2,25 @@
 algorithm 1) in place of `client.loop.train`.
 
 A loop of its own and not hooks around the other one: a step here begins with a draw that may be
-empty, has a gradient for each example, and must not depend on anything else of the data. Of the
+empty, has a gradient for each unit (`client.privacy.privacy_unit`), and must not depend on anything else of
+the data. Of the
 algorithm's half it calls those hooks that see no example: `begin`, `fit`, `gradients` (of what the
-noise is already in) and `end`. The gradients come from Opacus.
+noise is already in) and `end`. The gradients are those of `client.privacy.unit_gradients`.
 
 What leaves a silo is the trained weights. Buffers go back to what they were, and neither the loss nor
 the number of examples is told.
 
     MDW-371 a task that tells no loss of each example
-    MDW-372 a model of which no such gradients can be had
     MDW-377 an algorithm or setting that would look past the noise
 """
 
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -31,11 +28,14 @@ from client import wanted
 from client.batches import length
 from client.device import device_of, full_precision, reproducible
 from client.loop import Trained
-from client.optimizer import learning_rate, momentum_of, optimizer_of, set_learning_rate
+from client.optimizer import learning_rate, momentum_of, set_learning_rate
+from client.partition import Indices
 from client.privacy.accountant import Release, needed
 from client.privacy.noise_plan import noise_of
 from client.privacy.noise_source import Seeds
-from client.privacy.sampling import Draws, Plan, plan_of
+from client.privacy.privacy_unit import count_of
+from client.privacy.sampling import Draws, Part, Plan, plan_of
+from client.privacy.unit_gradients import UnitGradients, optimizer_for, unfit, unit_gradients
 from client.tasks.base import Task
 from client.trees import map_tensors
 from conf.errors import DataError, SiloError
@@ -44,7 +44,7 @@ from strategies.silo_half import Local, Records, SiloHalf, Trains
 from strategies.wire import protocol
 
 DRAWS_AT_ONCE: Final = 2
-"""Examples computed with together, in draws of the size that is expected."""
+"""Units computed with together, in draws of the size that is expected."""
 UNSEEN: Final = ("output", "loss", "wrap")
 """Hooks of a silo's half that would see examples."""
 
@@ -61,15 +61,16 @@ def release_of(scope: RunScope, plan: Plan, before: Sequence[Release] = ()) -> R
     return replace(round, noise=noise_of(_asked(scope), round, left, before))
 
 
-def plan_for(scope: RunScope, dataset: Dataset[Any]) -> Plan:
-    """Return the draws of a round of a run over a silo's training split; raises DataError MDW-205
-    where it is empty.
+def plan_for(scope: RunScope, dataset: Dataset[Any], groups: Indices | None = None) -> Plan:
+    """Return the draws of a round of a run over a silo's training split, of examples or of `groups`;
+    raises DataError MDW-205 where it is empty.
     """
     examples = length(dataset)
     if not examples:
         what = "0 examples are too few to train on."
         raise DataError("MDW-205", what, "Give the silo more examples.")
-    return plan_of(examples, scope.trainer.batch_size, scope.trainer.epochs)
+    units = examples if groups is None else count_of(groups)
+    return plan_of(units, scope.trainer.batch_size, scope.trainer.epochs)
 
 
 def check(model: nn.Module, task: Task, half: SiloHalf, scope: RunScope, silo: Silo) -> None:
@@ -94,7 +95,7 @@ def check(model: nn.Module, task: Task, half: SiloHalf, scope: RunScope, silo: S
     model.train()
     found = needed("opacus.validators").ModuleValidator.validate(model, strict=False)
     if found:
-        raise _unfit(str(found[0]))
+        raise unfit(str(found[0]))
 
 
 def _check_trainer(trainer: TrainerConf) -> None:
@@ -119,18 +120,20 @@ def train(
     *,
     silo: Silo,
     round: int,
+    groups: Indices | None = None,
     state: Records | None = None,
     sent: Records | None = None,
 ) -> Trained:
     """Train a model in place for one round; what leaves is covered by `release`.
 
+    `groups` are the units (`client.privacy.privacy_unit`); None where each example is one.
     The randomness is the operating system's, drawn anew at each call and kept nowhere; with
     `privacy.test_seed` it is that seed's, and nothing is promised.
     """
     started = time.perf_counter()
     seeds = Seeds(_asked(scope).test_seed, silo.name, round)
     before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-    private = _Private(model, dataset, task, scope, half, release, silo, seeds, round)
+    private = _Private(model, dataset, groups, task, scope, half, release, silo, seeds, round)
     with reproducible(private.device, seeds.drawn("model"), scope.trainer):
         half.local = Local(_no_examples, 1)
         half.begin(model, private.placed(state), private.placed(sent))
@@ -148,6 +151,7 @@ class _Private:
 
     model: nn.Module
     dataset: Dataset[Any]
+    groups: Indices | None
     task: Task
     scope: RunScope
     half: SiloHalf
@@ -183,27 +187,28 @@ class _Private:
 
     def _train(self) -> None:
         trainer = self.scope.trainer
-        plan = plan_for(self.scope, self.dataset)
-        draws = Draws(
-            self.dataset,
-            plan,
-            self.silo.batch_size_at_most or DRAWS_AT_ONCE * plan.batch,
-            self.device,
-            self.task.collate,
-            self.seeds.generator("draws"),
-        )
+        plan = plan_for(self.scope, self.dataset, self.groups)
+        draws = self._draws(plan)
         weights = [p for p in self.model.parameters() if p.requires_grad]
+        asked = _asked(self.scope)
         repeated = 0.0
         self.model.train()
-        with _example_gradients(self.model):
-            optimizer = self._optimizer(weights, plan)
+        with unit_gradients(self.model, asked) as gradients:
+            optimizer = optimizer_for(
+                self.model,
+                trainer,
+                asked,
+                self.release.noise,
+                plan.batch,
+                self.seeds.generator("noise", self.device),
+            )
             optimizer.zero_grad(set_to_none=True)
             for parts in draws:
                 wanted.check()
                 progress = (self.round - 1 + self.steps / plan.steps) / self.scope.run.rounds
                 rate = learning_rate(trainer, progress)
                 set_learning_rate(optimizer.original_optimizer, rate)
-                self._noised_gradients(draws, parts, optimizer, weights)
+                self._noised_gradients(draws, parts, optimizer, gradients)
                 self.half.gradients(weights)
                 optimizer.original_optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -211,107 +216,53 @@ class _Private:
                 repeated = repeated * momentum_of(trainer) + 1.0
                 self.rates += rate * repeated
 
+    def _draws(self, plan: Plan) -> Draws:
+        of_group = 1 if self.groups is None else _asked(self.scope).examples_per_unit
+        at_once = self.silo.batch_size_at_most or DRAWS_AT_ONCE * plan.batch * of_group
+        return Draws(
+            self.dataset,
+            plan,
+            at_once,
+            self.device,
+            self.task.collate,
+            self.seeds.generator("draws"),
+            self.groups,
+            of_group,
+        )
+
     def _output(self, batch: Any) -> Any:
         try:
             return self.task.output(self.model, batch)
         except RuntimeError as error:
             if "modified inplace" not in str(error):
                 raise
-            raise _unfit("it changes the output of a layer in place (x += y)") from error
-
-    def _optimizer(self, weights: list[nn.Parameter], plan: Plan) -> Any:
-        """Return what clips the gradients of examples, adds them up, and adds the noise."""
-        asked = _asked(self.scope)
-        optimizers = needed("opacus.optimizers")
-        per_layer = asked.clipping == "per_layer"
-        kind = optimizers.DPPerLayerOptimizer if per_layer else optimizers.DPOptimizer
-        # Each layer gets its part of the norm, so that the whole is bounded by clip_norm as well.
-        clip = [asked.clip_norm / len(weights) ** 0.5] * len(weights)
-        return kind(
-            optimizer_of(self.model, self.scope.trainer),
-            noise_multiplier=self.release.noise,
-            max_grad_norm=clip if per_layer else asked.clip_norm,
-            expected_batch_size=plan.batch,
-            loss_reduction="mean",
-            generator=self.seeds.generator("noise", self.device),
-        )
+            raise unfit("it changes the output of a layer in place (x += y)") from error
 
     def _noised_gradients(
-        self, draws: Draws, parts: list[Tensor], optimizer: Any, weights: list[nn.Parameter]
+        self, draws: Draws, parts: list[Part], optimizer: Any, gradients: UnitGradients
     ) -> None:
         """Put the gradient of a draw into the weights: clipped, summed, noised, and divided."""
-        for number, indices in enumerate(parts, 1):
-            batch = draws.batch(indices)
+        for number, part in enumerate(parts, 1):
+            batch = draws.batch(part.examples)
             output = map_tensors(full_precision, self._output(batch))
             losses = self.task.example_losses(output, batch)
-            _check_losses(losses, len(indices), self.task)
-            losses.sum().backward()
-            _check_gradients(self.model, len(indices))
-            for weight in weights:
-                # What is not finite has no norm to be clipped to: it counts as no gradient.
-                torch.nan_to_num_(weight.grad_sample, 0.0, 0.0, 0.0)  # type: ignore[attr-defined]
+            _check_losses(losses, len(part.examples), self.task)
+            gradients.take(losses, part)
             if number < len(parts):
                 optimizer.signal_skip_step()
                 optimizer.pre_step()
                 optimizer.zero_grad(set_to_none=True)
         if not parts:
             # A step of noise alone: that nobody was drawn must not show.
-            for weight in weights:
-                weight.grad_sample = weight.new_zeros((0, *weight.shape))  # type: ignore[attr-defined]
+            gradients.take_none()
         optimizer.signal_skip_step(False)
         optimizer.pre_step()
-
-
-@contextmanager
-def _example_gradients(model: nn.Module) -> Iterator[None]:
-    """Have a backward pass leave each example's gradient in `grad_sample`; the model stays as it is."""
-    hooks = needed("opacus.grad_sample").GradSampleHooks
-    # What a layer changes in place is no output that a hook could look at.
-    in_place = [module for module in model.modules() if getattr(module, "inplace", False) is True]
-    for module in in_place:
-        module.inplace = False  # type: ignore[assignment]  # a flag of torch's own layers
-    # A batch needs no gradient itself, as its hooks warn at each step.
-    warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
-    try:
-        attached = hooks(model, loss_reduction="sum")
-    except (NotImplementedError, ValueError) as error:
-        raise _unfit(str(error)) from error
-    try:
-        yield
-    finally:
-        attached.cleanup()
-        for module in in_place:
-            module.inplace = True  # type: ignore[assignment]
-        for weight in model.parameters():
-            for name in ("grad_sample", "summed_grad", "_forward_counter", "_current_grad_sample"):
-                if hasattr(weight, name):
-                    delattr(weight, name)
-            weight.grad = None
 
 
 def _check_losses(losses: Tensor, examples: int, task: Task) -> None:
     if losses.shape != (examples,):
         what = f"{task.name} gives losses {tuple(losses.shape)} of {examples} examples."
         raise SiloError("MDW-371", what, "Have its `example_losses` return one number an example.")
-
-
-def _check_gradients(model: nn.Module, examples: int) -> None:
-    """Raise SiloError MDW-372 where a weight has not got a gradient for each example."""
-    for name, weight in model.named_parameters():
-        if not weight.requires_grad:
-            continue
-        found = getattr(weight, "grad_sample", None)
-        if found is None or len(found) != examples:
-            raise _unfit(f"{name} has no gradient of each example")
-
-
-def _unfit(why: str) -> SiloError:
-    reason = " ".join(why.split())[:300]
-    return SiloError(
-        "MDW-372",
-        f"This model can't be trained with privacy=sample_dp: {reason}.",
-        "Choose one without batch normalisation (model=cnn, mlp, linear, or model.norm=group).",
-    )
 
 
 def _no_examples(*_: Any) -> Any:

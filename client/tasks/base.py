@@ -133,12 +133,15 @@ def broken(where: object, why: str) -> DataError:
 
 @dataclass
 class Data:
-    """A silo's examples in three splits (`client.splits`), and the class of each of the first."""
+    """A silo's examples in three splits (`client.splits`), and of each of the first its class, and
+    its group (`data.group`, `client.groups`) where examples have groups.
+    """
 
     train: Dataset[Any]
     validation: Dataset[Any]
     test: Dataset[Any]
     labels: Indices | None = None
+    groups: Indices | None = None
 
 
 class Task(ABC):

@@ -167,7 +167,17 @@ class ImageFilesTask(ArrayTask):
         train = [*_tensors(own.train)], [*_tensors(own.test)]
         joined = TensorDataset(*(torch.cat(pair) for pair in zip(*train, strict=True)))
         labels = joined.tensors[1].numpy() if own.labels is not None else None
-        return Data(joined, own.validation, test, labels)
+        return Data(joined, own.validation, test, labels, self._joined_groups(silo))
+
+    def _joined_groups(self, silo: Silo) -> Indices | None:
+        """Return the group of each example that is for training or the test, in this order."""
+        count, labels = self._known(self._source(silo.data), silo.data)
+        groups = self.groups(silo.data, count)
+        if groups is None:
+            return None
+        splits = self._splits(silo, count, labels, groups)
+        joined: Indices = groups[np.concatenate([splits.train, splits.test])]
+        return joined
 
     def columns_as(self, data: DataConf) -> Columns:
         """Return the names of the files, for a pattern that finds what belongs together, and the

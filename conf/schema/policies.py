@@ -90,11 +90,17 @@ class PolicyConf:
         help="the least privacy with which the silo trains: none = any; sample_dp and silo_dp are met "
         "by themselves and by local_dp",
     )
+    unit_at_least: str = one_of(
+        "example",
+        "group",
+        help="what must be protected as one, and what epsilon_at_most is of; group asks for "
+        "privacy=sample_dp with privacy.unit=group, or local_dp",
+    )
     epsilon_at_most: float | None = number(
         None,
         above=0,
-        help="what all runs together may cost each example, counted in the silo's account; null = "
-        "any; a number asks for privacy=sample_dp or local_dp too",
+        help="what all runs together may cost each unit (unit_at_least), counted in the silo's "
+        "account; null = any; a number asks for privacy=sample_dp or local_dp too",
     )
     silo_epsilon_at_most: float | None = number(
         None,

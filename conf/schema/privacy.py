@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.fields import number, one_of, value
+from conf.fields import MOST_EXAMPLES, number, one_of, value
+from conf.privacy_kinds import SILO
 
 
 @dataclass
@@ -37,7 +38,7 @@ class NoisyConf(PrivacyConf):
         None,
         above=0,
         at_most=1000,
-        help="what the whole run may cost each example of any silo, or each silo: gives the noise "
+        help="what the whole run may cost each unit of any silo, or each silo: gives the noise "
         "before round 1; null = privacy.noise_multiplier says it",
         also=("target_epsilon",),
     )
@@ -45,7 +46,7 @@ class NoisyConf(PrivacyConf):
         1e-5,
         above=0,
         at_most=0.1,
-        help="probability with which epsilon may not hold; no more than one in the examples of a "
+        help="probability with which epsilon may not hold; no more than one in the units of a "
         "silo, or in the silos",
         also=("target_delta",),
     )
@@ -59,8 +60,8 @@ class NoisyConf(PrivacyConf):
     clip_norm: float = number(
         1.0,
         above=0,
-        help="norm to which the gradient of each example is clipped (sample_dp), or the change that "
-        "a silo makes of the model",
+        help="norm to which the gradient of each unit is clipped (sample_dp), or the change that a "
+        "silo makes of the model",
         also=("max_grad_norm", "l2_norm_clip"),
     )
     test_seed: int | None = number(
@@ -71,11 +72,30 @@ class NoisyConf(PrivacyConf):
         "null = the operating system's randomness",
     )
 
+    @property
+    def protects(self) -> str:
+        """Return what is protected as a whole (`conf.privacy_kinds.UNITS`)."""
+        return str(getattr(self, "unit", SILO))
+
 
 @dataclass
 class SampleDpConf(NoisyConf):
     """Sample-level privacy: DP-SGD at each silo, of which what leaves tells little of any one example."""
 
+    unit: str = one_of(
+        "example",
+        "group",
+        help="what is protected and clipped as one: an example, or all examples of a group, as each "
+        "silo's data.group says (a patient, an account)",
+        also=("privacy_unit", "user_level"),
+    )
+    examples_per_unit: int = number(
+        8,
+        at_least=1,
+        at_most=MOST_EXAMPLES,
+        help="examples of a group in a step at most (unit=group); of a larger one others each time",
+        also=("rows_per_unit", "examples_per_user"),
+    )
     clipping: str = one_of(
         "flat", "per_layer", help="whether the whole gradient has that norm, or each layer its part"
     )

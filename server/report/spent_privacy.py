@@ -70,7 +70,7 @@ def _facts(privacy: Mapping[str, Any]) -> list[tuple[str, str]]:
     mean = privacy.get("mean", {})
     facts = [
         ("mechanism", str(privacy.get("mechanism", privacy.get("kind", "")))),
-        ("what is protected", f"one {privacy.get('unit', '')}"),
+        ("what is protected", _protected(privacy)),
         ("neighbours", f"{privacy.get('relation', '')}"),
         ("delta", f"{privacy['delta']:g}"),
         ("clipped to", f"{privacy['clip_norm']:g}, {privacy.get('clipping', '')}"),
@@ -82,6 +82,12 @@ def _facts(privacy: Mapping[str, Any]) -> list[tuple[str, str]]:
         step = f"the whole step had the norm {mean['step_norm']:.3g}"
         facts.append(("noise of the last mean", f"{noise}; {step}"))
     return [(name, value) for name, value in facts if value]
+
+
+def _protected(privacy: Mapping[str, Any]) -> str:
+    most = privacy.get("examples_per_unit")
+    of_groups = f" of examples (data.group), at most {most} in a step" if most else ""
+    return f"one {privacy.get('unit', '')}{of_groups}"
 
 
 def _counted_by(privacy: Mapping[str, Any]) -> str:

@@ -18,19 +18,25 @@ from typing import Any, Final
 from conf.privacy_kinds import (
     ADD_OR_REMOVE_ONE,
     CALLED,
+    EXAMPLE,
+    GROUP,
     RELATIONS,
     SAMPLE_DP,
     SILO_DP,
-    UNITS,
 )
-from conf.schema import NoisyConf, PrivacyConf
+from conf.schema import NoisyConf, PrivacyConf, SampleDpConf
 from server.run.result import Metrics, RoundRecord
 from strategies.wire import protocol
 
 Facts = dict[str, Any]
+_CLIPPED: Final = {EXAMPLE: "gradient", GROUP: "mean gradient"}
+_PAYS_AGAIN: Final = {
+    EXAMPLE: "a person with several examples pays for each, and one known to k silos k times",
+    GROUP: "a group is all examples that a silo's owner has named as one (data.group: a patient, an"
+    " account); one that k silos know pays k times",
+}
 
 ACCOUNTANT: Final = "privacy loss distributions; Rényi divergences beside them"
-EXAMPLE: Final = UNITS[SAMPLE_DP]
 SERVER: Final = "server"
 SILOS: Final = "silos"
 """By whom a run's cost is counted."""
@@ -72,7 +78,8 @@ def told_of(
     return {
         "kind": kind,
         "guarantee": privacy.test_seed is None,
-        "unit": UNITS[kind],
+        "unit": privacy.protects,
+        **_of_groups(privacy),
         "relation": RELATIONS[kind],
         "mechanism": CALLED[kind],
         "counted_by": SERVER if kind == SILO_DP else SILOS,
@@ -84,6 +91,12 @@ def told_of(
         **({"mean": dict(mean)} if mean else {}),
         "silos": {**before.get("silos", {}), **record.privacy},
     }
+
+
+def _of_groups(privacy: PrivacyConf) -> Facts:
+    if not isinstance(privacy, SampleDpConf) or privacy.unit != GROUP:
+        return {}
+    return {"examples_per_unit": privacy.examples_per_unit}
 
 
 def _versions(kind: str) -> dict[str, str]:
@@ -107,7 +120,7 @@ def sentences(facts: Mapping[str, Any]) -> list[str]:
         f" {facts['delta']:g} at {most}, which spent most, {_neighbours(facts)}",
         f"epsilon of this run by silo, {_counted_by(facts)}: {_each(silos)}; by Rényi divergences at"
         f" most {_short(max(_renyi(one) for one in silos.values()))}",
-        f"each {unit}'s {'gradient' if unit == EXAMPLE else 'change'} clipped to"
+        f"each {unit}'s {_CLIPPED.get(unit, 'change')} clipped to"
         f" {facts['clip_norm']:g} ({facts['clipping']})",
         *_of_the_mean(facts),
         *_pays_again(unit),
@@ -171,9 +184,7 @@ def _of_the_mean(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _pays_again(unit: str) -> list[str]:
-    if unit != EXAMPLE:
-        return []
-    return ["a person with several examples pays for each, and one known to k silos k times"]
+    return [_PAYS_AGAIN[unit]] if unit in _PAYS_AGAIN else []
 
 
 def _epsilon(spent: Mapping[str, Any]) -> float:

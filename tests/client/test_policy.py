@@ -54,6 +54,30 @@ def test_who_sets_nothing_allows_all() -> None:
     check_examples(0, silo())
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["privacy=sample_dp"], r"privacy.unit=example\. .*privacy.unit=group or privacy=local_dp"),
+        (["privacy=none"], r"privacy=none\. .*privacy=sample_dp with privacy.unit=group or"),
+        (["privacy=silo_dp"], r"privacy=silo_dp\."),
+    ],
+)
+def test_a_unit_that_is_weaker_than_the_owner_s_is_refused(asked: list[str], said: str) -> None:
+    run = scope(*asked, "strategy.weighting=equal")
+    with pytest.raises(SiloError, match=f"MDW-341: .*{said}"):
+        check_run(run, silo(unit_at_least="group"), 1)
+    check_run(run, silo(), 1)
+
+
+@pytest.mark.parametrize(
+    "asked", [["privacy=sample_dp", "privacy.unit=group"], ["privacy=local_dp"]]
+)
+def test_a_unit_that_is_as_strong_passes_and_a_stronger_one(asked: list[str]) -> None:
+    run = scope(*asked, "strategy.weighting=equal")
+    check_run(run, silo(unit_at_least="group", epsilon_at_most=8), 1)
+    check_run(run, silo(epsilon_at_most=8, privacy_at_least="sample_dp"), 1)
+
+
 ALLOWING = {
     "tasks": ["digits"], "models": ["cnn", "mlp"], "strategies": ["fedavg"], "epochs_at_most": 2, "rounds_at_most": 5,
 }  # fmt: skip

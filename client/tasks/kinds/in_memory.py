@@ -114,18 +114,20 @@ class InMemoryTask(Task, Generic[Examples]):
         """Return a silo's part of the public set, or its own examples; see `Task.data`."""
         examples = self._source(silo.data)
         count, labels = self._known(examples, silo.data)
-        splits = self._splits(silo, count, labels)
+        groups = self.groups(silo.data, count)
+        splits = self._splits(silo, count, labels, groups)
         return Data(
             self.dataset(examples, splits.train),
             self.dataset(examples, splits.validation),
             self.dataset(examples, splits.test),
             None if labels is None else labels[splits.train],
+            None if groups is None else groups[splits.train],
         )
 
     def train_labels(self, silo: Silo) -> Indices | None:
         """See `Task.train_labels`: from the indices alone."""
         count, labels = self._known(self._source(silo.data), silo.data)
-        splits = self._splits(silo, count, labels)
+        splits = self._splits(silo, count, labels, self.groups(silo.data, count))
         return None if labels is None else labels[splits.train]
 
     def test(self, data: DataConf) -> Dataset[Any] | None:
@@ -136,8 +138,9 @@ class InMemoryTask(Task, Generic[Examples]):
         every = self._limited(examples, data)
         return self.dataset(examples, slice(every - _held_out(every, data), every))
 
-    def _splits(self, silo: Silo, count: int, labels: Indices | None) -> Splits:
-        groups = self.groups(silo.data, count)
+    def _splits(
+        self, silo: Silo, count: int, labels: Indices | None, groups: Indices | None
+    ) -> Splits:
         return splits_of(silo, count, labels, groups, self.ranks(silo.data, count))
 
     def _known(self, examples: Examples, data: DataConf) -> tuple[int, Indices | None]:

@@ -57,7 +57,8 @@ def test_an_owner_sees_what_each_run_cost_and_all_together(
     told = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in told.splitlines() if line}
     all_of_it = epsilon([ROUND] * 3, 1e-5)
-    assert rows["one"][1:3] == ["sample_dp", "2"] and rows["two"][1:3] == ["sample_dp", "1"]
+    assert rows["one"][1:4] == ["sample_dp", "example", "2"]
+    assert rows["two"][1:4] == ["sample_dp", "example", "1"]
     assert rows["two"][-1] == f"{all_of_it:.3f}" and f"epsilon {all_of_it:.3f} at" in told
     assert f"{all_of_it / 8:.0%} of 8" in told
 
@@ -80,6 +81,34 @@ def test_what_examples_and_what_the_silo_have_paid_are_two_sums(
     assert f"epsilon {of_silo:.3f} at delta 1e-05, of the silo with any other data" in told
     assert f"{of_silo / 20:.0%} of 20" in told
     assert told.count("bounds nothing there: 1 release\n") == 2
+
+
+def test_what_groups_have_paid_is_a_line_of_its_own(
+    desk: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_budget("north", "--begin", *desk)
+    account(tmp_path).reserve("one", 1, ROUND, PolicyConf(), unit="group")
+    capsys.readouterr()
+    bound = "federation.silos={north:{policy:{unit_at_least:group,epsilon_at_most:8}}}"
+    assert type_budget("north", *desk, bound) == 0
+    told = capsys.readouterr().out
+    once = epsilon([ROUND], 1e-5)
+    assert f"epsilon {once:.3f} at delta 1e-05, of one group of examples more or less" in told
+    assert f"{once / 8:.0%} of 8" in told
+    each = epsilon([], 1e-5, [ROUND])
+    assert f"epsilon {each:.3f} at delta 1e-05, of one example more or less; no bound" in told
+
+
+def test_a_forecast_of_groups_asks_how_many_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [*PRIVATE, "privacy.unit=group", "trainer.batch_size=10", "privacy.epsilon=2"]
+    assert type_budget("forecast", "groups=100", "examples=500", *words) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert rows["steps"] == "10 in each, of 10 groups on average"
+    assert rows["epsilon"].endswith("of one group")
+    with pytest.raises(ConfigError, match="groups= is missing"):
+        type_budget("forecast", "examples=500", *words)
 
 
 def test_an_account_that_was_not_begun_is_told_as_such(desk: list[str]) -> None:

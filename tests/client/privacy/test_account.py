@@ -70,6 +70,16 @@ def test_an_account_that_was_never_begun_does_not_begin_at_zero(tmp_path: Path) 
     assert nowhere.value.code == "MDW-376"
 
 
+def test_an_account_of_the_first_version_goes_on(begun: Path) -> None:
+    account(begun).reserve("a", 1, ROUND, FREE)
+    for path in files(begun).iterdir():
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
+    assert [entry.unit for entry in account(begun).entries()] == ["example"]
+    account(begun).reserve("a", 2, ROUND, FREE, unit="group")
+    assert [entry.unit for entry in account(begun).entries()] == ["example", "group"]
+    assert json.loads((files(begun) / "000003.json").read_text())["version"] == 2
+
+
 def _cheaper(folder: Path) -> None:
     path = files(folder) / "000003.json"
     entry = json.loads(path.read_text())

@@ -64,6 +64,20 @@ def test_half_of_the_canaries_are_in_the_training_in_the_place_of_as_many_exampl
         assert bool((inputs == canary[0]).all((1, 2, 3)).any()) == coin
 
 
+def test_where_groups_are_protected_a_canary_is_a_group_by_itself() -> None:
+    groups = np.arange(100) // 10
+    found = canaries.planted(examples(), ASKED, FIRST, 1, groups)
+    assert found is not None and found.groups is not None
+    included = int(found.coins.sum())
+    assert length(found.dataset) == len(found.groups) == 50 + included
+    alone = found.groups[50:]
+    assert len(set(alone.tolist())) == included and not set(alone) & set(groups)
+    pixels = examples().tensors[0]
+    for place, group in enumerate(found.groups[:50].tolist()):
+        (where,) = (pixels == found.dataset[place][0]).all((1, 2, 3)).nonzero()
+        assert groups[int(where)] == group, "the others keep theirs"
+
+
 def test_a_canary_is_an_example_that_nobody_has_of_values_that_somebody_has() -> None:
     dataset = examples()
     inputs, targets = dataset.tensors

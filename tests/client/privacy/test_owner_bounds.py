@@ -11,7 +11,7 @@ from client.privacy import owner_bounds
 from client.privacy.account import Account, Entry
 from client.privacy.accountant import Release, epsilon
 from conf.errors import CheckpointError, SiloError
-from conf.privacy_kinds import LOCAL_DP, OF_EXAMPLES, OF_SILOS, RELATIONS, SAMPLE_DP, SILO_DP
+from conf.privacy_kinds import EXAMPLE, GROUP, LOCAL_DP, RELATIONS, SAMPLE_DP, SILO, SILO_DP
 from conf.schema import PolicyConf
 
 STEPS = Release(0.1, 1.0, 10)
@@ -26,23 +26,59 @@ def begun(tmp_path: Path) -> Account:
     return account
 
 
-def spent(account: Account, kinds: tuple[str, ...]) -> float:
-    return epsilon(owner_bounds.releases_of(account.entries(), kinds), 1e-5)
+def spent(account: Account, unit: str) -> float:
+    return owner_bounds.cost(account.entries(), unit, 1e-5)
 
 
-def reserved(account: Account, kind: str, policy: PolicyConf = FREE) -> list[Entry]:
-    return account.reserve("run", 1, STEPS if kind == SAMPLE_DP else CHANGE, policy, kind)
+def reserved(account: Account, kind: str, policy: PolicyConf = FREE, unit: str = "") -> list[Entry]:
+    return account.reserve("run", 1, STEPS if kind == SAMPLE_DP else CHANGE, policy, kind, unit)
 
 
 def test_a_local_release_counts_in_both_sums_and_the_others_in_their_own(begun: Account) -> None:
     reserved(begun, SAMPLE_DP)
-    assert spent(begun, OF_EXAMPLES) == epsilon([STEPS], 1e-5) and spent(begun, OF_SILOS) == 0
+    assert spent(begun, EXAMPLE) == epsilon([STEPS], 1e-5) and spent(begun, SILO) == 0
     reserved(begun, SILO_DP)
-    assert spent(begun, OF_EXAMPLES) == epsilon([STEPS], 1e-5), "nothing is added across"
-    assert spent(begun, OF_SILOS) == epsilon([CHANGE], 1e-5)
+    assert spent(begun, EXAMPLE) == epsilon([STEPS], 1e-5), "nothing is added across"
+    assert spent(begun, SILO) == epsilon([CHANGE], 1e-5)
     reserved(begun, LOCAL_DP)
-    assert spent(begun, OF_EXAMPLES) == epsilon([STEPS, CHANGE], 1e-5)
-    assert spent(begun, OF_SILOS) == epsilon([CHANGE] * 2, 1e-5)
+    assert spent(begun, EXAMPLE) == epsilon([STEPS, CHANGE], 1e-5)
+    assert spent(begun, SILO) == epsilon([CHANGE] * 2, 1e-5)
+
+
+def test_what_groups_have_paid_is_a_sum_of_its_own_and_dearer_for_each_example(
+    begun: Account,
+) -> None:
+    reserved(begun, SAMPLE_DP, unit=GROUP)
+    assert spent(begun, GROUP) == epsilon([STEPS], 1e-5) and spent(begun, SILO) == 0
+    # A group with one example more is another group, twice the norm away.
+    assert spent(begun, EXAMPLE) == epsilon([], 1e-5, [STEPS]) > 1.2 * spent(begun, GROUP)
+    reserved(begun, SAMPLE_DP)
+    assert spent(begun, GROUP) == epsilon([STEPS], 1e-5), "an example's bound is no group's"
+    halves = epsilon([STEPS], 5e-6) + epsilon([], 5e-6, [STEPS])
+    assert spent(begun, EXAMPLE) == halves, "of two relations each sum has half of the delta"
+    reserved(begun, LOCAL_DP)
+    assert spent(begun, GROUP) == epsilon([STEPS, CHANGE], 1e-5)
+
+
+def test_an_owner_s_bound_is_of_the_unit_that_the_owner_names(begun: Account) -> None:
+    once = epsilon([STEPS], 1e-5) + 1e-3
+    groups = PolicyConf(epsilon_at_most=once, unit_at_least="group")
+    reserved(begun, SAMPLE_DP, groups, GROUP)
+    with pytest.raises(SiloError, match=r"MDW-373: .*each group"):
+        reserved(begun, SAMPLE_DP, groups, GROUP)
+    with pytest.raises(SiloError, match=r"MDW-373: .*would make it inf"):
+        reserved(begun, SAMPLE_DP, groups)
+    with pytest.raises(SiloError, match=r"MDW-373: .*each example"):
+        reserved(begun, SAMPLE_DP, PolicyConf(epsilon_at_most=once), GROUP)
+    assert len(begun.entries()) == 1
+
+
+def test_an_entry_of_a_unit_that_its_mechanism_does_not_protect_is_not_read(
+    begun: Account,
+) -> None:
+    reserved(begun, SAMPLE_DP, unit=SILO)
+    with pytest.raises(CheckpointError, match=r"MDW-540: .*what is protected is 'silo'"):
+        begun.entries()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -19,11 +20,12 @@ from client.border_mod import OWN_NODE
 from client.models import build_model
 from client.privacy import private_round, sample_dp
 from client.privacy.account import Account
+from client.privacy.accountant import Release, epsilon
 from client.silo_settings import DATA_KEY, NODE_KEY
 from client.tasks import task_named, task_of
 from conf.compose import compose
 from conf.errors import CheckpointError, ConfigError, SiloError
-from conf.schema import Conf, PolicyConf
+from conf.schema import Conf, DataConf, PolicyConf
 from conf.silos import silo_to_json, silos
 from server.simulation import simulate
 from strategies.wire import protocol, run_config
@@ -243,6 +245,59 @@ def test_the_noise_of_a_reply_has_the_distribution_that_it_tells(tmp_path: Path)
     moved = torch.cat([(back[name] - sent[name]).flatten() for name in sent]).numpy()
     assert stats.kstest(moved / deviation, "norm").pvalue > 1e-3
     assert stats.kstest(moved / (1.2 * deviation), "norm").pvalue < 1e-6, "it would show"
+
+
+def of_patients(where: Path, examples: int = 120, patients: int = 30) -> DataConf:
+    """Digits of a silo's own, some of each patient."""
+    draws = np.random.default_rng(0)
+    x = draws.integers(0, 17, (examples, 8, 8)).astype(np.uint8)
+    patient = np.arange(examples) % patients
+    np.savez(where / "digits.npz", x=x, y=draws.integers(0, 10, examples), patient=patient)
+    return DataConf(root=str(where), partition="own", group="patient")
+
+
+def with_data(context: Context, conf: Conf, state: Path, data: DataConf) -> Context:
+    silo = dataclasses.replace(silos(conf)[0], account=str(state), data=data)
+    context.node_config[NODE_KEY] = silo_to_json(silo)
+    return context
+
+
+def test_what_is_counted_of_groups_is_drawn_of_groups(tmp_path: Path) -> None:
+    conf = run("privacy.unit=group", "trainer.batch_size=6", "trainer.epochs=1")
+    state = tmp_path / "state"
+    here = with_data(at_a_silo(conf, state), conf, state, of_patients(tmp_path))
+    reply = app(asked(conf), here)
+    account = Account.at(str(state), silos(conf)[0].name, KEY)
+    (entry,) = account.entries()
+    # 24 of 30 patients are trained on, 96 of 120 digits.
+    assert (entry.unit, entry.rate, entry.steps) == ("group", 6 / 24, 4)
+    assert metrics(reply)[protocol.EPSILON] == epsilon([Release(0.25, 1.5, 4)], 1e-5)
+    with pytest.raises(SiloError, match=r"MDW-382: .*of each group, .*of each example"):
+        app(asked(run("trainer.batch_size=6"), round=2), here)
+    assert len(account.entries()) == 1, "nothing was spent on what was refused"
+
+
+def test_a_silo_that_names_no_groups_refuses_before_its_data_is_read(tmp_path: Path) -> None:
+    conf = run("privacy.unit=group")
+    nowhere = DataConf(root=str(tmp_path / "missing"), partition="own")
+    for kind in ("train", "evaluate", protocol.READINESS):
+        here = with_data(at_a_silo(conf, tmp_path), conf, tmp_path, nowhere)
+        with pytest.raises(SiloError, match=r"MDW-364: .*data.group"):
+            app(asked(conf, kind), here)
+
+
+def test_a_simulation_of_groups_says_so_wherever_it_says_epsilon(tmp_path: Path) -> None:
+    of_patients(tmp_path, 240, 60)
+    words = [f"data.root={tmp_path}", "data.partition=own", "data.group=patient"]
+    asked_of = ["privacy.unit=group", "privacy.audit=true", "privacy.epsilon=4"]
+    more = ["privacy.noise_multiplier=null", "data.examples=null", "federation.size=1"]
+    done = simulated(tmp_path, *words, *asked_of, *more)
+    privacy = done.result.privacy  # type: ignore[attr-defined]
+    assert (privacy["unit"], privacy["examples_per_unit"]) == ("group", 8)
+    assert privacy["audit"]["holds"] and privacy["audit"]["epsilon_at_most"] <= 4
+    for name in ("report.html", "model/card.md"):
+        text = (done.folder / name).read_text()  # type: ignore[attr-defined]
+        assert "of one group more or less" in text, name
 
 
 def simulated(folder: Path, *more: str) -> object:

@@ -18,6 +18,7 @@ from torch.utils.data import TensorDataset
 from client.models import build_model
 from client.privacy import sample_dp
 from client.privacy.accountant import Release, epsilon
+from client.privacy.privacy_unit import count_of
 from client.privacy.sampling import Plan
 from client.tasks.base import Contract, Data, Task
 from client.tasks.kinds.classification import Classification
@@ -75,15 +76,24 @@ def moved_by(
     net: nn.Module | None = None,
     half: SiloHalf | None = None,
     silo: Silo = NORTH,
+    groups: Any = None,
 ) -> Tensor:
     """Return by what a round moves the weights, flat."""
     dataset = points() if dataset is None else dataset
     net = model() if net is None else net
     before = [p.detach().clone() for p in net.parameters()]
-    plan = sample_dp.plan_for(run, dataset)
+    plan = sample_dp.plan_for(run, dataset, groups)
     release = Release(plan.rate, noise, plan.steps)
     sample_dp.train(
-        net, dataset, task or Points(), run, half or SiloHalf(), release, silo=silo, round=1
+        net,
+        dataset,
+        task or Points(),
+        run,
+        half or SiloHalf(),
+        release,
+        silo=silo,
+        round=1,
+        groups=groups,
     )
     after = [p.detach() for p in net.parameters()]
     return torch.cat([(a - b).flatten() for a, b in zip(after, before, strict=True)])
@@ -124,6 +134,91 @@ def test_an_example_moves_the_weights_by_no_more_than_its_clipped_gradient(clipp
     one = moved_by(run, HARDLY_ANY, dataset=TensorDataset(far, changed))
     assert ((one - whole) * 40).norm() <= 2 * 0.01 + 1e-6
     assert other.isfinite().all()
+
+
+GROUPS = np.array([0] * 6 + [1] * 2 + list(range(2, 34)))
+"""Of 40 examples: a group of six, one of two, and 32 of one."""
+CLIP = 0.01
+
+
+def of_groups(groups: Any, dataset: Any = None, *more: str, net: Any = None) -> Tensor:
+    """Return the sum of a step over all groups, in units of the clipping norm."""
+    batch = count_of(groups)
+    words = ["privacy.unit=group", f"trainer.batch_size={batch}", f"privacy.clip_norm={CLIP}"]
+    run = scope(*words, *more)
+    return moved_by(run, HARDLY_ANY, dataset=dataset, groups=groups, net=net) * batch / CLIP
+
+
+@pytest.mark.parametrize("clipping", ["flat", "per_layer"])
+@pytest.mark.parametrize("inside", [2, 6])
+def test_all_examples_of_a_group_together_move_the_sum_by_no_more_than_one(
+    clipping: str, inside: int
+) -> None:
+    group = 0 if inside == 6 else 1
+    within = np.flatnonzero(group == GROUPS)
+    assert len(within) == inside
+    inputs, labels = points().tensors
+    inputs = inputs.clone()
+    # As far away as can be, and all the same way: one by one each would move it by the norm.
+    inputs[within] = 100.0
+    labels = labels.clone()
+    labels[within] = 0
+    more = f"privacy.clipping={clipping}"
+    data = TensorDataset(inputs, labels)
+    whole = of_groups(GROUPS, data, more)
+    others = np.flatnonzero(group != GROUPS)
+    less = of_groups(GROUPS[others], TensorDataset(inputs[others], labels[others]), more)
+    assert 0.9 < (whole - less).norm() <= 1 + 1e-4
+    each = of_groups(np.arange(40), data, more) - of_groups(
+        np.arange(len(others)), TensorDataset(inputs[others], labels[others]), more
+    )
+    assert each.norm() > 0.9 * inside, "as examples they move it by as many times the norm"
+
+
+def test_a_group_s_gradient_is_the_mean_of_its_examples_and_of_one_its_own() -> None:
+    inputs, labels = points(4).tensors
+    twice = TensorDataset(torch.cat([inputs, inputs]), torch.cat([labels, labels]))
+    once = of_groups(np.arange(4), TensorDataset(inputs, labels))
+    both = of_groups(np.tile(np.arange(4), 2), twice)
+    torch.testing.assert_close(both, once, atol=1e-5, rtol=1e-4)
+    run = scope("trainer.batch_size=4", f"privacy.clip_norm={CLIP}")
+    alone = moved_by(run, HARDLY_ANY, dataset=points(4)) * 4 / CLIP
+    assert torch.equal(once, alone), "a group of one is an example"
+    wide = of_groups(np.zeros(4, int), points(4), "privacy.clip_norm=1000") * CLIP
+    net = model()
+    Points().example_losses(net(inputs), (inputs, labels)).mean().backward()
+    mean = torch.cat([-weight.grad.flatten() for weight in net.parameters()])  # type: ignore[union-attr]
+    torch.testing.assert_close(wide, mean, atol=1e-6, rtol=1e-4)
+
+
+def test_groups_in_parts_that_fit_move_the_same_and_what_is_not_finite_nothing() -> None:
+    together = of_groups(GROUPS)
+    task = Once()
+    silo = dataclasses.replace(NORTH, batch_size_at_most=8)
+    words = ["privacy.unit=group", "trainer.batch_size=34", f"privacy.clip_norm={CLIP}"]
+    run = scope(*words)
+    apart = moved_by(run, HARDLY_ANY, task=task, silo=silo, groups=GROUPS) * 34 / CLIP
+    assert max(task.sizes) <= 8 and sum(task.sizes) == 40
+    torch.testing.assert_close(apart, together, atol=1e-4, rtol=1e-3)
+    inputs, labels = points().tensors
+    huge = inputs.clone()
+    huge[0] = torch.nan
+    huge[6:8] = 3e38
+    moved = of_groups(GROUPS, TensorDataset(huge, labels))
+    assert moved.isfinite().all() and moved.norm() > 0
+
+
+def test_a_draw_takes_so_many_examples_of_a_group_and_the_rate_is_that_of_groups() -> None:
+    task = Once()
+    words = ["privacy.unit=group", "privacy.examples_per_unit=2", "trainer.batch_size=4"]
+    run = scope(*words, "privacy.noise_multiplier=1", "privacy.epsilon=null")
+    groups = np.repeat(np.arange(4), 10)
+    moved_by(run, HARDLY_ANY, task=task, groups=groups)
+    assert sum(task.sizes) == 8, "two of each of four"
+    plan = sample_dp.plan_for(scope(*words[:2], "trainer.batch_size=2"), points(), groups)
+    assert (plan.units, plan.batch, plan.steps) == (4, 2, 2)
+    release = sample_dp.release_of(run, plan)
+    assert release == Release(0.5, 1.0, 2), "of four groups, not of 40 examples"
 
 
 KINDS: dict[str, tuple[type[Task], dict[str, Any]]] = {

@@ -46,6 +46,15 @@ def test_who_spent_most_is_named_and_a_seeded_run_promises_nothing() -> None:
     assert sentences(seeded)[0].startswith("no guarantee")
 
 
+def test_of_groups_it_says_what_a_group_is() -> None:
+    groups = SampleDpConf(name="sample_dp", unit="group", examples_per_unit=5)
+    known = told_of(groups, {}, closed(1, north=1.0))
+    assert (known["unit"], known["examples_per_unit"]) == ("group", 5)
+    said = ". ".join(sentences(known))
+    assert "of one group more or less" in said and "each group's mean gradient clipped" in said
+    assert "data.group" in said and "a person with several examples" not in said
+
+
 def test_of_silo_level_privacy_the_server_counts_and_the_noise_is_told() -> None:
     record = RoundRecord(1, cohort=["north", "south"])
     record.privacy = {
