@@ -35,6 +35,7 @@ from azureml_jobs.identity.authority import (
 )
 from azureml_jobs.identity.secret_store import SecretStore
 from azureml_jobs.identity.signatures import HeadSigner
+from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from azureml_jobs.storage.base import Lease, LeaseLost, Store
 from azureml_jobs.storage.lease_wait import waited_for
 from azureml_jobs.storage.prefix import PrefixStore
@@ -156,6 +157,7 @@ def _serve(conf: Conf, here: OrchestratorBackends, lease: Lease) -> None:
             queue,
             conf.federation.name,
             certified,
+            AdmissionAuthority(here.secrets, conf.federation.name),
             publish_seconds=here.publish_seconds,
         )
         with care, _by_relay(conf, orchestrator, care, here.secrets):

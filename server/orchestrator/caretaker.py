@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import ServerCredentials
 from azureml_jobs.identity.expiry import Reminder
 from azureml_jobs.identity.signatures import HeadSigner
+from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from azureml_jobs.identity.succession import Succession
 from azureml_jobs.rendezvous import (
     OPEN,
@@ -38,6 +38,7 @@ from azureml_jobs.storage.base import Lease, LeaseLost, Store, StoreMissing
 from conf.errors import Interrupted, MeadowError
 from conf.host_port import joined
 from conf.schema import FederationConf
+from server.orchestrator.key_renewal import KeyRenewal
 from server.orchestrator.presence import Presence
 from server.orchestrator.service import Orchestrator
 from server.run.absence import TWINS
@@ -81,6 +82,8 @@ class Caretaker:
     federation: str = FederationConf.name
     renew_credentials: Callable[[], ServerCredentials] | None = None
     """Makes a certificate by the CA of now; asked where the CA's owner has left a note."""
+    authority: AdmissionAuthority | None = None
+    """Has the CA sign certificates of renewed keys; None: renewed by word alone."""
     software: dict[str, dict[str, str]] = field(default_factory=dict)
     """What each silo said last that it runs; replaced, not changed, because a thread reads it."""
     publish_seconds: float = 0.0
@@ -109,6 +112,9 @@ class Caretaker:
     _thread: threading.Thread | None = None
     _reminder: Reminder = field(default_factory=lambda: Reminder(log))
     _next_look: float = 0.0  # at what will end
+
+    def __post_init__(self) -> None:
+        self._renewal = KeyRenewal(self.orchestrator, self.keys, self.authority)
 
     def __enter__(self) -> Caretaker:
         """Admit the keys, publish the address and begin."""
@@ -165,7 +171,9 @@ class Caretaker:
                 self.lease = self.store.renew(self.lease, LEASE_SECONDS)
                 self._follow_ca()
                 self._publish(OPEN)
-                self._renew_keys()
+                # Before the list is followed: of a process that stood still, a key that is in use
+                # and near its end is renewed, and one that has ended is not.
+                self._renewal.look(HeadSigner.of(self.credentials))
                 self._follow_keys()
                 self._follow_queue()
                 self._look_at_silos()
@@ -232,20 +240,6 @@ class Caretaker:
             self._shut_out.discard(pem)
         self._admitted = now
         self._publish_admissions(current)
-
-    def _renew_keys(self) -> None:
-        """Let keys that are in use connect for longer, where their admissions allow it.
-
-        Before the list is followed: of a process that stood still, a key that is in use and near its
-        end is renewed, and one that has ended is not.
-        """
-        for key in self.keys.due():
-            if not self.orchestrator.is_connected(key.pem):
-                continue
-            renewal = self.keys.renew_by(HeadSigner.of(self.credentials), key)
-            self.orchestrator.forget_end(key.pem)
-            until = f"{datetime.fromtimestamp(renewal.expires, UTC):%Y-%m-%d %H:%M} UTC"
-            log.info("the admission of %s was renewed until %s", key.silo, until)
 
     def _publish_admissions(self, keys: list[AdmittedKey]) -> None:
         """Send new certificates to the silos, by the way on which they look for the server."""

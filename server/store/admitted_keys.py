@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from azureml_jobs.identity.admitted_key import NODE_KEY_DAYS, AdmittedKey
 from azureml_jobs.identity.node_key import load_public_key, public_line
-from azureml_jobs.identity.renewal import Renewal, due, may_be_renewed, renewed
+from azureml_jobs.identity.renewal import Renewal, due, may_be_renewed, renewed, says_less
 from azureml_jobs.identity.secret_store import checked_name
 from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.identity.signed_admission import Admission, AdmissionAuthority, check_admission
@@ -134,6 +134,17 @@ class AdmittedKeys:
         renewal = renewed(key, signer, self._clock())
         self._renewals.put(_key_digest(key.public), renewal)
         return renewal
+
+    def to_reissue(self) -> list[AdmittedKey]:
+        """Return each key that may connect now and was renewed, while its certificate says less."""
+        return [key for key in self.current_keys() if may_be_renewed(key) and says_less(key)]
+
+    def reissue(self, authority: AdmissionAuthority, key: AdmittedKey) -> None:
+        """Have the CA sign a renewed key's certificate anew (`identity.renewal`).
+
+        Raises IdentityError for a CA that is missing, unreadable or expired.
+        """
+        self._renewals.put_admission(_key_digest(key.public), key, authority)
 
     def note_ca(self, name: str, text: str) -> None:
         """Leave a note for the orchestrator that its CAs have changed."""
@@ -273,8 +284,7 @@ class AdmittedKeys:
         key = _latest(entries)
         if not may_be_renewed(key):
             return key
-        until = self._renewals.until(digest, key, self._known_ca())
-        return replace(key, expires=until) if until > key.expires else key
+        return self._renewals.of(digest, key, self._known_ca())
 
     def _known_ca(self) -> bytes:
         """Return the CA whose orchestrator may renew; none (no bytes) where it can't be seen."""

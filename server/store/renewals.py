@@ -7,10 +7,18 @@ what it adds beside it, one file a key.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Final
 
 from azureml_jobs.identity.admitted_key import AdmittedKey
-from azureml_jobs.identity.renewal import Renewal, read_renewal, renewed_until
+from azureml_jobs.identity.renewal import (
+    Renewal,
+    read_renewal,
+    reissued,
+    reissued_admission,
+    renewed_until,
+)
+from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from azureml_jobs.storage.base import Store, StoreMissing
 from conf.errors import MeadowError
 
@@ -20,44 +28,68 @@ FOLDER: Final = "renewals/"
 
 
 class Renewals:
-    """Until when keys may connect by renewals; each file is read once, for its one writer is the
+    """Keys as they were renewed; each file is read once, for its one writer is the
     orchestrator that reads it.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._until: dict[tuple[str, str], float] = {}
+        self._found: dict[tuple[str, str], AdmittedKey] = {}
 
     def put(self, digest: str, renewal: Renewal) -> None:
         """Keep a renewal of the key with that digest, in the place of the one before."""
         self._store.replace(_name(digest), renewal.to_text().encode())
-        self._until.clear()
+        self._found.clear()
 
-    def until(self, digest: str, key: AdmittedKey, ca: bytes) -> float:
-        """Return until when a key may connect: 0 where it has no renewal, or one that does not
-        count, which is logged.
+    def put_admission(self, digest: str, key: AdmittedKey, authority: AdmissionAuthority) -> None:
+        """Have the CA sign a new certificate for a renewed key, and keep it beside the renewal.
 
-        `ca` is the PEM of the CAs of now.
+        Raises IdentityError for a CA that is missing, unreadable or expired.
+        """
+        name = _name(digest)
+        renewal = read_renewal(self._store.read(name), name)
+        self.put(digest, replace(renewal, admission=reissued(key, authority)))
+
+    def of(self, digest: str, key: AdmittedKey, ca: bytes) -> AdmittedKey:
+        """Return a key as it was renewed: it ends later, and may have a new certificate.
+
+        The key as it is where it has no renewal, or one that does not count, which is logged. `ca` is
+        the PEM of the CAs of now.
         """
         known = digest, key.certificate
-        if known not in self._until:
-            self._until[known] = self._read(_name(digest), key, ca)
-        return self._until[known]
+        if known not in self._found:
+            self._found[known] = self._read(_name(digest), key, ca)
+        return self._found[known]
 
     def forget(self) -> None:
         """Look at every renewal anew, because other CAs are trusted now."""
-        self._until.clear()
+        self._found.clear()
 
-    def _read(self, name: str, key: AdmittedKey, ca: bytes) -> float:
+    def _read(self, name: str, key: AdmittedKey, ca: bytes) -> AdmittedKey:
         try:
             renewal = read_renewal(self._store.read(name), name)
-            return renewed_until(renewal, key, ca, name)
+            until = renewed_until(renewal, key, ca, name)
         except StoreMissing:
-            return 0.0
+            return key
         except MeadowError as error:
             # A renewal that can't be used costs the key its renewal, and nobody anything else.
             log.warning("%s", error)
-            return 0.0
+            return key
+        if until <= key.expires:
+            return key
+        return replace(key, expires=until, certificate=_certificate(renewal, key, until, ca, name))
+
+
+def _certificate(renewal: Renewal, key: AdmittedKey, until: float, ca: bytes, name: str) -> str:
+    """Return the certificate of a renewed key: the new one, or the one it has."""
+    if not renewal.admission:
+        return key.certificate
+    try:
+        return reissued_admission(renewal, key, until, ca, name)
+    except MeadowError as error:
+        # The word of the orchestrator counts without it.
+        log.warning("%s", error)
+        return key.certificate
 
 
 def _name(digest: str) -> str:

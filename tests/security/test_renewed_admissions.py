@@ -15,11 +15,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 
+from azureml_jobs.identity.node_key import load_node_key, node_secret
 from azureml_jobs.identity.renewal import Renewal, terms_of_renewal
-from azureml_jobs.identity.signed_admission import AdmissionAuthority
-from azureml_jobs.rendezvous import FolderRendezvous
+from azureml_jobs.identity.signed_admission import AdmissionAuthority, check_admission
+from azureml_jobs.rendezvous import FolderRendezvous, admission_name
 from azureml_jobs.storage.folder_store import FolderStore
+from client.node.own_admission import SiloAdmission
 from server.orchestrator import caretaker, fleet
 from server.orchestrator.caretaker import LEASE, Caretaker
 from server.orchestrator.packed_grid import PackedGrid
@@ -28,6 +32,7 @@ from server.store.admitted_keys import AdmittedKeys
 from server.store.renewals import Renewals
 from server.store.run_queue import RunQueue
 from tests.faults.federation import Federation, ask, lines, model, until
+from tests.security.caller import Caller, certified
 
 DAY = 86400.0
 DAYS = 30.0
@@ -45,7 +50,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class Running:
     """Silo-1 may be renewed, silo-2 may not be, silo-3 may be and is not there; all for 30 days."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, *, with_ca: bool = False) -> None:
+        """`with_ca`: the orchestrator may have the CA sign."""
         self.federation = Federation(folder, silos=3)
         self.began = self.now = time.time()
         self.store = FolderStore(folder / "store")
@@ -60,7 +66,7 @@ class Running:
         self.server = Orchestrator("127.0.0.1:0", credentials, {})
         lease = self.store.acquire(LEASE, "this", 600)
         assert lease is not None
-        place = FolderRendezvous(folder / "place")
+        self.place = FolderRendezvous(folder / "place")
         self.server.start()
         stack.callback(self.server.stop, over=False)
         care = Caretaker(
@@ -69,9 +75,10 @@ class Running:
             "127.0.0.1",
             self.store,
             lease,
-            place,
+            self.place,
             self.list,
             RunQueue(self.store),
+            authority=authority if with_ca else None,
         )
         self.care = stack.enter_context(care)
         for silo in self.federation.silos[:2]:
@@ -150,3 +157,37 @@ def test_a_renewal_that_a_stranger_leaves_in_the_store_lengthens_nothing(
         until(lambda: "silo-2" not in running.server.connected())
         assert "silo-3" not in running.list.current().values()
     assert "MDW-723" in caplog.text
+
+
+def test_a_renewed_silo_is_sent_a_new_certificate_and_connects_with_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with ExitStack() as stack:
+        running = Running(tmp_path, stack, with_ca=True)
+        name = admission_name(running.federation.public["silo-1"].decode())
+        first = running.place.admission(name)
+        running.day(25)
+        until(lambda: running.place.admission(name) != first)
+        new = running.place.admission(name)
+        assert first is not None and new is not None
+        said = check_admission(new, running.federation.authority, "it")
+        before = check_admission(first, running.federation.authority, "it")
+        assert said.expires == pytest.approx(running.began + 55 * DAY)
+        assert (said.line, said.silo, said.limits) == (before.line, before.silo, before.limits)
+        serials = {x509.load_pem_x509_certificate(one).serial_number for one in (first, new)}
+        assert len(serials) == 2
+        # A process of that silo that starts now finds it, and the door lets it in.
+        secret = running.federation.secrets.get(node_secret("federation", "silo-1"))
+        key = load_node_key(secret, "it")
+        finder = SiloAdmission("silo-1", key, running.federation.authority, running.place)
+        assert finder.find() == new
+        private = certified(running.federation, key)[0]
+        caller = Caller(running.federation, running.server.address, key, (private, new))
+        answer = caller.call(
+            "SendNodeHeartbeat", SendNodeHeartbeatRequest(node=caller.node, heartbeat_interval=10)
+        )
+        assert answer.success
+    assert caplog.text.count("signed a new certificate of silo-1") == 1
+    assert "new certificate of silo-2" not in caplog.text
+    assert "new certificate of silo-3" not in caplog.text

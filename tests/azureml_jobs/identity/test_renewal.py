@@ -18,12 +18,15 @@ from azureml_jobs.identity.renewal import (
     Renewal,
     due,
     read_renewal,
+    reissued,
+    reissued_admission,
     renewed,
     renewed_until,
+    says_less,
     terms_of_renewal,
 )
 from azureml_jobs.identity.signatures import HeadSigner, sign
-from azureml_jobs.identity.signed_admission import Admission
+from azureml_jobs.identity.signed_admission import Admission, read_admission
 from conf.errors import IdentityError
 from tests.azureml_jobs.identity.authorities import authority_in
 
@@ -139,3 +142,73 @@ def test_a_forged_renewal_does_not_count(office: Office, tmp_path: Path, how: st
 def test_what_is_no_renewal_is_refused(text: bytes) -> None:
     with pytest.raises(IdentityError, match="MDW-723"):
         read_renewal(text, "it")
+
+
+class Reissued:
+    """A key that was renewed by word, on its 21st day until its 51st."""
+
+    def __init__(self, office: Office) -> None:
+        self.office = office
+        self.word = renewed(office.key, office.signer, NOW + 21 * DAY)
+        self.until = NOW + 51 * DAY
+        self.key = replace(office.key, expires=self.until)
+
+    def counted(self, certificate: str) -> str:
+        said = replace(self.word, admission=certificate)
+        again = read_renewal(said.to_text().encode(), "it")
+        return reissued_admission(again, self.office.key, self.until, self.office.ca, "it")
+
+    def signed(self, **other: object) -> str:
+        """Have the CA sign the admission as it is, but for some of what it says."""
+        at = NOW + 21 * DAY
+        name, limits = self.office.authority.federation, self.office.key.limits
+        said = Admission(name, "north", self.office.line, at, self.until, limits)
+        authority = self.office.authority
+        if "federation" in other:
+            authority = replace(authority, federation=str(other["federation"]))
+        return authority.sign(replace(said, **other))  # type: ignore[arg-type]  # by name
+
+
+def test_a_new_certificate_says_what_the_admission_says_and_lasts_as_long_as_the_word(
+    office: Office,
+) -> None:
+    after = Reissued(office)
+    assert says_less(after.key) and not says_less(office.key)
+    new = after.counted(reissued(after.key, office.authority))
+    assert new != office.key.certificate
+    said, known = read_admission(new, "it"), read_admission(office.key.certificate, "it")
+    assert said == replace(known, expires=after.until)
+    assert not says_less(replace(after.key, certificate=new))
+
+
+def test_a_renewal_of_an_orchestrator_that_knew_no_new_certificates_is_read(office: Office) -> None:
+    word = renewed(office.key, office.signer, NOW + 21 * DAY)
+    of_before = word.to_text().replace(', "admission": ""', "")
+    assert "admission" not in of_before
+    again = read_renewal(of_before.encode(), "it")
+    assert renewed_until(again, office.key, office.ca, "it") == NOW + 51 * DAY
+
+
+CERTIFICATES: dict[str, Callable[[Reissued, Path], str]] = {
+    "of another CA": lambda after, folder: reissued(after.key, Office(folder / "theirs").authority),
+    "that lasts longer": lambda after, folder: after.signed(expires=after.until + 1),
+    "of another silo": lambda after, folder: after.signed(silo="south"),
+    "of another key": lambda after, folder: after.signed(line=fresh_node_key()[1]),
+    "of another federation": lambda after, folder: after.signed(federation="other"),
+    "with a limit more": lambda after, folder: after.signed(
+        limits={**after.office.key.limits, "examples_at_most": 1e9}
+    ),
+    "without its limits": lambda after, folder: after.signed(limits={}),
+    "that is none": lambda after, folder: "-----BEGIN CERTIFICATE-----",
+    "that is the orchestrator's": lambda after, folder: after.word.certificate,
+}
+
+
+@pytest.mark.parametrize("which", CERTIFICATES)
+def test_another_certificate_than_the_renewed_admission_s_does_not_count(
+    office: Office, tmp_path: Path, which: str
+) -> None:
+    after = Reissued(office)
+    assert after.counted(after.signed())
+    with pytest.raises(IdentityError, match="MDW-723"):
+        after.counted(CERTIFICATES[which](after, tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import server_credentials
 from azureml_jobs.identity.node_key import fresh_node_key
-from azureml_jobs.identity.renewal import terms_of_renewal
+from azureml_jobs.identity.renewal import read_renewal, terms_of_renewal
 from azureml_jobs.identity.signatures import HeadSigner
+from azureml_jobs.identity.signed_admission import check_admission
 from azureml_jobs.identity.succession import rotate_ca
 from azureml_jobs.storage.folder_store import FolderStore
 from conf.errors import IdentityError
@@ -149,3 +151,72 @@ def test_a_key_without_terms_is_never_due(office: Office) -> None:
     office.owner.admit("north", office.line, 30)
     office.now += 29 * DAY
     assert office.server.due() == []
+
+
+def test_a_renewed_key_gets_a_certificate_of_the_ca_that_says_so(office: Office) -> None:
+    admitted = office.admit()
+    office.now += 25 * DAY
+    assert office.server.to_reissue() == []
+    office.renew()
+    (key,) = office.server.to_reissue()
+    assert key.certificate == admitted.certificate
+    office.server.reissue(office.authority, key)
+    assert office.server.to_reissue() == []
+    for several in (office.server, office.started(), office.owner):
+        (known,) = several.current_keys()
+        said = check_admission(known.certificate, office.authority.certificate(), "it")
+        assert known.certificate != admitted.certificate
+        assert said.expires == known.expires == START + 55 * DAY
+        assert said.limits == admitted.limits
+
+
+def test_a_new_certificate_brings_no_revoked_key_back_and_none_is_signed_for_one(
+    office: Office,
+) -> None:
+    office.admit()
+    office.now += 25 * DAY
+    office.renew()
+    (key,) = office.server.to_reissue()
+    office.server.reissue(office.authority, key)
+    office.owner.revoke("north")
+    assert office.server.current() == {} and office.server.to_reissue() == []
+    assert list(office.server.shut_out().values()) == [False]
+
+
+def test_a_certificate_that_is_not_to_be_believed_costs_nothing_but_itself(
+    office: Office, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    admitted = office.admit()
+    office.now += 25 * DAY
+    office.renew()
+    (key,) = office.server.to_reissue()
+    office.server.reissue(authority_in(tmp_path / "theirs"), key)
+    server = office.started()
+    for _ in range(2):
+        (known,) = server.current_keys()
+        # It is renewed all the same, by the orchestrator's word.
+        assert known.expires == START + 55 * DAY
+        assert known.certificate == admitted.certificate
+    assert caplog.text.count("MDW-723") == 1
+    # The next look has the CA sign another.
+    (key,) = server.to_reissue()
+    server.reissue(office.authority, key)
+    assert server.to_reissue() == []
+
+
+def test_who_lowers_a_limit_ends_what_was_signed_before(office: Office) -> None:
+    """The list's last entry says what a key may; a certificate of before says something else."""
+    admitted = office.admit()
+    office.now += 25 * DAY
+    office.renew()
+    (key,) = office.server.to_reissue()
+    office.server.reissue(office.authority, key)
+    lowered = replace(admitted, limits={**admitted.limits, "examples_at_most": 10.0})
+    office.owner.renew(lowered, 40)
+    office.now += DAY
+    (known,) = office.server.current_keys()
+    assert known.limits["examples_at_most"] == 10.0
+    assert known.expires == START + 65 * DAY
+    (name,) = office.store.list(FOLDER)
+    old = read_renewal(office.store.read(name), name).admission
+    assert old and known.certificate != old
