@@ -2,7 +2,9 @@
 
 An answer is one training, one evaluation, or the statistics before a run's first round; a round is
 two, the test at a run's end another one, and so are the choice of an operating point before it and
-a model that is trained alone for comparison after it.
+a model that is trained alone for comparison after it. Whether a silo is ready for a run tells whether
+its examples keep a contract that the server has written: under a policy of version 1, which allows
+any contract, that is one answer more; one of version 2 names the contracts, and it costs none.
 What is counted lies in the silo's own storage and is written before an answer is made: a process that
 dies over one has spent it, and no restart gives any back. An instruction that is asked again, to the
 byte, is the same answer.
@@ -21,6 +23,7 @@ from flwr.app import ConfigRecord, Message
 
 from client.node.state_store import SiloStateStore
 from client.policy import check_run
+from conf.allowed import ALLOW_LIST
 from conf.errors import MeadowError, SiloError
 from conf.schema import PolicyConf, Silo
 from conf.versions import Format
@@ -30,7 +33,9 @@ FORMAT: Final = Format(
     "count of answers", 1, damaged="MDW-519", fix="Restore it, or delete it to begin at 0."
 )
 COUNTED: Final = ("train", "evaluate", protocol.STATISTICS, protocol.ALONE)
-"""Kinds of instructions whose answers tell of the examples."""
+"""Kinds of instructions whose answers tell of the examples; under a policy that does not say which
+contracts may be asked about, `query.ready` is another.
+"""
 REMEMBERED: Final = 16
 """Instructions of which a copy costs nothing: a server asks for a few at once."""
 
@@ -49,6 +54,8 @@ class AnswerBudget:
         assert policy.answers_at_most is not None
         self._states = states
         self._most = policy.answers_at_most
+        named = policy.version == ALLOW_LIST
+        self._counted = COUNTED if named else (*COUNTED, protocol.READINESS)
         self._days = policy.answers_days
         self._silo = silo
         self._today = today
@@ -60,8 +67,8 @@ class AnswerBudget:
         what is not counted is not answered.
         """
         kind = message.metadata.message_type
-        # `train.NAME` is a training; of questions one alone tells of the examples.
-        if kind not in COUNTED and kind.split(".")[0] not in COUNTED:
+        # `train.NAME` is a training; of questions only those that are listed tell of the examples.
+        if kind not in self._counted and kind.split(".")[0] not in self._counted:
             return
         known = self._read()
         last: list[str] = known["last"]
@@ -100,7 +107,7 @@ class AnswerBudget:
         return SiloError(
             "MDW-352",
             f"{self._silo} has given {spent} of the {self._most} answers{span} that its owner allows.",
-            "Its owner may raise policy.answers_at_most; a round is two answers.",
+            "Its owner may raise policy.answers_at_most; a round is two answers, and a run has more.",
             {"given": spent, "allowed": self._most},
         )
 

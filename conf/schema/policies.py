@@ -74,7 +74,7 @@ class PolicyConf:
         None,
         at_least=1,
         help="answers that the silo gives, of all runs together (a round is two, statistics before "
-        "it are one); null = any number",
+        "it are one, and in version 1 so is whether it is ready); null = any number",
     )
     answers_days: int | None = number(
         None,

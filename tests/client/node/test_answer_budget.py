@@ -27,10 +27,10 @@ class Days:
         self.folder = folder
         self.today = DAY
 
-    def process(self, most: int, days: int | None = None) -> AnswerBudget:
+    def process(self, most: int, days: int | None = None, version: int = 1) -> AnswerBudget:
         states = SiloStateStore(lambda: FolderStore(self.folder), "north")
         self.states = states
-        policy = PolicyConf(answers_at_most=most, answers_days=days)
+        policy = PolicyConf(version=version, answers_at_most=most, answers_days=days)
         return AnswerBudget(states, policy, "north", lambda: self.today)
 
 
@@ -51,7 +51,7 @@ def test_so_many_answers_are_given_and_no_more(days: Days) -> None:
         budget.charge(message(kind), f"instruction-{number}")
     with pytest.raises(SiloError, match=r"MDW-352: north has given 3 of the 3 answers that"):
         budget.charge(message("evaluate"), "another")
-    budget.charge(message("query.ready"), "a question costs none")
+    budget.charge(message("query.hello"), "a question costs none")
 
 
 def test_the_statistics_before_a_run_are_an_answer(days: Days) -> None:
@@ -59,6 +59,35 @@ def test_the_statistics_before_a_run_are_an_answer(days: Days) -> None:
     budget.charge(message(protocol.STATISTICS), "one")
     with pytest.raises(SiloError, match="MDW-352"):
         budget.charge(message(protocol.STATISTICS, "run.seed=1"), "another")
+
+
+def probe(high: int) -> Message:
+    """A question whether the silo keeps a contract of the server's making."""
+    age = f"{{name: age, type: number, low: 0, high: {high}}}"
+    columns = f"task.columns=[{age}, {{name: ill, type: flag}}]"
+    return message(protocol.READINESS, "task=table", columns, "task.label=ill")
+
+
+def test_under_version_1_each_question_about_a_contract_is_an_answer(days: Days) -> None:
+    """A server could halve a column's range with each, to the last digit of its largest value."""
+    budget = days.process(3)
+    for number, high in enumerate([64, 32, 48]):
+        asked = probe(high)
+        budget.charge(asked, f"contract {number}")
+        budget.charge(asked, f"contract {number}")
+    with pytest.raises(SiloError, match="MDW-352"):
+        budget.charge(probe(56), "a fourth one")
+
+
+def test_under_version_2_the_contracts_are_the_owner_s_and_a_question_costs_none(
+    days: Days,
+) -> None:
+    budget = days.process(1, version=2)
+    for number in range(5):
+        budget.charge(message(protocol.READINESS), f"question {number}")
+    budget.charge(message(), "one")
+    with pytest.raises(SiloError, match="MDW-352"):
+        budget.charge(message(), "two")
 
 
 def test_no_restart_gives_an_answer_back_and_a_copy_costs_none(days: Days) -> None:
