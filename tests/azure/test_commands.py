@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from azureml_jobs.rehearsal.rehearse import ENGINEER, Rehearsal, owner, vaults
 from conf.errors import AzureError
 from server.run.history import read_history
 from server.run.result import RunResult
+from tests.security.listening import MARK, beyond, followed, marked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -37,12 +38,14 @@ class Commands:
 
     rehearsal: Rehearsal
     tree: Path
+    listened: dict[str, set[str]] = field(default_factory=dict)
+    """By verb, at which addresses it listened while it ran."""
 
-    def begin(self, *args: str, who: str) -> subprocess.Popen[str]:
+    def begin(self, *args: str, who: str, **more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "azureml_jobs.cli.main", *args, "backend=azure", self.file]
         with self.rehearsal.signed_in(who):
             return subprocess.Popen(
-                command, cwd=self.rehearsal.folder, env=os.environ | {"PYTHONPATH": str(self.tree)}, text=True,
+                command, cwd=self.rehearsal.folder, env=os.environ | {"PYTHONPATH": str(self.tree)} | more, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )  # fmt: skip
 
@@ -52,11 +55,14 @@ class Commands:
 
     def run(self, *args: str, who: str, status: int = 0) -> str:
         """Return what a command said; it has ended with `status`."""
-        process = self.begin(*args, who=who)
+        mark = marked()
+        process = self.begin(*args, who=who, **mark)
         try:
-            out, err = process.communicate(timeout=SECONDS)
+            out, err, addresses = followed(process, mark[MARK], SECONDS)
         finally:
             process.kill()
+        verb = " ".join(args[:2]) if args[0] == "launch" else args[0]
+        self.listened.setdefault(verb, set()).update(addresses)
         assert process.returncode == status, (
             f"{args}: {process.returncode}\n{out[-4000:]}\n{err[-4000:]}\n{self.logs()}"
         )
@@ -198,3 +204,10 @@ def test_stop_ends_the_jobs_of_a_role_while_their_logs_are_followed(meadow: Comm
     assert any(line.startswith("north         ended by SIGTERM") for line in lines)
     # Of two servers that were launched at once the later one was cancelled.
     assert sorted(meadow.states()[3:]) == ["Canceled"] * 3 + ["Completed"]
+
+
+def test_none_of_these_commands_listened_beyond_this_machine(meadow: Commands) -> None:
+    """Jobs are in networks of their own, as on clusters; what was typed here is looked at."""
+    wanted = {"launch all", "launch server", "launch client", "submit", "wait", "status"}
+    assert wanted | {"download", "logs", "stop"} <= set(meadow.listened)
+    assert {verb: beyond(where) for verb, where in meadow.listened.items() if beyond(where)} == {}

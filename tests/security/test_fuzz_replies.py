@@ -15,6 +15,7 @@ def test_a_few_hundred_spoilt_replies_end_at_their_silo() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_a_hundred_thousand_spoilt_replies_end_at_their_silo_in_bounded_memory_and_time() -> None:
     outcome = fuzz(100_000, seed=0)
     assert outcome.findings == []

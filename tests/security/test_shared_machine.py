@@ -1,4 +1,7 @@
-"""A machine that others use as well: no door is open to them, and what a run leaves is not theirs."""
+"""A machine that others use as well: no door is open to them, and what a run leaves is not theirs.
+
+The commands of `backend=azure`, each typed and looked at in the same way: `tests/azure/test_commands.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,17 @@ import shutil
 import stat
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
 import pytest
 
 from azureml_jobs.identity.authority import CA_CERTIFICATE, make_ca
 from azureml_jobs.identity.secret_store import FolderSecrets
+from tests.security.listening import MARK, beyond, followed, marked
 
 ROOT = Path(__file__).parents[2]
-MARK = "MEADOW_TEST_COMMAND"
-"""Environment variable of a command that all that it starts inherits, detached processes too."""
 SMALL = [
     "task=digits",
     "data.examples=60",
@@ -31,7 +30,6 @@ SMALL = [
     "run.output=out",
     "tracking=local",
 ]
-LOOPBACK = ("127.", "::1", "::ffff:127.")
 FEDERATION = """
 name: hospitals
 orchestrator:
@@ -57,55 +55,20 @@ COMMANDS = {
     "keys silo": ["keys", "silo", "north"],
     "launch on Azure": ["launch", "all", *ON_AZURE, "--dry-run"],
 }
-OWN_NETWORK = os.readlink("/proc/self/ns/net") if os.path.exists("/proc/self/ns/net") else ""
-
-
-def listeners(mark: str) -> set[str]:
-    """Return the addresses at which a command and all that it started listen.
-
-    What is in a network of its own, as a rehearsal's jobs are, is not of this machine's.
-    """
-    found = set()
-    for process in _family(mark):
-        try:
-            if os.readlink(f"/proc/{process.pid}/ns/net") != OWN_NETWORK:
-                continue
-            connections = process.net_connections("tcp")
-        except (psutil.Error, OSError):
-            continue
-        found |= {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
-    return found
-
-
-def _family(mark: str) -> set[psutil.Process]:
-    """Return the processes with the mark, and all below them: some are given other variables."""
-    found: set[psutil.Process] = set()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == mark:
-                found |= {process, *process.children(recursive=True)}
-    return found
 
 
 def listened_at(arguments: list[str], folder: Path) -> set[str]:
     """Run a command to its end, as a user whose files are everybody's; return where it listened."""
-    mark = uuid.uuid4().hex
-    found: set[str] = set()
+    mark = marked()
     with subprocess.Popen(
         [sys.executable, "-m", "azureml_jobs.cli.main", *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), MARK: mark},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **mark},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         umask=0,
     ) as command:
-        while True:
-            found |= listeners(mark)
-            try:
-                said, _ = command.communicate(timeout=0.2)
-                break
-            except subprocess.TimeoutExpired:
-                continue
+        said, _, found = followed(command, mark[MARK])
     assert command.returncode == 0, said.decode()
     return found
 
@@ -131,7 +94,7 @@ def test_a_command_listens_on_this_machine_alone(
     command: str, seen: tuple[dict[str, set[str]], Path]
 ) -> None:
     addresses = seen[0][command]
-    assert [one for one in addresses if not one.startswith(LOOPBACK)] == []
+    assert beyond(addresses) == []
     # The test looks at what there is: an orchestrator does listen.
     assert bool(addresses) == (command == "launch all")
 
@@ -145,7 +108,7 @@ def test_a_rehearsal_and_the_jobs_that_it_launches_listen_on_this_machine_alone(
     if shutil.which("node") is None:
         pytest.skip("Azurite needs Node, and there is none on this machine")
     addresses = listened_at(["rehearse", "task=digits", "run.rounds=1"], tmp_path)
-    assert [one for one in addresses if not one.startswith(LOOPBACK)] == []
+    assert beyond(addresses) == []
     assert "127.0.0.1" in addresses, "the stand-in listens"
 
 

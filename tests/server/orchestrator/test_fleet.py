@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 import time
@@ -449,6 +450,90 @@ def test_an_object_that_is_sent_twice_is_taken_once_and_a_false_one_not_at_all(
     assert all(scene.one.push(reply, taken.session_id, id, objects[id]).stored for id in others)
     (got,) = scene.grid.replies(ids, 5)
     assert not got.has_error() and scene.left() == (0, 0)
+
+
+def below(tree: ObjectTree, content: bytes) -> None:
+    """Let a reply's tree name one object more, that with this content."""
+    record = next(node for node in iterate_object_tree(tree) if node.children)
+    record.children.add().object_id = hashlib.sha256(content).hexdigest()
+
+
+def all_but_one(tree: ObjectTree) -> None:
+    """Take a leaf out of a reply's tree, which the object above it still needs."""
+    nodes = list(iterate_object_tree(tree))
+    (above,) = [
+        node for node in nodes if node.children and not any(one.children for one in node.children)
+    ]
+    del above.children[0]
+
+
+# Any admitted node may say how much its reply is; Flower's own say it as these do.
+def test_a_reply_that_claims_more_than_it_sends_never_counts_and_stays_bounded(
+    scene: Scene,
+) -> None:
+    ids = scene.ask()
+    head, _ = scene.one.work(own=False)
+    reply = update(head)
+    request, objects = scene.one.head(reply)
+    never = b"nobody has it"
+    below(request.message_object_trees[0], never)
+    taken = scene.one.call("PushMessages", request)
+    assert hashlib.sha256(never).hexdigest() in taken.objects_to_push
+    assert all(scene.one.push(reply, taken.session_id, id, objects[id]).stored for id in objects)
+    assert list(scene.grid.replies(ids, 0.3)) == []
+    # Asked again it is told what is missing, and other bytes in its place are not taken.
+    again = scene.one.call("PushMessages", request)
+    (missing,) = again.objects_to_push
+    assert not scene.one.push(reply, again.session_id, missing, b"something else").stored
+    assert list(scene.grid.replies(ids, 0.3)) == []
+    scene.grid.forget(ids)
+    assert scene.left() == (0, 0)
+
+
+def test_a_reply_that_claims_fewer_objects_than_it_is_made_of_is_that_silo_s_failure(
+    scene: Scene,
+) -> None:
+    ids = scene.ask()
+    head, _ = scene.one.work(own=False)
+    reply = update(head)
+    request, objects = scene.one.head(reply)
+    all_but_one(request.message_object_trees[0])
+    taken = scene.one.call("PushMessages", request)
+    assert len(taken.objects_to_push) == len(objects) - 1
+    for id in objects:
+        stored = scene.one.push(reply, taken.session_id, id, objects[id]).stored
+        assert stored == (id in taken.objects_to_push), "what was not claimed is not taken"
+    (got,) = scene.grid.replies(ids, 5)
+    assert got.has_error() and "MDW-640" in got.error.reason
+    assert scene.left() == (0, 0)
+
+
+def test_what_a_reply_brings_beside_what_it_is_made_of_is_no_part_of_it(scene: Scene) -> None:
+    ids = scene.ask()
+    head, _ = scene.one.work(own=False)
+    reply = update(head)
+    request, objects = scene.one.head(reply)
+    more = b"more than the reply is made of"
+    below(request.message_object_trees[0], more)
+    taken = scene.one.call("PushMessages", request)
+    objects[hashlib.sha256(more).hexdigest()] = more
+    assert all(scene.one.push(reply, taken.session_id, id, objects[id]).stored for id in objects)
+    (got,) = scene.grid.replies(ids, 5)
+    assert np.array_equal(got.content["arrays"]["w"].numpy(), reply.content["arrays"]["w"].numpy())
+    assert scene.left() == (0, 0)
+
+
+def test_a_tree_that_names_one_object_again_and_again_is_counted_by_what_it_says(
+    scene: Scene,
+) -> None:
+    ids = scene.ask()
+    head, _ = scene.one.work(own=False)
+    request, _ = scene.one.head(update(head))
+    for _ in range(40):
+        below(request.message_object_trees[0], b"the same")
+    assert "MDW-642" in scene.one.refused("PushMessages", request)
+    scene.grid.forget(ids)
+    assert scene.left() == (0, 0)
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300, -5.0, 0.0])
