@@ -1,17 +1,24 @@
 """`metrics.jsonl`: a line per silo, round and phase, and one per round for the aggregate
 (docs/results.md).
+
+Lines are written once a second and when a round closes: to open a file for each of a thousand silos
+takes longer than to judge them. What a crash loses is of a round that never closed, whose lines a
+resumed run drops.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from server.observers.base import Observer
 from server.run.files import append_line, write_atomic
 from server.run.result import TEST_PHASE, FinalTest, Metrics, RoundRecord, RunResult
+
+SECONDS_BETWEEN: Final = 1.0
 
 
 class MetricsFile(Observer):
@@ -23,6 +30,8 @@ class MetricsFile(Observer):
         """`last` is the last closed round of a run that is resumed."""
         self._path = folder / "metrics.jsonl"
         self._last = last
+        self._waiting: list[str] = []
+        self._written_at = -math.inf
 
     def run_started(self, result: RunResult, rounds: int) -> None:
         """Keep the lines of closed rounds only, and add what a process that was killed could not."""
@@ -40,25 +49,39 @@ class MetricsFile(Observer):
         """Write a silo's metrics; those of the test are written once all of it is there."""
         if phase == TEST_PHASE:
             return
-        self._append({"round": round, "silo": silo, "phase": phase}, metrics)
+        self._add({"round": round, "silo": silo, "phase": phase}, metrics)
+        if time.monotonic() - self._written_at >= SECONDS_BETWEEN:
+            self._write()
 
     def round_closed(self, record: RoundRecord) -> None:
         """Write the aggregate, `silo` being null."""
-        self._append({"round": record.round, "silo": None, "phase": "aggregate"}, record.aggregate)
+        self._add({"round": record.round, "silo": None, "phase": "aggregate"}, record.aggregate)
+        self._write()
 
     def model_tested(self, test: FinalTest) -> None:
         """Write each silo's metrics on its test split, and those of all together, `silo` being null."""
         for silo, metrics in test.metrics.items():
-            self._append({"round": test.round, "silo": silo, "phase": TEST_PHASE}, metrics)
-        self._append({"round": test.round, "silo": None, "phase": TEST_PHASE}, test.final)
+            self._add({"round": test.round, "silo": silo, "phase": TEST_PHASE}, metrics)
+        self._add({"round": test.round, "silo": None, "phase": TEST_PHASE}, test.final)
+        self._write()
 
-    def _append(self, line: dict[str, Any], metrics: Metrics) -> None:
+    def close(self) -> None:
+        """Write what a round that did not close has said."""
+        self._write()
+
+    def _add(self, line: dict[str, Any], metrics: Metrics) -> None:
         finite = {
             k: v if math.isfinite(v) else None
             for k, v in metrics.items()
             if v is not None and k not in line
         }
-        append_line(self._path, json.dumps(line | finite, allow_nan=False))
+        self._waiting.append(json.dumps(line | finite, allow_nan=False))
+
+    def _write(self) -> None:
+        self._written_at = time.monotonic()
+        lines, self._waiting = self._waiting, []
+        if lines:
+            append_line(self._path, "\n".join(lines))
 
 
 def _outlives(line: str, rounds: int) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
-from server.observers.metrics_file import MetricsFile
+import pytest
+
+from server.observers.metrics_file import SECONDS_BETWEEN, MetricsFile
 from server.run.result import FinalTest, RunResult
 from tests.server.sample_results import sample
 
@@ -88,3 +91,21 @@ def test_what_is_no_number_is_null_and_a_silo_cannot_pass_for_another(tmp_path: 
     assert lines(tmp_path) == [
         {"round": 1, "silo": "silo-1", "phase": "train", "loss": None, "norm": None}
     ]
+
+
+def test_many_quick_replies_are_few_writes_and_none_is_lost_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    file = MetricsFile(tmp_path)
+    for silo in range(1000):
+        file.reply(1, "train", f"silo-{silo}", {"loss": 0.5})
+    # The first is seen at once: something goes on.
+    assert len(lines(tmp_path)) == 1
+    now[0] += SECONDS_BETWEEN
+    file.reply(1, "train", "late", {"loss": 0.5})
+    assert len(lines(tmp_path)) == 1001
+    file.reply(1, "train", "later", {"loss": 0.5})
+    file.close()
+    assert [line["silo"] for line in lines(tmp_path)[-2:]] == ["late", "later"]
