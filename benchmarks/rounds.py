@@ -5,7 +5,8 @@
 
 A size is megabytes x number of float32 arrays. Every arm has TLS and, but for the floor, node keys; two silos on this
 machine; the ClientApp adds a number to each array, another at each silo, so that nothing can be reused between rounds
-or silos. The figure is the median of the rounds after the first. Stock is flower-superlink and flower-supernode of the
+or silos. The figure is the median of the rounds after the first, and beside it the processor time
+of a round, of all processes together (of stock it is not taken). Stock is flower-superlink and flower-supernode of the
 installed version, same app.
 """
 
@@ -74,10 +75,19 @@ class Arm:
 
     seconds: list[float] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
+    used: list[float] = field(default_factory=list)
+    """Processor seconds of all processes, at the end of each round."""
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds[1:])
+
+    @property
+    def cpu(self) -> float | None:
+        """Processor seconds of a round after the first; None where nobody looked."""
+        if len(self.used) < 2:
+            return None
+        return (self.used[-1] - self.used[0]) / (len(self.used) - 1)
 
 
 def model(megabytes: float, arrays: int) -> ArrayRecord:
@@ -93,7 +103,13 @@ Average = Callable[[Iterable[Message]], ArrayRecord]
 
 
 def rounds(
-    grid: Grid, megabytes: float, arrays: int, number: int, silos: int, average: Average
+    grid: Grid,
+    megabytes: float,
+    arrays: int,
+    number: int,
+    silos: int,
+    average: Average,
+    closed: Callable[[], object] = lambda: None,
 ) -> list[float]:
     """Drive the rounds over any grid, averaging the replies as they arrive where the grid yields them."""
     while len(nodes := list(grid.get_node_ids())) < silos:
@@ -108,6 +124,7 @@ def rounds(
         ]
         current = average(_replies(grid, sent))
         seconds.append(time.perf_counter() - started)
+        closed()
     return seconds
 
 
@@ -203,7 +220,7 @@ def meadow(megabytes: float, arrays: int, number: int, silos: int) -> Arm:
         ]
         subprocess.run(command, check=True, cwd=ROOT, env=_environment())
         raw = json.loads(out.read_text())
-        return Arm(raw["seconds"], raw["memory"])
+        return Arm(raw["seconds"], raw["memory"], raw["used"])
 
 
 def serve(folder: Path, size: str, number: int, silos: int) -> None:
@@ -227,10 +244,16 @@ def serve(folder: Path, size: str, number: int, silos: int) -> None:
         names = [silo.name for silo in federation.silos]
         orchestrator.wait_for(names, silos, 120)
         grid = PackedGrid(orchestrator.open_run("benchmark", names))
-        seconds = rounds(grid, megabytes, arrays, number, silos, meadows_mean(silos))
+        used: list[float] = []
+        ids = [one.process.pid for one in processes]
+        mean = meadows_mean(silos)
+        closed = lambda: used.append(cpu_of(os.getpid(), *ids))  # noqa: E731 # one line of use
+        seconds = rounds(grid, megabytes, arrays, number, silos, mean, closed)
         memory = {"server": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
         memory["node"] = max(_peak(one.process.pid) for one in processes)
-        (folder / "out.json").write_text(json.dumps({"seconds": seconds, "memory": memory}))
+        (folder / "out.json").write_text(
+            json.dumps({"seconds": seconds, "memory": memory, "used": used})
+        )
     finally:
         orchestrator.stop(over=True)
         for node in nodes:
@@ -273,7 +296,14 @@ def stock(megabytes: float, arrays: int, number: int, silos: int) -> Arm:
 def bare(megabytes: float, number: int, silos: int) -> Arm:
     from benchmarks import tls_floor
 
-    return Arm(tls_floor.floor(int(megabytes * 1e6), number, silos))
+    used: list[float] = []
+    return Arm(tls_floor.floor(int(megabytes * 1e6), number, silos, used), used=used)
+
+
+def cpu_of(*ids: int) -> float:
+    """Return the processor seconds that some processes have used."""
+    times = [psutil.Process(id).cpu_times() for id in ids]
+    return sum(one.user + one.system for one in times)
 
 
 def _peak(pid: int) -> int:
@@ -293,8 +323,9 @@ def parse(size: str) -> tuple[float, int]:
 
 
 HEAD = (
-    "| update | arm | first round | median | min-max | x floor | stock / it | peak memory |\n"
-    + "|---" * 8
+    "| update | arm | first round | median | min-max | x floor | CPU s | x floor | stock / it"
+    + " | peak memory |\n"
+    + "|---" * 10
     + "|"
 )
 
@@ -313,6 +344,7 @@ def rows(size: str, arms: list[str], number: int, silos: int) -> list[str]:
     lines = []
     for arm, one in measured.items():
         floor = f"{one.median / measured['floor'].median:.1f}" if "floor" in measured else "-"
+        cpu, over = cpu_columns(one, measured.get("floor"))
         gain = f"{measured['stock'].median / one.median:.1f}" if "stock" in measured else "-"
         memory = (
             ", ".join(f"{role} {peak / 1e6:.0f} MB" for role, peak in one.memory.items()) or "-"
@@ -320,9 +352,17 @@ def rows(size: str, arms: list[str], number: int, silos: int) -> list[str]:
         spread = f"{min(one.seconds[1:]):.3f}-{max(one.seconds[1:]):.3f}"
         lines.append(
             f"| {megabytes:g} MB, {arrays} arrays | {arm} | {one.seconds[0]:.3f} s | **{one.median:.3f} s** | {spread}"
-            f" | {floor} | {gain} | {memory} |"
+            f" | {floor} | {cpu} | {over} | {gain} | {memory} |"
         )
     return lines
+
+
+def cpu_columns(arm: Arm, floor: Arm | None) -> tuple[str, str]:
+    """Return the processor seconds of an arm's round, and how many times the floor's they are."""
+    if arm.cpu is None:
+        return "-", "-"
+    over = floor.cpu if floor is not None else None
+    return f"{arm.cpu:.3f}", f"{arm.cpu / over:.1f}" if over else "-"
 
 
 def main() -> None:

@@ -100,13 +100,15 @@ class Arriving(Replies):
         raise why
 
     def _arrived(self, number: int) -> Message:
-        sent, root = sent_by(self._model, number)
-        request = self._cpu.of("parse", lambda: PushPartsRequest.FromString(sent))
+        calls, root = sent_by(self._model, number)
+        requests = self._cpu.of(
+            "parse", lambda: [PushPartsRequest.from_bytes(one) for one in calls]
+        )
         store = ObjectStore()
-        contents = {part.object_id: part.content for part in request.parts}
+        contents = {part.object_id: part.content for one in requests for part in one.parts}
         tree = root[1]
         store.hold("it", tree)
-        del request
+        del requests
 
         def stored() -> None:
             assert all(store.put(id, content) for id, content in contents.items())
@@ -125,8 +127,8 @@ class Arriving(Replies):
         return Message(content, reply_to=asked)
 
 
-def sent_by(model: ArrayRecord, number: int) -> tuple[bytes, tuple[str, Any]]:
-    """Return what a silo's node sends: a request's bytes, the id and the tree of its message."""
+def sent_by(model: ArrayRecord, number: int) -> tuple[list[bytes], tuple[str, Any]]:
+    """Return what a silo's node sends: its calls' bytes, the id and the tree of its message."""
     arrays = ArrayRecord()
     for name, array in model.items():
         arrays[name] = array_of(array.numpy() + np.float32(number) / 1000)
@@ -135,7 +137,16 @@ def sent_by(model: ArrayRecord, number: int) -> tuple[bytes, tuple[str, Any]]:
     asked = Message(RecordDict({"config": ConfigRecord()}), number, "train")
     id, tree, contents = deflate(Message(content, reply_to=asked))
     parts = [Part(object_id=i, size=len(c), content=c) for i, c in contents.items()]
-    return PushPartsRequest(parts=parts).SerializeToString(), (id, tree)
+    return [PushPartsRequest(parts=group).to_bytes() for group in calls_of(parts)], (id, tree)
+
+
+def calls_of(parts: list[Part]) -> list[list[Part]]:
+    """Return the parts of each call: a chunk, as a node sends it, and all that is small with the
+    last.
+    """
+    large = [[part] for part in parts if len(part.content) > 2**20]
+    small = [part for part in parts if len(part.content) <= 2**20]
+    return [*large, small]
 
 
 def model_of(megabytes: float, arrays: int) -> ArrayRecord:

@@ -18,14 +18,19 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 from azureml_jobs.identity.authority import make_ca, server_credentials
 from azureml_jobs.identity.secret_store import FolderSecrets
 
 BLOCK = 1 << 20
 
 
-def floor(size: int, rounds: int, silos: int = 2) -> list[float]:
-    """Return the seconds of each round of `size` bytes down and up."""
+def floor(size: int, rounds: int, silos: int = 2, used: list[float] | None = None) -> list[float]:
+    """Return the seconds of each round of `size` bytes down and up.
+
+    Into `used` goes the processor time of all processes at the end of each round.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o700)
@@ -40,7 +45,13 @@ def floor(size: int, rounds: int, silos: int = 2) -> list[float]:
         for end in ends:
             end.start()
         connections = [server.wrap_socket(listener.accept()[0], server_side=True) for _ in ends]
-        seconds = [_round(connections, size) for _ in range(rounds)]
+        processes = [psutil.Process(id) for id in (None, *(end.pid for end in ends))]
+        seconds = []
+        for _ in range(rounds):
+            seconds.append(_round(connections, size))
+            if used is not None:
+                times = [process.cpu_times() for process in processes]
+                used.append(sum(one.user + one.system for one in times))
         for end in ends:
             end.join()
         for connection in connections:

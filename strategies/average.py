@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from conf.errors import WireError
 from strategies.chunks import chunks
+from strategies.cores import on_all_cores
 from strategies.fixed_point import LIMIT, Sum
 from strategies.ordered_mean import mean_in_order
 from strategies.wire.half_types import is_half, wide
@@ -174,7 +175,12 @@ class WeightedMean:
         if self._sums:
             return {name: self._sums.pop(name).mean(self.weight) for name in self._layout}
         self._held.sort(key=lambda update: update.silo)
-        return {name: self._mean_of_held(name) for name in self._layout}
+        names = list(self._layout)
+        means = on_all_cores(self._mean_of_held, names, self._bytes_held())
+        return dict(zip(names, means, strict=True))
+
+    def _bytes_held(self) -> int:
+        return sum(one.nbytes for update in self._held for one in update.arrays.values())
 
     def _mean_of_held(self, name: str) -> NDArray[Any]:
         taken = self._taken(name)

@@ -27,7 +27,8 @@ class CallStatement:
     """What is signed with one call.
 
     `server` and `body` are SHA-256 digests: of the server's certificate in DER, and of the message
-    as it travels. `number` counts the calls that answer one challenge. `time` is the node's clock
+    as it travels; of one that brings parts of objects, of its head, which names them by theirs.
+    `number` counts the calls that answer one challenge. `time` is the node's clock
     in seconds since 1970, as text.
     """
 
@@ -55,8 +56,10 @@ class CallStatement:
         return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
-def body_digest(body: bytes) -> bytes:
-    """Return the digest of a message as it travels."""
+def body_digest(body: bytes | memoryview) -> bytes:
+    """Return the digest of a message as it travels, or of as much of it as is signed
+    (`strategies.wire.transfer_calls.signed_bytes`).
+    """
     return hashlib.sha256(body).digest()
 
 

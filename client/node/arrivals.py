@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from conf.errors import SiloError, WireError
+from strategies.wire.frames import Buffer, joined
+from strategies.wire.transfer_calls import Part
 
 LARGEST: Final = 16 * 2**30
 """Bytes of one message, where nobody says less."""
@@ -38,10 +40,10 @@ class Arrivals:
         self._most = most
         self._said = 0
         """The sum of the sizes, before any of the bytes is taken."""
-        self._kept: dict[str, bytes] = {}
+        self._kept: dict[str, Buffer] = {}
         self._checked: set[str] = set()
         """Of what is kept, the objects whose digest is known to be their name."""
-        self._whole: dict[str, bytes] = {}
+        self._whole: dict[str, Buffer] = {}
         self._parts: dict[str, bytearray] = {}
         self._sizes: dict[str, int] = {}
 
@@ -75,7 +77,7 @@ class Arrivals:
                 gaps.append(Gap(id, here, self._sizes.get(id)))
         return gaps
 
-    def add(self, part: Any) -> None:
+    def add(self, part: Part) -> None:
         """Take a part of an object; one that begins elsewhere than the last one ended is ignored.
 
         Raises WireError MDW-651 where parts make an object of another digest than its name.
@@ -85,12 +87,13 @@ class Arrivals:
         self._sizes[id] = part.size
         if part.size < 0 or self._said > self._most:
             raise too_large(self._said, self._most)
-        if part.start == 0 and len(part.content) == part.size:
-            self._whole[id] = part.content
+        content = joined(part.content)
+        if part.is_whole:
+            self._whole[id] = content
             return
         here = self._parts.setdefault(id, bytearray())
         if part.start == len(here):
-            here += part.content
+            here += content
         if len(here) < part.size:
             return
         del self._parts[id]
@@ -109,7 +112,7 @@ class Arrivals:
         if sum(self._sizes.values()) >= LARGE:
             self._kept = {id: self._kept[id] for id in ids if id in self._kept}
 
-    def finish(self, ids: Iterable[str]) -> dict[str, bytes]:
+    def finish(self, ids: Iterable[str]) -> dict[str, Buffer]:
         """Return the message's objects by id; they are kept for the next one where they are large."""
         known = self._kept | self._whole
         contents = {id: known[id] for id in ids}

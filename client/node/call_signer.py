@@ -28,6 +28,7 @@ from azureml_jobs.identity.call_signature import (
 )
 from azureml_jobs.identity.signatures import authorities_in, head_key, sign
 from conf.errors import CheckpointError, IdentityError
+from strategies.wire.fleet_calls import as_bytes
 from strategies.wire.headers import (
     CALL_CHALLENGE,
     CALL_NUMBER,
@@ -36,6 +37,7 @@ from strategies.wire.headers import (
     CALL_TIME,
     NEEDS_CHALLENGE,
 )
+from strategies.wire.transfer_calls import signed_bytes
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +74,8 @@ class CallSigner(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grp
     ) -> grpc.Call:
         """Sign one call and make it; once more where the server gives a challenge in its place."""
         # Serialised once: what is signed is what is sent.
-        body = request if isinstance(request, bytes) else request.SerializeToString()
-        digest = body_digest(body)
+        body = as_bytes(request)
+        digest = body_digest(signed_bytes(client_call_details.method, body))
         given = tuple(client_call_details.metadata or ())
         call = None
         for _ in range(TRIES):

@@ -56,6 +56,7 @@ from conf.errors import IdentityError
 from conf.flower_version import REQUIREMENT
 from conf.running_clock import RunningClock
 from strategies.wire.fleet_calls import FleetStub
+from strategies.wire.frames import Buffer, Content
 from strategies.wire.headers import (
     BEGUN_HEADER,
     CLOSED_HEADER,
@@ -264,7 +265,7 @@ class Connection:
         response, trailing = self._call_traced("GetRun", request, CALL_DEADLINE)
         return run_from_proto(response.run), trailing
 
-    def pull(self, head: Message, tree: ObjectTree) -> dict[str, bytes]:
+    def pull(self, head: Message, tree: ObjectTree) -> dict[str, Buffer]:
         """Return the objects of an instruction by id, and tell the server that they are here.
 
         Raises CallRefused where it has one no longer; what has arrived stays for the next call.
@@ -283,9 +284,9 @@ class Connection:
             self.confirm(head)
         return pulled.contents
 
-    def _pull_whole(self, run_id: int, ids: Sequence[str]) -> dict[str, bytes]:
+    def _pull_whole(self, run_id: int, ids: Sequence[str]) -> dict[str, Buffer]:
         """Return a message's objects from a server that knows no parts."""
-        contents: dict[str, bytes] = {}
+        contents: dict[str, Buffer] = {}
         size = 0
         for id, content in side_by_side(lambda id: (id, self._pull_object(run_id, id)), ids):
             size += len(content)
@@ -303,7 +304,7 @@ class Connection:
         self._call("ConfirmMessageReceived", request, CALL_DEADLINE)
 
     def answer(
-        self, head: Message, tree: ObjectTree, contents: Mapping[str, bytes], seconds: float
+        self, head: Message, tree: ObjectTree, contents: Mapping[str, Content], seconds: float
     ) -> None:
         """Send a reply: its head (a message without content), then the objects that the server does
         not have.
@@ -331,7 +332,7 @@ class Connection:
         raise CallRefused(f"the server did not take all objects in {UPLOAD_TRIES} tries")
 
     def _push(
-        self, run_id: int, session: str, ids: Sequence[str], contents: Mapping[str, bytes]
+        self, run_id: int, session: str, ids: Sequence[str], contents: Mapping[str, Content]
     ) -> bool:
         """Send some objects of a reply; False where the server has not taken all of them."""
         if self._in_parts:
@@ -341,7 +342,7 @@ class Connection:
                 raise CallRefused(str(lost)) from None
 
         def one(id: str) -> bool:
-            return self._push_object(run_id, session, id, contents[id])
+            return self._push_object(run_id, session, id, bytes(contents[id]))
 
         return all(list(side_by_side(one, ids)))
 

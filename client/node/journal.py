@@ -22,6 +22,7 @@ from flwr.app import RecordDict
 
 from conf.errors import WireError
 from conf.files.whole import TEMPORARY, make_folder, write_atomic
+from strategies.wire.frames import Buffer, Content, pieces_of
 from strategies.wire.objects import inflate_content
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class UpdateJournal:
             for left in folder.glob(f"{TEMPORARY}*"):
                 left.unlink()
 
-    def keep_update(self, key: InstructionKey, root: str, contents: Mapping[str, bytes]) -> None:
+    def keep_update(self, key: InstructionKey, root: str, contents: Mapping[str, Content]) -> None:
         """Keep the content `root` of the answer to an instruction, in place of the one before."""
         self._write("update", {"instruction": asdict(key)}, root, contents)
 
@@ -104,11 +105,14 @@ class UpdateJournal:
             log.info("how the transfer goes on could not be written: %s", error)
 
     def _write(
-        self, name: str, what: dict[str, Any], root: str, contents: Mapping[str, bytes]
+        self, name: str, what: dict[str, Any], root: str, contents: Mapping[str, Content]
     ) -> None:
         sizes = [[id, len(content)] for id, content in contents.items()]
         head = json.dumps({**what, "root": root, "objects": sizes}).encode() + b"\n"
-        write_atomic(self._folder / name, [head, *contents.values()], mode=0o600)
+        pieces: list[Buffer] = [head]
+        for content in contents.values():
+            pieces += pieces_of(content)
+        write_atomic(self._folder / name, pieces, mode=0o600)
 
     def _read(self, name: str, content: str) -> RecordDict | None:
         try:

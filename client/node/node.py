@@ -41,7 +41,8 @@ from conf.schema import Silo, SiloConf
 from conf.silos import silo_to_json
 from conf.startup_log import note
 from strategies.wire import protocol
-from strategies.wire.objects import deflate, inflate, tree_size
+from strategies.wire.frames import Content
+from strategies.wire.objects import cut, inflate, tree_size
 from strategies.wire.packing import packing_mod
 
 log = logging.getLogger(__name__)
@@ -267,7 +268,7 @@ class Node:
         self,
         head: Message,
         tree: ObjectTree,
-        contents: dict[str, bytes],
+        contents: dict[str, Content],
         key: InstructionKey | None,
         seconds: float,
     ) -> None:
@@ -388,15 +389,15 @@ def _content_of(tree: ObjectTree) -> str:
     return tree.children[0].object_id if tree.children else ""
 
 
-def _as_it_travels(reply: Message) -> tuple[Message, ObjectTree, dict[str, bytes]]:
+def _as_it_travels(reply: Message) -> tuple[Message, ObjectTree, dict[str, Content]]:
     """Return a reply's head, tree and objects; what can't travel is a failure of the app's and not
     of the node.
     """
     try:
-        id, tree, contents = deflate(reply)
+        id, tree, contents = cut(reply)
     except Exception as error:  # whatever the app has put into its records
         reply = _failure(error, reply)
-        id, tree, contents = deflate(reply)
+        id, tree, contents = cut(reply)
     reply.metadata.__dict__["_message_id"] = id
     return remove_content_from_message(reply), tree, contents
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from client.node.arrivals import LARGEST, Arrivals, Gap
 from client.node.pace import FAST, CallLost, Pace
+from strategies.wire.frames import Buffer, Content, range_of
 from strategies.wire.transfer_calls import (
     ABSENT,
     MOST_PARTS,
@@ -69,7 +70,7 @@ class Once(Protocol):
 class Pulled:
     """The objects of a message, by id."""
 
-    contents: dict[str, bytes]
+    contents: dict[str, Buffer]
     in_one_call: bool
     """Whether the server has sent all of them in one call, and needs no confirmation."""
 
@@ -135,7 +136,7 @@ class Transfers:
         self._end(DOWN)
         return Pulled(self._arrivals.finish(ids), all_asked and calls == 1)
 
-    def push_at_once(self, head: Any, run_id: int, contents: Mapping[str, bytes]) -> bool:
+    def push_at_once(self, head: Any, run_id: int, contents: Mapping[str, Content]) -> bool:
         """Send a small reply, head and all, in one call; False where it is too large for that, or
         where the call was lost: then `push` does it.
         """
@@ -155,7 +156,7 @@ class Transfers:
         here = {part.object_id for part in answer.parts if part.start == part.size}
         return here == set(contents)
 
-    def heard(self, begun: Mapping[str, int], contents: Mapping[str, bytes]) -> None:
+    def heard(self, begun: Mapping[str, int], contents: Mapping[str, Content]) -> None:
         """Note what a server says that it has of the objects that are to be sent, before `push`."""
         before = sum(self._sent.values())
         self._sent = {
@@ -169,7 +170,7 @@ class Transfers:
         node: Any,
         run_id: int,
         session: str,
-        contents: Mapping[str, bytes],
+        contents: Mapping[str, Content],
         ids: Sequence[str],
     ) -> bool:
         """Send objects of `contents`; False where the server does not know the upload any more.
@@ -203,7 +204,7 @@ class Transfers:
         self._sent = {}
         return True
 
-    def _unsent(self, contents: Mapping[str, bytes]) -> list[Gap]:
+    def _unsent(self, contents: Mapping[str, Content]) -> list[Gap]:
         gaps = [Gap(id, start, len(contents[id])) for id, start in self._sent.items()]
         return [gap for gap in gaps if gap.bytes > 0]
 
@@ -228,7 +229,7 @@ class Transfers:
         node: Any,
         run_id: int,
         session: str,
-        contents: Mapping[str, bytes],
+        contents: Mapping[str, Content],
         group: list[Gap],
         left: int,
     ) -> Any:
@@ -236,9 +237,11 @@ class Transfers:
         room = self._up.bytes
         parts = []
         for gap in group:
-            content = contents[gap.id][gap.start : gap.start + room]
+            content = range_of(contents[gap.id], gap.start, room)
             room -= len(content)
-            parts.append(Part(object_id=gap.id, start=gap.start, size=gap.size, content=content))
+            parts.append(
+                Part(object_id=gap.id, start=gap.start, size=len(contents[gap.id]), content=content)
+            )
         count = sum(len(part.content) for part in parts)
         request = PushPartsRequest(
             node=node, run_id=run_id, session_id=session, parts=parts, left=left - count

@@ -28,7 +28,7 @@ crash.
 PRIVATE: Final = 0o600
 ORDINARY: Final = 0o666
 """Lessened by the umask."""
-Content = bytes | bytearray | memoryview | str | Iterable[bytes]
+Content = bytes | bytearray | memoryview | str | Iterable[bytes | memoryview]
 
 _NO_LINKS: Final = UNSUPPORTED | {errno.EPERM, errno.EMLINK, errno.EXDEV}
 """How file systems refuse a hard link that they can't make, or may not."""

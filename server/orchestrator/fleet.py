@@ -274,7 +274,7 @@ class Fleet:
         return PullObjectResponse(
             object_found=content is not None,
             object_available=content is not None,
-            object_content=content or b"",
+            object_content=b"" if content is None else bytes(content),
         )
 
     def ConfirmMessageReceived(

@@ -53,7 +53,8 @@ from server.orchestrator.kept_uploads import KeptUploads, Part
 from server.orchestrator.object_store import ObjectStore
 from server.orchestrator.partial_objects import PartialObjects
 from strategies.wire import protocol
-from strategies.wire.objects import Pieces
+from strategies.wire.frames import Buffer
+from strategies.wire.objects import Pieces, as_content
 
 log = logging.getLogger(__name__)
 
@@ -440,7 +441,7 @@ class Instructions:
 
         What does not fit together is left out: its node sends it anew.
         """
-        whole: dict[str, bytes] = {}
+        whole: dict[str, Buffer] = {}
         for part in parts:
             try:
                 one = self.partial.add(node, part.id, part.size, part.start, part.content)
@@ -511,7 +512,7 @@ class Instructions:
         with no_object_id_recompute():
             for id, one in get_all_nested_objects(asked.message).items():
                 if id in missing:
-                    self.store.put_own(id, one.deflate())
+                    self.store.put_own(id, as_content(one))
 
 
 def _aside_holder(node: int) -> str:

@@ -32,6 +32,8 @@ from server.orchestrator.refusals import (
     SparseLog,
     TooManyCalls,
 )
+from strategies.wire.frames import Buffer
+from strategies.wire.transfer_calls import signed_bytes
 
 REMEMBERED_CERTIFICATES: Final = 4096
 
@@ -93,7 +95,8 @@ class IdentityInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc
                     body = _body(bodies, silo, seconds)
                 if self._own is not None and signed is not None:
                     public = self._keys.public(pem)
-                    self._own.check(signed, details.method, body, pem, public, silo)
+                    told = _signed(details.method, body)
+                    self._own.check(signed, details.method, told, pem, public, silo)
                 request = _parsed(body, inner.request_deserializer)
                 check_node(request, pem)
                 check_version(metadata, silo)
@@ -171,6 +174,14 @@ def _body(bodies: Iterator[bytes], silo: str, seconds: float) -> bytes:
     except (grpc.RpcError, StopIteration):
         # The call was ended, by the caller or because its body was late; or it has no body.
         raise LateBody(silo, seconds) from None
+
+
+def _signed(method: str, body: bytes) -> Buffer:
+    """Return what is signed of a body; raises Refusal MDW-644 where its head does not end."""
+    try:
+        return signed_bytes(method, body)
+    except DecodeError:
+        raise NotAMessage("The head of the call is longer than the call.") from None
 
 
 def _parsed(body: bytes, deserializer: Callable[[bytes], Any]) -> Any:

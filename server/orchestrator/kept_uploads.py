@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
+from strategies.wire.frames import Buffer
+
 log = logging.getLogger(__name__)
 
 AFTER_SECONDS: Final = 10.0
@@ -45,7 +47,7 @@ class Part(NamedTuple):
     size: int
     """Of the whole object."""
     start: int
-    content: bytes
+    content: Buffer
 
 
 @dataclass(frozen=True)

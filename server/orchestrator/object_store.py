@@ -17,6 +17,8 @@ from typing import Final
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
+from strategies.wire.frames import Buffer, Content, joined
+
 NOTHING: Final[frozenset[str]] = frozenset()
 
 
@@ -25,7 +27,7 @@ class ObjectStore:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._contents: dict[str, bytes] = {}
+        self._contents: dict[str, Content] = {}
         self._holds: Counter[str] = Counter()
         self._trees: dict[str, frozenset[str]] = {}
 
@@ -67,7 +69,7 @@ class ObjectStore:
             self._release(before)
             self._release(ids)
 
-    def hold_here(self, holder: str, contents: Mapping[str, bytes]) -> None:
+    def hold_here(self, holder: str, contents: Mapping[str, Content]) -> None:
         """Keep objects whose digests are known to be their ids, in place of what the holder held."""
         ids = frozenset(contents)
         with self._lock:
@@ -78,19 +80,19 @@ class ObjectStore:
             for id, content in contents.items():
                 self._contents.setdefault(id, content)
 
-    def put(self, id: str, content: bytes) -> bool:
+    def put(self, id: str, content: Buffer) -> bool:
         """Take an object that somebody sent; False where nobody holds it or its bytes are not what
         its id says.
         """
         # Its bytes, and not its name alone: who knows the name of another's object does not have it.
         known = self.get(id)
         if known is not None:
-            return known == content
+            return joined(known) == content
         if hashlib.sha256(content).hexdigest() != id:
             return False
         return self.put_own(id, content)
 
-    def put_own(self, id: str, content: bytes) -> bool:
+    def put_own(self, id: str, content: Content) -> bool:
         """Take an object whose digest is known to be its id, without hashing it again; False where
         nobody holds it.
         """
@@ -101,16 +103,16 @@ class ObjectStore:
             self._contents.setdefault(id, content)
             return True
 
-    def get(self, id: str) -> bytes | None:
+    def get(self, id: str) -> Content | None:
         """Return an object, None where it is not here."""
         with self._lock:
             return self._contents.get(id)
 
-    def held_by(self, holder: str) -> dict[str, bytes]:
+    def held_by(self, holder: str) -> dict[str, Buffer]:
         """Return the objects of a holder that are here, by id."""
         with self._lock:
             ids = self._trees.get(holder, NOTHING)
-            return {id: self._contents[id] for id in ids if id in self._contents}
+            return {id: joined(self._contents[id]) for id in ids if id in self._contents}
 
     def ids_of(self, holder: str) -> frozenset[str]:
         """Return the ids of a holder's objects, here or not."""

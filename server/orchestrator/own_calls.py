@@ -109,13 +109,15 @@ class OwnCalls:
         self,
         said: SignedHeaders,
         method: str,
-        body: bytes,
+        body: bytes | memoryview,
         key: bytes,
         public: ec.EllipticCurvePublicKey,
         silo: str,
     ) -> None:
         """Raise Refusal unless the key has signed this call, for this server, and for the first
         time.
+
+        `body` is what is signed of its body (`strategies.wire.transfer_calls.signed_bytes`).
         """
         statement = CallStatement(
             self._federation,

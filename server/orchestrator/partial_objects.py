@@ -16,6 +16,7 @@ from collections import OrderedDict
 from typing import Final
 
 from conf.errors import WireError
+from strategies.wire.frames import Buffer
 
 AT_ONCE: Final = 4
 """Objects that one node may have in parts; of more the oldest is forgotten, and begins anew."""
@@ -68,7 +69,7 @@ class PartialObjects:
         if start < 0 or start + length > size:
             raise _misfit(f"bytes {start} to {start + length} of an object of {size}")
 
-    def add(self, node: int, id: str, size: int, start: int, content: bytes) -> bytes | None:
+    def add(self, node: int, id: str, size: int, start: int, content: Buffer) -> Buffer | None:
         """Take a range of an object; return the object where that was the last one missing.
 
         A range that begins beyond what is here adds nothing: its sender asks how far to go back.
@@ -104,7 +105,7 @@ class PartialObjects:
             self._parts.clear()
             self._sizes.clear()
 
-    def _grown(self, name: Name, size: int, start: int, content: bytes) -> bytes | None:
+    def _grown(self, name: Name, size: int, start: int, content: Buffer) -> Buffer | None:
         """Add a range, and return the whole object where there is one now; it is forgotten then."""
         if len(content) == size:
             # Most objects come in one part, which need not be copied.

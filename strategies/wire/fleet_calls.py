@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import grpc
 from flwr.proto import fab_pb2, fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
@@ -75,9 +75,13 @@ FLEET_CALLS: Final[Mapping[str, FleetCall]] = {
 }
 
 
-def as_bytes(message: Message | bytes) -> bytes:
+def as_bytes(message: Message | transfer_calls.Request | bytes) -> bytes:
     """Return a message as it travels; it is that already where its bytes were signed."""
-    return message if isinstance(message, bytes) else message.SerializeToString()
+    if isinstance(message, bytes):
+        return message
+    if isinstance(message, transfer_calls.Request):
+        return message.to_bytes()
+    return cast(bytes, message.SerializeToString())
 
 
 class FleetStub:
@@ -97,9 +101,9 @@ class FleetStub:
             name: channel.unary_unary(
                 f"/{transfer_calls.SERVICE}/{name}",
                 request_serializer=as_bytes,
-                response_deserializer=response.FromString,
+                response_deserializer=transfer_calls.PartsResponse.from_bytes,
             )
-            for name, (request, response) in transfer_calls.TRANSFER_CALLS.items()
+            for name in transfer_calls.TRANSFER_CALLS
         }
 
     def __getitem__(self, name: str) -> grpc.UnaryUnaryMultiCallable:

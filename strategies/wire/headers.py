@@ -31,9 +31,10 @@ RUN_FILES: Final = "meadow-files"
 KEY_ENDS: Final = "meadow-key-ends"
 """Trailing header of an answer to a question for work: when the key that asks will not be admitted
 any more (seconds since 1970); sent when that is near."""
-PARTS_HEADER: Final = "meadow-parts"
+PARTS_HEADER: Final = "meadow-parts-behind"
 """Trailing header of an answer to a question for work: this server has the calls of
-`strategies.wire.transfer_calls`."""
+`strategies.wire.transfer_calls`, with the bytes behind a head. A side that does not know it moves
+whole objects by Flower's calls."""
 BEGUN_HEADER: Final = "meadow-begun"
 """Trailing header of the answer to a reply's head: of which objects the server has the first bytes
 and misses the rest, as `id=bytes` with commas between; empty where there is none."""

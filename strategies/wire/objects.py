@@ -36,6 +36,8 @@ from flwr.supercore.inflatable.inflatable_object import (
 from numpy.lib import format as npy
 
 from conf.errors import WireError
+from strategies.cores import on_all_cores
+from strategies.wire.frames import Buffer, Content, Pile
 
 NPY: Final = "numpy.ndarray"
 """Flower's name for the serialisation of an array: the bytes of a .npy file."""
@@ -53,6 +55,8 @@ DTYPES: Final = {
 MAX_DEPTH: Final = 5
 """Message, record dict, array record, array, chunk."""
 _HEADER_BYTES = 10_128
+_CHUNK_HEAD_BYTES: Final = 64
+"""In which the head of a chunk ends: a name and a number."""
 
 
 class Pieces(Array):
@@ -108,7 +112,8 @@ class Pieces(Array):
         when they arrived in these chunks (`inflate`).
         """
         if "_ids" not in self.__dict__:
-            self.__dict__["_ids"] = tuple(_id_of(run) for run in self._runs())
+            runs = list(self._runs())
+            self.__dict__["_ids"] = tuple(on_all_cores(_id_of, runs, self.nbytes))
         return cast(tuple[str, ...], self.__dict__["_ids"])
 
     def slice_array(self) -> list[tuple[str, InflatableObject]]:
@@ -123,14 +128,23 @@ class Pieces(Array):
 
 
 class _Chunk(ArrayChunk):
-    """A chunk that is kept as it travels; its id is known."""
+    """A chunk whose bytes lie where the array's do, until it is sent; its id is known."""
 
     __qualname__ = "ArrayChunk"
 
     def __init__(self, pieces: Sequence[memoryview], id: str) -> None:
         head = _chunk_head(sum(piece.nbytes for piece in pieces))
-        content = b"".join([head, *pieces])
-        self.__dict__.update(content=content, data=memoryview(content)[len(head) :], id=id)
+        self.__dict__.update(content=Pile([head, *pieces]), id=id)
+
+    @property
+    def content(self) -> Pile:
+        """What travels."""
+        return cast(Pile, self.__dict__["content"])
+
+    @property
+    def data(self) -> memoryview:  # type: ignore[override]  # computed: nobody of ours needs it in one
+        """The bytes of the array in this chunk, copied."""
+        return memoryview(b"".join(self.content.pieces[1:]))
 
     @property
     def object_id(self) -> str:
@@ -138,8 +152,8 @@ class _Chunk(ArrayChunk):
         return cast(str, self.__dict__["id"])
 
     def deflate(self) -> bytes:
-        """Return what travels, without a copy."""
-        return cast(bytes, self.__dict__["content"])
+        """Return what travels, copied."""
+        return bytes(self.content)
 
 
 def _chunk_head(size: int) -> bytes:
@@ -246,21 +260,29 @@ def tree_size(tree: ObjectTree, limit: int) -> int:
     return count
 
 
-def deflate(root: Message | RecordDict) -> tuple[str, ObjectTree, dict[str, bytes]]:
+def cut(root: Message | RecordDict) -> tuple[str, ObjectTree, dict[str, Content]]:
     """Return an object's id, its tree, and what travels of it and all below it by id, children
-    first.
+    first; the bytes of its arrays stay where they are.
     """
     with no_object_id_recompute():
         tree = get_object_tree(root)
-        return (
-            tree.object_id,
-            tree,
-            {id: one.deflate() for id, one in get_all_nested_objects(root).items()},
-        )
+        objects = get_all_nested_objects(root)
+        return tree.object_id, tree, {id: as_content(one) for id, one in objects.items()}
+
+
+def as_content(one: InflatableObject) -> Content:
+    """Return what travels of one object, without a copy of an array's bytes."""
+    return one.content if isinstance(one, _Chunk) else one.deflate()
+
+
+def deflate(root: Message | RecordDict) -> tuple[str, ObjectTree, dict[str, bytes]]:
+    """Return the same as `cut`, each object in bytes of its own."""
+    id, tree, contents = cut(root)
+    return id, tree, {id: bytes(content) for id, content in contents.items()}
 
 
 def inflate(
-    root: str, contents: dict[str, bytes], limit: int, *, hashed: bool = False
+    root: str, contents: Mapping[str, Buffer], limit: int, *, hashed: bool = False
 ) -> RecordDict | Error:
     """Return the content, or the error, of the message `root`; its arrays stay in the chunks of
     `contents`.
@@ -275,7 +297,7 @@ def inflate(
     return message.error if message.has_error() else message.content
 
 
-def inflate_content(root: str, contents: dict[str, bytes], limit: int) -> RecordDict:
+def inflate_content(root: str, contents: Mapping[str, Buffer], limit: int) -> RecordDict:
     """Return the record dict `root`, as `inflate` does for a message."""
     content = _inflate(root, contents, limit)
     if not isinstance(content, RecordDict):
@@ -284,7 +306,7 @@ def inflate_content(root: str, contents: dict[str, bytes], limit: int) -> Record
 
 
 def _inflate(
-    root: str, contents: dict[str, bytes], limit: int, *, hashed: bool = False
+    root: str, contents: Mapping[str, Buffer], limit: int, *, hashed: bool = False
 ) -> InflatableObject:
     try:
         return _Inflater(contents, limit, hashed=hashed).inflate(root, 0)
@@ -304,7 +326,7 @@ def _inflate(
 
 
 class _Inflater:
-    def __init__(self, contents: dict[str, bytes], limit: int, *, hashed: bool) -> None:
+    def __init__(self, contents: Mapping[str, Buffer], limit: int, *, hashed: bool) -> None:
         self._contents = contents
         self._left = limit
         self._hashed = hashed
@@ -318,7 +340,8 @@ class _Inflater:
         return self._done[id]
 
     def _object(self, id: str, depth: int) -> InflatableObject:
-        content = self._contents[id]
+        # Records are small; the bytes of arrays are read where they lie.
+        content = bytes(self._contents[id])
         kind, children, _ = get_object_head_values_from_object_content(content)
         if kind == "Array":
             return self._array(content, children)
@@ -376,8 +399,8 @@ class _Inflater:
             and sizes[:full] == [CHUNK_BYTES] * full
             and 0 < sizes[-1] <= CHUNK_BYTES
             and all(
-                self._contents[id].startswith(_chunk_head(size))
-                for id, size in zip(order, sizes, strict=True)
+                self._contents[id][: len(head)] == head
+                for id, head in zip(order, map(_chunk_head, sizes), strict=True)
             )
         )
 
@@ -406,10 +429,11 @@ def _json(content: bytes) -> dict[str, Any]:
     return raw
 
 
-def _chunk_body(content: bytes) -> memoryview:
-    if not content.startswith(b"ArrayChunk "):
+def _chunk_body(content: Buffer) -> memoryview:
+    head = bytes(content[:_CHUNK_HEAD_BYTES])
+    if not head.startswith(b"ArrayChunk "):
         raise _unreadable("no chunk")
-    return memoryview(content)[content.index(HEAD_BODY_DIVIDER) + 1 :]
+    return memoryview(content)[head.index(HEAD_BODY_DIVIDER) + 1 :]
 
 
 def array_of(values: np.ndarray) -> Array:

@@ -20,6 +20,7 @@ from azureml_jobs.identity.node_key import load_node_key, node_secret, public_li
 from client.node.call_signer import CallSigner
 from server.orchestrator.nodes import node_id_of
 from strategies.wire.fleet_calls import FleetStub
+from strategies.wire.transfer_calls import signed_bytes
 from tests.faults.federation import Federation
 
 Headers = list[tuple[str, Any]]
@@ -92,7 +93,7 @@ class Caller:
         """Return the headers of a call of Meadow's own node, for a challenge that is asked for now."""
         with contextlib.suppress(grpc.RpcError):
             self.call("PullMessages", PullMessagesRequest(node=Node(node_id=1)))
-        return list(self.signer._headers(method, body_digest(body)))
+        return list(self.signer._headers(method, body_digest(signed_bytes(method, body))))
 
     def call(
         self,

@@ -42,6 +42,7 @@ from flwr.proto.node_pb2 import Node
 
 from server.orchestrator.grpc_port import allow_many_files
 from server.orchestrator.service import quiet_flower
+from strategies.wire import transfer_calls
 from strategies.wire.fleet_calls import FLEET_CALLS
 from strategies.wire.headers import CALL_CHALLENGE, CALL_NUMBER, CALL_SIGNATURE, CALL_TIME
 from tests.azureml_jobs.relay.place import relay_of
@@ -267,7 +268,7 @@ HEADERS: Final[list[Callable[[random.Random], tuple[str, Any]]]] = [
 def path(drawn: random.Random) -> str:
     """Return the path of a call, of a service that is there or not."""
     method = drawn.choice([*FLEET_CALLS, "PullParts", "PushParts", "Nothing", "x" * 900])
-    service = drawn.choice(["flwr.proto.Fleet", "flwr.proto.Fleet", "meadow.Transfers", "a.b"])
+    service = drawn.choice(["flwr.proto.Fleet", "flwr.proto.Fleet", transfer_calls.SERVICE, "a.b"])
     if drawn.random() < 0.7:
         return f"/flwr.proto.Fleet/{drawn.choice(list(FLEET_CALLS))}"
     return drawn.choice([f"/{service}/{method}", f"/{service}/{method}", "/", f"/{method}//"])

@@ -17,11 +17,12 @@ from client.node.arrivals import Gap
 from client.node.pace import FIRST_BYTES, LEAST_BYTES, MOST_BYTES, CallLost, Pace
 from client.node.transfers import TransferLost, Transfers
 from conf.errors import SiloError, WireError
+from strategies.wire.frames import Buffer
 from strategies.wire.transfer_calls import (
     ABSENT,
     MOST_PARTS,
-    PullPartsResponse,
-    PushPartsResponse,
+    Part,
+    PartsResponse,
 )
 
 
@@ -49,30 +50,29 @@ class Server:
         return self._pull(request) if name == "PullParts" else self._push(request)
 
     def _pull(self, request: Any) -> Any:
-        answer = PullPartsResponse()
+        answer = []
         room = request.most
         for part in request.parts:
             content = self.contents.get(part.object_id)
             if content is None:
-                answer.parts.add(object_id=part.object_id, size=ABSENT)
+                answer.append(Part(part.object_id, size=ABSENT))
                 continue
             piece = content[part.start : part.start + room]
             room -= len(piece)
             self.served += len(piece)
-            answer.parts.add(
-                object_id=part.object_id, start=part.start, size=len(content), content=piece
-            )
-        return answer
+            answer.append(Part(part.object_id, part.start, len(content), piece))
+        return PartsResponse(answer)
 
     def _push(self, request: Any) -> Any:
-        answer = PushPartsResponse()
+        answer = []
         for part in request.parts:
             here = self.arrived.setdefault(part.object_id, bytearray())
-            self.served += len(part.content)
+            content = bytes(part.content)
+            self.served += len(content)
             if part.start <= len(here):
-                here += part.content[len(here) - part.start :]
-            answer.parts.add(object_id=part.object_id, start=len(here), size=part.size)
-        return answer
+                here += content[len(here) - part.start :]
+            answer.append(Part(part.object_id, len(here), part.size))
+        return PartsResponse(answer)
 
 
 def lose(*calls: int, slow: bool = False) -> Callable[[int], None]:
@@ -83,7 +83,7 @@ def lose(*calls: int, slow: bool = False) -> Callable[[int], None]:
     return before
 
 
-def pull(transfers: Transfers, contents: dict[str, bytes]) -> dict[str, bytes]:
+def pull(transfers: Transfers, contents: dict[str, bytes]) -> dict[str, Buffer]:
     return transfers.pull(None, 1, list(contents)).contents
 
 
@@ -122,7 +122,7 @@ def test_a_small_reply_is_one_call_and_a_large_or_lost_one_is_left_to_the_others
     assert not Transfers(server.once).push_at_once(head, 1, large)
     server.before = lose(2)
     assert not Transfers(server.once).push_at_once(head, 1, small)
-    assert not Transfers(lambda *_: PushPartsResponse()).push_at_once(head, 1, small)
+    assert not Transfers(lambda *_: PartsResponse()).push_at_once(head, 1, small)
 
 
 def test_a_large_message_arrives_whole_in_parts() -> None:
@@ -201,7 +201,7 @@ def test_a_restarted_server_that_has_nothing_is_sent_everything() -> None:
 
 def test_an_upload_that_the_server_does_not_know_is_said_so() -> None:
     contents = named(b"one", b"two")
-    assert not push(Transfers(lambda *_: PushPartsResponse()), contents)
+    assert not push(Transfers(lambda *_: PartsResponse()), contents)
 
 
 def test_a_server_that_answers_and_moves_nothing_is_given_up() -> None:
@@ -209,10 +209,7 @@ def test_a_server_that_answers_and_moves_nothing_is_given_up() -> None:
     (id,) = contents
 
     def nothing(name: str, request: Any, deadline: float) -> Any:
-        kind = PullPartsResponse if name == "PullParts" else PushPartsResponse
-        answer = kind()
-        answer.parts.add(object_id=id, size=1000)
-        return answer
+        return PartsResponse([Part(id, size=1000)])
 
     with pytest.raises(TransferLost):
         pull(Transfers(nothing), contents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from server.orchestrator.instructions import State
 from server.orchestrator.kept_uploads import KeptUploads
 from server.orchestrator.partial_objects import AT_ONCE
 from server.round.exchange import NODE_UNAVAILABLE
+from strategies.wire import transfer_calls
 from strategies.wire.transfer_calls import (
     ABSENT,
     MOST_PARTS,
@@ -153,7 +155,7 @@ def test_a_silo_that_the_run_does_not_name_gets_and_sends_nothing(tmp_path: Path
             node=two.node, run_id=run_id, parts=[Part(object_id=tree.object_id)], most=10
         )
         assert "MDW-645" in two.refused("PullParts", request)
-        request.node.CopyFrom(one.node)
+        request = replace(request, node=one.node)
         assert "MDW-748" in two.refused("PullParts", request), "nor by another's name"
 
 
@@ -181,7 +183,7 @@ def test_a_small_reply_comes_with_its_head_in_one_call(scene: Parts) -> None:
     first, contents = scene.one.head(reply)
     parts = [part(id, content) for id, content in contents.items()]
     request = scene.one.sending(reply, "", *parts)
-    request.head.CopyFrom(first)
+    request = replace(request, head=first)
     for _ in range(2):
         answers = scene.one.call("PushParts", request).parts
         assert all(one.start == one.size for one in answers), "the second time too"
@@ -196,7 +198,7 @@ def test_a_head_speaks_for_the_node_that_signed_the_call(scene: Parts) -> None:
     reply = update(head)
     first, contents = scene.one.head(reply)
     request = scene.two.sending(reply, "", *(part(id, one) for id, one in contents.items()))
-    request.head.CopyFrom(first)
+    request = replace(request, head=first)
     assert "MDW-645" in scene.two.refused("PushParts", request)
     assert list(scene.grid.replies(ids, 0)) == []
 
@@ -374,6 +376,39 @@ def test_more_than_one_key_may_have_in_flight_is_refused_in_parts_too(scene: Par
     for _ in range(3):
         scene.one.call("PushParts", again)
     assert "MDW-642" in scene.one.refused("PushParts", again)
+
+
+def test_a_small_object_does_not_keep_the_call_that_brought_it_in_memory(scene: Parts) -> None:
+    _, head, _ = asked(scene)
+    reply = update(head, SIZE)
+    taken, contents = scene.one.begin(reply)
+    id = largest(contents)
+    store = scene.orchestrator._fleet.instructions.store
+    large = part(id, contents[id])
+    scene.one.send(reply, taken.session_id, large)
+    assert isinstance(store.get(id), memoryview), "most of a call is not copied"
+    small = min(taken.objects_to_push, key=lambda one: len(contents[one]))
+    # The large one is here already: its bytes would lie there, counted for nobody.
+    scene.one.send(reply, taken.session_id, large, part(small, contents[small]))
+    assert type(store.get(small)) is bytes
+
+
+def test_a_range_that_is_not_what_was_signed_is_refused(scene: Parts) -> None:
+    _, head, _ = asked(scene)
+    reply = update(head, SIZE)
+    taken, contents = scene.one.begin(reply)
+    id = largest(contents)
+    some = scene.one.sending(reply, taken.session_id, part(id, contents[id], 0, 50_000))
+    call = bytearray(some.to_bytes())
+    call[-1] ^= 1
+    method = f"/{transfer_calls.SERVICE}/PushParts"
+    headers = scene.one.signed(method, bytes(call))
+    assert "MDW-644" in scene.one.refused("PushParts", bytes(call), headers)
+    head_changed = bytearray(some.to_bytes())
+    head_changed[20] ^= 1
+    headers = scene.one.signed(method, some.to_bytes())
+    assert "MDW-745" in scene.one.refused("PushParts", bytes(head_changed), headers)
+    assert len(scene.orchestrator._fleet.instructions.partial) == 0
 
 
 def test_an_answer_may_not_be_many_times_what_was_asked(
