@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from conf.combinations import AXES, COHORT_RULES, NOTES, REFUSED, Axis, Value, page, pairs, refusal
+from conf.combination_axes import AXES, COHORT_RULES, Axis, Value
+from conf.combination_rules import NOTES, REFUSED
+from conf.combinations import page, pairs, refusal
 from conf.compose import compose
 from conf.errors import ConfigError
 from conf.schema import EXTERNAL, VARIANTS, CohortRuleConf, TrainerConf
