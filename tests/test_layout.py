@@ -32,6 +32,8 @@ TESTED_ELSEWHERE = {
     "strategies/bulyan.py": "tests/strategies/test_robust_rules.py",
     "strategies/geometric_median.py": "tests/strategies/test_robust_rules.py",
     "strategies/centered_clipping.py": "tests/strategies/test_robust_rules.py",
+    "conf/combination_axes.py": "tests/conf/test_combinations.py",
+    "conf/combination_rules.py": "tests/conf/test_combinations.py",
     "strategies/combined.py": "tests/strategies/test_robust_rules.py",
     "strategies/held_updates.py": "tests/strategies/test_cohort_rule.py",
     "strategies/chunks.py": "tests/strategies/test_ordered_mean.py",
