@@ -74,6 +74,7 @@ class TrackingConf:
     webhook: str = one_of(
         "off",
         "environment",
-        help="tell the address in MEADOW_WEBHOOK when a silo is lost and when the run ends",
+        help="tell the address in MEADOW_WEBHOOK when a silo or the quorum is lost, and when the run "
+        "ends",
         also=("slack", "teams", "notify", "alert"),
     )

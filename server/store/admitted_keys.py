@@ -139,12 +139,9 @@ class AdmittedKeys:
         """Return each key that may connect now and was renewed, while its certificate says less."""
         return [key for key in self.current_keys() if may_be_renewed(key) and says_less(key)]
 
-    def reissue(self, authority: AdmissionAuthority, key: AdmittedKey) -> None:
-        """Have the CA sign a renewed key's certificate anew (`identity.renewal`).
-
-        Raises IdentityError for a CA that is missing, unreadable or expired.
-        """
-        self._renewals.put_admission(_key_digest(key.public), key, authority)
+    def reissue(self, key: AdmittedKey, certificate: str) -> None:
+        """Keep the certificate (PEM) that the CA has signed anew for a renewed key."""
+        self._renewals.put_admission(_key_digest(key.public), certificate)
 
     def note_ca(self, name: str, text: str) -> None:
         """Leave a note for the orchestrator that its CAs have changed."""

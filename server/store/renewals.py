@@ -14,11 +14,9 @@ from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.renewal import (
     Renewal,
     read_renewal,
-    reissued,
     reissued_admission,
     renewed_until,
 )
-from azureml_jobs.identity.signed_admission import AdmissionAuthority
 from azureml_jobs.storage.base import Store, StoreMissing
 from conf.errors import MeadowError
 
@@ -41,14 +39,11 @@ class Renewals:
         self._store.replace(_name(digest), renewal.to_text().encode())
         self._found.clear()
 
-    def put_admission(self, digest: str, key: AdmittedKey, authority: AdmissionAuthority) -> None:
-        """Have the CA sign a new certificate for a renewed key, and keep it beside the renewal.
-
-        Raises IdentityError for a CA that is missing, unreadable or expired.
-        """
+    def put_admission(self, digest: str, admission: str) -> None:
+        """Keep a new certificate (PEM) of a renewed key beside its renewal."""
         name = _name(digest)
         renewal = read_renewal(self._store.read(name), name)
-        self.put(digest, replace(renewal, admission=reissued(key, authority)))
+        self.put(digest, replace(renewal, admission=admission))
 
     def of(self, digest: str, key: AdmittedKey, ca: bytes) -> AdmittedKey:
         """Return a key as it was renewed: it ends later, and may have a new certificate.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,18 @@ class Connected:
         self.forgotten.append(pem)
 
 
+class Vault(FolderSecrets):
+    """A store of secrets that answers when it is let."""
+
+    def __init__(self, folder: Path, answers: threading.Event) -> None:
+        super().__init__(folder)
+        self._answers = answers
+
+    def get(self, name: str) -> bytes:
+        assert self._answers.wait(60)
+        return super().get(name)
+
+
 class Office:
     """Two silos, admitted for 30 days and renewable for 100."""
 
@@ -64,6 +79,9 @@ class Office:
         """Return by silo on which day its key ends, and which certificate it has by number."""
         self.now = START + day * DAY
         self.renewal.look(self.signer)
+        if self.renewal._signing is not None:
+            self.renewal._signing.join(30)
+            self.renewal.look(self.signer)
         keys = self.list.current_keys()
         return {key.silo: ((key.expires - START) / DAY, hash(key.certificate)) for key in keys}
 
@@ -107,7 +125,7 @@ def test_a_ca_that_can_t_sign_is_said_once_an_hour_and_asked_again(
     assert second["north"] == (55, first["north"][1])
     assert second["south"] == (55, first["south"][1])
     office.look(25.1)
-    assert caplog.text.count("has no new certificate yet") == 1
+    assert caplog.text.count("2 renewed silo(s) have no new certificate yet") == 1
     secrets.set(CA_KEY, key)
     # The hour is over.
     monkeypatch.setattr(office.renewal, "_next_look", 0.0)
@@ -125,3 +143,26 @@ def test_a_process_that_starts_after_the_word_has_the_ca_sign_what_was_left(tmp_
     second = office.look(26)
     assert second["north"][0] == first["north"][0] == 55
     assert second["north"][1] != first["north"][1]
+
+
+def test_a_vault_that_does_not_answer_holds_nobody_up(tmp_path: Path) -> None:
+    """Who looks after keys renews the lease too: it runs out in 20 s."""
+    office = Office(tmp_path)
+    office.connect("north", "south")
+    office.now = START + 25 * DAY
+    answers = threading.Event()
+    vault = Vault(office.keys, answers)
+    office.renewal.authority = replace(office.authority, secrets=vault)
+    began = time.monotonic()
+    office.renewal.look(office.signer)
+    signing = office.renewal._signing
+    assert signing is not None and not signing.is_over()
+    for _ in range(3):
+        # Renewed by word, and asked once.
+        office.renewal.look(office.signer)
+        assert office.renewal._signing is signing
+    assert time.monotonic() - began < 10
+    assert {key.expires for key in office.list.current_keys()} == {START + 55 * DAY}
+    answers.set()
+    assert len({number for _, number in office.look(25).values()}) == 2
+    assert office.list.to_reissue() == []

@@ -5,9 +5,11 @@ Every other one is admitted.
 
 from __future__ import annotations
 
+import ast
 import math
 import tracemalloc
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,8 @@ from strategies.wire.objects import Pieces
 from strategies.wire.software import LONGEST, MOST, Software
 from tests.server.round.scripted_grid import sums_of
 
+ROUND = Path(__file__).parents[3] / "server" / "round"
+OF_BLAS = {"dot", "vdot", "inner", "matmul", "tensordot", "linalg"}
 DIGITS = task_named("digits")
 SPECS = specs_of(DIGITS)
 
@@ -257,6 +261,22 @@ def test_arrays_as_the_wire_unpacks_them_are_checked_without_a_copy() -> None:
         assert tracemalloc.get_traced_memory()[1] < values.nbytes / 4
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("module", ["measure", "sketch", "judgement", "reply_numbers"])
+def test_what_is_measured_of_an_update_asks_for_no_threads_of_blas(module: str) -> None:
+    """Workers that train have every core: the same 16 MB took 12 or 517 ms by who else was busy."""
+    tree = ast.parse((ROUND / f"{module}.py").read_text())
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in OF_BLAS:
+            found.append(node.attr)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+            found.append("@")
+        if isinstance(node, ast.keyword) and node.arg == "optimize":
+            # Of `np.einsum`, which otherwise has loops of its own.
+            found.append("optimize")
+    assert found == []
 
 
 def test_bfloat16_is_measured_by_its_values_and_not_by_its_bits() -> None:

@@ -11,7 +11,7 @@ import pytest
 from azureml_jobs.identity.admitted_key import AdmittedKey
 from azureml_jobs.identity.authority import server_credentials
 from azureml_jobs.identity.node_key import fresh_node_key
-from azureml_jobs.identity.renewal import read_renewal, terms_of_renewal
+from azureml_jobs.identity.renewal import read_renewal, reissued, terms_of_renewal
 from azureml_jobs.identity.signatures import HeadSigner
 from azureml_jobs.identity.signed_admission import check_admission
 from azureml_jobs.identity.succession import rotate_ca
@@ -160,7 +160,7 @@ def test_a_renewed_key_gets_a_certificate_of_the_ca_that_says_so(office: Office)
     office.renew()
     (key,) = office.server.to_reissue()
     assert key.certificate == admitted.certificate
-    office.server.reissue(office.authority, key)
+    office.server.reissue(key, reissued(key, office.authority))
     assert office.server.to_reissue() == []
     for several in (office.server, office.started(), office.owner):
         (known,) = several.current_keys()
@@ -177,7 +177,7 @@ def test_a_new_certificate_brings_no_revoked_key_back_and_none_is_signed_for_one
     office.now += 25 * DAY
     office.renew()
     (key,) = office.server.to_reissue()
-    office.server.reissue(office.authority, key)
+    office.server.reissue(key, reissued(key, office.authority))
     office.owner.revoke("north")
     assert office.server.current() == {} and office.server.to_reissue() == []
     assert list(office.server.shut_out().values()) == [False]
@@ -190,7 +190,7 @@ def test_a_certificate_that_is_not_to_be_believed_costs_nothing_but_itself(
     office.now += 25 * DAY
     office.renew()
     (key,) = office.server.to_reissue()
-    office.server.reissue(authority_in(tmp_path / "theirs"), key)
+    office.server.reissue(key, reissued(key, authority_in(tmp_path / "theirs")))
     server = office.started()
     for _ in range(2):
         (known,) = server.current_keys()
@@ -200,7 +200,7 @@ def test_a_certificate_that_is_not_to_be_believed_costs_nothing_but_itself(
     assert caplog.text.count("MDW-723") == 1
     # The next look has the CA sign another.
     (key,) = server.to_reissue()
-    server.reissue(office.authority, key)
+    server.reissue(key, reissued(key, office.authority))
     assert server.to_reissue() == []
 
 
@@ -210,7 +210,7 @@ def test_who_lowers_a_limit_ends_what_was_signed_before(office: Office) -> None:
     office.now += 25 * DAY
     office.renew()
     (key,) = office.server.to_reissue()
-    office.server.reissue(office.authority, key)
+    office.server.reissue(key, reissued(key, office.authority))
     lowered = replace(admitted, limits={**admitted.limits, "examples_at_most": 10.0})
     office.owner.renew(lowered, 40)
     office.now += DAY
