@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +24,7 @@ from conf.errors import WireError
 from strategies.chunks import chunks
 from strategies.cores import on_all_cores
 from strategies.fixed_point import LIMIT, Sum
-from strategies.ordered_mean import mean_in_order
+from strategies.ordered_mean import Rooms, mean_in_order
 from strategies.wire.half_types import is_half, wide
 from strategies.wire.objects import DTYPES
 
@@ -176,17 +177,18 @@ class WeightedMean:
             return {name: self._sums.pop(name).mean(self.weight) for name in self._layout}
         self._held.sort(key=lambda update: update.silo)
         names = list(self._layout)
-        means = on_all_cores(self._mean_of_held, names, self._bytes_held())
+        mean = partial(self._mean_of_held, Rooms(self.count))
+        means = on_all_cores(mean, names, self._bytes_held())
         return dict(zip(names, means, strict=True))
 
     def _bytes_held(self) -> int:
         return sum(one.nbytes for update in self._held for one in update.arrays.values())
 
-    def _mean_of_held(self, name: str) -> NDArray[Any]:
+    def _mean_of_held(self, rooms: Rooms, name: str) -> NDArray[Any]:
         taken = self._taken(name)
         if not _averaged(self._layout[name][1]):
             return np.asarray(np.maximum.reduce([array for array, _ in taken]))
-        return mean_in_order(taken, self.weight, self._bases.get(name))
+        return mean_in_order(taken, self.weight, self._bases.get(name), rooms)
 
     def _largest(self, name: str, array: NDArray[Any]) -> float:
         """Return the largest magnitude of what is folded of an array."""

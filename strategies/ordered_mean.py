@@ -7,6 +7,7 @@ compete with whoever has every core.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -22,17 +23,36 @@ EXACT_BELOW: Final = 2**29
 """Examples up to which their product with a float32 has a float64 of its own."""
 
 
+class Rooms(threading.local):
+    """What a chunk of each update is put into: made once for several arrays, in each thread anew."""
+
+    def __init__(self, updates: int) -> None:
+        self._terms = np.zeros((1 + min(updates, AT_ONCE)) * CHUNK)
+        self._total = np.empty(CHUNK)
+
+    def terms(self, rows: int, columns: int) -> NDArray[np.float64]:
+        """Return room for so many rows, one behind the other."""
+        return self._terms[: rows * columns].reshape(rows, columns)
+
+    def total(self, columns: int) -> NDArray[np.float64]:
+        """Return room for the sum of them."""
+        return self._total[:columns]
+
+
 def mean_in_order(
     updates: Sequence[tuple[NDArray[Any], int]],
     weight: int,
     base: NDArray[Any] | None = None,
+    rooms: Rooms | None = None,
 ) -> NDArray[Any]:
     """Return the mean of one array of floats, in its dtype, of halves in float64; `weight` is the sum
     of all weights.
 
     The order of the updates decides the last bit. With a `base`, one row of the model that was
-    sent, the changes from it are averaged.
+    sent, the changes from it are averaged. `rooms`, for as many updates, serve several arrays.
     """
+    if rooms is None:
+        rooms = Rooms(len(updates))
     first = updates[0][0]
     mean = np.empty(first.shape, np.float64 if is_half(first.dtype) else first.dtype)
     flat = mean.reshape(-1)
@@ -40,8 +60,9 @@ def mean_in_order(
     groups = [rows[at : at + AT_ONCE] for at in range(0, len(rows), AT_ONCE)]
     # Row 0 is for what the groups before have made. A lone column would be added up in pairs, so
     # there are always two.
-    room = np.zeros((1 + len(groups[0]), max(2, min(CHUNK, flat.size))))
-    total = np.empty(room.shape[1])
+    most = max(2, min(CHUNK, flat.size))
+    room = rooms.terms(1 + len(groups[0]), most)
+    total = rooms.total(most)
     for at in chunks(flat.size):
         size = flat[at].size
         columns = max(2, size)
