@@ -1,9 +1,10 @@
 """A step of DP-SGD by each of Opacus' ways to the gradients of single examples, without Meadow.
 
-hooks      rules for layers, by hooks; a layer without one by functorch: what privacy=sample_dp takes
+hooks      rules for layers, by hooks; a layer without one by functorch: what privacy.gradients=hooks takes
 functorch  all layers by vmap over grad
 ghost      norms first, then a second backward pass of the weighted loss: no gradient of an example
-           is held (Li et al. 2021, arXiv 2110.05679)
+           is held (Li et al. 2021, arXiv 2110.05679); privacy.gradients=ghost is written anew, with one
+           pass (`client.privacy.ghost_gradients`)
 ew         torch's expanded weights
 """
 

@@ -19,6 +19,7 @@ from conf.schema import (
     DataConf,
     NoisyConf,
     OutboundConf,
+    SampleDpConf,
     SiloConf,
     TrainingProcessConf,
     is_outside,
@@ -335,6 +336,12 @@ def _noise(conf: Conf, where: Where) -> None:
         key = "privacy.noise_multiplier"
         hint = "Add privacy.epsilon=null, and look at what it costs with meadow budget forecast."
         raise _contradiction(key, privacy.noise_multiplier, where, why, hint)
+    if not isinstance(privacy, SampleDpConf):
+        return
+    if privacy.gradients == "ghost" and privacy.clipping == "per_layer":
+        why = "holds no gradient of a single example, which privacy.clipping=per_layer clips."
+        hint = "Take privacy.clipping=flat, or privacy.gradients=hooks."
+        raise _contradiction("privacy.gradients", "ghost", where, why, hint)
 
 
 def _contradiction(key: str, value: object, where: Where, why: str, hint: str) -> ConfigError:

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from client.batches import length
+from client.groups import numbered
 from client.partition import Indices
 from client.tasks.base import Data
 from conf.errors import SiloError
@@ -49,15 +51,21 @@ def check(privacy: PrivacyConf, silo: Silo) -> None:
 
 
 def units_of(privacy: PrivacyConf, data: Data, silo: Silo) -> Indices | None:
-    """Return the group of each example that a silo trains on; None where each is one by itself.
+    """Return the group of each example that a silo trains on, as numbers from 0; None where each is
+    one by itself.
 
-    Raises SiloError MDW-364 where the task does not say it.
+    Raises SiloError MDW-364 where the task does not say it of each.
     """
     if not _of_groups(privacy):
         return None
     if data.groups is None:
         raise _without_groups(silo, "the task does not say which examples are of one")
-    return data.groups
+    groups = np.asarray(data.groups)
+    examples = length(data.train)
+    if groups.shape != (examples,):
+        why = f"the task gives {groups.shape} of them for {examples} examples"
+        raise _without_groups(silo, why)
+    return numbered(groups)
 
 
 def count_of(units: Indices) -> int:

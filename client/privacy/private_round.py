@@ -74,7 +74,7 @@ def train(
 ) -> Trained:
     """Train the model in `loaded` for a round, with what it costs noted first.
 
-    `told` is what the message says of the round. Raises SiloError MDW-364, 371 to 373, 375 to 378,
+    `told` is what the message says of the round. Raises SiloError MDW-364, 371 to 378,
     381, 382, 386 and 388, CheckpointError MDW-540.
     """
     privacy = scope.privacy

@@ -35,7 +35,13 @@ from client.privacy.noise_plan import noise_of
 from client.privacy.noise_source import Seeds
 from client.privacy.privacy_unit import count_of
 from client.privacy.sampling import Draws, Part, Plan, plan_of
-from client.privacy.unit_gradients import UnitGradients, optimizer_for, unfit, unit_gradients
+from client.privacy.unit_gradients import (
+    UnitGradients,
+    check_ghost,
+    optimizer_for,
+    unfit,
+    unit_gradients,
+)
 from client.tasks.base import Task
 from client.trees import map_tensors
 from conf.errors import DataError, SiloError
@@ -44,7 +50,7 @@ from strategies.silo_half import Local, Records, SiloHalf, Trains
 from strategies.wire import protocol
 
 DRAWS_AT_ONCE: Final = 2
-"""Units computed with together, in draws of the size that is expected."""
+"""Examples computed with together, in draws of the size that is expected: as many of groups."""
 UNSEEN: Final = ("output", "loss", "wrap")
 """Hooks of a silo's half that would see examples."""
 
@@ -74,7 +80,7 @@ def plan_for(scope: RunScope, dataset: Dataset[Any], groups: Indices | None = No
 
 
 def check(model: nn.Module, task: Task, half: SiloHalf, scope: RunScope, silo: Silo) -> None:
-    """Raise SiloError MDW-371, 372, 375 or 377 where a silo can't train so; no example is looked at."""
+    """Raise SiloError MDW-371, 372, 374, 375 or 377 where a silo can't train so; no example is looked at."""
     if type(task).example_losses is Task.example_losses:
         what = (
             f"{silo.name} can't train {task.name} with privacy=sample_dp: it tells no loss of each"
@@ -96,6 +102,7 @@ def check(model: nn.Module, task: Task, half: SiloHalf, scope: RunScope, silo: S
     found = needed("opacus.validators").ModuleValidator.validate(model, strict=False)
     if found:
         raise unfit(str(found[0]))
+    check_ghost(model, _asked(scope))
 
 
 def _check_trainer(trainer: TrainerConf) -> None:
@@ -218,7 +225,7 @@ class _Private:
 
     def _draws(self, plan: Plan) -> Draws:
         of_group = 1 if self.groups is None else _asked(self.scope).examples_per_unit
-        at_once = self.silo.batch_size_at_most or DRAWS_AT_ONCE * plan.batch * of_group
+        at_once = self.silo.batch_size_at_most or max(DRAWS_AT_ONCE * plan.batch, of_group)
         return Draws(
             self.dataset,
             plan,

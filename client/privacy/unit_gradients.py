@@ -1,9 +1,10 @@
-"""The gradient of each unit of a part of a draw, for Opacus' optimizers to clip and add up.
+"""The gradient of each unit of a part of a draw, clipped and added up.
 
-The gradients of examples come from Opacus, by hooks that hold them in `grad_sample`; that of a group is
-the mean of its examples' (`client.privacy.privacy_unit`).
+With `privacy.gradients=hooks` the gradients of examples come from Opacus, by hooks that hold them in
+`grad_sample`, and its optimizers clip them; that of a group is the mean of its examples'
+(`client.privacy.privacy_unit`). `ghost` has the clipped sum without them (`client.privacy.ghost_gradients`).
 
-    MDW-372 a model of which no such gradients can be had
+    MDW-372 a model of which no such gradients can be had     MDW-374 one of which ghost can't
 """
 
 from __future__ import annotations
@@ -11,26 +12,43 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from client.optimizer import optimizer_of
 from client.privacy.accountant import needed
+from client.privacy.ghost_gradients import Ghost, check_layers
 from client.privacy.sampling import Part
 from conf.errors import SiloError
 from conf.schema import SampleDpConf, TrainerConf
+
+GHOST: Final = "ghost"
 
 
 class UnitGradients(Protocol):
     """A way to the gradients of units, from the losses of their examples."""
 
     def take(self, losses: Tensor, part: Part) -> None:
-        """Put the gradients of a part's units into the weights, for the optimizer to add to the sum."""
+        """Put what a part's units give into the weights, for the optimizer to add to the sum."""
 
     def take_none(self) -> None:
         """Put there that no unit was drawn."""
+
+    def close(self) -> None:
+        """Leave the model's layers as they were."""
+
+
+def check_ghost(model: nn.Module, asked: SampleDpConf) -> None:
+    """Raise SiloError MDW-374 where a model can't be trained by `privacy.gradients=ghost`."""
+    if asked.gradients != GHOST:
+        return
+    if asked.clipping == "per_layer":
+        what = "privacy.clipping=per_layer needs the gradient of each example,"
+        hint = "Take privacy.clipping=flat, or privacy.gradients=hooks."
+        raise SiloError("MDW-374", f"{what} which privacy.gradients=ghost does not hold.", hint)
+    check_layers(model)
 
 
 def optimizer_for(
@@ -45,6 +63,9 @@ def optimizer_for(
     optimizers = needed("opacus.optimizers")
     per_layer = asked.clipping == "per_layer"
     kind = optimizers.DPPerLayerOptimizer if per_layer else optimizers.DPOptimizer
+    if asked.gradients == GHOST:
+        # What it finds in the weights is clipped.
+        kind = optimizers.DPOptimizerFastGradientClipping
     count = sum(weight.requires_grad for weight in model.parameters())
     # Each layer gets its part of the norm, so that the whole is bounded by clip_norm as well.
     clip = [asked.clip_norm / count**0.5] * count
@@ -61,20 +82,16 @@ def optimizer_for(
 @contextmanager
 def unit_gradients(model: nn.Module, asked: SampleDpConf) -> Iterator[UnitGradients]:
     """Yield a way to the gradients of units of a model, which stays as it is."""
+    ghost = asked.gradients == GHOST
+    gradients: UnitGradients = Ghost(model, asked.clip_norm) if ghost else Held(model)
     # What a layer changes in place is no output that a hook could look at.
     in_place = [module for module in model.modules() if getattr(module, "inplace", False) is True]
     for module in in_place:
         module.inplace = False  # type: ignore[assignment]  # a flag of torch's own layers
-    # A batch needs no gradient itself, as its hooks warn at each step.
-    warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
     try:
-        attached = needed("opacus.grad_sample").GradSampleHooks(model, loss_reduction="sum")
-    except (NotImplementedError, ValueError) as error:
-        raise unfit(str(error)) from error
-    try:
-        yield Held(model)
+        yield gradients
     finally:
-        attached.cleanup()
+        gradients.close()
         for module in in_place:
             module.inplace = True  # type: ignore[assignment]
         for weight in model.parameters():
@@ -88,8 +105,19 @@ class Held:
     """The gradients of all examples of a part are held at once, for all weights."""
 
     def __init__(self, model: nn.Module) -> None:
+        """Raises SiloError MDW-372."""
+        # A batch needs no gradient itself, as its hooks warn at each step.
+        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+        try:
+            self._hooks = needed("opacus.grad_sample").GradSampleHooks(model, loss_reduction="sum")
+        except (NotImplementedError, ValueError) as error:
+            raise unfit(str(error)) from error
         self._model = model
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
+
+    def close(self) -> None:
+        """See `UnitGradients`."""
+        self._hooks.cleanup()
 
     def take(self, losses: Tensor, part: Part) -> None:
         """See `UnitGradients`."""

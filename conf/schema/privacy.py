@@ -99,6 +99,12 @@ class SampleDpConf(NoisyConf):
     clipping: str = one_of(
         "flat", "per_layer", help="whether the whole gradient has that norm, or each layer its part"
     )
+    gradients: str = one_of(
+        "hooks",
+        "ghost",
+        help="how a unit's gradient is clipped: hooks holds that of each example, ghost needs little "
+        "more memory than plain training (clipping=flat)",
+    )
     audit: bool = value(
         False,
         help="whether a simulation puts canaries into the first silo's training, and says how large"
