@@ -1,12 +1,12 @@
 """What compression saves and what it costs: bytes at the socket, accuracy, seconds to encode and decode.
 
     python -m benchmarks.wire bytes --sizes 3.8x10 45x62
-    python -m benchmarks.wire link --megabytes 45 --rate 10
+    python -m benchmarks.wire link --megabytes 45 --rate 10 --silos 10
     python -m benchmarks.wire codecs --sizes 45x62 500x100
     python -m benchmarks.wire accuracy --root DATA --seeds 0 1 2
 
 `bytes` counts what passes a TCP proxy in front of an orchestrator on 127.0.0.1, TLS and all, each way, in a round of
-two silos that train nothing: each moves every weight by a draw and sends the change as a silo does. `link` has the
+`--silos` that train nothing: each moves every weight by a draw and sends the change as a silo does. `link` has the
 proxy let no more than so many megabits a second through for each silo, and times the round. `codecs` encodes and
 decodes one change beside a copy of it (`copy`: one read and one write of its bytes), in one thread, each the median of
 several. `accuracy` trains MNIST over Dirichlet .5 with each form, from the same seeds.
@@ -61,7 +61,6 @@ from tests.faults.proxy import Proxy
 FORMS = tuple(VARIANTS["compression"])
 APP = "benchmarks.wire:client_app"
 KIND = "compression"
-SILOS = 2
 DOWNS = ("bf16", "int8", "int4")
 
 client_app = ClientApp(mods=[step_mod])
@@ -116,9 +115,9 @@ def down_of(kind: str) -> str:
 class Served:
     """An orchestrator, and silos each behind a proxy of its own."""
 
-    def __init__(self, stack: ExitStack, rate: float | None = None) -> None:
+    def __init__(self, stack: ExitStack, silos: int, rate: float | None = None) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        federation = Federation(folder, SILOS)
+        federation = Federation(folder, silos)
         orchestrator: Orchestrator = stack.enter_context(federation.orchestrator())
         self.proxies = [Proxy(orchestrator.address) for _ in federation.silos]
         for proxy, silo in zip(self.proxies, federation.silos, strict=True):
@@ -127,7 +126,7 @@ class Served:
                 proxy.limit(rate)
             stack.enter_context(federation.thread_node(proxy.address, silo, app=APP))
         names = [silo.name for silo in federation.silos]
-        orchestrator.wait_for(names, SILOS, 120)
+        orchestrator.wait_for(names, silos, 120)
         self.grid = PackedGrid(orchestrator.open_run("benchmark", names))
         self.strategy = FedAvg()
         self.down: Downlink | None = None
@@ -173,25 +172,25 @@ class Served:
 
 
 @contextmanager
-def served(rate: float | None = None) -> Iterator[Served]:
-    """Serve two silos within the block."""
+def served(silos: int, rate: float | None = None) -> Iterator[Served]:
+    """Serve some silos within the block."""
     with ExitStack() as stack:
-        yield Served(stack, rate)
+        yield Served(stack, silos, rate)
 
 
-def bytes_table(sizes: list[str], forms: list[str]) -> None:
+def bytes_table(sizes: list[str], forms: list[str], silos: int) -> None:
     """Print the bytes of a round at the socket, each way."""
     print("| update | form | up, a silo | of fp32 | down, a silo | of fp32 |\n" + "|---" * 6 + "|")
     for size in sizes:
         whole: tuple[float, float] | None = None
         for kind in forms:
-            with served() as here:
+            with served(silos) as here:
                 arrays = protocol.to_record(drawn(shapes_of(*parsed(size)), 0))
                 # The first round has what a connection begins with.
                 arrays, _ = here.round(1, arrays, kind, down_of(kind))
                 before = here.passed()
                 here.round(2, arrays, kind, down_of(kind))
-                up, down = ((b - a) / SILOS for a, b in zip(before, here.passed(), strict=True))
+                up, down = ((b - a) / silos for a, b in zip(before, here.passed(), strict=True))
             whole = (up, down) if whole is None else whole
             print(
                 f"| {size.partition('x')[0]} MB | {kind} | {up / 1e6:.3f} MB | {up / whole[0]:.1%}"
@@ -200,12 +199,12 @@ def bytes_table(sizes: list[str], forms: list[str]) -> None:
             )
 
 
-def link_table(megabytes: float, rate: float, forms: list[str]) -> None:
+def link_table(megabytes: float, rate: float, forms: list[str], silos: int) -> None:
     """Print the seconds of a round over a thin link."""
-    print(f"{megabytes:g} MB, {rate:g} Mbit/s a silo and way\n")
+    print(f"{silos} silos, {megabytes:g} MB, {rate:g} Mbit/s a silo and way\n")
     print("| up | down | round 1 | round 2 |\n|---|---|---|---|")
     for kind in forms:
-        with served(rate * 1e6 / 8) as here:
+        with served(silos, rate * 1e6 / 8) as here:
             arrays = protocol.to_record(drawn(shapes_of(megabytes, 62), 0))
             arrays, first = here.round(1, arrays, kind, down_of(kind))
             _, seconds = here.round(2, arrays, kind, down_of(kind))
@@ -307,6 +306,7 @@ def main() -> None:
     parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS)
     parser.add_argument("--megabytes", type=float, default=45)
     parser.add_argument("--rate", type=float, default=10, help="megabits a second, each way")
+    parser.add_argument("--silos", type=int, default=2)
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--root", type=Path, help="folder of MNIST's files")
     parser.add_argument("--down", choices=["full", "same"], default="full")
@@ -317,9 +317,9 @@ def main() -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, numpy {np.__version__},", end=" ")
     print(f"torch {torch.__version__}, load {os.getloadavg()[0]:.0f}: {' '.join(sys.argv[1:])}\n")
     if args.what == "bytes":
-        bytes_table(args.sizes, args.forms)
+        bytes_table(args.sizes, args.forms, args.silos)
     elif args.what == "link":
-        link_table(args.megabytes, args.rate, args.forms)
+        link_table(args.megabytes, args.rate, args.forms, args.silos)
     elif args.what == "codecs":
         codec_table(args.sizes, args.forms, args.times)
     else:

@@ -13,6 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
+from client.model_parts import model_parts
 from client.placement import visible
 from client.silo_settings import hand_over
 from client.tasks import task_of
@@ -25,6 +26,7 @@ from server.round.rounds import Rounds
 from server.scoring.central import Workers, central_score
 from server.session import SIMULATE, Session, session
 from strategies import build_strategy
+from strategies.external import External
 
 SETTLED_SECONDS = 1.0
 """Without another node, after which all are taken to be there."""
@@ -69,6 +71,9 @@ def federate(run: Session, grid: Grid, strategy: Strategy, workers: Workers | No
 
     Where there are `workers`, idle ones evaluate the model on the task's test set.
     """
+    if isinstance(strategy, External):
+        parts = model_parts(run.conf.model, run.conf.task, task_of(run.conf.task))
+        strategy.frozen = parts.frozen
     central = central_score(run.conf, workers)
     rounds = Rounds(run, grid, strategy, central.begin if central else None)
     stopped_early = rounds.run()

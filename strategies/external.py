@@ -7,7 +7,7 @@ of `target`, the import path of an installed package's, and `args`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, TypeGuard
 
 import numpy as np
@@ -54,9 +54,13 @@ class External(Strategy):
 
     Counters (integer arrays, when there are floats beside them) do not pass through it: the largest
     of the replies is kept, as in `strategies.average`. What it returns is cast back to the model's
-    dtypes (FedAdam and others return float64), so that every round sends the same layout. With the
-    weighting `equal` each reply is shown to it as one of a single example.
+    dtypes (FedAdam and others return float64), so that every round sends the same layout. Arrays in
+    `frozen`, which nobody trains, stay as they are: a mean of equal values that is rounded may be
+    another one, and a server's step may make more of the difference. With the weighting `equal`
+    each reply is shown to it as one of a single example.
     """
+
+    frozen: Collection[str] = ()
 
     def __init__(self, inner: Strategy, weighting: str = protocol.BY_EXAMPLES) -> None:
         self.inner = inner
@@ -64,6 +68,7 @@ class External(Strategy):
         # Of the arrays as they were sent; renewed each round.
         self._layout: dict[str, str] = {}
         self._counters: dict[str, Array] = {}
+        self._frozen: dict[str, Array] = {}
         # What can't be kept in a checkpoint is refused before the run begins.
         state_of(self.inner)
 
@@ -76,6 +81,7 @@ class External(Strategy):
         self._counters = {}
         if not _only_counters(arrays):
             self._counters = {n: array for n, array in arrays.items() if _is_counter(array)}
+        self._frozen = {name: arrays[name] for name in arrays if name in self.frozen}
         floats = widened(ArrayRecord({n: arrays[n] for n in arrays if n not in self._counters}))
         config[protocol.ROUND] = server_round
         messages = list(self.inner.configure_train(server_round, floats, config, grid))
@@ -172,8 +178,9 @@ class External(Strategy):
         if not self._layout or _only_counters(arrays):
             return arrays
         whole = ArrayRecord()
+        kept = {**counters, **self._frozen}
         for name, dtype in self._layout.items():
-            whole[name] = counters[name] if name in counters else _cast(arrays[name], dtype)
+            whole[name] = kept[name] if name in kept else _cast(arrays[name], dtype)
         return whole
 
 

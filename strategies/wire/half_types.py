@@ -18,6 +18,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
+from strategies.chunks import chunks
 from strategies.wire.objects import BFLOAT16, array_of, as_declared, elements
 
 FLOAT16: Final = "float16"
@@ -26,6 +27,7 @@ FLOATS: Final = ("float32", "float64", *HALVES)
 """The types of the wire of which a mean is taken."""
 BITS: Final = np.dtype([(BFLOAT16, "<u2")])
 """An array of bfloat16, of two bytes a value."""
+NAN: Final = 0x7FC0
 _ROUND = np.uint32(0x7FFF)
 
 
@@ -72,15 +74,21 @@ def rounded(values: NDArray[Any], dtype: str) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return values.astype(dtype, copy=False)
     flat = np.ascontiguousarray(values).reshape(-1)
-    single = flat if flat.dtype == np.float32 else _to_odd(flat)
-    bits = single.view(np.uint32)
-    # Half of the last place that stays, and one less where that place is even.
-    odd = (bits >> np.uint32(16)) & np.uint32(1)
-    odd += _ROUND
-    odd += bits
-    made = (odd >> np.uint32(16)).astype(np.uint16)
-    # The sum would carry a NaN into a number.
-    made[np.isnan(single)] = 0x7FC0
+    made = np.empty(flat.size, np.uint16)
+    for at in chunks(flat.size):
+        piece = flat[at]
+        single = piece if piece.dtype == np.float32 else _to_odd(piece)
+        bits = single.view(np.uint32)
+        # Half of the last place that stays, and one less where that place is even.
+        odd = (bits >> np.uint32(16)) & np.uint32(1)
+        odd += _ROUND
+        odd += bits
+        odd >>= np.uint32(16)
+        made[at] = odd
+        lost = np.isnan(single)
+        if lost.any():
+            # The sum carries a NaN into a number.
+            made[at][lost] = NAN
     return made.reshape(values.shape)
 
 
@@ -90,13 +98,14 @@ def _to_odd(values: NDArray[Any]) -> NDArray[np.float32]:
     So that rounding them again gives what one rounding would have (Boldo & Melquiond 2008,
     "Emulation of FMA and correctly rounded sums", IEEE Transactions on Computers 57-4).
     """
-    exact = values.astype(np.float64)
-    with np.errstate(over="ignore"):
+    exact = values.astype(np.float64, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
         near = exact.astype(np.float32)
-    far = np.abs(near.astype(np.float64)) > np.abs(exact)
-    bits = near.view(np.uint32)
-    bits[far] -= np.uint32(1)
-    bits[near.astype(np.float64) != exact] |= np.uint32(1)
+        again = near.astype(np.float64)
+        bits = near.view(np.uint32)
+        # One less in magnitude where it was rounded away from zero.
+        bits -= np.abs(again) > np.abs(exact)
+        bits |= again != exact
     return near
 
 

@@ -189,6 +189,18 @@ def test_a_strategy_sees_halves_as_numbers_and_silos_get_them_as_they_are(
     assert 0 < float(np.abs(moved).max()) < 0.5
 
 
+def test_what_is_frozen_stays_as_it_is_whatever_a_strategy_makes_of_it(
+    make_grid: Any, model: ArrayRecord
+) -> None:
+    grid, adam = make_grid(3), External(construct_at(FLOWER + "FedAdam", {}))
+    adam.frozen = frozenset({"bias", "not of this model"})
+    messages = adam.configure_train(1, model, ConfigRecord(), grid)
+    arrays, _ = adam.aggregate_train(1, grid.send_and_receive(messages))
+    assert arrays is not None and list(arrays) == list(model)
+    assert arrays["bias"].data == model["bias"].data
+    assert arrays["weight"].data != model["weight"].data
+
+
 def test_the_order_of_a_replys_arrays_does_not_matter(make_grid: Any, model: ArrayRecord) -> None:
     """FedAvgM and the differential-privacy wrappers go by position; a silo may answer in another order."""
 
