@@ -20,7 +20,6 @@ from client.tasks import task_of
 from client.tasks.base import Task, root_of
 from conf.errors import DataError
 from conf.files.whole import make_folder
-from conf.resume import stored
 from conf.schema import DataConf
 from server.export.exported_model import ExportedModel, sample
 from server.export.formats import CONTRACT, FORMATS
@@ -29,7 +28,7 @@ from server.export.traced import traced
 from server.run.files import write_atomic
 from server.run.result import RunResult
 from server.run.run_folder import find
-from server.scoring.evaluation import load_model
+from server.scoring.evaluation import conf_of, load_model
 
 AT_ONCE: Final = 256
 NEAR: Final = 1e-4
@@ -43,7 +42,7 @@ def export(run: str, form: str, output: Path | None, data: DataConf) -> tuple[Pa
     Raises DataError: MDW-257 to 259, and what reading `data.root` raises.
     """
     folder = find(run)
-    task = task_of(stored(folder.path).task)
+    task = task_of(conf_of(folder).task)
     model = ExportedModel(task, load_model(folder.path)).eval()
     into = output or folder.path / "export" / form
     made_up = sample(task)

@@ -2,7 +2,8 @@
 
 No file holds a pickle: what torch would add of one is left out, and each archive is looked at.
 
-    MDW-259 a format that is not installed, or that this torch writes as a pickle
+    MDW-259 a format that is not installed, that its runtime can't run, or that this torch writes as
+            a pickle
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from client.model_state import first_line
 from conf.errors import DataError
 from server.export import loader
 from server.export.model_contract import KEY
@@ -50,9 +52,18 @@ def onnx(program: ExportedProgram, contract: Contract, folder: Path) -> Run:
     made.model.metadata_props[KEY] = json.dumps(contract)
     path = folder / "model.onnx"
     write_atomic(path, made.model_proto.SerializeToString())
-    session = import_module("onnxruntime").InferenceSession(
-        str(path), providers=["CPUExecutionProvider"]
-    )
+    try:
+        session = import_module("onnxruntime").InferenceSession(
+            str(path), providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        # Its own classes are known once it is imported.
+        path.unlink()
+        raise DataError(
+            "MDW-259",
+            f"format=onnx: onnxruntime can't run this model on a CPU: {first_line(error)}.",
+            "Export format=torch_export or safetensors; onnxruntime has few operations of bfloat16.",
+        ) from error
     (taken,) = session.get_inputs()
 
     def run(examples: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def first_weights(conf: Conf) -> ArrayRecord:
     return protocol.to_record(model.state_dict())
 
 
-def _conf_of(folder: RunFolder, places: Mapping[str, str]) -> Conf:
+def conf_of(folder: RunFolder, places: Mapping[str, str] = NOWHERE_ELSE) -> Conf:
     """Return a run's configuration, its code from outside this tree found again, and the same.
 
     `places` say where it is now, by `task.target` and the like, in the place of what is stored.
@@ -134,7 +134,7 @@ def load_model(run: str | Path, places: Mapping[str, str] = NOWHERE_ELSE) -> nn.
     now ({"task.target": "wine.py:Wine"}), where the run itself does not.
     """
     folder = find(str(run))
-    conf = _conf_of(folder, places)
+    conf = conf_of(folder, places)
     model = build_model(conf.model, task_of(conf.task), conf.run.seed)
     _load(model, folder.path / "model/model.safetensors", str(folder.path))
     return model.eval()
@@ -143,7 +143,7 @@ def load_model(run: str | Path, places: Mapping[str, str] = NOWHERE_ELSE) -> nn.
 def evaluate_run(run: str, places: Mapping[str, str] = NOWHERE_ELSE) -> Scores:
     """Score a finished run's model on the silos' test splits, and on the task's test set."""
     folder = find(run)
-    conf = _conf_of(folder, places)
+    conf = conf_of(folder, places)
     arrays = protocol.to_record(load_model(folder.path, places).state_dict())
     splits = splits_for_test(conf, silos(conf))
     scorer = Scorer.of(conf, splits)

@@ -21,12 +21,11 @@ from client.tasks import task_of
 from client.tasks.base import Task, root_of
 from conf.errors import DataError
 from conf.files.whole import PRIVATE, write_atomic
-from conf.resume import stored
 from conf.schema import DataConf
 from server.run.result import RunResult
 from server.run.run_folder import find
 from server.scoring.decision_rule import DecisionRule, probable
-from server.scoring.evaluation import load_model
+from server.scoring.evaluation import conf_of, load_model
 
 AT_ONCE: Final = 512
 """Examples that the model gets at a time."""
@@ -42,7 +41,7 @@ def predict(run: str, data: DataConf, output: Path) -> int:
     for a task that reads nothing without labels, and what reading raises.
     """
     folder = find(run)
-    task = task_of(stored(folder.path).task)
+    task = task_of(conf_of(folder).task)
     model = load_model(folder.path)
     rule = DecisionRule.of(RunResult.read(folder.path))
     places, examples = _unlabelled(task, data)

@@ -12,6 +12,9 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_wine
 
 import meadow
+from conf.errors import DataError
+from conf.schema import DataConf
+from server.export.export import export
 from server.run.history import read_history
 from tests.integration.test_outside import launch
 
@@ -131,3 +134,22 @@ def test_a_launched_federation_gives_the_simulation_s_bits(
     model = "model/model.safetensors"
     assert (folder / model).read_bytes() == (alone.folder / model).read_bytes()
     assert [r.bytes_up for r in read_history(folder)] == [r.bytes_up for r in alone.rounds]
+
+
+def test_its_finished_model_is_exported_by_another_process(
+    asked: list[str], tmp_path: Path
+) -> None:
+    run = simulated(tmp_path, asked, "run.rounds=1")
+    done = launch(tmp_path, "export", f"run={run.folder}", "format=safetensors")
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = load_file(run.folder / "export/safetensors/model.safetensors")
+    assert made["first.weight"].dtype == torch.bfloat16
+
+
+def test_what_onnxruntime_can_t_run_is_said_and_no_file_is_left(
+    asked: list[str], tmp_path: Path
+) -> None:
+    run = simulated(tmp_path, asked, "run.rounds=1")
+    with pytest.raises(DataError, match=r"MDW-259.*onnxruntime can't run this model"):
+        export(str(run.folder), "onnx", tmp_path / "made", DataConf())
+    assert [file.name for file in (tmp_path / "made").iterdir()] == ["contract.json"]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import meadow
-from conf.combinations import COHORT_RULES
+from conf.combination_axes import COHORT_RULES
 from conf.compose import compose
 from conf.schema import VARIANTS
 from server.scoring.evaluation import first_weights
