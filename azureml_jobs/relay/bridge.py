@@ -21,9 +21,10 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
-from azureml_jobs.relay.carrying import FRAME_BYTES, carry_stream
+from azureml_jobs.relay.carrying import carry_stream
 from azureml_jobs.relay.meeting import Caller, Dialing, Listening
 from azureml_jobs.relay.outward import quiet_websockets
+from azureml_jobs.relay.stream_connection import FRAME_BYTES
 from conf.errors import MeadowError
 
 log = logging.getLogger(__name__)

@@ -9,24 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
 from websockets.exceptions import ConnectionClosed
 
 from azureml_jobs.relay.connection_proofs import not_of_the_protocol
+from azureml_jobs.relay.stream_connection import FRAME_BYTES, Meter, StreamConnection, free
 
-FRAME_BYTES: Final = 128 * 1024
-"""Of one frame at most, in either direction."""
 WAITING_FRAMES: Final = 4
 """Frames of one connection that have come and wait."""
 WRITTEN_BYTES: Final = 256 * 1024
 """What may wait to be sent on one connection; a frame more, where it was written before."""
 ENDING_SECONDS: Final = 2.0
 """For the other side's part of a goodbye."""
-
-Meter = Callable[[int], Awaitable[None]]
-"""Is told of so many bytes, and comes back when they may be carried."""
 
 
 class Frames(Protocol):
@@ -44,18 +40,16 @@ class Frames(Protocol):
         """Say goodbye."""
 
 
-async def free(count: int) -> None:
-    """Carry anything at once."""
-
-
-async def carry_frames(one: Frames, other: Frames, meter: Meter = free) -> None:
-    """Carry frames between two connections until one of them ends, then end the other; the first
+async def carry_frames(one: StreamConnection, other: StreamConnection, meter: Meter = free) -> None:
+    """Carry bytes between two connections until one of them ends, then end the other; the first
     is the caller's to end.
 
     Raises WireError MDW-690 for a text frame: a stream holds bytes alone.
     """
+    one.pass_to(other, meter)
+    other.pass_to(one, meter)
     try:
-        await _until_one_ends(_frames(one, other, meter), _frames(other, one, meter))
+        await _until_one_ends(_no_text(one), _no_text(other))
     finally:
         await _close(other)
 
@@ -104,11 +98,9 @@ async def closed(connection: Frames) -> None:
         connection.transport.abort()
 
 
-async def _frames(source: Frames, sink: Frames, meter: Meter) -> None:
-    while True:
-        frame = checked_bytes(await source.recv())
-        await meter(len(frame))
-        await sink.send(frame)
+async def _no_text(connection: Frames) -> None:
+    """Wait until a connection ends; its bytes are passed on beside this."""
+    checked_bytes(await connection.recv())
 
 
 async def _outward(reader: StreamReader, sink: Frames) -> None:

@@ -32,7 +32,8 @@ from websockets.exceptions import (
 )
 
 from azureml_jobs.identity.secret_store import read_private
-from azureml_jobs.relay.carrying import FRAME_BYTES, WAITING_FRAMES, WRITTEN_BYTES
+from azureml_jobs.relay.carrying import WAITING_FRAMES, WRITTEN_BYTES
+from azureml_jobs.relay.stream_connection import FRAME_BYTES, DialledConnection
 from conf.border import one_line
 from conf.errors import IdentityError, MeadowError, WireError
 from conf.schema import OutboundConf
@@ -171,6 +172,7 @@ async def dial(
             user_agent_header="meadow",
             proxy=proxy,
             compression=None,
+            create_connection=DialledConnection,
             open_timeout=OPEN_SECONDS,
             ping_interval=PING_SECONDS,
             ping_timeout=PONG_SECONDS,

@@ -29,13 +29,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from azureml_jobs.relay.allowance import Allowances, Clock
-from azureml_jobs.relay.carrying import (
-    FRAME_BYTES,
-    WAITING_FRAMES,
-    WRITTEN_BYTES,
-    Meter,
-    carry_frames,
-)
+from azureml_jobs.relay.carrying import WAITING_FRAMES, WRITTEN_BYTES, carry_frames
 from azureml_jobs.relay.connection_proofs import (
     ACCEPT,
     CONTROL,
@@ -55,6 +49,7 @@ from azureml_jobs.relay.door import (
 from azureml_jobs.relay.guarded_socket import listening
 from azureml_jobs.relay.outward import quiet_websockets
 from azureml_jobs.relay.settings import RelaySettings, unusable
+from azureml_jobs.relay.stream_connection import FRAME_BYTES, Meter, StreamConnection
 from conf.errors import MeadowError
 
 log = logging.getLogger(__name__)
@@ -86,8 +81,8 @@ class _Stream:
     """A silo's stream, from its offer to its end."""
 
     name: str
-    silo: ServerConnection
-    fetched: asyncio.Future[ServerConnection]
+    silo: StreamConnection
+    fetched: asyncio.Future[StreamConnection]
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     last: float = 0.0
     """When a byte went either way; monotonic seconds."""
@@ -97,7 +92,7 @@ class _Stream:
 class _Server:
     """An orchestrator that listens: its control connection, and the streams offered to it."""
 
-    control: ServerConnection
+    control: StreamConnection
     offered: dict[str, _Stream] = field(default_factory=dict)
 
 
@@ -139,6 +134,7 @@ class Relay:
             self._handle,
             sock=listener,
             process_request=self._check_request,
+            create_connection=StreamConnection,
             compression=None,
             server_header=None,
             open_timeout=self._file.proof_seconds,
@@ -177,6 +173,7 @@ class Relay:
 
     async def _handle(self, connection: ServerConnection) -> None:
         """Live one connection from its challenge to its end."""
+        assert isinstance(connection, StreamConnection)  # as `serve` was told
         request = connection.request
         assert request is not None
         claim = claim_of(request.path, self._federations)
@@ -203,7 +200,7 @@ class Relay:
             self._door.leaves(connection.remote_address and connection.remote_address[:2])
 
     async def _proven(
-        self, connection: ServerConnection, claim: Claim, federation: Federation, address: str
+        self, connection: StreamConnection, claim: Claim, federation: Federation, address: str
     ) -> tuple[str, Offer]:
         """Return the fingerprint of the key by which a connection is let in, and what it has shown.
 
@@ -228,6 +225,7 @@ class Relay:
                 self._door.check_rate(address, FAILED_PROOF)
             raise Refused(NOT_PROVEN, error.message) from None
         self._door.leaves(connection.remote_address[:2])
+        connection.let_in(stream=claim.role != CONTROL)
         return key, Offer(secrets.token_hex(16), challenge, proof)
 
     def _say(self, federation: str, address: str, why: str) -> None:
@@ -237,7 +235,7 @@ class Relay:
 
     # ---- the three roles
 
-    async def _listen(self, connection: ServerConnection, claim: Claim) -> None:
+    async def _listen(self, connection: StreamConnection, claim: Claim) -> None:
         """Hold an orchestrator's control connection; a newer one takes its place."""
         name = (claim.federation, claim.server)
         mine = sum(1 for federation, _ in self._servers if federation == claim.federation)
@@ -264,7 +262,7 @@ class Relay:
                 if not stream.fetched.done():
                     stream.fetched.set_exception(Refused(NOBODY_THERE, "the orchestrator left"))
 
-    async def _fetch(self, connection: ServerConnection, claim: Claim) -> None:
+    async def _fetch(self, connection: StreamConnection, claim: Claim) -> None:
         """Give an orchestrator's connection to the stream that it fetches."""
         server = self._servers.get((claim.federation, claim.server))
         stream = server.offered.get(claim.stream) if server is not None else None
@@ -278,7 +276,7 @@ class Relay:
 
     async def _carry(
         self,
-        connection: ServerConnection,
+        connection: StreamConnection,
         claim: Claim,
         federation: Federation,
         key: str,
@@ -286,7 +284,7 @@ class Relay:
     ) -> None:
         """Offer a silo's stream to its orchestrator, and carry it until one side ends."""
         federation.enter(key)
-        fetched: asyncio.Future[ServerConnection] = asyncio.get_running_loop().create_future()
+        fetched: asyncio.Future[StreamConnection] = asyncio.get_running_loop().create_future()
         stream = _Stream(offer.stream, connection, fetched, last=self._clock())
         try:
             other = await self._fetched(stream, claim, offer)
@@ -300,7 +298,7 @@ class Relay:
             stream.ended.set()
             fetched.cancel()
 
-    async def _fetched(self, stream: _Stream, claim: Claim, offer: Offer) -> ServerConnection:
+    async def _fetched(self, stream: _Stream, claim: Claim, offer: Offer) -> StreamConnection:
         """Return the orchestrator's connection for a stream; raises Refused."""
         server = self._servers.get((claim.federation, claim.server))
         if server is None:
@@ -323,7 +321,7 @@ class Relay:
             gone.cancel()
             del server.offered[stream.name]
 
-    def _close(self, connection: ServerConnection, code: int, why: str) -> None:
+    def _close(self, connection: StreamConnection, code: int, why: str) -> None:
         """Close a connection without waiting for its other side."""
         closing = asyncio.ensure_future(connection.close(code, why))
         self._closing.add(closing)
@@ -332,12 +330,9 @@ class Relay:
     # ---- what is watched
 
     def _meter(self, federation: Federation, stream: _Stream) -> Meter:
-        async def meter(count: int) -> None:
+        def meter(count: int) -> float:
             stream.last = self._clock()
-            if federation.bytes is not None:
-                pause = federation.bytes.owe(count)
-                if pause > 0:
-                    await asyncio.sleep(pause)
+            return 0.0 if federation.bytes is None else federation.bytes.owe(count)
 
         return meter
 

@@ -24,9 +24,14 @@ def refusal(line: str) -> str:
         help_cls=cli.help_cls,
     )
     cli.invocation = invocation
-    invocation.data["command_string"] = " ".join(words)
     invocation.commands_loader.load_command_table(words)
     command = invocation._rudimentary_get_command(words)
+    table = invocation.commands_loader.command_table
+    if command in table:
+        invocation.commands_loader.command_table = {command: table[command]}
+    # Some commands' arguments have other names in this command than in the others of their group: the
+    # CLI goes by this string, which is the command without its arguments.
+    invocation.data["command_string"] = command
     invocation.commands_loader.command_name = command
     invocation.commands_loader.load_arguments(command)
     invocation.parser.cli_ctx = cli

@@ -117,7 +117,7 @@ class Federation:
         self, address: str, silo: Silo, state: Path | None = None, app: str = TOY
     ) -> Iterator[ThreadNode]:
         """A node in a thread of this process, ended with the block."""
-        node = ThreadNode(self, address, silo, state, app)
+        node = ThreadNode(self.connection(address, silo.name), silo, state, app)
         try:
             yield node
         finally:
@@ -146,9 +146,9 @@ class Federation:
 
 class ThreadNode:
     def __init__(
-        self, federation: Federation, address: str, silo: Silo, state: Path | None, app: str
+        self, connection: Connection, silo: Silo, state: Path | None, app: str = TOY
     ) -> None:
-        self.connection = federation.connection(address, silo.name)
+        self.connection = connection
         journal = UpdateJournal(state) if state else None
         place = state / "states" if state else None
         states = SiloStateStore(lambda: FolderStore(place), silo.name) if place else None

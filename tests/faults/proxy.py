@@ -22,6 +22,7 @@ class Proxy:
         self.returned = 0
         self.connections = 0
         self._rate: float | None = None
+        self._seconds: float | None = None
         self._cut = threading.Event()
         self._passing = threading.Event()
         self._passing.set()
@@ -30,6 +31,10 @@ class Proxy:
     def limit(self, rate: float) -> None:
         """Let no more than so many bytes a second through, each way and connection."""
         self._rate = rate
+
+    def lasting(self, seconds: float) -> None:
+        """End each new connection after so long, whatever goes over it, as an ingress does."""
+        self._seconds = seconds
 
     def target(self, address: str) -> None:
         """Lead new connections elsewhere."""
@@ -75,6 +80,10 @@ class Proxy:
             self.connections += 1
             with self._lock:
                 self._open |= {near, far}
+            if self._seconds is not None:
+                ending = threading.Timer(self._seconds, self._drop, (near, far))
+                ending.daemon = True
+                ending.start()
             threading.Thread(target=self._carry, args=(near, far, True), daemon=True).start()
             threading.Thread(target=self._carry, args=(far, near, False), daemon=True).start()
 

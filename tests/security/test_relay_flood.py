@@ -1,55 +1,39 @@
-"""A relay under a thousand strangers, garbage and a federation that floods: little memory, others are served."""
+"""A relay under a thousand strangers, a thousand streams and a flood: little memory, others are served."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import re
+import resource
 import secrets
 import signal
 import socket
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
-import yaml
 
 from azureml_jobs.identity.signatures import authorities_in
 from azureml_jobs.identity.signed_admission import Admission, AdmissionAuthority
 from azureml_jobs.relay.carrying import Frames
 from azureml_jobs.relay.connection_proofs import Signer
-from azureml_jobs.relay.meeting import Caller, RelayAddress
-from azureml_jobs.relay.outward import Outward
 from azureml_jobs.relay.own_relay import Place, RelayDialing, RelayListening
+from tests.azureml_jobs.relay.ends import Server, meet, run
 from tests.azureml_jobs.relay.place import server_signer, silo_signer
-from tests.azureml_jobs.relay.public_ca import PublicCa
-from tests.faults.federation import Federation, until
+from tests.azureml_jobs.relay.process import RelayProcess
+from tests.faults.federation import Federation
 
-ROOT = Path(__file__).parents[2]
 MIB = 2**20
 STRANGERS = 1000
+STREAMS = 1000
+AT_ONCE = 20
 FLOODS = 8
 """Streams of the federation that floods, each with a reader that stands still."""
-
-
-@dataclass
-class Process:
-    pid: int
-    place: Place
-
-    @property
-    def memory(self) -> float:
-        return float(psutil.Process(self.pid).memory_info().rss)
-
-    def of(self, federation: str) -> Place:
-        return Place(self.place.address, federation, self.place.outward)
 
 
 @pytest.fixture
@@ -58,39 +42,21 @@ def federation(tmp_path: Path) -> Federation:
     return Federation(tmp_path / "one", 1)
 
 
-@pytest.fixture
-def relay(tmp_path: Path, federation: Federation) -> Iterator[Process]:
-    public = PublicCa.made(tmp_path / "public")
-    pem, key = public.certify("relay", ["127.0.0.1"])
-    ca = tmp_path / "ca.pem"
+@contextmanager
+def relay_for(
+    folder: Path, federation: Federation, limits: dict[str, Any], **file: Any
+) -> Iterator[RelayProcess]:
+    """A relay of two federations with one CA, which ends well and says nothing of its insides."""
+    ca = folder / "ca.pem"
     ca.write_bytes(federation.authority)
-    told = {
-        "name": "127.0.0.1",
-        "listen": "127.0.0.1:0",
-        "certificate": str(pem),
-        "key": str(key),
-        "proof_seconds": 4,
-        "federations": {name: {"ca": [str(ca)]} for name in ("federation", "other")},
-    }
-    file = tmp_path / "relay.yaml"
-    file.write_text(yaml.safe_dump(told))
-    log = tmp_path / "relay.log"
-    with log.open("w") as said:
-        command = [sys.executable, "-m", "azureml_jobs.cli.main", "relay", f"file={file}"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
+    relay = RelayProcess(folder, {"federation": ca, "other": ca}, limits, proof_seconds=4, **file)
+    relay.start()
     try:
-        until(lambda: "listens at" in log.read_text(), 60)
-        found = re.search(r"listens at 127\.0\.0\.1:(\d+)", log.read_text())
-        assert found is not None
-        address = RelayAddress.from_text(f"https://127.0.0.1:{found[1]}")
-        yield Process(process.pid, Place(address, "federation", Outward(public.file)))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
-        assert "Traceback" not in log.read_text()
+        yield relay
+        assert relay.kill(signal.SIGTERM) == 0
+        assert "Traceback" not in relay.said()
     finally:
-        process.kill()
-        process.wait(10)
+        relay.kill()
 
 
 def signer_of(federation: Federation, name: str) -> Signer:
@@ -101,54 +67,22 @@ def signer_of(federation: Federation, name: str) -> Signer:
     return Signer(mine.key, AdmissionAuthority(federation.secrets, name).sign(admission))
 
 
-class Listener:
-    """An orchestrator's end that keeps what it has fetched."""
-
-    def __init__(self, place: Place, federation: Federation) -> None:
-        signer = server_signer(federation)
-        authorities = authorities_in(federation.authority)
-        self._end = RelayListening(place, lambda: signer, lambda: authorities)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listens = asyncio.Event()
-        self.fetched: asyncio.Queue[Frames] = asyncio.Queue()
-        self.open: list[Frames] = []
-
-    async def __aenter__(self) -> Listener:
-        task = asyncio.create_task(self._end.listen(self._take, self._listens.set))
-        self._tasks.add(task)
-        await asyncio.wait_for(self._listens.wait(), 20)
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for one in self.open:
-            one.transport.abort()
-        await asyncio.sleep(0.1)
-
-    async def meet(self, way: RelayDialing) -> tuple[Frames, Frames]:
-        dialled = await way.dial()
-        fetched = await asyncio.wait_for(self.fetched.get(), 20)
-        self.open += [dialled, fetched]
-        return dialled, fetched
-
-    async def _take(self, caller: Caller) -> None:
-        async def fetch() -> None:
-            await self.fetched.put(await caller.fetch())
-
-        task = asyncio.create_task(fetch())
-        self._tasks.add(task)
+def listening(place: Place, federation: Federation) -> RelayListening:
+    signer = server_signer(federation)
+    authorities = authorities_in(federation.authority)
+    return RelayListening(place, lambda: signer, lambda: authorities)
 
 
 async def echo_seconds(one: Frames, other: Frames, times: int = 30) -> float:
-    """The median time of a small frame there and back."""
+    """The median time of a small frame there and back; each is the one that was sent."""
     taken = []
     for _ in range(times):
+        frame = secrets.token_bytes(32)
         began = time.perf_counter()
-        await one.send(b"ping")
-        await other.send(await other.recv())
-        await one.recv()
+        await one.send(frame)
+        arrived = await other.recv()
+        await other.send(arrived)
+        assert await one.recv() == arrived == frame
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
 
@@ -175,27 +109,28 @@ async def flood(stream: Frames) -> None:
 
 @pytest.mark.slow
 def test_strangers_and_a_federation_that_floods_cost_the_relay_little_and_the_other_one_nothing(
-    relay: Process, federation: Federation
+    tmp_path: Path, federation: Federation
 ) -> None:
-    port = int(relay.place.address.authority.rpartition(":")[2])
     mine = silo_signer(federation)
     theirs = signer_of(federation, "other")
 
-    async def test() -> None:
-        way = RelayDialing(relay.place, lambda: mine)
-        flooding = RelayDialing(relay.of("other"), lambda: theirs)
+    async def test(relay: RelayProcess) -> None:
+        others = replace(relay.place(), federation="other")
+        way = RelayDialing(relay.place(), lambda: mine)
+        flooding = RelayDialing(others, lambda: theirs)
         async with (
-            Listener(relay.place, federation) as server,
-            Listener(relay.of("other"), federation) as other,
+            Server(listening(relay.place(), federation)) as server,
+            Server(listening(others, federation)) as other,
         ):
-            one, fetched = await server.meet(way)
+            one, fetched = await meet(way, server)
             quiet = await echo_seconds(one, fetched)
             before = relay.memory
-            met = [await other.meet(flooding) for _ in range(FLOODS)]
-            floods = [asyncio.create_task(flood(stream)) for stream, _ in met]
-            held = await strangers(port)
+            met = [await meet(flooding, other) for _ in range(FLOODS)]
+            # Half of them from the silo, half from its orchestrator.
+            floods = [asyncio.create_task(flood(ends[n % 2])) for n, ends in enumerate(met)]
+            held = await strangers(relay.port)
             loud = await echo_seconds(one, fetched)
-            again, answered = await server.meet(way)
+            again, answered = await meet(way, server)
             await echo_seconds(again, answered, 3)
             taken = relay.memory - before
             print(f"{taken / MIB:.0f} MiB more, echo {quiet:.4f} s, then {loud:.4f} s")
@@ -209,7 +144,65 @@ def test_strangers_and_a_federation_that_floods_cost_the_relay_little_and_the_ot
             assert taken < 300 * MIB
             assert loud < max(0.5, 50 * quiet)
 
-    async def bounded() -> None:
-        await asyncio.wait_for(test(), 150)
+    with relay_for(tmp_path, federation, {}) as relay:
+        run(test(relay), 150)
 
-    asyncio.run(bounded())
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as this user may have."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < 4 * STREAMS:
+        pytest.skip(f"this user may open {most} files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4 * STREAMS, most))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (now, most))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("many_files")
+def test_a_thousand_streams_at_once_are_carried_each_to_its_own_end(
+    tmp_path: Path, federation: Federation
+) -> None:
+    mine = silo_signer(federation)
+
+    async def test(relay: RelayProcess) -> None:
+        way = RelayDialing(relay.place(), lambda: mine)
+        before = relay.memory
+        began = time.perf_counter()
+        async with Server(listening(relay.place(), federation)) as server:
+            dialled: list[Frames] = []
+
+            async def dial() -> None:
+                for _ in range(STREAMS // AT_ONCE):
+                    dialled.append(await way.dial())
+
+            await asyncio.gather(*(dial() for _ in range(AT_ONCE)))
+            server.opened += dialled
+            took = time.perf_counter() - began
+            frames = {n: secrets.token_bytes(1000) for n in range(len(dialled))}
+            for number, stream in enumerate(dialled):
+                await stream.send(number.to_bytes(4) + frames[number])
+            found = set()
+            for _ in dialled:
+                _, fetched = await asyncio.wait_for(server.streams.get(), 20)
+                arrived = bytes(await fetched.recv())
+                number = int.from_bytes(arrived[:4])
+                assert arrived[4:] == frames[number]
+                found.add(number)
+                await fetched.send(arrived[::-1])
+            assert len(found) == len(dialled) == STREAMS
+            for number, stream in enumerate(dialled):
+                assert bytes(await stream.recv())[::-1] == number.to_bytes(4) + frames[number]
+            taken = relay.memory - before
+            print(f"{len(dialled)} streams in {took:.0f} s, {taken / MIB:.0f} MiB")
+            assert taken < len(dialled) * MIB
+
+    limits = {
+        "streams": STREAMS,
+        "streams_per_key": STREAMS,
+        "connections_per_minute": 1e5,
+        "connections_per_minute_per_key": 1e5,
+    }
+    with relay_for(tmp_path, federation, limits, connections_per_minute=1e5) as relay:
+        run(test(relay), 250)

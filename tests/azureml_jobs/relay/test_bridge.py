@@ -3,77 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from azureml_jobs.identity.authority import relayed_name, server_credentials
 from azureml_jobs.identity.node_key import load_node_key, node_secret
 from azureml_jobs.relay.bridge import dialled
 from azureml_jobs.rendezvous import StaticRendezvous
-from client.node.connection import Connection
 from client.node.own_admission import SiloAdmission
 from client.node.relayed_server import RelayedServer
-from conf.compose import compose
 from conf.errors import IdentityError
 from conf.schema import OutboundConf
-from server.orchestrator.relayed_silos import by_relay
-from server.orchestrator.service import Orchestrator
 from tests.azureml_jobs.relay.place import RelayThread, relay_of
+from tests.azureml_jobs.relay.relayed import Relayed
 from tests.faults.federation import Federation, until
-
-
-class Relayed:
-    """An orchestrator and its silos' connections, all by one relay."""
-
-    def __init__(self, federation: Federation, relay: RelayThread) -> None:
-        self.federation = federation
-        self.relay = relay
-        hosts = ["127.0.0.1", relayed_name("federation")]
-        credentials = server_credentials(federation.secrets, hosts, datetime.now(UTC))
-        self.orchestrator = Orchestrator("127.0.0.1:0", credentials, federation.public)
-        self.credentials = credentials
-        url = f"federation.relay.url={relay.url}"
-        self.conf = compose([url, f"federation.orchestrator.outbound.ca={relay.ca.file}"])
-
-    @contextmanager
-    def running(self) -> Iterator[Relayed]:
-        self.orchestrator.start()
-        secrets = self.federation.secrets
-        try:
-            with by_relay(self.conf, self.orchestrator, lambda: self.credentials, secrets) as end:
-                self.end = end
-                assert end.listens.wait(10)
-                yield self
-        finally:
-            self.orchestrator.stop(over=False)
-
-    @contextmanager
-    def silo(
-        self, name: str, url: str | None = None, ca: Path | None = None
-    ) -> Iterator[Connection]:
-        key = load_node_key(self.federation.secrets.get(node_secret("federation", name)), name)
-        way = RelayedServer(url or self.relay.url)
-        file = self.federation.admission_file(name)
-        place = StaticRendezvous("127.0.0.1:1")
-        admission = SiloAdmission(name, key, self.federation.authority, place, file)
-        way.start(key, admission, OutboundConf(ca=str(ca or self.relay.ca.file)), None)
-        self.way = way
-        connection = Connection(
-            lambda: way.place.address,
-            self.federation.authority,
-            key,
-            admission=admission,
-            options=way.options,
-            target=way.target,
-        )
-        try:
-            yield connection
-        finally:
-            connection.close()
-            way.stop()
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +25,14 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 
 
 @pytest.fixture
-def relayed(tmp_path: Path, federation: Federation) -> Iterator[Relayed]:
-    with relay_of(tmp_path, federation) as relay, Relayed(federation, relay).running() as made:
+def relay(tmp_path: Path, federation: Federation) -> Iterator[RelayThread]:
+    with relay_of(tmp_path, federation) as made:
+        yield made
+
+
+@pytest.fixture
+def relayed(relay: RelayThread, federation: Federation) -> Iterator[Relayed]:
+    with Relayed(federation, relay.url, relay.ca.file).running() as made:
         yield made
 
 
@@ -101,12 +50,14 @@ def test_silos_that_come_by_a_relay_are_there_and_the_orchestrator_says_how_they
             direct.close()
 
 
-def test_a_relay_that_is_killed_and_started_again_costs_a_silo_seconds(relayed: Relayed) -> None:
+def test_a_relay_that_is_killed_and_started_again_costs_a_silo_seconds(
+    relayed: Relayed, relay: RelayThread
+) -> None:
     with relayed.silo("silo-1") as one:
         node = one.open(give_up_at=one.clock() + 20)
-        relayed.relay.stop()
+        relay.stop()
         until(lambda: not relayed.end.listens.is_set())
-        relayed.relay.start()
+        relay.start()
         assert one.open(give_up_at=one.clock() + 30) == node
 
 
@@ -126,7 +77,7 @@ def test_a_silo_without_an_admission_is_told_before_it_dials(relayed: Relayed) -
         relayed.federation.secrets.get(node_secret("federation", "silo-1")), "silo-1"
     )
     place = StaticRendezvous("127.0.0.1:1")
-    way = RelayedServer(relayed.relay.url)
+    way = RelayedServer(relayed.url)
     try:
         with pytest.raises(IdentityError, match="MDW-715"):
             admission = SiloAdmission("silo-1", key, relayed.federation.authority, place)

@@ -29,6 +29,7 @@ from azureml_jobs.relay.hybrid_connections import (
 )
 from azureml_jobs.relay.meeting import Caller, RelayAddress
 from azureml_jobs.relay.outward import Outward
+from azureml_jobs.relay.stream_connection import StreamConnection
 from conf.errors import MeadowError, WireError
 from server.orchestrator.relayed_silos import KEY, KEY_NAME, azure_token
 from tests.azureml_jobs.relay.public_ca import PublicCa
@@ -44,7 +45,7 @@ class StandIn:
         self.port = 0
         self.foreign = foreign
         self.listener: ServerConnection | None = None
-        self.waiting: dict[str, asyncio.Future[ServerConnection | int]] = {}
+        self.waiting: dict[str, asyncio.Future[StreamConnection | int]] = {}
         self.renewed: list[str] = []
         self.resource = ""
 
@@ -54,7 +55,13 @@ class StandIn:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pem, key)
         async with serve(
-            self._serve, "127.0.0.1", 0, ssl=context, process_request=self._asked, compression=None
+            self._serve,
+            "127.0.0.1",
+            0,
+            ssl=context,
+            process_request=self._asked,
+            create_connection=StreamConnection,
+            compression=None,
         ) as server:
             self.port = server.sockets[0].getsockname()[1]
             self.resource = "http://127.0.0.1/hc"
@@ -99,9 +106,11 @@ class StandIn:
         return said["skn"] == "listener" and unquote_plus(said["sig"]) == wanted.decode()
 
     async def _serve(self, connection: ServerConnection) -> None:
+        assert isinstance(connection, StreamConnection)
         assert connection.request is not None
         told = {n: v[0] for n, v in parse_qs(urlsplit(connection.request.path).query).items()}
         id = told["sb-hc-id"]
+        connection.let_in(stream=told["sb-hc-action"] != "listen")
         if told["sb-hc-action"] == "listen":
             self.listener = connection
             try:
@@ -116,7 +125,7 @@ class StandIn:
             self.waiting[id].set_result(connection)
             await connection.wait_closed()
 
-    async def _connect(self, sender: ServerConnection, id: str) -> None:
+    async def _connect(self, sender: StreamConnection, id: str) -> None:
         assert self.listener is not None
         self.waiting[id] = asyncio.get_running_loop().create_future()
         host = self.foreign or f"127.0.0.1:{self.port}"

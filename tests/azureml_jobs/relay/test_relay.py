@@ -8,23 +8,19 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from azureml_jobs.relay.carrying import Frames
 from azureml_jobs.relay.connection_proofs import ACCEPT, CONTROL, SILO, Challenge, Claim, Signer
 from azureml_jobs.relay.control_frames import Refusal
-from azureml_jobs.relay.door import path_of
-from azureml_jobs.relay.meeting import Caller
-from azureml_jobs.relay.outward import dial
-from azureml_jobs.relay.own_relay import RelayDialing, RelayListening
+from azureml_jobs.relay.own_relay import RelayDialing
 from conf.errors import IdentityError, MeadowError, WireError
+from tests.azureml_jobs.relay.ends import Server, closed_with, meet, raw, run
 from tests.azureml_jobs.relay.place import (
     RelayThread,
     dialing,
@@ -34,8 +30,6 @@ from tests.azureml_jobs.relay.place import (
     silo_signer,
 )
 from tests.faults.federation import Federation
-
-Test = Callable[[], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
@@ -52,80 +46,6 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Federation:
 def relay(tmp_path: Path, federation: Federation, other: Federation) -> Iterator[RelayThread]:
     with relay_of(tmp_path, federation, other, proof_seconds=2, fetch_seconds=2) as made:
         yield made
-
-
-class Server:
-    """An orchestrator's end, which fetches every stream and hands it to whoever waits."""
-
-    def __init__(self, end: RelayListening, refuse: str = "") -> None:
-        self._end = end
-        self._refuse = refuse
-        self._task: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listens = asyncio.Event()
-        self.streams: asyncio.Queue[tuple[str, Frames]] = asyncio.Queue()
-        self.opened: list[Frames] = []
-
-    async def __aenter__(self) -> Server:
-        self._task = asyncio.create_task(self._end.listen(self._take, self._listens.set))
-        listens = asyncio.create_task(self._listens.wait())
-        await asyncio.wait([self._task, listens], return_when=asyncio.FIRST_COMPLETED)
-        if self._task.done():
-            self._task.result()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        assert self._task is not None
-        for task in (self._task, *self._tasks):
-            task.cancel()
-        await asyncio.gather(self._task, *self._tasks, return_exceptions=True)
-        await asyncio.gather(*(one.close() for one in self.opened))
-
-    async def ended(self) -> None:
-        """Wait until the control connection has ended; raises why."""
-        assert self._task is not None
-        await asyncio.wait_for(asyncio.shield(self._task), 10)
-
-    async def _take(self, caller: Caller) -> None:
-        if self._refuse:
-            await caller.refuse(self._refuse)
-            return
-
-        async def fetch() -> None:
-            fetched = await caller.fetch()
-            self.opened.append(fetched)
-            await self.streams.put((caller.key, fetched))
-
-        task = asyncio.create_task(fetch())
-        self._tasks.add(task)
-
-
-async def meet(way: RelayDialing, server: Server) -> tuple[Frames, Frames]:
-    """A silo's end and the orchestrator's of one stream."""
-    dialled = await way.dial()
-    server.opened.append(dialled)
-    _, fetched = await asyncio.wait_for(server.streams.get(), 10)
-    return dialled, fetched
-
-
-def run(test: Awaitable[None]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(test, 60)
-
-    asyncio.run(bounded())
-
-
-async def raw(relay: RelayThread, claim: Claim) -> ClientConnection:
-    return await dial(f"wss://127.0.0.1:{relay.port}{path_of(claim)}", relay.outward)
-
-
-async def closed_with(connection: Any) -> int:
-    """The code with which the relay closes a connection, whatever it says before."""
-    while True:
-        try:
-            await asyncio.wait_for(connection.recv(), 10)
-        except ConnectionClosed:
-            return connection.close_code or 1006
 
 
 def test_a_silo_and_its_orchestrator_meet_and_bytes_pass_both_ways(
@@ -212,13 +132,13 @@ def test_a_recorded_proof_is_good_for_nothing_and_neither_is_a_forged_one(
 ) -> None:
     async def test() -> None:
         claim = Claim("federation", "server", SILO)
-        first = await raw(relay, claim)
+        first = await raw(relay.place(), claim)
         challenge = Challenge.from_text(await first.recv())
         proof = silo_signer(federation).proof(challenge, claim).to_text()
         await first.send(proof)
         assert await closed_with(first) == 4503  # let in; nobody is there
         for frame in (proof, "{}", "garbage", b"\0" * 1000, json.dumps({"open": True})):
-            second = await raw(relay, claim)
+            second = await raw(relay.place(), claim)
             await second.recv()
             await second.send(frame)
             assert await closed_with(second) == 4403

@@ -19,7 +19,7 @@ from server.orchestrator.caretaker import LEASE, Caretaker
 from server.orchestrator.service import Orchestrator
 from server.store.admitted_keys import AdmittedKeys
 from server.store.run_queue import RunQueue
-from tests.faults.federation import TOY, Federation, ThreadNode, until
+from tests.faults.federation import Federation, ThreadNode, until
 
 DAY = 86400.0
 
@@ -60,7 +60,7 @@ def test_the_server_and_that_silo_say_once_that_a_key_and_the_ca_will_end(
         orchestrator, credentials, "127.0.0.1", store, lease, place, keys, RunQueue(store)
     ) as care:
         nodes = [
-            ThreadNode(federation, orchestrator.address, silo, None, TOY)
+            ThreadNode(federation.connection(orchestrator.address, silo.name), silo, None)
             for silo in federation.silos
         ]
         try:
