@@ -91,7 +91,8 @@ class Azurite:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         command = [str(program), "--silent", "--disableTelemetry", "--skipApiVersionCheck"]
-        command += ["--location", str(self._folder)]
+        # Blobs end with the rehearsal: written to the disk, each would be waited for.
+        command += ["--inMemoryPersistence"]
         command += ["--blobHost", "127.0.0.1", "--blobPort", str(self.port)]
         environment = {
             name: value for name, value in os.environ.items() if "proxy" not in name.lower()

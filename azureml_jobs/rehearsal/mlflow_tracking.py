@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import service_pb2 as api
 from mlflow.store.tracking import sqlalchemy_store
 from mlflow.utils import proto_json_utils
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 from starlette.responses import Response
 
 Message = Any
@@ -28,6 +31,24 @@ stores: Any = sqlalchemy_store
 json_utils: Any = proto_json_utils
 _SEPARATOR: Final = " in "
 _RESOURCE_DOES_NOT_EXIST: Final = 5
+
+
+@contextmanager
+def _not_synced(file: Path) -> Iterator[None]:
+    """Have connections to this file that are opened in the block not wait for the disk.
+
+    MLflow makes its tables in a hundred steps, and what is in them ends with the rehearsal.
+    """
+
+    def opened(connection: Any, record: object) -> None:
+        if Path(connection.execute("PRAGMA database_list").fetchone()[2]) == file.resolve():
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", opened)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", opened)
 
 
 class MlflowTracking:
@@ -42,9 +63,10 @@ class MlflowTracking:
         # That tables are made is no news.
         for name in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        self._store: Any = stores.SqlAlchemyStore(
-            f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artefacts")
-        )
+        with _not_synced(folder / "mlflow.db"):
+            self._store: Any = stores.SqlAlchemyStore(
+                f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artefacts")
+            )
         self._own_ids: dict[str, str] = {}
         self._names: dict[str, str] = {}
 

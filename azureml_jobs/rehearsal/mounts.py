@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import urlparse
+
+from azure.storage.blob import BlobProperties, ContainerClient
 
 from azureml_jobs.rehearsal.access import Access
 from azureml_jobs.rehearsal.blobs import SUFFIX, Accounts
@@ -18,6 +20,10 @@ ARTIFACTS: Final = "azureml"
 _DATASTORE: Final = re.compile(
     r"azureml://(?:subscriptions/.*?/workspaces/[^/]+/)?datastores/([^/]+)/(?:paths/)?(.*)"
 )
+
+
+_KEPT_BYTES: Final = 2**20
+"""Of a blob that is kept for the next job with the same one: the code of a federation's jobs."""
 
 
 class MountFailed(Exception):
@@ -42,6 +48,8 @@ class Mounts:
     accounts: Accounts
     access: Access
     firewalls: Firewalls
+    _kept: dict[bytes, bytes] = field(default_factory=dict)
+    """Contents by their MD5: each job has the same code, in another account, five hundred files."""
 
     def location(self, workspace: str, uri: str) -> BlobLocation:
         """Return the location of an `azureml://datastores/...` address or a data asset's id.
@@ -122,7 +130,8 @@ class Mounts:
         container = self.accounts.container(location.account, location.container)
         folder.mkdir(parents=True, exist_ok=True)
         files = 0
-        for name in container.list_blob_names(name_starts_with=location.path):
+        for blob in container.list_blobs(name_starts_with=location.path):
+            name = blob.name
             # The prefix `data` also lists `data-2/...`, which is another folder.
             inside = not location.path or name.startswith(f"{location.path}/")
             if not inside and name != location.path:
@@ -134,6 +143,15 @@ class Mounts:
                 continue
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(container.download_blob(name).readall())
+            target.write_bytes(self._content(container, blob))
             files += 1
         return files
+
+    def _content(self, container: ContainerClient, blob: BlobProperties) -> bytes:
+        digest = bytes(blob.content_settings.content_md5 or b"")
+        found = self._kept.get(digest) if digest else None
+        if found is None:
+            found = bytes(container.download_blob(blob.name).readall())
+            if digest and len(found) <= _KEPT_BYTES:
+                self._kept[digest] = found
+        return found

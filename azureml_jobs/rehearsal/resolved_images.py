@@ -6,6 +6,7 @@ declared, nothing is known and the job runs; `unknown` says of how many images t
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 import threading
@@ -35,6 +36,8 @@ class ResolvedImages:
     resolve: Resolve = resolve
     unknown: list[str] = field(default_factory=list)
     _builds: dict[str, Build] = field(default_factory=dict)
+    _resolutions: dict[str, Resolution] = field(default_factory=dict)
+    """By what an image's folder holds: silos in several workspaces have the same one."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def build(self, environment_id: str) -> Build:
@@ -58,7 +61,10 @@ class ResolvedImages:
             if base is None:
                 self.unknown.append(environment_id)
                 return Build("Its base is not declared in bases.yaml, so nothing is known of it.\n")
-            resolution = self.resolve(Path(folder), base, self.variables)
+            content = _digest(Path(folder))
+            if content not in self._resolutions:
+                self._resolutions[content] = self.resolve(Path(folder), base, self.variables)
+            resolution = self._resolutions[content]
         begin = f"FROM {base.reference} (Python {base.python}, {base.platform})\n"
         if resolution.refused:
             return Build(f"{begin}{resolution.log}\n", failed=True)
@@ -66,3 +72,13 @@ class ResolvedImages:
             self.unknown.append(environment_id)
             return Build(f"{begin}No index was reached: {resolution.log}\n")
         return Build(f"{begin}{len(resolution.versions)} packages resolve.\n")
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

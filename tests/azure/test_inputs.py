@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,3 +84,19 @@ def test_a_closed_account_is_told_as_a_network_s_fault(xray: Federation) -> None
     job = sent(xray)
     xray.cloud.firewalls.open("storage:west")
     assert job.status == "Failed" and "AuthorizationFailure" in job.error
+
+
+def test_the_same_content_in_another_account_is_copied_and_a_changed_one_is_read(
+    xray: Federation, tmp_path: Path
+) -> None:
+    """A federation's jobs have the same code, each in its own account: it is asked for once."""
+    mounts = xray.cloud.executor.services.mounts
+    for account in ("north", "west"):
+        container = xray.cloud.accounts.container(account, "codes")
+        container.upload_blob("one/a.py", b"the same", overwrite=True)
+        mounts.uploaded(f"https://{account}.blob.core.windows.net/codes/one", tmp_path / account)
+        assert (tmp_path / account / "a.py").read_bytes() == b"the same"
+    assert list(mounts._kept.values()).count(b"the same") == 1
+    container.upload_blob("one/a.py", b"changed", overwrite=True)
+    mounts.uploaded("https://west.blob.core.windows.net/codes/one", tmp_path / "again")
+    assert (tmp_path / "again" / "a.py").read_bytes() == b"changed"

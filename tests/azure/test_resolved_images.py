@@ -63,6 +63,30 @@ def test_an_image_that_resolves_runs(federation: Federation, images: ResolvedIma
     assert "1 packages resolve" in (job.folder / LOG).read_text() and images.unknown == []
 
 
+def test_an_image_of_the_same_content_is_resolved_once(
+    federation: Federation, images: ResolvedImages
+) -> None:
+    asked = []
+
+    def counted(folder: Path, base: Base, variables: Mapping[str, str]) -> Resolution:
+        asked.append((folder / "requirements.txt").read_text())
+        return Resolution({"flwr": "1.42.0"})
+
+    images.resolve = counted
+    container = federation.cloud.accounts.container
+    for account, wanted in (("north", "1"), ("west", "1"), ("south", "2")):
+        for name, text in (
+            ("Dockerfile", "FROM docker.io/library/python:3.11-slim\n"),
+            ("requirements.txt", f"flwr=={wanted}\n"),
+        ):
+            container(account, "images").upload_blob(f"one/{name}", text.encode(), overwrite=True)
+        id = f"/environments/{account}"
+        address = f"https://{account}.blob.core.windows.net/images/one"
+        images.resources.put(id, {"properties": {"build": {"contextUri": address}}})
+        assert not images.build(id).failed
+    assert asked == ["flwr==1\n", "flwr==2\n"]
+
+
 def test_one_that_does_not_fails_in_the_build_with_azure_s_log(
     federation: Federation, images: ResolvedImages
 ) -> None:
