@@ -48,14 +48,18 @@ class Relayed:
 
     @contextmanager
     def silo(
-        self, name: str, url: str | None = None, ca: Path | None = None
+        self,
+        name: str,
+        url: str | None = None,
+        ca: Path | None = None,
+        outbound: OutboundConf | None = None,
     ) -> Iterator[Connection]:
         key = load_node_key(self.federation.secrets.get(node_secret("federation", name)), name)
         way = RelayedServer(url or self.url)
         file = self.federation.admission_file(name)
         place = StaticRendezvous("127.0.0.1:1")
         admission = SiloAdmission(name, key, self.federation.authority, place, file)
-        way.start(key, admission, OutboundConf(ca=str(ca or self.ca)), None)
+        way.start(key, admission, outbound or OutboundConf(ca=str(ca or self.ca)), None)
         self.way = way
         connection = Connection(
             lambda: way.place.address,
@@ -72,10 +76,12 @@ class Relayed:
             way.stop()
 
     @contextmanager
-    def node(self, number: int = 0, state: Path | None = None) -> Iterator[ThreadNode]:
+    def node(
+        self, number: int = 0, state: Path | None = None, outbound: OutboundConf | None = None
+    ) -> Iterator[ThreadNode]:
         """A silo's node in a thread, ended with the block."""
         silo = self.federation.silos[number]
-        with self.silo(silo.name) as connection:
+        with self.silo(silo.name, outbound=outbound) as connection:
             node = ThreadNode(connection, silo, state)
             try:
                 yield node
