@@ -12,8 +12,9 @@ from azureml_jobs.relay.bridge import dialled
 from azureml_jobs.rendezvous import StaticRendezvous
 from client.node.own_admission import SiloAdmission
 from client.node.relayed_server import RelayedServer
-from conf.errors import IdentityError
+from conf.errors import ConfigError, IdentityError
 from conf.schema import OutboundConf
+from server.orchestrator.relayed_silos import by_relay
 from tests.azureml_jobs.relay.place import RelayThread, relay_of
 from tests.azureml_jobs.relay.relayed import Relayed
 from tests.faults.federation import Federation, until
@@ -99,3 +100,13 @@ def test_a_port_that_listens_everywhere_is_dialled_on_this_machine() -> None:
     assert dialled("0.0.0.0:9092") == "127.0.0.1:9092"
     assert dialled("[::]:9092") == "[::1]:9092"
     assert dialled("10.0.0.1:9092") == "10.0.0.1:9092"
+
+
+def test_an_orchestrator_is_told_of_an_address_that_is_no_relays_before_it_dials(
+    relayed: Relayed,
+) -> None:
+    relayed.conf.federation.relay.url = "ftp://relay.example.org"
+    secrets = relayed.federation.secrets
+    way = by_relay(relayed.conf, relayed.orchestrator, lambda: relayed.credentials, secrets)
+    with pytest.raises(ConfigError, match="MDW-119"), way:
+        pass
