@@ -2,10 +2,10 @@
 algorithm 1) in place of `client.loop.train`.
 
 A loop of its own and not hooks around the other one: a step here begins with a draw that may be
-empty, has a gradient for each unit (`client.privacy.privacy_unit`), and must not depend on anything else of
-the data. Of the
-algorithm's half it calls those hooks that see no example: `begin`, `fit`, `gradients` (of what the
-noise is already in) and `end`. The gradients are those of `client.privacy.unit_gradients`.
+empty, has a gradient for each unit (`client.privacy.privacy_unit`), and must not depend on anything
+else of the data. Of the algorithm's half it calls those hooks that see no example: `begin`, `fit`,
+`gradients` (of what the noise is already in) and `end`. The gradients are those of
+`client.privacy.unit_gradients`.
 
 What leaves a silo is the trained weights. Buffers go back to what they were, and neither the loss nor
 the number of examples is told.
