@@ -2,12 +2,17 @@
 
     python benchmarks/private_accuracy.py --mnist FOLDER --adult FILE --ccfraud FILE [--seeds 1,2,3]
     python benchmarks/private_accuracy.py --sets adult --adult FILE --search
+    python benchmarks/private_accuracy.py --sets digits,mnist --mnist FOLDER --metrics 0.5
 
 Each cell is `meadow simulate` of three silos in this process, scored on test examples that no silo
 trains on; delta is 1e-5, epsilon that of the whole run, and what it has spent is read from its result.
 The noise has the distribution of the real thing and a seed (`privacy.test_seed`), so that a cell can
 be had again and the silos may tell metrics. `--search` is how the words of `SETS` were found: one seed,
 epsilon 4, each pair of a learning rate and a batch size. Sets whose data is not named are left out.
+
+`--metrics` is how far metrics with noise are from the truth: ten silos train the same model twice, once
+with metrics as they are and once with noise that costs so much, and each accuracy of all silos that is
+told (of rounds and of the test) is compared.
 """
 
 from __future__ import annotations
@@ -38,6 +43,23 @@ ALL = (
     "simulation=pool",
     "simulation.workers=0",
 )
+
+
+TEN = (
+    "federation.size=10",
+    "run.rounds=10",
+    "data.examples=null",
+    "privacy=sample_dp",
+    "privacy.epsilon=null",
+    "privacy.noise_multiplier=1.5",
+)
+"""Ten silos whose training has the same noise, whatever their metrics cost."""
+HEADS = {
+    "search": "| set | learning rate | batch | score | CPU s |\n|---|---|---|---|---|",
+    "metrics": "| set | evaluations | compared | median miss | root mean square | said | within 2 of it |"
+    "\n|---|---|---|---|---|---|---|",
+    "epsilons": "| set | epsilon | spent | score | CPU s |\n|---|---|---|---|---|",
+}
 
 
 @dataclass(frozen=True)
@@ -137,32 +159,66 @@ def searched(name: str, one: Set, root: Sequence[str]) -> Iterator[str]:
         yield f"| {name} | {rate:g} | {batch} | {found.score:.4f} | {found.seconds:.1f} |"
 
 
+def noised(
+    name: str, one: Set, root: Sequence[str], seeds: Sequence[int], part: float
+) -> Iterator[str]:
+    """Yield a line for each number of evaluations that a run tells: how far they are from the truth."""
+    for every in (1, 5, 10):
+        misses: list[float] = []
+        said: list[float] = []
+        for seed in seeds:
+            words = [*one.words, *one.private, *root, *TEN, f"run.seed={seed}"]
+            words += [f"privacy.test_seed={seed}", f"privacy.metrics_every={every}"]
+            exact = accuracies(words)
+            for where, (value, spread) in accuracies(
+                [*words, f"privacy.metrics_epsilon={part}"]
+            ).items():
+                misses.append(abs(value - exact[where][0]))
+                said.append(spread)
+        root_mean = statistics.mean(miss**2 for miss in misses) ** 0.5
+        within = statistics.mean(m <= 2 * s for m, s in zip(misses, said, strict=True))
+        yield (
+            f"| {name} | {10 // every + 1} | {len(misses)} | {statistics.median(misses):.4f} |"
+            f" {root_mean:.4f} | {statistics.mean(said):.4f} | {within:.0%} |"
+        )
+
+
+def accuracies(words: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Run ten silos and return each accuracy of all of them that is told, with its deviation."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = simulate([*ALL, *words, f"run.output={folder}"])
+        told = {f"round {one.round}": one.aggregate for one in done.rounds}
+    told["test"] = done.result.final
+    return {
+        where: (metrics["accuracy"], metrics.get("accuracy_noise", 0.0))
+        for where, metrics in told.items()
+        if "accuracy" in metrics
+    }
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description="What sample-level privacy costs in accuracy.")
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--search", action="store_true")
+    parser.add_argument("--metrics", type=float, default=0.0)
     for name in ("mnist", "adult", "ccfraud"):
         parser.add_argument(f"--{name}", type=Path)
     asked = parser.parse_args()
     logging.disable(logging.WARNING)
     seeds = [int(seed) for seed in asked.seeds.split(",")]
-    print(
-        "| set | learning rate | batch | score | CPU s |\n|---|---|---|---|---|"
-        if asked.search
-        else "| set | epsilon | spent | score | CPU s |\n|---|---|---|---|---|"
-    )
+    print(HEADS["search" if asked.search else "metrics" if asked.metrics else "epsilons"])
     for name in asked.sets.split(","):
         where = getattr(asked, name, None)
         if name != "digits" and where is None:
             continue
         root = [] if where is None else [f"data.root={where}"]
-        lines = (
-            searched(name, SETS[name], root)
-            if asked.search
-            else rows(name, SETS[name], root, seeds)
-        )
+        lines = rows(name, SETS[name], root, seeds)
+        if asked.search:
+            lines = searched(name, SETS[name], root)
+        elif asked.metrics:
+            lines = noised(name, SETS[name], root, seeds, asked.metrics)
         for line in lines:
             print(line, flush=True)
 

@@ -20,13 +20,14 @@ from client.data_files import fingerprint
 from client.device import device_of
 from client.device_mod import device_mod
 from client.dry_round import dry_round
+from client.evaluating import Bound
 from client.flat_copy import to_device, to_host
 from client.malloc import keep_activations_mapped
 from client.memory import Memory
 from client.model_step import step_mod
 from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation, reported
-from client.privacy import privacy_unit, private_round
+from client.privacy import noised_evaluation, privacy_unit, private_round
 from client.privacy.private_round import tells_metrics
 from client.silo_settings import data_key, silo_of
 from client.tasks.base import Data
@@ -117,6 +118,8 @@ def evaluate(message: Message, context: Context) -> Message:
     silo = silo_of(context)
     round = int(_config(message)[protocol.ROUND])  # type: ignore[arg-type]  # checked by run_scope
     loaded = _load_checked(round, scope, silo, context)
+    if scope.privacy.noises_metrics:
+        return Message(_noised(message, scope, silo, context, loaded), reply_to=message)
     if not silo.policy.reveal_counts or not tells_metrics(scope.privacy):
         none = MetricRecord({**nothing_told().metrics})
         return Message(RecordDict({protocol.METRICS: none}), reply_to=message)
@@ -133,6 +136,29 @@ def evaluate(message: Message, context: Context) -> Message:
         }
     )
     return Message(content, reply_to=message)
+
+
+def _noised(
+    message: Message, scope: RunScope, silo: Silo, context: Context, loaded: Loaded
+) -> RecordDict:
+    """Return what a private run's evaluation tells (`client.privacy.noised_evaluation`)."""
+    config = _config(message)
+    split = _split(config, loaded.data)
+
+    def evaluates(each: Bound) -> loop.Evaluation:
+        if length(split):
+            _load(loaded, _weights(message) | memory.read(context.state).kept)
+        trainer = for_evaluation(loaded.trainer, silo)
+        return loop.evaluate(loaded.model, split, loaded.task, trainer, each)
+
+    asked = noised_evaluation.Asked(
+        str(config.get(protocol.RUN_ID, "")),
+        int(config[protocol.ROUND]),  # type: ignore[arg-type]  # checked by run_scope
+        str(config[protocol.SPLIT]),
+        protocol.records(message.content, ArrayRecord)[protocol.ARRAYS],
+        config,
+    )
+    return noised_evaluation.answer(asked, loaded.task, scope, silo, context, evaluates)
 
 
 @app.query("ready")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,9 @@ from client.tasks.base import Task
 from client.trees import map_tensors
 from conf.schema import TrainerConf
 from strategies.wire import protocol
+
+Bound = Callable[[Sums], Sums]
+"""What is kept of the sums of one example."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +48,34 @@ class Evaluation:
         }
 
 
-def evaluate(model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf) -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    task: Task,
+    conf: TrainerConf,
+    each: Bound | None = None,
+) -> Evaluation:
     """Return the sums of a model over a set; no output is kept, so memory does not grow with it.
 
-    Raises DataError: MDW-208 where the task's sums are not what they must be, MDW-225 to 227 where
-    the device fails.
+    With `each` every example is evaluated alone, whatever the task makes of a batch, and what `each`
+    makes of its sums is added up. Raises DataError: MDW-208 where the task's sums are not what they
+    must be, MDW-225 to 227 where the device fails.
     """
     with told(conf.eval_batch_size):
-        return _evaluated(model, dataset, task, conf)
+        return _evaluated(model, dataset, task, conf, each)
 
 
 def _evaluated(
-    model: nn.Module, dataset: Dataset[Any], task: Task, conf: TrainerConf
+    model: nn.Module,
+    dataset: Dataset[Any],
+    task: Task,
+    conf: TrainerConf,
+    each: Bound | None,
 ) -> Evaluation:
     started = time.perf_counter()
     device = device_of(model)
+    if each is not None:
+        conf = replace(conf, eval_batch_size=1)
     conf = for_scores(conf, device)
     batches = Batches(dataset, conf.eval_batch_size, device, conf, collate=task.collate)
     if not batches.examples:
@@ -68,7 +85,8 @@ def _evaluated(
         next_step(conf)
         with autocast(device, conf), as_written(odd, conf):
             output = map_tensors(full_precision, task.output(model, batch))
-        return sums.of_batch(task, output, batch)
+        made = sums.of_batch(task, output, batch)
+        return made if each is None else each(made)
 
     total: Sums = {}
     model.eval()

@@ -21,6 +21,10 @@ NONE: Final = "none"
 SAMPLE_DP: Final = "sample_dp"
 SILO_DP: Final = "silo_dp"
 LOCAL_DP: Final = "local_dp"
+NOISED_METRICS: Final = "noised_metrics"
+"""Not a kind that a run chooses: the sums of an evaluation that leave under `sample_dp`, with noise of
+their own (`client.privacy.noised_sums`).
+"""
 
 ADD_OR_REMOVE_ONE: Final = "add-or-remove-one"
 """Neighbours: two sets of a silo's examples, of which one has one example more."""
@@ -30,16 +34,23 @@ RELATIONS: Final = {
     SAMPLE_DP: ADD_OR_REMOVE_ONE,
     SILO_DP: REPLACE_ONE,
     LOCAL_DP: REPLACE_ONE,
+    NOISED_METRICS: ADD_OR_REMOVE_ONE,
 }
 EXAMPLE: Final = "example"
 GROUP: Final = "group"
 SILO: Final = "silo"
-UNITS: Final = {SAMPLE_DP: (EXAMPLE, GROUP), SILO_DP: (SILO,), LOCAL_DP: (SILO,)}
+UNITS: Final = {
+    SAMPLE_DP: (EXAMPLE, GROUP),
+    SILO_DP: (SILO,),
+    LOCAL_DP: (SILO,),
+    NOISED_METRICS: (EXAMPLE,),
+}
 """What may be protected as a whole: a group is what `data.group` says (a patient, an account)."""
 CALLED: Final = {
     SAMPLE_DP: "sample-level (DP-SGD at each silo)",
     SILO_DP: "silo-level (noise in the mean, at the server)",
     LOCAL_DP: "local (noise in each silo's change, at the silo)",
+    NOISED_METRICS: "sums with Gaussian noise (added at each silo)",
 }
 
 MEETING: Final = {
@@ -49,7 +60,7 @@ MEETING: Final = {
     LOCAL_DP: (LOCAL_DP,),
 }
 """By an owner's floor, the kinds of privacy that are at least as much."""
-OF_EXAMPLES: Final = MEETING[SAMPLE_DP]
+OF_EXAMPLES: Final = (*MEETING[SAMPLE_DP], NOISED_METRICS)
 """The kinds whose releases say what they cost each example: an owner's `epsilon_at_most`."""
 OF_SILOS: Final = MEETING[SILO_DP]
 """The kinds whose releases say what they cost the silo as a whole: `silo_epsilon_at_most`."""
@@ -58,6 +69,7 @@ REPLACED: Final = "replaced"
 SUMS: Final = {
     EXAMPLE: {
         (SAMPLE_DP, EXAMPLE): AS_NOTED,
+        (NOISED_METRICS, EXAMPLE): AS_NOTED,
         (SAMPLE_DP, GROUP): REPLACED,
         (LOCAL_DP, SILO): AS_NOTED,
     },

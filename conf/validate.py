@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from conf import combinations, fewest
 from conf.errors import ConfigError
+from conf.privacy_kinds import EXAMPLE
 from conf.schema import (
     EXTERNAL,
     VARIANTS,
@@ -59,6 +60,7 @@ def validate(conf: Conf, where: Where = lambda key: "configuration") -> None:
         _registered,
         _counted,
         _noise,
+        _noised_metrics,
         combinations.check,
         fewest.check,
     ):
@@ -342,6 +344,25 @@ def _noise(conf: Conf, where: Where) -> None:
         why = "holds no gradient of a single example, which privacy.clipping=per_layer clips."
         hint = "Take privacy.clipping=flat, or privacy.gradients=hooks."
         raise _contradiction("privacy.gradients", "ghost", where, why, hint)
+
+
+def _noised_metrics(conf: Conf, where: Where) -> None:
+    privacy = conf.privacy
+    if not isinstance(privacy, SampleDpConf) or not privacy.noises_metrics:
+        return
+    key = "privacy.metrics_epsilon"
+    if privacy.unit != EXAMPLE:
+        why = f"bounds what one example moves, and not what a {privacy.unit} of them does."
+        hint = "Leave privacy.metrics_epsilon out, or protect each example (privacy.unit=example)."
+        raise _contradiction(key, privacy.metrics_epsilon, where, why, hint)
+    if privacy.epsilon is not None and privacy.metrics_epsilon >= privacy.epsilon:
+        why = f"leaves nothing of privacy.epsilon={privacy.epsilon:g} to train with."
+        hint = "A tenth of privacy.epsilon is a usual part."
+        raise _contradiction(key, privacy.metrics_epsilon, where, why, hint)
+    if conf.run.early_stop.patience is not None and privacy.metrics_every > 1:
+        why = "gives rounds without metrics, by which run.early_stop counts its patience."
+        hint = "Set privacy.metrics_every=1, or leave run.early_stop.patience out."
+        raise _contradiction("privacy.metrics_every", privacy.metrics_every, where, why, hint)
 
 
 def _contradiction(key: str, value: object, where: Where, why: str, hint: str) -> ConfigError:

@@ -36,6 +36,7 @@ from server.run.checkpoint import Checkpoints, Kept, RunState
 from server.run.history import FILE as HISTORY
 from server.run.history import History, read_history
 from server.run.ledger import AdmissionOf, Ledger
+from server.run.privacy_spent import after_test
 from server.run.result import FinalTest, RoundRecord, RunResult
 from server.run.run_folder import RunFolder
 from server.run.silo_states import SiloStates
@@ -98,6 +99,7 @@ class Session:
         self.result.status = "stopped_early" if stopped_early else "finished"
         self.result.test = test
         self.result.final = test.final
+        self.result.privacy = after_test(self.result.privacy, test)
         error = self.untold
         if error is not None:
             self.result.error = {"code": error.code, "message": error.message}

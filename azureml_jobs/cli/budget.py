@@ -123,6 +123,7 @@ def forecast(arguments: Arguments) -> int:
 
 
 def _of_units(arguments: Arguments, conf: Conf, privacy: NoisyConf) -> list[tuple[str, str]]:
+    from client.privacy.metrics_plan import all_releases
     from client.privacy.sampling import plan_of
 
     named = f"{privacy.protects}s"
@@ -130,13 +131,18 @@ def _of_units(arguments: Arguments, conf: Conf, privacy: NoisyConf) -> list[tupl
     if units < 1:
         raise arguments.wrong(f"{named}= is missing: how many the silo trains on")
     plan = plan_of(units, conf.trainer.batch_size, conf.trainer.epochs)
-    release = _release(conf, privacy, plan.rate, plan.steps)
-    return [
+    assert isinstance(privacy, SampleDpConf)
+    told = all_releases(privacy, conf.run.rounds, [])
+    release = _release(conf, privacy, plan.rate, plan.steps, told)
+    rows = [
         ("rounds", str(conf.run.rounds)),
         ("steps", f"{plan.steps} in each, of {plan.batch} {named} on average"),
         ("noise", f"{release.noise:.3f} times privacy.clip_norm={privacy.clip_norm:g}"),
-        *_costs([release] * conf.run.rounds, privacy),
     ]
+    if told:
+        metrics = f"told {len(told)} times, with noise of {told[0].noise:.3f} in all sums together"
+        rows.append(("metrics", metrics))
+    return [*rows, *_costs([*[release] * conf.run.rounds, *told], privacy)]
 
 
 def _of_silos(conf: Conf, privacy: NoisyConf) -> list[tuple[str, str]]:
@@ -171,13 +177,16 @@ def _costs(releases: list[Release], privacy: NoisyConf) -> list[tuple[str, str]]
     ]
 
 
-def _release(conf: Conf, privacy: NoisyConf, rate: float, steps: int) -> Release:
+def _release(
+    conf: Conf, privacy: NoisyConf, rate: float, steps: int, beside: list[Release]
+) -> Release:
     from client.privacy.accountant import Release, noise_for
 
     noise = privacy.noise_multiplier
     if noise is None:
         assert privacy.epsilon is not None
-        noise = noise_for(rate, steps * conf.run.rounds, privacy.epsilon, privacy.delta)
+        steps_in_all = steps * conf.run.rounds
+        noise = noise_for(rate, steps_in_all, privacy.epsilon, privacy.delta, tuple(beside))
     return Release(rate, noise, steps)
 
 

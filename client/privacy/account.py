@@ -57,6 +57,8 @@ FORMAT: Final = Format(
 BEGUN: Final = "begun"
 CONTINUED: Final = "continued"
 """Written with a new key: what stands before it counts as its owner found it."""
+LATER: Final = ("released",)
+"""Fields of an entry that earlier releases had not."""
 TRIES: Final = 64
 """Numbers that are tried for an entry while other processes take them."""
 
@@ -77,6 +79,13 @@ class Entry:
     rate: float = 0.0
     noise: float = 0.0
     steps: int = 0
+    released: str = ""
+    """What was released, where it is kept to be sent again (`client.privacy.kept_answers`)."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what is signed: without what earlier releases did not say, where it says nothing."""
+        return {name: value for name, value in asdict(self).items() if value or name not in LATER}
 
     @property
     def release(self) -> Release:
@@ -86,7 +95,7 @@ class Entry:
     @property
     def digest(self) -> str:
         """Return the SHA-256 of what it says, in hex."""
-        return hashlib.sha256(canonical(asdict(self))).hexdigest()
+        return hashlib.sha256(canonical(self.facts)).hexdigest()
 
 
 class Account:
@@ -155,6 +164,11 @@ class Account:
             why = "it once had an entry that it lacks, and so was put back from an old copy"
             raise self._fault(why)
 
+    def check(self, release: Release, policy: PolicyConf, mechanism: str) -> None:
+        """Raise SiloError MDW-373 where a release would cost more than the owner allows."""
+        entry = self._entry(self._entries(), "", 0, release, mechanism)
+        owner_bounds.check(policy, self.entries(), entry, self._silo)
+
     def reserve(
         self,
         run: str,
@@ -163,11 +177,13 @@ class Account:
         policy: PolicyConf,
         mechanism: str = SAMPLE_DP,
         unit: str = "",
+        released: str = "",
     ) -> list[Entry]:
         """Note a release before it is made, and return the run's releases with it.
 
         `mechanism` is the kind of privacy that it is of, `unit` what it protects as a whole; of none
-        the first that this kind protects (`conf.privacy_kinds`).
+        the first that this kind protects (`conf.privacy_kinds`). What is `released` again is noted
+        once.
 
         Raises SiloError MDW-373 where all releases together would then cost more than the owner
         allows (`client.privacy.owner_bounds`), CheckpointError where it can't be noted: what is not
@@ -176,26 +192,42 @@ class Account:
         for _ in range(TRIES):
             known = self._entries()
             before = _releases(known)
-            entry = Entry(
-                known[-1].number + 1,
-                known[-1].digest,
-                _now(),
-                mechanism,
-                run,
-                round,
-                RELATIONS[mechanism],
-                unit or UNITS[mechanism][0],
-                rate=release.rate,
-                noise=release.noise,
-                steps=release.steps,
-            )
+            if released and any(one.released == released for one in before):
+                return [one for one in before if one.run == run]
+            entry = self._entry(known, run, round, release, mechanism, unit, released)
             owner_bounds.check(policy, before, entry, self._silo)
             if self._put(entry):
                 return [one for one in [*before, entry] if one.run == run]
         raise self._fault("other processes write to it all the time")
 
+    @staticmethod
+    def _entry(
+        known: list[Entry],
+        run: str,
+        round: int,
+        release: Release,
+        mechanism: str,
+        unit: str = "",
+        released: str = "",
+    ) -> Entry:
+        """Return what would be noted of a release after what is known."""
+        return Entry(
+            known[-1].number + 1,
+            known[-1].digest,
+            _now(),
+            mechanism,
+            run,
+            round,
+            RELATIONS[mechanism],
+            unit or UNITS[mechanism][0],
+            rate=release.rate,
+            noise=release.noise,
+            steps=release.steps,
+            released=released,
+        )
+
     def _put(self, entry: Entry) -> bool:
-        line = FORMAT.stamp | asdict(entry) | {"signature": self._signature(entry)}
+        line = FORMAT.stamp | entry.facts | {"signature": self._signature(entry)}
         if not self._store.put_if_absent(self._name(entry.number), json.dumps(line).encode()):
             return False
         self._store.replace(self._head_name, self._head(entry))
@@ -277,7 +309,7 @@ class Account:
         return json.dumps(FORMAT.stamp | facts | {"signature": self._signed_by_us(facts)}).encode()
 
     def _signature(self, entry: Entry) -> str:
-        return self._signed_by_us(asdict(entry))
+        return self._signed_by_us(entry.facts)
 
     def _signed_by_us(self, facts: dict[str, Any]) -> str:
         return hmac.new(self._key, canonical(facts), hashlib.sha256).hexdigest()

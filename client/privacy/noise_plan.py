@@ -17,9 +17,16 @@ MOST_TIMES: Final = 10.0
 """The noise of the rounds before: with more, one round would undo what all others have learned."""
 
 
-def noise_of(asked: NoisyConf, round: Release, left: int, before: Sequence[Release] = ()) -> float:
+def noise_of(
+    asked: NoisyConf,
+    round: Release,
+    left: int,
+    before: Sequence[Release] = (),
+    beside: Sequence[Release] = (),
+) -> float:
     """Return the noise multiplier of each round that is left: what the run names, or what `left` of
-    them need for its epsilon, on top of what was released `before`.
+    them need for its epsilon, on top of what was released `before` and of what else the run releases
+    `beside` them.
 
     `round` is one of them with whatever noise. The noise of those before is kept as long as it is
     enough: it is not where a run is resumed for more rounds, a round was trained twice, or examples
@@ -32,9 +39,10 @@ def noise_of(asked: NoisyConf, round: Release, left: int, before: Sequence[Relea
         raise SiloError("MDW-378", what, "Give privacy.epsilon or privacy.noise_multiplier.")
     if before:
         same = replace(round, noise=before[-1].noise)
-        if epsilon([*before, *[same] * left], asked.delta) <= asked.epsilon:
+        if epsilon([*before, *beside, *[same] * left], asked.delta) <= asked.epsilon:
             return same.noise
-    noise = noise_for(round.rate, round.steps * left, asked.epsilon, asked.delta, tuple(before))
+    others = (*before, *beside)
+    noise = noise_for(round.rate, round.steps * left, asked.epsilon, asked.delta, others)
     if before and noise > MOST_TIMES * before[-1].noise:
         raise SiloError(
             "MDW-378",

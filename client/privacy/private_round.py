@@ -19,10 +19,11 @@ from flwr.app import Context
 
 from client.cache import Loaded
 from client.loop import Arrays, Trained
-from client.privacy import canaries, clipped_round, privacy_unit, sample_dp
+from client.privacy import canaries, clipped_round, metrics_plan, privacy_unit, sample_dp
 from client.privacy.account import Account, Entry
 from client.silo_settings import data_key
 from conf.errors import SiloError
+from conf.privacy_kinds import NOISED_METRICS
 from conf.schema import NoisyConf, PrivacyConf, RunScope, SampleDpConf, Silo
 from strategies.silo_half import Records, SiloHalf
 from strategies.wire import protocol
@@ -81,7 +82,7 @@ def train(
     assert isinstance(privacy, NoisyConf)
     check_simulated(privacy, silo, context)
     if not isinstance(privacy, SampleDpConf):
-        account = _begun(context, silo, told)
+        account = begun(context, silo, told)
         trained = clipped_round.train(
             loaded,
             scope,
@@ -134,10 +135,13 @@ def _sample_level(
         examples, groups = planted.dataset, planted.groups
     plan = sample_dp.plan_for(scope, examples, groups)
     _check_delta(privacy, plan.units, silo)
-    account = _begun(context, silo, told)
-    before = [one for one in account.entries() if one.run == run]
+    account = begun(context, silo, told)
+    made = [one for one in account.entries() if one.run == run]
+    before = [one for one in made if one.mechanism != NOISED_METRICS]
     _check_unit(before, privacy, silo)
-    release = sample_dp.release_of(scope, plan, [one.release for one in before])
+    told_of = [one.release for one in made if one.mechanism == NOISED_METRICS]
+    beside = metrics_plan.all_releases(privacy, scope.run.rounds, told_of)
+    release = sample_dp.release_of(scope, plan, [one.release for one in before], beside)
     entries = account.reserve(run, round, release, silo.policy, unit=privacy.unit)
     with canaries.scored(planted, loaded, silo, round):
         trained = sample_dp.train(
@@ -158,7 +162,7 @@ def _sample_level(
     return replace(trained, metrics=metrics, account=account.reminder())
 
 
-def _begun(context: Context, silo: Silo, told: Mapping[str, Any]) -> Account:
+def begun(context: Context, silo: Silo, told: Mapping[str, Any]) -> Account:
     """Return the silo's account, not older than the server has seen it.
 
     Raises SiloError MDW-376 without a place for one, CheckpointError MDW-540.

@@ -55,16 +55,22 @@ UNSEEN: Final = ("output", "loss", "wrap")
 """Hooks of a silo's half that would see examples."""
 
 
-def release_of(scope: RunScope, plan: Plan, before: Sequence[Release] = ()) -> Release:
+def release_of(
+    scope: RunScope,
+    plan: Plan,
+    before: Sequence[Release] = (),
+    beside: Sequence[Release] = (),
+) -> Release:
     """Return what a round of such draws releases: with noise for the whole run's epsilon, as if the
     silo were asked in each round that is left, or with the noise that the run names.
 
-    `before` is what the run has released here so far. Raises SiloError MDW-378
+    `before` is what its rounds have released here so far, and `beside` what all its evaluations
+    release (`client.privacy.metrics_plan`). Raises SiloError MDW-378
     (`client.privacy.noise_plan`).
     """
     left = max(scope.run.rounds - len(before), 1)
     round = Release(plan.rate, 0.0, plan.steps)
-    return replace(round, noise=noise_of(_asked(scope), round, left, before))
+    return replace(round, noise=noise_of(_asked(scope), round, left, before, beside))
 
 
 def plan_for(scope: RunScope, dataset: Dataset[Any], groups: Indices | None = None) -> Plan:

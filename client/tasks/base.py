@@ -40,6 +40,10 @@ class SumSpec:
     A sum is an array of `shape`: counts (int64), or with `real` float64. Each unit of the task's
     `size` adds to each element something between `low` and `high`. A real sum may name counts of the
     same examples (`withheld_with`): where an owner withholds some of these, it stays at the silo too.
+
+    `at_once` is to how many elements one unit adds at most, None to all of them: the fewer, the less
+    noise the sum needs under privacy. A `confusion` has a row for each true class and a column for
+    each that is guessed, and one unit adds 1 to one element.
     """
 
     shape: tuple[int, ...] = ()
@@ -47,6 +51,8 @@ class SumSpec:
     low: float = 0.0
     high: float = 1.0
     withheld_with: str = ""
+    at_once: int | None = None
+    confusion: bool = False
 
 
 @dataclass(frozen=True)

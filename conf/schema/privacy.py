@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.fields import MOST_EXAMPLES, number, one_of, value
+from conf.fields import MOST_EXAMPLES, MOST_ROUNDS, number, one_of, value
 from conf.privacy_kinds import SILO
 
 
@@ -25,6 +25,11 @@ class PrivacyConf:
     def guarantees(self) -> bool:
         """Return whether anything is promised: not of noise that has a seed."""
         return self.is_private and getattr(self, "test_seed", None) is None
+
+    @property
+    def noises_metrics(self) -> bool:
+        """Return whether metrics leave a silo with noise of their own, under the run's epsilon."""
+        return float(getattr(self, "metrics_epsilon", 0.0)) > 0
 
 
 @dataclass
@@ -104,6 +109,26 @@ class SampleDpConf(NoisyConf):
         "ghost",
         help="how a unit's gradient is clipped: hooks holds that of each example, ghost needs little "
         "more memory than plain training (clipping=flat)",
+    )
+    metrics_epsilon: float = number(
+        0.0,
+        at_least=0,
+        at_most=1000,
+        help="part of epsilon that all evaluations of the run may cost each example: its metrics are "
+        "then told, made of sums with noise; 0 = no silo tells any",
+    )
+    metrics_every: int = number(
+        5,
+        at_least=1,
+        at_most=MOST_ROUNDS,
+        help="validation metrics are told in each so many rounds, and in the last; fewer have less "
+        "noise",
+    )
+    metrics_loss_at_most: float = number(
+        4.0,
+        above=0,
+        at_most=1e6,
+        help="what the loss of an example counts as at most where it is told with noise",
     )
     audit: bool = value(
         False,

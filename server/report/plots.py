@@ -30,7 +30,7 @@ from server.report.drawing import (
 from server.report.overview import MOST_LINES, Point, binned
 from server.run.movement import OWNS
 from server.run.result import Metrics, RunResult
-from server.run.shown import best, in_words, is_less_better, known, value_of, written
+from server.run.shown import NOISE, best, in_words, is_less_better, known, value_of, written
 
 MOST_POINTS: Final = 250
 """Points of a curve; of more rounds, each is the mean of several."""
@@ -61,7 +61,8 @@ def learning_curve(result: RunResult, points: Sequence[Point], name: str) -> str
     """
     figure, axes = new_axes()
     lines = Lines(axes)
-    drawn = binned(points, MOST_POINTS, [name])
+    drawn = binned(points, MOST_POINTS, [name, f"{name}{NOISE}"])
+    noised = _noise(lines, drawn, name)
     if len(result.silos) <= MOST_LINES:
         for place, silo in enumerate(result.silos):
             own = [point.silos.get(silo, {}) for point in drawn]
@@ -72,12 +73,26 @@ def learning_curve(result: RunResult, points: Sequence[Point], name: str) -> str
     for level, style in reference_levels(result, name):
         lines.level(level, style)
     begins = lines.finish(share=not is_less_better(result.shown, name))
-    title = in_words(name)
+    title = f"{in_words(name)}, shaded: ± its noise" if noised else in_words(name)
     # An axis that leaves out the lower part of a share is said to.
     if begins > 0:
         title += f" (axis from {written(begins)})"
     _finish(axes, title, points)
     return svg(figure, f"curve-{name}")
+
+
+def _noise(lines: Lines, drawn: Sequence[Point], name: str) -> bool:
+    """Draw how far noise moves a metric of all silos; return whether there is any in it."""
+    found = [
+        (float(point.round), value, spread)
+        for point in drawn
+        for value in known([point.aggregate], name)
+        for spread in known([point.aggregate], f"{name}{NOISE}")
+    ]
+    if found:
+        low, high = ([y + sign * spread for _, y, spread in found] for sign in (-1, 1))
+        lines.range([x for x, _, _ in found], low, high)
+    return bool(found)
 
 
 @matplotlib.rc_context(STYLE)

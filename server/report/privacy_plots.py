@@ -10,7 +10,7 @@ from server.report.drawing import AGGREGATE, SIZE, STYLE, Lines, finish, line_st
 from server.report.overview import MOST_LINES, Point, binned
 from server.report.plots import MOST_POINTS
 from server.run.result import RunResult
-from server.run.shown import CENTRAL, in_words, is_less_better, value_of
+from server.run.shown import CENTRAL, NOISE, in_words, is_less_better, value_of
 
 
 @matplotlib.rc_context(STYLE)
@@ -39,6 +39,11 @@ def worth_of_epsilon(result: RunResult, points: Sequence[Point], name: str) -> s
     figure, axes = new_axes((SIZE[0], 2.7))
     lines = Lines(axes)
     xs, ys = worth(points, name)
+    spreads = [value_of(point.aggregate, f"{name}{NOISE}") or 0.0 for point in _known(points, name)]
+    if any(spreads):
+        low = [y - spread for y, spread in zip(ys, spreads, strict=True)]
+        high = [y + spread for y, spread in zip(ys, spreads, strict=True)]
+        lines.range(xs, low, high)
     lines.add(xs, ys, AGGREGATE)
     own = name.removeprefix(CENTRAL)
     lines.finish(share=not is_less_better(result.shown, own))
@@ -51,12 +56,21 @@ def worth(points: Sequence[Point], name: str) -> tuple[list[float], list[float]]
     """Return the epsilon of who paid most after each round, and the metric then, where both are known."""
     xs = []
     ys = []
-    for point in binned(points, MOST_POINTS, [name]):
+    for point in _known(points, name):
         value = value_of(point.aggregate, name)
-        if value is not None and point.spent_span is not None:
-            xs.append(point.spent_span[1])
-            ys.append(value)
+        assert value is not None and point.spent_span is not None
+        xs.append(point.spent_span[1])
+        ys.append(value)
     return xs, ys
+
+
+def _known(points: Sequence[Point], name: str) -> list[Point]:
+    """Return the points at which both a metric and what it had cost are known."""
+    return [
+        point
+        for point in binned(points, MOST_POINTS, [name, f"{name}{NOISE}"])
+        if value_of(point.aggregate, name) is not None and point.spent_span is not None
+    ]
 
 
 def titled(name: str) -> str:

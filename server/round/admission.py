@@ -28,6 +28,8 @@ from typing import Any, Final, TypeVar
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from client import sums as task_sums
+from client.privacy.accountant import MOST_NOISE
+from client.privacy.noised_sums import NoisedSums
 from client.tasks.base import SumSpec
 from conf.errors import Interrupted
 from server.round.array_layout import ArrayLayout, few
@@ -36,6 +38,7 @@ from server.round.judgement import AdmissionFault, Admitted, Rejected, Verdict
 from server.round.reply_numbers import (
     MAX_EXAMPLES,
     OF_EVALUATION,
+    OF_PRIVACY,
     OF_TRAINING,
     check_loss,
     check_names,
@@ -44,7 +47,7 @@ from server.round.reply_numbers import (
     examples_in,
     weight_of,
 )
-from server.round.reply_sums import check_sums
+from server.round.reply_sums import check_noised, check_sums
 from server.round.sent_model import Known, Largest, Measured, SentModel, Values
 from server.round.sketch import Sketcher
 from strategies.algorithm import Layout
@@ -88,7 +91,8 @@ class Admission:
     `sums` is what an evaluation may hold (`client.sums.specs_of`), `metrics` what makes metrics of
     it (the task's own code), `weighting` what an update weighs by (`strategy.weighting`). With a
     `sketcher` each admitted update comes with a sketch of its change, and with a `decoding` it is
-    made whole first: what is judged is what it says, and not how that travelled.
+    made whole first: what is judged is what it says, and not how that travelled. With `noised` the sums
+    of evaluations have noise, in that form.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Admission:
         limits: Limits | None = None,
         sketcher: Sketcher | None = None,
         decoding: Decoding | None = None,
+        noised: NoisedSums | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.ceilings: Mapping[str, int] = {}
@@ -110,6 +115,7 @@ class Admission:
         self._weighting = weighting
         self._sketcher = sketcher
         self.decoding = decoding
+        self.noised = noised
         self._round = 0
         self._cohort: frozenset[str] = frozenset()
         self._reach = 0.0
@@ -204,9 +210,12 @@ class Admission:
         self._answered.add((silo, phase))
 
     def _evaluation(self, content: RecordDict, values: dict[str, Any], most: int) -> Admitted:
-        # A silo that holds nothing out says so: it has no metrics, and did not fail.
-        examples = examples_in(values, 0, most)
+        # A silo that holds nothing out says so: it has no metrics, and did not fail. A number with
+        # noise may be beyond any that the silo has.
+        examples = examples_in(values, 0, most if self.noised is None else MAX_EXAMPLES)
         names = set(OF_EVALUATION)
+        if examples and self.noised is not None:
+            return self._noised_evaluation(content, values, examples, most)
         if examples:
             sums = _array_records(content, [protocol.SUMS])[protocol.SUMS]
             most_size = most if self.limits.counts_examples else task_sums.LARGEST_SIZE - 1
@@ -219,6 +228,27 @@ class Admission:
         check_numbers(values)
         withheld = values.get(protocol.WITHHELD) == 1
         return Admitted(examples, withheld=withheld, without=_withheld_in(values))
+
+    def _noised_evaluation(
+        self, content: RecordDict, values: dict[str, Any], examples: int, most: int
+    ) -> Admitted:
+        form = self.noised
+        assert form is not None
+        check_names(values, {protocol.NUM_EXAMPLES, protocol.ROUND, *OF_PRIVACY})
+        check_numbers(values, [protocol.NOISE])
+        noise = float(values[protocol.NOISE])
+        if not 0 < noise <= MOST_NOISE:
+            raise AdmissionFault("MDW-623", f"its noise is {noise:.6g}, which is none that counts")
+        record = _array_records(content, [protocol.SUMS])[protocol.SUMS]
+        found = check_noised(record, form, noise, most)
+        try:
+            form.metrics(found, noise)
+        except Interrupted:
+            raise
+        except Exception as error:
+            what = f"the task's metrics raise {type(error).__name__} for its sums"
+            raise AdmissionFault("MDW-630", what) from None
+        return Admitted(examples)
 
     def _update(
         self, content: RecordDict, values: dict[str, Any], most: int, known: Known | None

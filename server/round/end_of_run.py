@@ -23,12 +23,14 @@ from client import sums
 from client.tasks.base import Task
 from conf.errors import Interrupted
 from conf.schema import OperatingConf
-from server.round.counted import say_what_counted
+from server.round.counted import nothing, say_what_counted
+from server.round.evaluations import Gathered
 from server.round.exchange import Closing
 from server.round.judgement import Admitted
-from server.round.phase import Phase, evaluated, metrics_of_union
+from server.round.phase import Phase, evaluated
 from server.run.result import FinalTest, Metrics
 from server.scoring.details import Details, chosen_of, details_of
+from server.store.account_reminders import AccountReminders
 from strategies.wire import protocol
 
 log = logging.getLogger(__name__)
@@ -46,36 +48,44 @@ def final_test(
     heard: Heard,
     counted: Mapping[str, int],
     chosen: Details | None = None,
+    reminders: AccountReminders | None = None,
 ) -> FinalTest:
     """Evaluate a model on the test splits of all silos of a phase; who does not answer is named.
 
     `config` is what each message says beside the model (`config_of`), `counted` the round of each
-    silo's state (`server.round.counted`), and `chosen` what the validation examples chose.
+    silo's state (`server.round.counted`), and `chosen` what the validation examples chose. `reminders`
+    are those of the silos' accounts, where the test costs them something.
     """
     started = time.monotonic()
     names = sorted(phase.silos.values())
     phase.admission.open(phase.round, arrays, names)
     test = FinalTest(phase.round, names)
-    union = sums.Union()
-    without: list[frozenset[str]] = []
+    noised = phase.admission.noised
+    gathered = Gathered(task, noised)
     messages = _messages(arrays, config, sorted(phase.silos))
-    say_what_counted(messages, phase.silos, counted)
+    reminder = nothing if noised is None or reminders is None else reminders.of
+    say_what_counted(messages, phase.silos, counted, reminder)
     for silo, reply, verdict in phase.judged(messages, closes, test):
         if not isinstance(verdict, Admitted):
             continue
-        said = evaluated(task, reply, verdict)
+        said = evaluated(task, reply, verdict, noised)
         heard(silo, said.metrics)
+        gathered.add(silo, said)
+        if said.spent:
+            test.privacy[silo] = said.spent
+        if said.account and reminders is not None:
+            reminders.keep(silo, said.account)
         if said.withheld:
             test.partial.append(silo)
         if said.sums is not None:
-            union.add(silo, said.sums)
-            without.append(said.without)
             test.metrics[silo] = said.metrics
     test.partial.sort()
     test.metrics = dict(sorted(test.metrics.items()))
-    test.aggregate = metrics_of_union(task, union, without)
+    test.privacy = dict(sorted(test.privacy.items()))
+    test.aggregate = gathered.metrics()
     test.chosen = chosen or {}
-    test.details = _known(task, lambda: details_of(task, union.total(), test.chosen))
+    if noised is None:
+        test.details = _known(task, lambda: details_of(task, gathered.union.total(), test.chosen))
     test.seconds = time.monotonic() - started
     return test
 
@@ -94,7 +104,8 @@ def choose(
 
     A silo that does not answer has no part in it, and fails nothing.
     """
-    if not ranks(task):
+    if not ranks(task) or phase.admission.noised is not None:
+        # Scores do not leave with noise.
         return {}
     phase.admission.open(phase.round, arrays, sorted(phase.silos.values()))
     union = sums.Union()

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from flwr.app import Message
 from flwr.serverapp.strategy import Strategy
 
-from client import sums
 from client.tasks.base import Task
 from conf.errors import MeadowError, RoundError
 from server.round.choice import Choice
 from server.round.error_text import reasons_of
+from server.round.evaluations import Gathered
 from server.round.judgement import Admitted
 from server.round.means import means
 from server.round.patience import closing_of
-from server.round.phase import Phase, evaluated, metrics_of_union
+from server.round.phase import Phase, evaluated
 from server.round.replies import in_order
+from server.run.privacy_spent import note_evaluation
 from server.run.result import Metrics, RoundRecord
 from server.session import Session
 
@@ -48,20 +49,22 @@ class EvaluatePhase:
         the run ends, or with which model.
         """
         replies: list[tuple[str, Message]] = []
-        union = sums.Union()
-        without: list[frozenset[str]] = []
+        noised = self.phase.admission.noised
+        gathered = Gathered(self.task, noised)
         closes = closing_of(self.session.conf.run, len(record.cohort), len(messages))
         for silo, reply, verdict in self.phase.judged(messages, closes, record):
             if not isinstance(verdict, Admitted):
                 record.unevaluated.append(silo)
                 continue
             record.evaluated.append(silo)
-            said = evaluated(self.task, reply, verdict)
+            said = evaluated(self.task, reply, verdict, noised)
             if said.withheld:
                 record.partial.append(silo)
+            gathered.add(silo, said)
+            note_evaluation(record, silo, said.spent)
+            if said.account:
+                self.session.reminders.keep(silo, said.account)
             if said.sums is not None:
-                union.add(silo, said.sums)
-                without.append(said.without)
                 record.metrics[silo] = said.metrics
                 replies.append((silo, reply))
             self.session.observer.reply(record.round, "evaluate", silo, said.metrics)
@@ -71,7 +74,7 @@ class EvaluatePhase:
             self._told(record, closes.quorum)
         if not replies:
             return {}
-        return self._others(record.round, replies) | metrics_of_union(self.task, union, without)
+        return self._others(record.round, replies) | gathered.metrics()
 
     def _others(self, number: int, replies: list[tuple[str, Message]]) -> Metrics:
         """Return what the strategy makes of the evaluations; nothing where it raises.

@@ -13,9 +13,10 @@ from flwr.serverapp.strategy import Strategy
 
 from client import sums
 from client.model_parts import model_parts
+from client.privacy.noised_sums import NoisedSums
 from client.tasks.base import SumSpec, Task
 from conf.errors import RoundError
-from conf.schema import RUN_SCOPE, Conf, RunConf, RunScope
+from conf.schema import RUN_SCOPE, Conf, RunConf, RunScope, SampleDpConf
 from conf.seeds import seed_for
 from server.round.admission import Admission, Limits
 from server.round.decoding import Decoding
@@ -50,7 +51,19 @@ def admission_of(conf: Conf, task: Task, strategy: Strategy) -> Admission:
         limits,
         Sketcher(seed_for(conf.run.seed, "server", 0, "sketch")),
         decoding_of(conf, task, strategy),
+        noised_of(conf, task),
     )
+
+
+def noised_of(conf: Conf, task: Task) -> NoisedSums | None:
+    """Return the form in which the sums of a private run's evaluations have noise; None of any other.
+
+    Raises SiloError MDW-367.
+    """
+    asked = conf.privacy
+    if not isinstance(asked, SampleDpConf) or not asked.noises_metrics:
+        return None
+    return NoisedSums(task, asked.metrics_loss_at_most)
 
 
 def decoding_of(conf: Conf, task: Task, strategy: Strategy) -> Decoding | None:

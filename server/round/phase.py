@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from client import sums
+from client.privacy.noised_sums import NoisedSums
 from client.tasks.base import Task
 from conf.errors import Interrupted
 from server.round.admission import Admission
@@ -78,13 +79,24 @@ class Evaluated:
     """Whether the silo's owner keeps something back, so that the union's metrics lack it."""
     without: frozenset[str] = frozenset()
     """The metrics that the owner does not let out."""
+    noise: float = 0.0
+    """The noise multiplier of the sums; 0 where they have none."""
+    spent: Metrics = field(default_factory=dict)
+    """What the run has cost each of the silo's examples so far, where the answer had noise."""
+    account: str = ""
+    """A reminder of the silo's account then."""
 
 
-def evaluated(task: Task, reply: Message, verdict: Admitted) -> Evaluated:
+def evaluated(
+    task: Task, reply: Message, verdict: Admitted, noised: NoisedSums | None = None
+) -> Evaluated:
     """Return what a silo's evaluation says, and leave in the reply what is for a strategy.
 
-    The metrics are made here of the sums: what the silo itself calls its loss is not looked at.
+    The metrics are made here of the sums: what the silo itself calls its loss is not looked at. With
+    `noised` the sums have noise, in that form.
     """
+    if noised is not None:
+        return _noised(noised, reply, verdict)
     cost = {
         name: value
         for name, value in metrics_in(reply).items()
@@ -104,6 +116,30 @@ def evaluated(task: Task, reply: Message, verdict: Admitted) -> Evaluated:
     return Evaluated(cost | made, of_silo, verdict.withheld, verdict.without)
 
 
+def _noised(form: NoisedSums, reply: Message, verdict: Admitted) -> Evaluated:
+    """Return what an evaluation says whose sums have noise."""
+    if not verdict.examples:
+        return Evaluated({}, None, verdict.withheld)
+    said = metrics_in(reply)
+    noise = said[protocol.NOISE]
+    values = protocol.to_state(protocol.records(reply.content, ArrayRecord)[protocol.SUMS])
+    made = form.metrics(values, noise)
+    account = protocol.records(reply.content, ConfigRecord).get(protocol.ACCOUNT)
+    reminder = "" if account is None else str(account.get(protocol.REMINDER, ""))
+    for record in (protocol.SUMS, protocol.ACCOUNT):
+        if record in reply.content:
+            del reply.content[record]
+    reply.content[protocol.METRICS] = MetricRecord(
+        {protocol.NUM_EXAMPLES: verdict.examples, **made}
+    )
+    spent = {
+        name: said[key]
+        for name, key in (("epsilon", protocol.EPSILON), ("epsilon_renyi", protocol.RENYI_EPSILON))
+        if key in said
+    }
+    return Evaluated(made, values, verdict.withheld, noise=noise, spent=spent, account=reminder)
+
+
 def metrics_of_union(
     task: Task, union: sums.Union, without: Sequence[Collection[str]] = ()
 ) -> Metrics:
@@ -116,9 +152,20 @@ def metrics_of_union(
     """
     total = union.total()
     nobody = frozenset.intersection(*map(frozenset, without)) if without else frozenset()
+
+    def made() -> Metrics:
+        metrics = sums.metrics_of(task, total)
+        return metrics | {name: math.nan for name in nobody if name in metrics}
+
+    return only_loss(
+        task, made, lambda: {sums.LOSS: float(total[sums.LOSS]) / int(total[sums.SIZE])}
+    )
+
+
+def only_loss(task: Task, made: Callable[[], Metrics], otherwise: Callable[[], Metrics]) -> Metrics:
+    """Return the metrics of a union; what there is `otherwise` where the task's own code raises."""
     try:
-        made = sums.metrics_of(task, total)
-        return made | {name: math.nan for name in nobody if name in made}
+        return made()
     except Interrupted:
         raise
     except Exception as error:
@@ -128,7 +175,7 @@ def metrics_of_union(
             task.name,
             type(error).__name__,
         )
-        return {sums.LOSS: float(total[sums.LOSS]) / int(total[sums.SIZE])}
+        return otherwise()
 
 
 def metrics_in(reply: Message) -> Metrics:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord
 
 from client import sums as task_sums
+from client.privacy.noised_sums import NoisedSums
+from client.sums import Sums
 from client.tasks.base import SumSpec
 from server.round.array_layout import ArrayLayout, difference_of
 from server.round.judgement import AdmissionFault
@@ -37,6 +40,29 @@ def check_sums(record: ArrayRecord, specs: Mapping[str, SumSpec], most: int = MA
         raise AdmissionFault("MDW-630", f"its size is {size}, not between 1 and {most}")
     for name, spec in specs.items():
         _check_range(name, values[name], spec, size)
+
+
+def check_noised(record: ArrayRecord, form: NoisedSums, noise: float, most: int) -> Sums:
+    """Return sums that have noise, by name.
+
+    Raises AdmissionFault MDW-630 where they are not those that the task leaves, or beyond what `most`
+    examples and noise of that multiplier can come to.
+    """
+    shapes = {part.name: (part.elements,) for part in form.parts}
+    if record.keys() != shapes.keys():
+        raise AdmissionFault(
+            "MDW-630", f"its sums are not the task's: {difference_of(record, shapes)}"
+        )
+    found = {}
+    for part, bound in form.largest(most, noise):
+        values = ArrayLayout("float64", shapes[part.name]).values_of(part.name, record[part.name])
+        if not np.isfinite(values).all() or np.abs(values).max(initial=0) > bound:
+            raise AdmissionFault(
+                "MDW-630",
+                f"{part.name!r:.80} holds values that {most} examples and noise do not come to",
+            )
+        found[part.name] = torch.from_numpy(values.copy())
+    return found
 
 
 def _check_range(name: str, values: np.ndarray, spec: SumSpec, size: int) -> None:

@@ -201,6 +201,7 @@ class Rounds:
             lambda silo, metrics: session.observer.reply(kept.round, TEST_PHASE, silo, metrics),
             session.state.counted,
             chosen,
+            session.reminders,
         )
         test.central = central.metrics(kept.round)
         test.unscored = central.why
@@ -266,7 +267,8 @@ class Rounds:
         config = self._config()
         config[protocol.SPLIT] = protocol.VALIDATION
         asked = self.strategy.configure_evaluate(number, arrays, config, cohort)
-        messages = self._to_cohort(asked, nodes, self._counted(record))
+        shown = reminder if self.admission.noised is not None else nothing
+        messages = self._to_cohort(asked, nodes, self._counted(record), shown)
         evaluation = EvaluatePhase(
             self.session, self.strategy, self._phase("evaluate", number), self.task, self.choice
         )
@@ -301,7 +303,9 @@ class Rounds:
             privacy=spent_in(record),
         )
         mean = None if self.noise is None else self.noise.facts()
-        session.result.privacy = told_of(session.conf.privacy, session.result.privacy, record, mean)
+        session.result.privacy = told_of(
+            session.conf.privacy, session.result.privacy, record, mean, session.conf.run.rounds
+        )
         states = session.silo_states
         marked = session.state.silo_states
         if states is not None:

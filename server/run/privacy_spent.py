@@ -15,17 +15,19 @@ from contextlib import suppress
 from importlib import metadata
 from typing import Any, Final
 
+from client.privacy.metrics_plan import planned
 from conf.privacy_kinds import (
     ADD_OR_REMOVE_ONE,
     CALLED,
     EXAMPLE,
     GROUP,
+    NOISED_METRICS,
     RELATIONS,
     SAMPLE_DP,
     SILO_DP,
 )
 from conf.schema import NoisyConf, PrivacyConf, SampleDpConf
-from server.run.result import Metrics, RoundRecord
+from server.run.result import FinalTest, Metrics, RoundRecord
 from strategies.wire import protocol
 
 Facts = dict[str, Any]
@@ -57,6 +59,24 @@ def told_by_silos(record: RoundRecord) -> dict[str, Metrics]:
     return found
 
 
+def note_evaluation(record: RoundRecord, silo: str, spent: Mapping[str, float]) -> None:
+    """Note what the run has cost at a silo after its evaluation, where that has cost something."""
+    if spent and silo in record.train:
+        record.train[silo] |= {
+            protocol.EPSILON: spent["epsilon"],
+            protocol.RENYI_EPSILON: spent.get("epsilon_renyi", math.nan),
+        }
+
+
+def after_test(facts: Facts, test: FinalTest) -> Facts:
+    """Return what a result says of the run's privacy after the test at its end."""
+    silos = dict(facts.get("silos", {}))
+    for silo, spent in test.privacy.items():
+        if silo in silos:
+            silos[silo] = {**silos[silo], **spent}
+    return {**facts, "silos": silos} if test.privacy else facts
+
+
 def spent_in(record: RoundRecord) -> dict[str, float]:
     """Return epsilon so far by silo, as of a round."""
     return {silo: spent["epsilon"] for silo, spent in sorted(record.privacy.items())}
@@ -67,10 +87,12 @@ def told_of(
     before: Mapping[str, Any],
     record: RoundRecord,
     mean: Mapping[str, float] | None = None,
+    rounds: int = 1,
 ) -> Facts:
     """Return what a result says of the run's privacy after a round; nothing without any.
 
-    `mean` is what there is to say of the noise in the mean, where the server adds it.
+    `mean` is what there is to say of the noise in the mean, where the server adds it; `rounds` are
+    those of the run.
     """
     if not isinstance(privacy, NoisyConf):
         return {}
@@ -89,6 +111,7 @@ def told_of(
         "clip_norm": privacy.clip_norm,
         "clipping": getattr(privacy, "clipping", "fixed"),
         **({"mean": dict(mean)} if mean else {}),
+        **_metrics_told(privacy, rounds),
         "silos": {**before.get("silos", {}), **record.privacy},
     }
 
@@ -97,6 +120,19 @@ def _of_groups(privacy: PrivacyConf) -> Facts:
     if not isinstance(privacy, SampleDpConf) or privacy.unit != GROUP:
         return {}
     return {"examples_per_unit": privacy.examples_per_unit}
+
+
+def _metrics_told(privacy: NoisyConf, rounds: int) -> Facts:
+    """Return what a result says of metrics that were told with noise; nothing where none were."""
+    if not isinstance(privacy, SampleDpConf) or not privacy.noises_metrics:
+        return {}
+    told = {
+        "mechanism": CALLED[NOISED_METRICS],
+        "epsilon": privacy.metrics_epsilon,
+        "evaluations": planned(privacy, rounds),
+        "loss_at_most": privacy.metrics_loss_at_most,
+    }
+    return {"metrics": told}
 
 
 def _versions(kind: str) -> dict[str, str]:
@@ -123,6 +159,7 @@ def sentences(facts: Mapping[str, Any]) -> list[str]:
         f"each {unit}'s {_CLIPPED.get(unit, 'change')} clipped to"
         f" {facts['clip_norm']:g} ({facts['clipping']})",
         *_of_the_mean(facts),
+        *_of_metrics(facts),
         *_pays_again(unit),
         "what else left the silos, and what is not covered: docs/privacy.md",
     ]
@@ -180,6 +217,19 @@ def _of_the_mean(facts: Mapping[str, Any]) -> list[str]:
     return [
         f"noise of {mean['deviation']:.3g} in each weight of the last round's mean, of norm"
         f" {mean['noise_norm']:.3g} in all, beside changes of at most {mean['clip_norm']:.3g}"
+    ]
+
+
+def _of_metrics(facts: Mapping[str, Any]) -> list[str]:
+    """Return what the metrics of the silos are made of, where they were told with noise."""
+    told = facts.get("metrics")
+    if not told:
+        return []
+    return [
+        f"metrics of the silos' examples: made of {told['mechanism']}, which take an epsilon of"
+        f" {told['epsilon']:g} of it for {told['evaluations']} evaluations; what stands behind ± is"
+        " the standard deviation of that noise",
+        "metrics that need more sums than these are not told",
     ]
 
 

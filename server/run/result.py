@@ -82,7 +82,7 @@ class RoundRecord:
     privacy: dict[str, Metrics] = field(default_factory=dict)
 
 
-LATER: Final = ("chosen", "details", "unscored")
+LATER: Final = ("chosen", "details", "unscored", "privacy")
 """Fields of a test that earlier releases had not."""
 
 
@@ -96,7 +96,8 @@ class FinalTest:
     neither `metrics` nor `failed` has no test examples, or fewer than its owner lets be told.
     `partial` is as in a round. Of a task that ranks classes, `chosen` holds what the validation
     examples chose (operating points, a temperature), and `details` what the test's sums tell beside
-    the metrics (`server.scoring.details`).
+    the metrics (`server.scoring.details`). `privacy` holds what the run had cost each silo's examples
+    after the test, where that was told with noise.
     """
 
     round: int
@@ -111,6 +112,7 @@ class FinalTest:
     chosen: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     unscored: str = ""
+    privacy: dict[str, Metrics] = field(default_factory=dict)
 
     @property
     def final(self) -> Metrics:

@@ -25,6 +25,10 @@ LOSS_ALONE: Final[Mapping[str, str]] = {"loss": "min"}
 NOT_KNOWN: Final = "–"
 ERROR: Final = "_error"
 """Suffix of a metric that bounds the error of another one, such as `auprc_error` of `auprc`."""
+NOISE: Final = "_noise"
+"""Suffix of the standard deviation that noise gives another metric (`client.privacy.noised_sums`, which
+imports torch).
+"""
 MOST_NAMES: Final = 10
 """Silos that a note names."""
 CENTRAL: Final = "central_"
@@ -56,10 +60,15 @@ def present(shown: Shown, metrics: Known) -> list[str]:
 def in_order(shown: Shown, metrics: Known) -> list[str]:
     """Return the names of all metrics: the shown ones first, then the others by name.
 
-    A bound on an error is not among them: it is written beside its metric (`score`).
+    A bound on an error is not among them, nor a deviation: it is written beside its metric (`score`).
     """
     others = metrics.keys() - shown.keys()
-    bounds = {name for name in others if name.removesuffix(ERROR) in metrics.keys() - {name}}
+    bounds = {
+        name
+        for name in others
+        for suffix in (ERROR, NOISE)
+        if name.removesuffix(suffix) in metrics.keys() - {name}
+    }
     return [*(name for name in shown if name in metrics), *sorted(others - bounds)]
 
 
@@ -100,13 +109,13 @@ def written(value: float | None, digits: int = 3) -> str:
 
 
 def score(metrics: Known, name: str | None, digits: int = 3) -> str:
-    """Return a metric of some metrics for people, with the bound on its error where it has one that
-    could move the last digit; a dash where it is not known.
+    """Return a metric of some metrics for people, with the bound on its error, or the deviation that
+    noise gives it, where it has one that could move the last digit; a dash where it is not known.
     """
     if name is None:
         return NOT_KNOWN
     value = value_of(metrics, name)
-    bound = value_of(metrics, f"{name}{ERROR}")
+    bound = value_of(metrics, f"{name}{NOISE}") or value_of(metrics, f"{name}{ERROR}")
     if value is None or not bound or bound < 0.05 * 10.0**-digits:
         return written(value, digits)
     return f"{written(value, digits)} ± {_rounded_up(bound)}"

@@ -175,3 +175,14 @@ def test_the_noise_of_a_private_run_is_said_once() -> None:
     assert (neither.code, both.code) == ("MDW-105", "MDW-105")
     assert "privacy.epsilon=null" in both.hint
     compose([*private, "privacy.epsilon=null", "privacy.noise_multiplier=1.5"])
+
+
+def test_metrics_with_noise_leave_something_to_train_with_and_decide_nothing_in_gaps() -> None:
+    private = ["privacy=sample_dp", "strategy.weighting=equal", "privacy.epsilon=2"]
+    whole = refused(*private, "privacy.metrics_epsilon=2")
+    assert whole.code == "MDW-105" and "to train with" in whole.message
+    group = refused(*private, "privacy.metrics_epsilon=0.5", "privacy.unit=group")
+    assert group.code == "MDW-105" and "what one example moves" in group.message
+    told = [*private, "privacy.metrics_epsilon=0.5", "run.early_stop.patience=3"]
+    assert "privacy.metrics_every=1" in refused(*told).hint
+    compose([*told, "privacy.metrics_every=1"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,35 @@ def test_silo_level_privacy_is_paid_for_at_the_server_and_at_each_silo(tmp_path:
     )
     told = budget(tmp_path)
     assert "silo_dp" in told and "of the silo with any other data" in told
+
+
+def test_an_account_put_back_from_an_old_copy_is_noticed_by_what_the_server_was_shown(
+    tmp_path: Path,
+) -> None:
+    """And what a launched federation tells of its metrics with noise, of which the last entry is."""
+    (tmp_path / "federation.yaml").write_text(
+        "silos:\n  north: {data: {partition: iid}}\n  south: {data: {partition: iid}}\n"
+    )
+    told = [*PRIVATE, "privacy.metrics_epsilon=0.5"]
+    meadow(tmp_path, "launch", "all", *told, "run.name=one")
+    result = json.loads((tmp_path / "outputs" / "one" / "result.json").read_text())
+    assert set(result["failed"]) == set() and result["final"]["accuracy_noise"] > 0
+    for spent in result["privacy"]["silos"].values():
+        assert 1.9 < spent["epsilon"] <= 2
+    [account] = (tmp_path / NORTH).rglob("account")
+    old = tmp_path / "copy"
+    shutil.copytree(account, old)
+    # The last thing that a run notes is its test: the training of the next one shows that it is there.
+    again = json.loads(max(old.glob("0*.json")).read_text())
+    assert again["mechanism"] == "noised_metrics" and again["released"]
+
+    meadow(tmp_path, "launch", "all", *told, "run.name=two")
+    assert len(list(account.iterdir())) > len(list(old.iterdir()))
+    shutil.rmtree(account)
+    shutil.copytree(old, account)
+    meadow(tmp_path, "launch", "all", *told, "run.name=three")
+    third = json.loads((tmp_path / "outputs" / "three" / "result.json").read_text())
+    assert set(third["failed"]) == {"north"} and set(third["privacy"]["silos"]) == {"south"}
+    assert sorted(one.name for one in account.iterdir()) == sorted(o.name for o in old.iterdir())
+    log = (tmp_path / NORTH / "log.txt").read_text()
+    assert "MDW-540" in log and "put back from an old copy" in log

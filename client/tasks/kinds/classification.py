@@ -90,9 +90,10 @@ class Classification(ArrayTask):
     def sum_specs(self) -> Mapping[str, SumSpec]:
         """Return the form of the confusion matrix, and of the scores in bins."""
         classes = len(self.contract.classes)
-        specs = {"confusion": SumSpec((classes, classes))}
+        specs = {"confusion": SumSpec((classes, classes), at_once=1, confusion=True)}
         if self.ranked:
-            specs["scores"] = SumSpec((len(self._ranked_classes()), 2, score_bins.BINS))
+            ranked = len(self._ranked_classes())
+            specs["scores"] = SumSpec((ranked, 2, score_bins.BINS), at_once=ranked)
         if self._tells_confidence:
             specs |= confidence.specs()
         return specs

@@ -55,7 +55,7 @@ def specs() -> dict[str, SumSpec]:
     """Return the form of these sums; where counts are withheld, the losses are too."""
     width = len(TEMPERATURES)
     return {
-        COUNTS: SumSpec((width, PARTS, 2)),
+        COUNTS: SumSpec((width, PARTS, 2), at_once=width),
         LOSSES: SumSpec((width,), real=True, high=_LARGEST, withheld_with=COUNTS),
     }
 

@@ -91,7 +91,7 @@ class MultiLabel(ArrayTask):
             "examples": SumSpec(),
         }
         if self.ranked:
-            specs["scores"] = SumSpec((classes, 2, score_bins.BINS))
+            specs["scores"] = SumSpec((classes, 2, score_bins.BINS), at_once=classes)
         return specs
 
     def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:

@@ -88,7 +88,7 @@ class Segmentation(ArrayTask):
     def sum_specs(self) -> Mapping[str, SumSpec]:
         """Return the form of the confusion matrix."""
         classes = len(self.contract.classes)
-        return {"confusion": SumSpec((classes, classes))}
+        return {"confusion": SumSpec((classes, classes), at_once=1, confusion=True)}
 
     def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
         """Return the means over the classes that occur of IoU and Dice, and the share of right

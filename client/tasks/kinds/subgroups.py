@@ -54,9 +54,10 @@ class Subgroups:
 
     def specs(self) -> dict[str, SumSpec]:
         """Return the form of these counts."""
-        specs = {CONFUSION: SumSpec((len(self.names), self.classes, self.classes))}
+        shape = (len(self.names), self.classes, self.classes)
+        specs = {CONFUSION: SumSpec(shape, at_once=1)}
         if self.classes == 2:
-            specs[SCORES] = SumSpec((len(self.names), 2, BINS))
+            specs[SCORES] = SumSpec((len(self.names), 2, BINS), at_once=1)
         return specs
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:

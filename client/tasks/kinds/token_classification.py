@@ -98,7 +98,7 @@ class TokenClassification(InMemoryTask[Rows]):
     def sum_specs(self) -> Mapping[str, SumSpec]:
         """Return the form of the confusion matrix."""
         classes = len(self.contract.classes)
-        return {"confusion": SumSpec((classes, classes))}
+        return {"confusion": SumSpec((classes, classes), at_once=1, confusion=True)}
 
     def metrics(self, sums: Mapping[str, Tensor]) -> Mapping[str, float]:
         """Return the share of right tokens, and the mean over the classes that occur of F1."""

@@ -153,6 +153,21 @@ def test_a_forecast_of_silos_says_the_noise_beside_a_change(
     assert rows["relation"] == "replace-one"
 
 
+def test_a_forecast_counts_the_metrics_that_are_told_with_noise(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [
+        *PRIVATE,
+        "privacy.epsilon=2",
+        "privacy.metrics_epsilon=0.5",
+        "privacy.metrics_every=2",
+    ]
+    assert type_budget("forecast", "examples=500", *words) == 0
+    told = capsys.readouterr().out
+    assert "told 3 times" in told
+    assert 1.9 < float(told.split("\nepsilon")[1].split()[0]) <= 2.0
+
+
 def test_a_forecast_of_a_run_without_privacy_is_refused() -> None:
     with pytest.raises(ConfigError, match="MDW-105"):
         type_budget("forecast", "examples=500")
