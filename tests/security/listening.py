@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -32,20 +33,19 @@ def followed(
 ) -> tuple[AnyStr, AnyStr, set[str]]:
     """Wait for a command's end; return what it said, and where it listened meanwhile.
 
-    Raises TimeoutExpired after about so many seconds.
+    Raises TimeoutExpired after so many seconds.
     """
     found: set[str] = set()
-    looks = max(1, int(seconds / 0.2))
-    for left in reversed(range(looks)):
+    deadline = time.monotonic() + seconds
+    while True:
         found |= listeners(mark)
         try:
             said, errors = command.communicate(timeout=0.2)
         except subprocess.TimeoutExpired:
-            if not left:
+            if time.monotonic() > deadline:
                 raise
             continue
-        break
-    return said, errors, found
+        return said, errors, found
 
 
 def listeners(mark: str) -> set[str]:
