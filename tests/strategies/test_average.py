@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as np_arrays
 
 from conf.errors import WireError
-from strategies import fixed_point
+from strategies import cores, fixed_point
 from strategies.average import WeightedMean, are_held, largest_reach
 from strategies.chunks import CHUNK
 from strategies.fixed_point import LIMIT
@@ -183,6 +183,21 @@ def test_the_cohort_and_the_model_say_whether_updates_are_held(
     updates: int, most: int, held: bool
 ) -> None:
     assert are_held([("float32", (10, 10)), ("float32", (20,))], updates, most) is held
+
+
+def test_several_threads_add_up_the_same_bits_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = np.random.default_rng(3)
+    sizes = (1, 3, CHUNK - 1, CHUNK, 3 * CHUNK + 1, 17)
+    some = [
+        ({f"w{n}": drawn.normal(0, 10.0 ** (k % 8), n).astype(np.float32) for n in sizes}, 3 + k)
+        for k in range(20)
+    ]
+    monkeypatch.setattr(cores, "_cores", lambda: 1)
+    alone = bits(mean_of(some, held=True))
+    monkeypatch.setattr(cores, "_cores", lambda: 3)
+    monkeypatch.setattr(cores, "WORTH_THREADS", 0)
+    for _ in range(3):
+        assert bits(mean_of(some, held=True)) == alone
 
 
 def test_updates_that_are_held_are_let_go_while_they_are_added_up() -> None:
