@@ -4,7 +4,8 @@ The order is the point: nothing is drawn before the release is in the silo's acc
 is that release and nothing else of the examples. Sample-level privacy has its steps in
 `client.privacy.sample_dp`, the other kinds theirs in `client.privacy.clipped_round`.
 
-    MDW-377 `privacy.test_seed` outside a simulation    MDW-378 a delta that allows to give units away
+    MDW-377 `privacy.test_seed` outside a simulation, weights that can't hold noise
+    MDW-378 a delta that allows to give units away
     MDW-382 a run whose releases so far protect something else
 """
 
@@ -16,6 +17,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from flwr.app import Context
+from torch import nn
 
 from client.cache import Loaded
 from client.loop import Arrays, Trained
@@ -30,6 +32,8 @@ from strategies.wire import protocol
 
 SIMULATED: Final = "partition-id"
 """Of a node's configuration: there in simulations alone."""
+FLOAT32: Final = 4
+"""Bytes of a weight."""
 
 
 def tells_metrics(privacy: PrivacyConf) -> bool:
@@ -81,6 +85,7 @@ def train(
     privacy = scope.privacy
     assert isinstance(privacy, NoisyConf)
     check_simulated(privacy, silo, context)
+    check_weights(loaded.model, privacy)
     if not isinstance(privacy, SampleDpConf):
         account = begun(context, silo, told)
         trained = clipped_round.train(
@@ -110,6 +115,19 @@ def train(
         sent=sent,
         told=told,
     )
+
+
+def check_weights(model: nn.Module, privacy: NoisyConf) -> None:
+    """Raise SiloError MDW-377 for a model whose trained weights can't hold the noise: below the
+    distance of two half-precision numbers it is rounded away, and the weight tells what it was.
+    """
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and weight.is_floating_point() and weight.itemsize < FLOAT32:
+            kind = str(weight.dtype).removeprefix("torch.")
+            what = f"{name} is trained in {kind}, in which the noise of privacy={privacy.name} is lost."
+            raise SiloError(
+                "MDW-377", what, "Build the model in float32, or train without privacy."
+            )
 
 
 def _sample_level(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from azureml_jobs.storage.folder_store import FolderStore
+from client import cache
 from client.app import app
 from client.border_mod import OWN_NODE
 from client.models import build_model
@@ -25,7 +26,15 @@ from client.silo_settings import DATA_KEY, NODE_KEY
 from client.tasks import task_named, task_of
 from conf.compose import compose
 from conf.errors import CheckpointError, ConfigError, SiloError
-from conf.schema import Conf, DataConf, PolicyConf
+from conf.schema import (
+    Conf,
+    DataConf,
+    LocalDpConf,
+    NoisyConf,
+    PolicyConf,
+    SampleDpConf,
+    SiloDpConf,
+)
 from conf.silos import silo_to_json, silos
 from server.simulation import simulate
 from strategies.wire import protocol, run_config
@@ -193,6 +202,36 @@ def test_what_promises_nothing_is_for_simulations_alone_whatever_a_message_asks(
     with pytest.raises(SiloError, match=code):
         app(asked(run(*words), kind), at_a_silo(run(), tmp_path, policy))
     assert not list(tmp_path.rglob("0*.json")), "nothing was spent"
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("privacy", [SampleDpConf(), SiloDpConf(), LocalDpConf()])
+def test_a_model_whose_weights_can_t_hold_the_noise_is_refused(
+    privacy: NoisyConf, kind: torch.dtype
+) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).to(kind))
+    with pytest.raises(SiloError, match=r"1\.weight is trained in .*float16") as caught:
+        private_round.check_weights(model, privacy)
+    assert caught.value.code == "MDW-377"
+
+
+def test_nothing_is_noted_or_trained_of_such_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = run()
+    halves = build_model(conf.model, task_named("digits"), 0).bfloat16()
+    monkeypatch.setattr(cache, "build_model", lambda *_, **__: halves)
+    cache._models.clear()
+    with pytest.raises(SiloError, match="is trained in bfloat16"):
+        app(asked(conf), at_a_silo(conf, tmp_path))
+    cache._models.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_frozen_weights_may_be_halves() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).bfloat16())
+    model[1].requires_grad_(False)
+    private_round.check_weights(model, SiloDpConf())
 
 
 def test_a_delta_that_gives_an_example_away_is_refused(tmp_path: Path) -> None:
