@@ -29,13 +29,13 @@ from client.own_software import software
 from client.policy import check_examples, check_run, for_evaluation, reported
 from client.privacy import noised_evaluation, privacy_unit, private_round
 from client.privacy.private_round import tells_metrics
+from client.silo_round import SiloRound
 from client.silo_settings import data_key, silo_of
 from client.tasks.base import Data
 from client.update_form import form_at_silo, in_form
 from client.withholding import nothing_told, statistics_told, told
 from conf.errors import WireError
 from conf.schema import RunScope, Silo
-from conf.seeds import seed_for
 from strategies import silo_half_of
 from strategies.silo_half import Records, SiloHalf
 from strategies.wire import protocol, run_config
@@ -56,51 +56,35 @@ def train(message: Message, context: Context) -> Message:
     before = memory.read(context.state)
     memory.check(half, before, config)
     _load(loaded, _weights(message) | before.kept)
-    given = {"state": before.half, "sent": _beside(message)}
-    if scope.privacy.is_private:
-        run = str(config.get(protocol.RUN_ID, ""))
-        trained = private_round.train(
-            loaded,
-            scope,
-            half,
-            context,
-            silo=silo,
-            run=run,
-            round=round,
-            told=config,
-            scaling=before.scaling,
-            **given,
-        )
-    else:
-        trained = loop.train(
-            loaded.model,
-            loaded.data.train,
-            loaded.task,
-            loaded.trainer,
-            half,
-            seed=seed_for(scope.run.seed, silo.name, round, "train"),
-            round=round,
-            rounds=scope.run.rounds,
-            labels=loaded.data.labels,
-            scaling=before.scaling,
-            **given,
-        )
+    asked = SiloRound(
+        loaded,
+        scope,
+        half,
+        silo,
+        run=str(config.get(protocol.RUN_ID, "")),
+        round=round,
+        told=config,
+        state=before.half,
+        sent=_beside(message),
+        scaling=before.scaling,
+    )
+    private = scope.privacy.is_private
+    trained = private_round.train(asked, context) if private else asked.trained()
     leaves, stays = memory.divided(loaded.model.state_dict(), half.keeps)
     form = form_at_silo(scope, loaded.task, half.keeps)
     sent = protocol.records(message.content, ArrayRecord)[protocol.ARRAYS]
     update, left_out = in_form(form, to_host(leaves), sent, silo.name, round, before.left_out)
     memory.write(context.state, Memory(trained.state, stays, trained.scaling, left_out))
     beside = {n: protocol.to_wide_record(to_host(arrays)) for n, arrays in trained.sent.items()}
+    # Of a private run a fingerprint would tell when an example is added.
+    data = "" if private else fingerprint(silo.data.root, loaded.files, data_key(context))
+    how = computed(loaded.trainer, device_of(loaded.model), trained.irreproducible)
     content = RecordDict(
         {
             **beside,
             **update,
             protocol.METRICS: MetricRecord({**reported(trained, scope.strategy, silo)}),
-            protocol.SOFTWARE: software(
-                scope,
-                _fingerprint(loaded, silo, context, scope.privacy.is_private),
-                computed(loaded.trainer, device_of(loaded.model), trained.irreproducible),
-            ).to_record(),
+            protocol.SOFTWARE: software(scope, data, how).to_record(),
         }
     )
     if trained.account:
@@ -238,13 +222,6 @@ def _load_checked(round: int, scope: RunScope, silo: Silo, context: Context) -> 
     loaded = load_cached(scope, silo)
     check_examples(length(loaded.data.train), silo)
     return loaded
-
-
-def _fingerprint(loaded: Loaded, silo: Silo, context: Context, private: bool) -> str:
-    if private:
-        # It would tell when an example is added.
-        return ""
-    return fingerprint(silo.data.root, loaded.files, data_key(context))
 
 
 def _half(scope: RunScope, config: ConfigRecord) -> SiloHalf:

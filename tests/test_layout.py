@@ -42,6 +42,7 @@ TESTED_ELSEWHERE = {
     "strategies/wire/fleet_calls.py": "tests/faults/test_flower_version.py",
     "strategies/wire/headers.py": "tests/server/orchestrator/test_fleet.py",
     "client/evaluating.py": "tests/client/test_loop.py",
+    "client/silo_round.py": "tests/client/test_app.py",
     "client/models/": "tests/client/models/test_models.py",
     "client/tasks/kinds/in_memory.py": "tests/client/tasks/kinds/test_arrays.py",
     "client/tasks/": "tests/client/tasks/test_tasks.py",

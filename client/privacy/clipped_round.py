@@ -17,8 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from client import loop
-from client.cache import Loaded
 from client.loop import Trained
 from client.privacy import accountant
 from client.privacy.account import Account, Entry
@@ -26,70 +24,43 @@ from client.privacy.accountant import LEAST_NOISE, Release
 from client.privacy.clipping import Start, add_noise, clip, salt
 from client.privacy.noise_plan import noise_of
 from client.privacy.noise_source import Seeds
+from client.silo_round import SiloRound
 from conf.errors import SiloError
 from conf.privacy_kinds import sensitivity_of
 from conf.schema import LocalDpConf, NoisyConf, RunScope, Silo, SiloDpConf
-from conf.seeds import seed_for
-from strategies.silo_half import Records, SiloHalf
 from strategies.wire import protocol
 
 
-def train(
-    loaded: Loaded,
-    scope: RunScope,
-    half: SiloHalf,
-    account: Account,
-    *,
-    silo: Silo,
-    run: str,
-    round: int,
-    state: Records,
-    sent: Records,
-    told: Mapping[str, Any],
-    scaling: loop.Arrays,
-) -> Trained:
-    """Train the model in `loaded` for a round, with what it costs noted first.
+def train(asked: SiloRound, account: Account) -> Trained:
+    """Train the model of a round, with what it costs noted first.
 
-    `told` is what the server says of the round. Raises SiloError MDW-373, 375, 377, 378 or 381,
-    CheckpointError MDW-540.
+    Raises SiloError MDW-373, 375, 377, 378 or 381, CheckpointError MDW-540.
     """
     started = time.perf_counter()
-    asked = scope.privacy
-    assert isinstance(asked, SiloDpConf | LocalDpConf)
+    scope, model, silo, round = asked.scope, asked.loaded.model, asked.silo, asked.round
+    privacy = scope.privacy
+    assert isinstance(privacy, SiloDpConf | LocalDpConf)
     _check(scope, silo)
-    before = [one for one in account.entries() if one.run == run]
-    norm, noise = _bounds(scope, round, before, told)
-    release = Release(1.0, noise / sensitivity_of(asked.name), 1)
-    entries = account.reserve(run, round, release, silo.policy, asked.name)
-    start = Start.of(loaded.model, half)
-    trained = loop.train(
-        loaded.model,
-        loaded.data.train,
-        loaded.task,
-        loaded.trainer,
-        half,
-        seed=seed_for(scope.run.seed, silo.name, round, "train"),
-        round=round,
-        rounds=scope.run.rounds,
-        labels=loaded.data.labels,
-        state=state,
-        sent=sent,
-        scaling=scaling,
-    )
+    before = [one for one in account.entries() if one.run == asked.run]
+    norm, noise = _bounds(scope, round, before, asked.told)
+    release = Release(1.0, noise / sensitivity_of(privacy.name), 1)
+    entries = account.reserve(asked.run, round, release, silo.policy, privacy.name)
+    start = Start.of(model, asked.half)
+    trained = asked.trained()
     if trained.sent:
-        what = f"{type(half).__name__} sends more than the model, which has no bound."
+        what = f"{type(asked.half).__name__} sends more than the model, which has no bound."
         raise SiloError("MDW-377", what, "Use strategy=fedavg or fedprox.")
-    within = clip(loaded.model, start, norm)
+    within = clip(model, start, norm)
     metrics: dict[str, float] = {protocol.NUM_EXAMPLES: 1}
-    seeds = Seeds(asked.test_seed, silo.name, round)
-    device = next(loaded.model.parameters()).device
-    if isinstance(asked, LocalDpConf):
-        add_noise(loaded.model, start, noise * norm, seeds.generator("noise", device))
+    seeds = Seeds(privacy.test_seed, silo.name, round)
+    device = next(model.parameters()).device
+    if isinstance(privacy, LocalDpConf):
+        add_noise(model, start, noise * norm, seeds.generator("noise", device))
     else:
-        salt(loaded.model, start, norm, seeds.generator("salt", device))
-        if asked.clipping == "adaptive":
+        salt(model, start, norm, seeds.generator("salt", device))
+        if privacy.clipping == "adaptive":
             metrics[protocol.WITHIN_CLIP] = int(within)
-    metrics |= spent(entries, asked, noise)
+    metrics |= spent(entries, privacy, noise)
     metrics[protocol.SECONDS] = time.perf_counter() - started
     return replace(trained, metrics=metrics, size=1)
 

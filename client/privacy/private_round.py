@@ -19,15 +19,16 @@ from typing import Any, Final
 from flwr.app import Context
 from torch import nn
 
-from client.cache import Loaded
-from client.loop import Arrays, Trained
+from client.loop import Trained
 from client.privacy import canaries, clipped_round, metrics_plan, privacy_unit, sample_dp
 from client.privacy.account import Account, Entry
+from client.privacy.accountant import Release
+from client.privacy.sampling import Plan
+from client.silo_round import SiloRound
 from client.silo_settings import data_key
 from conf.errors import SiloError
 from conf.privacy_kinds import NOISED_METRICS
 from conf.schema import NoisyConf, PrivacyConf, RunScope, SampleDpConf, Silo
-from strategies.silo_half import Records, SiloHalf
 from strategies.wire import protocol
 
 SIMULATED: Final = "partition-id"
@@ -63,58 +64,20 @@ def check_simulated(privacy: PrivacyConf, silo: Silo, context: Context) -> None:
         raise SiloError("MDW-386", what, "Audit the run with meadow simulate.")
 
 
-def train(
-    loaded: Loaded,
-    scope: RunScope,
-    half: SiloHalf,
-    context: Context,
-    *,
-    silo: Silo,
-    run: str,
-    round: int,
-    state: Records,
-    sent: Records,
-    told: Mapping[str, Any],
-    scaling: Arrays,
-) -> Trained:
-    """Train the model in `loaded` for a round, with what it costs noted first.
+def train(asked: SiloRound, context: Context) -> Trained:
+    """Train the model of a round, with what it costs noted first.
 
-    `told` is what the message says of the round. Raises SiloError MDW-364, 371 to 378,
-    381, 382, 386 and 388, CheckpointError MDW-540.
+    Raises SiloError MDW-364, 371 to 378, 381, 382, 386 and 388, CheckpointError MDW-540.
     """
-    privacy = scope.privacy
+    privacy = asked.scope.privacy
     assert isinstance(privacy, NoisyConf)
-    check_simulated(privacy, silo, context)
-    check_weights(loaded.model, privacy)
-    if not isinstance(privacy, SampleDpConf):
-        account = begun(context, silo, told)
-        trained = clipped_round.train(
-            loaded,
-            scope,
-            half,
-            account,
-            silo=silo,
-            run=run,
-            round=round,
-            state=state,
-            sent=sent,
-            told=told,
-            scaling=scaling,
-        )
-        return replace(trained, account=account.reminder())
-    return _sample_level(
-        loaded,
-        # As this silo's machine carries it out.
-        replace(scope, trainer=loaded.trainer),
-        half,
-        context,
-        silo=silo,
-        run=run,
-        round=round,
-        state=state,
-        sent=sent,
-        told=told,
-    )
+    check_simulated(privacy, asked.silo, context)
+    check_weights(asked.loaded.model, privacy)
+    if isinstance(privacy, SampleDpConf):
+        return _sample_level(asked, privacy, context)
+    account = begun(context, asked.silo, asked.told)
+    trained = clipped_round.train(asked, account)
+    return replace(trained, account=account.reminder())
 
 
 def check_weights(model: nn.Module, privacy: NoisyConf) -> None:
@@ -130,21 +93,10 @@ def check_weights(model: nn.Module, privacy: NoisyConf) -> None:
             )
 
 
-def _sample_level(
-    loaded: Loaded,
-    scope: RunScope,
-    half: SiloHalf,
-    context: Context,
-    *,
-    silo: Silo,
-    run: str,
-    round: int,
-    state: Records,
-    sent: Records,
-    told: Mapping[str, Any],
-) -> Trained:
-    privacy = scope.privacy
-    assert isinstance(privacy, SampleDpConf)
+def _sample_level(asked: SiloRound, privacy: SampleDpConf, context: Context) -> Trained:
+    loaded, silo, half, round = asked.loaded, asked.silo, asked.half, asked.round
+    # As this silo's machine carries it out.
+    scope = replace(asked.scope, trainer=loaded.trainer)
     sample_dp.check(loaded.model, loaded.task, half, scope, silo)
     examples = loaded.data.train
     groups = privacy_unit.units_of(privacy, loaded.data, silo)
@@ -153,14 +105,9 @@ def _sample_level(
         examples, groups = planted.dataset, planted.groups
     plan = sample_dp.plan_for(scope, examples, groups)
     _check_delta(privacy, plan.units, silo)
-    account = begun(context, silo, told)
-    made = [one for one in account.entries() if one.run == run]
-    before = [one for one in made if one.mechanism != NOISED_METRICS]
-    _check_unit(before, privacy, silo)
-    told_of = [one.release for one in made if one.mechanism == NOISED_METRICS]
-    beside = metrics_plan.all_releases(privacy, scope.run.rounds, told_of)
-    release = sample_dp.release_of(scope, plan, [one.release for one in before], beside)
-    entries = account.reserve(run, round, release, silo.policy, unit=privacy.unit)
+    account = begun(context, silo, asked.told)
+    release = _release(account, asked, privacy, scope, plan)
+    entries = account.reserve(asked.run, round, release, silo.policy, unit=privacy.unit)
     with canaries.scored(planted, loaded, silo, round):
         trained = sample_dp.train(
             loaded.model,
@@ -172,12 +119,23 @@ def _sample_level(
             silo=silo,
             round=round,
             groups=groups,
-            state=state,
-            sent=sent,
+            state=asked.state,
+            sent=asked.sent,
         )
     spent = clipped_round.spent(entries, privacy, release.noise)
-    metrics = {**trained.metrics, **spent}
-    return replace(trained, metrics=metrics, account=account.reminder())
+    return replace(trained, metrics={**trained.metrics, **spent}, account=account.reminder())
+
+
+def _release(
+    account: Account, asked: SiloRound, privacy: SampleDpConf, scope: RunScope, plan: Plan
+) -> Release:
+    """Return the release of a round, with the noise that what the run has released so far asks for."""
+    made = [one for one in account.entries() if one.run == asked.run]
+    before = [one for one in made if one.mechanism != NOISED_METRICS]
+    _check_unit(before, privacy, asked.silo)
+    told = [one.release for one in made if one.mechanism == NOISED_METRICS]
+    beside = metrics_plan.all_releases(privacy, scope.run.rounds, told)
+    return sample_dp.release_of(scope, plan, [one.release for one in before], beside)
 
 
 def begun(context: Context, silo: Silo, told: Mapping[str, Any]) -> Account:

@@ -209,7 +209,7 @@ def test_a_silo_that_dies_in_its_training_has_paid(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("client.privacy.clipped_round.loop.train", killed)
+        patch.setattr("client.loop.train", killed)
         with pytest.raises(KeyboardInterrupt):
             app(told(conf), here)
     assert [one.round for one in entries(conf, tmp_path)] == [1]
