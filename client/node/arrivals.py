@@ -1,6 +1,6 @@
 """What has arrived of a message that a silo receives in parts, and what is missing of it.
 
-MDW-651 an object that is not what its name says
+MDW-650 a range that can't be one of the message    MDW-651 an object that is not what its name says
 """
 
 from __future__ import annotations
@@ -32,6 +32,22 @@ def too_large(size: int, most: int) -> SiloError:
     )
 
 
+def checked(id: str, content: Buffer) -> Buffer:
+    """Return an object whose digest is its name; raises WireError MDW-651."""
+    if hashlib.sha256(content).hexdigest() != id:
+        raise WireError(
+            "MDW-651",
+            f"The object {id[:12]} is complete and has another digest.",
+            "The server's code or memory is damaged.",
+        )
+    return content
+
+
+def _misfit(what: str) -> WireError:
+    hint = "Run the same version of Meadow on both sides."
+    return WireError("MDW-650", f"A range that can't be one of a message: {what}.", hint)
+
+
 class Arrivals:
     """What has arrived of the message in progress, and the objects of the last large one."""
 
@@ -40,33 +56,22 @@ class Arrivals:
         self._most = most
         self._said = 0
         """The sum of the sizes, before any of the bytes is taken."""
+        self._ids: frozenset[str] = frozenset()
+        """Of the message's objects."""
         self._kept: dict[str, Buffer] = {}
-        self._checked: set[str] = set()
-        """Of what is kept, the objects whose digest is known to be their name."""
         self._whole: dict[str, Buffer] = {}
+        """Objects whose digest is their name, as are those that are kept: what one server calls
+        something is nothing to another, and an owner's counts go by the names."""
         self._parts: dict[str, bytearray] = {}
         self._sizes: dict[str, int] = {}
 
     def begin(self, ids: Sequence[str]) -> None:
         """Begin a message, or continue one that was interrupted: what it has not is forgotten."""
+        self._ids = frozenset(ids)
         self._whole = {id: self._whole[id] for id in ids if id in self._whole}
         self._parts = {id: self._parts[id] for id in ids if id in self._parts}
         self._sizes = {}
         self._said = 0
-        self._check_kept(ids)
-
-    def _check_kept(self, ids: Iterable[str]) -> None:
-        """Let go of kept objects of a message that are not what their names say.
-
-        Another server may have sent them: what it called something is nothing to this one.
-        """
-        for id in ids:
-            if id not in self._kept or id in self._checked:
-                continue
-            if hashlib.sha256(self._kept[id]).hexdigest() == id:
-                self._checked.add(id)
-            else:
-                del self._kept[id]
 
     def missing(self, ids: Iterable[str]) -> list[Gap]:
         """Return what is missing of the message."""
@@ -80,32 +85,32 @@ class Arrivals:
     def add(self, part: Part) -> None:
         """Take a part of an object; one that begins elsewhere than the last one ended is ignored.
 
-        Raises WireError MDW-651 where parts make an object of another digest than its name.
+        Raises WireError MDW-650 for a range of no object of the message, or beyond its object, and
+        MDW-651 where an object has another digest than its name.
         """
         id = part.object_id
+        if id not in self._ids:
+            raise _misfit("an object that the message does not have")
         self._said += part.size - self._sizes.get(id, 0)
         self._sizes[id] = part.size
         if part.size < 0 or self._said > self._most:
             raise too_large(self._said, self._most)
         content = joined(part.content)
         if part.is_whole:
-            self._whole[id] = content
+            self._whole[id] = checked(id, content)
             return
         here = self._parts.setdefault(id, bytearray())
+        # Its sender may say another size than before.
+        if part.start < 0 or max(len(here), part.start + len(content)) > part.size:
+            del self._parts[id]
+            raise _misfit(f"more than the {part.size} bytes that the object {id[:12]} has")
         if part.start == len(here):
             here += content
         if len(here) < part.size:
             return
         del self._parts[id]
-        whole = bytes(here)
         # Parts may be of two servers, one after the other.
-        if hashlib.sha256(whole).hexdigest() != id:
-            raise WireError(
-                "MDW-651",
-                f"The object {id[:12]} is complete and has another digest.",
-                "The server's code or memory is damaged.",
-            )
-        self._whole[id] = whole
+        self._whole[id] = checked(id, bytes(here))
 
     def make_room(self, ids: Iterable[str]) -> None:
         """Let go of kept objects that the message does not have, where it will take their place."""
@@ -123,7 +128,6 @@ class Arrivals:
             self._kept = dict(contents)
         elif size > KEPT_BYTES:
             self._kept = {}
-        self._checked &= self._kept.keys()
         return contents
 
 

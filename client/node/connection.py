@@ -46,7 +46,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
 
-from client.node.arrivals import LARGEST, too_large
+from client.node.arrivals import LARGEST, checked, too_large
 from client.node.channel import LONGEST_BACKOFF, signed_channel
 from client.node.own_admission import SiloAdmission
 from client.node.pace import CallLost
@@ -269,6 +269,7 @@ class Connection:
         """Return the objects of an instruction by id, and tell the server that they are here.
 
         Raises CallRefused where it has one no longer; what has arrived stays for the next call.
+        Raises WireError MDW-650 or 651 where one is not what its name says.
         """
         run_id = head.metadata.run_id
         ids = list(dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
@@ -292,7 +293,7 @@ class Connection:
             size += len(content)
             if size > self._message_bytes:
                 raise too_large(size, self._message_bytes)
-            contents[id] = content
+            contents[id] = checked(id, content)
         return contents
 
     def confirm(self, head: Message) -> None:

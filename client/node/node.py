@@ -42,7 +42,7 @@ from conf.silos import silo_to_json
 from conf.startup_log import note
 from strategies.wire import protocol
 from strategies.wire.frames import Content
-from strategies.wire.objects import cut, inflate, tree_size
+from strategies.wire.objects import check_tree, cut, inflate, tree_size
 from strategies.wire.packing import packing_mod
 
 log = logging.getLogger(__name__)
@@ -211,7 +211,9 @@ class Node:
             return Message(known, reply_to=head), None
         try:
             tree_size(tree, MOST_OBJECTS)
-            content = inflate(tree.object_id, self._connection.pull(head, tree), LARGEST)
+            contents = self._connection.pull(head, tree)
+            check_tree(tree, contents)
+            content = inflate(tree.object_id, contents, LARGEST)
         except (WireError, SiloError) as error:
             log.warning("an instruction can't be read: %s", error)
             return Message(Error(ErrorCode.UNKNOWN, across(error)), reply_to=head), None

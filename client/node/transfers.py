@@ -24,6 +24,7 @@ from client.node.pace import FAST, CallLost, Pace
 from strategies.wire.frames import Buffer, Content, range_of
 from strategies.wire.transfer_calls import (
     ABSENT,
+    MOST_HEAD,
     MOST_PARTS,
     Part,
     PullPartsRequest,
@@ -141,7 +142,7 @@ class Transfers:
         where the call was lost: then `push` does it.
         """
         size = sum(len(content) for content in contents.values())
-        if size > self._up.bytes or len(contents) > MOST_PARTS:
+        if size > self._up.bytes or len(contents) > MOST_PARTS or head.ByteSize() > MOST_HEAD // 2:
             return False
         parts = [
             Part(object_id=id, size=len(content), content=content)

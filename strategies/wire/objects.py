@@ -54,6 +54,8 @@ DTYPES: Final = {
 """
 MAX_DEPTH: Final = 5
 """Message, record dict, array record, array, chunk."""
+LEAST_CHUNK: Final = 2**20
+"""Bytes for which an array may have a chunk; whoever speaks Flower's wire cuts at 5 MiB."""
 _HEADER_BYTES = 10_128
 _CHUNK_HEAD_BYTES: Final = 64
 """In which the head of a chunk ends: a name and a number."""
@@ -213,7 +215,8 @@ def read_header(data: memoryview, name: str) -> tuple[tuple[int, ...], bool, np.
     expected = DTYPES.get(name)
     if expected is None or dtype.newbyteorder("<") != expected:
         raise _untrue(f"{str(dtype)[:20]} where {name[:20]!r} was declared")
-    if any(not isinstance(n, int) or n < 0 for n in shape):
+    # Not 1.0 or True, which are equal to 1 and are written otherwise.
+    if any(type(n) is not int or n < 0 for n in shape):
         raise _untrue(f"the shape {shape}")
     return tuple(shape), bool(fortran), dtype, start
 
@@ -245,9 +248,10 @@ def tree_size(tree: ObjectTree, limit: int) -> int:
 
     Raises WireError MDW-642 beyond `limit` or deeper than a message is.
     """
-    count, level = 0, [tree]
+    count, level = 1, [tree]
     for _ in range(MAX_DEPTH):
-        count += len(level)
+        # Counted before there is a list of them.
+        count += sum(len(node.children) for node in level)
         if count > limit:
             break
         level = [child for node in level for child in node.children]
@@ -258,6 +262,20 @@ def tree_size(tree: ObjectTree, limit: int) -> int:
             "Pack it, or raise the limit.",
         )
     return count
+
+
+def check_tree(tree: ObjectTree, contents: Mapping[str, Buffer]) -> None:
+    """Raise WireError MDW-640 where the tree of a message names another content than the message.
+
+    What is counted by the id of a content is counted by what is in it.
+    """
+    try:
+        head = bytes(contents[tree.object_id])
+        _, children, _ = get_object_head_values_from_object_content(head)
+    except (ValueError, LookupError):
+        raise _unreadable("no message") from None
+    if [child.object_id for child in tree.children] != children:
+        raise _unreadable("its tree names another content")
 
 
 def cut(root: Message | RecordDict) -> tuple[str, ObjectTree, dict[str, Content]]:
@@ -355,11 +373,7 @@ class _Inflater:
 
     def _array(self, content: bytes, children: list[str]) -> Pieces:
         raw = _json(content)
-        dtype, shape, order = (
-            str(raw["dtype"]),
-            tuple(raw["shape"]),
-            [children[i] for i in raw["arraychunk_ids"]],
-        )
+        dtype, order = str(raw["dtype"]), self._order(children, raw["arraychunk_ids"])
         pieces = [_chunk_body(self._contents[child]) for child in order]
         total = sum(piece.nbytes for piece in pieces)
         if total > self._left:
@@ -369,8 +383,10 @@ class _Inflater:
         self._left -= total
         if raw["stype"] != NPY or not order:
             raise _untrue(f"the serialisation {str(raw['stype'])[:20]!r}")
-        found, fortran, numpy_dtype, start = read_header(pieces[0][:_HEADER_BYTES], dtype)
-        if found != shape or math.prod(found) * numpy_dtype.itemsize != total - start:
+        # Its own shape and not the one beside it, which may be equal and not whole numbers.
+        shape, fortran, numpy_dtype, start = read_header(pieces[0][:_HEADER_BYTES], dtype)
+        said = tuple(raw["shape"])
+        if said != shape or math.prod(shape) * numpy_dtype.itemsize != total - start:
             raise _untrue(f"{dtype}{shape} with {total - start} bytes of elements")
         made = Pieces(dtype, shape, [pieces[0][start:], *pieces[1:]])
         if fortran or numpy_dtype != DTYPES[dtype]:
@@ -383,6 +399,17 @@ class _Inflater:
         if self._hashed and self._is_cut_as_we_do(made, order, pieces):
             made.__dict__["_ids"] = tuple(order)
         return made
+
+    def _order(self, children: Sequence[str], numbers: Sequence[int]) -> list[str]:
+        """Return the ids of an array's chunks; the same one may be in it many times.
+
+        Raises WireError MDW-641 where they are so small that the list of them takes more memory than
+        their bytes.
+        """
+        size = sum(len(self._contents[children[number]]) for number in numbers)
+        if len(numbers) > 1 + size // LEAST_CHUNK:
+            raise _untrue(f"{len(numbers)} chunks with {size} bytes")
+        return [children[number] for number in numbers]
 
     def _is_cut_as_we_do(
         self, made: Pieces, order: list[str], pieces: Sequence[memoryview]

@@ -49,6 +49,8 @@ SERVICE: Final = "meadow.Parts"
 messages of protobuf as a whole called theirs by another name."""
 MOST_PARTS: Final = 256
 """Parts of one call."""
+MOST_HEAD: Final = 256 * 2**10
+"""Bytes of the head of a call. Parsed it takes many times as much memory, so it is measured first."""
 ABSENT: Final = -1
 """The size of an object that is not there (any more), or is not the caller's to read."""
 
@@ -244,7 +246,10 @@ def _written(head: Any, parts: Sequence[Part], *, signed: bool) -> bytes:
 
 def _read(name: str, call: bytes, *, signed: bool) -> tuple[Any, tuple[Part, ...]]:
     """Return a call's head and its parts, whose bytes are those of the call."""
-    head = _HEADS[name].FromString(bytes(frames.head_of(call)[4:]))
+    written = frames.head_of(call)[4:]
+    if len(written) > MOST_HEAD:
+        raise DecodeError(f"A head of {len(written)} bytes, where {MOST_HEAD} are allowed.")
+    head = _HEADS[name].FromString(bytes(written))
     if len(head.parts) > MOST_PARTS:
         raise DecodeError(f"A call with {len(head.parts)} parts, where {MOST_PARTS} are allowed.")
     contents = frames.contents_of(call, [part.length for part in head.parts])

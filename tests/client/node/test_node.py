@@ -17,6 +17,7 @@ from azureml_jobs.identity.node_key import make_node_key, node_secret
 from client.node.job import IDLE_STATUS, NodeSettings, make_node, run
 from client.node.journal import InstructionKey, UpdateJournal
 from conf.silos import silo_to_json
+from server.orchestrator.object_store import ObjectStore
 from server.orchestrator.packed_grid import PackedGrid
 from server.orchestrator.service import Orchestrator
 from strategies.wire.objects import deflate
@@ -145,6 +146,32 @@ def test_asked_again_it_answers_with_the_kept_update_and_for_other_content_it_tr
         assert len(lines(trained)) == 2 and total([other]) == 31
         (second,) = one_round(orchestrator, 2)
         assert second.content["metrics"]["rounds-seen"] == 2, "the state came back from the disk"
+
+
+@pytest.mark.parametrize("parts", [True, False])
+def test_a_question_under_the_name_of_another_is_not_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: bool
+) -> None:
+    """An owner's counts of answers go by the name: a server could have asked anything under it."""
+    federation = Federation(tmp_path, silos=1)
+    monkeypatch.setattr("client.node.connection.PARTS_HEADER", "parts" if parts else "no-parts")
+    monkeypatch.setattr("server.orchestrator.fleet.PARTS_HEADER", "parts")
+    with (
+        federation.orchestrator() as orchestrator,
+        federation.thread_node(orchestrator.address, federation.silos[0]),
+    ):
+        orchestrator.wait_for(["silo-1"], 1, 20)
+        grid = PackedGrid(orchestrator.open_run("run", ["silo-1"]))
+        get = ObjectStore.get
+        lie = lambda store, id: (  # noqa: E731
+            None if (found := get(store, id)) is None else bytes(found).replace(b"lr", b"rl")
+        )
+        monkeypatch.setattr(ObjectStore, "get", lie)
+        content = RecordDict({"arrays": model(), "config": ConfigRecord({"lr": 1})})
+        (reply,) = grid.send_and_receive(
+            [Message(content, grid.get_node_ids()[0], "query.names")], timeout=20
+        )
+        assert reply.has_error() and "MDW-651" in reply.error.reason
 
 
 def test_the_app_sees_the_records_that_were_sent_and_no_packed_one(tmp_path: Path) -> None:

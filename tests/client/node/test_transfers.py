@@ -20,6 +20,7 @@ from conf.errors import SiloError, WireError
 from strategies.wire.frames import Buffer
 from strategies.wire.transfer_calls import (
     ABSENT,
+    MOST_HEAD,
     MOST_PARTS,
     Part,
     PartsResponse,
@@ -251,7 +252,8 @@ def test_what_a_server_called_by_another_name_is_not_kept_for_the_next_one() -> 
     liar = {id: random_bytes(200_000, seed=1)}
     server = Server(liar)
     node = Transfers(server.once)
-    pull(node, liar)
+    with pytest.raises(WireError, match="MDW-651"):
+        pull(node, liar)
     server.contents = model | named(b"train, round 2")
     assert pull(node, server.contents) == server.contents
 
@@ -300,6 +302,52 @@ def test_parts_of_another_object_are_found_by_the_digest() -> None:
         pull(node, contents)
     server.contents, server.before = contents, lose()
     assert pull(node, contents) == contents, "what was wrong is not kept"
+
+
+LIES = {
+    "more bytes than it says": lambda id, more: Part(id, 0, 10, more),
+    "an object of no bytes that has some": lambda id, more: Part(id, 0, 0, more),
+    "a range that begins before the object": lambda id, more: Part(id, -1, 10**6, more),
+    "an object that nobody asked for": lambda id, more: Part(
+        next(iter(named(more))), 0, len(more), more
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_server_can_not_make_a_silo_hold_more_than_it_has_counted(lie: str) -> None:
+    """Each lie is told as often as it is listened to, in a call of a megabyte."""
+    more = random_bytes(10**6)
+    id = next(iter(named(more if lie.startswith("an object of no") else b"the message")))
+    told = []
+
+    def once(name: str, request: Any, deadline: float) -> Any:
+        told.append(name)
+        assert len(told) < 20
+        return PartsResponse([LIES[lie](id, more)])
+
+    node = Transfers(once, most=10**6)
+    with pytest.raises((WireError, TransferLost)):
+        node.pull(None, 1, [id])
+    held = [*node._arrivals._whole.values(), *node._arrivals._parts.values()]
+    assert sum(map(len, held)) == 0
+
+
+def test_an_object_whose_size_is_said_to_be_less_than_what_came_of_it_is_refused() -> None:
+    content = random_bytes(600_000)
+    (id,) = named(content)
+    answers = [Part(id, 0, 900_000, content), Part(id, 600_000, 10, b"")]
+    node = Transfers(lambda *_: PartsResponse([answers.pop(0)]))
+    with pytest.raises(WireError, match="MDW-650"):
+        node.pull(None, 1, [id])
+    assert node._arrivals._parts == {}
+
+
+def test_a_head_that_is_too_long_for_a_call_of_parts_is_left_to_flower_s_call() -> None:
+    server = Server()
+    head = PushMessagesRequest(node=Node(node_id=5))
+    head.message_object_trees.add(object_id="x" * MOST_HEAD)
+    assert not Transfers(server.once).push_at_once(head, 1, named(b"one")) and not server.requests
 
 
 def test_a_call_carries_what_the_link_takes_in_two_seconds() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tracemalloc
 from io import BytesIO
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from numpy.lib import format as npy_format
 
 from conf.errors import WireError
 from strategies.wire import objects
-from strategies.wire.objects import array_of, deflate, elements, inflate, tree_size
+from strategies.wire.objects import array_of, check_tree, deflate, elements, inflate, tree_size
 from strategies.wire.packing import pack_content
 
 
@@ -119,6 +122,94 @@ def test_a_tree_of_too_many_objects_or_too_deep_is_refused() -> None:
         deep = ObjectTree(object_id="x", children=[deep])
     with pytest.raises(WireError, match="MDW-642"):
         tree_size(deep, 100)
+
+
+def object_of(kind: str, children: list[str], body: bytes) -> tuple[str, bytes]:
+    content = f"{kind} {','.join(children)} {len(body)}".encode() + b"\0" + body
+    return hashlib.sha256(content).hexdigest(), content
+
+
+def one_array(
+    declared: dict[str, object], first: bytes, *others: bytes
+) -> tuple[str, dict[str, bytes]]:
+    """A message of one array, whose description and chunks anybody may write."""
+    chunks = dict(object_of("ArrayChunk", [], body) for body in (first, *others))
+    array = object_of("Array", list(chunks), json.dumps(declared).encode())
+    arrays = object_of("ArrayRecord", [array[0]], json.dumps({"a": array[0]}).encode())
+    root, _, real = deflate(Message(RecordDict({"arrays": record(a=np.ones(1))}), 7, "train"))
+    whole = dict([*chunks.items(), array, arrays])
+    names = {array[0]: array[0]}
+    for id, content in real.items():
+        head, _, body = content.partition(b"\0")
+        kind, children, _ = head.decode().split(" ")
+        if kind not in ("RecordDict", "Message"):
+            names[id] = arrays[0]
+            continue
+        for old, new in names.items():
+            body = body.replace(old.encode(), new.encode())
+        below = [names[child] for child in children.split(",")]
+        names[id], content = object_of(kind, below, body)
+        whole[names[id]] = content
+    return names[root], whole
+
+
+@pytest.mark.usefixtures("task_identity")
+@pytest.mark.parametrize("side", ["3.0", "True"])
+def test_a_shape_that_equals_ours_and_is_written_otherwise_is_nobody_else_s(side: str) -> None:
+    """Headers are made once for equal shapes: the next model would have had the liar's."""
+    objects._header.cache_clear()
+    count = 3 if side == "3.0" else 1
+    declared = {"dtype": "float32", "stype": "numpy.ndarray", "arraychunk_ids": [0]}
+    honest = array_of(np.zeros(count, np.float32)).data
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({side},)}}"
+    for body in (honest, npy(text, bytes(4 * count))):
+        objects._header.cache_clear()
+        root, lie = one_array({**declared, "shape": [json.loads(side.lower())]}, body)
+        try:
+            read = inflate(root, lie, 2**20, hashed=True)
+        except WireError as error:
+            assert error.code == "MDW-641"
+        else:
+            assert isinstance(read, RecordDict)
+            array = read["arrays"]["a"]
+            assert [type(n) for n in array.shape] == [int] and array.numpy().shape == (count,)
+        assert array_of(np.zeros(count, np.float32)).data == Array(np.zeros(count, np.float32)).data
+
+
+@pytest.mark.usefixtures("task_identity")
+def test_an_array_of_a_great_many_small_chunks_is_refused_before_there_is_a_list_of_them() -> None:
+    declared = {"dtype": "float32", "stype": "numpy.ndarray", "shape": [1]}
+    first = array_of(np.ones(1, np.float32)).data
+    root, lie = one_array({**declared, "arraychunk_ids": [0, *[1] * 100_000]}, first, b"")
+    tracemalloc.start()
+    with pytest.raises(WireError, match="MDW-641"):
+        inflate(root, lie, 2**40)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * max(map(len, lie.values()))
+
+
+def test_a_wide_tree_is_counted_before_there_is_a_list_of_its_objects() -> None:
+    class Wide:
+        def __len__(self) -> int:
+            return 10**6
+
+        def __iter__(self) -> object:
+            raise AssertionError("it was looked at")
+
+    with pytest.raises(WireError, match="MDW-642"):
+        tree_size(SimpleNamespace(children=Wide()), 50_000)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("task_identity")
+def test_a_tree_that_names_another_content_than_its_message_is_refused() -> None:
+    _, tree, objects = deflate(Message(RecordDict({"arrays": record(a=np.ones(3))}), 7, "train"))
+    check_tree(tree, objects)
+    tree.children[0].object_id = "0" * 64
+    with pytest.raises(WireError, match="MDW-640"):
+        check_tree(tree, objects)
+    with pytest.raises(WireError, match="MDW-640"):
+        check_tree(tree, {tree.object_id: b"nothing of the kind"})
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from strategies.wire import transfer_calls
 from strategies.wire.frames import Pile, head_of, write
 from strategies.wire.transfer_calls import (
+    MOST_HEAD,
     MOST_PARTS,
     TRANSFER_CALLS,
     Part,
@@ -73,6 +74,13 @@ def test_a_call_of_too_many_parts_is_refused_before_any_is_made() -> None:
     many = pushing(*[Part(NAME)] * (MOST_PARTS + 1)).to_bytes()
     with pytest.raises(DecodeError, match=f"{MOST_PARTS} are allowed"):
         PushPartsRequest.from_bytes(many)
+
+
+def test_a_head_that_is_too_long_is_refused_before_it_is_parsed() -> None:
+    empty_parts = b"\x22\x00" * MOST_HEAD
+    for kind in (*TRANSFER_CALLS.values(), PartsResponse):
+        with pytest.raises(DecodeError, match=f"{MOST_HEAD} are allowed"):
+            kind.from_bytes(write(empty_parts, []))
 
 
 def test_a_head_that_is_no_message_is_refused() -> None:
