@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,8 @@ class KeptAnswers:
             facts = json.loads(data)
             values = facts["values"]
             noise = float(facts["noise"])
+            if not 0 < noise < math.inf:
+                raise ValueError(f"its noise is {noise}")
             if facts["version"] != VERSION or values.keys() != {p.name for p in form.parts}:
                 raise ValueError("it is of another form")
             noised = {p.name: _row(values[p.name], p.elements) for p in form.parts}

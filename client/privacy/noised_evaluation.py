@@ -26,7 +26,7 @@ from client.privacy.kept_answers import Kept, KeptAnswers, key_of
 from client.privacy.metrics_plan import is_due, next_release
 from client.privacy.noise_source import Seeds
 from client.privacy.noised_sums import NoisedSums
-from client.privacy.private_round import begun
+from client.privacy.private_round import begun, check_same
 from client.tasks.base import Task
 from client.withholding import nothing_told
 from conf.errors import SiloError
@@ -62,7 +62,7 @@ def answer(
 
     Raises SiloError: MDW-367 where the task can't be told so, MDW-368 where more than an example is to
     be protected as one, MDW-373 where it costs more than the
-    owner allows, MDW-375, 376, 378; CheckpointError MDW-540.
+    owner allows, MDW-375, 376, 378, 382; CheckpointError MDW-540.
     """
     privacy = scope.privacy
     assert isinstance(privacy, SampleDpConf)
@@ -73,6 +73,7 @@ def answer(
     ):
         return _nothing()
     account = begun(context, silo, asked.told)
+    check_same(account, asked.run, privacy, silo)
     kept = _kept(asked, form, scope, silo, account, evaluates)
     if kept is None:
         return _nothing()

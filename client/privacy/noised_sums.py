@@ -201,7 +201,7 @@ class NoisedSums:
         return parts
 
     def _shared(self, parts: list[Part]) -> tuple[Part, ...]:
-        others = len(parts) - 1
+        others = sum(part.name != sums.LOSS for part in parts)
         each = (1.0 - LOSS_SHARE) / others
         return tuple(
             Part(**{**vars(part), "share": LOSS_SHARE if part.name == sums.LOSS else each})

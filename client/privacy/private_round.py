@@ -11,7 +11,7 @@ is that release and nothing else of the examples. Sample-level privacy has its s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
@@ -21,13 +21,13 @@ from torch import nn
 
 from client.loop import Trained
 from client.privacy import canaries, clipped_round, metrics_plan, privacy_unit, sample_dp
-from client.privacy.account import Account, Entry
+from client.privacy.account import Account
 from client.privacy.accountant import Release
 from client.privacy.sampling import Plan
 from client.silo_round import SiloRound
 from client.silo_settings import data_key
 from conf.errors import SiloError
-from conf.privacy_kinds import NOISED_METRICS
+from conf.privacy_kinds import NOISED_METRICS, RELATIONS
 from conf.schema import NoisyConf, PrivacyConf, RunScope, SampleDpConf, Silo
 from strategies.wire import protocol
 
@@ -76,6 +76,7 @@ def train(asked: SiloRound, context: Context) -> Trained:
     if isinstance(privacy, SampleDpConf):
         return _sample_level(asked, privacy, context)
     account = begun(context, asked.silo, asked.told)
+    check_same(account, asked.run, privacy, asked.silo)
     trained = clipped_round.train(asked, account)
     return replace(trained, account=account.reminder())
 
@@ -132,7 +133,7 @@ def _release(
     """Return the release of a round, with the noise that what the run has released so far asks for."""
     made = [one for one in account.entries() if one.run == asked.run]
     before = [one for one in made if one.mechanism != NOISED_METRICS]
-    _check_unit(before, privacy, asked.silo)
+    check_same(account, asked.run, privacy, asked.silo)
     told = [one.release for one in made if one.mechanism == NOISED_METRICS]
     beside = metrics_plan.all_releases(privacy, scope.run.rounds, told)
     return sample_dp.release_of(scope, plan, [one.release for one in before], beside)
@@ -161,17 +162,19 @@ def _check_delta(privacy: NoisyConf, count: int, silo: Silo) -> None:
         )
 
 
-def _check_unit(before: Sequence[Entry], privacy: NoisyConf, silo: Silo) -> None:
+def check_same(account: Account, run: str, privacy: NoisyConf, silo: Silo) -> None:
     """Raise SiloError MDW-382 where a run has released under another guarantee before: the sum of
     both would be of neither.
     """
-    asked = (privacy.name, privacy.protects)
-    others = [one for one in before if (one.mechanism, one.unit) != asked]
+    asked = (RELATIONS[privacy.name], privacy.protects)
+    before = [one for one in account.entries() if one.run == run]
+    others = [one for one in before if (one.relation, one.unit) != asked]
     if others:
-        what = f"{silo.name} has released for this run with privacy={others[0].mechanism} of each"
+        what = f"{silo.name} has released for this run ({others[0].mechanism}) of each"
         raise SiloError(
             "MDW-382",
-            f"{what} {others[0].unit}, and is asked now with privacy={asked[0]} of each {asked[1]}.",
+            f"{what} {others[0].unit}, and is asked now with privacy={privacy.name} of each"
+            f" {privacy.protects}.",
             "Ask who runs the server; a run keeps its privacy. Start another one.",
         )
 

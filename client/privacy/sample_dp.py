@@ -7,8 +7,8 @@ else of the data. Of the algorithm's half it calls those hooks that see no examp
 `gradients` (of what the noise is already in) and `end`. The gradients are those of
 `client.privacy.unit_gradients`.
 
-What leaves a silo is the trained weights. Buffers go back to what they were, and neither the loss nor
-the number of examples is told.
+What leaves a silo is the trained weights. Buffers go back to what they were after each pass
+(`client.privacy.unmixed`), and neither the loss nor the number of examples is told.
 
     MDW-371 a task that tells no loss of each example
     MDW-377 an algorithm or setting that would look past the noise
@@ -39,10 +39,11 @@ from client.privacy.unit_gradients import (
     UnitGradients,
     check_ghost,
     optimizer_for,
-    unfit,
     unit_gradients,
 )
+from client.privacy.unmixed import Untouched, check_layers, unfit
 from client.tasks.base import Task
+from client.tf32 import tf32
 from client.trees import map_tensors
 from conf.errors import DataError, SiloError
 from conf.schema import RunScope, SampleDpConf, Silo, TrainerConf
@@ -108,6 +109,7 @@ def check(model: nn.Module, task: Task, half: SiloHalf, scope: RunScope, silo: S
     found = needed("opacus.validators").ModuleValidator.validate(model, strict=False)
     if found:
         raise unfit(str(found[0]))
+    check_layers(model)
     check_ghost(model, _asked(scope))
 
 
@@ -145,15 +147,16 @@ def train(
     """
     started = time.perf_counter()
     seeds = Seeds(_asked(scope).test_seed, silo.name, round)
-    before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-    private = _Private(model, dataset, groups, task, scope, half, release, silo, seeds, round)
+    untouched = Untouched(model)
+    private = _Private(
+        model, dataset, groups, task, scope, half, release, silo, seeds, round, untouched
+    )
     with reproducible(private.device, seeds.drawn("model"), scope.trainer):
         half.local = Local(_no_examples, 1)
         half.begin(model, private.placed(state), private.placed(sent))
         half.fit(private.run_epochs)
         beside, kept = half.end(model, private.steps, private.rates)
-    for name, buffer in model.named_buffers():
-        buffer.copy_(before[name])
+    untouched.put_back()
     metrics = {protocol.NUM_EXAMPLES: 1, protocol.SECONDS: time.perf_counter() - started}
     return Trained(metrics, beside, kept, 1)
 
@@ -172,6 +175,7 @@ class _Private:
     silo: Silo
     seeds: Seeds
     round: int
+    untouched: Untouched
     steps: int = 0
     rates: float = 0.0
 
@@ -257,19 +261,23 @@ class _Private:
         """Put the gradient of a draw into the weights: clipped, summed, noised, and divided."""
         for number, part in enumerate(parts, 1):
             batch = draws.batch(part.examples)
+            self.untouched.look()
             output = map_tensors(full_precision, self._output(batch))
             losses = self.task.example_losses(output, batch)
             _check_losses(losses, len(part.examples), self.task)
             gradients.take(losses, part)
+            self.untouched.check()
             if number < len(parts):
                 optimizer.signal_skip_step()
-                optimizer.pre_step()
+                with tf32(self.device, allowed=False):
+                    optimizer.pre_step()
                 optimizer.zero_grad(set_to_none=True)
         if not parts:
             # A step of noise alone: that nobody was drawn must not show.
             gradients.take_none()
         optimizer.signal_skip_step(False)
-        optimizer.pre_step()
+        with tf32(self.device, allowed=False):
+            optimizer.pre_step()
 
 
 def _check_losses(losses: Tensor, examples: int, task: Task) -> None:

@@ -21,6 +21,7 @@ from client.optimizer import optimizer_of
 from client.privacy.accountant import needed
 from client.privacy.ghost_gradients import Ghost, check_layers
 from client.privacy.sampling import Part
+from client.privacy.unmixed import unfit
 from conf.errors import SiloError
 from conf.schema import SampleDpConf, TrainerConf
 
@@ -157,13 +158,3 @@ def _check_gradients(model: nn.Module, examples: int) -> None:
         found = getattr(weight, "grad_sample", None)
         if found is None or len(found) != examples:
             raise unfit(f"{name} has no gradient of each example")
-
-
-def unfit(why: str) -> SiloError:
-    """Return the error for a model that has no gradient of each example."""
-    reason = " ".join(why.split())[:300]
-    return SiloError(
-        "MDW-372",
-        f"This model can't be trained with privacy=sample_dp: {reason}.",
-        "Choose one without batch normalisation (model=cnn, mlp, linear, or model.norm=group).",
-    )

@@ -64,7 +64,8 @@ class NoisyConf(PrivacyConf):
     )
     clip_norm: float = number(
         1.0,
-        above=0,
+        # Of a norm near the smallest float32 the noise would round to nothing.
+        at_least=1e-6,
         help="norm to which the gradient of each unit is clipped (sample_dp), or the change that a "
         "silo makes of the model",
         also=("max_grad_norm", "l2_norm_clip"),
@@ -126,7 +127,7 @@ class SampleDpConf(NoisyConf):
     )
     metrics_loss_at_most: float = number(
         4.0,
-        above=0,
+        at_least=1e-6,
         at_most=1e6,
         help="what the loss of an example counts as at most where it is told with noise",
     )

@@ -53,6 +53,8 @@ def test_it_is_that_of_one_evaluation(tmp_path: Path) -> None:
         b'{"version": 1, "noise": 1.0, "values": {"loss": [NaN], "confusion": [1.0, 2.0]}}',
         b'{"version": 1, "noise": 1.0, "values": {"loss": 3, "confusion": [1.0, 2.0]}}',
         b'{"version": 1, "noise": "x", "values": {"loss": [1.0], "confusion": [1.0, 2.0]}}',
+        b'{"version": 1, "noise": NaN, "values": {"loss": [1.0], "confusion": [1.0, 2.0]}}',
+        b'{"version": 1, "noise": 0, "values": {"loss": [1.0], "confusion": [1.0, 2.0]}}',
         b"[" * 20000,
     ],
 )

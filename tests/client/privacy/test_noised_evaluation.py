@@ -253,6 +253,30 @@ def test_a_server_that_asks_for_groups_gets_no_metrics(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_has_told_metrics_of_examples_protects_nothing_else_afterwards(
+    tmp_path: Path,
+) -> None:
+    conf = run("run.rounds=3")
+    here = at_a_silo(conf, tmp_path)
+    app(evaluation(conf), here)
+    words = [word for word in NOISED if "metrics" not in word]
+    other = compose([*words, "privacy=local_dp"])
+    with pytest.raises(
+        SiloError, match=r"MDW-382: .*.noised_metrics. of each example.*of each silo"
+    ):
+        app(asked(other), here)
+    assert noted(conf, tmp_path) == [1], "nothing was spent on what was refused"
+
+
+def test_a_run_of_another_guarantee_tells_no_metrics_of_examples(tmp_path: Path) -> None:
+    conf = run("run.rounds=3")
+    here = at_a_silo(conf, tmp_path)
+    words = [word for word in NOISED if "metrics" not in word]
+    app(asked(compose([*words, "privacy=local_dp"])), here)
+    with pytest.raises(SiloError, match=r"MDW-382: .*.local_dp. of each silo.*of each example"):
+        app(evaluation(conf), here)
+
+
 def test_nothing_of_it_changes_a_run_that_asks_for_none(tmp_path: Path) -> None:
     conf = run("privacy.metrics_epsilon=0")
     answer = app(evaluation(conf), at_a_silo(conf, tmp_path))

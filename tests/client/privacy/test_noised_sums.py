@@ -120,6 +120,15 @@ def test_a_loss_that_is_no_number_counts_as_the_largest() -> None:
     ]
 
 
+def test_a_loss_that_is_nothing_leaves_its_part_of_the_privacy_to_nobody() -> None:
+    class Idle(Two):
+        loss_range = (0.0, 0.0)
+
+    form = NoisedSums(named(Idle()), 4.0)
+    assert [part.name for part in form.parts] == ["confusion"]
+    assert sum(part.share for part in form.parts) <= 1
+
+
 def test_the_noise_is_as_large_as_it_is_counted() -> None:
     draws = torch.Generator().manual_seed(1)
     drawn = [DIGITS.noised(DIGITS.nothing(), 3.0, draws) for _ in range(3000)]

@@ -27,7 +27,7 @@ from client.tasks.kinds.regression import Regression
 from client.tasks.kinds.segmentation import Segmentation
 from client.tasks.kinds.token_classification import TokenClassification
 from conf.compose import compose
-from conf.errors import DataError, SiloError
+from conf.errors import ConfigError, DataError, SiloError
 from conf.schema import RunScope, SampleDpConf, Silo
 from strategies.silo_half import SiloHalf
 
@@ -115,6 +115,22 @@ def test_the_noise_that_leaves_has_the_distribution_that_was_counted() -> None:
     expected = 2.0 * 0.5 / 8 * np.sqrt(5)
     assert stats.kstest(moved.numpy() / expected, "norm").pvalue > 1e-3
     assert stats.kstest(moved.numpy() / (1.2 * expected), "norm").pvalue < 1e-6, "it would show"
+
+
+@pytest.mark.parametrize("key", ["privacy.clip_norm", "privacy.metrics_loss_at_most"])
+def test_a_norm_so_small_that_its_noise_would_round_to_nothing_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        scope(f"{key}=1e-45")
+    run = scope("trainer.batch_size=40", "privacy.clip_norm=1e-6", "privacy.test_seed=1")
+    moved = moved_by(run, 0.4, task=Flat(), net=at_zero(nn.Linear(2, 4000)))
+    assert 0.9 < moved.std() / (0.4 * 1e-6 / 40) < 1.1
+
+
+def at_zero(net: nn.Module) -> nn.Module:
+    """Return a model whose weights are 0, in which the smallest noise can be seen."""
+    for weight in net.parameters():
+        nn.init.zeros_(weight)
+    return net
 
 
 @pytest.mark.parametrize("clipping", ["flat", "per_layer"])
