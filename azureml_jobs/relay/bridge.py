@@ -206,7 +206,9 @@ class ServerEnd:
         log.info("silos can come by the relay")
 
     async def _take(self, caller: Caller) -> None:
-        if self._streams[caller.key] >= STREAMS_PER_KEY or self._streams.total() >= STREAMS:
+        # A way that tells no key tells nothing of who has how many.
+        full = caller.key and self._streams[caller.key] >= STREAMS_PER_KEY
+        if full or self._streams.total() >= STREAMS:
             await caller.refuse("too many connections at once")
             return
         self._streams[caller.key] += 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -120,7 +121,10 @@ class UpdateJournal:
                 head = json.loads(file.readline(_HEAD_BYTES))
                 if head["instruction"]["content"] != content:
                     return None
-                contents = {str(id): file.read(int(size)) for id, size in head["objects"]}
+                left = os.fstat(file.fileno()).st_size
+                if any(not 0 <= size <= left for _, size in head["objects"]):
+                    raise ValueError("an object is longer than the file")
+                contents = {str(id): file.read(size) for id, size in head["objects"]}
             if any(hashlib.sha256(content).hexdigest() != id for id, content in contents.items()):
                 raise ValueError("an object is damaged")
             return inflate_content(str(head["root"]), contents, LARGEST)

@@ -173,7 +173,7 @@ class Caretaker:
                 self._publish(OPEN)
                 # Before the list is followed: of a process that stood still, a key that is in use
                 # and near its end is renewed, and one that has ended is not.
-                self._renewal.look(HeadSigner.of(self.credentials))
+                self._renew_keys()
                 self._follow_keys()
                 self._follow_queue()
                 self._look_at_silos()
@@ -189,6 +189,15 @@ class Caretaker:
                 return
             except MeadowError as error:
                 log.warning("%s; trying again", error)
+
+    def _renew_keys(self) -> None:
+        try:
+            self._renewal.look(HeadSigner.of(self.credentials))
+        except LeaseLost:
+            raise
+        except MeadowError as error:
+            # What can't be renewed keeps nobody in who was revoked.
+            log.warning("%s; trying again", error)
 
     def _is_asked_to_end(self) -> bool:
         """Return whether the owner asks this start of an orchestrator to end, and not one before."""

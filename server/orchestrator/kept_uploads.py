@@ -255,7 +255,7 @@ def _fields(line: bytes, **types: type) -> dict[str, Any] | None:
     """Return the fields of a line, None where it is torn or of another shape."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or set(found) != set(types):
         return None

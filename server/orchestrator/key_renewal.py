@@ -47,8 +47,8 @@ class KeyRenewal:
             if self.orchestrator.is_connected(key.pem):
                 self._renew(signer, key)
         if self._signing is not None and self._signing.is_over():
-            self._keep(self._signing)
-            self._signing = None
+            signing, self._signing = self._signing, None
+            self._keep(signing)
         if self.authority is None or self._signing is not None:
             return
         if time.monotonic() >= self._next_look:
@@ -67,7 +67,12 @@ class KeyRenewal:
 
     def _keep(self, signing: Signing) -> None:
         for key, certificate in signing.signed:
-            self.keys.reissue(key, certificate)
+            try:
+                self.keys.reissue(key, certificate)
+            except MeadowError as error:
+                # Its renewal may have been deleted meanwhile; the others are kept all the same.
+                log.warning("%s; %s has no new certificate", error, key.silo)
+                continue
             log.info("the CA has signed a new certificate of %s", key.silo)
         if signing.failed is not None:
             what = "%s; %d renewed silo(s) have no new certificate yet, and need none"

@@ -24,6 +24,7 @@ from azureml_jobs.identity.signed_admission import AdmissionAuthority, check_adm
 from azureml_jobs.rendezvous import FolderRendezvous, admission_name
 from azureml_jobs.storage.folder_store import FolderStore
 from client.node.own_admission import SiloAdmission
+from conf.errors import CheckpointError
 from server.orchestrator import caretaker, fleet
 from server.orchestrator.caretaker import LEASE, Caretaker
 from server.orchestrator.packed_grid import PackedGrid
@@ -97,6 +98,19 @@ class Running:
 
 def said_more(caplog: pytest.LogCaptureFixture, renewals: int) -> bool:
     return caplog.text.count("was renewed until") > renewals
+
+
+def test_where_nothing_can_be_renewed_a_revoked_key_is_shut_out_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise CheckpointError("MDW-513", "The store is full.", "Make room.")
+
+    with ExitStack() as stack:
+        running = Running(tmp_path, stack)
+        monkeypatch.setattr(running.care._renewal, "look", fails)
+        running.owner.revoke("silo-2")
+        until(lambda: running.server.connected() == ["silo-1"])
 
 
 def test_a_key_in_use_outlives_its_admission_in_the_middle_of_a_round_and_no_other_does(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from azureml_jobs.identity.node_key import load_node_key, node_secret
-from azureml_jobs.relay.bridge import dialled
+from azureml_jobs.relay.bridge import STREAMS_PER_KEY, ServerEnd, dialled
 from azureml_jobs.rendezvous import StaticRendezvous
 from client.node.own_admission import SiloAdmission
 from client.node.relayed_server import RelayedServer
@@ -35,6 +39,38 @@ def relay(tmp_path: Path, federation: Federation) -> Iterator[RelayThread]:
 def relayed(relay: RelayThread, federation: Federation) -> Iterator[Relayed]:
     with Relayed(federation, relay.url, relay.ca.file).running() as made:
         yield made
+
+
+@dataclass
+class Waiting:
+    """A silo that waits, and is never fetched."""
+
+    key: str
+    refused: list[str]
+
+    async def fetch(self) -> Any:
+        await asyncio.Event().wait()
+
+    async def refuse(self, why: str) -> None:
+        self.refused.append(why)
+
+
+@pytest.mark.parametrize(("key", "refused"), [("SHA256:one", 5), ("", 0)])
+def test_one_silo_has_so_many_streams_and_those_of_no_known_silo_are_not_one_s(
+    key: str, refused: int
+) -> None:
+    """By a Hybrid Connection nobody knows who comes: the ninth silo was shut out."""
+    said: list[str] = []
+
+    async def come() -> None:
+        end = ServerEnd(SimpleNamespace(), lambda: "")  # type: ignore[arg-type]
+        for _ in range(STREAMS_PER_KEY + 5):
+            await end._take(Waiting(key, said))
+        for task in end._tasks:
+            task.cancel()
+
+    asyncio.run(come())
+    assert said == ["too many connections at once"] * refused
 
 
 def test_silos_that_come_by_a_relay_are_there_and_the_orchestrator_says_how_they_came(

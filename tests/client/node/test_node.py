@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -237,6 +238,17 @@ def test_a_damaged_file_is_not_used_and_said(
     file.write_bytes(content)
     assert journal.update(KEY.content) is None
     assert "can't be used, continuing without it" in caplog.text
+
+
+@pytest.mark.parametrize("size", [2**62, 10**30, 10**11, -1])
+def test_a_file_that_says_a_length_beyond_its_bytes_takes_no_memory(
+    size: int, tmp_path: Path
+) -> None:
+    journal = UpdateJournal(tmp_path / "kept")
+    instruction = {"run": "run", "round": 1, "content": KEY.content}
+    head = {"instruction": instruction, "root": "a", "objects": [["a", size]]}
+    (tmp_path / "kept" / "update").write_bytes(json.dumps(head).encode() + b"\nabc")
+    assert journal.update(KEY.content) is None
 
 
 def test_a_silo_says_once_a_day_that_its_ca_will_end(

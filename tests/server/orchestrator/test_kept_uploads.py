@@ -77,7 +77,14 @@ def test_a_part_with_another_byte_and_all_behind_it_are_left_out(folder: Path) -
 
 @pytest.mark.parametrize(
     "bytes",
-    [b"", b"\n", b"{}\n", b"x" * 9000, b'{"upload":1,"run":"run","node":[],"content":""}\n'],
+    [
+        b"",
+        b"\n",
+        b"{}\n",
+        b"x" * 9000,
+        b"[" * 4000,
+        b'{"upload":1,"run":"run","node":[],"content":""}\n',
+    ],
 )
 def test_a_file_that_is_none_of_ours_is_deleted(folder: Path, bytes: bytes) -> None:
     folder.mkdir(0o700)

@@ -166,3 +166,19 @@ def test_a_vault_that_does_not_answer_holds_nobody_up(tmp_path: Path) -> None:
     answers.set()
     assert len({number for _, number in office.look(25).values()}) == 2
     assert office.list.to_reissue() == []
+
+
+def test_a_renewal_that_is_deleted_while_the_ca_signs_costs_the_others_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    office = Office(tmp_path)
+    office.connect("north", "south")
+    first = office.look(5)
+    office.now = START + 25 * DAY
+    office.renewal.look(office.signer)
+    assert office.renewal._signing is not None
+    office.renewal._signing.join(30)
+    next(iter((tmp_path / "store" / "renewals").iterdir())).unlink()
+    second = office.look(25.1)
+    assert caplog.text.count("MDW-510") == 1 and "has no new certificate" in caplog.text
+    assert sum(second[silo][1] != first[silo][1] for silo in second) == 1
