@@ -118,11 +118,16 @@ class PendingInstruction:
     tree: ObjectTree
     silo: str
     bytes: int = 0
-    """Of its objects."""
+    """Of its objects, or of its arrays where that is more: zeros are one chunk many times."""
     state: State = State.ASKED
     upload: Upload | None = None
     error: Error | None = None
     """Why it has FAILED."""
+
+    @property
+    def reply_bytes(self) -> int:
+        """The bytes that its reply may have."""
+        return REPLY_TIMES * self.bytes + REPLY_BYTES
 
     @property
     def node(self) -> int:
@@ -215,7 +220,7 @@ class Instructions:
             tree = get_object_tree(message)
         asked = PendingInstruction(id, message, tree, silo)
         self._put_objects(asked)
-        asked.bytes = self.store.size_of(asked.id)
+        asked.bytes = max(self.store.size_of(asked.id), _bytes_of_arrays(message))
         return asked
 
     def enqueue(self, asked: PendingInstruction) -> PendingInstruction:
@@ -328,7 +333,7 @@ class Instructions:
         """Return the bytes that a node's replies may have, by what it was asked: one key can't fill
         this machine's memory with an answer to a small model.
         """
-        return sum(REPLY_TIMES * one.bytes + REPLY_BYTES for one in self.of(node))
+        return sum(one.reply_bytes for one in self.of(node))
 
     def unanswered(self, node: int) -> list[PendingInstruction]:
         """Return what a node was given and has not answered."""
@@ -513,6 +518,14 @@ class Instructions:
             for id, one in get_all_nested_objects(asked.message).items():
                 if id in missing:
                     self.store.put_own(id, as_content(one))
+
+
+def _bytes_of_arrays(message: Message) -> int:
+    if not message.has_content():
+        return 0
+    found = protocol.records(message.content, ArrayRecord).values()
+    arrays = [array for record in found for array in record.values()]
+    return sum(one.nbytes if isinstance(one, Pieces) else len(one.data) for one in arrays)
 
 
 def _aside_holder(node: int) -> str:

@@ -183,7 +183,8 @@ class OrchestratorGrid(PackingGrid):
         metadata = asked.upload.metadata
         try:
             # The store takes an object for what its digest says, and for nothing else.
-            most = self._fleet.limits.update_bytes
+            # A chunk may be in it many times: five megabytes could say that they are four gigabytes.
+            most = min(self._fleet.limits.update_bytes, asked.reply_bytes)
             content = inflate(metadata.message_id, contents, most, hashed=True)
         except WireError as error:
             return Message(Error(ErrorCode.UNKNOWN, str(error)), reply_to=asked.message)

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Array, ArrayRecord, Message
+from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE as CHUNK_BYTES
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
@@ -425,6 +427,31 @@ def test_an_answer_may_not_be_many_times_what_was_asked(
         "PushParts", scene.one.sending(reply, taken.session_id, lie)
     )
     assert all(scene.one.answer(update(head, 200))), "another answer is taken"
+
+
+def test_an_answer_of_one_chunk_many_times_is_as_large_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of zeros is one chunk many times too, and its update is not."""
+    monkeypatch.setattr("server.orchestrator.instructions.REPLY_BYTES", 1000)
+    monkeypatch.setattr("server.orchestrator.instructions.REPLY_TIMES", 1.1)
+    many = 4 * CHUNK_BYTES // 4
+    zeros = ArrayRecord({"w": Array(np.zeros(many, np.float32))})
+    federation = Federation(tmp_path)
+    with federation.orchestrator() as orchestrator:
+        one = PartSilo.silo(federation, orchestrator.address, "silo-1")
+        one.activate()
+        grid = orchestrator.open_run("run", ["silo-1"])
+        for model, times, taken in ((zeros, 1, True), (zeros, 2, False)):
+            ids = grid.push_messages(ask(grid, 1 + times, model))
+            head, _ = one.work()
+            reply = update(head, times * many)
+            if times == 2:
+                reply.content["arrays"]["w"] = Array(np.zeros(times * many, np.float32))
+            assert all(one.answer(reply))
+            (got,) = grid.replies(ids, 20)
+            assert got.has_content() is taken
+            assert taken or "MDW-642" in got.error.reason
 
 
 def test_another_key_can_t_read_continue_or_claim_what_a_vanished_node_has_sent(
