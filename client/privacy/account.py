@@ -178,8 +178,10 @@ class Account:
         mechanism: str = SAMPLE_DP,
         unit: str = "",
         released: str = "",
+        made: int | None = None,
     ) -> list[Entry]:
-        """Note a release before it is made, and return the run's releases with it.
+        """Note a release before it is made, and return the run's releases with it; nothing, and note
+        nothing, where the run has not `made` so many of this kind any more, by which its noise was chosen.
 
         `mechanism` is the kind of privacy that it is of, `unit` what it protects as a whole; of none
         the first that this kind protects (`conf.privacy_kinds`). What is `released` again is noted
@@ -194,6 +196,9 @@ class Account:
             before = _releases(known)
             if released and any(one.released == released for one in before):
                 return [one for one in before if one.run == run]
+            others = [one for one in before if (one.run, one.mechanism) == (run, mechanism)]
+            if made is not None and len(others) != made:
+                return []
             entry = self._entry(known, run, round, release, mechanism, unit, released)
             owner_bounds.check(policy, before, entry, self._silo)
             if self._put(entry):

@@ -113,8 +113,9 @@ def _kept(
             log.warning("round %d: what was answered is not there any more", asked.round)
             return None
         return kept, before
-    release = next_release(scope, _releases(before, NOISED_METRICS), _releases(before, SAMPLE_DP))
-    if release is None:
+    made = _releases(before, NOISED_METRICS)
+    release = next_release(scope, made, _releases(before, SAMPLE_DP))
+    if release is None or (kept is not None and kept.noise < release.noise):
         log.info("round %d: the run has told all evaluations that it may", asked.round)
         return None
     account.check(release, silo.policy, NOISED_METRICS)
@@ -132,8 +133,10 @@ def _kept(
         silo.policy,
         NOISED_METRICS,
         released=f"{key}:{kept.digest}",
+        made=len(made),
     )
-    return kept, entries
+    # Another one may have been told meanwhile: then the noise of this one is too little.
+    return (kept, entries) if entries else None
 
 
 def _check_unit(privacy: SampleDpConf, silo: Silo) -> None:
