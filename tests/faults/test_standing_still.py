@@ -19,7 +19,8 @@ import pytest
 from tests.faults import patient
 from tests.faults.federation import ROOT, Federation, free_port, lines, until
 
-pytestmark = pytest.mark.slow
+# At most: 120 s to the phase, 120 s still, 200 s to the end.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 APP = "tests.faults.patient:app"
 SECONDS = {"train": 3.0, "evaluate": 3.0}
