@@ -40,6 +40,9 @@ class Observer:
     def reply(self, round: int, phase: str, silo: str, metrics: Metrics) -> None:
         """A silo's reply was admitted; `phase` is train, evaluate or, after the rounds, test."""
 
+    def round_closing(self, record: RoundRecord) -> None:
+        """The round is aggregated; with the checkpoint that is written next it counts."""
+
     def round_closed(self, record: RoundRecord) -> None:
         """The round is aggregated and its checkpoint written."""
 
@@ -82,6 +85,11 @@ class Observers(Observer):
         """See `Observer`."""
         for observer in self._all:
             observer.reply(round, phase, silo, metrics)
+
+    def round_closing(self, record: RoundRecord) -> None:
+        """See `Observer`."""
+        for observer in self._all:
+            observer.round_closing(record)
 
     def round_closed(self, record: RoundRecord) -> None:
         """See `Observer`."""

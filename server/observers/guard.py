@@ -30,6 +30,10 @@ class Guarded(Observer):
         """See `Observer`."""
         self._tell(lambda: self._observer.reply(round, phase, silo, metrics))
 
+    def round_closing(self, record: RoundRecord) -> None:
+        """See `Observer`."""
+        self._tell(lambda: self._observer.round_closing(record))
+
     def round_closed(self, record: RoundRecord) -> None:
         """See `Observer`."""
         self._tell(lambda: self._observer.round_closed(record))

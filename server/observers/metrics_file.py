@@ -1,9 +1,9 @@
 """`metrics.jsonl`: a line per silo, round and phase, and one per round for the aggregate
 (docs/results.md).
 
-Lines are written once a second and when a round closes: to open a file for each of a thousand silos
-takes longer than to judge them. What a crash loses is of a round that never closed, whose lines a
-resumed run drops.
+Lines are written once a second and before a round counts: to open a file for each of a thousand
+silos takes longer than to judge them. What a crash loses is of a round that never counted, whose
+lines a resumed run drops.
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ class MetricsFile(Observer):
         self._add({"round": round, "silo": silo, "phase": phase}, metrics)
         if time.monotonic() - self._written_at >= SECONDS_BETWEEN:
             self._write()
+
+    def round_closing(self, record: RoundRecord) -> None:
+        """Write what the silos have said, before the round counts."""
+        self._write()
 
     def round_closed(self, record: RoundRecord) -> None:
         """Write the aggregate, `silo` being null."""

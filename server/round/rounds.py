@@ -324,11 +324,12 @@ class Rounds:
             anchor=str(anchor),
             norm_median=median_norm(record.train),
         )
+        session.observer.round_closing(record)
         session.checkpoints.save(closed)
         session.state.become(closed)
         if states is not None:
             states.tidy()
-        # Observers come last: what they tell a person must be what a resumed run starts from.
+        # The observers' turn comes last: what they tell a person must be what a resumed run starts from.
         session.observer.round_closed(record)
 
     def _best(self, record: RoundRecord, arrays: ArrayRecord) -> Kept | None:

@@ -10,6 +10,7 @@ from conf.privacy_kinds import (
     CALLED,
     LOCAL_DP,
     MEETING,
+    NOISED_METRICS,
     NONE,
     OF_EXAMPLES,
     OF_SILOS,
@@ -24,7 +25,8 @@ from conf.schema import VARIANTS, PolicyConf
 
 def test_every_kind_has_its_place() -> None:
     kinds = set(VARIANTS["privacy"])
-    assert kinds == set(MEETING) == {NONE, *RELATIONS}
+    # What is released beside the model is no kind that a run could choose.
+    assert kinds == set(MEETING) == {NONE, *RELATIONS} - {NOISED_METRICS}
     assert set(RELATIONS) == set(UNITS) == set(CALLED)
     floors = PolicyConf.__dataclass_fields__["privacy_at_least"].metadata["one_of"]
     assert set(floors) == kinds
@@ -41,7 +43,7 @@ def test_the_order_is_one() -> None:
 
 
 def test_only_what_has_a_cost_for_a_unit_counts_in_its_sum() -> None:
-    assert set(OF_EXAMPLES) == {SAMPLE_DP, LOCAL_DP}
+    assert set(OF_EXAMPLES) == {SAMPLE_DP, LOCAL_DP, NOISED_METRICS}
     assert set(OF_SILOS) == {SILO_DP, LOCAL_DP}
 
 

@@ -49,7 +49,8 @@ def test_what_is_read_is_what_was_written_in_the_order_of_the_names(
     found = everything(spill.rows([[0], [1], [2]], [1, 1, 1]))
     for row, seed in enumerate((1, 2, 3)):
         flat = spill.layout.flat(update(seed))
-        assert set(flat) == {"float32", "float16", "float64"}
+        # Halves are numbers of a float32 by now (`strategies.wire.half_types`).
+        assert set(flat) == {"float32", "float64"}
         for dtype, values in flat.items():
             np.testing.assert_array_equal(found[dtype][row], values.astype(np.float64))
 
@@ -71,7 +72,7 @@ def test_arrays_come_back_by_name(tmp_path: Path) -> None:
     assert set(named) == {"w", "h", "b", "d"}
     for name, array in named.items():
         np.testing.assert_array_equal(array, update(7)[name])
-    assert layout.nbytes == 4 * 8 + 2 * 4 + 8 * 2
+    assert layout.nbytes == 4 * (8 + 4) + 8 * 2
 
 
 def test_files_are_their_user_s_alone(tmp_path: Path) -> None:

@@ -109,3 +109,12 @@ def test_many_quick_replies_are_few_writes_and_none_is_lost_at_the_end(
     file.reply(1, "train", "later", {"loss": 0.5})
     file.close()
     assert [line["silo"] for line in lines(tmp_path)[-2:]] == ["late", "later"]
+
+
+def test_before_a_round_counts_all_that_its_silos_said_is_written(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path)
+    record = sample(2, 4).records[0]
+    for silo in record.cohort:
+        file.reply(record.round, "train", silo, record.train[silo])
+    file.round_closing(record)
+    assert [line["silo"] for line in lines(tmp_path)] == record.cohort
