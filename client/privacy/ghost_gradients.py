@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from client.privacy.accountant import needed
 from client.privacy.sampling import Part
+from client.privacy.unmixed import unfit
 from client.tf32 import tf32
 from conf.errors import SiloError
 
@@ -151,7 +152,7 @@ class Ghost:
                 raise _idle(name)
             if (one.inputs._version, one.output._version) != one.versions:
                 what = f"what goes into {name}, or comes out of it, is changed in place (x += y)"
-                raise _cannot(what)
+                raise unfit(what)
         for layer, name in self._names.items():
             if layer not in seen:
                 raise _idle(name)
@@ -333,13 +334,5 @@ def _unknown(name: str, layer: nn.Module, why: str) -> SiloError:
     )
 
 
-def _cannot(why: str) -> SiloError:
-    return SiloError(
-        "MDW-372",
-        f"This model can't be trained with privacy=sample_dp: {why}.",
-        "Write the model without it, or use another one.",
-    )
-
-
 def _idle(name: str) -> SiloError:
-    return _cannot(f"{name} has no gradient of each example")
+    return unfit(f"{name} has no gradient of each example")

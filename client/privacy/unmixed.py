@@ -80,7 +80,7 @@ def unfit(why: str) -> SiloError:
     return SiloError(
         "MDW-372",
         f"This model can't be trained with privacy=sample_dp: {reason}.",
-        "Choose one without batch normalisation (model=cnn, mlp, linear, or model.norm=group).",
+        "Write the model without it, or choose another: model=cnn, mlp, linear, or model.norm=group.",
     )
 
 
